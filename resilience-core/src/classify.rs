@@ -1,0 +1,247 @@
+//! One classification for the whole stack: what a result says about the dependency.
+//!
+//! Breaker, retry, hedge and idempotency all read the same [`Verdict`], so that what trips the breaker and what is
+//! retried is decided once, in one place. The default, [`Standard`], takes every `Ok` for a success and every error
+//! of the service for a transient failure. Write your own as
+//!
+//! - a closure: [`errors`], [`responses`] or [`results`];
+//! - a type's own answer: [`HasVerdict`], read by [`ByType`];
+//! - a second opinion on another classifier: [`refine`].
+//!
+//! A [`Rejected`](crate::Rejected) raised by a layer below never reaches a classifier: the layers themselves see to
+//! it ([`judge`]) that a rejection of our own is no evidence against the dependency.
+//!
+//! ```
+//! use resilience_core::classify::{self, Classify, Verdict};
+//! use resilience_core::Error;
+//!
+//! #[derive(Debug)]
+//! enum DbError { Timeout, UniqueViolation }
+//!
+//! let classifier = classify::errors(|error: &DbError| match error {
+//!     DbError::Timeout => Verdict::transient(),
+//!     DbError::UniqueViolation => Verdict::Ignored,
+//! });
+//! let failed: Result<&(), _> = Err(&Error::Service(DbError::UniqueViolation));
+//! assert_eq!(classifier.classify(failed), Verdict::Ignored);
+//! ```
+
+use std::time::Duration;
+
+use crate::error::{Error, Rejected, ServiceError};
+
+/// What one result says about the dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The dependency did its work.
+    Success,
+    /// The dependency failed, and the same call may succeed later: counts as a failure, may be retried.
+    Transient {
+        /// How long the dependency asked to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The dependency failed, and the same call will fail again: counts as a failure, is not retried.
+    Permanent,
+    /// The caller's own doing (bad request, not found, cancelled): says nothing about the dependency.
+    Ignored,
+}
+
+impl Verdict {
+    /// A transient failure with no word on when to come back.
+    #[must_use]
+    pub const fn transient() -> Self {
+        Self::Transient { retry_after: None }
+    }
+
+    /// A transient failure of a dependency that asked to be left alone for `wait`.
+    #[must_use]
+    pub const fn retry_after(wait: Duration) -> Self {
+        Self::Transient {
+            retry_after: Some(wait),
+        }
+    }
+
+    /// Whether the dependency failed, for good or for now.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Transient { .. } | Self::Permanent)
+    }
+}
+
+/// Maps a result to a [`Verdict`].
+///
+/// It is called once per attempt, on the task that made the call: keep it quick. Layers hold it by value and clone
+/// it per call, so it should be a unit struct, a `fn`, or a closure that captures little.
+pub trait Classify<Res, Err> {
+    /// What `result` says about the dependency.
+    fn classify(&self, result: Result<&Res, &Err>) -> Verdict;
+}
+
+/// What every layer asks: a [`Rejected`](crate::Rejected) raised below speaks for itself, everything else is the
+/// classifier's to judge.
+pub fn judge<C, Res, Err>(classifier: &C, result: Result<&Res, &Err>) -> Verdict
+where
+    C: Classify<Res, Err>,
+    Err: ServiceError,
+{
+    match result.err().and_then(ServiceError::as_rejected) {
+        Some(rejected) => rejected.verdict(),
+        None => classifier.classify(result),
+    }
+}
+
+/// The default: `Ok` is a success, an error is a transient failure.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standard;
+
+impl<Res, Err> Classify<Res, Err> for Standard {
+    fn classify(&self, result: Result<&Res, &Err>) -> Verdict {
+        match result {
+            Ok(_) => Verdict::Success,
+            Err(_) => Verdict::transient(),
+        }
+    }
+}
+
+/// A type that knows its own verdict. Read by [`ByType`].
+pub trait HasVerdict {
+    /// What this response or error says about the dependency that it came from.
+    fn verdict(&self) -> Verdict;
+}
+
+impl HasVerdict for Rejected {
+    fn verdict(&self) -> Verdict {
+        Self::verdict(self)
+    }
+}
+
+impl<E: HasVerdict> HasVerdict for Error<E> {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Rejected(rejected) => rejected.verdict(),
+            Self::Service(error) => error.verdict(),
+        }
+    }
+}
+
+/// Asks the error for its verdict; `Ok` is a success. For services whose error says what it is ([`HasVerdict`]).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByType;
+
+impl<Res, Err: HasVerdict> Classify<Res, Err> for ByType {
+    fn classify(&self, result: Result<&Res, &Err>) -> Verdict {
+        result.err().map_or(Verdict::Success, HasVerdict::verdict)
+    }
+}
+
+/// Judges the service's own errors by a function; `Ok` is a success. See [`errors`].
+#[derive(Clone, Copy, Debug)]
+pub struct Errors<F>(F);
+
+/// A classifier from a function over the service's own error, in a typed stack ([`Error<E>`]).
+pub const fn errors<E, F: Fn(&E) -> Verdict>(judge: F) -> Errors<F> {
+    Errors(judge)
+}
+
+impl<Res, E, F: Fn(&E) -> Verdict> Classify<Res, Error<E>> for Errors<F> {
+    fn classify(&self, result: Result<&Res, &Error<E>>) -> Verdict {
+        match result {
+            Ok(_) => Verdict::Success,
+            Err(Error::Rejected(rejected)) => rejected.verdict(),
+            Err(Error::Service(error)) => (self.0)(error),
+        }
+    }
+}
+
+/// Judges responses by a function; an error is a transient failure. See [`responses`].
+#[derive(Clone, Copy, Debug)]
+pub struct Responses<F>(F);
+
+/// A classifier from a function over the response; errors are transient failures.
+pub const fn responses<Res, F: Fn(&Res) -> Verdict>(judge: F) -> Responses<F> {
+    Responses(judge)
+}
+
+impl<Res, Err, F: Fn(&Res) -> Verdict> Classify<Res, Err> for Responses<F> {
+    fn classify(&self, result: Result<&Res, &Err>) -> Verdict {
+        result.map_or(Verdict::transient(), &self.0)
+    }
+}
+
+/// Judges whole results by a function. See [`results`].
+#[derive(Clone, Copy, Debug)]
+pub struct Results<F>(F);
+
+/// A classifier from a function over the whole result.
+pub const fn results<Res, Err, F>(judge: F) -> Results<F>
+where
+    F: Fn(Result<&Res, &Err>) -> Verdict,
+{
+    Results(judge)
+}
+
+impl<Res, Err, F: Fn(Result<&Res, &Err>) -> Verdict> Classify<Res, Err> for Results<F> {
+    fn classify(&self, result: Result<&Res, &Err>) -> Verdict {
+        (self.0)(result)
+    }
+}
+
+/// A classifier with a second opinion on top. See [`refine`].
+#[derive(Clone, Copy, Debug)]
+pub struct Refine<C, F> {
+    first: C,
+    second: F,
+}
+
+/// Lets `second` confirm or change what `first` said. It sees the result and the first verdict.
+///
+/// ```
+/// use resilience_core::classify::{self, Classify, Standard, Verdict};
+///
+/// // An empty answer is a failure, all else as usual.
+/// let strict = classify::refine(Standard, |result: Result<&Vec<u8>, &()>, verdict| match result {
+///     Ok(body) if body.is_empty() => Verdict::transient(),
+///     _ => verdict,
+/// });
+/// assert_eq!(strict.classify(Ok(&vec![])), Verdict::transient());
+/// assert_eq!(strict.classify(Ok(&vec![1])), Verdict::Success);
+/// ```
+pub const fn refine<Res, Err, C, F>(first: C, second: F) -> Refine<C, F>
+where
+    C: Classify<Res, Err>,
+    F: Fn(Result<&Res, &Err>, Verdict) -> Verdict,
+{
+    Refine { first, second }
+}
+
+impl<Res, Err, C, F> Classify<Res, Err> for Refine<C, F>
+where
+    C: Classify<Res, Err>,
+    F: Fn(Result<&Res, &Err>, Verdict) -> Verdict,
+{
+    fn classify(&self, result: Result<&Res, &Err>) -> Verdict {
+        (self.second)(result, self.first.classify(result))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Pattern, Reason};
+
+    #[test]
+    fn a_rejection_from_below_never_reaches_the_classifier() {
+        let hard = results(|_: Result<&(), &Error<()>>| Verdict::Permanent);
+        let full = Error::Rejected(Rejected::new(Pattern::Bulkhead, Reason::Full, "db"));
+        assert_eq!(judge(&hard, Err(&full)), Verdict::Ignored);
+        assert_eq!(judge(&hard, Err(&Error::Service(()))), Verdict::Permanent);
+        assert_eq!(judge(&hard, Ok(&())), Verdict::Permanent);
+    }
+
+    #[test]
+    fn a_timeout_from_below_is_a_transient_failure() {
+        let late = Error::<()>::Rejected(Rejected::new(Pattern::Deadline, Reason::TimedOut, "db"));
+        assert_eq!(judge(&Standard, Err::<&(), _>(&late)), Verdict::transient());
+    }
+}

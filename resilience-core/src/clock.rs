@@ -1,0 +1,198 @@
+//! Time for the machines: a number that only goes up, from the cheapest clock that tests can still control.
+//!
+//! State machines never read a clock: they are handed a [`Moment`]. The layer in front of them reads it from a
+//! [`Clock`]. There are two, and a handle picks one when it is built ([`Clock::auto`]):
+//!
+//! - the processor's time stamp counter, calibrated once (about 10 ns a reading; `std`'s takes 25);
+//! - tokio's clock, which `tokio::time::pause` stops and `advance` moves: under a paused clock, and in debug builds.
+
+// The one place that may name std's clock: it is the base that tokio's is measured from.
+#![allow(clippy::disallowed_types)]
+
+use std::{
+    ops::Add,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// A point in time of this process: nanoseconds on a [`Clock`]. Comparable between all handles that use the same
+/// clock; never written down, sent, or compared with another process's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// The moment that lies `nanos` after the clock's zero. Machines keep moments in atomics as plain numbers.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the clock's zero.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// How much later this is than `earlier`; zero if it is not later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Saturates: a moment 584 years away is as good as never.
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
+/// Where a layer reads the time. One byte, `Copy`.
+///
+/// Cost of a reading: about 10 ns ([`fast`](Self::fast)) or 25 ns ([`tokio`](Self::tokio)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock(Source);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Fast,
+    Tokio,
+}
+
+/// So far from zero that nobody subtracts their way below it.
+const ZERO: u64 = 1 << 42;
+
+impl Clock {
+    /// The processor's counter. The first use in a process calibrates it (some milliseconds).
+    #[must_use]
+    pub fn fast() -> Self {
+        counter();
+        Self(Source::Fast)
+    }
+
+    /// Tokio's clock, the one that `tokio::time::pause` and `advance` control.
+    #[must_use]
+    pub fn tokio() -> Self {
+        base();
+        Self(Source::Tokio)
+    }
+
+    /// What handles use unless they are told otherwise: tokio's clock in debug builds and wherever it is paused at
+    /// this moment, the processor's counter elsewhere.
+    #[must_use]
+    pub fn auto() -> Self {
+        if cfg!(debug_assertions) || tokio_is_paused() {
+            Self::tokio()
+        } else {
+            Self::fast()
+        }
+    }
+
+    /// The time now.
+    #[inline]
+    #[must_use]
+    pub fn now(self) -> Moment {
+        match self.0 {
+            Source::Fast => {
+                let (clock, start) = counter();
+                Moment(ZERO + clock.delta_as_nanos(*start, clock.raw()))
+            }
+            Source::Tokio => {
+                let elapsed = tokio::time::Instant::now()
+                    .into_std()
+                    .saturating_duration_since(base());
+                Moment(ZERO) + elapsed
+            }
+        }
+    }
+
+    /// The same moment for tokio's timers.
+    #[must_use]
+    pub fn instant(self, at: Moment) -> tokio::time::Instant {
+        let now = tokio::time::Instant::now();
+        let ahead = at.since(self.now());
+        // A timer further away than tokio can count is as good as never: 30 years, as tokio itself has it.
+        now.checked_add(ahead)
+            .unwrap_or(now + Duration::from_secs(86_400 * 365 * 30))
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::auto()
+    }
+}
+
+fn counter() -> &'static (quanta::Clock, u64) {
+    static COUNTER: OnceLock<(quanta::Clock, u64)> = OnceLock::new();
+    COUNTER.get_or_init(|| {
+        let clock = quanta::Clock::new();
+        let start = clock.raw();
+        (clock, start)
+    })
+}
+
+fn base() -> Instant {
+    static BASE: OnceLock<Instant> = OnceLock::new();
+    *BASE.get_or_init(|| tokio::time::Instant::now().into_std())
+}
+
+/// A running clock reads between two readings of the real one; a paused one has fallen behind or run ahead.
+fn tokio_is_paused() -> bool {
+    let before = Instant::now();
+    let tokio = tokio::time::Instant::now().into_std();
+    tokio < before || tokio > Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_saturates_at_both_ends() {
+        let zero = Moment::from_nanos(0);
+        assert_eq!(zero.since(zero + Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!(zero + Duration::MAX, Moment::from_nanos(u64::MAX));
+    }
+
+    #[test]
+    fn the_fast_clock_keeps_pace_with_the_real_one() {
+        let clock = Clock::fast();
+        let (started, start) = (Instant::now(), clock.now());
+        while started.elapsed() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        let (counted, real) = (clock.now().since(start), started.elapsed());
+        assert!(
+            counted.abs_diff(real) < Duration::from_millis(2),
+            "{counted:?} against {real:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_clock_is_noticed_and_followed() {
+        assert!(tokio_is_paused());
+        let clock = Clock::tokio();
+        let start = clock.now();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(clock.now().since(start), Duration::from_secs(3600));
+    }
+
+    #[tokio::test]
+    async fn a_running_clock_is_not_taken_for_a_paused_one() {
+        assert!((0..1000).all(|_| !tokio_is_paused()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timers_end_at_the_moment_asked_for() {
+        let clock = Clock::tokio();
+        let at = clock.now() + Duration::from_millis(250);
+        tokio::time::sleep_until(clock.instant(at)).await;
+        assert!(clock.now() >= at);
+    }
+}

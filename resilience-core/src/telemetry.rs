@@ -1,0 +1,124 @@
+//! What there is to see: events for what happens, metrics for how much.
+//!
+//! **Events** go to `tracing`, target `resilience`: state changes at `INFO` or `WARN`, rejections at `DEBUG`, with
+//! stable field names (`pattern`, `name`, `reason`, ..).
+//!
+//! **Metrics** are read out of the counters that the layers keep anyway: nothing is pushed per call, and with no SDK
+//! installed there is no cost at all. Handles enter themselves in a process-wide list of weak references when they
+//! are built; [`export`](fn@export) (feature `otel`) makes one observable instrument per row of [`TABLE`] over all of
+//! them, those still to come included. So the order of "install the SDK" and "build the breaker" does not matter.
+//!
+//! Every metric carries the attribute `resilience.name`, the name that the handle was built with. Keyed handles
+//! (a breaker per host) report under the name of the family, never under the key: keys come from requests, and what
+//! comes from requests must not become a label.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// One row of the table of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// Its name, after the OpenTelemetry conventions.
+    pub name: &'static str,
+    /// Counter (only goes up) or gauge.
+    pub kind: Kind,
+    /// UCUM unit.
+    pub unit: &'static str,
+    /// What it counts.
+    pub description: &'static str,
+    /// The attribute it has beside `resilience.name`, if any.
+    pub attribute: Option<&'static str>,
+}
+
+/// What kind of instrument a [`Metric`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Only goes up; sums over instances.
+    Counter,
+    /// Goes up and down; sums over instances.
+    UpDownCounter,
+    /// A state; does not sum.
+    Gauge,
+}
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $id:ident = $kind:ident $name:literal $unit:literal $attribute:expr, $description:literal;)*) => {
+        $(
+            #[doc = $description]
+            pub const $id: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: $unit,
+                description: $description,
+                attribute: $attribute,
+            };
+        )*
+        /// Every metric of the toolkit.
+        pub const TABLE: &[Metric] = &[$($id),*];
+    };
+}
+
+metrics! {
+    BREAKER_CALLS = Counter "resilience.circuit_breaker.calls" "{call}" Some("outcome"),
+        "Calls that a circuit breaker let through and judged, by outcome.";
+    BREAKER_REJECTED = Counter "resilience.circuit_breaker.rejected" "{call}" Some("reason"),
+        "Calls that a circuit breaker rejected, by reason.";
+    BREAKER_STATE = Gauge "resilience.circuit_breaker.state" "1" Some("state"),
+        "How many breakers of this name are in each state; a single breaker shows 1 for its state, 0 for the others.";
+    BREAKER_TRANSITIONS = Counter "resilience.circuit_breaker.transitions" "{transition}" Some("to"),
+        "State changes of a circuit breaker, by the state entered.";
+    BULKHEAD_IN_FLIGHT = UpDownCounter "resilience.bulkhead.in_flight" "{call}" None,
+        "Calls that hold a permit of the bulkhead.";
+    BULKHEAD_QUEUED = UpDownCounter "resilience.bulkhead.queued" "{call}" None,
+        "Calls that wait for a permit of the bulkhead.";
+    BULKHEAD_LIMIT = Gauge "resilience.bulkhead.limit" "{call}" None,
+        "Permits that the bulkhead has.";
+    BULKHEAD_REJECTED = Counter "resilience.bulkhead.rejected" "{call}" Some("reason"),
+        "Calls that the bulkhead rejected, by reason.";
+    RETRY_CALLS = Counter "resilience.retry.calls" "{call}" None,
+        "Calls that entered the retry layer.";
+    RETRY_RETRIES = Counter "resilience.retry.retries" "{attempt}" None,
+        "Attempts after the first.";
+    RETRY_GIVEN_UP = Counter "resilience.retry.given_up" "{call}" Some("reason"),
+        "Calls whose last attempt failed and was not retried, by reason.";
+    RETRY_BUDGET = Gauge "resilience.retry.budget" "{attempt}" None,
+        "Whole retries that the budget would pay for now.";
+    DEADLINE_TIMED_OUT = Counter "resilience.deadline.timed_out" "{call}" None,
+        "Calls cut off at their deadline.";
+    DEADLINE_REJECTED = Counter "resilience.deadline.rejected" "{call}" None,
+        "Calls not made because no time was left.";
+    FALLBACK_USED = Counter "resilience.fallback.used" "{call}" None,
+        "Calls answered by the fallback.";
+    SHED_REJECTED = Counter "resilience.load_shed.rejected" "{call}" None,
+        "Calls shed because the inner service was not ready.";
+}
+
+/// One value of one metric. Readings of the same metric, name and attribute are added up by the exporter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    pub(crate) metric: &'static Metric,
+    /// The value of [`Metric::attribute`]; empty where there is none.
+    pub(crate) attribute: &'static str,
+    pub(crate) value: u64,
+}
+
+/// A handle that can be read by the exporter.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// The name the handle was built with.
+    fn name(&self) -> &str;
+    /// Hands out every value. Called once per export, off the hot path.
+    fn read(&self, out: &mut dyn FnMut(Reading));
+}
+
+static SOURCES: Mutex<Vec<Weak<dyn Source>>> = Mutex::new(Vec::new());
+
+/// Enters a handle in the process-wide list. Dead entries are swept when the list would grow.
+pub(crate) fn register<S: Source>(source: &Arc<S>) {
+    let weak: Weak<S> = Arc::downgrade(source);
+    let mut sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+    if sources.len() == sources.capacity() {
+        sources.retain(|source| source.strong_count() > 0);
+    }
+    sources.push(weak);
+}

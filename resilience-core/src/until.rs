@@ -1,0 +1,37 @@
+//! How long a call lasts: until the response is there, or until its body has been read.
+//!
+//! A layer that guards a call holds a [`Guard`] for it. When the inner service has answered, the layer hands the
+//! guard to an [`Until`]: the default, [`Response`], settles it there and then. An HTTP body says later whether the
+//! answer was whole; `resilience_http::BodyEnd` keeps the guard inside the body.
+
+use crate::classify::Verdict;
+
+/// What a layer holds for one call: a permit, a probe, a count in flight. Dropping it gives back what it holds.
+pub trait Guard {
+    /// Tells how the call ended. The first word counts, later ones change nothing. What is held is given back when
+    /// the guard is dropped.
+    fn settle(&mut self, verdict: Verdict);
+}
+
+/// Decides when a call that has been answered is over.
+pub trait Until<Res, G>: Clone {
+    /// What the caller gets: the response, or the response with the guard inside.
+    type Response;
+
+    /// `response` was judged `verdict`; `guard` is to be settled and dropped when the call is over.
+    fn hold(&self, response: Res, verdict: Verdict, guard: G) -> Self::Response;
+}
+
+/// A call is over when its response is there. The default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Response;
+
+impl<Res, G: Guard> Until<Res, G> for Response {
+    type Response = Res;
+
+    #[inline]
+    fn hold(&self, response: Res, verdict: Verdict, mut guard: G) -> Res {
+        guard.settle(verdict);
+        response
+    }
+}
