@@ -1,9 +1,19 @@
 //! Resilience patterns as tower layers.
-#![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod breaker;
+pub mod bulkhead;
 pub mod classify;
 pub mod clock;
+pub mod deadline;
 pub mod error;
+pub mod execute;
+pub mod fallback;
+pub mod keyed;
+pub mod lift;
+pub mod retry;
+pub mod shed;
+#[cfg(feature = "sqlx")]
+pub mod sqlx;
 pub(crate) mod stripe;
 pub mod telemetry;
 pub mod until;
