@@ -110,6 +110,8 @@ pub enum Pattern {
     Deadline,
     /// [`crate::retry`]
     Retry,
+    /// [`crate::fallback`]; raises no rejections of its own.
+    Fallback,
     /// [`crate::shed`]
     LoadShed,
     /// A rate limit.
@@ -127,6 +129,7 @@ impl Pattern {
             Self::Bulkhead => "bulkhead",
             Self::Deadline => "deadline",
             Self::Retry => "retry",
+            Self::Fallback => "fallback",
             Self::LoadShed => "load_shed",
             Self::RateLimit => "rate_limit",
             Self::Idempotency => "idempotency",
@@ -141,6 +144,7 @@ impl fmt::Display for Pattern {
             Self::Bulkhead => "bulkhead",
             Self::Deadline => "deadline",
             Self::Retry => "retry",
+            Self::Fallback => "fallback",
             Self::LoadShed => "load shed",
             Self::RateLimit => "rate limit",
             Self::Idempotency => "idempotency key",

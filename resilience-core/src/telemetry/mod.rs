@@ -14,6 +14,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::error::Pattern;
+
+#[cfg(feature = "otel")]
+mod otel;
+#[cfg(feature = "otel")]
+pub use otel::export;
+
 /// One row of the table of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -26,6 +33,8 @@ pub struct Metric {
     pub unit: &'static str,
     /// What it counts.
     pub description: &'static str,
+    /// The pattern that it belongs to.
+    pub pattern: Pattern,
     /// The attribute it has beside `resilience.name`, if any.
     pub attribute: Option<&'static str>,
 }
@@ -43,7 +52,7 @@ pub enum Kind {
 }
 
 macro_rules! metrics {
-    ($($(#[$doc:meta])* $id:ident = $kind:ident $name:literal $unit:literal $attribute:expr, $description:literal;)*) => {
+    ($($id:ident = $pattern:ident $kind:ident $name:literal $unit:literal $attribute:expr, $description:literal;)*) => {
         $(
             #[doc = $description]
             pub const $id: Metric = Metric {
@@ -51,6 +60,7 @@ macro_rules! metrics {
                 kind: Kind::$kind,
                 unit: $unit,
                 description: $description,
+                pattern: Pattern::$pattern,
                 attribute: $attribute,
             };
         )*
@@ -60,37 +70,37 @@ macro_rules! metrics {
 }
 
 metrics! {
-    BREAKER_CALLS = Counter "resilience.circuit_breaker.calls" "{call}" Some("outcome"),
+    BREAKER_CALLS = CircuitBreaker Counter "resilience.circuit_breaker.calls" "{call}" Some("outcome"),
         "Calls that a circuit breaker let through and judged, by outcome.";
-    BREAKER_REJECTED = Counter "resilience.circuit_breaker.rejected" "{call}" Some("reason"),
+    BREAKER_REJECTED = CircuitBreaker Counter "resilience.circuit_breaker.rejected" "{call}" Some("reason"),
         "Calls that a circuit breaker rejected, by reason.";
-    BREAKER_STATE = Gauge "resilience.circuit_breaker.state" "1" Some("state"),
+    BREAKER_STATE = CircuitBreaker Gauge "resilience.circuit_breaker.state" "1" Some("state"),
         "How many breakers of this name are in each state; a single breaker shows 1 for its state, 0 for the others.";
-    BREAKER_TRANSITIONS = Counter "resilience.circuit_breaker.transitions" "{transition}" Some("to"),
+    BREAKER_TRANSITIONS = CircuitBreaker Counter "resilience.circuit_breaker.transitions" "{transition}" Some("to"),
         "State changes of a circuit breaker, by the state entered.";
-    BULKHEAD_IN_FLIGHT = UpDownCounter "resilience.bulkhead.in_flight" "{call}" None,
+    BULKHEAD_IN_FLIGHT = Bulkhead UpDownCounter "resilience.bulkhead.in_flight" "{call}" None,
         "Calls that hold a permit of the bulkhead.";
-    BULKHEAD_QUEUED = UpDownCounter "resilience.bulkhead.queued" "{call}" None,
+    BULKHEAD_QUEUED = Bulkhead UpDownCounter "resilience.bulkhead.queued" "{call}" None,
         "Calls that wait for a permit of the bulkhead.";
-    BULKHEAD_LIMIT = Gauge "resilience.bulkhead.limit" "{call}" None,
+    BULKHEAD_LIMIT = Bulkhead Gauge "resilience.bulkhead.limit" "{call}" None,
         "Permits that the bulkhead has.";
-    BULKHEAD_REJECTED = Counter "resilience.bulkhead.rejected" "{call}" Some("reason"),
+    BULKHEAD_REJECTED = Bulkhead Counter "resilience.bulkhead.rejected" "{call}" Some("reason"),
         "Calls that the bulkhead rejected, by reason.";
-    RETRY_CALLS = Counter "resilience.retry.calls" "{call}" None,
+    RETRY_CALLS = Retry Counter "resilience.retry.calls" "{call}" None,
         "Calls that entered the retry layer.";
-    RETRY_RETRIES = Counter "resilience.retry.retries" "{attempt}" None,
+    RETRY_RETRIES = Retry Counter "resilience.retry.retries" "{attempt}" None,
         "Attempts after the first.";
-    RETRY_GIVEN_UP = Counter "resilience.retry.given_up" "{call}" Some("reason"),
+    RETRY_GIVEN_UP = Retry Counter "resilience.retry.given_up" "{call}" Some("reason"),
         "Calls whose last attempt failed and was not retried, by reason.";
-    RETRY_BUDGET = Gauge "resilience.retry.budget" "{attempt}" None,
+    RETRY_BUDGET = Retry Gauge "resilience.retry.budget" "{attempt}" None,
         "Whole retries that the budget would pay for now.";
-    DEADLINE_TIMED_OUT = Counter "resilience.deadline.timed_out" "{call}" None,
+    DEADLINE_TIMED_OUT = Deadline Counter "resilience.deadline.timed_out" "{call}" None,
         "Calls cut off at their deadline.";
-    DEADLINE_REJECTED = Counter "resilience.deadline.rejected" "{call}" None,
+    DEADLINE_REJECTED = Deadline Counter "resilience.deadline.rejected" "{call}" None,
         "Calls not made because no time was left.";
-    FALLBACK_USED = Counter "resilience.fallback.used" "{call}" None,
+    FALLBACK_USED = Fallback Counter "resilience.fallback.used" "{call}" None,
         "Calls answered by the fallback.";
-    SHED_REJECTED = Counter "resilience.load_shed.rejected" "{call}" None,
+    SHED_REJECTED = LoadShed Counter "resilience.load_shed.rejected" "{call}" None,
         "Calls shed because the inner service was not ready.";
 }
 
@@ -105,6 +115,8 @@ pub(crate) struct Reading {
 
 /// A handle that can be read by the exporter.
 pub(crate) trait Source: Send + Sync + 'static {
+    /// Whose metrics it has; the exporter asks no other source for them.
+    fn pattern(&self) -> Pattern;
     /// The name the handle was built with.
     fn name(&self) -> &str;
     /// Hands out every value. Called once per export, off the hot path.
@@ -121,4 +133,12 @@ pub(crate) fn register<S: Source>(source: &Arc<S>) {
         sources.retain(|source| source.strong_count() > 0);
     }
     sources.push(weak);
+}
+
+/// The handles that are alive, held for the length of one reading and not under the list's lock: a handle may be
+/// built or dropped meanwhile.
+#[cfg(any(feature = "otel", test))]
+fn live() -> Vec<Arc<dyn Source>> {
+    let sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+    sources.iter().filter_map(Weak::upgrade).collect()
 }
