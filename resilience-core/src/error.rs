@@ -179,6 +179,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason there is.
+    pub const ALL: &[Self] = &[
+        Self::Open,
+        Self::NoProbeLeft,
+        Self::RampingUp,
+        Self::ForcedOpen,
+        Self::Full,
+        Self::QueueTimedOut,
+        Self::TimedOut,
+        Self::NoTimeLeft,
+        Self::Overloaded,
+        Self::RateLimited,
+    ];
+
     /// A stable lower-case name, as metrics and problem documents use it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -377,6 +391,16 @@ mod tests {
         assert_eq!(late.verdict(), Verdict::transient());
         let never_made = Rejected::new(Pattern::Deadline, Reason::NoTimeLeft, "api");
         assert_eq!(never_made.verdict(), Verdict::Ignored);
+    }
+
+    #[test]
+    fn the_list_of_reasons_is_complete_and_their_names_differ() {
+        // The last one declared: a new one below it changes this number.
+        assert_eq!(Reason::ALL.len(), Reason::RateLimited as usize + 1);
+        let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Reason::ALL.len());
     }
 
     #[test]

@@ -1,1 +1,4 @@
 //! resilience-core for HTTP.
+
+#[cfg(feature = "server")]
+pub mod problem;

@@ -1,0 +1,570 @@
+//! Rejections as HTTP answers: status, `Retry-After`, and an `application/problem+json` document (RFC 9457).
+//!
+//! | reason | status | `Retry-After` |
+//! |---|---|---|
+//! | `open`, `no_probe_left`, `ramping_up` (circuit breaker) | 503 | what the breaker says, else 1 |
+//! | `forced_open` (circuit breaker) | 503 | only if the breaker says: an operator's order has no end known here |
+//! | `full`, `queue_timed_out` (bulkhead) | 503 | what the bulkhead says, else 1 |
+//! | `overloaded` (load shed) | 503 | what the layer says, else 1 |
+//! | `rate_limited` | 429 | what the limit says, else 1 |
+//! | `timed_out`, `no_time_left` (deadline) | 504 | only if the layer says: a second try takes as long as the first |
+//!
+//! The same table is [`TABLE`] for programs. A reason that is not in it is answered 503 with `Retry-After: 1`.
+//! `Retry-After` is in whole seconds, rounded up, at least 1: a client told "0" would come straight back.
+//!
+//! A document looks like this:
+//!
+//! ```json
+//! {
+//!   "type": "urn:problem-type:resilience:circuit_breaker:open",
+//!   "title": "A dependency is failing",
+//!   "status": 503,
+//!   "detail": "A service that this request depends on is failing, so it was not asked. Try again in 3 s.",
+//!   "pattern": "circuit_breaker",
+//!   "reason": "open",
+//!   "retry_after_ms": 2480
+//! }
+//! ```
+//!
+//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`] + `:` + [`Reason::as_str`]. It names the problem,
+//! it is no address to fetch. It is stable, as are the members `pattern` and `reason`, so a client may match on
+//! them. `retry_after_ms` is there when the layer that said no knew the wait; it is the exact figure for clients
+//! that can use one.
+//!
+//! The **name** of the breaker or bulkhead is not told to clients: "orders-db-replica-2" is the server's own
+//! business, and for a keyed handle it may be somebody's key. [`Problems::show_names`] adds it as `name`, for
+//! services whose clients are their own.
+//!
+//! In a handler, [`Problem`] is an error type that `?` converts rejections to. With the feature `axum` it is a
+//! response as well:
+//!
+//! ```
+//! use resilience_core::{Error, Pattern, Reason, Rejected};
+//! use resilience_http::problem::Problem;
+//!
+//! fn reserve() -> Result<u32, Rejected> {
+//!     Err(Rejected::new(Pattern::Bulkhead, Reason::Full, "orders-db"))
+//! }
+//!
+//! fn handler() -> Result<String, Problem> {
+//!     Ok(reserve()?.to_string())
+//! }
+//!
+//! let problem = handler().unwrap_err();
+//! assert_eq!(problem.status(), 503);
+//! let response: http::Response<String> = problem.into_response();
+//! assert_eq!(response.headers()["retry-after"], "1");
+//! assert!(!response.body().contains("orders-db"));
+//! ```
+
+use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, time::Duration};
+
+use http::{HeaderValue, Response, StatusCode, header};
+use resilience_core::{Error, Pattern, Reason, Rejected, ServiceError};
+use serde::Serialize;
+
+/// The media type of a problem document.
+pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// What the `type` of every rejection's document starts with.
+pub const TYPE_PREFIX: &str = "urn:problem-type:resilience:";
+
+/// How one [`Reason`] is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Row {
+    /// The reason.
+    pub reason: Reason,
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Whether to say `Retry-After: 1` when the layer that said no did not know how long to wait.
+    pub retry_by_default: bool,
+    /// The document's `title`: the same for every occurrence.
+    pub title: &'static str,
+    /// The document's `detail`; how long to wait is added where it is known.
+    pub detail: &'static str,
+}
+
+const fn row(
+    reason: Reason,
+    status: StatusCode,
+    retry_by_default: bool,
+    title: &'static str,
+    detail: &'static str,
+) -> Row {
+    Row {
+        reason,
+        status,
+        retry_by_default,
+        title,
+        detail,
+    }
+}
+
+/// How each [`Reason`] is answered.
+#[rustfmt::skip]
+pub const TABLE: &[Row] = &[
+    row(Reason::Open, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
+        "A service that this request depends on is failing, so it was not asked."),
+    row(Reason::NoProbeLeft, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
+        "A service that this request depends on has been failing and is being tried with a few requests; this was not one of them."),
+    row(Reason::RampingUp, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
+        "A service that this request depends on is recovering and takes a share of the requests; this was not one of them."),
+    row(Reason::ForcedOpen, StatusCode::SERVICE_UNAVAILABLE, false, "A dependency is switched off",
+        "A service that this request depends on has been switched off by an operator."),
+    row(Reason::Full, StatusCode::SERVICE_UNAVAILABLE, true, BUSY,
+        "All places for requests of this kind are taken."),
+    row(Reason::QueueTimedOut, StatusCode::SERVICE_UNAVAILABLE, true, BUSY,
+        "All places for requests of this kind are taken, and none came free in time."),
+    row(Reason::Overloaded, StatusCode::SERVICE_UNAVAILABLE, true, BUSY,
+        "The server takes no further requests of this kind at the moment."),
+    row(Reason::RateLimited, StatusCode::TOO_MANY_REQUESTS, true, "Too many requests",
+        "The limit for requests of this kind is reached."),
+    row(Reason::TimedOut, StatusCode::GATEWAY_TIMEOUT, false, LATE,
+        "The request was not finished within the time allowed for it."),
+    row(Reason::NoTimeLeft, StatusCode::GATEWAY_TIMEOUT, false, LATE,
+        "The time allowed for the request was over, or too short, before the work began."),
+];
+
+const FAILING: &str = "A dependency is failing";
+const BUSY: &str = "Too busy";
+const LATE: &str = "Out of time";
+
+/// For a reason that is younger than the table.
+const OTHER: Row = row(
+    Reason::Overloaded,
+    StatusCode::SERVICE_UNAVAILABLE,
+    true,
+    BUSY,
+    "The request cannot be served at the moment.",
+);
+
+/// How rejections become answers. Settings, `Copy`; [`new`](Self::new) is the default.
+///
+/// It is one of the ways to [`Answer`]; a closure of your own is another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Problems {
+    show_names: bool,
+}
+
+impl Problems {
+    /// Names hidden.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { show_names: false }
+    }
+
+    /// Whether the document's `name` tells clients the name that the pattern's handle was built with. Default: no.
+    #[must_use]
+    pub const fn show_names(mut self, show: bool) -> Self {
+        self.show_names = show;
+        self
+    }
+
+    /// The document for a rejection.
+    #[must_use]
+    pub fn problem(&self, rejected: &Rejected) -> Problem {
+        let mut problem = Problem::from(rejected);
+        if self.show_names {
+            problem.0.name = Some(rejected.name().to_owned());
+        }
+        problem
+    }
+}
+
+/// Makes the response for a rejection: [`Problems`], or a closure from `&Rejected` to a response.
+pub trait Answer<B> {
+    /// The response that a client gets when `rejected` ended its request.
+    fn answer(&self, rejected: &Rejected) -> Response<B>;
+}
+
+impl<B: From<String>> Answer<B> for Problems {
+    fn answer(&self, rejected: &Rejected) -> Response<B> {
+        self.problem(rejected).into_response()
+    }
+}
+
+impl<B, F: Fn(&Rejected) -> Response<B>> Answer<B> for F {
+    fn answer(&self, rejected: &Rejected) -> Response<B> {
+        self(rejected)
+    }
+}
+
+/// A problem document and the response that carries it.
+///
+/// Made from a [`Rejected`], or by hand for a handler's own errors, so that one error type serves the whole handler.
+/// One pointer in size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(Box<Document>);
+
+impl Problem {
+    /// A problem of the handler's own. `type` is `about:blank` until [`with_type`](Self::with_type) says otherwise.
+    #[must_use]
+    pub fn new(status: StatusCode, title: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Document {
+            kind: Cow::Borrowed("about:blank"),
+            title: title.into(),
+            status: status.as_u16(),
+            detail: None,
+            pattern: None,
+            reason: None,
+            name: None,
+            retry_after_ms: None,
+            retry_after: None,
+        }))
+    }
+
+    /// For a `BoxError` of a tower stack: the rejection somewhere in it, or a plain 500 that tells nothing of it.
+    ///
+    /// ```
+    /// # use resilience_http::problem::Problem;
+    /// let error: Box<dyn std::error::Error + Send + Sync> = "the disk of host db-3 is full".into();
+    /// let problem = Problem::of_error(&error);
+    /// assert_eq!(problem.status(), 500);
+    /// assert_eq!(problem.detail(), None);
+    /// ```
+    #[must_use]
+    #[expect(
+        clippy::borrowed_box,
+        reason = "what looks for the rejection is implemented for the box"
+    )]
+    pub fn of_error(error: &Box<dyn StdError + Send + Sync>) -> Self {
+        let internal = || Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error");
+        error.as_rejected().map_or_else(internal, Self::from)
+    }
+
+    /// Sets `type`: a URI that names the kind of problem.
+    #[must_use]
+    pub fn with_type(mut self, uri: impl Into<Cow<'static, str>>) -> Self {
+        self.0.kind = uri.into();
+        self
+    }
+
+    /// Sets `detail`: what happened this time, for a human. Clients see it.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = Some(detail.into());
+        self
+    }
+
+    /// Sets `Retry-After` and `retry_after_ms`.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(whole_seconds(wait));
+        self.0.retry_after_ms = Some(whole_millis(wait));
+        self
+    }
+
+    /// The status of the response.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        // It was one when it came in.
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The document's `type`.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.0.kind
+    }
+
+    /// The document's `title`.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        &self.0.title
+    }
+
+    /// The document's `detail`.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        self.0.detail.as_deref()
+    }
+
+    /// What `Retry-After` says, in seconds.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        self.0.retry_after
+    }
+
+    /// The document as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Strings and integers only: there is nothing that could fail.
+        serde_json::to_string(&*self.0).unwrap_or_default()
+    }
+
+    /// The response: status, `Content-Type`, `Retry-After` where there is one, and the document.
+    #[must_use]
+    pub fn into_response<B: From<String>>(self) -> Response<B> {
+        let mut response = Response::new(B::from(self.to_json()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
+        if let Some(seconds) = self.0.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.status, self.0.title)?;
+        match self.detail() {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Problem {}
+
+impl From<&Rejected> for Problem {
+    fn from(rejected: &Rejected) -> Self {
+        let (pattern, reason) = (rejected.pattern(), rejected.reason());
+        let row = TABLE
+            .iter()
+            .find(|row| row.reason == reason)
+            .unwrap_or(&OTHER);
+        let wait = rejected.retry_after();
+        let mut problem = Self::new(row.status, row.title)
+            .with_type(type_uri(pattern, reason))
+            .with_detail(row.detail);
+        problem.0.pattern = Some(pattern.as_str());
+        problem.0.reason = Some(reason.as_str());
+        match wait {
+            Some(wait) => {
+                let seconds = whole_seconds(wait);
+                problem
+                    .with_detail(format!("{} Try again in {seconds} s.", row.detail))
+                    .with_retry_after(wait)
+            }
+            None => {
+                problem.0.retry_after = row.retry_by_default.then_some(1);
+                problem
+            }
+        }
+    }
+}
+
+impl From<Rejected> for Problem {
+    fn from(rejected: Rejected) -> Self {
+        Self::from(&rejected)
+    }
+}
+
+impl From<Infallible> for Problem {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// For the result of a guarded call whose own error says how it is to be answered.
+impl<E: Into<Self>> From<Error<E>> for Problem {
+    fn from(error: Error<E>) -> Self {
+        match error {
+            Error::Rejected(rejected) => rejected.into(),
+            Error::Service(error) => error.into(),
+        }
+    }
+}
+
+impl<B: From<String>> From<Problem> for Response<B> {
+    fn from(problem: Problem) -> Self {
+        problem.into_response()
+    }
+}
+
+#[cfg(feature = "axum")]
+impl axum_core::response::IntoResponse for Problem {
+    fn into_response(self) -> axum_core::response::Response {
+        Self::into_response(self)
+    }
+}
+
+/// The `type` of the document for a rejection by `pattern` for `reason`.
+#[must_use]
+pub fn type_uri(pattern: Pattern, reason: Reason) -> String {
+    format!("{TYPE_PREFIX}{}:{}", pattern.as_str(), reason.as_str())
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Document {
+    #[serde(rename = "type")]
+    kind: Cow<'static, str>,
+    title: Cow<'static, str>,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<Cow<'static, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pattern: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    /// The header, not part of the document.
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+/// Rounded up, at least 1, and within the 31 bits that every client can be expected to read.
+fn whole_seconds(wait: Duration) -> u64 {
+    let seconds = wait
+        .as_secs()
+        .saturating_add(u64::from(wait.subsec_nanos() > 0));
+    seconds.clamp(1, (1 << 31) - 1)
+}
+
+/// Rounded up, and within what a JSON number holds exactly everywhere.
+fn whole_millis(wait: Duration) -> u64 {
+    let millis = wait.as_nanos().div_ceil(1_000_000);
+    u64::try_from(millis).map_or(MAX_EXACT, |millis| millis.min(MAX_EXACT))
+}
+
+const MAX_EXACT: u64 = (1 << 53) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+
+    fn rejected(pattern: Pattern, reason: Reason, wait: Option<Duration>) -> Rejected {
+        let rejected = Rejected::new(pattern, reason, "orders-db-replica-2");
+        match wait {
+            Some(wait) => rejected.with_retry_after(wait),
+            None => rejected,
+        }
+    }
+
+    fn answer(problems: Problems, rejected: &Rejected) -> (http::response::Parts, Value) {
+        let response: Response<Bytes> = problems.answer(rejected);
+        let (parts, body) = response.into_parts();
+        (parts, serde_json::from_slice(&body).expect("a document"))
+    }
+
+    #[test]
+    fn a_rejection_becomes_the_documented_document() {
+        let open = rejected(
+            Pattern::CircuitBreaker,
+            Reason::Open,
+            Some(Duration::from_micros(2_479_001)),
+        );
+        let (parts, document) = answer(Problems::new(), &open);
+        assert_eq!(parts.status, 503);
+        assert_eq!(parts.headers["content-type"], "application/problem+json");
+        assert_eq!(parts.headers["retry-after"], "3");
+        assert_eq!(
+            document,
+            json!({
+                "type": "urn:problem-type:resilience:circuit_breaker:open",
+                "title": "A dependency is failing",
+                "status": 503,
+                "detail": "A service that this request depends on is failing, so it was not asked. \
+                           Try again in 3 s.",
+                "pattern": "circuit_breaker",
+                "reason": "open",
+                "retry_after_ms": 2480,
+            })
+        );
+    }
+
+    #[test]
+    fn every_reason_has_its_own_row_and_says_the_same_status_twice() {
+        for &reason in Reason::ALL {
+            let rows = TABLE.iter().filter(|row| row.reason == reason).count();
+            assert_eq!(rows, 1, "{reason:?}");
+            let (parts, document) =
+                answer(Problems::new(), &rejected(Pattern::Deadline, reason, None));
+            assert_eq!(document["status"], parts.status.as_u16(), "{reason:?}");
+            assert_eq!(document["reason"], reason.as_str());
+            assert!(document.get("retry_after_ms").is_none(), "{reason:?}");
+        }
+        assert_eq!(TABLE.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn statuses_are_503_but_for_the_rate_limit_and_the_deadline() {
+        for &reason in Reason::ALL {
+            let status = Problem::from(rejected(Pattern::CircuitBreaker, reason, None)).status();
+            let expected = match reason {
+                Reason::RateLimited => 429,
+                Reason::TimedOut | Reason::NoTimeLeft => 504,
+                _ => 503,
+            };
+            assert_eq!(status, expected, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn no_client_is_told_to_come_back_at_once() {
+        let waits = [
+            (Duration::ZERO, 1),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_secs(1), 1),
+            (Duration::from_millis(1001), 2),
+            (Duration::MAX, (1 << 31) - 1),
+        ];
+        for (wait, seconds) in waits {
+            let limited = rejected(Pattern::RateLimit, Reason::RateLimited, Some(wait));
+            assert_eq!(
+                Problem::from(limited).retry_after(),
+                Some(seconds),
+                "{wait:?}"
+            );
+        }
+        for row in TABLE {
+            let unknown = Problem::from(rejected(Pattern::Bulkhead, row.reason, None));
+            assert_eq!(unknown.retry_after(), row.retry_by_default.then_some(1));
+        }
+        assert_eq!(whole_millis(Duration::MAX), MAX_EXACT);
+    }
+
+    #[test]
+    fn names_stay_inside_unless_they_are_asked_for() {
+        let full = rejected(Pattern::Bulkhead, Reason::Full, None);
+        let hidden: Response<Bytes> = Problems::new().answer(&full);
+        let text = String::from_utf8(hidden.body().to_vec()).unwrap();
+        assert!(!text.contains("orders-db"), "{text}");
+        let (_, shown) = answer(Problems::new().show_names(true), &full);
+        assert_eq!(shown["name"], "orders-db-replica-2");
+    }
+
+    #[test]
+    fn a_handlers_own_problem_is_a_document_too() {
+        let problem = Problem::new(StatusCode::NOT_FOUND, "No such order")
+            .with_type("/problems/no-such-order")
+            .with_detail("Order 17 does not exist.");
+        assert_eq!(
+            problem.to_string(),
+            "404: No such order: Order 17 does not exist."
+        );
+        let response: Response<String> = problem.into();
+        assert_eq!(response.status(), 404);
+        assert!(!response.headers().contains_key("retry-after"));
+        let document: Value = serde_json::from_str(response.body()).unwrap();
+        assert_eq!(document["type"], "/problems/no-such-order");
+        assert!(document.get("pattern").is_none());
+    }
+
+    #[test]
+    fn a_rejection_is_found_in_a_boxed_error() {
+        let late = rejected(Pattern::Deadline, Reason::TimedOut, None);
+        let boxed: Box<dyn StdError + Send + Sync> =
+            Box::new(Error::<std::io::Error>::Rejected(late));
+        assert_eq!(Problem::of_error(&boxed).status(), 504);
+    }
+
+    #[test]
+    fn a_closure_answers_as_it_likes() {
+        let teapot = |rejected: &Rejected| {
+            let mut response = Response::new(rejected.reason().as_str());
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            response
+        };
+        let answer = teapot.answer(&rejected(Pattern::Bulkhead, Reason::Full, None));
+        assert_eq!((answer.status().as_u16(), *answer.body()), (418, "full"));
+    }
+}
