@@ -1,1 +1,353 @@
-//! (being built)
+//! Closures as requests: guards any async function with the layers that guard a service.
+//!
+//! [`Execute`] is the innermost service of such a stack. Its request is a closure, its response what the closure's
+//! future resolves to. [`Guarded`] is the handle that callers hold: it wraps the closure, drives the stack to
+//! readiness and calls it. One stack serves closures of every output and error type: nothing in its type names them.
+//!
+//! ```
+//! use resilience_core::{Error, execute};
+//! use tower::ServiceBuilder;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let db = execute::guard(ServiceBuilder::new().concurrency_limit(32));
+//!
+//! // Made once, whatever the stack thinks of retries.
+//! let rows = db.call(|| async { Ok::<u64, std::io::Error>(3) }).await;
+//! assert_eq!(rows.unwrap(), 3);
+//!
+//! // May be made again by a retry layer: it must do no harm to do this twice.
+//! let name = db.call_idempotent(|| async { Err::<String, &str>("no such row") }).await;
+//! assert_eq!(name, Err(Error::Service("no such row")));
+//! # }
+//! ```
+//!
+//! # Which call for which work
+//!
+//! | | made | for |
+//! |---|---|---|
+//! | [`Guarded::call`] | at most once | inserts, payments: whatever must not happen twice. Takes `FnOnce` |
+//! | [`Guarded::call_idempotent`] | once per attempt | reads, upserts, whole transactions. Takes `FnOnce + Clone`: every closure that captures references or cloneable handles |
+//!
+//! An attempt that failed may still have been carried out: a connection that breaks after a statement was sent says
+//! nothing about the statement. That is why nothing is retried unless the call says it may be.
+//!
+//! **Cost**: a clone of the stack per call, on the caller's stack: no allocation, but the reference counts of the
+//! layers' handles. **Cancellation**: dropping the future drops the closure's future.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::error::Error;
+
+/// Puts `layers` around [`Execute`]. A `tower::ServiceBuilder` is such a layer, and so is a single layer.
+pub fn guard<L: Layer<Execute>>(layers: L) -> Guarded<L::Service>
+where
+    L::Service: Clone,
+{
+    Guarded::new(layers.layer(Execute))
+}
+
+/// A stack whose requests are closures, as its callers hold it. Cloning it clones the stack, which shares the state
+/// of its layers.
+#[derive(Clone, Debug)]
+pub struct Guarded<S> {
+    stack: S,
+}
+
+impl<S: Clone> Guarded<S> {
+    /// A handle on `stack`, whose innermost service is [`Execute`].
+    pub const fn new(stack: S) -> Self {
+        Self { stack }
+    }
+
+    /// Runs `work` through the stack, at most once: no retry layer will repeat it.
+    ///
+    /// # Errors
+    /// [`Error::Service`] with what `work` failed with, or [`Error::Rejected`] by a layer of the stack.
+    pub fn call<F, Fut, T, E>(&self, work: F) -> Call<S, Once<F>>
+    where
+        S: Service<Once<F>, Response = T, Error = Error<E>>,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        Call::new(self.stack.clone(), Once(work))
+    }
+
+    /// Runs `work` through the stack. A retry layer may run it again, as [`crate::retry::attempt`] tells it: it must
+    /// be harmless to run twice.
+    ///
+    /// # Errors
+    /// [`Error::Service`] with what the last attempt failed with, or [`Error::Rejected`] by a layer of the stack.
+    pub fn call_idempotent<F, Fut, T, E>(&self, work: F) -> Call<S, Idempotent<F>>
+    where
+        S: Service<Idempotent<F>, Response = T, Error = Error<E>>,
+        F: FnOnce() -> Fut + Clone,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        Call::new(self.stack.clone(), Idempotent(work))
+    }
+
+    /// The stack itself.
+    pub const fn stack(&self) -> &S {
+        &self.stack
+    }
+}
+
+/// A request that is a closure to be called at most once.
+#[derive(Clone, Copy)]
+pub struct Once<F>(pub F);
+
+/// A request that is a closure that may be called again.
+#[derive(Clone, Copy)]
+pub struct Idempotent<F>(pub F);
+
+impl<F> fmt::Debug for Once<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Once(..)")
+    }
+}
+
+impl<F> fmt::Debug for Idempotent<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Idempotent(..)")
+    }
+}
+
+/// The innermost service of a stack of closures: calls the closure and lifts its error into [`Error::Service`].
+///
+/// Always ready. The closure runs in `call`, its future is polled as the response.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Execute;
+
+impl<F, Fut, T, E> Service<Once<F>> for Execute
+where
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Response = T;
+    type Error = Error<E>;
+    type Future = ResponseFuture<Fut>;
+
+    #[inline]
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn call(&mut self, Once(work): Once<F>) -> Self::Future {
+        ResponseFuture { work: work() }
+    }
+}
+
+impl<F, Fut, T, E> Service<Idempotent<F>> for Execute
+where
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Response = T;
+    type Error = Error<E>;
+    type Future = ResponseFuture<Fut>;
+
+    #[inline]
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn call(&mut self, Idempotent(work): Idempotent<F>) -> Self::Future {
+        ResponseFuture { work: work() }
+    }
+}
+
+pin_project! {
+    /// The future of [`Execute`]: that of the closure.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<Fut> {
+        #[pin]
+        work: Fut,
+    }
+}
+
+impl<Fut, T, E> Future for ResponseFuture<Fut>
+where
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Output = Result<T, Error<E>>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().work.poll(cx).map_err(Error::Service)
+    }
+}
+
+pin_project! {
+    /// A call on its way through a [`Guarded`] stack. Nothing happens before it is polled.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Call<S, Req>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        state: State<S, Req, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateReplaced]
+    enum State<S, Req, Fut> {
+        // Driving the stack to readiness.
+        Waiting { stack: S, request: Req },
+        Calling { #[pin] future: Fut },
+        Done,
+    }
+}
+
+impl<S: Service<Req>, Req> Call<S, Req> {
+    const fn new(stack: S, request: Req) -> Self {
+        Self {
+            state: State::Waiting { stack, request },
+        }
+    }
+}
+
+impl<S: Service<Req>, Req> fmt::Debug for Call<S, Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("called", &!matches!(self.state, State::Waiting { .. }))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Service<Req>, Req> Future for Call<S, Req> {
+    type Output = Result<S::Response, S::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Waiting { stack, .. } => {
+                    if let Err(error) = ready!(stack.poll_ready(cx)) {
+                        state.set(State::Done);
+                        return Poll::Ready(Err(error));
+                    }
+                    if let StateReplaced::Waiting { mut stack, request } =
+                        state.as_mut().project_replace(State::Done)
+                    {
+                        let future = stack.call(request);
+                        state.set(State::Calling { future });
+                    }
+                }
+                StateProj::Calling { future } => {
+                    let result = ready!(future.poll(cx));
+                    state.set(State::Done);
+                    return Poll::Ready(result);
+                }
+                StateProj::Done => panic!("polled after it was done"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        convert::Infallible,
+        io,
+        sync::atomic::{AtomicU32, Ordering::Relaxed},
+    };
+
+    use tokio_test::{assert_pending, assert_ready, task};
+    use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer};
+
+    use super::*;
+    use crate::{Rejected, ServiceError};
+
+    #[tokio::test]
+    async fn one_stack_serves_closures_of_any_output_and_error_type() {
+        let stack = guard(ServiceBuilder::new().layer(ConcurrencyLimitLayer::new(2)));
+        let local = String::from("borrowed");
+        let text: Result<&str, Error<Infallible>> = stack.call(|| async { Ok(&*local) }).await;
+        let number: Result<u64, Error<io::Error>> = stack.call_idempotent(|| async { Ok(7) }).await;
+        let failed: Result<(), Error<&str>> = stack.call(|| async { Err("no") }).await;
+        assert_eq!(text, Ok("borrowed"));
+        assert_eq!(number.unwrap(), 7);
+        assert_eq!(failed, Err(Error::Service("no")));
+    }
+
+    #[tokio::test]
+    async fn work_that_cannot_be_shared_between_threads_runs_too() {
+        let stack = guard(ServiceBuilder::new());
+        let count = Cell::new(0);
+        let add = async || {
+            count.set(count.get() + 1);
+            Ok::<_, ()>(())
+        };
+        stack.call(add).await.unwrap();
+        assert_eq!(count.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_call_can_be_spawned() {
+        let stack = guard(ServiceBuilder::new().layer(ConcurrencyLimitLayer::new(2)));
+        let task = tokio::spawn(stack.call(|| async { Ok::<_, io::Error>(1) }));
+        assert_eq!(task.await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_happens_before_the_call_is_polled_and_the_stack_is_ready() {
+        let stack = guard(ServiceBuilder::new().layer(ConcurrencyLimitLayer::new(1)));
+        let runs = AtomicU32::new(0);
+        let count = || async {
+            runs.fetch_add(1, Relaxed);
+            std::future::pending::<Result<(), Infallible>>().await
+        };
+        let mut first = task::spawn(stack.call(count));
+        assert_eq!(runs.load(Relaxed), 0);
+        assert_pending!(first.poll());
+        let mut second = task::spawn(stack.call(count));
+        assert_pending!(second.poll());
+        assert_eq!(runs.load(Relaxed), 1, "the limit has one place");
+        drop(first);
+        assert!(second.is_woken());
+        assert_pending!(second.poll());
+        assert_eq!(runs.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn a_stack_that_is_never_ready_fails_the_call_with_its_error() {
+        #[derive(Clone)]
+        struct Closed;
+        impl<R> Service<R> for Closed {
+            type Response = ();
+            type Error = Error<()>;
+            type Future = std::future::Ready<Result<(), Error<()>>>;
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+                let full = Rejected::new(crate::Pattern::LoadShed, crate::Reason::Overloaded, "x");
+                Poll::Ready(Err(full.into()))
+            }
+            fn call(&mut self, _: R) -> Self::Future {
+                unreachable!("never ready")
+            }
+        }
+        let stack = Guarded::new(Closed);
+        let mut call = task::spawn(stack.call(|| async { Ok(()) }));
+        assert!(
+            assert_ready!(call.poll())
+                .unwrap_err()
+                .as_rejected()
+                .is_some()
+        );
+    }
+}
