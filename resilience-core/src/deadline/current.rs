@@ -1,0 +1,210 @@
+//! The deadline that travels with a task: a thread-local cell that is swapped in around each poll.
+
+use std::{
+    cell::Cell,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+
+use crate::clock::{Clock, Moment};
+
+/// A moment by which a call must be over, together with the clock that measures it. Sixteen bytes, `Copy`.
+///
+/// It is a fact, not a timer: nothing is cut off by it until something acts on it. [`TimeoutLayer`] does, retry reads
+/// it before it sleeps, and an outbound HTTP client passes the remainder on.
+///
+/// [`TimeoutLayer`]: super::TimeoutLayer
+#[derive(Clone, Copy)]
+pub struct Deadline {
+    at: Moment,
+    clock: Clock,
+}
+
+impl Deadline {
+    /// The moment `wait` from now, on the clock of the [`current`] deadline, or else on [`Clock::auto`].
+    ///
+    /// A wait of centuries saturates: such a deadline never comes.
+    #[must_use]
+    pub fn after(wait: Duration) -> Self {
+        let clock = current().map_or_else(Clock::auto, |outer| outer.clock);
+        Self::at(clock.now() + wait, clock)
+    }
+
+    /// The moment `at`, which was read from `clock`.
+    #[must_use]
+    pub const fn at(at: Moment, clock: Clock) -> Self {
+        Self { at, clock }
+    }
+
+    /// The moment itself, on [`clock`](Self::clock).
+    #[must_use]
+    pub const fn moment(self) -> Moment {
+        self.at
+    }
+
+    /// The clock that measures it.
+    #[must_use]
+    pub const fn clock(self) -> Clock {
+        self.clock
+    }
+
+    /// How much time is left; zero once it is past. Reads the clock.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
+        self.at.since(self.clock.now())
+    }
+
+    /// Whether no time is left. Reads the clock.
+    #[must_use]
+    pub fn is_past(self) -> bool {
+        self.clock.now() >= self.at
+    }
+
+    /// The same moment for tokio's timers. Reads both clocks.
+    #[must_use]
+    pub fn instant(self) -> tokio::time::Instant {
+        self.clock.instant(self.at)
+    }
+
+    /// The earlier of the two. Deadlines on different clocks are compared by what is left of them.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        let other_is_earlier = if self.clock == other.clock {
+            other.at < self.at
+        } else {
+            other.remaining() < self.remaining()
+        };
+        if other_is_earlier { other } else { self }
+    }
+
+    /// Past from here on, whatever the clock says: timers and clocks agree only to within a few microseconds, and
+    /// whoever is dropped because a timer has fired must not read that there is time left.
+    pub(super) fn expired(self) -> Self {
+        let now = self.clock.now();
+        Self {
+            at: self.at.min(now),
+            ..self
+        }
+    }
+}
+
+impl fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Deadline(in {:?})", self.remaining())
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<Deadline>> = const { Cell::new(None) };
+}
+
+/// The deadline of the code that is running: of the innermost [`scope`] or timeout layer around it.
+///
+/// Visible in everything that the scoped future polls itself, whatever the request type; not in tasks that it spawns
+/// ([`inherit`] carries it there) nor on blocking threads. Costs about a nanosecond and reads no clock.
+#[inline]
+#[must_use]
+pub fn current() -> Option<Deadline> {
+    CURRENT.get()
+}
+
+/// Sets the current deadline until the guard is dropped, in unwinding too.
+#[inline]
+pub(super) fn enter(deadline: Option<Deadline>) -> Entered {
+    Entered(CURRENT.replace(deadline))
+}
+
+/// Puts the outer deadline back.
+#[must_use]
+pub(super) struct Entered(Option<Deadline>);
+
+impl Drop for Entered {
+    #[inline]
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
+/// Makes `deadline` the [`current`] one for everything that `future` does, its drop included.
+///
+/// Inside another scope the earlier of the two counts, so a scope can shorten what is left but never stretch it. It
+/// tells, it does not cut: put a [`TimeoutLayer`](super::TimeoutLayer) inside, or wait with
+/// `tokio::time::timeout_at(deadline.instant(), ..)`, to end what takes too long.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::time::Duration;
+/// use resilience_core::deadline::{self, Deadline};
+///
+/// let left = deadline::scope(Deadline::after(Duration::from_secs(2)), async {
+///     deadline::current().map(Deadline::remaining)
+/// });
+/// assert!(left.await.is_some_and(|left| left <= Duration::from_secs(2)));
+/// assert!(deadline::current().is_none());
+/// # }
+/// ```
+pub const fn scope<F>(deadline: Deadline, future: F) -> Scope<F> {
+    Scope {
+        future: Some(future),
+        deadline: Some(deadline),
+    }
+}
+
+/// Carries the [`current`] deadline into a future that another task will run:
+/// `tokio::spawn(deadline::inherit(work))`. Without a current deadline it changes nothing.
+///
+/// Leave it out for work that is meant to outlive the call.
+pub fn inherit<F>(future: F) -> Scope<F> {
+    Scope {
+        future: Some(future),
+        deadline: current(),
+    }
+}
+
+pin_project! {
+    /// A future with a deadline around it. See [`scope`] and [`inherit`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Scope<F> {
+        #[pin]
+        future: Option<F>,
+        deadline: Option<Deadline>,
+    }
+
+    impl<F> PinnedDrop for Scope<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.future.is_some() {
+                let _scope = enter(earlier(*this.deadline, current()));
+                this.future.set(None);
+            }
+        }
+    }
+}
+
+impl<F: Future> Future for Scope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        let _scope = enter(earlier(*this.deadline, current()));
+        let future = this.future.as_mut().as_pin_mut();
+        let polled = future.expect("polled after completion").poll(cx);
+        if polled.is_ready() {
+            this.future.set(None);
+        }
+        polled
+    }
+}
+
+/// The earlier of two deadlines that may be missing.
+pub(super) fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

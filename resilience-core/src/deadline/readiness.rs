@@ -1,0 +1,43 @@
+//! How long a caller has waited for the inner service to become ready.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A waiter that is still there polls soon after its timer has fired. Whoever comes later than this is somebody
+/// else, who has not waited at all.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// One wait for readiness. Exists only while the inner service is not ready, hence the box.
+pub(super) struct Wait {
+    timer: Pin<Box<Sleep>>,
+    waiter: Waker,
+}
+
+impl Wait {
+    pub(super) fn start(cx: &Context<'_>, until: Instant) -> Self {
+        Self {
+            timer: Box::pin(sleep_until(until)),
+            waiter: cx.waker().clone(),
+        }
+    }
+
+    /// Ready when this waiter has waited long enough. A new waiter, who found the note that an earlier one left
+    /// behind, gets its own full time.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+        let due = self.timer.deadline();
+        let now = Instant::now();
+        let other_task = now < due && !self.waiter.will_wake(cx.waker());
+        let long_gone = now > due + PROMPT;
+        if other_task || long_gone {
+            self.timer.as_mut().reset(until);
+            self.waiter.clone_from(cx.waker());
+        }
+        // The inner service may have spent the task's cooperative budget; the wait ends all the same.
+        Pin::new(&mut tokio::task::unconstrained(self.timer.as_mut())).poll(cx)
+    }
+}
