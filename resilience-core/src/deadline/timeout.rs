@@ -125,6 +125,10 @@ impl Shared {
 }
 
 impl telemetry::Source for Shared {
+    fn pattern(&self) -> Pattern {
+        Pattern::Deadline
+    }
+
     fn name(&self) -> &str {
         &self.name
     }
