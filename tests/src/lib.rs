@@ -1,1 +1,2 @@
 //! What the cross-crate tests share.
+pub mod postgres;

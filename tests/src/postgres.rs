@@ -1,0 +1,194 @@
+//! A real PostgreSQL for a test: started on a free port of 127.0.0.1 with a fresh data directory, frozen, thawed,
+//! killed and started again at will, and gone when the test is over, however it ends.
+//!
+//! It never skips: where the server's programs are missing, [`Postgres::start`] panics with the command that
+//! installs them.
+//!
+//! How the processes end for sure: each server runs under a little shell that holds the read end of a pipe whose
+//! other end is ours. [`Postgres`]'s `Drop` closes it; so does the kernel if this process is killed. The shell then
+//! shuts the server down and removes its directory. (`PR_SET_PDEATHSIG` will not do: it fires when the *thread* that
+//! started the child ends, and the test runner gives each test a thread of its own.)
+
+mod programs;
+mod running;
+
+use std::{
+    fs,
+    os::unix::fs::chown,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use programs::{Owner, find_programs, how_to_install, init};
+use running::{Running, free_ports};
+
+/// A PostgreSQL server of our own. Dropping it ends the server and removes its data.
+#[derive(Debug)]
+pub struct Postgres {
+    programs: PathBuf,
+    directory: PathBuf,
+    owner: Option<Owner>,
+    port: u16,
+    running: Mutex<Option<Running>>,
+}
+
+impl Postgres {
+    /// Makes a data directory and starts a server on it: a second or so. The user is `postgres`, no password, and
+    /// the database is `postgres`.
+    ///
+    /// # Panics
+    ///
+    /// If PostgreSQL's server programs are not installed (says how to install them), or do not start (says what they
+    /// wrote).
+    #[must_use]
+    pub fn start() -> Self {
+        let programs = find_programs().unwrap_or_else(|tried| panic!("{}", how_to_install(&tried)));
+        let owner = Owner::if_we_are_root();
+        let directory = tempfile::Builder::new()
+            .prefix("resilience-pg-")
+            .tempdir()
+            .expect("a temporary directory");
+        if let Some(owner) = owner {
+            chown(directory.path(), Some(owner.user), Some(owner.group))
+                .expect("a directory for the server's user");
+        }
+        init(&programs, directory.path(), owner);
+        // From here on the shell removes it.
+        let directory = directory.keep();
+        let mut failures = Vec::new();
+        for port in free_ports().take(5) {
+            match Running::start(&programs, &directory, owner, port) {
+                Ok(running) => {
+                    let running = Mutex::new(Some(running));
+                    return Self {
+                        programs,
+                        directory,
+                        owner,
+                        port,
+                        running,
+                    };
+                }
+                // Somebody else was quicker to take the port: try the next.
+                Err(log) => failures.push(log),
+            }
+        }
+        let _ = fs::remove_dir_all(&directory);
+        panic!(
+            "PostgreSQL of {} did not start:\n{}",
+            programs.display(),
+            failures.join("\n---\n")
+        );
+    }
+
+    /// For a client: `postgres://postgres@127.0.0.1:PORT/postgres`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Stops every process of the server (`kill -STOP`): connections stay open, new ones are accepted by the kernel,
+    /// nobody answers.
+    pub fn freeze(&self) {
+        if let Some(running) = &*self.running() {
+            running.freeze();
+        }
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&self) {
+        if let Some(running) = &*self.running() {
+            running.thaw();
+        }
+    }
+
+    /// Kills every process of the server (`kill -9`): connections are reset, new ones refused, until
+    /// [`start_again`](Self::start_again).
+    pub fn kill(&self) {
+        if let Some(running) = self.running().take() {
+            running.kill();
+        }
+    }
+
+    /// Starts a killed server again on the same port and data; it recovers as after a crash.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn start_again(&self) {
+        let mut running = self.running();
+        if running.is_none() {
+            let started = Running::start(&self.programs, &self.directory, self.owner, self.port);
+            *running =
+                Some(started.unwrap_or_else(|log| panic!("PostgreSQL did not come back:\n{log}")));
+        }
+    }
+
+    /// The ids of the server's processes; empty after [`kill`](Self::kill).
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        self.running().as_ref().map_or_else(Vec::new, |running| {
+            running
+                .processes()
+                .map(|pid| pid.as_raw_nonzero().get())
+                .collect()
+        })
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(running) = self.running().take() {
+            running.end();
+        }
+        // The shell has done it already, unless the server was down.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, test_kill_process};
+
+    fn is_there(process: i32) -> bool {
+        Pid::from_raw(process).is_some_and(|pid| test_kill_process(pid).is_ok())
+    }
+
+    #[test]
+    fn no_process_and_no_file_outlives_the_server_even_if_it_was_frozen() {
+        let postgres = Postgres::start();
+        let (processes, directory) = (postgres.processes(), postgres.directory.clone());
+        assert!(processes.len() > 1 && processes.iter().all(|&process| is_there(process)));
+        postgres.freeze();
+        drop(postgres);
+        let left: Vec<_> = processes
+            .into_iter()
+            .filter(|&process| is_there(process))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn a_test_that_panics_ends_its_server() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let failed = std::thread::spawn(move || {
+            let postgres = Postgres::start();
+            tell.send(postgres.processes()).expect("somebody listens");
+            panic!("as a failing test does");
+        })
+        .join();
+        assert!(failed.is_err());
+        let left: Vec<_> = told
+            .recv()
+            .unwrap()
+            .into_iter()
+            .filter(|&process| is_there(process))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
