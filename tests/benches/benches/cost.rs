@@ -1,0 +1,54 @@
+//! `cargo bench -p resilience-benches`: see the library's documentation for the arguments and the method.
+
+use std::env;
+
+use resilience_benches::{
+    figures,
+    measure::Effort,
+    report::{self, Row},
+    subject::{self, BARE},
+    subjects,
+};
+
+fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    // Without cargo's own `--bench` this is a test run: see that everything works, measure nothing.
+    let effort = if has("--bench") && !has("--quick") {
+        Effort::FULL
+    } else {
+        Effort::QUICK
+    };
+    let only = args.iter().skip_while(|arg| *arg != "--only").nth(1);
+
+    let runtime = subject::runtime();
+    let _within = runtime.enter();
+    let mut chosen = subjects::all();
+    if let Some(only) = only {
+        chosen.retain(|subject| subject.name == BARE || subject.name.contains(only.as_str()));
+    }
+    let allocations = report::count_allocations(env!("CARGO_BIN_EXE_count-allocations"));
+    let rows = report::rows(&chosen, effort, &allocations);
+
+    if has("--figures") {
+        for figure in figures::from(&rows) {
+            println!("{}", figure.json());
+        }
+    } else if has("--json") {
+        rows.iter().for_each(|row| println!("{}", json(row)));
+    } else {
+        println!("{}", report::table(&rows));
+        println!("{}", report::comparison(&rows));
+    }
+}
+
+fn json(row: &Row) -> serde_json::Value {
+    serde_json::json!({
+        "subject": row.name,
+        "ns": row.ns,
+        "spread": row.spread,
+        "allocations": row.allocations,
+        "bytes": row.bytes,
+        "two_cores": row.two_cores,
+    })
+}

@@ -1,0 +1,31 @@
+//! Counts what one call of each subject allocates; one JSON line per subject. See the library's documentation.
+
+use std::{alloc::System, error::Error};
+
+use resilience_benches::{subject, subjects};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const CALLS: u64 = 1_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let runtime = subject::runtime();
+    let _within = runtime.enter();
+    for subject in subjects::all() {
+        let mut caller = subject.caller();
+        // What is set up by the first calls (buffers that grow to their size) is no cost of a call.
+        caller(CALLS, 0);
+        let region = Region::new(ALLOCATOR);
+        caller(0, CALLS);
+        let change = region.change();
+        let line = serde_json::json!({
+            "subject": subject.name,
+            "allocations": (change.allocations + change.reallocations) as f64 / CALLS as f64,
+            "bytes": change.bytes_allocated as f64 / CALLS as f64,
+        });
+        println!("{line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! The figures that the project is held to: stable names, one JSON line each.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::{
+    report::Row,
+    subjects::{others, ours, seatbelt, tower_own, tower_resilience},
+};
+
+/// One figure, with a peer's beside it where there is one.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Stable.
+    pub name: String,
+    /// What was measured.
+    pub value: f64,
+    /// In which unit.
+    pub unit: &'static str,
+    /// The peer, and what was measured of it in the same run.
+    pub peer: Option<(&'static str, f64)>,
+    /// What the project wants it to be.
+    pub target: Option<Target>,
+}
+
+/// A bound on a figure.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Target {
+    /// Not more than this.
+    AtMost(f64),
+    /// Not less than this.
+    AtLeast(f64),
+}
+
+impl Target {
+    /// Whether `value` keeps to the bound.
+    #[must_use]
+    pub fn is_met_by(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(bound) => value <= bound,
+            Self::AtLeast(bound) => value >= bound,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(bound) => write!(f, "<= {bound}"),
+            Self::AtLeast(bound) => write!(f, ">= {bound}"),
+        }
+    }
+}
+
+impl Figure {
+    /// The line for scripts.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let mut line = json!({
+            "figure": self.name,
+            "value": round(self.value),
+            "unit": self.unit,
+        });
+        if let Some((peer, value)) = self.peer {
+            line["peer"] = json!(peer);
+            line["peer_value"] = json!(round(value));
+        }
+        line
+    }
+}
+
+/// Every figure for which there are rows.
+#[must_use]
+pub fn from(rows: &[Row]) -> Vec<Figure> {
+    let row = |name: &str| rows.iter().find(|row| row.name == name);
+    let mut figures = Vec::new();
+    for (name, ours, peer, target) in COSTS {
+        if let Some(ours) = row(ours) {
+            figures.push(Figure {
+                name: format!("{name}_ns"),
+                value: ours.ns,
+                unit: "ns over bare",
+                peer: row(peer).map(|peer| (peer.name, peer.ns)),
+                target: *target,
+            });
+        }
+    }
+    for (name, ours, peer, target) in RATIOS {
+        if let (Some(ours), Some(peer)) = (row(ours), row(peer)) {
+            figures.push(Figure {
+                name: (*name).to_owned(),
+                value: peer.ns / ours.ns,
+                unit: "times faster",
+                peer: Some((peer.name, 1.0)),
+                target: *target,
+            });
+        }
+    }
+    for (name, ours, peer, target) in TWO_CORES {
+        if let Some(two) = row(ours).and_then(|ours| ours.two_cores) {
+            figures.push(Figure {
+                name: format!("{name}_two_cores"),
+                value: two,
+                unit: "x of one core",
+                peer: row(peer).and_then(|peer| Some((peer.name, peer.two_cores?))),
+                target: *target,
+            });
+        }
+    }
+    for (name, ours, peer, _) in COSTS {
+        if let Some(ours) = row(ours) {
+            figures.push(Figure {
+                name: format!("{name}_allocations"),
+                value: ours.allocations,
+                unit: "allocations per call",
+                peer: row(peer).map(|peer| (peer.name, peer.allocations)),
+                target: Some(Target::AtMost(0.0)),
+            });
+        }
+    }
+    figures
+}
+
+/// Name of the figure, our row, the peer's row, the target.
+type Line = (&'static str, &'static str, &'static str, Option<Target>);
+
+/// What a layer adds to a call. The peer is the one whose layer does the most of the same.
+const COSTS: &[Line] = &[
+    (
+        "breaker_time_window",
+        ours::TIME_WINDOW,
+        tower_resilience::BREAKER,
+        Some(Target::AtMost(35.0)),
+    ),
+    (
+        "breaker_count_window",
+        ours::COUNT_WINDOW,
+        tower_resilience::BREAKER,
+        None,
+    ),
+    (
+        "breaker_slow_calls",
+        ours::SLOW_CALLS,
+        tower_resilience::BREAKER,
+        None,
+    ),
+    ("breaker_keyed", ours::KEYED, seatbelt::BREAKER, None),
+    ("deadline", ours::DEADLINE, tower_own::TIMEOUT, None),
+    ("retry", ours::RETRY, tower_resilience::RETRY, None),
+    ("bulkhead", ours::BULKHEAD, tower_resilience::BULKHEAD, None),
+    ("shed", ours::SHED, tower_own::LOAD_SHED, None),
+    (
+        "five_layers",
+        ours::FIVE,
+        tower_own::FIVE,
+        Some(Target::AtMost(110.0)),
+    ),
+];
+
+/// Costs compared: how many times the peer's is ours.
+const RATIOS: &[Line] = &[
+    (
+        "breaker_vs_tower_resilience",
+        ours::TIME_WINDOW,
+        tower_resilience::BREAKER,
+        Some(Target::AtLeast(6.0)),
+    ),
+    (
+        "breaker_vs_tower_resilience_time_window",
+        ours::TIME_WINDOW,
+        tower_resilience::TIME_WINDOW,
+        None,
+    ),
+    (
+        "breaker_vs_seatbelt",
+        ours::TIME_WINDOW,
+        seatbelt::BREAKER,
+        None,
+    ),
+    (
+        "breaker_vs_failsafe",
+        ours::TIME_WINDOW,
+        others::FAILSAFE,
+        None,
+    ),
+    (
+        "breaker_vs_recloser",
+        ours::COUNT_WINDOW,
+        others::RECLOSER,
+        None,
+    ),
+    (
+        "five_layers_vs_tower_resilience",
+        ours::FIVE,
+        tower_resilience::FIVE,
+        Some(Target::AtLeast(9.0)),
+    ),
+    (
+        "five_layers_vs_tower",
+        ours::FIVE,
+        tower_own::FIVE,
+        Some(Target::AtLeast(1.0)),
+    ),
+];
+
+/// Throughput of two cores over that of one.
+const TWO_CORES: &[Line] = &[
+    (
+        "breaker_time_window",
+        ours::TIME_WINDOW,
+        tower_resilience::BREAKER,
+        Some(Target::AtLeast(1.6)),
+    ),
+    (
+        "breaker_count_window",
+        ours::COUNT_WINDOW,
+        others::RECLOSER,
+        None,
+    ),
+    ("breaker_keyed", ours::KEYED, seatbelt::BREAKER, None),
+    ("retry", ours::RETRY, tower_resilience::RETRY, None),
+    (
+        "bulkhead",
+        ours::BULKHEAD,
+        tower_own::CONCURRENCY_LIMIT,
+        None,
+    ),
+    ("five_layers", ours::FIVE, tower_resilience::FIVE, None),
+];
+
+/// Two decimals are more than the machine can keep.
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

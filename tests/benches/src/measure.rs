@@ -1,0 +1,221 @@
+//! Rounds, medians, and two threads that start together.
+
+// The benches measure real time, which is what std's clock is for.
+#![allow(clippy::disallowed_types)]
+
+use std::{
+    hint::spin_loop,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::Instant,
+};
+
+use crate::subject::{Caller, Subject};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Interleaved rounds on one core.
+    pub rounds: usize,
+    /// Calls of each subject in a round.
+    pub calls: u64,
+    /// Interleaved rounds on two cores.
+    pub rounds_two: usize,
+    /// Calls of each thread in a round on two cores.
+    pub calls_two: u64,
+}
+
+impl Effort {
+    /// What figures are taken with: about two minutes for all subjects.
+    pub const FULL: Self = Self {
+        rounds: 401,
+        calls: 4_000,
+        rounds_two: 151,
+        calls_two: 20_000,
+    };
+    /// Enough to see that everything runs.
+    pub const QUICK: Self = Self {
+        rounds: 1,
+        calls: 100,
+        rounds_two: 1,
+        calls_two: 100,
+    };
+}
+
+/// What one call of a subject takes, in nanoseconds, the bare service included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// The middle of all rounds.
+    pub median: f64,
+    /// Half of the rounds lie within this range around the median: how noisy the machine was.
+    pub spread: f64,
+}
+
+/// Nanoseconds per call of every subject, one task on one thread.
+#[must_use]
+pub fn one_core(subjects: &[Subject], effort: Effort) -> Vec<Cost> {
+    let mut callers: Vec<Caller> = subjects.iter().map(Subject::caller).collect();
+    let mut samples = vec![Vec::with_capacity(effort.rounds); callers.len()];
+    for round in 0..effort.rounds {
+        for turn in 0..callers.len() {
+            let which = (round + turn) % callers.len();
+            let took = callers[which](effort.calls / 4, effort.calls);
+            samples[which].push(took.as_secs_f64() * 1e9 / effort.calls as f64);
+        }
+    }
+    samples.into_iter().map(cost).collect()
+}
+
+/// The throughput of two threads over that of one, for each subject that is shared between threads.
+#[must_use]
+pub fn two_cores(subjects: &[Subject], effort: Effort) -> Vec<Option<f64>> {
+    let shared: Vec<&Subject> = subjects.iter().filter(|subject| subject.shared).collect();
+    let threads = [Thread::start(&shared), Thread::start(&shared)];
+    let mut alone = vec![Vec::with_capacity(effort.rounds_two); shared.len()];
+    let mut together = alone.clone();
+    for round in 0..effort.rounds_two {
+        for turn in 0..shared.len() {
+            let which = (round + turn) % shared.len();
+            let job = Job::new(which, effort.calls_two, 1);
+            alone[which].push(run(&threads[round % 2..][..1], &job));
+            let job = Job::new(which, effort.calls_two, 2);
+            together[which].push(run(&threads, &job) / 2.0);
+        }
+    }
+    let mut ratios = alone
+        .into_iter()
+        .zip(together)
+        .map(|(alone, together)| cost(alone).median / cost(together).median);
+    subjects
+        .iter()
+        .map(|subject| subject.shared.then(|| ratios.next()).flatten())
+        .collect()
+}
+
+/// Seconds from the first start to the last end.
+fn run(threads: &[Thread], job: &Job) -> f64 {
+    for thread in threads {
+        thread.jobs.send(job.clone()).expect("the thread runs");
+    }
+    let times: Vec<_> = threads
+        .iter()
+        .map(|thread| thread.done.recv().expect("the thread runs"))
+        .collect();
+    let start = times.iter().map(|(start, _)| *start).min();
+    let end = times.iter().map(|(_, end)| *end).max();
+    let took = start.zip(end).map(|(start, end)| end - start);
+    took.expect("one thread at least").as_secs_f64()
+}
+
+/// A thread that lives through all rounds, with a caller of its own for each subject.
+struct Thread {
+    jobs: Sender<Job>,
+    done: Receiver<(Instant, Instant)>,
+}
+
+#[derive(Clone)]
+struct Job {
+    which: usize,
+    calls: u64,
+    gate: Arc<Gate>,
+}
+
+impl Job {
+    fn new(which: usize, calls: u64, threads: usize) -> Self {
+        let gate = Gate {
+            missing: AtomicUsize::new(threads),
+        };
+        Self {
+            which,
+            calls,
+            gate: Arc::new(gate),
+        }
+    }
+}
+
+impl Thread {
+    fn start(subjects: &[&Subject]) -> Self {
+        let mut callers: Vec<Caller> = subjects.iter().map(|subject| subject.caller()).collect();
+        let (jobs, todo) = channel::<Job>();
+        let (report, done) = channel();
+        thread::spawn(move || {
+            for job in todo {
+                let caller = &mut callers[job.which];
+                caller(job.calls / 4, 0);
+                job.gate.wait();
+                let start = Instant::now();
+                caller(0, job.calls);
+                if report.send((start, Instant::now())).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { jobs, done }
+    }
+}
+
+/// Opens when everybody is there. Spins: a thread that slept would start late.
+struct Gate {
+    missing: AtomicUsize,
+}
+
+impl Gate {
+    fn wait(&self) {
+        self.missing.fetch_sub(1, AcqRel);
+        while self.missing.load(Acquire) > 0 {
+            spin_loop();
+        }
+    }
+}
+
+fn cost(mut samples: Vec<f64>) -> Cost {
+    samples.sort_by(f64::total_cmp);
+    let at = |share: usize| samples[(samples.len() - 1) * share / 4];
+    Cost {
+        median: at(2),
+        spread: (at(3) - at(1)) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_not_moved_by_one_disturbed_round() {
+        let quiet = cost(vec![5.0, 4.0, 6.0, 5.0, 5.0]);
+        let disturbed = cost(vec![5.0, 4.0, 6000.0, 5.0, 5.0]);
+        assert_eq!(quiet.median, 5.0);
+        assert_eq!(disturbed.median, 5.0);
+    }
+
+    #[test]
+    fn every_subject_is_called_as_often_as_the_effort_says() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let subject = Subject::new(
+            "counted",
+            tower::service_fn(move |request| {
+                counted.fetch_add(1, AcqRel);
+                crate::subject::answer::<std::convert::Infallible>(request)
+            }),
+        )
+        .on_two_cores();
+        let subjects = [subject];
+        let effort = Effort {
+            rounds: 3,
+            calls: 100,
+            rounds_two: 2,
+            calls_two: 40,
+        };
+        assert_eq!(one_core(&subjects, effort).len(), 1);
+        assert_eq!(calls.swap(0, AcqRel), 3 * (25 + 100));
+        assert!(two_cores(&subjects, effort)[0].is_some());
+        // One thread alone, then two together.
+        assert_eq!(calls.load(Acquire), 2 * 3 * (10 + 40));
+    }
+}
