@@ -1,9 +1,25 @@
 //! A call that passes allocates nothing, in any layer of ours. Deterministic, so it is held to in every test run.
 
-use resilience_benches::report::{Allocations, count_allocations};
+use resilience_benches::{
+    report::{Allocations, count_allocations},
+    subject::runtime,
+    subjects,
+};
 
 fn count() -> Vec<Allocations> {
     count_allocations(env!("CARGO_BIN_EXE_count-allocations"))
+}
+
+#[test]
+fn a_call_that_passes_allocates_nothing_in_any_layer_of_ours() {
+    let runtime = runtime();
+    let _within = runtime.enter();
+    let rows = count();
+    for ours in subjects::ours() {
+        let row = rows.iter().find(|row| row.name == ours.name);
+        let row = row.unwrap_or_else(|| panic!("{} was not counted", ours.name));
+        assert_eq!((row.allocations, row.bytes), (0.0, 0.0), "{row:?}");
+    }
 }
 
 #[test]

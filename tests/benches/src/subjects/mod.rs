@@ -16,6 +16,12 @@ pub fn all() -> Vec<Subject> {
     all.extend(tower_resilience::subjects());
     all.extend(seatbelt::subjects());
     all.extend(others::subjects());
-    all.extend(ours::subjects());
+    all.extend(ours());
     all
+}
+
+/// The layers of this toolkit.
+#[must_use]
+pub fn ours() -> Vec<Subject> {
+    ours::subjects()
 }
