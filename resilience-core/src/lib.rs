@@ -15,6 +15,7 @@ pub mod shed;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
 pub(crate) mod stripe;
+pub(crate) mod sync;
 pub mod telemetry;
 pub mod until;
 

@@ -1,0 +1,246 @@
+//! The bulkhead as a tower layer.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Admission, Bulkhead, Permit, Wait};
+use crate::{
+    classify::Verdict,
+    error::{Rejected, ServiceError},
+    until::{self, Until},
+};
+
+/// Makes [`BulkheadService`]s. See [`Bulkhead::layer`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct BulkheadLayer<U = until::Response> {
+    bulkhead: Bulkhead,
+    until: U,
+}
+
+impl<U> BulkheadLayer<U> {
+    pub(super) const fn new(bulkhead: Bulkhead, until: U) -> Self {
+        Self { bulkhead, until }
+    }
+
+    /// When a call gives its place back. The default is when its response is there; an HTTP body can keep it until
+    /// it has been read.
+    pub fn until<V>(self, until: V) -> BulkheadLayer<V> {
+        BulkheadLayer::new(self.bulkhead, until)
+    }
+}
+
+impl<S, U: Clone> Layer<S> for BulkheadLayer<U> {
+    type Service = BulkheadService<S, U>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        BulkheadService {
+            inner,
+            bulkhead: self.bulkhead.clone(),
+            until: self.until.clone(),
+        }
+    }
+}
+
+/// A service of whose calls so many can be in flight at once. Made by [`BulkheadLayer`].
+#[derive(Clone, Debug)]
+pub struct BulkheadService<S, U = until::Response> {
+    inner: S,
+    bulkhead: Bulkhead,
+    until: U,
+}
+
+impl<S, U, Req> Service<Req> for BulkheadService<S, U>
+where
+    S: Service<Req> + Clone,
+    S::Error: ServiceError,
+    U: Until<S::Response, Permit>,
+{
+    type Response = U::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, Req, U>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, req: Req) -> Self::Future {
+        let admission = self.bulkhead.admit();
+        ResponseFuture::new(&mut self.inner, req, admission, self.until.clone())
+    }
+}
+
+pin_project! {
+    /// The future of [`BulkheadService`] and [`KeyedBulkheadService`](super::KeyedBulkheadService).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, Req, U>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        state: State<S, Req, S::Future>,
+        until: U,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateReplaced]
+    enum State<S, Req, Fut> {
+        // The future is dropped before the permit: whoever gets the place next does not overlap with this call.
+        Calling { #[pin] future: Fut, permit: Permit },
+        // Boxed, so that a call that passes does not carry the space around.
+        Queued { queued: Pin<Box<Queued<S, Req>>> },
+        Rejected { rejected: Rejected },
+        Done,
+    }
+}
+
+pin_project! {
+    // Waiting for a permit, then for the inner service.
+    struct Queued<S, Req> {
+        #[pin]
+        wait: Wait,
+        // Before the permit, so that it is dropped before the permit.
+        inner: S,
+        request: Option<Req>,
+        permit: Option<Permit>,
+    }
+}
+
+impl<S, Req, U> ResponseFuture<S, Req, U>
+where
+    S: Service<Req> + Clone,
+{
+    #[inline]
+    pub(super) fn new(inner: &mut S, request: Req, admission: Admission, until: U) -> Self {
+        let state = match admission {
+            Admission::Permit(permit) => State::Calling {
+                future: inner.call(request),
+                permit,
+            },
+            Admission::Queued(wait) => queue(inner, request, wait),
+            Admission::Rejected(rejected) => {
+                let_go(inner);
+                State::Rejected { rejected }
+            }
+        };
+        Self { state, until }
+    }
+}
+
+#[cold]
+fn queue<S, Req, Fut>(inner: &mut S, request: Req, wait: Wait) -> State<S, Req, Fut>
+where
+    S: Clone,
+{
+    let_go(inner);
+    State::Queued {
+        queued: Box::pin(Queued {
+            wait,
+            inner: inner.clone(),
+            request: Some(request),
+            permit: None,
+        }),
+    }
+}
+
+/// Replaces a service that was polled ready and will not be called by one that holds nothing.
+#[cold]
+fn let_go<S: Clone>(inner: &mut S) {
+    let fresh = inner.clone();
+    *inner = fresh;
+}
+
+impl<S, Req, U> Future for ResponseFuture<S, Req, U>
+where
+    S: Service<Req>,
+    S::Error: ServiceError,
+    U: Until<S::Response, Permit>,
+{
+    type Output = Result<U::Response, S::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                StateProj::Calling { future, .. } => {
+                    let result = ready!(future.poll(cx));
+                    let StateReplaced::Calling { permit, .. } =
+                        this.state.project_replace(State::Done)
+                    else {
+                        unreachable!("the state was matched above")
+                    };
+                    let response = result?;
+                    return Poll::Ready(Ok(this.until.hold(response, Verdict::Success, permit)));
+                }
+                StateProj::Queued { queued } => {
+                    let called = match ready!(queued.as_mut().poll_call(cx)) {
+                        Ok((future, permit)) => State::Calling { future, permit },
+                        Err(error) => {
+                            this.state.set(State::Done);
+                            return Poll::Ready(Err(error));
+                        }
+                    };
+                    this.state.set(called);
+                }
+                StateProj::Rejected { .. } => {
+                    let StateReplaced::Rejected { rejected } =
+                        this.state.project_replace(State::Done)
+                    else {
+                        unreachable!("the state was matched above")
+                    };
+                    return Poll::Ready(Err(rejected.into()));
+                }
+                StateProj::Done => panic!("polled after it was done"),
+            }
+        }
+    }
+}
+
+impl<S, Req> Queued<S, Req>
+where
+    S: Service<Req>,
+    S::Error: ServiceError,
+{
+    /// Waits for a permit, then for the inner service, then calls it.
+    fn poll_call(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(S::Future, Permit), S::Error>> {
+        let this = self.project();
+        if this.permit.is_none() {
+            *this.permit = Some(ready!(this.wait.poll(cx))?);
+        }
+        ready!(this.inner.poll_ready(cx))?;
+        let request = this.request.take().expect("polled after it was called");
+        let future = this.inner.call(request);
+        let permit = this.permit.take().expect("taken above");
+        Poll::Ready(Ok((future, permit)))
+    }
+}
+
+impl<S: Service<Req>, Req, U> fmt::Debug for ResponseFuture<S, Req, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Calling { .. } => "calling",
+            State::Queued { .. } => "queued",
+            State::Rejected { .. } => "rejected",
+            State::Done => "done",
+        };
+        f.debug_struct("ResponseFuture")
+            .field("state", &state)
+            .finish_non_exhaustive()
+    }
+}
