@@ -92,13 +92,15 @@ pub(crate) struct Registry<K, H> {
     limits: Keyed,
     members: HashMap<K, Entry<H>>,
     overflow: OnceLock<H>,
-    make: Box<dyn Fn(Option<&K>) -> H + Send + Sync>,
+    make: Make<K, H>,
     evicted: Box<dyn Fn(&H) + Send + Sync>,
     /// When the next look-round for idle members is due.
     next_sweep: AtomicU64,
     /// Held by whoever brings in a new key, so that the cap is exact.
     entering: Mutex<()>,
 }
+
+type Make<K, H> = Box<dyn Fn(Option<&K>) -> H + Send + Sync>;
 
 struct Entry<H> {
     handle: H,

@@ -36,7 +36,7 @@ pub(super) struct Holds {
 /// Whether the permit given out when `passed` had passed before is one that measures.
 #[inline]
 pub(super) const fn is_sample(passed: u32) -> bool {
-    passed % 64 == 0
+    passed.is_multiple_of(64)
 }
 
 impl Holds {

@@ -209,6 +209,8 @@ where
     }
 }
 
+type Called<Fut> = (Fut, Permit);
+
 impl<S, Req> Queued<S, Req>
 where
     S: Service<Req>,
@@ -218,7 +220,7 @@ where
     fn poll_call(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(S::Future, Permit), S::Error>> {
+    ) -> Poll<Result<Called<S::Future>, S::Error>> {
         let this = self.project();
         if this.permit.is_none() {
             *this.permit = Some(ready!(this.wait.poll(cx))?);

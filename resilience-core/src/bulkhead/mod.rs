@@ -115,7 +115,6 @@ impl Bulkhead {
     }
 
     /// A layer over this bulkhead's places. Any number of them share the places.
-    #[must_use]
     pub fn layer(&self) -> BulkheadLayer {
         BulkheadLayer::new(self.clone(), until::Response)
     }

@@ -106,6 +106,7 @@ metrics! {
 
 /// One value of one metric. Readings of the same metric, name and attribute are added up by the exporter.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "otel"), allow(dead_code))]
 pub(crate) struct Reading {
     pub(crate) metric: &'static Metric,
     /// The value of [`Metric::attribute`]; empty where there is none.
@@ -114,6 +115,7 @@ pub(crate) struct Reading {
 }
 
 /// A handle that can be read by the exporter.
+#[cfg_attr(not(feature = "otel"), allow(dead_code))]
 pub(crate) trait Source: Send + Sync + 'static {
     /// Whose metrics it has; the exporter asks no other source for them.
     fn pattern(&self) -> Pattern;
@@ -137,7 +139,7 @@ pub(crate) fn register<S: Source>(source: &Arc<S>) {
 
 /// The handles that are alive, held for the length of one reading and not under the list's lock: a handle may be
 /// built or dropped meanwhile.
-#[cfg(any(feature = "otel", test))]
+#[cfg(feature = "otel")]
 fn live() -> Vec<Arc<dyn Source>> {
     let sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
     sources.iter().filter_map(Weak::upgrade).collect()
