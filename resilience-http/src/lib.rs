@@ -1,4 +1,23 @@
 //! resilience-core for HTTP.
+//!
+//! | module | for whom |
+//! |---|---|
+//! | [`client`] | who calls others with reqwest: a guarded client, and services and layers for a stack of one's own |
+//! | [`problem`] | who answers: every [`Rejected`](resilience_core::Rejected) as a problem document |
+//! | [`body`] | both: an answer is over when its body is |
+//! | [`classify`] | both: what an answer says about the server |
+//! | [`headers`] | both: `Retry-After`, the deadline, the idempotency key |
+//!
+//! Features: `client` and `server` (both on by default); `rustls` or `native-tls` for `https`; `otel` to pass the
+//! OpenTelemetry context on.
 
+pub mod body;
+pub mod classify;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod headers;
 #[cfg(feature = "server")]
 pub mod problem;
+
+pub use body::BodyEnd;
+pub use classify::HttpVerdicts;

@@ -1,0 +1,213 @@
+//! What a guarded body knows of its own progress, and the guards that wait for its end.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use resilience_core::{Verdict, deadline::Deadline, until::Guard};
+use tokio::time::Instant;
+
+use super::{HalfRead, Policy};
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    Whole,
+    Broken,
+    /// Nobody wanted the rest.
+    Dropped {
+        /// How long the reader had been waiting for data, if it was.
+        waited: Option<Duration>,
+        too_late: bool,
+    },
+}
+
+/// One layer's guard, and what that layer thought of the head.
+pub(super) struct Held {
+    guard: Box<dyn Guard + Send>,
+    head: Verdict,
+    policy: Policy,
+}
+
+impl Held {
+    pub(super) fn new(
+        policy: Policy,
+        head: Verdict,
+        mut guard: impl Guard + Send + 'static,
+    ) -> Self {
+        // A failure is known now; no body can mend it. What is held stays held: the server is still sending.
+        if head.is_failure() {
+            guard.settle(head);
+        }
+        Self {
+            guard: Box::new(guard),
+            head,
+            policy,
+        }
+    }
+
+    fn settle(mut self, end: End) {
+        self.guard.settle(self.verdict(end));
+    }
+
+    fn verdict(&self, end: End) -> Verdict {
+        let (waited, too_late) = match end {
+            End::Whole => return self.head,
+            End::Broken => return Verdict::transient(),
+            End::Dropped { waited, too_late } => (waited, too_late),
+        };
+        match self.policy.half_read {
+            HalfRead::Ignored => Verdict::Ignored,
+            HalfRead::Failed => Verdict::transient(),
+            HalfRead::AsHead => {
+                let bound = self.policy.stalled_after;
+                match waited {
+                    Some(waited) if too_late || waited >= bound => Verdict::transient(),
+                    _ => self.head,
+                }
+            }
+        }
+    }
+}
+
+/// The guards of one body. Shared with the response's extensions, where layers further out find it.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<State>);
+
+enum State {
+    Open(Vec<Held>),
+    Ended(End),
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Open(Vec::new())
+    }
+}
+
+impl Kept {
+    /// Keeps a guard until the end; if that has been, settles it.
+    pub(super) fn add(&self, held: Held) {
+        let end = match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Open(all) => return all.push(held),
+            State::Ended(end) => *end,
+        };
+        held.settle(end);
+    }
+
+    /// The first end counts. Guards are settled and given back outside of the lock.
+    fn end(&self, end: End) {
+        let all = match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Ended(_) => return,
+            open => std::mem::replace(open, State::Ended(end)),
+        };
+        if let State::Open(all) = all {
+            all.into_iter().for_each(|held| held.settle(end));
+        }
+    }
+}
+
+/// One body's progress. Dropping it ends the body as dropped, unless it ended before.
+pub(super) struct Watch {
+    kept: Arc<Kept>,
+    name: Arc<str>,
+    deadline: Option<Deadline>,
+    progress: Progress,
+    late: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Progress {
+    /// The reader has what there was.
+    Idle,
+    /// Inside the inner body's `poll_frame`: a body dropped here has panicked.
+    Polling(Option<Instant>),
+    /// The reader asked for data and there was none, since then.
+    Waiting(Instant),
+}
+
+impl Watch {
+    pub(super) fn new(kept: Arc<Kept>, name: Arc<str>, deadline: Option<Deadline>) -> Self {
+        Self {
+            kept,
+            name,
+            deadline,
+            progress: Progress::Idle,
+            late: false,
+        }
+    }
+
+    pub(super) fn polling(&mut self) {
+        self.progress = match self.progress {
+            Progress::Waiting(since) => Progress::Polling(Some(since)),
+            _ => Progress::Polling(None),
+        };
+    }
+
+    pub(super) fn waiting(&mut self) {
+        self.progress = match self.progress {
+            Progress::Polling(Some(since)) => Progress::Waiting(since),
+            _ => Progress::Waiting(Instant::now()),
+        };
+    }
+
+    pub(super) fn progress(&mut self) {
+        self.progress = Progress::Idle;
+    }
+
+    /// Whether this is the second frame past the deadline. The first is let through: it may be the last one, that
+    /// was there in time, and only the next poll tells.
+    pub(super) fn late_again(&mut self) -> bool {
+        let late = self.deadline.is_some_and(Deadline::is_past);
+        std::mem::replace(&mut self.late, late) && late
+    }
+
+    pub(super) fn whole(&mut self) {
+        self.progress = Progress::Idle;
+        self.kept.end(End::Whole);
+    }
+
+    pub(super) fn broken(&mut self) {
+        self.progress = Progress::Idle;
+        self.kept.end(End::Broken);
+    }
+
+    pub(super) fn dropped(&mut self) {
+        let waited = match self.progress {
+            Progress::Idle => None,
+            Progress::Waiting(since) => Some(since.elapsed()),
+            Progress::Polling(_) => return self.broken(),
+        };
+        // Somebody else's timer may have fired for the same deadline, and timers and clocks do not agree to the tick.
+        let tick = Duration::from_millis(1);
+        let too_late = self.deadline.is_some_and(|end| end.remaining() < tick);
+        self.kept.end(End::Dropped { waited, too_late });
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    pub(super) const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    #[cfg(feature = "client")]
+    pub(super) const fn kept(&self) -> &Arc<Kept> {
+        &self.kept
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.dropped();
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}

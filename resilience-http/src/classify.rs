@@ -1,0 +1,249 @@
+//! What an HTTP answer says about the server that gave it.
+//!
+//! [`HttpVerdicts`] is one classifier for the whole stack: breaker and retry read the same verdict.
+//!
+//! | answer | verdict | why |
+//! |---|---|---|
+//! | 1xx, 2xx, 3xx | success | |
+//! | 408, 425, 429 | transient | the server asks for another try later |
+//! | other 4xx | ignored | the request was wrong, the server is well |
+//! | 501, 505, 506, 508, 510, 511 | permanent | the same request will get the same answer |
+//! | other 5xx (500, 502, 503, 504, 507, 52x, ..) | transient | |
+//!
+//! A transient answer with `Retry-After` (seconds or date, see [`headers::retry_after`]) carries it in the verdict, cut
+//! down to [`HttpVerdicts::max_retry_after`].
+//!
+//! Errors of reqwest (feature `client`):
+//!
+//! | error | verdict | why |
+//! |---|---|---|
+//! | connection refused, reset, closed early, HTTP/2 stream or connection error | transient | |
+//! | timeout (reqwest's own, or of the socket) | transient | |
+//! | name not resolved | transient | a name that does not exist cannot be told from a resolver that is down |
+//! | TLS handshake refused by rustls (bad certificate, no common version) | permanent | counts, but another try ends the same way |
+//! | TLS handshake refused by the platform's library | transient | its error cannot be told from a broken connection |
+//! | the caller's own request body failed | ignored | |
+//! | response body reset or cut short | transient | |
+//! | decoding (JSON that is not what the caller expected) | ignored | the server answered; who is wrong is unknown |
+//! | `error_for_status` | as the status | without `Retry-After`: the headers are gone |
+//! | builder, redirect (too many, or refused by the policy), upgrade | ignored | |
+//! | anything else | transient | |
+//!
+//! Change single rows with [`refine`](resilience_core::classify::refine):
+//!
+//! ```
+//! use http::{Response, StatusCode};
+//! use resilience_core::classify::{self, Classify, Verdict};
+//! use resilience_http::HttpVerdicts;
+//!
+//! // For this server, 404 means that its index is broken.
+//! let strict = classify::refine(HttpVerdicts::new(), |result: Result<&Response<()>, &()>, verdict| match result {
+//!     Ok(response) if response.status() == StatusCode::NOT_FOUND => Verdict::Permanent,
+//!     _ => verdict,
+//! });
+//! let mut response = Response::new(());
+//! *response.status_mut() = StatusCode::NOT_FOUND;
+//! assert_eq!(HttpVerdicts::new().classify(Ok::<_, &()>(&response)), Verdict::Ignored);
+//! assert_eq!(strict.classify(Ok(&response)), Verdict::Permanent);
+//! ```
+
+use std::time::Duration;
+
+use http::{HeaderMap, Response, StatusCode};
+use resilience_core::{Classify, Verdict};
+
+use crate::headers;
+
+/// The classifier for HTTP: see the [tables](self).
+///
+/// It reads `http::Response` with any error (every error is a transient failure then, because nothing is known about
+/// it), and `reqwest::Response` with reqwest's errors: plain, in [`Error`](resilience_core::Error), or boxed.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpVerdicts {
+    max_retry_after: Duration,
+}
+
+impl HttpVerdicts {
+    /// The tables as they stand, `Retry-After` capped at one hour.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            max_retry_after: Duration::from_secs(3600),
+        }
+    }
+
+    /// The longest `Retry-After` that is passed on; longer ones are cut down to it. Default: one hour.
+    ///
+    /// It only bounds what a stranger may say. How long a retry waits at most is the retry's to decide; keep this
+    /// above it, or calls come back earlier than they were asked to.
+    #[must_use]
+    pub const fn max_retry_after(mut self, cap: Duration) -> Self {
+        self.max_retry_after = cap;
+        self
+    }
+
+    /// The verdict on the head of an answer.
+    #[must_use]
+    pub fn head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+        match by_status(status) {
+            Verdict::Transient { .. } => Verdict::Transient {
+                retry_after: headers::retry_after(headers, self.max_retry_after),
+            },
+            verdict => verdict,
+        }
+    }
+}
+
+impl Default for HttpVerdicts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B, E> Classify<Response<B>, E> for HttpVerdicts {
+    fn classify(&self, result: Result<&Response<B>, &E>) -> Verdict {
+        match result {
+            Ok(response) => self.head(response.status(), response.headers()),
+            Err(_) => Verdict::transient(),
+        }
+    }
+}
+
+fn by_status(status: StatusCode) -> Verdict {
+    match status.as_u16() {
+        408 | 425 | 429 => Verdict::transient(),
+        400..=499 => Verdict::Ignored,
+        501 | 505 | 506 | 508 | 510 | 511 => Verdict::Permanent,
+        500.. => Verdict::transient(),
+        _ => Verdict::Success,
+    }
+}
+
+#[cfg(feature = "client")]
+mod client {
+    use std::{error::Error as StdError, io};
+
+    use resilience_core::{Classify, Error, Verdict};
+
+    use super::{HttpVerdicts, by_status};
+    use crate::body::chain;
+
+    type BoxError = Box<dyn StdError + Send + Sync>;
+
+    impl Classify<reqwest::Response, reqwest::Error> for HttpVerdicts {
+        fn classify(&self, result: Result<&reqwest::Response, &reqwest::Error>) -> Verdict {
+            match result {
+                Ok(response) => self.head(response.status(), response.headers()),
+                Err(error) => by_error(error),
+            }
+        }
+    }
+
+    impl Classify<reqwest::Response, Error<reqwest::Error>> for HttpVerdicts {
+        fn classify(&self, result: Result<&reqwest::Response, &Error<reqwest::Error>>) -> Verdict {
+            match result {
+                Ok(response) => self.head(response.status(), response.headers()),
+                Err(Error::Rejected(rejected)) => rejected.verdict(),
+                Err(Error::Service(error)) => by_error(error),
+            }
+        }
+    }
+
+    impl Classify<reqwest::Response, BoxError> for HttpVerdicts {
+        fn classify(&self, result: Result<&reqwest::Response, &BoxError>) -> Verdict {
+            match result {
+                Ok(response) => self.head(response.status(), response.headers()),
+                Err(error) => chain(error.as_ref())
+                    .find_map(|error| error.downcast_ref())
+                    .map_or(Verdict::transient(), by_error),
+            }
+        }
+    }
+
+    fn by_error(error: &reqwest::Error) -> Verdict {
+        if let Some(status) = error.status() {
+            return by_status(status);
+        }
+        if error.is_builder() || error.is_redirect() || error.is_upgrade() {
+            return Verdict::Ignored;
+        }
+        if error.is_timeout() || error.is_body() {
+            return Verdict::transient();
+        }
+        // A body error inside another error: in a decode error it is the response that broke off, in an error of
+        // sending it is the caller's own body that could not be read.
+        let body_failed = below(error).any(|error| {
+            let error: Option<&reqwest::Error> = error.downcast_ref();
+            error.is_some_and(reqwest::Error::is_body)
+        });
+        if error.is_decode() != body_failed {
+            return Verdict::Ignored;
+        }
+        if error.is_connect() && tls_said_no(error) {
+            return Verdict::Permanent;
+        }
+        Verdict::transient()
+    }
+
+    /// rustls reports what it does not accept as invalid data on the connection.
+    fn tls_said_no(error: &reqwest::Error) -> bool {
+        below(error).any(|error| {
+            let error: Option<&io::Error> = error.downcast_ref();
+            error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
+        })
+    }
+
+    fn below(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        chain(error).skip(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+
+    use super::*;
+
+    fn verdict(status: u16, retry_after: Option<&str>) -> Verdict {
+        let mut response = Response::builder().status(status);
+        if let Some(value) = retry_after {
+            response = response.header(header::RETRY_AFTER, value);
+        }
+        HttpVerdicts::new().classify(Ok::<_, &()>(&response.body(()).unwrap()))
+    }
+
+    #[test]
+    fn every_status_has_the_verdict_of_the_table() {
+        for status in 100..1000 {
+            let expected = match status {
+                100..400 => Verdict::Success,
+                408 | 425 | 429 => Verdict::transient(),
+                400..=499 => Verdict::Ignored,
+                501 | 505 | 506 | 508 | 510 | 511 => Verdict::Permanent,
+                _ => Verdict::transient(),
+            };
+            assert_eq!(verdict(status, None), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_transient_answer_carries_its_retry_after_and_no_other_does() {
+        let wait = Verdict::retry_after(Duration::from_secs(9));
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            assert_eq!(verdict(status, Some("9")), wait, "{status}");
+        }
+        assert_eq!(verdict(404, Some("9")), Verdict::Ignored);
+        assert_eq!(verdict(501, Some("9")), Verdict::Permanent);
+        assert_eq!(verdict(503, Some("next week")), Verdict::transient());
+    }
+
+    #[test]
+    fn an_absurd_retry_after_is_capped() {
+        let hour = Verdict::retry_after(Duration::from_secs(3600));
+        assert_eq!(verdict(503, Some("31536000")), hour);
+        let patient = HttpVerdicts::new().max_retry_after(Duration::from_secs(5));
+        let response = Response::builder().status(429).header("retry-after", "60");
+        let verdict = patient.classify(Ok::<_, &()>(&response.body(()).unwrap()));
+        assert_eq!(verdict, Verdict::retry_after(Duration::from_secs(5)));
+    }
+}
