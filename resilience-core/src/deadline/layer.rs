@@ -218,6 +218,8 @@ where
         let at = outer.map_or(now + after, |outer| outer.moment().min(now + after));
         let deadline = Deadline::at(at, clock);
 
+        let shared = self.shared.local();
+
         let state = if std::mem::take(&mut self.refuse) || at <= now {
             State::Refused
         } else {
@@ -226,11 +228,13 @@ where
                 inner: self.inner.call(req),
             }
         };
+        // Nothing that could panic may follow the inner call: on the way out its future would have to be dropped,
+        // so it would have to be in memory, and be moved from there to where it is polled.
         ResponseFuture {
             state,
             timer: None,
             deadline,
-            shared: self.shared.local(),
+            shared,
             error: PhantomData,
         }
     }
