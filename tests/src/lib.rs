@@ -1,2 +1,4 @@
 //! What the cross-crate tests share.
+
+pub mod contract;
 pub mod postgres;

@@ -1,0 +1,101 @@
+//! Rejections of the layer itself. Layers that never reject have nothing to keep here.
+
+use std::time::Duration;
+
+use resilience_core::ServiceError;
+use tower::{ServiceExt, buffer::Buffer};
+
+use super::{
+    call, call_at_once,
+    readiness::{answers, settled},
+    waiting::saturate,
+};
+use crate::contract::{Driven, Outcome, Plan, Probe, Stack, Subject};
+
+/// A [`Rejected`](resilience_core::Rejected) is found in the error.
+pub(super) async fn a_rejection_can_be_told_from_a_failure(subject: Subject) -> Outcome {
+    let Some(saturation) = subject.saturation else {
+        return Ok(());
+    };
+    let (instance, probe) = (subject.instance().await, Probe::default());
+    let service = instance.around(probe.clone());
+    let _holders = saturate(&service, saturation).await;
+    let result = service.clone().oneshot(Plan::Answer.into()).await;
+    let rejected = result.as_ref().err().and_then(|error| error.as_rejected());
+    ensure!(rejected.is_some(), "instead of a rejection: {result:?}");
+    Ok(())
+}
+
+/// What is rejected is not sent.
+pub(super) async fn a_rejection_does_not_reach_the_service(subject: Subject) -> Outcome {
+    let Some(saturation) = subject.saturation else {
+        return Ok(());
+    };
+    let (instance, probe) = (subject.instance().await, Probe::default());
+    let service = instance.around(probe.clone());
+    let _holders = saturate(&service, saturation).await;
+    let before = probe.seen().calls;
+    let rejected = call_at_once(&service, [Plan::Answer; 5]).await;
+    ensure!(rejected.iter().all(Result::is_err), "not rejected: {rejected:?}");
+    let sent = probe.seen().calls - before;
+    ensure!(sent == 0, "{sent} of 5 rejected calls were sent");
+    Ok(())
+}
+
+/// An error in `poll_ready` ends a buffer's worker, and with it everybody behind the buffer.
+pub(super) async fn a_rejection_does_not_kill_a_buffer_above(subject: Subject) -> Outcome {
+    let Some((plan, calls)) = subject.saturation else {
+        return Ok(());
+    };
+    let (instance, probe) = (subject.instance().await, Probe::default());
+    let mut service = Stack::new(Buffer::new(instance.around(probe.clone()), calls + 8));
+    let holders = saturate(&service, (plan, calls)).await;
+    let rejected = call_at_once(&service, [Plan::Answer; 3]).await;
+    ensure!(rejected.iter().all(Result::is_err), "not rejected: {rejected:?}");
+    recover(&probe, holders).await?;
+    answers(&mut service).await
+}
+
+/// What one clone sees, all see, and so do the services of a second `layer()`.
+pub(super) async fn the_state_is_shared_by_clones_and_by_layers_of_one_handle(subject: Subject) -> Outcome {
+    let Some(saturation) = subject.saturation else {
+        return Ok(());
+    };
+    let (instance, probe) = (subject.instance().await, Probe::default());
+    let first = instance.around(probe.clone());
+    let (clone, second) = (first.clone(), instance.around(probe.clone()));
+    let _holders = saturate(&first, saturation).await;
+    for (who, service) in [("a clone", clone), ("a second layer of the handle", second)] {
+        let result = service.oneshot(Plan::Answer.into()).await;
+        let rejected = result.as_ref().err().and_then(|error| error.as_rejected());
+        ensure!(rejected.is_some(), "{who} answers {result:?} when the first service rejects");
+    }
+    Ok(())
+}
+
+/// Once the cause is gone and an hour has passed.
+pub(super) async fn it_takes_calls_again_after_rejecting(subject: Subject) -> Outcome {
+    let Some(saturation) = subject.saturation else {
+        return Ok(());
+    };
+    let (instance, probe) = (subject.instance().await, Probe::default());
+    let mut service = instance.around(probe.clone());
+    let holders = saturate(&service, saturation).await;
+    let rejected = call_at_once(&service, [Plan::Answer; 5]).await;
+    ensure!(rejected.iter().all(Result::is_err), "not rejected: {rejected:?}");
+    recover(&probe, holders).await?;
+    for _ in 0..20 {
+        let result = call(&mut service, Plan::Answer).await;
+        ensure!(result.is_ok(), "an hour after: {result:?}");
+    }
+    settled(&instance, &probe)
+}
+
+async fn recover<F: Future>(probe: &Probe, mut holders: Vec<Driven<F>>) -> Outcome {
+    probe.release();
+    for holder in &mut holders {
+        ensure!(holder.run().await, "a call that was released does not end");
+    }
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! The contracts of every layer: the harness proven on layers that break them, then run over the toolkit.
+
+mod harness;
