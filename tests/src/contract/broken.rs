@@ -15,6 +15,7 @@ use std::{
 };
 
 use resilience_core::{Pattern, Reason, Rejected};
+use tokio::time::Instant;
 use tower::{BoxError, Layer, Service, ServiceExt};
 
 use super::{Answer, Ask, Fault, Stack};
@@ -53,7 +54,7 @@ pub enum Flaw {
     KeepsTheFirstWaker,
     /// Rejects in `poll_ready`, with an error.
     RejectsWhenPolledReady,
-    /// Waits in `poll_ready` for a place of its own, holding a place below.
+    /// Every failure costs it a place; waits in `poll_ready` for one, holding a place below.
     WaitsWithReadinessHeld,
     /// Waits in `poll_ready` for a place of its own, waking itself.
     WaitsForAPlaceAwake,
@@ -71,6 +72,10 @@ pub enum Flaw {
     CountsPerLayer,
     /// Has a deadline that runs from the first `poll_ready` that was pending, and is not forgotten.
     RemembersWaiting,
+    /// Has a deadline that runs from `poll_ready`.
+    AgesWhenReady,
+    /// Holds a place while it polls the service below ready, without a guard.
+    HoldsAPlaceToAsk,
     /// Turns a panic of the service into an error.
     SwallowsPanics,
     /// Once it has rejected, it rejects for ever.
@@ -106,6 +111,7 @@ impl Layer<Stack> for BrokenLayer {
             taken: Arc::clone(&self.taken),
             reserved: None,
             waited_since: None,
+            ready_since: None,
             first_waker: None,
         }
     }
@@ -117,13 +123,16 @@ pub struct Broken {
     flaw: Flaw,
     taken: Arc<AtomicUsize>,
     reserved: Option<Place>,
-    waited_since: Option<tokio::time::Instant>,
+    waited_since: Option<Instant>,
+    ready_since: Option<Instant>,
     first_waker: Option<Waker>,
 }
 
 impl fmt::Debug for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broken").field("flaw", &self.flaw).finish_non_exhaustive()
+        f.debug_struct("Broken")
+            .field("flaw", &self.flaw)
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,6 +143,7 @@ impl Clone for Broken {
             taken: Arc::clone(&self.taken),
             reserved: None,
             waited_since: None,
+            ready_since: None,
             first_waker: None,
             flaw: self.flaw,
         }
@@ -161,8 +171,13 @@ impl Service<Ask> for Broken {
             },
             _ => {}
         }
+        if self.flaw == Flaw::HoldsAPlaceToAsk {
+            self.taken.fetch_add(1, SeqCst);
+        }
         let ready = match self.flaw {
-            Flaw::LosesReadiness => self.inner.poll_ready(&mut Context::from_waker(Waker::noop())),
+            Flaw::LosesReadiness => self
+                .inner
+                .poll_ready(&mut Context::from_waker(Waker::noop())),
             Flaw::KeepsTheFirstWaker => {
                 let first = self.first_waker.get_or_insert_with(|| cx.waker().clone());
                 self.inner.poll_ready(&mut Context::from_waker(first))
@@ -172,20 +187,28 @@ impl Service<Ask> for Broken {
         match (self.flaw, &ready) {
             (Flaw::WakesItselfForReadiness, Poll::Pending) => cx.waker().wake_by_ref(),
             (Flaw::RemembersWaiting, Poll::Pending) => {
-                self.waited_since.get_or_insert_with(tokio::time::Instant::now);
+                self.waited_since.get_or_insert_with(Instant::now);
             }
             (Flaw::SwallowsReadinessErrors, Poll::Ready(Err(_))) => return Poll::Ready(Ok(())),
             (Flaw::WaitsWithReadinessHeld, Poll::Ready(Ok(()))) if full => return Poll::Pending,
             _ => {}
         }
+        if self.flaw == Flaw::HoldsAPlaceToAsk {
+            self.taken.fetch_sub(1, SeqCst);
+        }
         if ready.is_ready() {
+            self.ready_since = Some(Instant::now());
             self.first_waker = None;
         }
         ready
     }
 
     fn call(&mut self, ask: Ask) -> Calling {
-        let late = self.waited_since.is_some_and(|since| since.elapsed().as_secs() > 60);
+        let since = match self.flaw {
+            Flaw::AgesWhenReady => self.ready_since,
+            _ => self.waited_since,
+        };
+        let late = since.is_some_and(|since| since.elapsed().as_secs() > 60);
         let place = self.reserved.take().or_else(|| Place::take(&self.taken));
         let Some(mut place) = place.filter(|_| !late) else {
             if self.flaw == Flaw::NeverRecovers {
@@ -194,11 +217,16 @@ impl Service<Ask> for Broken {
             if self.flaw == Flaw::SendsWhatItRejects {
                 drop(self.take_ready().call(ask));
             }
-            let error = if self.flaw == Flaw::RejectsWithAString { "full".into() } else { rejection() };
+            let error = if self.flaw == Flaw::RejectsWithAString {
+                "full".into()
+            } else {
+                rejection()
+            };
             return Calling::new(self.flaw, None, async { Err(error) });
         };
         match self.flaw {
             Flaw::LeaksOnDrop => place.leaks = Leak::Always,
+            Flaw::WaitsWithReadinessHeld => place.leaks = Leak::Always,
             Flaw::LeaksOnPanic => place.leaks = Leak::WhenPanicking,
             _ => {}
         }
@@ -254,7 +282,9 @@ pub struct Calling {
 
 impl fmt::Debug for Calling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calling").field("flaw", &self.flaw).finish_non_exhaustive()
+        f.debug_struct("Calling")
+            .field("flaw", &self.flaw)
+            .finish_non_exhaustive()
     }
 }
 
@@ -264,12 +294,20 @@ impl Calling {
         place: Option<Place>,
         future: impl Future<Output = Result<Answer, BoxError>> + Send + 'static,
     ) -> Self {
-        Self { flaw, future: Box::pin(future), place, first_waker: None }
+        Self {
+            flaw,
+            future: Box::pin(future),
+            place,
+            first_waker: None,
+        }
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, BoxError>> {
         match self.flaw {
-            Flaw::LosesTheAnswer => self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())),
+            Flaw::LosesTheAnswer => self
+                .future
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop())),
             Flaw::KeepsTheFirstWaker => {
                 let first = self.first_waker.get_or_insert_with(|| cx.waker().clone());
                 self.future.as_mut().poll(&mut Context::from_waker(first))
@@ -294,9 +332,12 @@ impl Future for Calling {
             }
             return Poll::Pending;
         };
-        if self.flaw != Flaw::KeepsItsPlaceWithTheFuture
-            && let Some(mut place) = self.place.take()
-        {
+        let keeps = match self.flaw {
+            Flaw::KeepsItsPlaceWithTheFuture => true,
+            Flaw::WaitsWithReadinessHeld => result.is_err(),
+            _ => false,
+        };
+        if !keeps && let Some(mut place) = self.place.take() {
             place.leaks = Leak::Never;
         }
         // What the call itself holds goes with it.
@@ -325,7 +366,10 @@ impl Place {
     fn take(taken: &Arc<AtomicUsize>) -> Option<Self> {
         let free = |taken| (taken < PLACES).then_some(taken + 1);
         taken.fetch_update(SeqCst, SeqCst, free).ok()?;
-        Some(Self { taken: Arc::clone(taken), leaks: Leak::Never })
+        Some(Self {
+            taken: Arc::clone(taken),
+            leaks: Leak::Never,
+        })
     }
 }
 

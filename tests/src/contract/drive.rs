@@ -10,6 +10,8 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use tower::Service;
+
 /// A future that is polled when the test says so, with wakers that count.
 pub struct Driven<F: Future> {
     future: Pin<Box<F>>,
@@ -21,7 +23,9 @@ pub struct Driven<F: Future> {
 
 impl<F: Future> std::fmt::Debug for Driven<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Driven").field("polls", &self.polls).finish_non_exhaustive()
+        f.debug_struct("Driven")
+            .field("polls", &self.polls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,8 +120,43 @@ pub async fn bounded<F: Future>(future: F) -> F::Output {
     let mut polls = 0_u32;
     poll_fn(|cx| {
         polls += 1;
-        assert!(polls < 200_000, "a future wakes itself in a loop");
+        assert!(polls < 20_000, "a future wakes itself in a loop");
         future.as_mut().poll(cx)
     })
     .await
+}
+
+/// Passes all on, but panics when it is asked for readiness so often that somebody must be waking himself. A task of
+/// someone else's, a buffer's worker, has no [`bounded`] around it.
+#[derive(Clone, Debug)]
+pub struct Restless<S> {
+    inner: S,
+    asked: u32,
+}
+
+impl<S> Restless<S> {
+    /// Watches over `inner`.
+    pub fn new(inner: S) -> Self {
+        Self { inner, asked: 0 }
+    }
+}
+
+impl<S: Service<Req>, Req> Service<Req> for Restless<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.asked += 1;
+        assert!(
+            self.asked < 1_000,
+            "a service that is not ready wakes its caller in a loop"
+        );
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> S::Future {
+        self.asked = 0;
+        self.inner.call(request)
+    }
 }

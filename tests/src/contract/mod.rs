@@ -27,7 +27,7 @@ use tower::{BoxError, Layer, Service, util::BoxCloneSyncService};
 
 pub use self::{
     checks::CONTRACTS,
-    drive::{Driven, bounded, rest},
+    drive::{Driven, Restless, bounded, rest},
     probe::{Answer, Ask, Fault, Plan, Planned, Probe, Readiness, Seen},
 };
 
@@ -58,7 +58,8 @@ impl Instance {
     pub fn new<L>(layer: impl Fn() -> L + Send + Sync + 'static) -> Self
     where
         L: Layer<Stack>,
-        L::Service: Service<Ask, Response = Answer, Error = BoxError> + Clone + Send + Sync + 'static,
+        L::Service:
+            Service<Ask, Response = Answer, Error = BoxError> + Clone + Send + Sync + 'static,
         <L::Service as Service<Ask>>::Future: Send + 'static,
     {
         Self {
@@ -81,13 +82,16 @@ impl Instance {
         S: Service<Ask, Response = Answer, Error = BoxError> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
-        (self.wrap)(BoxCloneSyncService::new(inner))
+        let service = (self.wrap)(BoxCloneSyncService::new(inner));
+        Stack::new(Restless::new(service))
     }
 }
 
 impl fmt::Debug for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Instance").field("held", &(self.held)()).finish_non_exhaustive()
+        f.debug_struct("Instance")
+            .field("held", &(self.held)())
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,7 +149,10 @@ impl Subject {
     /// If there is no such contract: an exemption must not outlive what it exempts from.
     #[must_use]
     pub fn exempt(mut self, contract: &'static str, reason: &'static str) -> Self {
-        assert!(CONTRACTS.iter().any(|known| known.name == contract), "no contract `{contract}`");
+        assert!(
+            CONTRACTS.iter().any(|known| known.name == contract),
+            "no contract `{contract}`"
+        );
         self.exempt.push((contract, reason));
         self
     }
@@ -161,13 +168,22 @@ impl Subject {
     /// When the layer breaks a contract.
     pub fn keeps_every_contract(&self) {
         let breaches = examine(self);
-        assert!(breaches.is_empty(), "{} breaks {} contract(s):{}", self.name, breaches.len(), list(&breaches));
+        assert!(
+            breaches.is_empty(),
+            "{} breaks {} contract(s):{}",
+            self.name,
+            breaches.len(),
+            list(&breaches)
+        );
     }
 }
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject").field("name", &self.name).field("exempt", &self.exempt).finish_non_exhaustive()
+        f.debug_struct("Subject")
+            .field("name", &self.name)
+            .field("exempt", &self.exempt)
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,12 +200,24 @@ pub struct Breach {
 /// Runs every contract against `subject`.
 #[must_use]
 pub fn examine(subject: &Subject) -> Vec<Breach> {
-    let held_to = |contract: &&Contract| subject.exempt.iter().all(|(name, _)| *name != contract.name);
+    let held_to = |contract: &&Contract| {
+        subject
+            .exempt
+            .iter()
+            .all(|(name, _)| *name != contract.name)
+    };
     let breach = |contract: &Contract| {
         let seen = check(*contract, subject.clone()).err()?;
-        Some(Breach { contract: contract.name, seen })
+        Some(Breach {
+            contract: contract.name,
+            seen,
+        })
     };
-    CONTRACTS.iter().filter(held_to).filter_map(breach).collect()
+    CONTRACTS
+        .iter()
+        .filter(held_to)
+        .filter_map(breach)
+        .collect()
 }
 
 /// Each check has its thread: one that spins where nothing counts its polls is given up, not waited for.
@@ -198,13 +226,17 @@ fn check(contract: Contract, subject: Subject) -> Outcome {
     thread::Builder::new()
         .name(format!("{}: {}", subject.name, contract.name))
         .spawn(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| on_a_paused_clock((contract.check)(subject))));
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                on_a_paused_clock((contract.check)(subject))
+            }));
             // Nobody listens if the check was given up.
             let _ = send.send(outcome.unwrap_or_else(|panic| Err(message(panic.as_ref()))));
         })
         .expect("a thread");
     let spun = |_| Err(String::from("it never came to rest"));
-    receive.recv_timeout(Duration::from_secs(60)).unwrap_or_else(spun)
+    receive
+        .recv_timeout(Duration::from_secs(60))
+        .unwrap_or_else(spun)
 }
 
 /// A day: longer than any check lets pass, and over at once when everything else waits for ever.
@@ -217,15 +249,25 @@ fn on_a_paused_clock(checking: Checking) -> Outcome {
         .build()
         .expect("a runtime");
     let hung = |_| Err(String::from("something waits for ever"));
-    runtime.block_on(bounded(async { tokio::time::timeout(FOREVER, checking).await.unwrap_or_else(hung) }))
+    runtime.block_on(bounded(async {
+        tokio::time::timeout(FOREVER, checking)
+            .await
+            .unwrap_or_else(hung)
+    }))
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("panicked: {}", text.unwrap_or_else(|| String::from("(as the request asked for)")))
+    format!(
+        "panicked: {}",
+        text.unwrap_or_else(|| String::from("(as the request asked for)"))
+    )
 }
 
 fn list(breaches: &[Breach]) -> String {
-    breaches.iter().map(|breach| format!("\n  {}: {}", breach.contract, breach.seen)).collect()
+    breaches
+        .iter()
+        .map(|breach| format!("\n  {}: {}", breach.contract, breach.seen))
+        .collect()
 }

@@ -260,6 +260,10 @@ impl Service<Ask> for Probe {
 
 /// One call of the [`Probe`].
 #[derive(Debug)]
+#[expect(
+    unnameable_types,
+    reason = "the future of a service is named by its service"
+)]
 pub struct Call {
     shared: Arc<Mutex<State>>,
     number: u64,

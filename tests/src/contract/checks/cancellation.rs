@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tower::{Service, ServiceExt};
 
-use super::{call_at_once, readiness::{answers, settled}};
+use super::{
+    call_at_once,
+    readiness::{answers, settled},
+};
 use crate::contract::{Driven, Instance, OFFENCES, Outcome, Plan, Probe, Readiness, Subject, rest};
 
 /// A call is dropped after 0, 1, 2, .. polls, with time passing in between, so that it is left at every await.
@@ -17,7 +20,9 @@ pub(super) async fn a_dropped_call_gives_back_what_it_held(subject: Subject) -> 
     for plan in plans {
         let (instance, probe) = (subject.instance().await, Probe::default());
         for polls in 0..6 {
-            drop_after(&instance, &probe, plan, polls).await.map_err(|seen| format!("{plan:?}, {polls} polls: {seen}"))?;
+            drop_after(&instance, &probe, plan, polls)
+                .await
+                .map_err(|seen| format!("{plan:?}, {polls} polls: {seen}"))?;
         }
     }
     Ok(())
@@ -30,9 +35,15 @@ pub(super) async fn a_dropped_call_among_many_gives_back_what_it_held(subject: S
     };
     let (instance, probe) = (subject.instance().await, Probe::default());
     let service = instance.around(probe.clone());
-    let mut holders: Vec<_> = (0..full).map(|_| Driven::new(service.clone().oneshot(Plan::Hang.into()))).collect();
+    let mut holders: Vec<_> = (0..full)
+        .map(|_| Driven::new(service.clone().oneshot(Plan::Hang.into())))
+        .collect();
     for holder in &mut holders {
-        ensure!(!holder.run().await, "a call that hangs ended in {:?}", holder.output());
+        ensure!(
+            !holder.run().await,
+            "a call that hangs ended in {:?}",
+            holder.output()
+        );
     }
     let held = (instance.held)();
     for polls in 0..6 {
@@ -44,7 +55,11 @@ pub(super) async fn a_dropped_call_among_many_gives_back_what_it_held(subject: S
             }
         }
     }
-    ensure!((instance.held)() == held, "{} held by {held} calls", (instance.held)());
+    ensure!(
+        (instance.held)() == held,
+        "{} held by {held} calls",
+        (instance.held)()
+    );
     probe.release();
     for holder in &mut holders {
         ensure!(holder.run().await, "a call that was released does not end");
@@ -52,7 +67,11 @@ pub(super) async fn a_dropped_call_among_many_gives_back_what_it_held(subject: S
     drop(holders);
     settled(&instance, &probe)?;
     // As many as before find a place.
-    let all = call_at_once(&service, (0..full).map(|_| Plan::Take(Duration::from_millis(1)))).await;
+    let all = call_at_once(
+        &service,
+        (0..full).map(|_| Plan::Take(Duration::from_millis(1))),
+    )
+    .await;
     ensure!(all.iter().all(Result::is_ok), "afterwards: {all:?}");
     settled(&instance, &probe)
 }

@@ -14,8 +14,13 @@ pub(super) async fn an_error_of_readiness_is_passed_on(subject: Subject) -> Outc
         Ok(ready) => ready.call(Plan::Answer.into()).await.err(),
         Err(error) => Some(error),
     };
-    let seen = error.as_ref().and_then(|error| error.downcast_ref::<Fault>());
-    ensure!(seen == Some(&Fault::Unready), "the service below is broken, the caller sees {error:?}");
+    let seen = error
+        .as_ref()
+        .and_then(|error| error.downcast_ref::<Fault>());
+    ensure!(
+        seen == Some(&Fault::Unready),
+        "the service below is broken, the caller sees {error:?}"
+    );
     Ok(())
 }
 
@@ -23,7 +28,13 @@ pub(super) async fn an_error_of_readiness_is_passed_on(subject: Subject) -> Outc
 pub(super) async fn an_error_of_the_service_is_passed_on_as_it_is(subject: Subject) -> Outcome {
     let (instance, probe) = (subject.instance().await, Probe::default());
     let result = call(&mut instance.around(probe.clone()), Plan::Fail).await;
-    let seen = result.as_ref().err().and_then(|error| error.downcast_ref::<Fault>());
-    ensure!(seen == Some(&Fault::Refused), "the service below failed, the caller sees {result:?}");
+    let seen = result
+        .as_ref()
+        .err()
+        .and_then(|error| error.downcast_ref::<Fault>());
+    ensure!(
+        seen == Some(&Fault::Refused),
+        "the service below failed, the caller sees {result:?}"
+    );
     Ok(())
 }

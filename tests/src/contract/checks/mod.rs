@@ -26,7 +26,7 @@ mod waiting;
 
 use tower::{BoxError, Service, ServiceExt};
 
-use super::{Answer, Ask, Contract, Fault, Outcome, Plan, Stack, bounded};
+use super::{Answer, Ask, Contract, Fault, Plan, Stack, bounded};
 
 contracts! {
     readiness::calls_only_the_clone_that_was_polled_ready
@@ -76,7 +76,10 @@ fn is_expected(result: &Result<Answer, BoxError>) -> bool {
 }
 
 /// Makes one call for each plan, each on a clone and a task of its own, all at once.
-async fn call_at_once(service: &Stack, plans: impl IntoIterator<Item = Plan>) -> Vec<Result<Answer, BoxError>> {
+async fn call_at_once(
+    service: &Stack,
+    plans: impl IntoIterator<Item = Plan>,
+) -> Vec<Result<Answer, BoxError>> {
     let start = |plan| {
         let mut service = service.clone();
         tokio::spawn(bounded(async move { call(&mut service, plan).await }))

@@ -26,7 +26,11 @@ pub(super) async fn a_panic_in_the_inner_readiness_leaks_nothing(subject: Subjec
     let mut service = instance.around(probe.clone());
     probe.set(Readiness::Panics);
     for _ in 0..OFFENCES {
-        is_passed_on(AssertUnwindSafe(call(&mut service, Plan::Answer)).catch_unwind().await)?;
+        is_passed_on(
+            AssertUnwindSafe(call(&mut service, Plan::Answer))
+                .catch_unwind()
+                .await,
+        )?;
     }
     probe.set(Readiness::Open);
     answers(&mut service).await?;
@@ -37,7 +41,9 @@ async fn panics(subject: Subject, plan: Plan) -> Outcome {
     let (instance, probe) = (subject.instance().await, Probe::default());
     let mut service = instance.around(probe.clone());
     for number in 0..OFFENCES {
-        let result = AssertUnwindSafe(call(&mut service, plan)).catch_unwind().await;
+        let result = AssertUnwindSafe(call(&mut service, plan))
+            .catch_unwind()
+            .await;
         is_passed_on(result).map_err(|seen| format!("call {number}: {seen}"))?;
         settled(&instance, &probe)?;
     }

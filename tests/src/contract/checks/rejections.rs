@@ -36,7 +36,10 @@ pub(super) async fn a_rejection_does_not_reach_the_service(subject: Subject) -> 
     let _holders = saturate(&service, saturation).await;
     let before = probe.seen().calls;
     let rejected = call_at_once(&service, [Plan::Answer; 5]).await;
-    ensure!(rejected.iter().all(Result::is_err), "not rejected: {rejected:?}");
+    ensure!(
+        rejected.iter().all(Result::is_err),
+        "not rejected: {rejected:?}"
+    );
     let sent = probe.seen().calls - before;
     ensure!(sent == 0, "{sent} of 5 rejected calls were sent");
     Ok(())
@@ -51,13 +54,18 @@ pub(super) async fn a_rejection_does_not_kill_a_buffer_above(subject: Subject) -
     let mut service = Stack::new(Buffer::new(instance.around(probe.clone()), calls + 8));
     let holders = saturate(&service, (plan, calls)).await;
     let rejected = call_at_once(&service, [Plan::Answer; 3]).await;
-    ensure!(rejected.iter().all(Result::is_err), "not rejected: {rejected:?}");
+    ensure!(
+        rejected.iter().all(Result::is_err),
+        "not rejected: {rejected:?}"
+    );
     recover(&probe, holders).await?;
     answers(&mut service).await
 }
 
 /// What one clone sees, all see, and so do the services of a second `layer()`.
-pub(super) async fn the_state_is_shared_by_clones_and_by_layers_of_one_handle(subject: Subject) -> Outcome {
+pub(super) async fn the_state_is_shared_by_clones_and_by_layers_of_one_handle(
+    subject: Subject,
+) -> Outcome {
     let Some(saturation) = subject.saturation else {
         return Ok(());
     };
@@ -68,7 +76,10 @@ pub(super) async fn the_state_is_shared_by_clones_and_by_layers_of_one_handle(su
     for (who, service) in [("a clone", clone), ("a second layer of the handle", second)] {
         let result = service.oneshot(Plan::Answer.into()).await;
         let rejected = result.as_ref().err().and_then(|error| error.as_rejected());
-        ensure!(rejected.is_some(), "{who} answers {result:?} when the first service rejects");
+        ensure!(
+            rejected.is_some(),
+            "{who} answers {result:?} when the first service rejects"
+        );
     }
     Ok(())
 }
@@ -82,7 +93,10 @@ pub(super) async fn it_takes_calls_again_after_rejecting(subject: Subject) -> Ou
     let mut service = instance.around(probe.clone());
     let holders = saturate(&service, saturation).await;
     let rejected = call_at_once(&service, [Plan::Answer; 5]).await;
-    ensure!(rejected.iter().all(Result::is_err), "not rejected: {rejected:?}");
+    ensure!(
+        rejected.iter().all(Result::is_err),
+        "not rejected: {rejected:?}"
+    );
     recover(&probe, holders).await?;
     for _ in 0..20 {
         let result = call(&mut service, Plan::Answer).await;

@@ -18,7 +18,10 @@ pub(super) async fn waiting_for_an_answer_takes_few_polls(subject: Subject) -> O
     let mut waiting = Driven::new(service.call(Plan::Hang.into()));
     stays_calm(&mut waiting).await?;
     let polls = probe.seen().call_polls;
-    ensure!(polls <= FEW.into(), "the future below was polled {polls} times");
+    ensure!(
+        polls <= FEW.into(),
+        "the future below was polled {polls} times"
+    );
     Ok(())
 }
 
@@ -30,7 +33,10 @@ pub(super) async fn waiting_for_readiness_takes_few_polls(subject: Subject) -> O
     let mut waiting = Driven::new(async { service.ready().await.map(|_| ()) });
     stays_calm(&mut waiting).await?;
     let polls = probe.seen().ready_polls;
-    ensure!(polls <= FEW.into(), "the service below was polled {polls} times");
+    ensure!(
+        polls <= FEW.into(),
+        "the service below was polled {polls} times"
+    );
     Ok(())
 }
 
@@ -46,7 +52,10 @@ pub(super) async fn waiting_for_a_place_takes_few_polls(subject: Subject) -> Out
     let mut waiting = Driven::new(service.clone().oneshot(Plan::Answer.into()));
     stays_calm(&mut waiting).await?;
     let polls = probe.seen().ready_polls - before.ready_polls;
-    ensure!(polls <= FEW.into(), "the service below was polled {polls} times");
+    ensure!(
+        polls <= FEW.into(),
+        "the service below was polled {polls} times"
+    );
     Ok(())
 }
 
@@ -69,7 +78,11 @@ pub(super) async fn waiting_for_the_next_attempt_takes_few_polls(subject: Subjec
         call.run().await;
         tokio::time::advance(Duration::from_millis(500)).await;
     }
-    ensure!(matches!(call.output(), Some(Ok(2))), "the second attempt ended in {:?}", call.output());
+    ensure!(
+        matches!(call.output(), Some(Ok(2))),
+        "the second attempt ended in {:?}",
+        call.output()
+    );
     Ok(())
 }
 
@@ -79,10 +92,18 @@ pub(super) async fn an_answer_wakes_who_waits_for_it(subject: Subject) -> Outcom
     let mut service = instance.around(probe.clone());
     service.ready().await.map_err(|error| error.to_string())?;
     let mut waiting = Driven::new(service.call(Plan::Hang.into()));
-    ensure!(!waiting.run().await, "a call that hangs ended in {:?}", waiting.output());
+    ensure!(
+        !waiting.run().await,
+        "a call that hangs ended in {:?}",
+        waiting.output()
+    );
     probe.release();
     ensure!(waiting.run().await, "nobody was woken by the answer");
-    ensure!(matches!(waiting.output(), Some(Ok(1))), "answered with {:?}", waiting.output());
+    ensure!(
+        matches!(waiting.output(), Some(Ok(1))),
+        "answered with {:?}",
+        waiting.output()
+    );
     Ok(())
 }
 
@@ -92,14 +113,27 @@ pub(super) async fn readiness_wakes_all_who_wait_for_it(subject: Subject) -> Out
     let service = instance.around(probe.clone());
     probe.set(Readiness::Closed);
     let ready = |mut clone: Stack| async move { clone.ready().await.map(|_| ()) };
-    let mut waiting: Vec<_> = (0..5).map(|_| Driven::new(ready(service.clone()))).collect();
+    let mut waiting: Vec<_> = (0..5)
+        .map(|_| Driven::new(ready(service.clone())))
+        .collect();
     for one in &mut waiting {
-        ensure!(!one.run().await, "ready, though what is below is not: {:?}", one.output());
+        ensure!(
+            !one.run().await,
+            "ready, though what is below is not: {:?}",
+            one.output()
+        );
     }
     probe.set(Readiness::Open);
     for one in &mut waiting {
-        ensure!(one.run().await, "nobody was woken when the service below became ready");
-        ensure!(matches!(one.output(), Some(Ok(()))), "became {:?}", one.output());
+        ensure!(
+            one.run().await,
+            "nobody was woken when the service below became ready"
+        );
+        ensure!(
+            matches!(one.output(), Some(Ok(()))),
+            "became {:?}",
+            one.output()
+        );
     }
     Ok(())
 }
@@ -121,8 +155,15 @@ pub(super) async fn a_place_wakes_who_waits_for_it(subject: Subject) -> Outcome 
     for holder in &mut holders {
         ensure!(holder.run().await, "a call that was released does not end");
     }
-    ensure!(waiting.run().await, "nobody was woken when places became free");
-    ensure!(matches!(waiting.output(), Some(Ok(_))), "after waiting: {:?}", waiting.output());
+    ensure!(
+        waiting.run().await,
+        "nobody was woken when places became free"
+    );
+    ensure!(
+        matches!(waiting.output(), Some(Ok(_))),
+        "after waiting: {:?}",
+        waiting.output()
+    );
     Ok(())
 }
 
@@ -130,18 +171,30 @@ pub(super) async fn a_place_wakes_who_waits_for_it(subject: Subject) -> Outcome 
 pub(super) async fn the_last_waker_is_the_one_that_is_woken(subject: Subject) -> Outcome {
     let (instance, probe) = (subject.instance().await, Probe::default());
     let mut service = instance.around(probe.clone());
-    let mut call = Driven::new(service.ready().await.map_err(|error| error.to_string())?.call(Plan::Hang.into()));
+    let mut call = Driven::new(
+        service
+            .ready()
+            .await
+            .map_err(|error| error.to_string())?
+            .call(Plan::Hang.into()),
+    );
     call.run().await;
     call.poll_elsewhere();
     probe.release();
-    ensure!(call.run().await, "a call that moved was not woken by its answer");
+    ensure!(
+        call.run().await,
+        "a call that moved was not woken by its answer"
+    );
 
     probe.set(Readiness::Closed);
     let mut ready = Driven::new(async { service.ready().await.map(|_| ()) });
     ready.run().await;
     ready.poll_elsewhere();
     probe.set(Readiness::Open);
-    ensure!(ready.run().await, "a caller that moved was not woken when the service became ready");
+    ensure!(
+        ready.run().await,
+        "a caller that moved was not woken when the service became ready"
+    );
     drop(ready);
 
     let Some(saturation @ (Plan::Hang, _)) = subject.saturation else {
@@ -155,7 +208,10 @@ pub(super) async fn the_last_waker_is_the_one_that_is_woken(subject: Subject) ->
     for holder in &mut holders {
         holder.run().await;
     }
-    ensure!(queued.run().await, "a caller that moved was not woken when a place became free");
+    ensure!(
+        queued.run().await,
+        "a caller that moved was not woken when a place became free"
+    );
     Ok(())
 }
 
@@ -179,7 +235,10 @@ pub(super) async fn readiness_below_is_not_held_while_waiting(subject: Subject) 
         return Ok(());
     }
     let mut other = Driven::new(async { call(&mut beside, Plan::Answer).await });
-    ensure!(other.run().await, "who waits above holds the only place below");
+    ensure!(
+        other.run().await,
+        "who waits above holds the only place below"
+    );
     Ok(())
 }
 
