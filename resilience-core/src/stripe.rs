@@ -10,7 +10,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -134,6 +134,26 @@ impl<T> Deref for Local<T> {
     #[inline]
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+/// A number that is only added to, one cache line per stripe.
+pub(crate) struct Counter(Box<[CachePadded<AtomicU64>]>);
+
+impl Counter {
+    pub(crate) fn new() -> Self {
+        Self((0..count()).map(|_| CachePadded::default()).collect())
+    }
+
+    /// Adds one, on this thread's own line.
+    #[inline]
+    pub(crate) fn increment(&self) {
+        self.0[thread() & (self.0.len() - 1)].fetch_add(1, Relaxed);
+    }
+
+    /// Never less than an earlier sum that this thread knows of.
+    pub(crate) fn sum(&self) -> u64 {
+        self.0.iter().map(|stripe| stripe.load(Relaxed)).sum()
     }
 }
 

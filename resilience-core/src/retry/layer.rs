@@ -1,0 +1,155 @@
+//! Layer and service of the retry.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    ByRequest, Replay, ResponseFuture,
+    attempt::{self},
+    config::Shared,
+};
+use crate::{
+    classify::{Classify, Standard},
+    error::ServiceError,
+    stripe::Striped,
+};
+
+/// Retries what failed and may be sent again. Made by [`Retry::layer`](super::Retry::layer).
+#[derive(Clone)]
+pub struct RetryLayer<C = Standard, R = ByRequest> {
+    shared: Arc<Shared>,
+    classifier: C,
+    replay: R,
+}
+
+impl<C, R> RetryLayer<C, R> {
+    pub(super) const fn new(shared: Arc<Shared>, classifier: C, replay: R) -> Self {
+        Self {
+            shared,
+            classifier,
+            replay,
+        }
+    }
+
+    /// Judges results by `classifier` instead of [`Standard`].
+    #[must_use]
+    pub fn classify<D>(self, classifier: D) -> RetryLayer<D, R> {
+        RetryLayer::new(self.shared, classifier, self.replay)
+    }
+
+    /// Lets `replay` decide which requests may be sent again instead of [`ByRequest`].
+    #[must_use]
+    pub fn replay<Q>(self, replay: Q) -> RetryLayer<C, Q> {
+        RetryLayer::new(self.shared, self.classifier, replay)
+    }
+}
+
+impl<S: Clone, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
+    type Service = RetryService<S, C, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let core = Striped::new(Core {
+            template: Mutex::new(inner.clone()),
+            classifier: self.classifier.clone(),
+            replay: self.replay.clone(),
+            shared: Arc::clone(&self.shared),
+        });
+        RetryService { inner, core }
+    }
+}
+
+impl<C, R> fmt::Debug for RetryLayer<C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryLayer")
+            .field("rules", &self.shared.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all clones of one service share.
+pub(super) struct Core<S, C, R> {
+    /// What later attempts are made with: cloned when a retry happens, not when a call passes. It is never polled,
+    /// so it holds nothing.
+    template: Mutex<S>,
+    pub(super) classifier: C,
+    pub(super) replay: R,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl<S: Clone, C, R> Core<S, C, R> {
+    pub(super) fn service(&self) -> S {
+        self.template
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// The service made by [`RetryLayer`].
+pub struct RetryService<S, C = Standard, R = ByRequest> {
+    inner: S,
+    core: Striped<Core<S, C, R>>,
+}
+
+impl<S, C, R> RetryService<S, C, R> {
+    /// The service that first attempts are made with.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Clone, C, R> Clone for RetryService<S, C, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            core: self.core.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, C, R> fmt::Debug for RetryService<S, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryService")
+            .field("inner", &self.inner)
+            .field("rules", &self.core.shared.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, C, R, Req> Service<Req> for RetryService<S, C, R>
+where
+    S: Service<Req> + Clone,
+    S::Error: ServiceError,
+    C: Classify<S::Response, S::Error>,
+    R: Replay<Req>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, C, R, Req>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, req: Req) -> Self::Future {
+        let core = self.core.local();
+        let spare = if core.shared.rules.max_attempts > 1 {
+            core.replay.replay(&req)
+        } else {
+            None
+        };
+        let attempt = {
+            let _attempt = attempt::enter(1);
+            self.inner.call(req)
+        };
+        ResponseFuture::new(attempt, core, spare)
+    }
+}
