@@ -1,3 +1,4 @@
 //! The contracts of every layer: the harness proven on layers that break them, then run over the toolkit.
 
 mod harness;
+mod layers;

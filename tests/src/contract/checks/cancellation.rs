@@ -7,6 +7,7 @@ use tower::{Service, ServiceExt};
 use super::{
     call_at_once,
     readiness::{answers, settled},
+    waiting::release,
 };
 use crate::contract::{Driven, Instance, OFFENCES, Outcome, Plan, Probe, Readiness, Subject, rest};
 
@@ -60,10 +61,7 @@ pub(super) async fn a_dropped_call_among_many_gives_back_what_it_held(subject: S
         "{} held by {held} calls",
         (instance.held)()
     );
-    probe.release();
-    for holder in &mut holders {
-        ensure!(holder.run().await, "a call that was released does not end");
-    }
+    release(&probe, &mut holders).await?;
     drop(holders);
     settled(&instance, &probe)?;
     // As many as before find a place.

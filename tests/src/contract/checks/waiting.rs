@@ -151,10 +151,7 @@ pub(super) async fn a_place_wakes_who_waits_for_it(subject: Subject) -> Outcome 
         // It rejects instead of letting anybody wait.
         return Ok(());
     }
-    probe.release();
-    for holder in &mut holders {
-        ensure!(holder.run().await, "a call that was released does not end");
-    }
+    release(&probe, &mut holders).await?;
     ensure!(
         waiting.run().await,
         "nobody was woken when places became free"
@@ -204,10 +201,7 @@ pub(super) async fn the_last_waker_is_the_one_that_is_woken(subject: Subject) ->
     let mut queued = Driven::new(service.clone().oneshot(Plan::Answer.into()));
     queued.run().await;
     queued.poll_elsewhere();
-    probe.release();
-    for holder in &mut holders {
-        holder.run().await;
-    }
+    release(&probe, &mut holders).await?;
     ensure!(
         queued.run().await,
         "a caller that moved was not woken when a place became free"
@@ -260,6 +254,18 @@ pub(super) async fn saturate(
         holders.push(holder);
     }
     holders
+}
+
+/// Lets the calls of [`saturate`] end. Those that had to queue hang only now.
+pub(super) async fn release<F: Future>(probe: &Probe, holders: &mut [Driven<F>]) -> Outcome {
+    for holder in holders {
+        for _ in 0..2 {
+            probe.release();
+            holder.run().await;
+        }
+        ensure!(holder.run().await, "a call that was released does not end");
+    }
+    Ok(())
 }
 
 /// Polled as often as it is woken, it comes to rest, and stays there.
