@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use resilience_core::retry::Replayable;
 use tokio::time::{Sleep, sleep};
 use tower::{BoxError, Service};
 
@@ -52,6 +53,13 @@ impl From<Plan> for Ask {
             plan,
             attempts: Arc::default(),
         }
+    }
+}
+
+/// Every request of the checks may be sent again.
+impl Replayable for Ask {
+    fn replay(&self) -> Option<Self> {
+        Some(self.clone())
     }
 }
 

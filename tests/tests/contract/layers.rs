@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use resilience_core::{
-    Error, bulkhead::Bulkhead, deadline::Timeout, keyed::Keyed, lift::LiftLayer,
+    Error,
+    bulkhead::Bulkhead,
+    deadline::Timeout,
+    keyed::Keyed,
+    lift::LiftLayer,
+    retry::{Backoff, Retry, RetryBudget},
 };
 use resilience_tests::contract::{Ask, Instance, Plan, Stack, Subject};
 use tower::{BoxError, Layer, layer::layer_fn, util::MapErr};
@@ -37,6 +42,40 @@ fn timeout_per_request() {
         Instance::new(move || timeout.layer().per_request(|_: &Ask| Some(60 * SECOND)))
     };
     Subject::new("timeout per request", make).keeps_every_contract();
+}
+
+#[test]
+fn retry() {
+    Subject::new("retry", || retrying(Backoff::fixed(SECOND / 100)))
+        .makes_further_attempts()
+        .keeps_every_contract();
+}
+
+#[test]
+fn retry_with_jitter() {
+    let backoff = || Backoff::decorrelated_jitter(SECOND / 100, SECOND).seed(7);
+    Subject::new("retry with jitter", move || retrying(backoff()))
+        .makes_further_attempts()
+        .keeps_every_contract();
+}
+
+#[test]
+fn retry_without_a_pause() {
+    Subject::new("retry without a pause", || {
+        retrying(Backoff::fixed(Duration::ZERO))
+    })
+    .makes_further_attempts()
+    .keeps_every_contract();
+}
+
+async fn retrying(backoff: Backoff) -> Instance {
+    let retry = Retry::builder("contract")
+        .max_attempts(3)
+        .backoff(backoff)
+        .budget(RetryBudget::unlimited())
+        .build()
+        .unwrap();
+    Instance::new(move || retry.layer())
 }
 
 #[test]
