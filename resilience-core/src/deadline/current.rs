@@ -154,6 +154,24 @@ pub const fn scope<F>(deadline: Deadline, future: F) -> Scope<F> {
     }
 }
 
+/// Makes `deadline` the [`current`] one while `work` runs: [`scope`] for what is no future. A service uses it around
+/// the `call` of the next one, which reads the deadline there.
+///
+/// Inside another scope the earlier of the two counts.
+///
+/// ```
+/// use std::time::Duration;
+/// use resilience_core::deadline::{self, Deadline};
+///
+/// let told = deadline::sync_scope(Deadline::after(Duration::from_secs(2)), deadline::current);
+/// assert!(told.is_some());
+/// assert!(deadline::current().is_none());
+/// ```
+pub fn sync_scope<T>(deadline: Deadline, work: impl FnOnce() -> T) -> T {
+    let _scope = enter(earlier(Some(deadline), current()));
+    work()
+}
+
 /// Carries the [`current`] deadline into a future that another task will run:
 /// `tokio::spawn(deadline::inherit(work))`. Without a current deadline it changes nothing.
 ///

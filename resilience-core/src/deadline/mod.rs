@@ -69,7 +69,7 @@ mod layer;
 mod readiness;
 mod timeout;
 
-pub use current::{Deadline, Scope, current, inherit, scope};
+pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
 pub use layer::{PerRequest, ResponseFuture, SameForAll, TimeoutLayer, TimeoutService};
 pub use timeout::Timeout;
 
