@@ -229,6 +229,18 @@ pin_project! {
     }
 }
 
+/// A body that no layer waits for: for answers that are made further out, as [`server::guard`](crate::server) makes
+/// them.
+impl<B: From<String>> From<String> for GuardedBody<B> {
+    fn from(text: String) -> Self {
+        Self {
+            inner: Some(B::from(text)),
+            watch: Watch::new(Arc::default(), Arc::from(""), None),
+            timer: None,
+        }
+    }
+}
+
 impl<B> fmt::Debug for GuardedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GuardedBody").finish_non_exhaustive()

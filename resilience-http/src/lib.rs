@@ -4,12 +4,13 @@
 //! |---|---|
 //! | [`client`] | who calls others with reqwest: a guarded client, and services and layers for a stack of one's own |
 //! | [`problem`] | who answers: every [`Rejected`](resilience_core::Rejected) as a problem document |
+//! | [`server`] | who answers with axum or any tower HTTP server: inbound deadlines, limits around handlers |
 //! | [`body`] | both: an answer is over when its body is |
 //! | [`classify`] | both: what an answer says about the server |
 //! | [`headers`] | both: `Retry-After`, the deadline, the idempotency key |
 //!
 //! Features: `client` and `server` (both on by default); `rustls` or `native-tls` for `https`; `otel` to pass the
-//! OpenTelemetry context on.
+//! OpenTelemetry context on; `axum` to return a [`problem::Problem`] from its handlers.
 
 pub mod body;
 pub mod classify;
@@ -18,6 +19,8 @@ pub mod client;
 pub mod headers;
 #[cfg(feature = "server")]
 pub mod problem;
+#[cfg(feature = "server")]
+pub mod server;
 
 pub use body::BodyEnd;
 pub use classify::HttpVerdicts;

@@ -1,0 +1,97 @@
+//! Layers around handlers that cannot fail.
+
+use resilience_core::{
+    bulkhead::{Bulkhead, BulkheadLayer},
+    lift::{LiftLayer, LiftService},
+};
+use tower_layer::Layer;
+
+use super::answer::{AnswerLayer, AnswerService};
+use crate::{body::BodyEnd, problem::Problems};
+
+/// Puts `layers` around a handler, a route or a router whose error type has no room for a rejection (axum's is
+/// `Infallible`). Inside, the error is [`Error<E>`](resilience_core::Error), as the layers want it; outside it is
+/// `E` again, and a rejection is a response.
+///
+/// `layers` is one layer or a `tower::ServiceBuilder` of several.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use axum::{Router, routing::get};
+/// use resilience_core::deadline::Timeout;
+/// use resilience_http::server;
+/// use tower::ServiceBuilder;
+///
+/// let timeout = Timeout::new("handlers", Duration::from_secs(2))?;
+/// let app: Router = Router::new()
+///     .route("/", get(async || "hello"))
+///     .layer(server::guard(ServiceBuilder::new().layer(timeout.layer())));
+/// # Ok(()) }
+/// ```
+///
+/// The layers must keep the error type, as those of this toolkit do. Tower's own layers that turn it into a
+/// `BoxError` (`Timeout`, `LoadShed`, `Buffer`) need axum's `HandleErrorLayer` outside, where
+/// [`Problem::of_error`](crate::problem::Problem::of_error) makes the answer.
+///
+/// **Cost**: none of its own for a call that passes.
+pub const fn guard<L>(layers: L) -> GuardLayer<L> {
+    GuardLayer {
+        layers,
+        answer: AnswerLayer::new(),
+    }
+}
+
+/// Puts a bulkhead around handlers, each request holding its place until the end of its response's body: what
+/// streams for a minute takes up the server for a minute. [`guard`] with [`BodyEnd`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::{Router, routing::get};
+/// use resilience_core::bulkhead::Bulkhead;
+/// use resilience_http::server;
+///
+/// let reports = Bulkhead::builder("reports").max_concurrent(8).build()?;
+/// let app: Router = Router::new()
+///     .route("/report", get(async || "a long report").layer(server::bulkhead(&reports)))
+///     .route("/health", get(async || "ok"));
+/// # Ok(()) }
+/// ```
+///
+/// **Cost**: beside the bulkhead's, two allocations per response that has a body. **Cancellation**: a client that
+/// hangs up gives the place back, whether the handler was running or the body was being sent.
+pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<BodyEnd>> {
+    guard(bulkhead.layer().until(BodyEnd::new(bulkhead.name())))
+}
+
+/// Made by [`guard`].
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct GuardLayer<L, A = Problems> {
+    layers: L,
+    answer: AnswerLayer<A>,
+}
+
+impl<L> GuardLayer<L> {
+    /// Answers rejections as `answer` says: [`Problems`] with other settings, or a closure from
+    /// `&Rejected` to a response.
+    pub fn answer<A>(self, answer: A) -> GuardLayer<L, A> {
+        GuardLayer {
+            layers: self.layers,
+            answer: AnswerLayer::with(answer),
+        }
+    }
+}
+
+impl<S, L, A> Layer<S> for GuardLayer<L, A>
+where
+    L: Layer<LiftService<S>>,
+    A: Clone,
+{
+    type Service = AnswerService<L::Service, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let lifted = LiftLayer::new().layer(inner);
+        self.answer.layer(self.layers.layer(lifted))
+    }
+}

@@ -1,0 +1,671 @@
+//! The server's layers around axum, on a real socket where that matters, and around a plain service.
+#![cfg(feature = "server")]
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, routing::get};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use resilience_core::{
+    bulkhead::Bulkhead,
+    deadline::{self, Deadline, Timeout},
+};
+use resilience_http::server::{self, InboundDeadline, Malformed};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn inbound(maximum: Duration) -> InboundDeadline {
+    InboundDeadline::new("inbound", maximum).unwrap()
+}
+
+fn bulkhead(places: usize) -> Bulkhead {
+    Bulkhead::builder("handlers")
+        .max_concurrent(places)
+        .build()
+        .unwrap()
+}
+
+fn request(headers: &[(&str, &str)]) -> Request<Body> {
+    let mut request = Request::get("/");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+async fn text(response: Response<Body>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Tells how many milliseconds it has.
+fn told_the_time_left() -> Router {
+    let left = async || {
+        deadline::current().map_or_else(String::new, |at| at.remaining().as_millis().to_string())
+    };
+    Router::new().route("/", get(left))
+}
+
+async fn time_left(inbound: &InboundDeadline, headers: &[(&str, &str)]) -> String {
+    let app = told_the_time_left().layer(inbound.layer());
+    text(app.oneshot(request(headers)).await.unwrap()).await
+}
+
+// === the deadline ===
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_has_the_time_that_its_client_allows_and_no_more_than_the_servers_maximum() {
+    let inbound = inbound(ms(10_000));
+    for (headers, left) in [
+        (&[][..], "10000"),
+        (&[("request-timeout-ms", "500")], "500"),
+        (&[("request-timeout-ms", "20000")], "10000"),
+        (&[("grpc-timeout", "7S")], "7000"),
+        (
+            &[("grpc-timeout", "7S"), ("request-timeout-ms", "500")],
+            "500",
+        ),
+        (
+            &[("grpc-timeout", "1m"), ("request-timeout-ms", "500")],
+            "1",
+        ),
+        (
+            &[("request-timeout-ms", "500"), ("request-timeout-ms", "300")],
+            "300",
+        ),
+        (
+            &[("request-timeout-ms", "99999999999999999999999")],
+            "10000",
+        ),
+    ] {
+        assert_eq!(time_left(&inbound, headers).await, left, "{headers:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_header_may_have_another_name() {
+    let name = http::HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+    let inbound = inbound(ms(10_000)).header(name);
+    let headers = [
+        ("x-envoy-expected-rq-timeout-ms", "40"),
+        ("request-timeout-ms", "30"),
+    ];
+    assert_eq!(time_left(&inbound, &headers).await, "40");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_header_is_ignored_or_answered_400_as_the_policy_says() {
+    for value in ["", "soon", "-1", "1.5", "5s"] {
+        let headers = [("request-timeout-ms", value)];
+        assert_eq!(
+            time_left(&inbound(ms(900)), &headers).await,
+            "900",
+            "{value:?}"
+        );
+
+        let strict = inbound(ms(900)).malformed(Malformed::Reject);
+        let app = told_the_time_left().layer(strict.layer());
+        let response = app.oneshot(request(&headers)).await.unwrap();
+        assert_eq!(response.status(), 400, "{value:?}");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        let document = text(response).await;
+        assert!(
+            document.contains("resilience:deadline:malformed"),
+            "{document}"
+        );
+        assert!(document.contains("request-timeout-ms"), "{document}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_late_is_answered_504_and_its_handler_does_not_run() {
+    let (ran, inbound) = (Arc::new(AtomicBool::new(false)), inbound(ms(10_000)));
+    let handler = {
+        let ran = Arc::clone(&ran);
+        async move || ran.store(true, SeqCst)
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(inbound.layer());
+    for late in [("request-timeout-ms", "0"), ("grpc-timeout", "0n")] {
+        let response = app.clone().oneshot(request(&[late])).await.unwrap();
+        assert_eq!(response.status(), 504);
+        assert!(text(response).await.contains(r#""reason":"no_time_left""#));
+    }
+    assert!(!ran.load(SeqCst));
+    assert_eq!(inbound.timeout().rejected(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_overruns_is_dropped_at_the_deadline_and_its_client_told_504() {
+    struct SetOnDrop(Arc<AtomicBool>);
+    impl Drop for SetOnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, SeqCst);
+        }
+    }
+
+    let (dropped, inbound) = (Arc::new(AtomicBool::new(false)), inbound(ms(10_000)));
+    let handler = {
+        let dropped = Arc::clone(&dropped);
+        async move || {
+            let _guard = SetOnDrop(dropped);
+            std::future::pending::<()>().await;
+        }
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(inbound.layer());
+    let started = Instant::now();
+    let response = app
+        .oneshot(request(&[("request-timeout-ms", "250")]))
+        .await
+        .unwrap();
+    let took = started.elapsed();
+    assert!((ms(250)..ms(255)).contains(&took), "{took:?}");
+    assert!(dropped.load(SeqCst));
+    assert_eq!(response.status(), 504);
+    assert!(!response.headers().contains_key("retry-after"));
+    assert!(text(response).await.contains(r#""reason":"timed_out""#));
+    assert_eq!(inbound.timeout().timed_out(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_the_queue_of_a_bulkhead_waits_no_longer_than_its_deadline() {
+    let queue = Bulkhead::builder("handlers")
+        .max_concurrent(1)
+        .queue(9, ms(60_000))
+        .build()
+        .unwrap();
+    let taken = queue.try_acquire().unwrap();
+    let app = told_the_time_left()
+        .layer(server::guard(queue.layer()))
+        .layer(inbound(ms(10_000)).layer());
+    let started = Instant::now();
+    let late = app
+        .clone()
+        .oneshot(request(&[("request-timeout-ms", "100")]))
+        .await
+        .unwrap();
+    assert_eq!(late.status(), 504);
+    assert!(started.elapsed() < ms(105));
+    assert_eq!(queue.snapshot().queued, 0);
+    drop(taken);
+    assert_eq!(app.oneshot(request(&[])).await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_from_further_out_still_counts() {
+    let outer = Deadline::after(ms(40));
+    let left = deadline::scope(outer, async { time_left(&inbound(ms(900)), &[]).await });
+    assert_eq!(left.await, "40");
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_header_holds_the_maximum_is_kept_and_nothing_panics(
+        own in "[ -~]{0,24}|[0-9]{1,25}",
+        grpc in "[ -~]{0,12}|[0-9]{0,10}[HMSmunx]",
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let response = runtime.block_on(async {
+            let app = told_the_time_left().layer(inbound(ms(900)).layer());
+            let response = app.oneshot(request(&[("request-timeout-ms", &own), ("grpc-timeout", &grpc)])).await.unwrap();
+            (response.status(), text(response).await)
+        });
+        match response {
+            (StatusCode::GATEWAY_TIMEOUT, _) => {}
+            (status, left) => {
+                prop_assert_eq!(status, 200);
+                prop_assert!(left.parse::<u64>().unwrap() <= 900);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_grpc_form_is_read_to_the_letter() {
+    let parse = |value: &str| server::parse_grpc_timeout(&value.parse().unwrap());
+    for (value, expected) in [
+        ("1H", Duration::from_secs(3600)),
+        ("2M", Duration::from_secs(120)),
+        ("3S", Duration::from_secs(3)),
+        ("4m", ms(4)),
+        ("5u", Duration::from_micros(5)),
+        ("6n", Duration::from_nanos(6)),
+        ("00000007S", Duration::from_secs(7)),
+        ("99999999H", Duration::from_secs(86_400)),
+    ] {
+        assert_eq!(parse(value), Some(expected), "{value}");
+    }
+    for value in [
+        "",
+        "S",
+        "5",
+        "5s",
+        "5 S",
+        "+5S",
+        "123456789S",
+        "1.5S",
+        "5SS",
+        "5\u{e9}",
+    ] {
+        assert_eq!(parse(value), None, "{value:?}");
+    }
+}
+
+// === the guard ===
+
+#[tokio::test]
+async fn one_guard_goes_around_a_router_a_route_and_a_plain_service() {
+    let full = bulkhead(1);
+    let taken = full.try_acquire().unwrap();
+    let timeout = Timeout::new("handlers", ms(1000)).unwrap();
+    let layers = || {
+        server::guard(
+            ServiceBuilder::new()
+                .layer(timeout.layer())
+                .layer(full.layer()),
+        )
+    };
+
+    let router = Router::new().route("/", get("hello")).layer(layers());
+    let route_layer = Router::new().route("/", get("hello")).route_layer(layers());
+    let route = Router::new().route("/", get(async || "hello").layer(layers()));
+    let as_service = Router::new().route_service(
+        "/",
+        ServiceBuilder::new().layer(layers()).service(route.clone()),
+    );
+    let fallback = Router::new().fallback_service(router.clone());
+    for app in [router, route_layer, route, as_service, fallback] {
+        let response = app.oneshot(request(&[])).await.unwrap();
+        assert_eq!(response.status(), 503);
+        assert!(
+            response.headers()["retry-after"]
+                .to_str()
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+                >= 1
+        );
+    }
+
+    let plain = service_fn(async |_: Request<Body>| Err::<Response<String>, _>("its own error"));
+    let rejected = layers().layer(plain).oneshot(request(&[])).await.unwrap();
+    assert_eq!(rejected.status(), 503);
+    drop(taken);
+    let failed = layers().layer(plain).oneshot(request(&[])).await;
+    assert_eq!(failed.unwrap_err(), "its own error");
+}
+
+#[tokio::test]
+async fn the_answer_can_be_ones_own() {
+    let full = bulkhead(1);
+    let _taken = full.try_acquire().unwrap();
+    let busy = |rejected: &resilience_core::Rejected| {
+        let mut response = Response::new(Body::from(rejected.to_string()));
+        *response.status_mut() = StatusCode::INSUFFICIENT_STORAGE;
+        response
+    };
+    let app = Router::new()
+        .route("/", get("hello"))
+        .layer(server::guard(full.layer()).answer(busy));
+    let response = app.oneshot(request(&[])).await.unwrap();
+    assert_eq!(response.status(), 507);
+    assert!(
+        text(response)
+            .await
+            .starts_with("bulkhead `handlers`: full")
+    );
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_handler_returns_rejections_and_problems_of_its_own_by_the_question_mark() {
+    use resilience_core::{Error, Pattern, Reason, Rejected};
+    use resilience_http::problem::Problem;
+
+    struct SoldOut;
+    impl From<SoldOut> for Problem {
+        fn from(_: SoldOut) -> Self {
+            Self::new(StatusCode::CONFLICT, "Sold out")
+        }
+    }
+    async fn guarded_call() -> Result<(), Error<SoldOut>> {
+        Err(Error::Service(SoldOut))
+    }
+    async fn no() -> Result<&'static str, Problem> {
+        Err(
+            Rejected::new(Pattern::CircuitBreaker, Reason::Open, "stock")
+                .with_retry_after(ms(1500)),
+        )?
+    }
+    async fn sold_out() -> Result<&'static str, Problem> {
+        guarded_call().await?;
+        Ok("sold")
+    }
+
+    let open = Router::new()
+        .route("/", get(no))
+        .oneshot(request(&[]))
+        .await
+        .unwrap();
+    assert_eq!(open.status(), 503);
+    assert_eq!(open.headers()["retry-after"], "2");
+    let conflict = Router::new()
+        .route("/", get(sold_out))
+        .oneshot(request(&[]))
+        .await
+        .unwrap();
+    assert_eq!(conflict.status(), 409);
+    assert_eq!(
+        conflict.headers()["content-type"],
+        "application/problem+json"
+    );
+}
+
+// === on the wire ===
+
+/// A server on loopback. Ended when this is dropped.
+struct Server {
+    address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(app: Router) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { address, task }
+    }
+
+    /// Sends a request on a connection of its own.
+    async fn send(&self, path: &str) -> TcpStream {
+        let mut connection = TcpStream::connect(self.address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        connection.write_all(head.as_bytes()).await.unwrap();
+        connection
+    }
+
+    async fn get(&self, path: &str) -> String {
+        read(self.send(path).await).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The whole answer, as it comes. A connection that is reset ends it too.
+async fn read(mut connection: TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = within(connection.read_to_end(&mut answer)).await;
+    String::from_utf8(answer).unwrap()
+}
+
+async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(ms(10_000), future)
+        .await
+        .expect("within ten seconds")
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    within(async {
+        while !condition() {
+            tokio::time::sleep(ms(2)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_bulkhead_is_shared_by_routes_and_connections() {
+    let places = bulkhead(3);
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
+    let handler = |word: &'static str| {
+        let (gate, running) = (Arc::clone(&gate), Arc::clone(&running));
+        get(async move || {
+            running.fetch_add(1, SeqCst);
+            gate.acquire().await.unwrap().forget();
+            word
+        })
+    };
+    let app = Router::new()
+        .route("/a", handler("from a").layer(server::guard(places.layer())))
+        .route("/b", handler("from b").layer(server::guard(places.layer())))
+        .nest(
+            "/c",
+            Router::new()
+                .route("/", handler("from c"))
+                .layer(server::guard(places.layer())),
+        );
+    let server = Server::start(app).await;
+
+    let held = [
+        server.send("/a").await,
+        server.send("/b").await,
+        server.send("/c").await,
+    ];
+    until(|| running.load(SeqCst) == 3).await;
+    for path in ["/a", "/b", "/c"] {
+        let answer = server.get(path).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(
+            answer.contains("\r\ncontent-type: application/problem+json\r\n"),
+            "{answer}"
+        );
+        assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+        assert!(
+            !answer.contains("handlers"),
+            "the name is nobody's business: {answer}"
+        );
+    }
+    assert_eq!(
+        running.load(SeqCst),
+        3,
+        "a rejected request does not reach its handler"
+    );
+
+    gate.add_permits(3);
+    for (connection, word) in held.into_iter().zip(["from a", "from b", "from c"]) {
+        assert!(read(connection).await.ends_with(word));
+    }
+    until(|| places.snapshot().in_flight == 0).await;
+    gate.add_permits(1);
+    assert!(server.get("/b").await.ends_with("from b"));
+}
+
+/// A body whose pieces come from the test.
+struct Pieces(mpsc::Receiver<&'static str>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|piece| piece.map(|piece| Ok(Frame::data(Bytes::from(piece)))))
+    }
+}
+
+/// A server whose answers are the bodies that the test hands it.
+async fn streaming(places: &Bulkhead) -> (Server, mpsc::Sender<Pieces>) {
+    let (hand, bodies) = mpsc::channel(4);
+    let bodies = Arc::new(Mutex::new(bodies));
+    let handler = async move || {
+        Body::new(
+            bodies
+                .lock()
+                .unwrap()
+                .try_recv()
+                .expect("a body was handed over"),
+        )
+    };
+    let app = Router::new().route("/", get(handler).layer(server::bulkhead(places)));
+    (Server::start(app).await, hand)
+}
+
+#[tokio::test]
+async fn a_place_is_held_until_the_end_of_the_body() {
+    let places = bulkhead(1);
+    let (server, hand) = streaming(&places).await;
+    let (pieces, body) = mpsc::channel(1);
+    hand.try_send(Pieces(body)).map_err(drop).unwrap();
+
+    let connection = server.send("/").await;
+    pieces.send("first ").await.unwrap();
+    // The second can be sent when the first is on its way: the head has been answered by then.
+    within(pieces.send("second")).await.unwrap();
+    assert_eq!(places.snapshot().in_flight, 1);
+    let refused = server.get("/").await;
+    assert!(
+        refused.starts_with("HTTP/1.1 503 ") && refused.contains(r#""reason":"full""#),
+        "{refused}"
+    );
+    drop(pieces);
+    let answer = read(connection).await;
+    assert!(
+        answer.contains("first ") && answer.contains("second"),
+        "{answer}"
+    );
+    until(|| places.snapshot().in_flight == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_half_way_through_the_body_gives_its_place_back() {
+    let places = bulkhead(1);
+    let (server, hand) = streaming(&places).await;
+    let (pieces, body) = mpsc::channel(1);
+    hand.try_send(Pieces(body)).map_err(drop).unwrap();
+
+    let mut connection = server.send("/").await;
+    pieces.send("first").await.unwrap();
+    let mut head = [0; 12];
+    within(connection.read_exact(&mut head)).await.unwrap();
+    assert_eq!((&head, places.snapshot().in_flight), (b"HTTP/1.1 200", 1));
+    drop(connection);
+    until(|| places.snapshot().in_flight == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_and_a_handler_that_panics_give_their_places_back() {
+    let places = bulkhead(1);
+    let app = Router::new()
+        .route("/hang", get(std::future::pending::<()>))
+        .route(
+            "/panic",
+            get(async || -> &'static str { panic!("as a handler might") }),
+        )
+        .route("/", get("hello"))
+        .layer(server::guard(places.layer()));
+    let server = Server::start(app).await;
+
+    let hanging = server.send("/hang").await;
+    until(|| places.snapshot().in_flight == 1).await;
+    assert!(server.get("/").await.starts_with("HTTP/1.1 503 "));
+    drop(hanging);
+    until(|| places.snapshot().in_flight == 0).await;
+    assert_eq!(server.get("/panic").await, "");
+    assert!(server.get("/").await.ends_with("hello"));
+    assert_eq!(places.snapshot().in_flight, 0);
+}
+
+#[tokio::test]
+async fn many_connections_at_once_are_never_more_than_the_places() {
+    let (places, gate) = (bulkhead(4), Arc::new(Semaphore::new(0)));
+    let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let handler = {
+        let (now, most, gate) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&gate));
+        async move || {
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            gate.acquire().await.unwrap().forget();
+            now.fetch_sub(1, SeqCst);
+            "served"
+        }
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(server::guard(places.layer()));
+    let server = Server::start(app).await;
+
+    let mut connections = Vec::new();
+    for _ in 0..24 {
+        connections.push(server.send("/").await);
+    }
+    until(|| places.snapshot().rejected_full == 20).await;
+    gate.add_permits(4);
+    let mut served = 0;
+    for connection in connections {
+        let answer = read(connection).await;
+        assert!(
+            answer.ends_with("served") || answer.starts_with("HTTP/1.1 503 "),
+            "{answer}"
+        );
+        served += u32::from(answer.ends_with("served"));
+    }
+    assert_eq!((most.load(SeqCst), served), (4, 4));
+}
+
+#[tokio::test]
+async fn a_plain_hyper_server_is_guarded_the_same_way() {
+    use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+
+    let places = bulkhead(1);
+    let hello = service_fn(async |_: Request<hyper::body::Incoming>| {
+        Ok::<_, Infallible>(Response::new(http_body_util::Full::<Bytes>::from("hello")))
+    });
+    let service = ServiceBuilder::new()
+        .layer(inbound(ms(1000)).layer())
+        .layer(server::guard(places.layer()))
+        .service(hello);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(connection), service),
+            );
+        }
+    });
+    let server = Server { address, task };
+
+    assert!(server.get("/").await.ends_with("hello"));
+    let taken = places.try_acquire().unwrap();
+    assert!(server.get("/").await.starts_with("HTTP/1.1 503 "));
+    drop(taken);
+    assert!(server.get("/").await.ends_with("hello"));
+}
