@@ -25,7 +25,11 @@ fn main() {
     let _within = runtime.enter();
     let mut chosen = subjects::all();
     if let Some(only) = only {
-        chosen.retain(|subject| subject.name == BARE || subject.name.contains(only.as_str()));
+        let is_wanted = |name: &str| match only.strip_prefix('=') {
+            Some(exact) => name == exact,
+            None => name.contains(only.as_str()),
+        };
+        chosen.retain(|subject| subject.name == BARE || is_wanted(subject.name));
     }
     let allocations = report::count_allocations(env!("CARGO_BIN_EXE_count-allocations"));
     let rows = report::rows(&chosen, effort, &allocations);

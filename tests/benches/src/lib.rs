@@ -4,7 +4,7 @@
 //! cargo bench -p resilience-benches                  a line per subject, tables with ratios, the targets
 //! cargo bench -p resilience-benches -- --figures     one JSON line per figure, for scripts
 //! cargo bench -p resilience-benches -- --json        one JSON line per subject
-//! cargo bench -p resilience-benches -- --only TEXT   subjects whose name contains TEXT (and the bare service)
+//! cargo bench -p resilience-benches -- --only TEXT   subjects whose name contains TEXT (with =TEXT: is TEXT)
 //! cargo test -p resilience-benches                   counts allocations, takes no times
 //! ```
 //!
