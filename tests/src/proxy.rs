@@ -1,0 +1,368 @@
+//! A TCP proxy that misbehaves on demand, in front of any server of the tests.
+//!
+//! Latency is a delay line: every byte is late, none waits for the one before it, so the bandwidth stays. A
+//! blackhole keeps what it is given and delivers it when it is healed, as TCP would. Beware: the kernel still
+//! acknowledges what the blackhole swallows, so no timeout of the socket's fires.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpSocket, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+/// What the proxy does to connections, those that are open and those to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// Passes everything on.
+    Fine,
+    /// Every byte is this late, in each direction.
+    Latency(Duration),
+    /// Keeps everything back.
+    Blackhole,
+    /// Resets open connections, and every new one as soon as it is accepted.
+    Reset,
+    /// Resets open connections; nobody listens for new ones.
+    Refuse,
+    /// Closes a connection in an orderly way once this many bytes have gone to the client on it.
+    CutAfter(usize),
+}
+
+/// A running proxy; dropping it ends it and all of its connections.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    weather: watch::Sender<Weather>,
+    listening: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a free loopback port, in front of `upstream`.
+    ///
+    /// # Errors
+    /// If there is no port to be had.
+    pub async fn to(upstream: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (weather, seen) = watch::channel(Weather::Fine);
+        let (says, listening) = watch::channel(true);
+        let task = tokio::spawn(serve(Some(listener), address, upstream, seen, says));
+        Ok(Self {
+            address,
+            weather,
+            listening,
+            task,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes the weather; returns when the port is open or closed accordingly.
+    pub async fn set(&mut self, weather: Weather) {
+        self.weather.send_replace(weather);
+        let open = weather != Weather::Refuse;
+        // An error: the proxy has ended, and nobody listens any more.
+        let _ = self
+            .listening
+            .wait_for(|listening| *listening == open)
+            .await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(
+    mut listener: Option<TcpListener>,
+    address: SocketAddr,
+    upstream: SocketAddr,
+    mut weather: watch::Receiver<Weather>,
+    says: watch::Sender<bool>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let now = *weather.borrow_and_update();
+        if now == Weather::Refuse {
+            listener = None;
+        } else if listener.is_none() {
+            listener = listen_again(address).ok();
+        }
+        says.send_replace(listener.is_some());
+        let accept = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok((client, _)) = accept => {
+                connections.spawn(connect(client, upstream, weather.clone()));
+            }
+            changed = weather.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(128)
+}
+
+/// One connection, until either side ends it or the weather does.
+async fn connect(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    mut weather: watch::Receiver<Weather>,
+) -> io::Result<()> {
+    let stormy = |weather: &Weather| matches!(weather, Weather::Reset | Weather::Refuse);
+    if stormy(&weather.borrow()) {
+        return client.set_zero_linger();
+    }
+    let mut server = TcpStream::connect(upstream).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let up = pump(from_client, to_server, weather.clone(), false);
+    let down = pump(from_server, to_client, weather.clone(), true);
+    let storm = weather.wait_for(stormy);
+    let reset = tokio::select! {
+        // A cut ends the connection both ways, and so does an error; an orderly end waits for the other direction.
+        result = async { tokio::try_join!(up, down) } => return result.map(drop),
+        _ = storm => true,
+    };
+    if reset {
+        client.set_zero_linger()?;
+        server.set_zero_linger()?;
+    }
+    Ok(())
+}
+
+/// Carries one direction: read at once, written when it is due.
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    weather: watch::Receiver<Weather>,
+    to_client: bool,
+) -> io::Result<()> {
+    let (send, mut due) = mpsc::channel::<(Instant, Bytes)>(1024);
+    let reading = async {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let read = from.read(&mut buffer).await?;
+            let late = match *weather.borrow() {
+                Weather::Latency(late) => late,
+                _ => Duration::ZERO,
+            };
+            let chunk = Bytes::copy_from_slice(&buffer[..read]);
+            if send.send((Instant::now() + late, chunk)).await.is_err() || read == 0 {
+                drop(send);
+                return Ok::<_, io::Error>(());
+            }
+        }
+    };
+    let mut seen = weather.clone();
+    let writing = async move {
+        let mut written = 0;
+        while let Some((at, chunk)) = due.recv().await {
+            sleep_until(at).await;
+            let now = *seen
+                .wait_for(|weather| *weather != Weather::Blackhole)
+                .await
+                .map_err(io::Error::other)?;
+            if chunk.is_empty() {
+                break;
+            }
+            match now {
+                Weather::CutAfter(most) if to_client && written + chunk.len() >= most => {
+                    to.write_all(&chunk[..most.saturating_sub(written)]).await?;
+                    return Err(io::Error::other("cut"));
+                }
+                _ => to.write_all(&chunk).await?,
+            }
+            written += chunk.len();
+        }
+        to.shutdown().await
+    };
+    tokio::try_join!(reading, writing).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends back what it gets, in capitals, on every connection.
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1024];
+                    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                        buffer.make_ascii_uppercase();
+                        stream.write_all(&buffer[..read]).await.unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn ask(stream: &mut TcpStream, text: &str) -> io::Result<String> {
+        stream.write_all(text.as_bytes()).await?;
+        let mut answer = vec![0; text.len()];
+        stream.read_exact(&mut answer).await?;
+        Ok(String::from_utf8(answer).unwrap())
+    }
+
+    async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+        tokio::time::timeout(limit, future).await.ok()
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn it_passes_on_both_ways_and_the_end_too() {
+        let proxy = Proxy::to(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream, "hello").await.unwrap(), "HELLO");
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        within(PATIENCE, stream.read_to_end(&mut rest))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(rest.is_empty());
+    }
+
+    #[tokio::test]
+    async fn latency_delays_every_byte_but_keeps_the_bandwidth() {
+        let mut proxy = Proxy::to(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let late = Duration::from_millis(60);
+        proxy.set(Weather::Latency(late)).await;
+        let start = Instant::now();
+        // Twenty pieces, sent apart: one after the other they would take 20 x 120 ms.
+        for _ in 0..20 {
+            stream.write_all(b"piece").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut answer = vec![0; 100];
+        stream.read_exact(&mut answer).await.unwrap();
+        let took = start.elapsed();
+        assert!(took >= 2 * late, "{took:?}");
+        assert!(took < 10 * late, "{took:?}: pieces wait for each other");
+    }
+
+    #[tokio::test]
+    async fn a_blackhole_keeps_what_it_swallows_until_it_is_healed() {
+        let mut proxy = Proxy::to(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream, "one").await.unwrap(), "ONE");
+        proxy.set(Weather::Blackhole).await;
+        stream.write_all(b"two").await.unwrap();
+        let mut answer = [0; 3];
+        let nothing = within(Duration::from_millis(100), stream.read_exact(&mut answer)).await;
+        assert!(nothing.is_none(), "{nothing:?}");
+        proxy.set(Weather::Fine).await;
+        within(PATIENCE, stream.read_exact(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&answer, b"TWO");
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_a_reset_on_open_connections_and_on_new_ones() {
+        let mut proxy = Proxy::to(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream, "one").await.unwrap(), "ONE");
+        proxy.set(Weather::Reset).await;
+        let error = within(PATIENCE, ask_until_it_fails(&mut stream))
+            .await
+            .unwrap();
+        assert!(is_reset(&error), "{error:?}");
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        let error = within(PATIENCE, ask_until_it_fails(&mut stream))
+            .await
+            .unwrap();
+        assert!(is_reset(&error), "{error:?}");
+        proxy.set(Weather::Fine).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream, "back").await.unwrap(), "BACK");
+    }
+
+    #[tokio::test]
+    async fn refusing_closes_the_port_and_the_same_port_comes_back() {
+        let mut proxy = Proxy::to(echo().await).await.unwrap();
+        let mut open = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut open, "one").await.unwrap(), "ONE");
+        proxy.set(Weather::Refuse).await;
+        let refused = TcpStream::connect(proxy.address()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let error = within(PATIENCE, ask_until_it_fails(&mut open))
+            .await
+            .unwrap();
+        assert!(is_reset(&error), "{error:?}");
+        proxy.set(Weather::Fine).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(ask(&mut stream, "back").await.unwrap(), "BACK");
+    }
+
+    #[tokio::test]
+    async fn a_cut_comes_after_exactly_so_many_bytes() {
+        let mut proxy = Proxy::to(echo().await).await.unwrap();
+        proxy.set(Weather::CutAfter(4)).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        stream.write_all(b"sevenish").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = within(PATIENCE, stream.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(answer, b"SEVE");
+    }
+
+    async fn ask_until_it_fails(stream: &mut TcpStream) -> io::Error {
+        loop {
+            if let Err(error) = ask(stream, "again").await {
+                return error;
+            }
+        }
+    }
+
+    fn is_reset(error: &io::Error) -> bool {
+        // The first write after the reset may still be taken; then reading or writing says so.
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        )
+    }
+}
