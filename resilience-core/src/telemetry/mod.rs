@@ -87,7 +87,7 @@ metrics! {
     BULKHEAD_REJECTED = Bulkhead Counter "resilience.bulkhead.rejected" "{call}" Some("reason"),
         "Calls that the bulkhead rejected, by reason.";
     RETRY_CALLS = Retry Counter "resilience.retry.calls" "{call}" None,
-        "Calls that entered the retry layer.";
+        "Calls of the retry layer that the dependency has answered, retried or not.";
     RETRY_RETRIES = Retry Counter "resilience.retry.retries" "{attempt}" None,
         "Attempts after the first.";
     RETRY_GIVEN_UP = Retry Counter "resilience.retry.given_up" "{call}" Some("reason"),

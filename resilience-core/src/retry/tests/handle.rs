@@ -1,0 +1,72 @@
+//! The handle: configuration, counters, events.
+
+use super::*;
+
+#[test]
+fn a_retry_that_makes_no_sense_is_refused() {
+    let error = builder().max_attempts(0).build().unwrap_err();
+    assert_eq!(error.to_string(), "`max_attempts` is 0: must be at least 1");
+    let backoff = Backoff::full_jitter(ms(10), ms(5));
+    assert_eq!(
+        builder().backoff(backoff).build().unwrap_err().field(),
+        "backoff"
+    );
+}
+
+#[test]
+fn reasons_are_counted_where_they_belong() {
+    for (index, why) in GaveUp::ALL.into_iter().enumerate() {
+        assert_eq!(why as usize, index, "{why:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_and_a_surrender_each_leave_an_event() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let retry = builder().max_attempts(2).build().unwrap();
+    assert_eq!(run(&retry, &Script::new([DOWN])).await, DOWN);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("resilience: "))
+        .collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(
+        lines[0].contains("retrying pattern=\"retry\" name=\"api\" attempt=1 wait=100ms"),
+        "{log}"
+    );
+    assert!(
+        lines[1].contains("giving up pattern=\"retry\" name=\"api\" attempt=2 reason=\"attempts\""),
+        "{log}"
+    );
+}
+
+#[test]
+fn futures_are_as_sendable_as_what_they_hold() {
+    fn is_send<T: Send>(_: &T) {}
+    let mut service = retry().layer().replay(Always).layer(Script::new([Ok(1)]));
+    is_send(&Service::<()>::call(&mut service, ()));
+    // And what is bound to one thread may be retried too.
+    let local = std::rc::Rc::new(1);
+    let here = service_fn(move |()| std::future::ready(Outcome::Ok(*local)));
+    let service = retry().layer().replay(Always).layer(here);
+    assert_eq!(service.oneshot(()).now_or_never(), Some(Ok(1)));
+}
