@@ -190,7 +190,7 @@ where
 }
 
 pin_project! {
-    /// A call on its way through a [`Guarded`] stack. Nothing happens before it is polled.
+    /// A call on its way through a stack: waits until it is ready, then calls it. Nothing happens before it is polled.
     #[must_use = "futures do nothing unless polled"]
     pub struct Call<S, Req>
     where
@@ -213,7 +213,7 @@ pin_project! {
 }
 
 impl<S: Service<Req>, Req> Call<S, Req> {
-    const fn new(stack: S, request: Req) -> Self {
+    pub(crate) const fn new(stack: S, request: Req) -> Self {
         Self {
             state: State::Waiting { stack, request },
         }

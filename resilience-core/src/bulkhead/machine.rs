@@ -233,3 +233,317 @@ const fn waiting(word: u64) -> u64 {
 const fn passed_before(word: u64) -> u32 {
     (word >> (2 * BITS)) as u32
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What can happen at a gate, each as one step: the moment between giving a place back and handing it over is
+    /// open to all others.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Enter,
+        EnterOrQueue,
+        Leave,
+        HandOver,
+        Cancel(usize),
+        Resize(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => Just(Step::Enter),
+            6 => Just(Step::EnterOrQueue),
+            4 => Just(Step::Leave),
+            4 => Just(Step::HandOver),
+            2 => (0usize..8).prop_map(Step::Cancel),
+            1 => (1usize..5).prop_map(Step::Resize),
+        ];
+        proptest::collection::vec(step, 0..400)
+    }
+
+    /// The gate as one would first write it down.
+    #[derive(Debug)]
+    struct Model {
+        limit: usize,
+        longest_queue: usize,
+        in_flight: usize,
+        waiting: VecDeque<Ticket>,
+        passed: u32,
+    }
+
+    impl Model {
+        fn enters(&mut self) -> bool {
+            let passes = self.waiting.is_empty() && self.in_flight < self.limit;
+            if passes {
+                self.pass();
+            }
+            passes
+        }
+
+        fn pass(&mut self) {
+            self.in_flight += 1;
+            self.passed += 1;
+        }
+
+        fn next(&mut self) -> Option<Ticket> {
+            if self.in_flight >= self.limit {
+                return None;
+            }
+            let next = self.waiting.pop_front()?;
+            self.pass();
+            Some(next)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_gate_does_what_the_model_does(
+            steps in steps(),
+            limit in 1usize..4,
+            longest_queue in 0usize..6,
+        ) {
+            // A waiter is woken by its own ticket.
+            let gate = Gate::<Ticket>::new(limit, longest_queue);
+            let waiting = VecDeque::new();
+            let mut model = Model { limit, longest_queue, in_flight: 0, waiting, passed: 0 };
+            for step in steps {
+                take(step, &gate, &mut model)?;
+                let load = gate.load();
+                prop_assert_eq!(
+                    (load.in_flight, load.waiting, load.limit, load.passed),
+                    (model.in_flight, model.waiting.len(), model.limit, model.passed)
+                );
+            }
+            empty(&gate, &mut model)?;
+        }
+    }
+
+    fn take(step: Step, gate: &Gate<Ticket>, model: &mut Model) -> Result<(), TestCaseError> {
+        match step {
+            Step::Enter => {
+                let before = model.passed;
+                let expected = model.enters().then_some(before);
+                prop_assert_eq!(gate.enter(), expected);
+            }
+            Step::EnterOrQueue => match gate.enter_or_queue() {
+                Entry::Passed => prop_assert!(model.enters()),
+                Entry::Full => {
+                    prop_assert!(!model.enters());
+                    prop_assert_eq!(model.waiting.len(), model.longest_queue);
+                }
+                Entry::Queued(ticket) => {
+                    prop_assert!(!model.enters());
+                    prop_assert!(model.waiting.len() < model.longest_queue);
+                    model.waiting.push_back(ticket);
+                    prop_assert!(gate.still_waits(ticket, |wake| *wake = Some(ticket)));
+                }
+            },
+            Step::Leave if model.in_flight > 0 => {
+                model.in_flight -= 1;
+                prop_assert_eq!(gate.leave(), !model.waiting.is_empty());
+            }
+            Step::Leave => {}
+            Step::HandOver => {
+                let next = model.next();
+                prop_assert_eq!(
+                    gate.hand_over(),
+                    next.map(Some),
+                    "the oldest, and them alone"
+                );
+                if let Some(ticket) = next {
+                    prop_assert!(!gate.still_waits(ticket, |_| ()));
+                    prop_assert!(
+                        !gate.cancel(ticket),
+                        "has a place, which is theirs to give back"
+                    );
+                }
+            }
+            Step::Cancel(nth) => {
+                if let Some(ticket) = model.waiting.remove(nth) {
+                    prop_assert!(gate.cancel(ticket));
+                    prop_assert!(!gate.cancel(ticket), "and not twice");
+                }
+            }
+            Step::Resize(limit) => {
+                gate.resize(limit);
+                model.limit = limit;
+            }
+        }
+        Ok(())
+    }
+
+    /// All who wait get their turn, in order, and all places are back in the end.
+    fn empty(gate: &Gate<Ticket>, model: &mut Model) -> Result<(), TestCaseError> {
+        while model.in_flight > 0 || !model.waiting.is_empty() {
+            while let Some(next) = model.next() {
+                prop_assert_eq!(gate.hand_over(), Some(Some(next)));
+            }
+            prop_assert_eq!(gate.hand_over(), None);
+            model.in_flight -= 1;
+            let _ = gate.leave();
+        }
+        let load = gate.load();
+        prop_assert_eq!((load.in_flight, load.waiting), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn the_count_of_passed_calls_runs_over_into_nothing() {
+        let gate = Gate::<()>::new(1, 0);
+        gate.hot.word.store(u64::MAX << (2 * BITS), Relaxed);
+        assert_eq!(gate.enter(), Some((1 << 24) - 1));
+        assert!(!gate.leave());
+        assert_eq!(gate.load().passed, 0);
+        assert_eq!(gate.load().in_flight, 0);
+        let gate = Gate::<()>::new(1, 1);
+        gate.hot.word.store(u64::MAX << (2 * BITS) | 1, Relaxed);
+        assert!(matches!(gate.enter_or_queue(), Entry::Queued(_)));
+        assert!(gate.leave());
+        assert_eq!(gate.hand_over(), Some(None));
+        assert_eq!(gate.load().in_flight, 1);
+        assert_eq!(gate.load().waiting, 0);
+        assert_eq!(gate.load().passed, 0);
+    }
+}
+
+/// Every interleaving of the few threads below, by loom: `RUSTFLAGS="--cfg loom" cargo test --lib loom_`.
+#[cfg(all(test, loom))]
+mod loom_gate {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+    use crate::sync::atomic::AtomicUsize;
+
+    fn leave(gate: &Gate<()>) {
+        if gate.leave() {
+            while gate.hand_over().is_some() {}
+        }
+    }
+
+    /// Holds a place for as long as it takes to see that nobody else does.
+    fn work(gate: &Gate<()>, inside: &AtomicUsize) {
+        assert_eq!(inside.fetch_add(1, Relaxed), 0, "two calls in one place");
+        inside.fetch_sub(1, Relaxed);
+        leave(gate);
+    }
+
+    fn assert_empty(gate: &Gate<()>) {
+        let load = gate.load();
+        assert_eq!((load.in_flight, load.waiting), (0, 0));
+    }
+
+    #[test]
+    fn loom_one_place_is_never_taken_twice() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(1, 0));
+            let inside = Arc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
+                    thread::spawn(move || {
+                        if gate.enter().is_some() {
+                            work(&gate, &inside);
+                        }
+                    })
+                })
+                .collect();
+            if gate.enter().is_some() {
+                work(&gate, &inside);
+            }
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert_empty(&gate);
+        });
+    }
+
+    #[test]
+    fn loom_a_place_given_back_while_somebody_joins_the_queue_is_not_lost() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(1, 2));
+            gate.enter().unwrap();
+            let joins: Vec<_> = (0..2)
+                .map(|_| {
+                    let gate = Arc::clone(&gate);
+                    thread::spawn(move || match gate.enter_or_queue() {
+                        Entry::Passed => {
+                            leave(&gate);
+                            None
+                        }
+                        Entry::Queued(ticket) => Some(ticket),
+                        Entry::Full => unreachable!("there is room for both"),
+                    })
+                })
+                .collect();
+            leave(&gate);
+            let mut tickets: Vec<_> = joins
+                .into_iter()
+                .filter_map(|join| join.join().unwrap())
+                .collect();
+            tickets.sort_unstable();
+            for ticket in tickets {
+                assert!(
+                    !gate.still_waits(ticket, |_| ()),
+                    "its turn, and nobody tells it"
+                );
+                leave(&gate);
+            }
+            assert_empty(&gate);
+        });
+    }
+
+    #[test]
+    fn loom_a_waiter_that_gives_up_as_its_place_comes_passes_it_on() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(1, 2));
+            gate.enter().unwrap();
+            let Entry::Queued(first) = gate.enter_or_queue() else {
+                unreachable!()
+            };
+            let Entry::Queued(second) = gate.enter_or_queue() else {
+                unreachable!()
+            };
+            let quitter = Arc::clone(&gate);
+            let quits = thread::spawn(move || {
+                if !quitter.cancel(first) {
+                    leave(&quitter);
+                }
+            });
+            leave(&gate);
+            quits.join().unwrap();
+            assert!(!gate.still_waits(second, |_| ()));
+            leave(&gate);
+            assert_empty(&gate);
+        });
+    }
+
+    #[test]
+    fn loom_places_added_while_one_is_given_back_all_reach_those_who_wait() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(1, 2));
+            gate.enter().unwrap();
+            let Entry::Queued(first) = gate.enter_or_queue() else {
+                unreachable!()
+            };
+            let Entry::Queued(second) = gate.enter_or_queue() else {
+                unreachable!()
+            };
+            let owner = Arc::clone(&gate);
+            let resizes = thread::spawn(move || {
+                owner.resize(2);
+                while owner.hand_over().is_some() {}
+            });
+            leave(&gate);
+            resizes.join().unwrap();
+            assert!(!gate.still_waits(first, |_| ()) && !gate.still_waits(second, |_| ()));
+            leave(&gate);
+            leave(&gate);
+            assert_empty(&gate);
+        });
+    }
+}

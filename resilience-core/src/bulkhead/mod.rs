@@ -36,7 +36,8 @@
 //! # Order
 //! Outside the circuit breaker, inside the retry: each attempt takes a place of its own and gives it back while the
 //! retry waits, and what waits in the queue is no evidence against the dependency. A [`Deadline`](crate::deadline)
-//! outside bounds the wait too.
+//! outside bounds the wait too: a call that would wait beyond it is rejected just before, as `QueueTimedOut`, so that
+//! time spent in the queue never looks like a timeout of the dependency.
 //!
 //! # Errors
 //! [`Rejected`](crate::Rejected) as above, with a [`retry_after`](crate::Rejected::retry_after) estimated from how
@@ -64,7 +65,7 @@ mod hold;
 mod keyed;
 mod layer;
 mod machine;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::{
@@ -95,6 +96,7 @@ use self::{
 use crate::{
     classify::Verdict,
     clock::{Clock, Moment},
+    deadline,
     error::{InvalidConfig, Pattern, Reason, Rejected},
     keyed::Member,
     stripe::{Local, Striped},
@@ -422,7 +424,10 @@ pin_project! {
 impl Wait {
     fn new(shared: Local<Shared>, ticket: Ticket) -> Self {
         let now = Instant::now();
-        let until = now.checked_add(shared.max_wait).unwrap_or(now + FOREVER);
+        let mut until = now.checked_add(shared.max_wait).unwrap_or(now + FOREVER);
+        if let Some(deadline) = deadline::current() {
+            until = until.min(deadline.instant() - BEFORE_DEADLINE);
+        }
         Self {
             shared,
             ticket,
@@ -433,6 +438,9 @@ impl Wait {
     }
 }
 
+/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers: whoever guards the
+/// deadline further out must hear "no place", not run into a timeout of its own and blame the dependency for it.
+const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
 /// As tokio has it: 30 years.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
 

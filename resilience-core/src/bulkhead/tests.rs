@@ -283,6 +283,27 @@ async fn a_wait_that_is_too_long_is_rejected_as_such() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_that_meets_the_deadline_is_a_rejection_and_not_a_timeout_of_the_dependency() {
+    let bulkhead = queueing(1, 1);
+    let _taken = bulkhead.try_acquire().unwrap();
+    let timeout = deadline::Timeout::new("api", ms(30)).unwrap();
+    let work = service_fn(async |n: u32| Ok::<_, BoxError>(n));
+    let mut service = timeout.layer().layer(bulkhead.layer().layer(work));
+    let start = Instant::now();
+    let error = service.ready().await.unwrap().call(1).await.unwrap_err();
+    let rejected = error.as_rejected().unwrap();
+    assert_eq!(
+        (rejected.pattern(), rejected.reason()),
+        (Pattern::Bulkhead, Reason::QueueTimedOut)
+    );
+    assert_eq!(rejected.verdict(), Verdict::Ignored);
+    assert!(
+        start.elapsed() <= ms(30),
+        "the queue alone would have allowed 100 ms"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_place_that_came_in_time_is_kept_however_late_it_is_noticed() {
     let bulkhead = queueing(1, 1);
     let taken = bulkhead.try_acquire().unwrap();
