@@ -5,11 +5,16 @@
 //! readiness and calls it. One stack serves closures of every output and error type: nothing in its type names them.
 //!
 //! ```
-//! use resilience_core::{Error, execute};
+//! use std::time::Duration;
+//! use resilience_core::{Error, bulkhead::Bulkhead, deadline::Timeout, execute, retry::Retry};
 //! use tower::ServiceBuilder;
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let db = execute::guard(ServiceBuilder::new().concurrency_limit(32));
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), resilience_core::InvalidConfig> {
+//! let layers = ServiceBuilder::new()
+//!     .layer(Timeout::new("db", Duration::from_secs(2))?.layer())
+//!     .layer(Retry::builder("db").max_attempts(3).build()?.layer())
+//!     .layer(Bulkhead::builder("db").max_concurrent(32).build()?.layer());
+//! let db = execute::guard(layers);
 //!
 //! // Made once, whatever the stack thinks of retries.
 //! let rows = db.call(|| async { Ok::<u64, std::io::Error>(3) }).await;
@@ -18,7 +23,7 @@
 //! // May be made again by a retry layer: it must do no harm to do this twice.
 //! let name = db.call_idempotent(|| async { Err::<String, &str>("no such row") }).await;
 //! assert_eq!(name, Err(Error::Service("no such row")));
-//! # }
+//! # Ok(()) }
 //! ```
 //!
 //! # Which call for which work
@@ -45,7 +50,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::error::Error;
+use crate::{error::Error, retry::Replayable};
 
 /// Puts `layers` around [`Execute`]. A `tower::ServiceBuilder` is such a layer, and so is a single layer.
 pub fn guard<L: Layer<Execute>>(layers: L) -> Guarded<L::Service>
@@ -108,6 +113,21 @@ pub struct Once<F>(pub F);
 /// A request that is a closure that may be called again.
 #[derive(Clone, Copy)]
 pub struct Idempotent<F>(pub F);
+
+/// Never: that is its point.
+impl<F> Replayable for Once<F> {
+    #[inline]
+    fn replay(&self) -> Option<Self> {
+        None
+    }
+}
+
+impl<F: Clone> Replayable for Idempotent<F> {
+    #[inline]
+    fn replay(&self) -> Option<Self> {
+        Some(self.clone())
+    }
+}
 
 impl<F> fmt::Debug for Once<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,17 +282,23 @@ impl<S: Service<Req>, Req> Future for Call<S, Req> {
 #[cfg(test)]
 mod tests {
     use std::{
-        cell::Cell,
+        cell::{Cell, RefCell},
         convert::Infallible,
         io,
         sync::atomic::{AtomicU32, Ordering::Relaxed},
+        time::Duration,
     };
 
     use tokio_test::{assert_pending, assert_ready, task};
     use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer};
 
     use super::*;
-    use crate::{Rejected, ServiceError};
+    use crate::{
+        Rejected, ServiceError,
+        bulkhead::Bulkhead,
+        deadline::Timeout,
+        retry::{self, Retry},
+    };
 
     #[tokio::test]
     async fn one_stack_serves_closures_of_any_output_and_error_type() {
@@ -284,6 +310,39 @@ mod tests {
         assert_eq!(text, Ok("borrowed"));
         assert_eq!(number.unwrap(), 7);
         assert_eq!(failed, Err(Error::Service("no")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idempotent_work_is_repeated_and_knows_it_and_other_work_is_not() {
+        let timeout = Timeout::new("db", Duration::from_secs(2)).unwrap();
+        let retry = Retry::builder("db").max_attempts(3).build().unwrap();
+        let bulkhead = Bulkhead::builder("db").build().unwrap();
+        let layers = ServiceBuilder::new()
+            .layer(timeout.layer())
+            .layer(retry.layer())
+            .layer(bulkhead.layer());
+        let stack = guard(layers);
+
+        let attempts = RefCell::new(Vec::new());
+        let flaky = async || {
+            attempts.borrow_mut().push(retry::attempt());
+            match retry::attempt() {
+                1 | 2 => Err("flaky"),
+                attempt => Ok(attempt),
+            }
+        };
+        assert_eq!(stack.call_idempotent(flaky).await, Ok(3));
+        assert_eq!(attempts.take(), [1, 2, 3]);
+        assert_eq!(stack.call(flaky).await, Err(Error::Service("flaky")));
+        assert_eq!(attempts.take(), [1]);
+
+        // The same stack, other types.
+        let name = String::from("no such row");
+        let text: Result<(), Error<&str>> = stack.call_idempotent(|| async { Err(&*name) }).await;
+        assert_eq!(text, Err(Error::Service("no such row")));
+        let number: Result<u64, Error<io::Error>> = stack.call(|| async { Ok(7) }).await;
+        assert_eq!(number.unwrap(), 7);
+        assert_eq!(bulkhead.snapshot().in_flight, 0);
     }
 
     #[tokio::test]

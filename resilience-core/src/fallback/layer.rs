@@ -144,10 +144,10 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        if self.unready.is_none() {
-            if let Err(error) = ready!(self.inner.poll_ready(cx)) {
-                self.unready = Some(Box::new(error));
-            }
+        if self.unready.is_none()
+            && let Err(error) = ready!(self.inner.poll_ready(cx))
+        {
+            self.unready = Some(Box::new(error));
         }
         Poll::Ready(Ok(()))
     }

@@ -20,7 +20,7 @@
 //! | [`Fallback::by`], [`by_async`](Fallback::by_async) | what a function makes of the error; it may fail itself |
 //! | [`Fallback::by_result`] | what a function makes of the error *or of the failed response* |
 //! | [`Fallback::service`] | another service's answer, to a request made from this one's |
-//! | [`Fallback::new`] | your own [`Answer`] |
+//! | [`Fallback::with`] | your own [`Answer`] |
 //!
 //! **When**: on every error, rejections included. [`when`](FallbackLayer::when) narrows that down by the error;
 //! [`classify`](FallbackLayer::classify) asks a classifier instead, which also sees the failed *responses* of
@@ -61,7 +61,7 @@ impl Fallback {
         name: impl Into<Arc<str>>,
         response: Res,
     ) -> FallbackLayer<Value<Res>> {
-        Self::new(name, Value(response))
+        Self::with(name, Value(response))
     }
 
     /// Answers with what `f` makes of the error: `|error| Ok(response)`, or `Err` to fail with an error after all.
@@ -69,7 +69,7 @@ impl Fallback {
     where
         F: Fn(E) -> Result<Res, E>,
     {
-        Self::new(name, By(f))
+        Self::with(name, By(f))
     }
 
     /// Like [`by`](Self::by), with an async function.
@@ -78,7 +78,7 @@ impl Fallback {
         F: Fn(E) -> Fut,
         Fut: Future<Output = Result<Res, E>>,
     {
-        Self::new(name, ByAsync(f))
+        Self::with(name, ByAsync(f))
     }
 
     /// Answers with what `f` makes of the failed result, which may be a response that
@@ -87,7 +87,7 @@ impl Fallback {
     where
         F: Fn(Result<Res, E>) -> Result<Res, E>,
     {
-        Self::new(name, ByResult(f))
+        Self::with(name, ByResult(f))
     }
 
     /// Answers with `other`'s answer to `request(&req)`. `None`: this request has no fallback.
@@ -104,11 +104,11 @@ impl Fallback {
         F: Fn(&Req) -> Option<Alt>,
         S: tower_service::Service<Alt> + Clone,
     {
-        Self::new(name, OnService::new(other, request))
+        Self::with(name, OnService::new(other, request))
     }
 
     /// Answers with an [`Answer`] of your own.
-    pub fn new<A>(name: impl Into<Arc<str>>, answer: A) -> FallbackLayer<A> {
+    pub fn with<A>(name: impl Into<Arc<str>>, answer: A) -> FallbackLayer<A> {
         FallbackLayer::new(name.into(), answer, OnError)
     }
 }

@@ -134,10 +134,7 @@ async fn the_other_service_gets_its_own_request_and_only_when_it_is_needed() {
     }));
     let request = |query: &Query| (query.0 != 5).then(|| "x".repeat(query.0 as usize + 3));
     let layer = Fallback::service("f", replica, request);
-    assert_eq!(
-        layer.layer(primary.clone()).oneshot(Query(10)).await,
-        Ok(10)
-    );
+    assert_eq!(layer.layer(primary).oneshot(Query(10)).await, Ok(10));
     assert_eq!(CALLS.load(Relaxed), 0);
     assert_eq!(layer.layer(primary).oneshot(Query(0)).await, Ok(3));
     assert_eq!(CALLS.load(Relaxed), 1);
@@ -257,7 +254,7 @@ fn an_answer_of_ones_own_needs_no_threads() {
             Ok(Box::pin(async move { Ok(*kept) }))
         }
     }
-    let mut service = Fallback::new("f", Echo).layer(divider());
+    let mut service = Fallback::with("f", Echo).layer(divider());
     let ready = service.poll_ready(&mut Context::from_waker(std::task::Waker::noop()));
     assert!(matches!(ready, Poll::Ready(Ok(()))));
     assert_eq!(assert_ready_ok!(task::spawn(service.call(0)).poll()), 0);
