@@ -1,0 +1,53 @@
+# The commands that people repeat. `make help` lists them. Continuous integration calls the same ones (.ci/run).
+
+# What tests and lints switch on. The TLS features stay out: they cost a minute of C, and only one TLS library can be
+# in a program; `make features` sees that they resolve.
+FEATURES := resilience-core/otel,resilience-core/sqlx,resilience-http/otel,resilience-http/axum
+CARGO ?= cargo
+# The peers in the benches bring features of their own, which must not leak into what is tested: built apart.
+TESTED := --workspace --exclude resilience-benches --features $(FEATURES)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint fmt docs features loom deny figures bench storm ci
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what the tests need beside Rust (PostgreSQL's server programs)
+	tests/setup.sh
+
+test: setup ## Every test: units, properties, real servers, a real PostgreSQL, documentation, allocations
+	$(CARGO) test $(TESTED)
+	$(CARGO) test -p resilience-benches
+
+lint: ## Formatting and lints, warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(TESTED) --all-targets -- -D warnings
+	$(CARGO) clippy -p resilience-benches --all-targets -- -D warnings
+
+fmt: ## Format everything
+	$(CARGO) fmt --all
+
+docs: ## Build the documentation, warnings as errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(TESTED)
+
+features: ## Check every combination of features that somebody may choose
+	CARGO="$(CARGO)" .ci/features
+
+loom: ## Explore the interleavings of the circuit breaker's atomics
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --release --lib loom
+
+deny: ## Check licences, sources and bans of the dependencies (installs cargo-deny if it is missing)
+	CARGO="$(CARGO)" .ci/deny
+
+figures: ## Run every bench and print each figure as one JSON line
+	@$(CARGO) bench -q -p resilience-benches -- --figures
+
+bench: ## Run every bench and print the tables, ours beside the peers'
+	$(CARGO) bench -p resilience-benches
+
+storm: ## The main job: a plain client and a guarded one against an upstream that misbehaves
+	$(CARGO) run --release
+
+ci: ## What continuous integration runs
+	.ci/run

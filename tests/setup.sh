@@ -1,0 +1,71 @@
+#!/bin/sh
+# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs. No service has to run; the
+# tests start servers of their own on free ports.
+#
+#   tests/setup.sh           installs what is missing
+#   tests/setup.sh --check   only looks
+#   tests/setup.sh --make    installs make as well (continuous integration on a bare machine)
+set -eu
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+# Prints the folder that holds both programs. The test harness looks in the same places (tests/src/postgres).
+find_postgres() {
+    for folder in \
+        "$(dirname "$(command -v postgres 2>/dev/null || echo /nowhere/)")" \
+        "$(pg_config --bindir 2>/dev/null || echo /nowhere)" \
+        /usr/lib/postgresql/*/bin /usr/libexec/postgresql*/ /usr/pgsql-*/bin \
+        /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin
+    do
+        if [ -x "$folder/postgres" ] && [ -x "$folder/initdb" ]; then
+            printf '%s\n' "$folder"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Runs a command with the rights to install.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif ! command -v sudo >/dev/null 2>&1; then
+        fail "installing needs root and there is no sudo. Run as root: $*"
+    elif [ -t 0 ]; then
+        sudo "$@"
+    else
+        # Nobody is there to type a password.
+        sudo -n "$@" || fail "sudo asks for a password. Run by hand: sudo $*"
+    fi
+}
+
+# install WHAT APT DNF APK BREW: WHAT is the name for people, the others those of the packages.
+install() {
+    say "$1: missing, installing it"
+    if command -v apt-get >/dev/null 2>&1; then
+        as_root apt-get update -q &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$2"
+    elif command -v dnf >/dev/null 2>&1; then
+        as_root dnf install -y "$3"
+    elif command -v apk >/dev/null 2>&1; then
+        as_root apk add "$4"
+    elif command -v brew >/dev/null 2>&1; then
+        brew install "$5"
+    else
+        fail "$1: no apt-get, dnf, apk or brew here; install it by hand"
+    fi >&2 || fail "$1: the installation failed, see above"
+}
+
+case ${1:-} in
+    "" | --check) ;;
+    --make) command -v make >/dev/null 2>&1 || install make make make make make ;;
+    *) fail "usage: tests/setup.sh [--check | --make]" ;;
+esac
+
+if ! folder=$(find_postgres); then
+    [ "${1:-}" != --check ] || fail "PostgreSQL's server programs are missing; tests/setup.sh installs them"
+    install "PostgreSQL's server programs" postgresql postgresql-server postgresql postgresql@17
+    folder=$(find_postgres) || fail "PostgreSQL is installed, but no folder with postgres and initdb is to be found"
+fi
+say "PostgreSQL: $folder"
