@@ -6,7 +6,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -115,8 +115,9 @@ pub struct FallbackService<S, A, W = OnError> {
     shared: Striped<Shared<A>>,
     when: W,
     /// The error that the inner service failed its readiness with. Its type depends on the request's, which a
-    /// service does not name; only a failure pays for the box.
-    unready: Option<Box<dyn Any + Send>>,
+    /// service does not name; only a failure pays for the box. The lock (never taken) makes the service `Sync`
+    /// where its inner service is, whatever the error.
+    unready: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl<S: Clone, A, W: Clone> Clone for FallbackService<S, A, W> {
@@ -147,7 +148,7 @@ where
         if self.unready.is_none()
             && let Err(error) = ready!(self.inner.poll_ready(cx))
         {
-            self.unready = Some(Box::new(error));
+            self.unready = Some(Box::new(Mutex::new(error)));
         }
         Poll::Ready(Ok(()))
     }
@@ -176,8 +177,8 @@ where
 impl<S, A, W> FallbackService<S, A, W> {
     #[inline]
     fn take_unready<E: 'static>(&mut self) -> Option<E> {
-        let error = self.unready.take()?;
-        error.downcast().ok().map(|error| *error)
+        let error = self.unready.take()?.downcast::<Mutex<E>>().ok()?;
+        Some(error.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

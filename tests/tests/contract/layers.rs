@@ -6,12 +6,14 @@ use resilience_core::{
     Error,
     bulkhead::Bulkhead,
     deadline::Timeout,
+    fallback::{Fallback, FallbackLayer},
     keyed::Keyed,
     lift::LiftLayer,
     retry::{Backoff, Retry, RetryBudget},
+    shed::LoadShed,
 };
-use resilience_tests::contract::{Ask, Instance, Plan, Stack, Subject};
-use tower::{BoxError, Layer, layer::layer_fn, util::MapErr};
+use resilience_tests::contract::{Answer, Ask, Instance, Plan, Probe, Stack, Subject};
+use tower::{BoxError, Layer, Service, layer::layer_fn, limit::ConcurrencyLimit, util::MapErr};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Permits, probes: fewer than the offences that the checks commit.
@@ -148,4 +150,98 @@ fn lift() {
     let lift =
         move || layer_fn(move |inner: Stack| MapErr::new(LiftLayer::new().layer(inner), lower));
     Subject::new("lift", move || async move { Instance::new(lift) }).keeps_every_contract();
+}
+
+const ANSWERED: &str = "it answers in place of the service: that is what it is for";
+
+#[test]
+fn fallback_to_a_value() {
+    Subject::new("fallback to a value", || {
+        fallback(Fallback::value("contract", 99))
+    })
+    .exempt("an_error_of_readiness_is_passed_on", ANSWERED)
+    .exempt("an_error_of_the_service_is_passed_on_as_it_is", ANSWERED)
+    .keeps_every_contract();
+}
+
+#[test]
+fn fallback_to_a_value_when_it_does_not_apply() {
+    let never = |_: &BoxError| false;
+    Subject::new("fallback to nothing", move || {
+        fallback(Fallback::value("contract", 99).when(never))
+    })
+    .keeps_every_contract();
+}
+
+#[test]
+fn fallback_by_a_function() {
+    Subject::new("fallback by function", || {
+        fallback(Fallback::by("contract", Err::<Answer, BoxError>))
+    })
+    .keeps_every_contract();
+}
+
+#[test]
+fn fallback_by_a_function_that_takes_time() {
+    let late = |error: BoxError| async {
+        tokio::time::sleep(SECOND / 100).await;
+        Err::<Answer, _>(error)
+    };
+    Subject::new("fallback by async function", move || {
+        fallback(Fallback::by_async("contract", late))
+    })
+    .keeps_every_contract();
+}
+
+#[test]
+fn fallback_by_a_function_of_the_result() {
+    let same = |result: Result<Answer, BoxError>| result;
+    Subject::new("fallback by result", move || {
+        fallback(Fallback::by_result("contract", same))
+    })
+    .keeps_every_contract();
+}
+
+/// The other service is as particular about readiness as the first.
+#[test]
+fn fallback_to_another_service() {
+    let make = || async {
+        let other = ConcurrencyLimit::new(Probe::default(), 1);
+        fallback(Fallback::service("contract", other, |ask: &Ask| {
+            Some(ask.clone())
+        }))
+        .await
+    };
+    Subject::new("fallback to a service", make)
+        .makes_further_attempts()
+        .exempt("an_error_of_readiness_is_passed_on", ANSWERED)
+        .exempt(
+            "waiting_for_the_next_attempt_takes_few_polls",
+            "the other service is not the one that is closed",
+        )
+        .keeps_every_contract();
+}
+
+async fn fallback<A, W>(layer: FallbackLayer<A, W>) -> Instance
+where
+    FallbackLayer<A, W>: Layer<Stack> + Clone + Send + Sync + 'static,
+    <FallbackLayer<A, W> as Layer<Stack>>::Service:
+        Service<Ask, Response = Answer, Error = BoxError> + Clone + Send + Sync + 'static,
+    <<FallbackLayer<A, W> as Layer<Stack>>::Service as Service<Ask>>::Future: Send + 'static,
+{
+    Instance::new(move || layer.clone())
+}
+
+#[test]
+fn load_shed() {
+    let make = || async {
+        let shed = LoadShed::new("contract");
+        Instance::new(move || shed.layer())
+    };
+    Subject::new("load shed", make)
+        .exempt(
+            "readiness_wakes_all_who_wait_for_it",
+            "nobody waits: it is always ready",
+        )
+        .keeps_every_contract();
 }
