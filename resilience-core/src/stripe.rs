@@ -84,8 +84,14 @@ struct Stripes<T> {
 
 impl<T> Striped<T> {
     pub(crate) fn new(value: T) -> Self {
+        Self::with_stripes(value, count())
+    }
+
+    /// With fewer stripes, for what there are many of. `stripes`: a power of two.
+    pub(crate) fn with_stripes(value: T, stripes: usize) -> Self {
+        debug_assert!(stripes.is_power_of_two());
         let shared = Arc::new(value);
-        let locals = (0..count())
+        let locals = (0..stripes)
             .map(|_| Local(Arc::new(CachePadded::new(Arc::clone(&shared)))))
             .collect();
         Self(Arc::new(Stripes { shared, locals }))

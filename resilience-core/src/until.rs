@@ -18,6 +18,10 @@ pub trait Until<Res, G>: Clone {
     /// What the caller gets: the response, or the response with the guard inside.
     type Response;
 
+    /// Whether the guard may outlive [`hold`](Self::hold). A layer that watches for how long a call has gone on may
+    /// save itself a reading of the clock where it cannot.
+    const HOLDS_ON: bool = true;
+
     /// `response` was judged `verdict`; `guard` is to be settled and dropped when the call is over.
     fn hold(&self, response: Res, verdict: Verdict, guard: G) -> Self::Response;
 }
@@ -28,6 +32,8 @@ pub struct Response;
 
 impl<Res, G: Guard> Until<Res, G> for Response {
     type Response = Res;
+
+    const HOLDS_ON: bool = false;
 
     #[inline]
     fn hold(&self, response: Res, verdict: Verdict, mut guard: G) -> Res {

@@ -1,1 +1,203 @@
-//! (being built)
+//! Circuit breaker: stops calling what keeps failing, and finds out by a few probes when it is back.
+//!
+//! It is not a retry, a timeout or a limit on concurrency: it only decides, for each call, whether it is worth
+//! making. Put it inside of the retry (each attempt is judged) and inside of the bulkhead (waiting for a place is
+//! never held against the dependency).
+//!
+//! ```
+//! use std::time::Duration;
+//! use resilience_core::{breaker::{CircuitBreaker, Window}, Error, Reason};
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let breaker = CircuitBreaker::builder("payments")
+//!     .window(Window::time(Duration::from_secs(10)))
+//!     .minimum_calls(3)
+//!     .failure_rate(0.5)
+//!     .build()?;
+//! let mut service = ServiceBuilder::new()
+//!     .layer(breaker.layer())
+//!     .service_fn(|_: &str| async { Err::<(), _>(Error::Service("connection refused")) });
+//!
+//! for _ in 0..3 {
+//!     let failed = service.ready().await?.call("pay").await;
+//!     assert_eq!(failed, Err(Error::Service("connection refused")));
+//! }
+//! let rejected = service.ready().await?.call("pay").await.unwrap_err();
+//! assert_eq!(rejected.rejected().unwrap().reason(), Reason::Open);
+//! assert!(rejected.rejected().unwrap().retry_after() > Some(Duration::from_secs(4)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # States
+//!
+//! **Closed**: all calls pass and are judged over a window that slides ([`Window`]); too high a rate of failures or
+//! of slow calls, or too many failures in a row, open it. **Open**: all calls are rejected, with the time left as
+//! advice, for an interval that grows from trip to trip ([`OpenFor`]). **Half-open**: a bounded number of calls pass
+//! as probes, and their rate of failures decides ([`HalfOpen`]). **Ramping up** (optional): the load comes back in
+//! stages ([`RampUp`]). An operator may overrule all of it ([`Order`]).
+//!
+//! Each change of state starts a new generation. The result of a call that was admitted in an earlier generation
+//! changes nothing.
+//!
+//! # What counts
+//!
+//! The layer's classifier ([`crate::classify`]) says what a result means. Ignored results change nothing and give
+//! their probe back. A rejection raised by a layer further down is ignored, but for a timeout. A call that is
+//! dropped before it ends counts as configured ([`Dropped`]); by a panic, as a failure. An error of the inner
+//! service's `poll_ready` counts like a failed call.
+//!
+//! # Modes
+//!
+//! **Fail-fast**, the default: `poll_ready` is ready while the breaker is open, without asking the inner service,
+//! and `call` rejects. It never makes a caller wait and never hands an error to `poll_ready`, which tower's `Buffer`
+//! would die of. **Gate** ([`CircuitBreakerLayer::gate`]): `poll_ready` is pending while the breaker is open, which
+//! is what `tower::balance` wants of an endpoint it should pass over.
+//!
+//! # Cost
+//!
+//! A call that a closed breaker lets through allocates nothing and takes no lock: one atomic load to get in, one
+//! reading of the clock and one compare-and-swap on memory of the thread's own to get out (with
+//! [`slow calls`](Builder::slow_calls), two readings). A response future that is pending at first costs one more
+//! reading, unless [`Dropped::Ignored`] is set. A breaker with a time window takes about 2 KiB, plus 1 KiB per stripe (twice
+//! the cores, at most 32).
+//!
+//! # Without tower
+//!
+//! [`CircuitBreaker::acquire`] hands out a [`Call`] to hold while the work is done, and to settle with a verdict.
+
+mod call;
+mod config;
+mod control;
+mod events;
+mod gate;
+mod keyed;
+mod layer;
+mod machine;
+mod orders;
+mod rules;
+mod shared;
+mod snapshot;
+mod sync;
+mod tally;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod trial;
+mod window;
+mod word;
+
+use std::{fmt, sync::Arc};
+
+pub use call::Call;
+pub use config::{Builder, Dropped, HalfOpen, OpenFor, RampUp, Window};
+pub use events::{Cause, Counts, Event, Events, Missed};
+pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer, KeyedCircuitBreakerService};
+pub use layer::{
+    CircuitBreakerLayer, CircuitBreakerService, FailFast, Gate, ResponseFuture, Unclonable,
+};
+pub use orders::{Order, OrderInfo};
+pub use snapshot::{Probes, Snapshot, Stage, State, Totals};
+
+use self::{config::Config, events::Hub, shared::Shared};
+use crate::{classify, error::Rejected, stripe::Striped, telemetry, until};
+
+/// The handle of one breaker. Clones, layers and services made from it all share its state.
+#[derive(Clone)]
+pub struct CircuitBreaker {
+    shared: Striped<Shared>,
+}
+
+impl CircuitBreaker {
+    /// Starts to configure a breaker of this name: logs, metrics, events and rejections carry it.
+    pub fn builder(name: impl Into<Arc<str>>) -> Builder {
+        Builder::new(name.into())
+    }
+
+    fn new(config: Config) -> Self {
+        let hub = Arc::new(Hub::new(config.event_capacity));
+        let shared = Striped::new(Shared::new(config, hub, None));
+        telemetry::register(shared.shared());
+        Self { shared }
+    }
+
+    /// A layer that guards a service with this breaker. Make as many as you like; all share this breaker.
+    pub fn layer(&self) -> CircuitBreakerLayer {
+        CircuitBreakerLayer::new(self.clone(), classify::Standard, until::Response)
+    }
+
+    /// Asks for the right to make one call, for use without tower. Hold the [`Call`] while the work is done, then
+    /// [`settle`](until::Guard::settle) it; dropped unsettled, it counts as [`Dropped`] says, by its age since this
+    /// moment.
+    ///
+    /// Reads the clock, unless drops are ignored and slow calls are not watched.
+    ///
+    /// # Errors
+    ///
+    /// Rejects when the breaker would reject a call.
+    ///
+    /// ```
+    /// use resilience_core::{breaker::CircuitBreaker, until::Guard, Verdict};
+    ///
+    /// let breaker = CircuitBreaker::builder("cache").build()?;
+    /// let mut call = breaker.acquire()?;
+    /// let answer: Result<u32, ()> = Ok(7);
+    /// call.settle(if answer.is_ok() { Verdict::Success } else { Verdict::transient() });
+    /// assert_eq!(breaker.snapshot().counts.calls, 1);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn acquire(&self) -> Result<Call, Rejected> {
+        let mut call = Call::admit(&self.shared)?;
+        call.begin();
+        Ok(call)
+    }
+
+    /// The name that it was built with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.shared.name()
+    }
+
+    /// What it does with calls now. What is due by now (the end of the open interval, of an order) happens first.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.shared.state()
+    }
+
+    /// Everything there is to know about it now. What is due by now happens first.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
+    /// The events from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.shared.hub().subscribe()
+    }
+
+    /// Gives an order, in place of the one that stands.
+    pub fn order(&self, order: Order) {
+        self.shared.order(order);
+    }
+
+    /// Ends the order in force and notes why. False if there is none.
+    pub fn clear_order(&self, reason: impl Into<Arc<str>>) -> bool {
+        self.shared.clear_order(reason.into())
+    }
+
+    /// Back to closed with an empty window, and the open interval back to its first value, whatever the state is
+    /// now. An order in force stays in force.
+    pub fn reset(&self, reason: impl Into<Arc<str>>) {
+        self.shared.reset(reason.into());
+    }
+}
+
+impl fmt::Debug for CircuitBreaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreaker")
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,638 @@
+//! What a breaker can be told when it is built. Everything is checked in [`Builder::build`], nothing at run time.
+
+use std::{fmt, hash::Hash, sync::Arc, time::Duration};
+
+use super::{
+    CircuitBreaker, KeyedCircuitBreaker,
+    rules::{HalfOpenRules, OpenRules, RampUpRules, Rate, Rules, WindowRules},
+    window::MAX_CALLS,
+};
+use crate::{clock::Clock, error::InvalidConfig, keyed::Keyed, stripe};
+
+/// Makes a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    name: Arc<str>,
+    window: Window,
+    minimum_calls: Option<u32>,
+    failure_rate: Option<f64>,
+    slow_calls: Option<(Duration, f64)>,
+    consecutive_failures: Option<u32>,
+    open_for: OpenFor,
+    half_open: HalfOpen,
+    ramp_up: Option<RampUp>,
+    dropped: Dropped,
+    clock: Option<Clock>,
+    seed: Option<u64>,
+    event_capacity: usize,
+}
+
+impl Builder {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            window: Window::time(Duration::from_secs(10)),
+            minimum_calls: None,
+            failure_rate: Some(0.5),
+            slow_calls: None,
+            consecutive_failures: None,
+            open_for: OpenFor::exponential(Duration::from_secs(5), Duration::from_secs(60)),
+            half_open: HalfOpen::probes(3),
+            ramp_up: None,
+            dropped: Dropped::FailedAfter(Duration::from_secs(1)),
+            clock: None,
+            seed: None,
+            event_capacity: 256,
+        }
+    }
+
+    /// Which calls the rates are taken over. Default: those of the last 10 seconds.
+    pub const fn window(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// How many calls the window must hold before a rate can trip the breaker; with a count window at most its
+    /// length. Default: 20, or the length of a shorter count window.
+    pub const fn minimum_calls(mut self, calls: u32) -> Self {
+        self.minimum_calls = Some(calls);
+        self
+    }
+
+    /// Trips when this share of the calls in the window has failed: above 0, at most 1. Default: 0.5.
+    pub const fn failure_rate(mut self, rate: f64) -> Self {
+        self.failure_rate = Some(rate);
+        self
+    }
+
+    /// The share of failures does not matter; slow calls or consecutive failures must then be set.
+    pub const fn no_failure_rate(mut self) -> Self {
+        self.failure_rate = None;
+        self
+    }
+
+    /// Trips when this share of the calls in the window took `threshold` or longer, failed or not. Default: off.
+    ///
+    /// It costs one more reading of the clock per call.
+    pub const fn slow_calls(mut self, threshold: Duration, rate: f64) -> Self {
+        self.slow_calls = Some((threshold, rate));
+        self
+    }
+
+    /// Trips at this many failures in a row, whatever the rates and the minimum say. Default: off.
+    pub const fn consecutive_failures(mut self, failures: u32) -> Self {
+        self.consecutive_failures = Some(failures);
+        self
+    }
+
+    /// How long the breaker stays open. Default: 5 seconds, doubled with each trip in a series up to 60 seconds,
+    /// each shortened at random by up to a tenth.
+    pub const fn open_for(mut self, open_for: OpenFor) -> Self {
+        self.open_for = open_for;
+        self
+    }
+
+    /// How the breaker finds out that the dependency is back. Default: 3 probes, judged after 30 seconds at the
+    /// latest.
+    pub const fn half_open(mut self, half_open: HalfOpen) -> Self {
+        self.half_open = half_open;
+        self
+    }
+
+    /// After good probes, lets the load come back in stages. Default: off, all at once.
+    pub fn ramp_up(mut self, ramp_up: RampUp) -> Self {
+        self.ramp_up = Some(ramp_up);
+        self
+    }
+
+    /// What a call says that was dropped before it ended. Default: a failure, if it was dropped after 1 second or
+    /// later.
+    pub const fn dropped(mut self, dropped: Dropped) -> Self {
+        self.dropped = dropped;
+        self
+    }
+
+    /// Where the time is read. Default: [`Clock::auto`], when the breaker is built.
+    pub const fn clock(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Makes the jitter and the choices of a ramp-up repeatable, for tests. The choices then take a lock.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How many events a slow subscriber may fall behind before it misses some. Default: 256.
+    pub const fn event_capacity(mut self, events: usize) -> Self {
+        self.event_capacity = events;
+        self
+    }
+
+    /// Checks all values and makes the breaker.
+    ///
+    /// # Errors
+    ///
+    /// Names the first value that cannot work, and the rule that it breaks.
+    pub fn build(self) -> Result<CircuitBreaker, InvalidConfig> {
+        self.check().map(CircuitBreaker::new)
+    }
+
+    /// Checks all values and makes a family of such breakers, one per key. See [`KeyedCircuitBreaker`].
+    ///
+    /// # Errors
+    ///
+    /// Names the first value that cannot work, and the rule that it breaks.
+    pub fn keyed<K>(self, keyed: Keyed) -> Result<KeyedCircuitBreaker<K>, InvalidConfig>
+    where
+        K: Hash + Eq + fmt::Display + Send + Sync + 'static,
+    {
+        KeyedCircuitBreaker::new(self.check()?, keyed)
+    }
+
+    fn check(self) -> Result<Config, InvalidConfig> {
+        if self.name.is_empty() {
+            return Err(InvalidConfig::new("name", &*self.name, "must not be empty"));
+        }
+        let failure = self
+            .failure_rate
+            .map(|rate| Rate::new("failure_rate", rate))
+            .transpose()?;
+        let slow = self
+            .slow_calls
+            .map(|(_, rate)| Rate::new("slow_calls", rate))
+            .transpose()?;
+        let slow_after = self.slow_calls.map(|(threshold, _)| threshold);
+        if slow_after.is_some_and(|after| after.is_zero()) {
+            return Err(InvalidConfig::new(
+                "slow_calls",
+                slow_after,
+                "the threshold must be above zero",
+            ));
+        }
+        if self.consecutive_failures == Some(0) {
+            return Err(InvalidConfig::new(
+                "consecutive_failures",
+                0,
+                "must be at least 1",
+            ));
+        }
+        if failure.is_none() && slow.is_none() && self.consecutive_failures.is_none() {
+            return Err(InvalidConfig::new(
+                "no_failure_rate",
+                "set",
+                "then slow_calls or consecutive_failures must be set",
+            ));
+        }
+        if self.event_capacity == 0 || self.event_capacity > 1 << 20 {
+            let rule = "must be between 1 and 1,048,576";
+            return Err(InvalidConfig::new(
+                "event_capacity",
+                self.event_capacity,
+                rule,
+            ));
+        }
+        let minimum = self.checked_minimum()?;
+        Ok(Config {
+            rules: Rules {
+                window: self.window.check()?,
+                stripes: stripe::count(),
+                failure,
+                slow,
+                streak: self.consecutive_failures,
+                minimum: minimum.into(),
+                open: self.open_for.check()?,
+                half_open: self.half_open.check(failure, slow)?,
+                ramp_up: self
+                    .ramp_up
+                    .map(|ramp_up| ramp_up.check(minimum))
+                    .transpose()?,
+            },
+            dropped: self.dropped.check(slow_after)?,
+            slow_after,
+            clock: self.clock.unwrap_or_default(),
+            seed: self.seed,
+            event_capacity: self.event_capacity,
+            name: self.name,
+        })
+    }
+
+    fn checked_minimum(&self) -> Result<u32, InvalidConfig> {
+        let most = match self.window {
+            Window(WindowRules::Count(calls)) => u32::try_from(calls).unwrap_or(u32::MAX),
+            Window(WindowRules::Time(_)) => u32::MAX,
+        };
+        let minimum = self.minimum_calls.unwrap_or_else(|| most.min(20));
+        match minimum {
+            // A count window of zero is refused by its own name.
+            0 if most > 0 => Err(InvalidConfig::new("minimum_calls", 0, "must be at least 1")),
+            _ if minimum > most => Err(InvalidConfig::new(
+                "minimum_calls",
+                minimum,
+                "must not be above the number of calls that the window holds",
+            )),
+            _ => Ok(minimum),
+        }
+    }
+}
+
+/// What [`Builder::build`] has found good.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) name: Arc<str>,
+    pub(super) rules: Rules,
+    pub(super) slow_after: Option<Duration>,
+    pub(super) dropped: Dropped,
+    pub(super) clock: Clock,
+    pub(super) seed: Option<u64>,
+    pub(super) event_capacity: usize,
+}
+
+/// Which calls the rates are taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Window(WindowRules);
+
+impl Window {
+    /// The calls of the last `length`, between 10 milliseconds and 24 hours. It slides in tenths of its length, and
+    /// costs the same whatever the number of calls. Recording a call touches only memory of the thread's own.
+    pub const fn time(length: Duration) -> Self {
+        Self(WindowRules::Time(length))
+    }
+
+    /// The last `calls` calls, exactly; at most 1,000,000, and four bytes of memory each. All threads share its
+    /// head: under heavy load on many cores the time window is the cheaper one.
+    pub const fn count(calls: usize) -> Self {
+        Self(WindowRules::Count(calls))
+    }
+
+    fn check(self) -> Result<WindowRules, InvalidConfig> {
+        let shortest = Duration::from_millis(10);
+        let longest = Duration::from_secs(24 * 3600);
+        match self.0 {
+            WindowRules::Time(length) if length < shortest || length > longest => {
+                Err(InvalidConfig::new(
+                    "window",
+                    length,
+                    "must be between 10 milliseconds and 24 hours",
+                ))
+            }
+            WindowRules::Count(calls) if calls == 0 || calls > MAX_CALLS => Err(
+                InvalidConfig::new("window", calls, "must hold between 1 and 1,000,000 calls"),
+            ),
+            good => Ok(good),
+        }
+    }
+}
+
+/// How long a breaker stays open.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use]
+pub struct OpenFor {
+    first: Duration,
+    cap: Duration,
+    jitter: f64,
+    reset_after: Option<Duration>,
+    retry_after: Option<Duration>,
+}
+
+impl OpenFor {
+    /// `first` at the first trip, doubled with each further trip of a series up to `cap`. A series ends when the
+    /// breaker has stayed closed for a while ([`reset_after`](Self::reset_after)). Jitter is 0.1.
+    pub const fn exponential(first: Duration, cap: Duration) -> Self {
+        Self {
+            first,
+            cap,
+            jitter: 0.1,
+            reset_after: None,
+            retry_after: None,
+        }
+    }
+
+    /// Always the same time, without jitter.
+    pub const fn fixed(time: Duration) -> Self {
+        Self::exponential(time, time).jitter(0.0)
+    }
+
+    /// Shortens each interval at random by up to this share of it (0 to 1), so that a fleet that tripped together
+    /// does not probe together.
+    pub const fn jitter(mut self, share: f64) -> Self {
+        self.jitter = share;
+        self
+    }
+
+    /// How long the breaker must have stayed closed for the next trip to start over with the first interval.
+    /// Default: the cap.
+    pub const fn reset_after(mut self, time: Duration) -> Self {
+        self.reset_after = Some(time);
+        self
+    }
+
+    /// Stays open for longer, up to `max`, if the failure that trips the breaker asked for it
+    /// ([`Verdict::Transient`](crate::Verdict::Transient)'s `retry_after`). Never for less long. Default: not heeded.
+    pub const fn honour_retry_after(mut self, max: Duration) -> Self {
+        self.retry_after = Some(max);
+        self
+    }
+
+    fn check(self) -> Result<OpenRules, InvalidConfig> {
+        if self.first < Duration::from_millis(1) {
+            let rule = "must be at least 1 millisecond";
+            return Err(InvalidConfig::new("open_for", self.first, rule));
+        }
+        if self.cap < self.first {
+            let rule = "the cap must not be below the first interval";
+            return Err(InvalidConfig::new("open_for", self.cap, rule));
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return Err(InvalidConfig::new(
+                "jitter",
+                self.jitter,
+                "must be between 0 and 1",
+            ));
+        }
+        Ok(OpenRules {
+            first: self.first,
+            cap: self.cap,
+            jitter: self.jitter,
+            reset_after: self.reset_after.unwrap_or(self.cap),
+            retry_after: self.retry_after,
+        })
+    }
+}
+
+/// How a breaker that was open finds out whether the dependency is back: a few calls are let through as probes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use]
+pub struct HalfOpen {
+    probes: u32,
+    failure_rate: Option<f64>,
+    max_wait: Option<Duration>,
+}
+
+impl HalfOpen {
+    /// This many calls are let through, no more, and judged by their rate of failures (and of slow calls, where the
+    /// breaker watches them) as soon as the outstanding ones cannot change the verdict. An ignored result gives its
+    /// probe to another call.
+    pub const fn probes(probes: u32) -> Self {
+        Self {
+            probes,
+            failure_rate: None,
+            max_wait: Some(Duration::from_secs(30)),
+        }
+    }
+
+    /// The breaker opens again when this share of the probes has failed. Default: the breaker's own failure rate,
+    /// or 0.5 if it has none.
+    pub const fn failure_rate(mut self, rate: f64) -> Self {
+        self.failure_rate = Some(rate);
+        self
+    }
+
+    /// How long after the first probe the verdict falls at the latest: probes that are still out then count as
+    /// failures, probes never sent do not count. Default: 30 seconds.
+    pub const fn max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = Some(wait);
+        self
+    }
+
+    /// Waits for the probes for as long as they take. One call that hangs for ever then keeps the breaker half-open
+    /// for ever: set this only where every call has a timeout.
+    pub const fn no_max_wait(mut self) -> Self {
+        self.max_wait = None;
+        self
+    }
+
+    fn check(
+        self,
+        failure: Option<Rate>,
+        slow: Option<Rate>,
+    ) -> Result<HalfOpenRules, InvalidConfig> {
+        if self.probes == 0 {
+            return Err(InvalidConfig::new(
+                "half_open",
+                0,
+                "must have at least 1 probe",
+            ));
+        }
+        if self
+            .max_wait
+            .is_some_and(|wait| wait < Duration::from_millis(1))
+        {
+            let rule = "must be at least 1 millisecond";
+            return Err(InvalidConfig::new("max_wait", self.max_wait, rule));
+        }
+        let own = self
+            .failure_rate
+            .map(|rate| Rate::new("half_open", rate))
+            .transpose()?;
+        Ok(HalfOpenRules {
+            probes: self.probes,
+            failure: own.or(failure).unwrap_or(Rate::HALF),
+            slow,
+            max_wait: self.max_wait,
+        })
+    }
+}
+
+/// How the load comes back after good probes: each stage lets a share of the calls through for a while.
+///
+/// Each stage is judged by the breaker's own thresholds over its own calls; a stage that fails opens the breaker
+/// again, and the open intervals go on growing. A stage ends at the first look at the breaker (a call, a snapshot)
+/// after its time.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct RampUp {
+    shares: Vec<f64>,
+    stage: Duration,
+    minimum_calls: Option<u32>,
+}
+
+impl RampUp {
+    /// One stage for each of `shares` (above 0, at most 1), of length `stage` each.
+    pub fn stages(shares: impl IntoIterator<Item = f64>, stage: Duration) -> Self {
+        Self {
+            shares: shares.into_iter().collect(),
+            stage,
+            minimum_calls: None,
+        }
+    }
+
+    /// How many calls a stage must hold before a rate can fail it. Default: the breaker's minimum.
+    pub const fn minimum_calls(mut self, calls: u32) -> Self {
+        self.minimum_calls = Some(calls);
+        self
+    }
+
+    fn check(self, minimum: u32) -> Result<RampUpRules, InvalidConfig> {
+        if self.shares.is_empty() || self.shares.len() > 100 {
+            let rule = "must have between 1 and 100 stages";
+            return Err(InvalidConfig::new("ramp_up", self.shares.len(), rule));
+        }
+        if let Some(share) = self
+            .shares
+            .iter()
+            .find(|&&share| !(share > 0.0 && share <= 1.0))
+        {
+            return Err(InvalidConfig::new(
+                "ramp_up",
+                share,
+                "a share must be above 0, at most 1",
+            ));
+        }
+        if self.stage < Duration::from_millis(1) {
+            let rule = "a stage must last at least 1 millisecond";
+            return Err(InvalidConfig::new("ramp_up", self.stage, rule));
+        }
+        if self.minimum_calls == Some(0) {
+            return Err(InvalidConfig::new(
+                "ramp_up",
+                0,
+                "minimum_calls must be at least 1",
+            ));
+        }
+        let whole = (1u64 << 32) as f64;
+        Ok(RampUpRules {
+            shares: self
+                .shares
+                .iter()
+                .map(|share| ((share * whole) as u64).max(1))
+                .collect(),
+            stage: self.stage,
+            minimum: self.minimum_calls.unwrap_or(minimum).into(),
+        })
+    }
+}
+
+/// What a call says that was dropped before it ended: its caller timed out, lost interest, or went away.
+///
+/// Whatever is set here, a call dropped after the current [deadline](crate::deadline) has passed, or by a panic,
+/// counts as a failure; and what the call held (its probe) is given back.
+///
+/// The age is measured from when the response was first waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dropped {
+    /// Nothing.
+    Ignored,
+    /// A slow success, if it was at least this old; younger, nothing. Needs [`Builder::slow_calls`].
+    SlowAfter(Duration),
+    /// A failure, if it was at least this old; younger, nothing.
+    FailedAfter(Duration),
+}
+
+impl Dropped {
+    fn check(self, slow: Option<Duration>) -> Result<Self, InvalidConfig> {
+        match self {
+            Self::SlowAfter(_) if slow.is_none() => Err(InvalidConfig::new(
+                "dropped",
+                self,
+                "slow_calls must be set for a dropped call to count as slow",
+            )),
+            good => Ok(good),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn base() -> Builder {
+        CircuitBreaker::builder("test")
+    }
+
+    fn field(builder: Builder) -> &'static str {
+        builder
+            .build()
+            .expect_err("a value that cannot work")
+            .field()
+    }
+
+    #[test]
+    fn a_minimum_that_the_window_can_never_hold_is_refused() {
+        let small = base().window(Window::count(10));
+        assert_eq!(field(small.clone().minimum_calls(11)), "minimum_calls");
+        assert!(small.clone().minimum_calls(10).build().is_ok());
+        assert!(small.build().is_ok(), "the default adapts");
+    }
+
+    #[test]
+    fn every_value_that_cannot_work_is_refused_by_name() {
+        for rate in [0.0, -0.1, 1.1, f64::NAN, f64::INFINITY] {
+            assert_eq!(field(base().failure_rate(rate)), "failure_rate");
+            assert_eq!(field(base().slow_calls(SECOND, rate)), "slow_calls");
+            assert_eq!(
+                field(base().half_open(HalfOpen::probes(1).failure_rate(rate))),
+                "half_open"
+            );
+            assert_eq!(
+                field(base().ramp_up(RampUp::stages([0.5, rate], SECOND))),
+                "ramp_up"
+            );
+        }
+        for jitter in [-0.1, 1.1, f64::NAN] {
+            let open_for = OpenFor::fixed(SECOND).jitter(jitter);
+            assert_eq!(field(base().open_for(open_for)), "jitter");
+        }
+        assert_eq!(field(CircuitBreaker::builder("")), "name");
+        assert_eq!(field(base().minimum_calls(0)), "minimum_calls");
+        assert_eq!(field(base().slow_calls(Duration::ZERO, 0.5)), "slow_calls");
+        assert_eq!(
+            field(base().consecutive_failures(0)),
+            "consecutive_failures"
+        );
+        assert_eq!(field(base().no_failure_rate()), "no_failure_rate");
+        assert_eq!(field(base().window(Window::count(0))), "window");
+        assert_eq!(field(base().window(Window::count(1_000_001))), "window");
+        assert_eq!(
+            field(base().window(Window::time(Duration::from_millis(9)))),
+            "window"
+        );
+        assert_eq!(field(base().window(Window::time(Duration::MAX))), "window");
+        assert_eq!(
+            field(base().open_for(OpenFor::fixed(Duration::ZERO))),
+            "open_for"
+        );
+        assert_eq!(
+            field(base().open_for(OpenFor::exponential(2 * SECOND, SECOND))),
+            "open_for"
+        );
+        assert_eq!(field(base().half_open(HalfOpen::probes(0))), "half_open");
+        assert_eq!(
+            field(base().half_open(HalfOpen::probes(1).max_wait(Duration::ZERO))),
+            "max_wait"
+        );
+        assert_eq!(field(base().ramp_up(RampUp::stages([], SECOND))), "ramp_up");
+        assert_eq!(
+            field(base().ramp_up(RampUp::stages([0.5], Duration::ZERO))),
+            "ramp_up"
+        );
+        assert_eq!(
+            field(base().ramp_up(RampUp::stages([0.5], SECOND).minimum_calls(0))),
+            "ramp_up"
+        );
+        assert_eq!(field(base().dropped(Dropped::SlowAfter(SECOND))), "dropped");
+        assert_eq!(field(base().event_capacity(0)), "event_capacity");
+        assert_eq!(field(base().event_capacity(usize::MAX)), "event_capacity");
+    }
+
+    #[test]
+    fn the_widest_values_are_accepted() {
+        let extreme = base()
+            .window(Window::count(1_000_000))
+            .minimum_calls(1_000_000)
+            .failure_rate(1.0)
+            .slow_calls(Duration::MAX, 1e-6)
+            .consecutive_failures(u32::MAX)
+            .open_for(OpenFor::exponential(Duration::MAX, Duration::MAX).jitter(1.0))
+            .half_open(HalfOpen::probes(u32::MAX).max_wait(Duration::MAX))
+            .ramp_up(RampUp::stages([1e-9, 1.0], Duration::MAX))
+            .dropped(Dropped::SlowAfter(Duration::MAX));
+        assert!(extreme.build().is_ok());
+    }
+}

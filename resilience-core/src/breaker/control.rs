@@ -1,0 +1,326 @@
+//! What changes rarely, and the transitions that change it. All under the machine's lock.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, Release, SeqCst},
+    },
+    time::Duration,
+};
+
+use super::{
+    events::{Cause, Counts},
+    machine::{Machine, NEVER, moment},
+    orders::{Order, OrderInfo, OrderKind, Standing},
+    snapshot::{Probes, Stage, State, Totals},
+    tally::Count,
+    trial::Trial,
+    window::{Kind, Window},
+    word::{Phase, Word},
+};
+use crate::{clock::Moment, error::Reason};
+
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) trial: Trial,
+    stage: usize,
+    /// Trips in the present series.
+    trips: u32,
+    /// Since when the breaker has been closed, if it is.
+    closed_at: Moment,
+    order: Option<Standing>,
+    random: fastrand::Rng,
+    news: VecDeque<Transition>,
+    /// By state, how often it was entered.
+    entered: [u64; State::ALL.len()],
+    tripped: u64,
+}
+
+/// One change of state.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Transition {
+    pub(super) generation: u64,
+    pub(super) from: State,
+    pub(super) to: State,
+    pub(super) cause: Cause,
+    pub(super) counts: Counts,
+    pub(super) order: Option<OrderInfo>,
+    /// How long calls are now rejected, if it opened.
+    pub(super) open_for: Option<Duration>,
+}
+
+impl Control {
+    pub(super) fn new(seed: Option<u64>, now: Moment) -> Self {
+        Self {
+            trial: Trial::default(),
+            stage: 0,
+            trips: 0,
+            closed_at: now,
+            order: None,
+            random: seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed),
+            news: VecDeque::new(),
+            entered: [0; State::ALL.len()],
+            tripped: 0,
+        }
+    }
+}
+
+impl Machine {
+    /// Applies an order; one that stands is replaced.
+    pub(super) fn order(&self, order: Order, now: Moment) {
+        self.advance(now);
+        let mut control = self.lock();
+        let standing = order.given_at(now);
+        let until = standing.until.map_or(NEVER, Moment::as_nanos);
+        self.head.order_until.store(until, Release);
+        let phase = match standing.kind() {
+            OrderKind::ForceClosed => Phase::Closed,
+            _ => self.word().phase(),
+        };
+        control.order = Some(standing);
+        self.enter(&mut control, phase, Cause::Ordered, now);
+    }
+
+    /// Ends the order in force; false if there is none.
+    pub(super) fn clear_order(&self, reason: Arc<str>, now: Moment) -> bool {
+        self.advance(now);
+        let mut control = self.lock();
+        let stood = control.order.take().is_some();
+        if stood {
+            let phase = self.word().phase();
+            self.enter(&mut control, phase, Cause::OrderCleared { reason }, now);
+        }
+        stood
+    }
+
+    /// Closed, with an empty window and a new series of trips. An order in force stays in force.
+    pub(super) fn reset(&self, reason: Arc<str>, now: Moment) {
+        self.advance(now);
+        let mut control = self.lock();
+        control.trips = 0;
+        self.enter(&mut control, Phase::Closed, Cause::Reset { reason }, now);
+    }
+
+    /// The oldest transition that nobody has taken yet.
+    pub(super) fn next_transition(&self) -> Option<Transition> {
+        let mut control = self.lock();
+        let oldest = control.news.pop_front();
+        self.head.news.store(!control.news.is_empty(), SeqCst);
+        oldest
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        self.head.news.load(Relaxed)
+    }
+
+    /// One step that is due by `now`, if there is one.
+    pub(super) fn take_due_step(&self, control: &mut Control, now: Moment) -> bool {
+        let past = |until: Option<Moment>| until.is_some_and(|until| until <= now);
+        let (order, phase) = (self.word().order(), self.word().phase());
+        if past(control.order.as_ref().and_then(|standing| standing.until)) {
+            control.order = None;
+            self.enter(control, phase, Cause::OrderExpired, now);
+            return true;
+        }
+        if !matches!(order, OrderKind::None | OrderKind::MetricsOnly) {
+            return false;
+        }
+        match phase {
+            Phase::Open if past(moment(&self.head.open_until)) => {
+                self.enter(control, Phase::HalfOpen, Cause::IntervalOver, now);
+            }
+            Phase::HalfOpen if past(control.trial.ends(&self.rules.half_open)) => {
+                if control.trial.last_verdict(&self.rules.half_open) {
+                    self.pass_trial(control, now);
+                } else {
+                    self.trip(control, Cause::ProbesFailed, None, now);
+                }
+            }
+            Phase::RampUp if past(moment(&self.head.stage_until)) => {
+                let next = control.stage + 1;
+                self.enter_stage(control, next, Cause::StagePassed, now);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Opens, for longer than the last time if this trip belongs to the same series.
+    pub(super) fn trip(
+        &self,
+        control: &mut Control,
+        cause: Cause,
+        asked: Option<Duration>,
+        now: Moment,
+    ) {
+        let open = &self.rules.open;
+        if self.word().phase() == Phase::Closed && now.since(control.closed_at) >= open.reset_after
+        {
+            control.trips = 0;
+        }
+        let interval = open.interval(control.trips, control.random.f64(), asked);
+        control.trips = control.trips.saturating_add(1);
+        control.tripped += 1;
+        let until = (now + interval).as_nanos();
+        self.head.open_until.store(until, Release);
+        self.enter(control, Phase::Open, cause, now);
+    }
+
+    /// The probes came back well.
+    pub(super) fn pass_trial(&self, control: &mut Control, now: Moment) {
+        self.enter_stage(control, 0, Cause::ProbesPassed, now);
+    }
+
+    /// The ramp-up's stage of this number, or closed if it has no such stage.
+    fn enter_stage(&self, control: &mut Control, stage: usize, cause: Cause, now: Moment) {
+        let ramp_up = self.rules.ramp_up.as_ref();
+        let found = ramp_up.and_then(|ramp_up| Some((*ramp_up.shares.get(stage)?, ramp_up.stage)));
+        let Some((share, length)) = found else {
+            return self.enter(control, Phase::Closed, cause, now);
+        };
+        control.stage = stage;
+        self.head.share.store(share, Relaxed);
+        self.head
+            .stage_until
+            .store((now + length).as_nanos(), Release);
+        self.enter(control, Phase::RampUp, cause, now);
+    }
+
+    /// A new generation. The windows are brought there before the word is: no permit of the new generation can find
+    /// them in the old one, and no result of the old one can land in the new.
+    fn enter(&self, control: &mut Control, phase: Phase, cause: Cause, now: Moment) {
+        let old = self.word();
+        let kind = control
+            .order
+            .as_ref()
+            .map_or(OrderKind::None, Standing::kind);
+        let new = Word::new(old.generation() + 1, kind, phase);
+        let (from, to) = (State::of(old), State::of(new));
+        let counts = self.counts(control, old, now);
+        let open_for = (to == State::Open)
+            .then(|| moment(&self.head.open_until))
+            .flatten();
+        control.news.push_back(Transition {
+            generation: new.generation(),
+            from,
+            to,
+            cause,
+            counts,
+            order: control.order.as_ref().map(|standing| standing.info(now)),
+            open_for: open_for.map(|until| until.since(now)),
+        });
+        self.head.news.store(true, SeqCst);
+        if from != to {
+            control.entered[to as usize] += 1;
+        }
+        if phase == Phase::Closed && old.phase() != Phase::Closed {
+            control.closed_at = now;
+        }
+        control.trial = Trial::default();
+        self.head.wait_until.store(NEVER, Release);
+        self.head.awaiting_minimum.store(false, SeqCst);
+        self.window.reset(new.generation(), now);
+        if let Some(streak) = &self.streak {
+            streak.reset(new.generation());
+        }
+        self.head.word.store(new.bits(), Release);
+    }
+
+    fn counts(&self, control: &Control, word: Word, now: Moment) -> Counts {
+        if word.phase() == Phase::HalfOpen {
+            return Counts {
+                calls: control.trial.judged.into(),
+                failures: control.trial.failed.into(),
+                slow: control.trial.slow.into(),
+                consecutive_failures: 0,
+            };
+        }
+        let sums = self.sums(word, now);
+        let streak = self.streak.as_ref();
+        Counts {
+            calls: sums.calls,
+            failures: sums.failures,
+            slow: sums.slow,
+            consecutive_failures: streak.map_or(0, |streak| streak.get(word.generation())),
+        }
+    }
+}
+
+/// A consistent look at the machine.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) word: Word,
+    pub(super) counts: Counts,
+    pub(super) open_for: Option<Duration>,
+    pub(super) trips: u32,
+    pub(super) probes: Option<Probes>,
+    pub(super) stage: Option<Stage>,
+    pub(super) order: Option<OrderInfo>,
+}
+
+impl Machine {
+    pub(super) fn view(&self, now: Moment) -> View {
+        self.advance(now);
+        let control = self.lock();
+        let word = self.word();
+        let state = State::of(word);
+        let until = match state {
+            State::Open => moment(&self.head.open_until),
+            State::ForcedOpen => moment(&self.head.order_until),
+            _ => None,
+        };
+        View {
+            word,
+            counts: self.counts(&control, word, now),
+            open_for: until.map(|until| until.since(now)),
+            trips: control.trips,
+            probes: (state == State::HalfOpen).then(|| Probes {
+                limit: self.rules.half_open.probes,
+                out: control.trial.out,
+                judged: control.trial.judged,
+            }),
+            stage: (state == State::RampingUp).then(|| Stage {
+                index: control.stage,
+                share: self.head.share.load(Relaxed) as f64 / (1u64 << 32) as f64,
+                left: moment(&self.head.stage_until).map_or(Duration::ZERO, |end| end.since(now)),
+            }),
+            order: control.order.as_ref().map(|standing| standing.info(now)),
+        }
+    }
+
+    /// By state, how often it was entered.
+    pub(super) fn entered(&self) -> [u64; State::ALL.len()] {
+        self.lock().entered
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let tally = |what| self.tally.get(what);
+        let judged = |kind| {
+            let elsewhere = match &self.window {
+                Window::Time(window) => window.total(kind),
+                Window::Count(_) => 0,
+            };
+            tally(Count::Judged(kind)) + elsewhere
+        };
+        Totals {
+            successes: judged(Kind::Success),
+            failures: judged(Kind::Failure),
+            slow_successes: judged(Kind::SlowSuccess),
+            slow_failures: judged(Kind::SlowFailure),
+            ignored: tally(Count::Ignored),
+            stale: tally(Count::Stale),
+            rejected_open: tally(Count::Rejected(Reason::Open)),
+            rejected_no_probe: tally(Count::Rejected(Reason::NoProbeLeft)),
+            rejected_ramping_up: tally(Count::Rejected(Reason::RampingUp)),
+            rejected_forced_open: tally(Count::Rejected(Reason::ForcedOpen)),
+            would_reject: tally(Count::WouldReject),
+            trips: self.lock().tripped,
+        }
+    }
+
+    /// Whether nothing but statistics would be lost with this breaker.
+    pub(super) fn is_idle(&self) -> bool {
+        self.word().is_plainly_closed()
+    }
+}

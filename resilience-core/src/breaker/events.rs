@@ -1,0 +1,185 @@
+//! What happened: state changes, as a stream.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+
+use super::{orders::OrderInfo, snapshot::State};
+
+/// A breaker changed its state, or was given an order.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Event {
+    /// The breaker's name; of a keyed breaker, its key.
+    pub name: Arc<str>,
+    /// The generation that began. It goes up by one with every event of a breaker.
+    pub generation: u64,
+    /// The state before.
+    pub from: State,
+    /// The state after.
+    pub to: State,
+    /// Why.
+    pub cause: Cause,
+    /// What the calls of the generation that ended had come to.
+    pub counts: Counts,
+    /// The order in force after the event, if any.
+    pub order: Option<OrderInfo>,
+}
+
+/// Why a breaker changed its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Too large a share of the calls failed.
+    FailureRate,
+    /// Too large a share of the calls was slow.
+    SlowRate,
+    /// Too many calls in a row failed.
+    ConsecutiveFailures,
+    /// The open interval is over.
+    IntervalOver,
+    /// Enough probes came back well.
+    ProbesPassed,
+    /// Too many probes failed, or did not come back in time.
+    ProbesFailed,
+    /// A stage of the ramp-up went well.
+    StagePassed,
+    /// An order was given; [`Event::order`] tells which.
+    Ordered,
+    /// The order was cleared by hand.
+    OrderCleared {
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// The order's time is over.
+    OrderExpired,
+    /// The breaker was reset by hand.
+    Reset {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+impl Cause {
+    /// A stable lower-case name, as logs use it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::FailureRate => "failure_rate",
+            Self::SlowRate => "slow_rate",
+            Self::ConsecutiveFailures => "consecutive_failures",
+            Self::IntervalOver => "interval_over",
+            Self::ProbesPassed => "probes_passed",
+            Self::ProbesFailed => "probes_failed",
+            Self::StagePassed => "stage_passed",
+            Self::Ordered => "ordered",
+            Self::OrderCleared { .. } => "order_cleared",
+            Self::OrderExpired => "order_expired",
+            Self::Reset { .. } => "reset",
+        }
+    }
+}
+
+/// How the calls of one generation have ended so far: those in the window, or the probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Calls that were judged.
+    pub calls: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// Those of them that were slow, failed or not.
+    pub slow: u64,
+    /// Failures in a row, up to now; zero where they are not watched.
+    pub consecutive_failures: u32,
+}
+
+impl Counts {
+    /// The share of calls that failed; `None` of no calls.
+    #[must_use]
+    pub fn failure_rate(&self) -> Option<f64> {
+        (self.calls > 0).then(|| self.failures as f64 / self.calls as f64)
+    }
+
+    /// The share of calls that were slow; `None` of no calls.
+    #[must_use]
+    pub fn slow_rate(&self) -> Option<f64> {
+        (self.calls > 0).then(|| self.slow as f64 / self.calls as f64)
+    }
+}
+
+/// The events of a breaker, or of a family of keyed breakers, from the moment of subscription on. From
+/// [`CircuitBreaker::events`](super::CircuitBreaker::events).
+///
+/// A subscriber that falls behind by more than the capacity misses the oldest events, and is told how many.
+#[derive(Debug)]
+pub struct Events(broadcast::Receiver<Event>);
+
+impl Events {
+    /// Waits for the next event. `None`: the breaker is gone. Dropping the future loses no event.
+    pub async fn next(&mut self) -> Option<Result<Event, Missed>> {
+        match self.0.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(RecvError::Lagged(events)) => Some(Err(Missed(events))),
+            Err(RecvError::Closed) => None,
+        }
+    }
+
+    /// The next event, if there is one already.
+    pub fn try_next(&mut self) -> Option<Result<Event, Missed>> {
+        match self.0.try_recv() {
+            Ok(event) => Some(Ok(event)),
+            Err(TryRecvError::Lagged(events)) => Some(Err(Missed(events))),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+}
+
+/// The subscriber fell behind: this many events are lost to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed(pub u64);
+
+impl fmt::Display for Missed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "missed {} events", self.0)
+    }
+}
+
+impl std::error::Error for Missed {}
+
+/// Where events go. Costs nothing until somebody subscribes.
+#[derive(Debug)]
+pub(super) struct Hub {
+    sender: OnceLock<broadcast::Sender<Event>>,
+    capacity: usize,
+}
+
+impl Hub {
+    pub(super) const fn new(capacity: usize) -> Self {
+        Self {
+            sender: OnceLock::new(),
+            capacity,
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> Events {
+        let sender = self
+            .sender
+            .get_or_init(|| broadcast::Sender::new(self.capacity));
+        Events(sender.subscribe())
+    }
+
+    pub(super) fn send(&self, event: impl FnOnce() -> Event) {
+        if let Some(sender) = self
+            .sender
+            .get()
+            .filter(|sender| sender.receiver_count() > 0)
+        {
+            // Nobody listening any more is no error.
+            drop(sender.send(event()));
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One breaker per key: per host, per tenant, per shard.
+
+use std::{
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    Call, CircuitBreaker,
+    config::Config,
+    events::{Events, Hub},
+    layer::ResponseFuture,
+    shared::{Shared, read_totals},
+    snapshot::{Snapshot, State, Totals},
+};
+use crate::{
+    classify::{self, Classify},
+    clock::{Clock, Moment},
+    error::{InvalidConfig, Pattern, Rejected, ServiceError},
+    keyed::{Keyed, Member, Registry},
+    stripe::{self, Striped},
+    telemetry::{self, BREAKER_STATE, Reading},
+    until::{self, Until},
+};
+
+/// A family of circuit breakers of one configuration, one per key, made when a key is first seen. From
+/// [`Builder::keyed`](super::Builder::keyed).
+///
+/// The family is bounded ([`Keyed`]): breakers that are closed and idle are dropped; when none can go, keys that are
+/// new share one overflow breaker.
+///
+/// Rejections, events and logs carry the key as name; metrics carry the family's name, never the key.
+///
+/// Memory: a breaker with a time window takes about 5 KiB (4 stripes at most, however many cores), the key and its
+/// name extra.
+pub struct KeyedCircuitBreaker<K> {
+    inner: Arc<Inner<K>>,
+}
+
+struct Inner<K> {
+    members: Registry<K, CircuitBreaker>,
+    family: Arc<Family>,
+    clock: Clock,
+}
+
+/// What the members of a family have in common.
+#[derive(Debug)]
+pub(super) struct Family {
+    name: Arc<str>,
+    hub: Arc<Hub>,
+    /// What members that are gone have counted.
+    gone: Mutex<(Totals, [u64; State::ALL.len()])>,
+}
+
+impl<K> KeyedCircuitBreaker<K>
+where
+    K: Hash + Eq + fmt::Display + Send + Sync + 'static,
+{
+    pub(super) fn new(mut config: Config, keyed: Keyed) -> Result<Self, InvalidConfig> {
+        let family = Arc::new(Family {
+            name: Arc::clone(&config.name),
+            hub: Arc::new(Hub::new(config.event_capacity)),
+            gone: Mutex::default(),
+        });
+        let stripes = stripe::count().min(4);
+        config.rules.stripes = stripes;
+        let (clock, shared_family) = (config.clock, Arc::clone(&family));
+        let make = move |key: Option<&K>| {
+            let mut config = config.clone();
+            config.name = match key {
+                Some(key) => key.to_string().into(),
+                None => format!("{} (overflow)", config.name).into(),
+            };
+            let hub = Arc::clone(&shared_family.hub);
+            let shared = Shared::new(config, hub, Some(Arc::clone(&shared_family)));
+            CircuitBreaker {
+                shared: Striped::with_stripes(shared, stripes),
+            }
+        };
+        let inner = Arc::new(Inner {
+            // What a member has counted it hands over itself, when the last call through it is over.
+            members: Registry::new(keyed, make, |_| ())?,
+            family,
+            clock,
+        });
+        telemetry::register(&inner);
+        Ok(Self { inner })
+    }
+
+    /// A layer that guards each request with the breaker of the key that `key` finds in it. Fail-fast.
+    pub fn layer<Req, F>(&self, key: F) -> KeyedCircuitBreakerLayer<K, F>
+    where
+        F: Fn(&Req) -> K,
+    {
+        KeyedCircuitBreakerLayer {
+            breakers: self.clone(),
+            key,
+            classify: classify::Standard,
+            until: until::Response,
+        }
+    }
+
+    /// The breaker of this key. It stays usable when the family has dropped it, but is then no longer the one that
+    /// new calls go through: ask for it anew.
+    #[must_use]
+    pub fn get(&self, key: &K) -> CircuitBreaker
+    where
+        K: Clone,
+    {
+        self.inner
+            .members
+            .with(key, || self.inner.clock.now(), Clone::clone)
+    }
+
+    /// The name of the family.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.family.name
+    }
+
+    /// The number of keys that have a breaker at present.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.members.len()
+    }
+
+    /// Whether no key has a breaker at present.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How each of the breakers stands, in no particular order.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let mut all = Vec::with_capacity(self.len());
+        self.inner
+            .members
+            .for_each(|_, breaker| all.push(breaker.snapshot()));
+        all
+    }
+
+    /// The events of all breakers of the family, from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.inner.family.hub.subscribe()
+    }
+}
+
+impl<K> Clone for KeyedCircuitBreaker<K> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<K> fmt::Debug for KeyedCircuitBreaker<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedCircuitBreaker")
+            .field("name", &self.inner.family.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Family {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Keeps what a member that goes has counted.
+    pub(super) fn inherit(&self, totals: &Totals, entered: &[u64; State::ALL.len()]) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        add(&mut gone, totals, entered);
+    }
+}
+
+type Counted = (Totals, [u64; State::ALL.len()]);
+
+fn add(sum: &mut Counted, totals: &Totals, entered: &[u64; State::ALL.len()]) {
+    sum.0.add(totals);
+    for (sum, count) in sum.1.iter_mut().zip(entered) {
+        *sum += count;
+    }
+}
+
+impl Member for CircuitBreaker {
+    fn evictable(&self) -> bool {
+        self.shared.is_idle()
+    }
+}
+
+impl<K> telemetry::Source for Inner<K>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+{
+    fn pattern(&self) -> Pattern {
+        Pattern::CircuitBreaker
+    }
+
+    fn name(&self) -> &str {
+        &self.family.name
+    }
+
+    fn read(&self, out: &mut dyn FnMut(Reading)) {
+        self.members.sweep(self.clock.now());
+        let mut states = [0; State::ALL.len()];
+        let mut sum = Counted::default();
+        self.members.for_each(|_, breaker| {
+            states[breaker.state() as usize] += 1;
+            let (totals, entered) = breaker.shared.totals();
+            add(&mut sum, &totals, &entered);
+        });
+        let gone = *self
+            .family
+            .gone
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        add(&mut sum, &gone.0, &gone.1);
+        for state in State::ALL {
+            out(Reading {
+                metric: &BREAKER_STATE,
+                attribute: state.as_str(),
+                value: states[state as usize],
+            });
+        }
+        read_totals(&sum.0, &sum.1, out);
+    }
+}
+
+/// Guards each request with the breaker of its key. From [`KeyedCircuitBreaker::layer`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = until::Response> {
+    breakers: KeyedCircuitBreaker<K>,
+    key: F,
+    classify: C,
+    until: U,
+}
+
+impl<K, F, C, U> KeyedCircuitBreakerLayer<K, F, C, U> {
+    /// What results mean. Default: [`classify::Standard`].
+    pub fn classify<D>(self, classify: D) -> KeyedCircuitBreakerLayer<K, F, D, U> {
+        KeyedCircuitBreakerLayer {
+            breakers: self.breakers,
+            key: self.key,
+            classify,
+            until: self.until,
+        }
+    }
+
+    /// When a call that was answered is over. Default: [`until::Response`], at once.
+    pub fn until<V>(self, until: V) -> KeyedCircuitBreakerLayer<K, F, C, V> {
+        KeyedCircuitBreakerLayer {
+            breakers: self.breakers,
+            key: self.key,
+            classify: self.classify,
+            until,
+        }
+    }
+}
+
+impl<S, K, F, C, U> Layer<S> for KeyedCircuitBreakerLayer<K, F, C, U>
+where
+    S: Clone,
+    F: Clone,
+    C: Clone,
+    U: Clone,
+{
+    type Service = KeyedCircuitBreakerService<S, K, F, C, U>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        KeyedCircuitBreakerService {
+            inner,
+            breakers: self.breakers.clone(),
+            key: self.key.clone(),
+            classify: self.classify.clone(),
+            until: self.until.clone(),
+        }
+    }
+}
+
+/// A service behind a family of circuit breakers. From [`KeyedCircuitBreakerLayer`].
+///
+/// It is ready when the inner service is: which breaker a call will meet is not known before. A call that is
+/// rejected leaves a fresh clone of the inner service behind, so that nothing stays reserved for it.
+#[derive(Clone, Debug)]
+pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = until::Response> {
+    inner: S,
+    breakers: KeyedCircuitBreaker<K>,
+    key: F,
+    classify: C,
+    until: U,
+}
+
+impl<S, K, F, C, U, Req> Service<Req> for KeyedCircuitBreakerService<S, K, F, C, U>
+where
+    S: Service<Req> + Clone,
+    S::Error: ServiceError,
+    K: Hash + Eq + Clone + fmt::Display + Send + Sync + 'static,
+    F: Fn(&Req) -> K,
+    C: Classify<S::Response, S::Error> + Clone,
+    U: Until<S::Response, Call>,
+{
+    type Response = U::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, C, U>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let (classify, until) = (self.classify.clone(), self.until.clone());
+        match self.breakers.inner.admit(&(self.key)(&req)) {
+            Ok(mut call) => {
+                call.begin_in_layer();
+                ResponseFuture::calling(self.inner.call(req), call, classify, until)
+            }
+            Err(rejected) => {
+                self.inner = self.inner.clone();
+                ResponseFuture::rejected(rejected, classify, until)
+            }
+        }
+    }
+}
+
+impl<K> Inner<K>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+{
+    fn admit(&self, key: &K) -> Result<Call, Rejected> {
+        let now = || -> Moment { self.clock.now() };
+        self.members
+            .with(key, now, |breaker| Call::admit(&breaker.shared))
+    }
+}

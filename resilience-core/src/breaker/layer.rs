@@ -1,0 +1,414 @@
+//! The breaker as a tower layer. Thin: asks the machine, calls inner, reports back.
+
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Call, CircuitBreaker, gate::Waiting, machine::Refusal, shared::Shared};
+use crate::{
+    classify::{self, Classify, Verdict},
+    error::{Reason, Rejected, ServiceError},
+    stripe::Striped,
+    until::{self, Guard, Until},
+};
+
+/// Guards services with a [`CircuitBreaker`]. From [`CircuitBreaker::layer`].
+///
+/// `M` is the mode: [`FailFast`], [`Gate`] or [`Unclonable`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CircuitBreakerLayer<C = classify::Standard, U = until::Response, M = FailFast> {
+    breaker: CircuitBreaker,
+    classify: C,
+    until: U,
+    mode: PhantomData<fn() -> M>,
+}
+
+/// Mode of a layer: never keeps a caller waiting for the breaker. The default.
+///
+/// The inner service must be `Clone`: when a call is rejected after the inner service was made ready for it, a fresh
+/// clone takes its place, so that whatever it had reserved (a place in a `ConcurrencyLimit`) goes to a call that is
+/// made. A service that is not `Clone` can be guarded with [`CircuitBreakerLayer::unclonable`].
+#[derive(Clone, Copy, Debug)]
+pub struct FailFast;
+
+/// Mode of a layer: `poll_ready` is pending while the breaker rejects.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate;
+
+/// Mode of a layer: like [`FailFast`], but a rejected call leaves the inner service ready, with what it may have
+/// reserved.
+#[derive(Clone, Copy, Debug)]
+pub struct Unclonable;
+
+impl<C, U> CircuitBreakerLayer<C, U> {
+    pub(super) const fn new(breaker: CircuitBreaker, classify: C, until: U) -> Self {
+        Self {
+            breaker,
+            classify,
+            until,
+            mode: PhantomData,
+        }
+    }
+
+    /// Makes `poll_ready` pending while the breaker rejects, for use under `tower::balance`, which then passes this
+    /// endpoint over. It is woken when the open interval is over and when the state changes. Of several callers that
+    /// were woken for one probe, those who come too late are rejected in `call`.
+    pub fn gate(self) -> CircuitBreakerLayer<C, U, Gate> {
+        self.in_mode()
+    }
+
+    /// For inner services that are not `Clone`. A call that is rejected after the inner service was made ready for
+    /// it leaves it ready: do not use it over a service that reserves something in `poll_ready` which others wait
+    /// for.
+    pub fn unclonable(self) -> CircuitBreakerLayer<C, U, Unclonable> {
+        self.in_mode()
+    }
+}
+
+impl<C, U, M> CircuitBreakerLayer<C, U, M> {
+    /// What results mean. Default: [`classify::Standard`].
+    pub fn classify<D>(self, classify: D) -> CircuitBreakerLayer<D, U, M> {
+        CircuitBreakerLayer {
+            breaker: self.breaker,
+            classify,
+            until: self.until,
+            mode: PhantomData,
+        }
+    }
+
+    /// When a call that was answered is over. Default: [`until::Response`], at once.
+    pub fn until<V>(self, until: V) -> CircuitBreakerLayer<C, V, M> {
+        CircuitBreakerLayer {
+            breaker: self.breaker,
+            classify: self.classify,
+            until,
+            mode: PhantomData,
+        }
+    }
+
+    fn in_mode<N>(self) -> CircuitBreakerLayer<C, U, N> {
+        CircuitBreakerLayer {
+            breaker: self.breaker,
+            classify: self.classify,
+            until: self.until,
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<C: Clone, U: Clone, M> CircuitBreakerLayer<C, U, M> {
+    fn service<S>(&self, inner: S, mode: Mode<S>) -> CircuitBreakerService<S, C, U> {
+        CircuitBreakerService {
+            inner,
+            inner_is_ready: false,
+            breaker: self.breaker.shared.clone(),
+            classify: self.classify.clone(),
+            until: self.until.clone(),
+            mode,
+        }
+    }
+}
+
+impl<S: Clone, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, FailFast> {
+    type Service = CircuitBreakerService<S, C, U>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let renew = |service: &mut S| *service = service.clone();
+        self.service(inner, Mode::FailFast { renew: Some(renew) })
+    }
+}
+
+impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Gate> {
+    type Service = CircuitBreakerService<S, C, U>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.service(inner, Mode::Gate(Waiting::default()))
+    }
+}
+
+impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Unclonable> {
+    type Service = CircuitBreakerService<S, C, U>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.service(inner, Mode::FailFast { renew: None })
+    }
+}
+
+/// A service behind a circuit breaker. From [`CircuitBreakerLayer`].
+///
+/// A clone is not ready and holds nothing. A call that was rejected because `poll_ready` found the breaker open is
+/// rejected even if it has closed meanwhile: the inner service was not asked whether it is ready.
+pub struct CircuitBreakerService<S, C = classify::Standard, U = until::Response> {
+    inner: S,
+    /// `poll_ready` has found the inner service ready, for the next call.
+    inner_is_ready: bool,
+    breaker: Striped<Shared>,
+    classify: C,
+    until: U,
+    mode: Mode<S>,
+}
+
+enum Mode<S> {
+    FailFast {
+        /// Puts a fresh clone in place of a service that was made ready in vain.
+        renew: Option<fn(&mut S)>,
+    },
+    Gate(Waiting),
+}
+
+impl<S, C, U> CircuitBreakerService<S, C, U> {
+    /// The guarded service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The guarded service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The guarded service, without the breaker.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// The inner service was made ready for a call that is not made.
+    fn give_readiness_back(&mut self) {
+        if let Mode::FailFast { renew: Some(renew) } = self.mode {
+            renew(&mut self.inner);
+        }
+    }
+
+    /// The breaker is not plainly closed. Pending: not now; ready with an error: the next call is to be rejected.
+    #[cold]
+    fn poll_breaker(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        match &mut self.mode {
+            Mode::FailFast { .. } => Poll::Ready(self.breaker.check()),
+            Mode::Gate(waiting) => waiting.poll(&self.breaker, cx).map(Ok),
+        }
+    }
+
+    #[cold]
+    fn reject(&self) -> Rejected {
+        let refusal = self.breaker.check().err().unwrap_or(Refusal {
+            reason: Reason::Open,
+            until: None,
+            retry_after: Some(Duration::ZERO),
+        });
+        self.breaker.reject(refusal)
+    }
+}
+
+impl<S, C, U, Req> Service<Req> for CircuitBreakerService<S, C, U>
+where
+    S: Service<Req>,
+    S::Error: ServiceError,
+    C: Classify<S::Response, S::Error> + Clone,
+    U: Until<S::Response, Call>,
+{
+    type Response = U::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, C, U>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        if !self.breaker.is_plainly_closed() && ready!(self.poll_breaker(cx)).is_err() {
+            if mem::take(&mut self.inner_is_ready) {
+                self.give_readiness_back();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        self.inner_is_ready = false;
+        let readiness = ready!(self.inner.poll_ready(cx));
+        match &readiness {
+            Ok(()) => self.inner_is_ready = true,
+            Err(error) => {
+                let verdict = classify::judge(&self.classify, Err(error));
+                if let Ok(mut call) = Call::try_admit(&self.breaker) {
+                    call.settle(verdict);
+                }
+            }
+        }
+        Poll::Ready(readiness)
+    }
+
+    #[inline]
+    fn call(&mut self, req: Req) -> Self::Future {
+        let state = if !mem::take(&mut self.inner_is_ready) {
+            State::rejected(self.reject())
+        } else {
+            match Call::admit(&self.breaker) {
+                Ok(mut call) => {
+                    call.begin_in_layer();
+                    State::Calling {
+                        future: self.inner.call(req),
+                        call: Some(call),
+                    }
+                }
+                Err(rejected) => {
+                    self.give_readiness_back();
+                    State::rejected(rejected)
+                }
+            }
+        };
+        ResponseFuture {
+            state,
+            classify: self.classify.clone(),
+            until: self.until.clone(),
+        }
+    }
+}
+
+impl<S: Clone, C: Clone, U: Clone> Clone for CircuitBreakerService<S, C, U> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            inner_is_ready: false,
+            breaker: self.breaker.clone(),
+            classify: self.classify.clone(),
+            until: self.until.clone(),
+            mode: match self.mode {
+                Mode::FailFast { renew } => Mode::FailFast { renew },
+                Mode::Gate(_) => Mode::Gate(Waiting::default()),
+            },
+        }
+    }
+}
+
+impl<S: fmt::Debug, C, U> fmt::Debug for CircuitBreakerService<S, C, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreakerService")
+            .field("breaker", &self.breaker.name())
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The response of a call through a breaker. Dropping it drops the call: see [`Dropped`](super::Dropped).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, C, U> {
+        #[pin]
+        state: State<F>,
+        classify: C,
+        until: U,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F> {
+        Rejected { rejected: Option<Rejected> },
+        // The future is dropped before the call is: what is released by the drop is released within the call.
+        Calling { #[pin] future: F, call: Option<Call> },
+    }
+}
+
+impl<F> State<F> {
+    const fn rejected(rejected: Rejected) -> Self {
+        Self::Rejected {
+            rejected: Some(rejected),
+        }
+    }
+}
+
+impl<F, C, U> ResponseFuture<F, C, U> {
+    pub(super) const fn calling(future: F, call: Call, classify: C, until: U) -> Self {
+        let state = State::Calling {
+            future,
+            call: Some(call),
+        };
+        Self {
+            state,
+            classify,
+            until,
+        }
+    }
+
+    pub(super) const fn rejected(rejected: Rejected, classify: C, until: U) -> Self {
+        Self {
+            state: State::rejected(rejected),
+            classify,
+            until,
+        }
+    }
+}
+
+impl<F, C, U, Res, Err> Future for ResponseFuture<F, C, U>
+where
+    F: Future<Output = Result<Res, Err>>,
+    Err: ServiceError,
+    C: Classify<Res, Err>,
+    U: Until<Res, Call>,
+{
+    type Output = Result<U::Response, Err>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const AGAIN: &str = "polled after it was ready";
+        let this = self.project();
+        let (future, call) = match this.state.project() {
+            StateProjection::Rejected { rejected } => {
+                return Poll::Ready(Err(rejected.take().expect(AGAIN).into()));
+            }
+            StateProjection::Calling { future, call } => (future, call),
+        };
+        let Poll::Ready(result) = poll_watched(future, call, cx) else {
+            if let Some(call) = call {
+                call.wait();
+            }
+            return Poll::Pending;
+        };
+        let mut call = call.take().expect(AGAIN);
+        let verdict = classify::judge(this.classify, result.as_ref());
+        Poll::Ready(match result {
+            Ok(response) => {
+                if U::HOLDS_ON {
+                    call.wait();
+                }
+                Ok(this.until.hold(response, verdict, call))
+            }
+            Err(error) => {
+                call.settle(verdict);
+                Err(error)
+            }
+        })
+    }
+}
+
+impl<F, C, U> fmt::Debug for ResponseFuture<F, C, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// Polls; if that panics, the call has failed, also where the panic is caught before the future is dropped.
+#[inline]
+fn poll_watched<F: Future>(
+    future: Pin<&mut F>,
+    call: &mut Option<Call>,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    struct Unwinding<'a>(&'a mut Option<Call>);
+    impl Drop for Unwinding<'_> {
+        fn drop(&mut self) {
+            if let Some(mut call) = self.0.take() {
+                call.settle(Verdict::transient());
+            }
+        }
+    }
+    let watch = Unwinding(call);
+    let polled = future.poll(cx);
+    mem::forget(watch);
+    polled
+}

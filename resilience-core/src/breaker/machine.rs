@@ -1,0 +1,432 @@
+//! The state machine: pure. Time and results go in, permits and transitions come out. No clock, no I/O, no await.
+//!
+//! One atomic word holds the state ([`Word`]). A call that finds it plainly closed has its permit with one load. All
+//! else that changes rarely (probes, stages, orders, the series of trips) is behind a short lock, which is never
+//! held over anybody else's code. Nothing waits for a timer: what is due by the time of a look at the machine is
+//! done at that look ([`Machine::advance`]).
+
+use std::{
+    sync::{
+        MutexGuard, PoisonError,
+        atomic::Ordering::{Acquire, Relaxed, Release, SeqCst},
+    },
+    time::Duration,
+};
+
+use crossbeam_utils::CachePadded;
+
+use super::{
+    control::Control,
+    events::Cause,
+    orders::OrderKind,
+    rules::{Rules, WindowRules},
+    sync::{AtomicBool, AtomicU64, Mutex, fence},
+    tally::{Count, Tally},
+    window::{CountWindow, Kind, Noted, Streak, Sums, TimeWindow, Window},
+    word::{Permit, Phase, Word},
+};
+use crate::{clock::Moment, error::Reason};
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) head: CachePadded<Head>,
+    pub(super) rules: Rules,
+    pub(super) window: Window,
+    pub(super) streak: Option<Streak>,
+    pub(super) tally: Tally,
+    control: Mutex<Control>,
+}
+
+/// What every call reads and hardly any writes. The moments are written under the lock, before the word that they
+/// belong to; a decision that a stale one of them suggests is made again under the lock.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) word: AtomicU64,
+    pub(super) open_until: AtomicU64,
+    pub(super) stage_until: AtomicU64,
+    pub(super) wait_until: AtomicU64,
+    pub(super) order_until: AtomicU64,
+    /// The share of calls to let through, of 2^32.
+    pub(super) share: AtomicU64,
+    /// A rate is too high, but the window holds fewer calls than the minimum: every call must look.
+    pub(super) awaiting_minimum: AtomicBool,
+    /// There are transitions that nobody has taken yet.
+    pub(super) news: AtomicBool,
+}
+
+/// In place of a moment: does not come.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// How a call ended that counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) failed: bool,
+    pub(super) slow: bool,
+    /// How long the dependency asked to be left alone.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Outcome {
+    const fn kind(self) -> Kind {
+        Kind::new(self.failed, self.slow)
+    }
+}
+
+/// Why a call was not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    /// When a call may be let through, if nothing happens before.
+    pub(super) until: Option<Moment>,
+    /// What to tell the caller.
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// What a result has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Effect {
+    Nothing,
+    /// A call that is waiting for a probe could have one.
+    ProbeBack,
+    /// There is a transition to be taken from [`Machine::next_transition`].
+    Transition,
+}
+
+impl Machine {
+    pub(super) fn new(rules: Rules, seed: Option<u64>, now: Moment) -> Self {
+        let window = match rules.window {
+            WindowRules::Time(length) => {
+                Window::Time(TimeWindow::new(length, rules.stripes, 0, now))
+            }
+            WindowRules::Count(calls) => Window::Count(Box::new(CountWindow::new(calls, 0))),
+        };
+        Self {
+            head: CachePadded::new(Head::new()),
+            window,
+            streak: rules.streak.map(|_| Streak::new(0)),
+            tally: Tally::new(rules.stripes),
+            control: Mutex::new(Control::new(seed, now)),
+            rules,
+        }
+    }
+
+    /// The permit of a call that finds the breaker plainly closed.
+    #[inline]
+    pub(super) fn pass(&self) -> Option<Permit> {
+        let word = self.word();
+        word.is_plainly_closed().then(|| Permit::of(word))
+    }
+
+    /// Decides on one call in whatever state. `dice` gives 32 random bits.
+    pub(super) fn admit(&self, now: Moment, dice: impl Fn() -> u32) -> Result<Permit, Refusal> {
+        loop {
+            let word = self.advance(now);
+            let decision = match (word.order(), word.phase()) {
+                (OrderKind::Disabled, _) => return Ok(Permit::UNJUDGED),
+                (OrderKind::ForceOpen, _) => Err(self.forced_open(now)),
+                (OrderKind::ForceClosed, _) | (_, Phase::Closed) => Ok(()),
+                (_, Phase::Open) => Err(self.open(now)),
+                (_, Phase::RampUp) => self.draw_lot(now, &dice),
+                (_, Phase::HalfOpen) => match self.send_probe(word, now) {
+                    Some(decision) => decision,
+                    None => continue,
+                },
+            };
+            match decision {
+                Ok(()) => return Ok(Permit::of(word)),
+                // What the refusal was made from may have been written for a later word.
+                Err(_) if self.word() != word => {}
+                Err(_) if word.order() == OrderKind::MetricsOnly => {
+                    self.tally.add(Count::WouldReject);
+                    return Ok(Permit::UNJUDGED);
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    /// Whether a call made now would be refused, lots aside. Takes nothing.
+    pub(super) fn check(&self, now: Moment) -> Result<(), Refusal> {
+        loop {
+            let word = self.advance(now);
+            let refusal = match (word.order(), word.phase()) {
+                (OrderKind::ForceOpen, _) => self.forced_open(now),
+                (OrderKind::None, Phase::Open) => self.open(now),
+                (OrderKind::None, Phase::HalfOpen) => {
+                    let control = self.lock();
+                    if control.trial.has_probe_left(&self.rules.half_open) {
+                        return Ok(());
+                    }
+                    drop(control);
+                    self.no_probe_left(now)
+                }
+                _ => return Ok(()),
+            };
+            if self.word() == word {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// Takes the result of a call; `None` says nothing about the dependency. `now` is called at most once, and not
+    /// at all for a plain success in a count window.
+    #[inline]
+    pub(super) fn record(
+        &self,
+        permit: Permit,
+        outcome: Option<Outcome>,
+        now: impl Fn() -> Moment,
+    ) -> Effect {
+        let word = permit.word();
+        if self.word() != word {
+            if permit.is_judged() {
+                self.tally.add(Count::Stale);
+            }
+            return Effect::Nothing;
+        }
+        if word.phase() == Phase::HalfOpen {
+            return self.take_probe_back(word, outcome, now());
+        }
+        let Some(outcome) = outcome else {
+            self.tally.add(Count::Ignored);
+            return Effect::Nothing;
+        };
+        let mut read = None;
+        let kind = outcome.kind();
+        let noted = self
+            .window
+            .record(word.generation(), kind, || *read.insert(now()));
+        if noted == Noted::Stale {
+            self.tally.add(Count::Stale);
+            return Effect::Nothing;
+        }
+        if matches!(self.window, Window::Count(_)) {
+            self.tally.add(Count::Judged(kind));
+        }
+        let streak = self.streak.as_ref();
+        let row = streak.map_or(0, |streak| streak.record(word.generation(), outcome.failed));
+        // A quick success in a window that did not slide can only lower the rates.
+        let look = kind != Kind::Success
+            || noted == Noted::AfterSliding
+            || self.head.awaiting_minimum.load(SeqCst);
+        if !look {
+            return Effect::Nothing;
+        }
+        self.judge(word, row, outcome.retry_after, read.unwrap_or_else(now))
+    }
+
+    /// Does all that is due by `now`: the end of an order, of the open interval, of the wait for probes, of a stage.
+    pub(super) fn advance(&self, now: Moment) -> Word {
+        loop {
+            let word = self.word();
+            if !self.looks_due(word, now) {
+                return word;
+            }
+            let mut control = self.lock();
+            if self.word() == word && !self.take_due_step(&mut control, now) {
+                return word;
+            }
+        }
+    }
+
+    pub(super) fn word(&self) -> Word {
+        Word::from_bits(self.head.word.load(Acquire))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looks_due(&self, word: Word, now: Moment) -> bool {
+        let head = &self.head;
+        let past = |until: &AtomicU64| until.load(Acquire) <= now.as_nanos();
+        if word.order() != OrderKind::None && past(&head.order_until) {
+            return true;
+        }
+        // The other orders hold the machine as it is.
+        let runs = matches!(word.order(), OrderKind::None | OrderKind::MetricsOnly);
+        runs && match word.phase() {
+            Phase::Closed => false,
+            Phase::Open => past(&head.open_until),
+            Phase::HalfOpen => past(&head.wait_until),
+            Phase::RampUp => past(&head.stage_until),
+        }
+    }
+
+    /// `None`: the state changed on the way.
+    fn send_probe(&self, word: Word, now: Moment) -> Option<Result<(), Refusal>> {
+        let mut control = self.lock();
+        if self.word() != word {
+            return None;
+        }
+        let sent = control.trial.send(&self.rules.half_open, now);
+        self.note_wait(&control);
+        drop(control);
+        Some(if sent {
+            Ok(())
+        } else {
+            Err(self.no_probe_left(now))
+        })
+    }
+
+    fn take_probe_back(&self, word: Word, outcome: Option<Outcome>, now: Moment) -> Effect {
+        let mut control = self.lock();
+        // The time may be over and nobody have looked yet: then this probe was still out, and has failed.
+        if self.word() == word && self.take_due_step(&mut control, now) {
+            self.tally.add(Count::Stale);
+            return Effect::Transition;
+        }
+        if self.word() != word {
+            self.tally.add(Count::Stale);
+            return Effect::Nothing;
+        }
+        let Some(outcome) = outcome else {
+            control.trial.give_back();
+            self.note_wait(&control);
+            self.tally.add(Count::Ignored);
+            return Effect::ProbeBack;
+        };
+        self.tally.add(Count::Judged(outcome.kind()));
+        control.trial.judge(outcome.failed, outcome.slow);
+        match control.trial.verdict(&self.rules.half_open) {
+            Some(true) => self.pass_trial(&mut control, now),
+            Some(false) => self.trip(&mut control, Cause::ProbesFailed, outcome.retry_after, now),
+            None => return Effect::Nothing,
+        }
+        Effect::Transition
+    }
+
+    /// Trips if the calls so far ask for it.
+    #[cold]
+    fn judge(&self, word: Word, row: u32, asked: Option<Duration>, now: Moment) -> Effect {
+        if word.order() == OrderKind::ForceClosed {
+            return Effect::Nothing;
+        }
+        let Some(cause) = self.fault(word, row, now) else {
+            return Effect::Nothing;
+        };
+        let mut control = self.lock();
+        if self.word() != word {
+            return Effect::Nothing;
+        }
+        self.trip(&mut control, cause, asked, now);
+        Effect::Transition
+    }
+
+    fn fault(&self, word: Word, row: u32, now: Moment) -> Option<Cause> {
+        if self.rules.streak.is_some_and(|most| row >= most) {
+            return Some(Cause::ConsecutiveFailures);
+        }
+        if self.rules.failure.is_none() && self.rules.slow.is_none() {
+            return None;
+        }
+        // Of two threads that each count a call and then look, one must see both.
+        fence(SeqCst);
+        let minimum = self.minimum(word.phase());
+        let look = || {
+            let sums = self.window.sums(word.generation(), now);
+            (self.rules.exceeded(sums), sums.calls < minimum)
+        };
+        let (cause, early) = look();
+        let awaiting = cause.is_some() && early;
+        if self.head.awaiting_minimum.load(Relaxed) != awaiting {
+            self.head.awaiting_minimum.store(awaiting, SeqCst);
+            if awaiting {
+                // A call that ended before it could see the flag must be seen here.
+                fence(SeqCst);
+                let (cause, early) = look();
+                return cause.filter(|_| !early);
+            }
+        }
+        cause.filter(|_| !early)
+    }
+
+    fn minimum(&self, phase: Phase) -> u64 {
+        match (&self.rules.ramp_up, phase) {
+            (Some(ramp_up), Phase::RampUp) => ramp_up.minimum,
+            _ => self.rules.minimum,
+        }
+    }
+
+    fn draw_lot(&self, now: Moment, dice: impl Fn() -> u32) -> Result<(), Refusal> {
+        if u64::from(dice()) < self.head.share.load(Relaxed) {
+            return Ok(());
+        }
+        let until = moment(&self.head.stage_until);
+        Err(Refusal {
+            reason: Reason::RampingUp,
+            until,
+            retry_after: Some(
+                left(until, now)
+                    .unwrap_or_default()
+                    .min(Duration::from_secs(1)),
+            ),
+        })
+    }
+
+    fn open(&self, now: Moment) -> Refusal {
+        let until = moment(&self.head.open_until);
+        Refusal {
+            reason: Reason::Open,
+            until,
+            retry_after: left(until, now),
+        }
+    }
+
+    fn forced_open(&self, now: Moment) -> Refusal {
+        let until = moment(&self.head.order_until);
+        Refusal {
+            reason: Reason::ForcedOpen,
+            until,
+            retry_after: left(until, now),
+        }
+    }
+
+    fn no_probe_left(&self, now: Moment) -> Refusal {
+        let until = moment(&self.head.wait_until);
+        let short = self.rules.open.while_probing();
+        Refusal {
+            reason: Reason::NoProbeLeft,
+            until,
+            retry_after: Some(left(until, now).map_or(short, |left| left.min(short))),
+        }
+    }
+
+    /// Publishes when the wait for probes ends. Under the lock.
+    fn note_wait(&self, control: &Control) {
+        let ends = control.trial.ends(&self.rules.half_open);
+        let ends = ends.map_or(NEVER, Moment::as_nanos);
+        self.head.wait_until.store(ends, Release);
+    }
+
+    pub(super) fn sums(&self, word: Word, now: Moment) -> Sums {
+        self.window.sums(word.generation(), now)
+    }
+}
+
+impl Head {
+    fn new() -> Self {
+        Self {
+            word: AtomicU64::new(Word::new(0, OrderKind::None, Phase::Closed).bits()),
+            open_until: AtomicU64::new(NEVER),
+            stage_until: AtomicU64::new(NEVER),
+            wait_until: AtomicU64::new(NEVER),
+            order_until: AtomicU64::new(NEVER),
+            share: AtomicU64::new(0),
+            awaiting_minimum: AtomicBool::new(false),
+            news: AtomicBool::new(false),
+        }
+    }
+}
+
+pub(super) fn moment(until: &AtomicU64) -> Option<Moment> {
+    match until.load(Acquire) {
+        NEVER => None,
+        nanos => Some(Moment::from_nanos(nanos)),
+    }
+}
+
+fn left(until: Option<Moment>, now: Moment) -> Option<Duration> {
+    until.map(|until| until.since(now))
+}

@@ -1,0 +1,362 @@
+//! What all handles of one breaker share: the machine, the clock that drives it, and who hears of its transitions.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, TryLockError,
+        atomic::{Ordering::SeqCst, fence},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    config::{Config, Dropped},
+    control::Transition,
+    events::{Event, Hub},
+    keyed::Family,
+    machine::{Effect, Machine, Outcome, Refusal},
+    orders::Order,
+    snapshot::{Snapshot, State, Totals},
+    tally::Count,
+    word::Permit,
+};
+use crate::{
+    clock::{Clock, Moment},
+    error::{Pattern, Reason, Rejected},
+    telemetry::{
+        self, BREAKER_CALLS, BREAKER_REJECTED, BREAKER_STATE, BREAKER_TRANSITIONS, Reading,
+    },
+};
+
+pub(super) struct Shared {
+    machine: Machine,
+    clock: Clock,
+    dropped: Dropped,
+    slow_after: Option<Duration>,
+    name: Arc<str>,
+    hub: Arc<Hub>,
+    /// Who waits in a gate.
+    gate: Arc<Notify>,
+    /// Held by the one thread that announces transitions, so that they are heard in order.
+    announcing: Mutex<()>,
+    /// The lots of a ramp-up, where they must be repeatable.
+    lots: Option<Mutex<fastrand::Rng>>,
+    family: Option<Arc<Family>>,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config, hub: Arc<Hub>, family: Option<Arc<Family>>) -> Self {
+        Self {
+            machine: Machine::new(config.rules, config.seed, config.clock.now()),
+            clock: config.clock,
+            dropped: config.dropped,
+            slow_after: config.slow_after,
+            name: config.name,
+            hub,
+            gate: Arc::new(Notify::new()),
+            announcing: Mutex::new(()),
+            lots: config.seed.map(fastrand::Rng::with_seed).map(Mutex::new),
+            family,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[inline]
+    pub(super) fn is_plainly_closed(&self) -> bool {
+        self.machine.pass().is_some()
+    }
+
+    pub(super) const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(super) const fn dropped(&self) -> Dropped {
+        self.dropped
+    }
+
+    pub(super) const fn slow_after(&self) -> Option<Duration> {
+        self.slow_after
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(super) const fn gate(&self) -> &Arc<Notify> {
+        &self.gate
+    }
+
+    #[inline]
+    pub(super) fn admit(&self) -> Result<Permit, Refusal> {
+        match self.machine.pass() {
+            Some(permit) => Ok(permit),
+            None => self.admit_in_any_state(),
+        }
+    }
+
+    #[cold]
+    fn admit_in_any_state(&self) -> Result<Permit, Refusal> {
+        let decision = self.machine.admit(self.clock.now(), || self.draw());
+        self.announce();
+        decision
+    }
+
+    /// Whether a call made now would be refused, lots aside.
+    #[inline]
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        if self.machine.pass().is_some() {
+            return Ok(());
+        }
+        let answer = self.machine.check(self.clock.now());
+        self.announce();
+        answer
+    }
+
+    #[inline]
+    pub(super) fn record(
+        &self,
+        permit: Permit,
+        outcome: Option<Outcome>,
+        now: impl Fn() -> Moment,
+    ) {
+        match self.machine.record(permit, outcome, now) {
+            Effect::Nothing => {}
+            Effect::ProbeBack => self.gate.notify_waiters(),
+            Effect::Transition => self.announce(),
+        }
+    }
+
+    /// Counts a rejection and makes the error of it.
+    #[cold]
+    pub(super) fn reject(&self, refusal: Refusal) -> Rejected {
+        let Refusal {
+            reason,
+            retry_after,
+            ..
+        } = refusal;
+        self.machine.tally.add(Count::Rejected(reason));
+        tracing::debug!(
+            target: "resilience",
+            pattern = Pattern::CircuitBreaker.as_str(),
+            name = &*self.name,
+            reason = reason.as_str(),
+            ?retry_after,
+            "rejected"
+        );
+        let rejected = Rejected::new(Pattern::CircuitBreaker, reason, Arc::clone(&self.name));
+        match retry_after {
+            Some(wait) => rejected.with_retry_after(wait),
+            None => rejected,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        let word = self.machine.advance(self.clock.now());
+        self.announce();
+        State::of(word)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let view = self.machine.view(self.clock.now());
+        self.announce();
+        Snapshot {
+            name: Arc::clone(&self.name),
+            state: State::of(view.word),
+            generation: view.word.generation(),
+            counts: view.counts,
+            open_for: view.open_for,
+            trips: view.trips,
+            probes: view.probes,
+            stage: view.stage,
+            order: view.order,
+            totals: self.machine.totals(),
+        }
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        self.machine.order(order, self.clock.now());
+        self.announce();
+    }
+
+    pub(super) fn clear_order(&self, reason: Arc<str>) -> bool {
+        let stood = self.machine.clear_order(reason, self.clock.now());
+        self.announce();
+        stood
+    }
+
+    pub(super) fn reset(&self, reason: Arc<str>) {
+        self.machine.reset(reason, self.clock.now());
+        self.announce();
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.machine.is_idle()
+    }
+
+    pub(super) fn totals(&self) -> (Totals, [u64; State::ALL.len()]) {
+        (self.machine.totals(), self.machine.entered())
+    }
+
+    fn draw(&self) -> u32 {
+        match &self.lots {
+            None => fastrand::u32(..),
+            Some(lots) => lots.lock().unwrap_or_else(PoisonError::into_inner).u32(..),
+        }
+    }
+
+    /// Tells everybody of the transitions that are to be told, oldest first. Whoever finds another thread at it (or
+    /// itself, called from a subscriber) leaves it the rest: that thread looks again before it is done.
+    fn announce(&self) {
+        while self.machine.has_news() {
+            // Between "there is news" and "somebody is at it", here and there: one of the two sees the other.
+            fence(SeqCst);
+            let telling = match self.announcing.try_lock() {
+                Ok(telling) => telling,
+                // A subscriber that panicked must not silence the breaker.
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            while let Some(transition) = self.machine.next_transition() {
+                self.tell(transition);
+            }
+            drop(telling);
+            fence(SeqCst);
+        }
+    }
+
+    fn tell(&self, transition: Transition) {
+        self.gate.notify_waiters();
+        self.trace(&transition);
+        self.hub.send(|| Event {
+            name: Arc::clone(&self.name),
+            generation: transition.generation,
+            from: transition.from,
+            to: transition.to,
+            cause: transition.cause,
+            counts: transition.counts,
+            order: transition.order,
+        });
+    }
+
+    fn trace(&self, transition: &Transition) {
+        let Transition {
+            generation,
+            from,
+            to,
+            cause,
+            counts,
+            order,
+            open_for,
+        } = transition;
+        let order = order.as_ref();
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "resilience",
+                    pattern = Pattern::CircuitBreaker.as_str(),
+                    name = &*self.name,
+                    family = self.family.as_ref().map(|family| family.name()),
+                    generation,
+                    from = from.as_str(),
+                    to = to.as_str(),
+                    reason = cause.as_str(),
+                    calls = counts.calls,
+                    failures = counts.failures,
+                    slow = counts.slow,
+                    open_for = open_for.map(tracing::field::debug),
+                    order = order.map(|order| order.order),
+                    order_reason = order.map(|order| &*order.reason),
+                    order_by = order.and_then(|order| order.by.as_deref()),
+                    "state changed"
+                )
+            };
+        }
+        match to {
+            State::Open | State::ForcedOpen => event!(warn),
+            _ => event!(info),
+        }
+    }
+}
+
+impl telemetry::Source for Shared {
+    fn pattern(&self) -> Pattern {
+        Pattern::CircuitBreaker
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, out: &mut dyn FnMut(Reading)) {
+        read_state(self.state(), out);
+        let (totals, entered) = self.totals();
+        read_totals(&totals, &entered, out);
+    }
+}
+
+/// One for the state that it is in, zero for the others.
+pub(super) fn read_state(state: State, out: &mut dyn FnMut(Reading)) {
+    for each in State::ALL {
+        out(Reading {
+            metric: &BREAKER_STATE,
+            attribute: each.as_str(),
+            value: u64::from(each == state),
+        });
+    }
+}
+
+pub(super) fn read_totals(
+    totals: &Totals,
+    entered: &[u64; State::ALL.len()],
+    out: &mut dyn FnMut(Reading),
+) {
+    let calls = [
+        ("success", totals.successes),
+        ("failure", totals.failures),
+        ("slow_success", totals.slow_successes),
+        ("slow_failure", totals.slow_failures),
+        ("ignored", totals.ignored),
+        ("stale", totals.stale),
+    ];
+    let rejected = [
+        (Reason::Open, totals.rejected_open),
+        (Reason::NoProbeLeft, totals.rejected_no_probe),
+        (Reason::RampingUp, totals.rejected_ramping_up),
+        (Reason::ForcedOpen, totals.rejected_forced_open),
+    ];
+    for (attribute, value) in calls {
+        out(Reading {
+            metric: &BREAKER_CALLS,
+            attribute,
+            value,
+        });
+    }
+    for (reason, value) in rejected {
+        out(Reading {
+            metric: &BREAKER_REJECTED,
+            attribute: reason.as_str(),
+            value,
+        });
+    }
+    for state in State::ALL {
+        out(Reading {
+            metric: &BREAKER_TRANSITIONS,
+            attribute: state.as_str(),
+            value: entered[state as usize],
+        });
+    }
+}
+
+/// A member of a family leaves it its totals: what a metric has counted must not go down.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(family) = &self.family {
+            let (totals, entered) = self.totals();
+            family.inherit(&totals, &entered);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! How a breaker stands, at one moment.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{
+    events::Counts,
+    orders::{OrderInfo, OrderKind},
+    word::{Phase, Word},
+};
+
+/// What a breaker does with calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Lets all calls through and judges them.
+    Closed,
+    /// Rejects all calls until its interval is over.
+    Open,
+    /// Lets a few calls through as probes.
+    HalfOpen,
+    /// Lets a share of the calls through and judges them.
+    RampingUp,
+    /// Rejects all calls, by order.
+    ForcedOpen,
+    /// Lets all calls through, by order, and records them.
+    ForcedClosed,
+    /// Lets all calls through, by order, and records nothing.
+    Disabled,
+}
+
+impl State {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Closed,
+        Self::Open,
+        Self::HalfOpen,
+        Self::RampingUp,
+        Self::ForcedOpen,
+        Self::ForcedClosed,
+        Self::Disabled,
+    ];
+
+    /// A stable lower-case name, as metrics and logs use it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::RampingUp => "ramping_up",
+            Self::ForcedOpen => "forced_open",
+            Self::ForcedClosed => "forced_closed",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// Under an order to only measure, the state of the machine that measures.
+    pub(super) const fn of(word: Word) -> Self {
+        match (word.order(), word.phase()) {
+            (OrderKind::ForceOpen, _) => Self::ForcedOpen,
+            (OrderKind::ForceClosed, _) => Self::ForcedClosed,
+            (OrderKind::Disabled, _) => Self::Disabled,
+            (_, Phase::Closed) => Self::Closed,
+            (_, Phase::Open) => Self::Open,
+            (_, Phase::HalfOpen) => Self::HalfOpen,
+            (_, Phase::RampUp) => Self::RampingUp,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a breaker stands, at one moment. From [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The breaker's name; of a keyed breaker, its key.
+    pub name: Arc<str>,
+    /// What it does with calls.
+    pub state: State,
+    /// How many times the state has changed. Results of calls admitted in an earlier generation change nothing.
+    pub generation: u64,
+    /// The calls in the window; half-open, the probes that were judged.
+    pub counts: Counts,
+    /// How long calls are still rejected, while it is open or forced open with an expiry.
+    pub open_for: Option<Duration>,
+    /// Trips in the present series: what the open interval grows with.
+    pub trips: u32,
+    /// The probes, while it is half-open.
+    pub probes: Option<Probes>,
+    /// The stage, while it is ramping up.
+    pub stage: Option<Stage>,
+    /// The order in force.
+    pub order: Option<OrderInfo>,
+    /// All that happened since it was built.
+    pub totals: Totals,
+}
+
+/// The probes of a half-open breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Probes {
+    /// How many there are in all.
+    pub limit: u32,
+    /// Those under way.
+    pub out: u32,
+    /// Those that came back and count.
+    pub judged: u32,
+}
+
+/// The stage of a ramp-up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Stage {
+    /// Which, from 0.
+    pub index: usize,
+    /// The share of calls that it lets through.
+    pub share: f64,
+    /// The time it has left.
+    pub left: Duration,
+}
+
+/// All that a breaker has seen since it was built. None of these ever goes down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Calls judged a success, in time.
+    pub successes: u64,
+    /// Calls judged a failure, in time.
+    pub failures: u64,
+    /// Calls judged a success, but slow.
+    pub slow_successes: u64,
+    /// Calls judged a failure, and slow.
+    pub slow_failures: u64,
+    /// Calls whose result said nothing about the dependency, or that were dropped young.
+    pub ignored: u64,
+    /// Calls that ended after the state had changed since they were admitted.
+    pub stale: u64,
+    /// Calls rejected while open.
+    pub rejected_open: u64,
+    /// Calls rejected while half-open, all probes being out.
+    pub rejected_no_probe: u64,
+    /// Calls rejected by the lot while ramping up.
+    pub rejected_ramping_up: u64,
+    /// Calls rejected by order.
+    pub rejected_forced_open: u64,
+    /// Calls that would have been rejected but for an order to only measure.
+    pub would_reject: u64,
+    /// Times it opened by itself.
+    pub trips: u64,
+}
+
+impl Totals {
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.successes += other.successes;
+        self.failures += other.failures;
+        self.slow_successes += other.slow_successes;
+        self.slow_failures += other.slow_failures;
+        self.ignored += other.ignored;
+        self.stale += other.stale;
+        self.rejected_open += other.rejected_open;
+        self.rejected_no_probe += other.rejected_no_probe;
+        self.rejected_ramping_up += other.rejected_ramping_up;
+        self.rejected_forced_open += other.rejected_forced_open;
+        self.would_reject += other.would_reject;
+        self.trips += other.trips;
+    }
+
+    /// All rejected calls.
+    #[must_use]
+    pub const fn rejected(&self) -> u64 {
+        self.rejected_open
+            + self.rejected_no_probe
+            + self.rejected_ramping_up
+            + self.rejected_forced_open
+    }
+}

@@ -1,0 +1,3 @@
+//! The breaker from outside: layers, handles, time.
+
+mod layer;

@@ -1,0 +1,237 @@
+//! The last so many calls, exactly.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+
+use crossbeam_utils::CachePadded;
+
+use super::{Kind, Noted, Sums};
+use crate::breaker::sync::{AtomicU32, AtomicU64};
+
+/// The most calls a window may hold: four bytes each.
+pub(in crate::breaker) const MAX_CALLS: usize = 1_000_000;
+
+/// A ring of results, four bytes each, and what they add up to. All threads share its head: exactness over the last
+/// N calls of the whole process has that price; the time window has no such point of contention.
+#[derive(Debug)]
+pub(in crate::breaker) struct CountWindow {
+    /// `generation (16 bits) | calls (48 bits)`.
+    head: CachePadded<AtomicU64>,
+    /// `generation (16 bits) | failures (24 bits) | slow (24 bits)`, both biased.
+    totals: CachePadded<AtomicU64>,
+    /// `generation (30 bits) | kind (2 bits)`.
+    slots: Box<[AtomicU32]>,
+}
+
+/// What the fields of the totals are above: a call that leaves the window may be subtracted before the thread that
+/// brought it in has come to add it.
+const BIAS: u64 = 1 << 22;
+const FIELD: u64 = (1 << 24) - 1;
+const CALLS: u64 = (1 << 48) - 1;
+
+impl CountWindow {
+    pub(in crate::breaker) fn new(calls: usize, generation: u64) -> Self {
+        let unused = Slot::new(generation.wrapping_sub(1), Kind::Success);
+        Self {
+            head: CachePadded::new(AtomicU64::new(generation << 48)),
+            totals: CachePadded::new(AtomicU64::new(zero(generation))),
+            slots: (0..calls).map(|_| AtomicU32::new(unused.0)).collect(),
+        }
+    }
+
+    #[inline]
+    pub(in crate::breaker) fn record(&self, generation: u64, kind: Kind) -> Noted {
+        let Some(call) = self.take_turn(generation) else {
+            return Noted::Stale;
+        };
+        let slot = &self.slots[(call % self.slots.len() as u64) as usize];
+        let Some(old) = replace(slot, Slot::new(generation, kind)) else {
+            return Noted::Stale;
+        };
+        if old != kind && !self.shift(generation, old, kind) {
+            return Noted::Stale;
+        }
+        Noted::Quietly
+    }
+
+    /// The number of this call within its generation.
+    fn take_turn(&self, generation: u64) -> Option<u64> {
+        let mut head = self.head.load(Relaxed);
+        while head >> 48 == generation & 0xffff {
+            match self
+                .head
+                .compare_exchange_weak(head, head + 1, SeqCst, Relaxed)
+            {
+                Ok(_) => return Some(head & CALLS),
+                Err(other) => head = other,
+            }
+        }
+        None
+    }
+
+    /// Takes `old` out of the totals and brings `new` in.
+    fn shift(&self, generation: u64, old: Kind, new: Kind) -> bool {
+        let delta = weight(new).wrapping_sub(weight(old));
+        let mut seen = self.totals.load(Relaxed);
+        while seen >> 48 == generation & 0xffff {
+            let next = seen.wrapping_add(delta);
+            match self
+                .totals
+                .compare_exchange_weak(seen, next, SeqCst, Relaxed)
+            {
+                Ok(_) => return true,
+                Err(other) => seen = other,
+            }
+        }
+        false
+    }
+
+    pub(in crate::breaker) fn sums(&self, generation: u64) -> Sums {
+        let totals = self.totals.load(Acquire);
+        let head = self.head.load(Acquire);
+        if head >> 48 != generation & 0xffff || totals >> 48 != generation & 0xffff {
+            return Sums::default();
+        }
+        let calls = (head & CALLS).min(self.slots.len() as u64);
+        let count = |field: u64| (field & FIELD).saturating_sub(BIAS).min(calls);
+        Sums {
+            calls,
+            failures: count(totals >> 24),
+            slow: count(totals),
+        }
+    }
+
+    /// The slots need no sweep: what an earlier generation wrote counts as empty.
+    pub(in crate::breaker) fn reset(&self, generation: u64) {
+        self.totals.store(zero(generation), SeqCst);
+        self.head.store(generation << 48, SeqCst);
+    }
+}
+
+const fn zero(generation: u64) -> u64 {
+    generation << 48 | BIAS << 24 | BIAS
+}
+
+const fn weight(kind: Kind) -> u64 {
+    (kind.failed() as u64) << 24 | kind.slow() as u64
+}
+
+/// Puts `new` into the slot and says what it replaced (an unused slot holds nothing, as a plain success does);
+/// `None` if the slot belongs to a later generation.
+fn replace(slot: &AtomicU32, new: Slot) -> Option<Kind> {
+    let mut seen = Slot(slot.load(Relaxed));
+    loop {
+        let ahead = seen.generations_after(new);
+        if ahead > 0 {
+            return None;
+        }
+        match slot.compare_exchange_weak(seen.0, new.0, AcqRel, Relaxed) {
+            Ok(_) if ahead == 0 => return Some(seen.kind()),
+            Ok(_) => return Some(Kind::Success),
+            Err(other) => seen = Slot(other),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Slot(u32);
+
+impl Slot {
+    const fn new(generation: u64, kind: Kind) -> Self {
+        Self((generation as u32) << 2 | kind as u32)
+    }
+
+    const fn kind(self) -> Kind {
+        Kind::new(self.0 & 1 != 0, self.0 & 2 != 0)
+    }
+
+    const fn generations_after(self, other: Self) -> i32 {
+        ((self.0 & !3).wrapping_sub(other.0 & !3)) as i32
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+impl CountWindow {
+    /// What the slots of `generation` add up to, the slow way.
+    fn recount(&self, generation: u64) -> Sums {
+        let mine = |slot: &Slot| slot.generations_after(Slot::new(generation, Kind::Success)) == 0;
+        let kinds: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| Slot(slot.load(Relaxed)))
+            .filter(mine)
+            .map(Slot::kind)
+            .collect();
+        Sums {
+            calls: kinds.len() as u64,
+            failures: kinds.iter().filter(|kind| kind.failed()).count() as u64,
+            slow: kinds.iter().filter(|kind| kind.slow()).count() as u64,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn holds_exactly_the_last_n_calls(
+            size in 1usize..40,
+            steps in prop::collection::vec((0usize..4, 0u32..60), 1..400),
+        ) {
+            let window = CountWindow::new(size, 0);
+            let (mut queue, mut generation) = (VecDeque::new(), 0);
+            for (kind, dice) in steps {
+                if dice == 0 {
+                    generation += 1;
+                    window.reset(generation);
+                    queue.clear();
+                    prop_assert_eq!(window.record(generation - 1, Kind::Failure), Noted::Stale);
+                }
+                window.record(generation, Kind::ALL[kind]);
+                queue.push_back(Kind::ALL[kind]);
+                while queue.len() > size {
+                    queue.pop_front();
+                }
+                let model = Sums {
+                    calls: queue.len() as u64,
+                    failures: queue.iter().filter(|kind| kind.failed()).count() as u64,
+                    slow: queue.iter().filter(|kind| kind.slow()).count() as u64,
+                };
+                prop_assert_eq!(window.sums(generation), model);
+                prop_assert_eq!(window.recount(generation), model);
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_that_leaves_before_it_was_added_never_makes_the_totals_read_as_huge() {
+        let window = CountWindow::new(4, 0);
+        window.shift(0, Kind::SlowFailure, Kind::Success);
+        assert_eq!(window.sums(0), Sums::default());
+        window.shift(0, Kind::Success, Kind::SlowFailure);
+        assert_eq!(window.totals.load(Relaxed), zero(0));
+    }
+
+    #[test]
+    fn totals_equal_the_slots_after_threads_have_raced() {
+        for generation in 0..20 {
+            let window = CountWindow::new(7, generation);
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let window = &window;
+                    scope.spawn(move || {
+                        for call in 0..500 {
+                            window.record(generation, Kind::ALL[(call * 7 + thread) % 4]);
+                        }
+                    });
+                }
+            });
+            assert_eq!(window.sums(generation), window.recount(generation));
+        }
+    }
+}
