@@ -11,6 +11,7 @@ use super::{
 use crate::{
     classify::Verdict,
     clock::Moment,
+    deadline::{self, Deadline},
     error::Rejected,
     stripe::{Local, Striped},
     until::Guard,
@@ -151,5 +152,5 @@ impl fmt::Debug for Call {
 
 /// Whoever drops a call because its time is up does it with the deadline still in place.
 fn deadline_has_passed() -> bool {
-    false
+    deadline::current().is_some_and(Deadline::is_past)
 }

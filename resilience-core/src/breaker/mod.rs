@@ -6,11 +6,11 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{breaker::{CircuitBreaker, Window}, Error, Reason};
-//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use resilience_core::{breaker::{CircuitBreaker, Window}, Reason, ServiceError};
+//! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn main() -> Result<(), BoxError> {
 //! let breaker = CircuitBreaker::builder("payments")
 //!     .window(Window::time(Duration::from_secs(10)))
 //!     .minimum_calls(3)
@@ -18,15 +18,16 @@
 //!     .build()?;
 //! let mut service = ServiceBuilder::new()
 //!     .layer(breaker.layer())
-//!     .service_fn(|_: &str| async { Err::<(), _>(Error::Service("connection refused")) });
+//!     .service_fn(|_: &str| async { Err::<(), BoxError>("connection refused".into()) });
 //!
 //! for _ in 0..3 {
-//!     let failed = service.ready().await?.call("pay").await;
-//!     assert_eq!(failed, Err(Error::Service("connection refused")));
+//!     let failed = service.ready().await?.call("pay").await.unwrap_err();
+//!     assert_eq!(failed.to_string(), "connection refused");
 //! }
-//! let rejected = service.ready().await?.call("pay").await.unwrap_err();
-//! assert_eq!(rejected.rejected().unwrap().reason(), Reason::Open);
-//! assert!(rejected.rejected().unwrap().retry_after() > Some(Duration::from_secs(4)));
+//! let error = service.ready().await?.call("pay").await.unwrap_err();
+//! let rejected = error.as_rejected().expect("not called");
+//! assert_eq!(rejected.reason(), Reason::Open);
+//! assert!(rejected.retry_after() > Some(Duration::from_secs(4)));
 //! # Ok(())
 //! # }
 //! ```

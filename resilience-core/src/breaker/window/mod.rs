@@ -12,8 +12,6 @@ use crate::clock::Moment;
 
 pub(super) use count::{CountWindow, MAX_CALLS};
 pub(super) use streak::Streak;
-#[cfg(all(test, not(loom)))]
-pub(super) use time::BUCKETS;
 pub(super) use time::TimeWindow;
 
 /// How a call that counts ended. The low bit says failed, the high bit says slow.

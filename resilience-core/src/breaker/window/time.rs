@@ -163,18 +163,20 @@ impl Stripe {
     #[cold]
     fn advance(&self, generation: u64, tick: u64) -> bool {
         let before = self.latest.fetch_max(tick, AcqRel);
+        // Idle for so long that what is left in a cell may bear the very stamp that is now due.
+        let stamps_mean_nothing = tick.saturating_sub(before) > 1 << 22;
         for tick in last_ticks(tick).filter(|&tick| tick > before) {
             for kind in Kind::ALL {
-                self.clear(generation, tick, kind);
+                self.clear(generation, tick, kind, stamps_mean_nothing);
             }
         }
         before < tick
     }
 
-    fn clear(&self, generation: u64, tick: u64, kind: Kind) {
+    fn clear(&self, generation: u64, tick: u64, kind: Kind, always: bool) {
         let (cell, empty) = (self.cell(tick, kind), Cell::new(generation, tick, 0));
         let mut seen = Cell(cell.load(Relaxed));
-        while seen.is_of(generation) && seen.age(tick) > 0 {
+        while seen.is_of(generation) && (always || seen.age(tick) > 0) {
             match cell.compare_exchange_weak(seen.0, empty.0, AcqRel, Relaxed) {
                 Ok(_) => return self.retire(kind, seen),
                 Err(other) => seen = Cell(other),
