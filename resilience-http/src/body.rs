@@ -10,7 +10,7 @@
 //! | the head is a failure (503) | that, at once | at the end of the body |
 //! | the body comes whole | the verdict on the head | at its end |
 //! | the body breaks off: reset, cut short | transient failure | at once |
-//! | the body is still awaited at the [deadline](resilience_core::deadline) | transient failure | at once |
+//! | the body is still awaited at the [deadline] | transient failure | at once |
 //! | data comes on and on after the deadline, or the reader was late | as [`HalfRead`] says | at once |
 //! | the body is dropped before its end | as [`HalfRead`] says | at once |
 //!

@@ -24,3 +24,5 @@ pub mod server;
 
 pub use body::BodyEnd;
 pub use classify::HttpVerdicts;
+#[cfg(feature = "client")]
+pub use client::Client;

@@ -2,5 +2,3 @@
 
 mod harness;
 mod layers;
-mod stacks;
-mod types;
