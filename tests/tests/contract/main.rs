@@ -2,3 +2,5 @@
 
 mod harness;
 mod layers;
+mod stacks;
+mod types;

@@ -56,7 +56,11 @@ async fn through_a_stack<E: ServiceError>(fails: impl Fn() -> E) -> Result<Rc<u3
         .layer(bulkhead.layer())
         .layer(breaker.layer())
         .service(service_fn(move |order: Order| async move {
-            if *order.0 == 0 { Err(borrowed()) } else { Ok(order.0) }
+            if *order.0 == 0 {
+                Err(borrowed())
+            } else {
+                Ok(order.0)
+            }
         }));
     assert_eq!(*keep(&mut stack).await?, 7);
     stack.ready().await?.call(Order(Rc::new(0))).await
@@ -71,34 +75,52 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn an_applications_own_error_stays_as_it_is() {
-    let error = through_a_stack(|| OrderError::OutOfStock).await.unwrap_err();
+    let error = through_a_stack(|| OrderError::OutOfStock)
+        .await
+        .unwrap_err();
     assert!(matches!(error, OrderError::OutOfStock), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_ready_made_error_does_not_nest() {
-    let error: Error<&str> = through_a_stack(|| Error::Service("out of stock")).await.unwrap_err();
+    let error: Error<&str> = through_a_stack(|| Error::Service("out of stock"))
+        .await
+        .unwrap_err();
     assert_eq!(error, Error::Service("out of stock"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_boxed_error_is_not_boxed_again() {
-    let error: BoxError = through_a_stack(|| BoxError::from(std::fmt::Error)).await.unwrap_err();
+    let error: BoxError = through_a_stack(|| BoxError::from(std::fmt::Error))
+        .await
+        .unwrap_err();
     assert!(error.is::<std::fmt::Error>(), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rejection_of_the_stack_is_found_in_any_of_them() {
-    let bulkhead = Bulkhead::builder("types").max_concurrent(1).build().unwrap();
+    let bulkhead = Bulkhead::builder("types")
+        .max_concurrent(1)
+        .build()
+        .unwrap();
     let _taken = bulkhead.try_acquire().unwrap();
     async fn rejection<E: ServiceError>(bulkhead: &Bulkhead) -> Option<Rejected> {
-        let service = bulkhead.layer().layer(service_fn(async |(): ()| Ok::<_, E>(())));
+        let service = bulkhead
+            .layer()
+            .layer(service_fn(async |(): ()| Ok::<_, E>(())));
         let error = service.oneshot(()).await.err()?;
         error.as_rejected().cloned()
     }
-    let of_own = rejection::<OrderError>(&bulkhead).await.expect("a rejection");
+    let of_own = rejection::<OrderError>(&bulkhead)
+        .await
+        .expect("a rejection");
     assert_eq!(of_own.name(), "types");
-    let of_ready_made = rejection::<Error<()>>(&bulkhead).await.expect("a rejection");
+    let of_ready_made = rejection::<Error<()>>(&bulkhead)
+        .await
+        .expect("a rejection");
     let of_boxed = rejection::<BoxError>(&bulkhead).await.expect("a rejection");
-    assert_eq!([of_own.reason(); 2], [of_ready_made.reason(), of_boxed.reason()]);
+    assert_eq!(
+        [of_own.reason(); 2],
+        [of_ready_made.reason(), of_boxed.reason()]
+    );
 }
