@@ -150,6 +150,12 @@ const COSTS: &[Line] = &[
     ("deadline", ours::DEADLINE, tower_own::TIMEOUT, None),
     ("retry", ours::RETRY, tower_resilience::RETRY, None),
     ("bulkhead", ours::BULKHEAD, tower_resilience::BULKHEAD, None),
+    (
+        "bulkhead_keyed",
+        ours::BULKHEAD_KEYED,
+        tower_resilience::BULKHEAD,
+        None,
+    ),
     ("shed", ours::SHED, tower_own::LOAD_SHED, None),
     (
         "five_layers",

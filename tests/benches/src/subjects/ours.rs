@@ -1,11 +1,15 @@
 //! The layers of this toolkit, in their default configuration unless said otherwise.
 
+use std::time::Duration;
+
 use resilience_core::{
     Error,
+    breaker::{Builder, CircuitBreaker, Window},
     bulkhead::{Bulkhead, BulkheadBuilder},
     deadline::Timeout,
     keyed::Keyed,
     retry::{Replayable, Retry},
+    shed::LoadShed,
 };
 use tower::{ServiceBuilder, service_fn};
 
@@ -19,38 +23,66 @@ pub(crate) const KEYED: &str = "breaker, keyed";
 pub(crate) const DEADLINE: &str = "deadline";
 pub(crate) const RETRY: &str = "retry, budget";
 pub(crate) const BULKHEAD: &str = "bulkhead";
+pub(crate) const BULKHEAD_KEYED: &str = "bulkhead, keyed";
 pub(crate) const SHED: &str = "load shed";
 pub(crate) const FIVE: &str = "five (deadline, retry, breaker, bulkhead, shed)";
 
 pub(super) fn subjects() -> Vec<Subject> {
+    let mut subjects = breakers();
+    subjects.extend(others());
+    subjects
+}
+
+fn breakers() -> Vec<Subject> {
     let bare = service_fn(answer::<Error<Failure>>);
+    let time = breaker().build().expect("a valid breaker");
+    let count = breaker().window(Window::count(100));
+    let count = count.build().expect("a valid breaker");
+    let slow = breaker().slow_calls(Duration::from_millis(500), 0.8);
+    let slow = slow.build().expect("a valid breaker");
+    let keyed = breaker().keyed(Keyed::new()).expect("valid breakers");
     let stack = || ServiceBuilder::new();
-    let keyed_bulkhead = bulkhead().keyed(Keyed::new()).expect("a valid bulkhead");
-    let bulkhead = bulkhead().build().expect("a valid bulkhead");
     vec![
-        // What it costs to move the error of a typed stack around, before any layer does anything.
-        Subject::new("no layer, typed error", bare),
-        Subject::new(DEADLINE, stack().layer(deadline().layer()).service(bare)).on_two_cores(),
-        Subject::new(BULKHEAD, stack().layer(bulkhead.layer()).service(bare)).on_two_cores(),
-        Subject::new(RETRY, stack().layer(retry().layer()).service(bare)).on_two_cores(),
-        Subject::new(
-            "three (deadline, retry, bulkhead)",
-            stack()
-                .layer(deadline().layer())
-                .layer(retry().layer())
-                .layer(bulkhead.layer())
-                .service(bare),
-        )
-        .on_two_cores(),
-        Subject::new(
-            "bulkhead, keyed",
-            stack().layer(keyed_bulkhead.layer(key)).service(bare),
-        ),
+        Subject::new(TIME_WINDOW, stack().layer(time.layer()).service(bare)).on_two_cores(),
+        Subject::new(COUNT_WINDOW, stack().layer(count.layer()).service(bare)).on_two_cores(),
+        Subject::new(SLOW_CALLS, stack().layer(slow.layer()).service(bare)).on_two_cores(),
+        Subject::new(KEYED, stack().layer(keyed.layer(key)).service(bare)).on_two_cores(),
     ]
 }
 
-fn deadline() -> Timeout {
-    Timeout::new("bench", PATIENCE).expect("a valid timeout")
+fn others() -> Vec<Subject> {
+    let bare = service_fn(answer::<Error<Failure>>);
+    let deadline = Timeout::new("bench", PATIENCE).expect("a valid timeout");
+    let breaker = breaker().build().expect("a valid breaker");
+    let bulkheads = bulkhead().keyed(Keyed::new()).expect("valid bulkheads");
+    let bulkhead = bulkhead().build().expect("a valid bulkhead");
+    let shed = LoadShed::new("bench");
+    let stack = || ServiceBuilder::new();
+    // Shed innermost, where it finds out whether the service itself is ready; the rest in the order that the crate's
+    // documentation recommends.
+    let five = stack()
+        .layer(deadline.layer())
+        .layer(retry().layer())
+        .layer(bulkhead.layer())
+        .layer(breaker.layer())
+        .layer(shed.layer());
+    vec![
+        Subject::new(DEADLINE, stack().layer(deadline.layer()).service(bare)).on_two_cores(),
+        Subject::new(RETRY, stack().layer(retry().layer()).service(bare)).on_two_cores(),
+        Subject::new(BULKHEAD, stack().layer(bulkhead.layer()).service(bare)).on_two_cores(),
+        Subject::new(
+            BULKHEAD_KEYED,
+            stack().layer(bulkheads.layer(key)).service(bare),
+        ),
+        Subject::new(SHED, stack().layer(shed.layer()).service(bare)),
+        Subject::new(FIVE, five.service(bare)).on_two_cores(),
+    ]
+}
+
+/// A time window of ten seconds, a failure rate of one half over at least twenty calls: the default, and what the
+/// peers are set to.
+fn breaker() -> Builder {
+    CircuitBreaker::builder("bench")
 }
 
 /// Three attempts, and the default budget: 20 % and 10 per second.
