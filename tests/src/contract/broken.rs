@@ -66,6 +66,8 @@ pub enum Flaw {
     WrapsErrors,
     /// Says no with an error that nobody can tell from a failure.
     RejectsWithAString,
+    /// Keeps the service below ready when it rejects a call.
+    KeepsReadinessWhenRejecting,
     /// Sends the call, and rejects it then.
     SendsWhatItRejects,
     /// Every layer has a count of its own.
@@ -216,6 +218,9 @@ impl Service<Ask> for Broken {
             }
             if self.flaw == Flaw::SendsWhatItRejects {
                 drop(self.take_ready().call(ask));
+            }
+            if self.flaw != Flaw::KeepsReadinessWhenRejecting {
+                self.inner = self.inner.clone();
             }
             let error = if self.flaw == Flaw::RejectsWithAString {
                 "full".into()

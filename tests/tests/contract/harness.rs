@@ -120,6 +120,8 @@ every_flaw_is_seen! {
         a_rejection_can_be_told_from_a_failure;
     a_rejected_call_that_was_sent_is_seen: SendsWhatItRejects breaks
         a_rejection_does_not_reach_the_service;
+    readiness_kept_with_a_rejection_is_seen: KeepsReadinessWhenRejecting breaks
+        a_rejected_caller_does_not_keep_what_it_readied_below;
     a_state_of_its_own_in_every_layer_is_seen: CountsPerLayer breaks
         the_state_is_shared_by_clones_and_by_layers_of_one_handle;
     a_stale_note_of_waiting_is_seen: RemembersWaiting breaks

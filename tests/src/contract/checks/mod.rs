@@ -56,6 +56,7 @@ contracts! {
     errors::an_error_of_the_service_is_passed_on_as_it_is
     rejections::a_rejection_can_be_told_from_a_failure
     rejections::a_rejection_does_not_reach_the_service
+    rejections::a_rejected_caller_does_not_keep_what_it_readied_below
     rejections::a_rejection_does_not_kill_a_buffer_above
     rejections::the_state_is_shared_by_clones_and_by_layers_of_one_handle
     rejections::it_takes_calls_again_after_rejecting

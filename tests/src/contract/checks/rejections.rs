@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use resilience_core::ServiceError;
-use tower::{ServiceExt, buffer::Buffer};
+use tower::{Service, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit};
 
 use super::{
     call, call_at_once,
@@ -42,6 +42,41 @@ pub(super) async fn a_rejection_does_not_reach_the_service(subject: Subject) -> 
     );
     let sent = probe.seen().calls - before;
     ensure!(sent == 0, "{sent} of 5 rejected calls were sent");
+    Ok(())
+}
+
+/// The service on which a call was rejected is kept, and stays idle; what it had readied below is for others to use.
+pub(super) async fn a_rejected_caller_does_not_keep_what_it_readied_below(
+    subject: Subject,
+) -> Outcome {
+    let Some((plan, calls)) = subject.saturation else {
+        return Ok(());
+    };
+    let (instance, probe) = (subject.instance().await, Probe::default());
+    let others = if plan == Plan::Hang { calls } else { 0 };
+    let below = ConcurrencyLimit::new(probe.clone(), others + 2);
+    let beside = Stack::new(below.clone());
+    let service = instance.around(below);
+    // One was readied when all was well, the other asks when it no longer is.
+    let (mut early, mut late) = (service.clone(), service.clone());
+    early.ready().await.map_err(|error| error.to_string())?;
+    let _holders = saturate(&service, (plan, calls)).await;
+    let mut rejected = Driven::new(early.call(Plan::Answer.into()));
+    rejected.run().await;
+    ensure!(!matches!(rejected.output(), Some(Ok(_))), "not rejected");
+    drop(rejected);
+    Driven::new(async { call(&mut late, Plan::Answer).await })
+        .run()
+        .await;
+    let mut free = Vec::new();
+    for _ in 0..2 {
+        let mut ready = Driven::new(beside.clone().ready_oneshot());
+        ensure!(
+            ready.run().await,
+            "a service on which a call was rejected keeps a place below"
+        );
+        free.push(ready);
+    }
     Ok(())
 }
 
