@@ -263,8 +263,8 @@ async fn one_bulkhead_on_two_routes_and_many_connections_is_one_bulkhead() {
     assert_eq!(status(&app, "/other").await, 200);
 }
 
-fn request(path: &str) -> axum::http::Request<Body> {
-    axum::http::Request::get(path).body(Body::empty()).unwrap()
+fn request(path: &str) -> http::Request<Body> {
+    http::Request::get(path).body(Body::empty()).unwrap()
 }
 
 async fn status(app: &Router, path: &str) -> u16 {

@@ -10,7 +10,7 @@ use resilience_core::{
     retry::{Backoff, Retry, RetryBudget},
 };
 use resilience_tests::contract::{Answer, Ask, Plan, Probe, Readiness, Stack};
-use tower::{BoxError, Layer, Service, ServiceExt, limit::ConcurrencyLimit};
+use tower::{BoxError, Layer, ServiceExt};
 
 const SECOND: Duration = Duration::from_secs(1);
 
