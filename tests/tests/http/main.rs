@@ -1,0 +1,6 @@
+//! HTTP over real sockets: servers and networks that break in every way, and programs that talk to each other.
+
+mod end_to_end;
+mod faults;
+mod network;
+mod rig;
