@@ -26,8 +26,13 @@ use crate::classify::Verdict;
 /// let no = Rejected::new(Pattern::CircuitBreaker, Reason::Open, "payments").with_retry_after(Duration::from_secs(2));
 /// assert_eq!(no.to_string(), "circuit breaker `payments`: open, retry after 2s");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rejected(Box<Details>);
+
+/// Behind a pointer: a `Result` is moved through every layer of a stack, and a call that passes should not have to
+/// carry the room for a rejection along.
+#[derive(Clone, PartialEq, Eq)]
+struct Details {
     pattern: Pattern,
     reason: Reason,
     name: Arc<str>,
@@ -36,50 +41,51 @@ pub struct Rejected {
 
 impl Rejected {
     /// A rejection by the `pattern` called `name`, with no advice on when to retry.
+    #[cold]
     pub fn new(pattern: Pattern, reason: Reason, name: impl Into<Arc<str>>) -> Self {
-        Self {
+        Self(Box::new(Details {
             pattern,
             reason,
             name: name.into(),
             retry_after: None,
-        }
+        }))
     }
 
     /// Adds how long to wait before another try can be of use.
     #[must_use]
-    pub const fn with_retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
         self
     }
 
     /// Which pattern said no.
     #[must_use]
-    pub const fn pattern(&self) -> Pattern {
-        self.pattern
+    pub fn pattern(&self) -> Pattern {
+        self.0.pattern
     }
 
     /// Why.
     #[must_use]
-    pub const fn reason(&self) -> Reason {
-        self.reason
+    pub fn reason(&self) -> Reason {
+        self.0.reason
     }
 
     /// The name that the pattern's handle was built with.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// How long to wait before another try can be of use, where the layer knows.
     #[must_use]
-    pub const fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// What this says about the dependency: nothing, unless the dependency was given its time and did not answer.
     #[must_use]
-    pub const fn verdict(&self) -> Verdict {
-        match self.reason {
+    pub fn verdict(&self) -> Verdict {
+        match self.0.reason {
             Reason::TimedOut => Verdict::transient(),
             _ => Verdict::Ignored,
         }
@@ -88,11 +94,28 @@ impl Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}`: {}", self.pattern, self.name, self.reason)?;
-        match self.retry_after {
+        let Details {
+            pattern,
+            reason,
+            name,
+            retry_after,
+        } = &*self.0;
+        write!(f, "{pattern} `{name}`: {reason}")?;
+        match retry_after {
             Some(wait) => write!(f, ", retry after {wait:?}"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejected")
+            .field("pattern", &self.0.pattern)
+            .field("reason", &self.0.reason)
+            .field("name", &self.0.name)
+            .field("retry_after", &self.0.retry_after)
+            .finish()
     }
 }
 
