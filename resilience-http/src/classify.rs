@@ -23,8 +23,8 @@
 //! | TLS handshake refused by rustls (bad certificate, no common version) | permanent | counts, but another try ends the same way |
 //! | TLS handshake refused by the platform's library | transient | its error cannot be told from a broken connection |
 //! | the caller's own request body failed | ignored | |
-//! | response body reset or cut short | transient | |
-//! | decoding (JSON that is not what the caller expected) | ignored | the server answered; who is wrong is unknown |
+//! | response body reset, cut short, or wrongly compressed | transient | |
+//! | JSON that is not what the caller expected | ignored | the server answered; who is wrong is unknown |
 //! | `error_for_status` | as the status | without `Retry-After`: the headers are gone |
 //! | builder, redirect (too many, or refused by the policy), upgrade | ignored | |
 //! | anything else | transient | |
@@ -170,31 +170,31 @@ mod client {
         if error.is_timeout() || error.is_body() {
             return Verdict::transient();
         }
-        // A body error inside another error: in a decode error it is the response that broke off, in an error of
-        // sending it is the caller's own body that could not be read.
-        let body_failed = below(error).any(|error| {
-            let error: Option<&reqwest::Error> = error.downcast_ref();
-            error.is_some_and(reqwest::Error::is_body)
-        });
-        if error.is_decode() != body_failed {
+        if error.is_decode() {
+            return if says::<serde_json::Error>(error, |_| true) {
+                Verdict::Ignored
+            } else {
+                Verdict::transient()
+            };
+        }
+        // In an error of sending, a body is the caller's own, that could not be read.
+        if says(error, reqwest::Error::is_body) {
             return Verdict::Ignored;
         }
-        if error.is_connect() && tls_said_no(error) {
+        // rustls reports what it does not accept as invalid data on the connection.
+        let refused = |io: &io::Error| io.kind() == io::ErrorKind::InvalidData;
+        if error.is_connect() && says(error, refused) {
             return Verdict::Permanent;
         }
         Verdict::transient()
     }
 
-    /// rustls reports what it does not accept as invalid data on the connection.
-    fn tls_said_no(error: &reqwest::Error) -> bool {
-        below(error).any(|error| {
-            let error: Option<&io::Error> = error.downcast_ref();
-            error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
-        })
-    }
-
-    fn below(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        chain(error).skip(1)
+    /// Whether one of the errors that it came from is a `T` that is `so`.
+    fn says<T: StdError + 'static>(error: &reqwest::Error, so: impl Fn(&T) -> bool) -> bool {
+        let mut from = chain(error)
+            .skip(1)
+            .filter_map(|error| error.downcast_ref());
+        from.any(so)
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,7 +18,7 @@ use super::*;
 /// Answers the nth attempt, counted from 1, by a script.
 #[derive(Clone)]
 pub(super) struct Fake {
-    attempts: Arc<AtomicUsize>,
+    timeouts: Arc<Mutex<Vec<Option<Duration>>>>,
     script: Arc<dyn Fn(usize) -> Answer + Send + Sync>,
 }
 
@@ -52,7 +49,7 @@ pub(super) const fn hang() -> Answer {
 impl Fake {
     pub(super) fn new(script: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Self {
         Self {
-            attempts: Arc::default(),
+            timeouts: Arc::default(),
             script: Arc::new(script),
         }
     }
@@ -63,7 +60,12 @@ impl Fake {
     }
 
     pub(super) fn attempts(&self) -> usize {
-        self.attempts.load(SeqCst)
+        self.timeouts.lock().unwrap().len()
+    }
+
+    /// The timeout that each attempt gave to reqwest.
+    pub(super) fn timeouts(&self) -> Vec<Option<Duration>> {
+        self.timeouts.lock().unwrap().clone()
     }
 }
 
@@ -77,7 +79,11 @@ impl Service<Request> for Fake {
     }
 
     fn call(&mut self, request: Request) -> ResponseFuture {
-        let answer = (self.script)(self.attempts.fetch_add(1, SeqCst) + 1);
+        self.timeouts
+            .lock()
+            .unwrap()
+            .push(request.timeout().copied());
+        let answer = (self.script)(self.attempts());
         let url = request.url().clone();
         Box::pin(async move {
             match answer {
