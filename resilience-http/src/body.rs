@@ -327,11 +327,18 @@ pub fn rejected_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Reject
     chain(error).find_map(|error| error.downcast_ref())
 }
 
-/// An error and everything that it came from.
+/// An error and everything that it came from. An `io::Error` passes over what it wraps when it is asked for its
+/// source; here it does not.
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
+    std::iter::successors(Some(error), |error| {
+        let io = (*error).downcast_ref::<io::Error>();
+        match io.and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped as &(dyn StdError + 'static)),
+            None => (*error).source(),
+        }
+    })
 }
 
 /// An io error, because that is where reqwest (and others) look for a timeout.
@@ -340,7 +347,8 @@ fn timed_out(name: &Arc<str>) -> BoxError {
     io::Error::new(io::ErrorKind::TimedOut, Unfinished(rejected)).into()
 }
 
-/// What an `io::Error` passes over when it is asked for its source: it names the source of what it wraps.
+/// Between the `io::Error` and the rejection, so that whoever follows the sources finds the rejection: an `io::Error`
+/// passes over what it wraps itself.
 #[derive(Debug)]
 struct Unfinished(Rejected);
 

@@ -39,7 +39,7 @@ async fn get(server: &Server) -> reqwest::Result<Response> {
 
 /// A connector that fails before it connects.
 #[derive(Clone)]
-struct Refuse(io::ErrorKind);
+struct Refuse(fn() -> io::Error);
 
 impl<S> Layer<S> for Refuse {
     type Service = Refused<S>;
@@ -50,7 +50,7 @@ impl<S> Layer<S> for Refuse {
 }
 
 #[derive(Clone)]
-struct Refused<S>(S, io::ErrorKind);
+struct Refused<S>(S, fn() -> io::Error);
 
 impl<S: Service<R, Error = BoxError>, R> Service<R> for Refused<S> {
     type Response = S::Response;
@@ -62,39 +62,58 @@ impl<S: Service<R, Error = BoxError>, R> Service<R> for Refused<S> {
     }
 
     fn call(&mut self, _: R) -> Self::Future {
-        std::future::ready(Err(io::Error::new(self.1, "said the connector").into()))
+        std::future::ready(Err(self.1().into()))
     }
 }
 
-async fn connecting_fails_with(kind: io::ErrorKind) -> reqwest::Error {
-    let http = reqwest_builder().connector_layer(Refuse(kind)).build();
-    let error = http
-        .unwrap()
-        .get("http://a.test/")
-        .send()
-        .await
-        .unwrap_err();
+async fn connecting_fails_with(error: fn() -> io::Error) -> reqwest::Error {
+    let http = reqwest_builder().connector_layer(Refuse(error)).build();
+    let error = http.unwrap().get("http://a.test/").send().await;
+    let error = error.unwrap_err();
     assert!(error.is_connect());
     error
 }
 
 #[tokio::test]
 async fn a_connection_that_cannot_be_made_is_transient() {
-    for kind in [
-        io::ErrorKind::ConnectionRefused,
-        io::ErrorKind::TimedOut,
-        io::ErrorKind::UnexpectedEof,
-    ] {
-        let error = connecting_fails_with(kind).await;
-        assert_eq!(verdict(error), Verdict::transient(), "{kind}");
-    }
+    let refused = connecting_fails_with(|| io::ErrorKind::ConnectionRefused.into()).await;
+    assert_eq!(verdict(refused), Verdict::transient());
+    let timed_out = connecting_fails_with(|| io::ErrorKind::TimedOut.into()).await;
+    assert_eq!(verdict(timed_out), Verdict::transient());
+    let gone = || io::Error::other(io::Error::from(io::ErrorKind::UnexpectedEof));
+    let gone_in_the_handshake = connecting_fails_with(gone).await;
+    assert_eq!(verdict(gone_in_the_handshake), Verdict::transient());
 }
 
-/// As `tokio-rustls` has it: what rustls does not accept is `InvalidData`.
+/// As it comes from `tokio-rustls` (invalid data) through `hyper-rustls` (one more io error around it).
 #[tokio::test]
 async fn a_handshake_that_tls_refuses_is_permanent() {
-    let error = connecting_fails_with(io::ErrorKind::InvalidData).await;
-    assert_eq!(verdict(error), Verdict::Permanent);
+    let untrusted = || {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "unknown issuer");
+        io::Error::other(error)
+    };
+    let refused = connecting_fails_with(untrusted).await;
+    assert_eq!(verdict(refused), Verdict::Permanent);
+}
+
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn a_server_that_does_not_speak_tls_is_permanent() {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .await
+            .unwrap();
+        stream
+    };
+    let call = plain().get(format!("https://{address}/")).send();
+    let (result, _stream) = tokio::join!(call, server);
+    assert_eq!(verdict(result.unwrap_err()), Verdict::Permanent);
 }
 
 #[tokio::test]
