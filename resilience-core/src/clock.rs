@@ -111,6 +111,18 @@ impl Clock {
         }
     }
 
+    /// Which of the two it is, for whoever keeps a clock and a moment in one word.
+    #[inline]
+    pub(crate) const fn is_tokio(self) -> bool {
+        matches!(self.0, Source::Tokio)
+    }
+
+    /// The clock of which [`is_tokio`](Self::is_tokio) was said.
+    #[inline]
+    pub(crate) const fn from_is_tokio(tokio: bool) -> Self {
+        Self(if tokio { Source::Tokio } else { Source::Fast })
+    }
+
     /// The same moment for tokio's timers.
     #[must_use]
     pub fn instant(self, at: Moment) -> tokio::time::Instant {

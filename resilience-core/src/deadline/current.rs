@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     fmt,
+    num::NonZeroU64,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -12,17 +13,20 @@ use pin_project_lite::pin_project;
 
 use crate::clock::{Clock, Moment};
 
-/// A moment by which a call must be over, together with the clock that measures it. Sixteen bytes, `Copy`.
+/// A moment by which a call must be over, together with the clock that measures it. One word, `Copy`.
 ///
 /// It is a fact, not a timer: nothing is cut off by it until something acts on it. [`TimeoutLayer`] does, retry reads
 /// it before it sleeps, and an outbound HTTP client passes the remainder on.
 ///
 /// [`TimeoutLayer`]: super::TimeoutLayer
+// Nanoseconds, then a bit for the clock, then a bit that is set, so that `Option<Deadline>` is a word too. As a struct
+// of two fields it is written field by field and read back as a whole, which the processor can only do slowly.
 #[derive(Clone, Copy)]
-pub struct Deadline {
-    at: Moment,
-    clock: Clock,
-}
+pub struct Deadline(NonZeroU64);
+
+/// 146 years after the clock's zero: never.
+const NEVER: u64 = u64::MAX >> 2;
+const TOKIO: u64 = 0b10;
 
 impl Deadline {
     /// The moment `wait` from now, on the clock of the [`current`] deadline, or else on [`Clock::auto`].
@@ -30,51 +34,57 @@ impl Deadline {
     /// A wait of centuries saturates: such a deadline never comes.
     #[must_use]
     pub fn after(wait: Duration) -> Self {
-        let clock = current().map_or_else(Clock::auto, |outer| outer.clock);
+        let clock = current().map_or_else(Clock::auto, Self::clock);
         Self::at(clock.now() + wait, clock)
     }
 
     /// The moment `at`, which was read from `clock`.
+    #[inline]
     #[must_use]
     pub const fn at(at: Moment, clock: Clock) -> Self {
-        Self { at, clock }
+        let nanos = at.as_nanos();
+        let nanos = if nanos < NEVER { nanos } else { NEVER };
+        let clock = if clock.is_tokio() { TOKIO } else { 0 };
+        Self(NonZeroU64::MIN.saturating_add(nanos << 2 | clock))
     }
 
     /// The moment itself, on [`clock`](Self::clock).
+    #[inline]
     #[must_use]
     pub const fn moment(self) -> Moment {
-        self.at
+        Moment::from_nanos(self.0.get() >> 2)
     }
 
     /// The clock that measures it.
+    #[inline]
     #[must_use]
     pub const fn clock(self) -> Clock {
-        self.clock
+        Clock::from_is_tokio(self.0.get() & TOKIO != 0)
     }
 
     /// How much time is left; zero once it is past. Reads the clock.
     #[must_use]
     pub fn remaining(self) -> Duration {
-        self.at.since(self.clock.now())
+        self.moment().since(self.clock().now())
     }
 
     /// Whether no time is left. Reads the clock.
     #[must_use]
     pub fn is_past(self) -> bool {
-        self.clock.now() >= self.at
+        self.clock().now() >= self.moment()
     }
 
     /// The same moment for tokio's timers. Reads both clocks.
     #[must_use]
     pub fn instant(self) -> tokio::time::Instant {
-        self.clock.instant(self.at)
+        self.clock().instant(self.moment())
     }
 
     /// The earlier of the two. Deadlines on different clocks are compared by what is left of them.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
-        let other_is_earlier = if self.clock == other.clock {
-            other.at < self.at
+        let other_is_earlier = if self.clock() == other.clock() {
+            other.moment() < self.moment()
         } else {
             other.remaining() < self.remaining()
         };
@@ -84,11 +94,8 @@ impl Deadline {
     /// Past from here on, whatever the clock says: timers and clocks agree only to within a few microseconds, and
     /// whoever is dropped because a timer has fired must not read that there is time left.
     pub(super) fn expired(self) -> Self {
-        let now = self.clock.now();
-        Self {
-            at: self.at.min(now),
-            ..self
-        }
+        let now = self.clock().now();
+        Self::at(self.moment().min(now), self.clock())
     }
 }
 

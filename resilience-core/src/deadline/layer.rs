@@ -220,23 +220,17 @@ where
 
         let shared = self.shared.local();
 
-        let state = if std::mem::take(&mut self.refuse) || at <= now {
-            State::Refused
-        } else {
-            let _scope = enter(Some(deadline));
-            State::Running {
-                inner: self.inner.call(req),
-            }
-        };
+        if at <= now || self.refuse {
+            self.refuse = false;
+            return ResponseFuture::new(State::Refused, deadline, shared);
+        }
         // Nothing that could panic may follow the inner call: on the way out its future would have to be dropped,
         // so it would have to be in memory, and be moved from there to where it is polled.
-        ResponseFuture {
-            state,
-            timer: None,
-            deadline,
-            shared,
-            error: PhantomData,
-        }
+        let inner = {
+            let _scope = enter(Some(deadline));
+            self.inner.call(req)
+        };
+        ResponseFuture::new(State::Running { inner }, deadline, shared)
     }
 }
 
@@ -275,6 +269,19 @@ pin_project! {
     }
 }
 
+impl<F, E> ResponseFuture<F, E> {
+    #[inline]
+    fn new(state: State<F>, deadline: Deadline, shared: Local<Shared>) -> Self {
+        Self {
+            state,
+            timer: None,
+            deadline,
+            shared,
+            error: PhantomData,
+        }
+    }
+}
+
 impl<F, T, E> Future for ResponseFuture<F, E>
 where
     F: Future<Output = Result<T, E>>,
@@ -289,11 +296,11 @@ where
             Projected::Running { inner } => {
                 let scope = enter(Some(*this.deadline));
                 let polled = inner.poll(cx);
+                // First the answer, then the clock: an answer that is there at the deadline is kept. It is handed on
+                // from where it was written; ending the inner future first would mean to move it.
                 if polled.is_ready() {
-                    this.state.set(State::Done);
                     return polled;
                 }
-                // First the answer, then the clock: an answer that is there at the deadline is kept.
                 drop(scope);
                 std::task::ready!(poll_timer(this.timer, *this.deadline, cx));
                 let _scope: Entered = enter(Some(this.deadline.expired()));

@@ -122,21 +122,22 @@ where
         loop {
             match this.state.as_mut().project() {
                 Projected::Calling { attempt } => {
-                    let result = {
+                    let polled = {
                         let _attempt = attempt::enter(this.call.attempt);
-                        ready!(attempt.poll(cx))
+                        attempt.poll(cx)
+                    };
+                    let Poll::Ready(result) = &polled else {
+                        return Poll::Pending;
                     };
                     let outcome = outcome(&this.core.classifier, result.as_ref());
-                    let retry = this
-                        .call
-                        .settle(&this.core.shared, outcome, this.spare.is_some());
-                    let Some(wait) = retry else {
-                        this.state.set(State::Done);
-                        return Poll::Ready(result);
+                    let replayable = this.spare.is_some();
+                    let Some(wait) = this.call.settle(&this.core.shared, outcome, replayable)
+                    else {
+                        return polled;
                     };
                     // The failed response may hold a connection, the attempt's future a permit: neither is needed
                     // while waiting.
-                    drop(result);
+                    drop(polled);
                     this.state.set(if wait.is_zero() {
                         State::Readying
                     } else {
