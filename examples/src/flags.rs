@@ -1,0 +1,197 @@
+//! The command line: every flag, its bounds, and what is wrong with a value that does not fit.
+
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use reqwest::Url;
+
+/// Calls a second to each built-in upstream, unless told otherwise.
+const STORM_RATE: u32 = 150;
+/// Calls a second to a user's own address, unless told otherwise: nobody is flooded by a first try.
+const URL_RATE: u32 = 10;
+/// The most calls a second to a user's own address.
+const URL_MAX_RATE: u32 = 100;
+/// The most time a run against a user's own address may take.
+const URL_MAX_SECONDS: u32 = 600;
+
+/// Sends the same load through a plain HTTP client and a guarded one, while the upstream misbehaves.
+///
+/// Real HTTP over loopback: two identical upstreams, one per client, follow the same script (healthy, slow, failing,
+/// hanging, down, back). At the end one table compares the clients. Nothing outside of this machine is contacted, and
+/// it ends by itself in under 30 seconds. With --url, the guarded client alone calls an address of yours.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "storm",
+    version,
+    after_help = "Exit status: 0 after a run, 2 for flags that cannot work, \
+    130 after ctrl-c (the table so far is printed), 1 if something else went wrong."
+)]
+pub(crate) struct Flags {
+    /// Call this address with the guarded client instead of running the storm [http, or https if built with
+    /// `--features rustls`].
+    #[arg(long, value_parser = parse_url)]
+    pub(crate) url: Option<Url>,
+
+    /// How many GET requests to send to --url.
+    #[arg(long, value_name = "COUNT", default_value_t = 100, requires = "url",
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) requests: u32,
+
+    /// Calls a second that each client is given, whether or not earlier ones have ended [default: 150, or 10 with
+    /// --url; at most 100 with --url].
+    #[arg(long, value_name = "PER_SECOND", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=300))]
+    rate: Option<u32>,
+
+    /// How many seconds the script of the storm takes; each phase keeps its share.
+    #[arg(long, value_name = "SECONDS", default_value_t = 19, conflicts_with = "url",
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(6..=25))]
+    duration: u32,
+
+    /// Where chance starts: the same number gives the same arrivals, the same service times and the same failures
+    /// (timing on a real network is never quite the same).
+    #[arg(long, default_value_t = 7, allow_negative_numbers = true)]
+    pub(crate) seed: u64,
+
+    /// Let the plain client try again up to so many times, at once and whatever went wrong, as a loop around the
+    /// call would.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, conflicts_with = "url",
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=5))]
+    pub(crate) plain_retries: u32,
+
+    /// Print the result as one JSON document on stdout, and nothing else there; the log goes to stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Log one line a second instead of drawing a live view (as it is when stdout is no terminal).
+    #[arg(long)]
+    pub(crate) plain: bool,
+}
+
+impl Flags {
+    /// Reads the command line; ends the process with status 2 and a message if it makes no sense.
+    pub(crate) fn read() -> Self {
+        Self::parse().checked().unwrap_or_else(|error| error.exit())
+    }
+
+    /// Calls a second for each client.
+    pub(crate) fn rate(&self) -> u32 {
+        let usual = if self.url.is_some() {
+            URL_RATE
+        } else {
+            STORM_RATE
+        };
+        self.rate.unwrap_or(usual)
+    }
+
+    /// How long the script takes.
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.duration.into())
+    }
+
+    /// What one flag alone cannot tell.
+    fn checked(self) -> Result<Self, clap::Error> {
+        let rate = self.rate();
+        if self.url.is_some() && rate > URL_MAX_RATE {
+            return Err(invalid(format!(
+                "invalid value '{rate}' for '--rate <PER_SECOND>': at most {URL_MAX_RATE} a second go to an address \
+                 given with --url",
+            )));
+        }
+        if self.url.is_some() && self.requests / rate > URL_MAX_SECONDS {
+            return Err(invalid(format!(
+                "invalid value '{}' for '--requests <COUNT>': at --rate {rate} it would take longer than \
+                 {URL_MAX_SECONDS} seconds",
+                self.requests,
+            )));
+        }
+        Ok(self)
+    }
+}
+
+fn invalid(message: String) -> clap::Error {
+    Flags::command().error(ErrorKind::ValueValidation, message)
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| match error.to_string().as_str() {
+        "relative URL without a base" => "it does not start with http://".to_owned(),
+        other => other.to_owned(),
+    })?;
+    match url.scheme() {
+        "http" => Ok(url),
+        "https" if cfg!(feature = "rustls") => Ok(url),
+        "https" => Err("https needs a TLS library: build with `--features rustls`".to_owned()),
+        other => Err(format!("the scheme is `{other}`, not http")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Flags, clap::Error> {
+        let words = std::iter::once("storm").chain(line.split_whitespace());
+        Flags::try_parse_from(words)?.checked()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_stay_under_thirty_seconds_and_are_gentle_with_strangers() {
+        let storm = parse("").unwrap();
+        assert_eq!((storm.rate(), storm.duration().as_secs()), (150, 19));
+        let url = parse("--url http://127.0.0.1:8080/health").unwrap();
+        assert_eq!((url.rate(), url.requests), (10, 100));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_status_2_naming_flag_and_value() {
+        for (line, flag, value) in [
+            ("--rate 0", "--rate", "'0'"),
+            ("--rate fast", "--rate", "'fast'"),
+            ("--rate 301", "--rate", "'301'"),
+            ("--rate 101 --url http://localhost", "--rate", "'101'"),
+            ("--duration 5", "--duration", "'5'"),
+            ("--duration 26", "--duration", "'26'"),
+            ("--requests 0 --url http://localhost", "--requests", "'0'"),
+            (
+                "--requests 10001 --url http://localhost",
+                "--requests",
+                "'10001'",
+            ),
+            (
+                "--requests 10000 --rate 1 --url http://localhost",
+                "--requests",
+                "'10000'",
+            ),
+            ("--requests 5", "--url", ""),
+            ("--duration 9 --url http://localhost", "--duration", ""),
+            ("--seed -1", "--seed", "'-1'"),
+            ("--rate -5", "--rate", "'-5'"),
+            ("--url localhost:8080", "--url", "localhost:8080"),
+            ("--url nonsense", "--url", "'nonsense'"),
+            ("--url ftp://localhost", "--url", "ftp"),
+            ("--url http://", "--url", "'http://'"),
+            ("--url http://localhost:99999", "--url", "99999"),
+            ("--storm", "--storm", ""),
+        ] {
+            let error = parse(line).expect_err(line);
+            let message = error.to_string();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(
+                message.contains(flag) && message.contains(value),
+                "{line}: {message}"
+            );
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "rustls"))]
+    fn https_without_tls_says_how_to_get_it() {
+        let message = parse("--url https://localhost").unwrap_err().to_string();
+        assert!(message.contains("--features rustls"), "{message}");
+    }
+}

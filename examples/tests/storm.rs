@@ -1,0 +1,251 @@
+//! The storm as a user meets it: the program, its flags, its output, its exit status.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde_json::Value;
+
+fn storm(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_storm"))
+        .args(args)
+        .output()
+        .expect("the program starts")
+}
+
+fn json(output: &Output) -> Value {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    serde_json::from_slice(&output.stdout).expect("nothing but JSON on stdout")
+}
+
+fn number(json: &Value, path: &str) -> f64 {
+    json.pointer(path)
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("{path} in {json:#}"))
+}
+
+/// A web server that says "fine" to everything; counts what it was asked.
+fn fine_server() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, served) = (
+        listener.local_addr().unwrap(),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let count = Arc::clone(&served);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines();
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+            {}
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = (&stream).write_all(
+                b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nfine",
+            );
+        }
+    });
+    (address, served)
+}
+
+#[test]
+fn a_short_storm_shows_what_the_guarded_client_spares_caller_and_upstream() {
+    let json = json(&storm(&["--json", "--duration", "10", "--rate", "100"]));
+    for side in ["plain", "guarded"] {
+        let at = |key: &str| number(&json, &format!("/{side}/{key}"));
+        assert!((0.2..1.0).contains(&at("success_rate")), "{json:#}");
+        assert!(0.0 < at("p50_ms") && at("p50_ms") <= at("p99_ms") && at("p99_ms") <= at("max_ms"));
+        assert!(at("recovery_ms") > 0.0);
+        assert!(at("phases/healthy/success_rate") > 0.95, "{json:#}");
+        for phase in ["healthy", "slow", "failing", "hanging", "down", "back"] {
+            assert!(
+                at(&format!("upstream_requests/{phase}")) > 0.0,
+                "{side} {phase}: {json:#}"
+            );
+        }
+    }
+    assert_eq!(
+        number(&json, "/plain/requests"),
+        number(&json, "/guarded/requests"),
+        "the same load"
+    );
+
+    let both = |key: &str| {
+        (
+            number(&json, &format!("/plain/{key}")),
+            number(&json, &format!("/guarded/{key}")),
+        )
+    };
+    for phase in ["hanging", "down"] {
+        let (plain, guarded) = both(&format!("upstream_requests/{phase}"));
+        assert!(
+            guarded < plain / 2.0,
+            "{phase}: {guarded} is not much below {plain}"
+        );
+    }
+    let (plain, guarded) = both("phases/failing/success_rate");
+    assert!(
+        guarded > plain + 0.1,
+        "retries: {guarded} is not above {plain}"
+    );
+    let (plain, guarded) = both("phases/down/p50_ms");
+    assert!(
+        guarded < plain + 50.0,
+        "failing fast: {guarded} ms against {plain} ms"
+    );
+    assert!(
+        json["plain"]["notice_ms"].is_null(),
+        "there is nothing in it to notice"
+    );
+    assert!(
+        number(&json, "/guarded/notice_ms") < number(&json, "/script_ms/hanging"),
+        "{json:#}"
+    );
+}
+
+#[test]
+fn an_address_of_the_users_gets_the_requests_asked_for_and_no_more() {
+    let (address, served) = fine_server();
+    let url = format!("http://{address}/health");
+    let json = json(&storm(&[
+        "--url",
+        &url,
+        "--requests",
+        "30",
+        "--rate",
+        "60",
+        "--json",
+    ]));
+    assert_eq!(number(&json, "/guarded/requests"), 30.0);
+    assert_eq!(number(&json, "/guarded/success_rate"), 1.0);
+    assert_eq!(served.load(Ordering::SeqCst), 30);
+    assert!(json.get("plain").is_none(), "{json:#}");
+}
+
+#[test]
+fn without_json_there_is_a_log_and_a_table() {
+    let (address, _) = fine_server();
+    let output = storm(&[
+        "--url",
+        &format!("http://{address}"),
+        "--requests",
+        "5",
+        "--rate",
+        "50",
+    ]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in [
+        "breaker closed",
+        "success rate",
+        "100.0 %",
+        "p50 / p99 / max",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(
+        !text.contains('\u{1b}'),
+        "no escape codes where there is no terminal"
+    );
+}
+
+#[test]
+fn an_address_where_nobody_listens_is_a_result_and_no_crash() {
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{address}");
+    let json = json(&storm(&[
+        "--url",
+        &url,
+        "--requests",
+        "20",
+        "--rate",
+        "50",
+        "--json",
+    ]));
+    assert_eq!(number(&json, "/guarded/success_rate"), 0.0);
+    assert!(number(&json, "/guarded/failures/connect") > 0.0, "{json:#}");
+}
+
+#[test]
+fn bad_input_is_refused_on_stderr_with_status_2() {
+    for (args, named) in [
+        (&["--rate", "0"][..], &["--rate", "'0'"][..]),
+        (&["--duration", "600"], &["--duration", "'600'"]),
+        (&["--url", "ftp://example.com"], &["--url", "ftp"]),
+        (&["--url", "not a url"], &["--url", "'not a url'"]),
+        (
+            &["--url", "http://localhost", "--requests", "0"],
+            &["--requests", "'0'"],
+        ),
+        (&["--requests", "10"], &["--url"]),
+        (&["--tempest"], &["--tempest"]),
+    ] {
+        let output = storm(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        assert!(
+            named.iter().all(|part| stderr.contains(part)),
+            "{args:?}: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn help_explains_every_flag() {
+    let output = storm(&["--help"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for flag in [
+        "--url",
+        "--requests",
+        "--rate",
+        "--duration",
+        "--seed",
+        "--plain-retries",
+        "--json",
+        "--plain",
+        "Exit status",
+    ] {
+        assert!(text.contains(flag), "{flag} is not in\n{text}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_the_run_with_the_table_so_far() {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_storm"))
+        .args(["--json", "--duration", "25"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(run.stderr.take().unwrap()).lines();
+    // The second line is logged after a second under load.
+    let _ = (log.next(), log.next());
+    let interrupt = Command::new("kill")
+        .args(["-INT", &run.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupt.success());
+    let mut stdout = String::new();
+    run.stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut stdout)
+        .unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["interrupted"], true);
+    assert!(number(&json, "/guarded/succeeded") > 0.0, "{json:#}");
+}
