@@ -1,0 +1,692 @@
+//! What there is to see: every row of the table of metrics, and the events with their fields.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use opentelemetry::{KeyValue, metrics::MeterProvider};
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
+    data::{AggregatedMetrics, MetricData},
+};
+use resilience_core::{
+    Verdict,
+    breaker::{CircuitBreaker, HalfOpen, OpenFor, Order},
+    bulkhead::Bulkhead,
+    deadline::Timeout,
+    fallback::Fallback,
+    keyed::Keyed,
+    retry::{Backoff, Retry, RetryBudget},
+    shed::LoadShed,
+    telemetry::{self, Kind, TABLE},
+    until::Guard,
+};
+use resilience_http::{Client, client::Host};
+use resilience_tests::{
+    contract::{Ask, Driven, Plan, Probe, Readiness, Stack},
+    fault_server::{Behaviour, FaultServer},
+};
+use tower::{Layer, ServiceExt};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    layer::{Context, SubscriberExt},
+    registry::Registry,
+};
+
+const MOMENT: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_secs(3600);
+
+// --- metrics
+
+/// What one metric was exported as.
+#[derive(Debug)]
+struct Exported {
+    kind: Kind,
+    unit: String,
+    description: String,
+    points: Vec<(BTreeMap<String, String>, i64)>,
+}
+
+/// An SDK with a reader that keeps what it is given.
+struct Sdk {
+    provider: SdkMeterProvider,
+    exporter: InMemoryMetricExporter,
+}
+
+impl Sdk {
+    fn new() -> Self {
+        let exporter = InMemoryMetricExporter::default();
+        let reader = PeriodicReader::builder(exporter.clone())
+            .with_interval(LONG)
+            .build();
+        let provider = SdkMeterProvider::builder().with_reader(reader).build();
+        telemetry::export(&provider.meter("telemetry-test"));
+        Self { provider, exporter }
+    }
+
+    /// All metrics of this moment.
+    fn read(&self) -> BTreeMap<String, Exported> {
+        self.exporter.reset();
+        self.provider.force_flush().unwrap();
+        let batches = self.exporter.get_finished_metrics().unwrap();
+        let scopes = batches.iter().flat_map(|batch| batch.scope_metrics());
+        let metrics = scopes.flat_map(|scope| scope.metrics());
+        let exported = |metric: &opentelemetry_sdk::metrics::data::Metric| {
+            let (kind, points) = match metric.data() {
+                AggregatedMetrics::U64(data) => points(data),
+                AggregatedMetrics::I64(data) => points(data),
+                AggregatedMetrics::F64(_) => panic!("{} is no integer", metric.name()),
+            };
+            Exported {
+                kind,
+                unit: metric.unit().to_owned(),
+                description: metric.description().to_owned(),
+                points,
+            }
+        };
+        metrics
+            .map(|metric| (metric.name().to_owned(), exported(metric)))
+            .collect()
+    }
+}
+
+type Points = Vec<(BTreeMap<String, String>, i64)>;
+
+fn points<T: Copy + TryInto<i64, Error: fmt::Debug> + fmt::Debug>(
+    data: &MetricData<T>,
+) -> (Kind, Points) {
+    match data {
+        MetricData::Gauge(gauge) => {
+            let points = gauge.data_points().map(|point| {
+                (
+                    attributes(point.attributes()),
+                    point.value().try_into().unwrap(),
+                )
+            });
+            (Kind::Gauge, points.collect())
+        }
+        MetricData::Sum(sum) => {
+            let kind = if sum.is_monotonic() {
+                Kind::Counter
+            } else {
+                Kind::UpDownCounter
+            };
+            let points = sum.data_points().map(|point| {
+                (
+                    attributes(point.attributes()),
+                    point.value().try_into().unwrap(),
+                )
+            });
+            (kind, points.collect())
+        }
+        other => panic!("neither gauge nor sum: {other:?}"),
+    }
+}
+
+fn attributes<'a>(all: impl Iterator<Item = &'a KeyValue>) -> BTreeMap<String, String> {
+    all.map(|pair| (pair.key.to_string(), pair.value.to_string()))
+        .collect()
+}
+
+/// The values of `metric` for handles called `name`, by the metric's own attribute.
+fn values(all: &BTreeMap<String, Exported>, metric: &str, name: &str) -> BTreeMap<String, i64> {
+    let points = all.get(metric).map_or(&[][..], |metric| &metric.points);
+    let mine = points
+        .iter()
+        .filter(|(attributes, _)| attributes["resilience.name"] == name);
+    mine.map(|(attributes, value)| {
+        let own = attributes.iter().find(|(key, _)| *key != "resilience.name");
+        (
+            own.map_or_else(String::new, |(_, value)| value.clone()),
+            *value,
+        )
+    })
+    .collect()
+}
+
+async fn once(service: impl Layered, plan: Plan) -> bool {
+    service.boxed().oneshot(Ask::from(plan)).await.is_ok()
+}
+
+/// Any service of the tests, boxed.
+trait Layered {
+    fn boxed(self) -> Stack;
+}
+
+impl<S> Layered for S
+where
+    S: tower::Service<Ask, Response = u32, Error = tower::BoxError> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    fn boxed(self) -> Stack {
+        Stack::new(self)
+    }
+}
+
+/// Makes each layer do each thing that is counted, under the name `name`; what it returns keeps it so.
+async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
+    let probe = Probe::default();
+    let breaker = CircuitBreaker::builder(name)
+        .consecutive_failures(1)
+        .open_for(OpenFor::fixed(LONG))
+        .build()
+        .unwrap();
+    let guarded = breaker.layer().layer(probe.clone());
+    assert!(once(guarded.clone(), Plan::Answer).await);
+    assert!(!once(guarded.clone(), Plan::Fail).await);
+    assert!(!once(guarded, Plan::Answer).await);
+
+    let bulkhead = Bulkhead::builder(name)
+        .max_concurrent(1)
+        .queue(1, LONG)
+        .build()
+        .unwrap();
+    let permit = bulkhead.try_acquire().unwrap();
+    let acquire = bulkhead.clone();
+    let mut queued = Driven::new(async move { acquire.acquire().await });
+    assert!(!queued.poll());
+    assert!(bulkhead.try_acquire().is_err());
+    assert!(!once(bulkhead.layer().layer(probe.clone()), Plan::Answer).await);
+
+    let budget = RetryBudget::builder()
+        .floor_per_second(1)
+        .max_balance(50)
+        .build()
+        .unwrap();
+    let retry = Retry::builder(name)
+        .max_attempts(2)
+        .backoff(Backoff::fixed(MOMENT))
+        .budget(budget)
+        .build()
+        .unwrap();
+    let retrying = retry.layer().layer(probe.clone());
+    assert!(!once(retrying.clone(), Plan::Fail).await);
+    assert!(once(retrying, Plan::FailFirst(1)).await);
+
+    let timeout = Timeout::new(name, MOMENT).unwrap();
+    assert!(!once(timeout.layer().layer(probe.clone()), Plan::Hang).await);
+    let without = timeout.layer().per_request(|_: &Ask| Some(Duration::ZERO));
+    assert!(!once(without.layer(probe.clone()), Plan::Answer).await);
+
+    let fallback = Fallback::value(name, 7);
+    assert!(once(fallback.layer(probe.clone()), Plan::Fail).await);
+
+    let (shed, closed) = (LoadShed::new(name), Probe::default());
+    closed.set(Readiness::Closed);
+    assert!(!once(shed.layer().layer(closed), Plan::Answer).await);
+
+    Box::new((
+        breaker, bulkhead, permit, queued, retry, timeout, fallback, shed,
+    ))
+}
+
+#[tokio::test]
+async fn every_row_of_the_table_is_exported_as_it_says() {
+    let sdk = Sdk::new();
+    let name = "telemetry.every-row";
+    let _kept = everything_happens(name).await;
+    let exported = sdk.read();
+    for row in TABLE {
+        let metric = exported
+            .get(row.name)
+            .unwrap_or_else(|| panic!("{} is not exported", row.name));
+        assert_eq!(metric.kind, row.kind, "{}", row.name);
+        assert_eq!(
+            (&*metric.unit, &*metric.description),
+            (row.unit, row.description),
+            "{}",
+            row.name
+        );
+        let own = [Some("resilience.name"), row.attribute];
+        let expected: BTreeSet<&str> = own.into_iter().flatten().collect();
+        for (attributes, _) in &metric.points {
+            let keys: BTreeSet<&str> = attributes.keys().map(String::as_str).collect();
+            assert_eq!(keys, expected, "{}", row.name);
+        }
+        let values = values(&exported, row.name, name);
+        assert!(
+            values.values().any(|value| *value > 0),
+            "{}: nothing but zeros: {values:?}",
+            row.name
+        );
+    }
+    let rows: BTreeSet<&str> = TABLE.iter().map(|row| row.name).collect();
+    let foreign: Vec<_> = exported
+        .keys()
+        .filter(|name| !rows.contains(name.as_str()))
+        .collect();
+    assert!(foreign.is_empty(), "not in the table: {foreign:?}");
+}
+
+#[tokio::test]
+async fn the_figures_are_those_of_what_happened() {
+    let sdk = Sdk::new();
+    let name = "telemetry.figures";
+    let _kept = everything_happens(name).await;
+    let exported = sdk.read();
+    let of = |metric: &str| {
+        let values = values(&exported, metric, name).into_iter();
+        values.filter(|(_, value)| *value != 0).collect::<Vec<_>>()
+    };
+    let is = |metric: &str, expected: &[(&str, i64)]| {
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), *value))
+            .collect();
+        assert_eq!(of(metric), expected, "{metric}");
+    };
+    is(
+        "resilience.circuit_breaker.calls",
+        &[("failure", 1), ("success", 1)],
+    );
+    is("resilience.circuit_breaker.rejected", &[("open", 1)]);
+    is("resilience.circuit_breaker.state", &[("open", 1)]);
+    is("resilience.circuit_breaker.transitions", &[("open", 1)]);
+    is("resilience.bulkhead.in_flight", &[("", 1)]);
+    is("resilience.bulkhead.queued", &[("", 1)]);
+    is("resilience.bulkhead.limit", &[("", 1)]);
+    is("resilience.retry.calls", &[("", 2)]);
+    is("resilience.retry.retries", &[("", 2)]);
+    is("resilience.retry.given_up", &[("attempts", 1)]);
+    is("resilience.deadline.timed_out", &[("", 1)]);
+    is("resilience.deadline.rejected", &[("", 1)]);
+    is("resilience.fallback.used", &[("", 1)]);
+    is("resilience.load_shed.rejected", &[("", 1)]);
+    let full = of("resilience.bulkhead.rejected");
+    assert_eq!(full, [("full".to_owned(), 2)]);
+}
+
+/// A peer sets the gauge of the new state to 1 and leaves the old one there.
+#[tokio::test]
+async fn the_gauge_of_a_state_that_was_left_is_zero() {
+    let sdk = Sdk::new();
+    let name = "telemetry.gauge";
+    let breaker = CircuitBreaker::builder(name).build().unwrap();
+    let states = || values(&sdk.read(), "resilience.circuit_breaker.state", name);
+    let all: BTreeSet<String> = states().into_keys().collect();
+    assert!(all.len() >= 3, "{all:?}");
+    let is_only = |state: &str| {
+        let now = states();
+        assert_eq!(
+            now.keys().cloned().collect::<BTreeSet<_>>(),
+            all,
+            "a state is missing"
+        );
+        for (each, value) in now {
+            assert_eq!(
+                value,
+                i64::from(each == state),
+                "{each}, when the breaker is {state}"
+            );
+        }
+    };
+    is_only("closed");
+    breaker.order(Order::force_open("maintenance"));
+    is_only("forced_open");
+    breaker.order(Order::disable("test"));
+    is_only("disabled");
+    breaker.clear_order("done");
+    is_only("closed");
+    drop(breaker);
+    assert!(
+        states().is_empty(),
+        "a handle that is gone is still exported"
+    );
+}
+
+/// Keys come from requests: a metric per key would be a way to fill the memory of whoever keeps the metrics.
+#[tokio::test]
+async fn keys_never_become_attributes() {
+    let sdk = Sdk::new();
+    let name = "telemetry.keys";
+    let breakers = CircuitBreaker::builder(name)
+        .consecutive_failures(1)
+        .keyed(Keyed::new())
+        .unwrap();
+    let bulkheads = Bulkhead::builder(name)
+        .max_concurrent(3)
+        .keyed(Keyed::new())
+        .unwrap();
+    let mut permits = Vec::new();
+    for number in 0..100 {
+        let key = format!("customer-{number}");
+        let breaker = breakers.get(&key);
+        if number < 40 {
+            breaker.acquire().unwrap().settle(Verdict::transient());
+        }
+        permits.push(bulkheads.get(&key).try_acquire().unwrap());
+    }
+    let server = FaultServer::start(Behaviour::ok()).await;
+    let client = Client::new(name).unwrap();
+    client
+        .get(server.url("/secret-path"))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let host = Host::of(&server.url("/").parse().unwrap());
+    assert_eq!(
+        client
+            .breakers()
+            .unwrap()
+            .get(&host)
+            .snapshot()
+            .totals
+            .successes,
+        1
+    );
+
+    let exported = sdk.read();
+    for (metric, exported) in &exported {
+        for (attributes, _) in &exported.points {
+            let text = format!("{attributes:?}");
+            for secret in ["customer-", "127.0.0.1", "secret-path"] {
+                assert!(!text.contains(secret), "{metric}: {text}");
+            }
+        }
+        let of_name = |point: &&(BTreeMap<String, String>, i64)| point.0["resilience.name"] == name;
+        let series = exported.points.iter().filter(of_name).count();
+        assert!(series <= 12, "{metric}: {series} series for one family");
+    }
+    let states = values(&exported, "resilience.circuit_breaker.state", name);
+    assert_eq!(
+        states["open"], 40,
+        "the family says how many of its members are open: {states:?}"
+    );
+    assert_eq!(
+        values(&exported, "resilience.bulkhead.in_flight", name)[""],
+        100
+    );
+}
+
+/// The order of "install the SDK" and "build the breaker" does not matter.
+#[tokio::test]
+async fn handles_built_before_and_after_the_sdk_are_exported_and_equal_names_add_up() {
+    let name = "telemetry.order";
+    let before = Bulkhead::builder(name).max_concurrent(3).build().unwrap();
+    let sdk = Sdk::new();
+    let after = Bulkhead::builder(name).max_concurrent(4).build().unwrap();
+    assert_eq!(
+        values(&sdk.read(), "resilience.bulkhead.limit", name)[""],
+        7
+    );
+    drop(before);
+    assert_eq!(
+        values(&sdk.read(), "resilience.bulkhead.limit", name)[""],
+        4
+    );
+    drop(after);
+}
+
+/// Read by whoever writes an alert: these names do not change without a word in the changelog.
+#[test]
+fn the_names_of_the_table_are_stable() {
+    let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+    for name in [
+        "resilience.circuit_breaker.calls",
+        "resilience.circuit_breaker.rejected",
+        "resilience.circuit_breaker.state",
+        "resilience.circuit_breaker.transitions",
+        "resilience.bulkhead.in_flight",
+        "resilience.bulkhead.queued",
+        "resilience.bulkhead.limit",
+        "resilience.bulkhead.rejected",
+        "resilience.retry.calls",
+        "resilience.retry.retries",
+        "resilience.retry.given_up",
+        "resilience.retry.budget",
+        "resilience.deadline.timed_out",
+        "resilience.deadline.rejected",
+        "resilience.fallback.used",
+        "resilience.load_shed.rejected",
+    ] {
+        assert!(names.contains(&name), "{name} is gone");
+    }
+    let unique: BTreeSet<_> = names.iter().collect();
+    assert_eq!(unique.len(), names.len(), "a name is used twice");
+}
+
+// --- events
+
+/// One event of the target `resilience`.
+#[derive(Clone, Debug)]
+struct Seen {
+    level: Level,
+    fields: BTreeMap<&'static str, String>,
+}
+
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<Seen>>>);
+
+impl<S: Subscriber> tracing_subscriber::Layer<S> for Recorder {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() != "resilience" {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let seen = Seen {
+            level: *event.metadata().level(),
+            fields: fields.0,
+        };
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(seen);
+    }
+}
+
+#[derive(Default)]
+struct Fields(BTreeMap<&'static str, String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+impl Recorder {
+    /// Takes the events out that were seen so far.
+    fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The one event with these fields.
+    #[track_caller]
+    fn has(&self, level: Level, fields: &[(&'static str, &str)]) -> Seen {
+        let seen = self.take();
+        let fits = |event: &&Seen| {
+            event.level == level
+                && fields
+                    .iter()
+                    .all(|(key, value)| event.fields.get(key).is_some_and(|it| it == value))
+        };
+        let fitting: Vec<_> = seen.iter().filter(fits).collect();
+        assert_eq!(fitting.len(), 1, "{level} {fields:?} among {seen:#?}");
+        fitting[0].clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_have_stable_names_and_fields() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let (name, probe) = ("events", Probe::default());
+
+    let breaker = CircuitBreaker::builder(name)
+        .consecutive_failures(1)
+        .open_for(OpenFor::fixed(5 * MOMENT))
+        .half_open(HalfOpen::probes(1))
+        .build()
+        .unwrap();
+    let guarded = breaker.layer().layer(probe.clone());
+    let of_breaker = [("pattern", "circuit_breaker"), ("name", name)];
+    let changes = |from, to, reason| {
+        let change = [
+            ("from", from),
+            ("to", to),
+            ("reason", reason),
+            ("message", "state changed"),
+        ];
+        [&of_breaker[..], &change[..]].concat()
+    };
+    assert!(!once(guarded.clone(), Plan::Fail).await);
+    recorder.has(
+        Level::WARN,
+        &changes("closed", "open", "consecutive_failures"),
+    );
+    assert!(!once(guarded.clone(), Plan::Answer).await);
+    let rejected = [
+        &of_breaker[..],
+        &[("reason", "open"), ("message", "rejected")],
+    ]
+    .concat();
+    let event = recorder.has(Level::DEBUG, &rejected);
+    assert!(event.fields.contains_key("retry_after"), "{event:?}");
+    tokio::time::advance(10 * MOMENT).await;
+    assert!(once(guarded, Plan::Answer).await);
+    let both = recorder.take();
+    let levels: Vec<_> = both
+        .iter()
+        .map(|event| (event.level, &*event.fields["from"], &*event.fields["to"]))
+        .collect();
+    assert_eq!(
+        levels,
+        [
+            (Level::INFO, "open", "half_open"),
+            (Level::INFO, "half_open", "closed")
+        ]
+    );
+    breaker.order(Order::force_open("maintenance").by("ops"));
+    let ordered = [
+        ("to", "forced_open"),
+        ("order_reason", "maintenance"),
+        ("order_by", "ops"),
+    ];
+    recorder.has(Level::WARN, &[&of_breaker[..], &ordered].concat());
+
+    let bulkhead = Bulkhead::builder(name)
+        .max_concurrent(1)
+        .queue(1, MOMENT)
+        .build()
+        .unwrap();
+    let permit = bulkhead.try_acquire().unwrap();
+    assert!(!once(bulkhead.layer().layer(probe.clone()), Plan::Answer).await);
+    let waited = [
+        ("pattern", "bulkhead"),
+        ("name", name),
+        ("reason", "queue_timed_out"),
+        ("message", "rejected"),
+    ];
+    recorder.has(Level::DEBUG, &waited);
+    let mut queued = Driven::new(bulkhead.acquire());
+    queued.poll();
+    assert!(!once(bulkhead.layer().layer(probe.clone()), Plan::Answer).await);
+    recorder.has(
+        Level::DEBUG,
+        &[
+            ("pattern", "bulkhead"),
+            ("name", name),
+            ("reason", "full"),
+            ("message", "rejected"),
+        ],
+    );
+    drop((permit, queued));
+
+    let retry = Retry::builder(name)
+        .max_attempts(2)
+        .backoff(Backoff::fixed(MOMENT))
+        .budget(RetryBudget::unlimited());
+    let retry = retry.build().unwrap();
+    assert!(once(retry.layer().layer(probe.clone()), Plan::FailFirst(1)).await);
+    let again = [
+        ("pattern", "retry"),
+        ("name", name),
+        ("attempt", "1"),
+        ("wait", "1ms"),
+        ("message", "retrying"),
+    ];
+    recorder.has(Level::DEBUG, &again);
+    assert!(!once(retry.layer().layer(probe.clone()), Plan::Fail).await);
+    let enough = [
+        ("pattern", "retry"),
+        ("name", name),
+        ("attempt", "2"),
+        ("reason", "attempts"),
+        ("message", "giving up"),
+    ];
+    recorder.has(Level::DEBUG, &enough);
+
+    let timeout = Timeout::new(name, MOMENT).unwrap();
+    assert!(!once(timeout.layer().layer(probe.clone()), Plan::Hang).await);
+    recorder.has(
+        Level::DEBUG,
+        &[
+            ("pattern", "deadline"),
+            ("name", name),
+            ("reason", "timed_out"),
+        ],
+    );
+    let without = timeout.layer().per_request(|_: &Ask| Some(Duration::ZERO));
+    assert!(!once(without.layer(probe.clone()), Plan::Answer).await);
+    recorder.has(
+        Level::DEBUG,
+        &[
+            ("pattern", "deadline"),
+            ("name", name),
+            ("reason", "no_time_left"),
+        ],
+    );
+
+    assert!(once(Fallback::value(name, 7).layer(probe.clone()), Plan::Fail).await);
+    recorder.has(
+        Level::DEBUG,
+        &[
+            ("pattern", "fallback"),
+            ("name", name),
+            ("message", "fell back"),
+        ],
+    );
+
+    probe.set(Readiness::Closed);
+    assert!(!once(LoadShed::new(name).layer().layer(probe), Plan::Answer).await);
+    let shed = [
+        ("pattern", "load_shed"),
+        ("name", name),
+        ("reason", "overloaded"),
+        ("message", "rejected"),
+    ];
+    recorder.has(Level::DEBUG, &shed);
+}
+
+/// A call that passes says nothing: at some thousands a second, even a debug line is too much.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_passes_is_silent() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let probe = Probe::default();
+    let timeout = Timeout::new("silent", LONG).unwrap();
+    let retry = Retry::builder("silent").build().unwrap();
+    let bulkhead = Bulkhead::builder("silent").build().unwrap();
+    let breaker = CircuitBreaker::builder("silent").build().unwrap();
+    let stack = breaker.layer().layer(probe);
+    let stack = timeout
+        .layer()
+        .layer(retry.layer().layer(bulkhead.layer().layer(stack)));
+    for _ in 0..100 {
+        assert!(once(stack.clone(), Plan::Answer).await);
+    }
+    assert!(recorder.take().is_empty());
+}
