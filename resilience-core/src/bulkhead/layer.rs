@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Admission, Bulkhead, Permit, Wait};
+use super::{Admission, Bulkhead, NotNow, Permit, Wait};
 use crate::{
     classify::Verdict,
     error::{Rejected, ServiceError},
@@ -125,34 +125,33 @@ where
     #[inline]
     pub(super) fn new(inner: &mut S, request: Req, admission: Admission, until: U) -> Self {
         let state = match admission {
-            Admission::Permit(permit) => State::Calling {
+            Ok(permit) => State::Calling {
                 future: inner.call(request),
                 permit,
             },
-            Admission::Queued(wait) => queue(inner, request, wait),
-            Admission::Rejected(rejected) => {
-                let_go(inner);
-                State::Rejected { rejected }
-            }
+            Err(not_now) => match *not_now {
+                NotNow::Queued(wait) => State::Queued {
+                    queued: queue(inner, request, wait),
+                },
+                NotNow::Rejected(rejected) => {
+                    let_go(inner);
+                    State::Rejected { rejected }
+                }
+            },
         };
         Self { state, until }
     }
 }
 
 #[cold]
-fn queue<S, Req, Fut>(inner: &mut S, request: Req, wait: Wait) -> State<S, Req, Fut>
-where
-    S: Clone,
-{
+fn queue<S: Clone, Req>(inner: &mut S, request: Req, wait: Wait) -> Pin<Box<Queued<S, Req>>> {
     let_go(inner);
-    State::Queued {
-        queued: Box::pin(Queued {
-            wait,
-            inner: inner.clone(),
-            request: Some(request),
-            permit: None,
-        }),
-    }
+    Box::pin(Queued {
+        wait,
+        inner: inner.clone(),
+        request: Some(request),
+        permit: None,
+    })
 }
 
 /// Replaces a service that was polled ready and will not be called by one that holds nothing.

@@ -126,10 +126,7 @@ impl Bulkhead {
     /// # Errors
     /// [`Reason::Full`] if all places are taken, or if others wait for one.
     pub fn try_acquire(&self) -> Result<Permit, Rejected> {
-        match self.shared.gate.enter() {
-            Some(passed) => Ok(Permit::fast(self.shared.local(), passed)),
-            None => Err(self.shared.reject(Reason::Full)),
-        }
+        self.pass().ok_or_else(|| self.shared.reject(Reason::Full))
     }
 
     /// Takes a place, waiting for it if the bulkhead has a queue. Nothing happens before the future is polled;
@@ -140,9 +137,11 @@ impl Bulkhead {
     /// was too long.
     pub async fn acquire(&self) -> Result<Permit, Rejected> {
         match self.admit() {
-            Admission::Permit(permit) => Ok(permit),
-            Admission::Queued(wait) => wait.await,
-            Admission::Rejected(rejected) => Err(rejected),
+            Ok(permit) => Ok(permit),
+            Err(not_now) => match *not_now {
+                NotNow::Queued(wait) => wait.await,
+                NotNow::Rejected(rejected) => Err(rejected),
+            },
         }
     }
 
@@ -171,10 +170,17 @@ impl Bulkhead {
     }
 
     /// A permit, a place in the queue, or no.
+    /// A permit if there is room.
+    #[inline]
+    fn pass(&self) -> Option<Permit> {
+        let passed = self.shared.gate.enter()?;
+        Some(Permit::fast(self.shared.local(), passed))
+    }
+
     #[inline]
     fn admit(&self) -> Admission {
-        match self.shared.gate.enter() {
-            Some(passed) => Admission::Permit(Permit::fast(self.shared.local(), passed)),
+        match self.pass() {
+            Some(permit) => Ok(permit),
             None => self.admit_full(),
         }
     }
@@ -182,9 +188,15 @@ impl Bulkhead {
     #[cold]
     fn admit_full(&self) -> Admission {
         match self.shared.gate.enter_or_queue() {
-            Entry::Passed => Admission::Permit(Permit::measured(self.shared.local())),
-            Entry::Queued(ticket) => Admission::Queued(Wait::new(self.shared.local(), ticket)),
-            Entry::Full => Admission::Rejected(self.shared.reject(Reason::Full)),
+            Entry::Passed => Ok(Permit::measured(self.shared.local())),
+            Entry::Queued(ticket) => {
+                let wait = Wait::new(self.shared.local(), ticket);
+                Err(Box::new(NotNow::Queued(wait)))
+            }
+            Entry::Full => {
+                let rejected = self.shared.reject(Reason::Full);
+                Err(Box::new(NotNow::Rejected(rejected)))
+            }
         }
     }
 }
@@ -266,8 +278,11 @@ impl fmt::Debug for Permit {
     }
 }
 
-enum Admission {
-    Permit(Permit),
+/// A permit, or something that is only pointed at: a call that passes stays in registers this way.
+type Admission = Result<Permit, Box<NotNow>>;
+
+/// What becomes of a call that finds no room.
+enum NotNow {
     Queued(Wait),
     Rejected(Rejected),
 }
