@@ -83,3 +83,77 @@ impl Holds {
         Duration::ZERO
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_nanos(millis * 1_000_000)
+    }
+
+    fn full(waiting: usize, passed: u32) -> Load {
+        Load {
+            in_flight: 10,
+            waiting,
+            limit: 10,
+            passed,
+        }
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_advice_is_one_hold_for_each_turn_until_all_are_through() {
+        let holds = Holds::default();
+        assert_eq!(holds.retry_after(full(0, 1), at(5000)), UNKNOWN);
+        holds.record(ms(40));
+        assert_eq!(holds.retry_after(full(0, 2), at(5001)), ms(40));
+        assert_eq!(holds.retry_after(full(15, 3), at(5002)), ms(100));
+    }
+
+    #[test]
+    fn when_nothing_passes_the_advice_grows_with_the_time_and_ends_when_something_does() {
+        let holds = Holds::default();
+        holds.record(ms(10));
+        assert_eq!(holds.retry_after(full(0, 7), at(5000)), ms(10));
+        assert_eq!(holds.retry_after(full(0, 7), at(8000)), ms(3000));
+        assert_eq!(holds.retry_after(full(0, 7), at(900_000)), LONGEST);
+        assert_eq!(holds.retry_after(full(0, 8), at(900_001)), ms(10));
+    }
+
+    #[test]
+    fn the_average_follows_within_a_few_dozen_samples() {
+        let holds = Holds::default();
+        holds.record(ms(1000));
+        for _ in 0..60 {
+            holds.record(ms(10));
+        }
+        let average = holds.average().unwrap();
+        assert!((ms(10)..ms(11)).contains(&average), "{average:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_average_stays_between_the_samples_and_the_advice_within_its_bounds(
+            samples in proptest::collection::vec(0u64..u64::MAX / 2, 1..50),
+            waiting in 0usize..1 << 20,
+            passed in 0u32..1 << 24,
+            now in 0u64..u64::MAX / 1_000_000,
+        ) {
+            let holds = Holds::default();
+            for nanos in &samples {
+                holds.record(Duration::from_nanos(*nanos));
+            }
+            let average = holds.average().unwrap().as_nanos() as u64;
+            let (least, most) = (samples.iter().min().unwrap(), samples.iter().max().unwrap());
+            prop_assert!(average + 8 >= *least && average <= (*most).max(1));
+            let advice = holds.retry_after(full(waiting, passed), at(now));
+            prop_assert!((SHORTEST..=LONGEST).contains(&advice));
+        }
+    }
+}

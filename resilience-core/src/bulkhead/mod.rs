@@ -441,7 +441,8 @@ impl Wait {
         let now = Instant::now();
         let mut until = now.checked_add(shared.max_wait).unwrap_or(now + FOREVER);
         if let Some(deadline) = deadline::current() {
-            until = until.min(deadline.instant() - BEFORE_DEADLINE);
+            let last = deadline.instant().checked_sub(BEFORE_DEADLINE);
+            until = until.min(last.unwrap_or(now));
         }
         Self {
             shared,

@@ -151,6 +151,41 @@ async fn a_place_is_given_back_when_the_response_is_there_and_not_when_the_futur
 }
 
 #[tokio::test]
+async fn a_call_is_gone_before_its_place_is_given_to_the_next() {
+    struct Gone(Bulkhead, Arc<AtomicUsize>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            self.1.fetch_add(self.0.snapshot().in_flight, Relaxed);
+        }
+    }
+    let bulkhead = of(1);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let (held, count) = (bulkhead.clone(), Arc::clone(&seen));
+    let work = service_fn(move |done: bool| {
+        let gone = Gone(held.clone(), Arc::clone(&count));
+        // The future owns it to the end, as a combinator would that is not cleared when it is done.
+        let mut work = Box::pin(async move {
+            if !done {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, BoxError>(())
+        });
+        std::future::poll_fn(move |cx| {
+            let _gone = &gone;
+            work.as_mut().poll(cx)
+        })
+    });
+    let service = bulkhead.layer().layer(work);
+    let mut whole = task::spawn(service.clone().oneshot(true));
+    assert_ready_ok!(whole.poll());
+    assert_eq!(seen.load(Relaxed), 1, "answered");
+    let mut cut = task::spawn(service.oneshot(false));
+    assert_pending!(cut.poll());
+    drop(cut);
+    assert_eq!(seen.load(Relaxed), 2, "dropped");
+}
+
+#[tokio::test]
 async fn a_dropped_call_gives_its_place_back() {
     let bulkhead = of(1);
     let (mut service, mut handle) = over_mock(&bulkhead);
