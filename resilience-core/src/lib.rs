@@ -17,6 +17,8 @@ pub mod sqlx;
 pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;
+#[cfg(test)]
+pub(crate) mod test_log;
 pub mod until;
 
 pub use classify::{Classify, Verdict};

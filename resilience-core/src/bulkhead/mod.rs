@@ -1,9 +1,9 @@
 //! Bulkhead: a limit on how many calls are in flight at once, so that one slow dependency cannot take all of a
 //! program's memory, connections and threads with it.
 //!
-//! A call that finds no room is rejected at once ([`Reason::Full`](crate::Reason::Full)). With a queue
+//! A call that finds no room is rejected at once ([`Reason::Full`]). With a queue
 //! ([`queue`](BulkheadBuilder::queue)) it waits its turn, in order of arrival and for a bounded time, after which it is
-//! rejected as [`Reason::QueueTimedOut`](crate::Reason::QueueTimedOut). There is no queue unless it is asked for, and
+//! rejected as [`Reason::QueueTimedOut`]. There is no queue unless it is asked for, and
 //! none without bounds.
 //!
 //! It is not a rate limit (it counts calls in flight, not calls per second), and not tower's `ConcurrencyLimit`:
@@ -40,7 +40,7 @@
 //! time spent in the queue never looks like a timeout of the dependency.
 //!
 //! # Errors
-//! [`Rejected`](crate::Rejected) as above, with a [`retry_after`](crate::Rejected::retry_after) estimated from how
+//! [`Rejected`] as above, with a [`retry_after`](Rejected::retry_after) estimated from how
 //! long calls have held their places lately (see [`retry_after`](BulkheadBuilder::retry_after)). Errors of the inner
 //! service are passed on.
 //!

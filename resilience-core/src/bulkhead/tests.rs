@@ -15,7 +15,7 @@ use tower::{
 use tower_test::{assert_request_eq, mock};
 
 use super::*;
-use crate::{ServiceError, keyed::Keyed, until::Until};
+use crate::{ServiceError, keyed::Keyed, test_log::events_of, until::Until};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Handle = mock::Handle<&'static str, &'static str>;
@@ -589,4 +589,17 @@ fn what_the_exporter_reads_adds_up() {
             ("resilience.bulkhead.rejected", "queue_timed_out", 0),
         ]
     );
+}
+
+#[test]
+fn a_rejection_leaves_an_event_with_its_reason() {
+    let bulkhead = Bulkhead::builder("db")
+        .max_concurrent(1)
+        .retry_after(ms(7))
+        .build()
+        .unwrap();
+    let _taken = bulkhead.try_acquire().unwrap();
+    let events = events_of(|| drop(bulkhead.try_acquire()));
+    let expected = r#"rejected pattern="bulkhead" name="db" reason="full" retry_after=7ms"#;
+    assert_eq!(events, [expected]);
 }

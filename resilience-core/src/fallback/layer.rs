@@ -252,7 +252,8 @@ impl<A> Shared<A> {
         let answer = self.answer.answer(failed, note)?;
         let name = &*self.count.name;
         self.count.used.fetch_add(1, Relaxed);
-        tracing::debug!(target: "resilience", pattern = "fallback", name, was_error, "fell back");
+        let pattern = Pattern::Fallback.as_str();
+        tracing::debug!(target: "resilience", pattern, name, was_error, "fell back");
         Ok(answer)
     }
 }

@@ -259,3 +259,15 @@ fn an_answer_of_ones_own_needs_no_threads() {
     assert!(matches!(ready, Poll::Ready(Ok(()))));
     assert_eq!(assert_ready_ok!(task::spawn(service.call(0)).poll()), 0);
 }
+
+#[test]
+fn a_use_of_the_fallback_leaves_an_event() {
+    let events = crate::test_log::events_of(|| {
+        let mut call = task::spawn(Fallback::value("cache", 7).layer(divider()).oneshot(0));
+        assert_ready_ok!(call.poll());
+    });
+    assert_eq!(
+        events,
+        [r#"fell back pattern="fallback" name="cache" was_error=true"#]
+    );
+}

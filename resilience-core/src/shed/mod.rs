@@ -5,7 +5,7 @@
 //!
 //! | | tower's | this one |
 //! |---|---|---|
-//! | error | `BoxError`, with `Overloaded` inside | the stack's own; a [`Rejected`](crate::Rejected) of [`Reason::Overloaded`] that the layers around it know not to blame on the dependency |
+//! | error | `BoxError`, with `Overloaded` inside | the stack's own; a [`Rejected`] of [`Reason::Overloaded`] that the layers around it know not to blame on the dependency |
 //! | name, count, event | none | yes |
 //! | was not ready: the inner service | keeps its place in line, with nobody there to take it when it comes up | is replaced by a clone: idle clones hold nothing |
 //! | inner service | any | `Clone` |
@@ -282,6 +282,16 @@ mod tests {
         assert_request_eq!(handle, "hello").send_response("world");
         assert_eq!(response.await.unwrap(), "world");
         assert_eq!(shed.rejected(), 1);
+    }
+
+    #[test]
+    fn a_shed_call_leaves_an_event() {
+        let shed = LoadShed::new("api");
+        let events = crate::test_log::events_of(|| drop(shed.shared.reject()));
+        assert_eq!(
+            events,
+            [r#"rejected pattern="load_shed" name="api" reason="overloaded""#]
+        );
     }
 
     #[tokio::test]
