@@ -8,7 +8,7 @@
 //! - a type's own answer: [`HasVerdict`], read by [`ByType`];
 //! - a second opinion on another classifier: [`refine`].
 //!
-//! A [`Rejected`](crate::Rejected) raised by a layer below never reaches a classifier: the layers themselves see to
+//! A [`Rejected`] raised by a layer below never reaches a classifier: the layers themselves see to
 //! it ([`judge`]) that a rejection of our own is no evidence against the dependency.
 //!
 //! ```
@@ -78,7 +78,7 @@ pub trait Classify<Res, Err> {
     fn classify(&self, result: Result<&Res, &Err>) -> Verdict;
 }
 
-/// What every layer asks: a [`Rejected`](crate::Rejected) raised below speaks for itself, everything else is the
+/// What every layer asks: a [`Rejected`] raised below speaks for itself, everything else is the
 /// classifier's to judge.
 pub fn judge<C, Res, Err>(classifier: &C, result: Result<&Res, &Err>) -> Verdict
 where

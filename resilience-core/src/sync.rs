@@ -1,6 +1,7 @@
-//! What the atomics of a machine are made of: std's, or loom's while its model checker runs them (`--cfg loom`).
+//! What the atomics of a machine are made of: std's, or loom's while its model checker runs the unit tests
+//! (`--cfg loom`).
 
-#[cfg(loom)]
+#[cfg(all(loom, test))]
 pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
-#[cfg(not(loom))]
+#[cfg(not(all(loom, test)))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};

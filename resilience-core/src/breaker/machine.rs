@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        MutexGuard, PoisonError,
+        PoisonError,
         atomic::Ordering::{Acquire, Relaxed, Release, SeqCst},
     },
     time::Duration,
@@ -20,7 +20,7 @@ use super::{
     events::Cause,
     orders::OrderKind,
     rules::{Rules, WindowRules},
-    sync::{AtomicBool, AtomicU64, Mutex, fence},
+    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, fence},
     tally::{Count, Tally},
     window::{CountWindow, Kind, Noted, Streak, Sums, TimeWindow, Window},
     word::{Permit, Phase, Word},
