@@ -80,6 +80,7 @@ pub trait Classify<Res, Err> {
 
 /// What every layer asks: a [`Rejected`] raised below speaks for itself, everything else is the
 /// classifier's to judge.
+#[inline]
 pub fn judge<C, Res, Err>(classifier: &C, result: Result<&Res, &Err>) -> Verdict
 where
     C: Classify<Res, Err>,

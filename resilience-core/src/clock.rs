@@ -140,6 +140,7 @@ impl Default for Clock {
     }
 }
 
+#[inline]
 fn counter() -> &'static (quanta::Clock, u64) {
     static COUNTER: OnceLock<(quanta::Clock, u64)> = OnceLock::new();
     COUNTER.get_or_init(|| {

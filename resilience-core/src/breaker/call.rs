@@ -1,6 +1,6 @@
 //! One call that was let through.
 
-use std::{fmt, mem};
+use std::{fmt, mem, time::Duration};
 
 use super::{
     config::Dropped,
@@ -24,10 +24,18 @@ use crate::{
 #[must_use = "a call that is dropped at once says nothing"]
 pub struct Call {
     shared: Local<Shared>,
+    /// [`Permit::USED`] once the call is settled.
     permit: Permit,
     /// When the call began, or was first waited for. Read only where it is needed.
-    since: Option<Moment>,
-    settled: bool,
+    since: Since,
+}
+
+/// `Option<Moment>` in eight bytes: a call is moved about several times. No clock ever reads zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Since(Moment);
+
+impl Since {
+    const UNKNOWN: Self = Self(Moment::from_nanos(0));
 }
 
 impl Call {
@@ -41,15 +49,14 @@ impl Call {
         Ok(Self {
             permit: breaker.admit()?,
             shared: breaker.local(),
-            since: None,
-            settled: false,
+            since: Since::UNKNOWN,
         })
     }
 
     /// The call begins: where its length or its age may matter, the time is taken.
     pub(super) fn begin(&mut self) {
         if self.shared.dropped() != Dropped::Ignored || self.shared.slow_after().is_some() {
-            self.since = Some(self.shared.clock().now());
+            self.since = Since(self.shared.clock().now());
         }
     }
 
@@ -65,54 +72,64 @@ impl Call {
     /// Somebody has to wait for the call: if it is dropped, its age matters.
     #[inline]
     pub(super) fn wait(&mut self) {
-        if self.since.is_none() && !self.settled {
+        if self.since == Since::UNKNOWN && !self.is_settled() {
             self.begin();
         }
     }
 
     #[inline]
-    fn record(&mut self, outcome: Option<(bool, Option<std::time::Duration>)>) {
-        let clock = self.shared.clock();
-        let Some((failed, retry_after)) = outcome else {
-            return self.shared.record(self.permit, None, || clock.now());
-        };
+    fn is_settled(&self) -> bool {
+        self.permit == Permit::USED
+    }
+
+    #[inline]
+    fn record(&mut self, failed: bool, retry_after: Option<Duration>) {
+        let permit = mem::replace(&mut self.permit, Permit::USED);
+        let (breaker, clock) = (&*self.shared, self.shared.clock());
         let mut outcome = Outcome {
             failed,
             slow: false,
             retry_after,
         };
-        match self.shared.slow_after().zip(self.since) {
-            None => self
-                .shared
-                .record(self.permit, Some(outcome), || clock.now()),
-            Some((limit, since)) => {
+        match breaker.slow_after() {
+            Some(limit) if self.since != Since::UNKNOWN => {
                 let now = clock.now();
-                outcome.slow = now.since(since) >= limit;
-                self.shared.record(self.permit, Some(outcome), || now);
+                outcome.slow = now.since(self.since.0) >= limit;
+                breaker.record(permit, Some(outcome), || now);
             }
+            _ => breaker.record(permit, Some(outcome), || clock.now()),
         }
+    }
+
+    fn record_nothing(&mut self) {
+        let permit = mem::replace(&mut self.permit, Permit::USED);
+        let clock = self.shared.clock();
+        self.shared.record(permit, None, || clock.now());
+    }
+
+    fn record_slow(&mut self) {
+        let permit = mem::replace(&mut self.permit, Permit::USED);
+        let clock = self.shared.clock();
+        let slow = Outcome {
+            slow: true,
+            ..Outcome::default()
+        };
+        self.shared.record(permit, Some(slow), || clock.now());
     }
 
     #[cold]
     fn record_drop(&mut self) {
-        let is_as_old_as = |bound| {
-            let now = self.shared.clock().now();
-            self.since.is_some_and(|since| now.since(since) >= bound)
-        };
         if std::thread::panicking() || deadline_has_passed() {
-            return self.record(Some((true, None)));
+            return self.record(true, None);
         }
+        let is_as_old_as = |bound| {
+            let since = self.since;
+            since != Since::UNKNOWN && self.shared.clock().now().since(since.0) >= bound
+        };
         match self.shared.dropped() {
-            Dropped::FailedAfter(bound) if is_as_old_as(bound) => self.record(Some((true, None))),
-            Dropped::SlowAfter(bound) if is_as_old_as(bound) => {
-                let clock = self.shared.clock();
-                let slow = Outcome {
-                    slow: true,
-                    ..Outcome::default()
-                };
-                self.shared.record(self.permit, Some(slow), || clock.now());
-            }
-            _ => self.record(None),
+            Dropped::FailedAfter(bound) if is_as_old_as(bound) => self.record(true, None),
+            Dropped::SlowAfter(bound) if is_as_old_as(bound) => self.record_slow(),
+            _ => self.record_nothing(),
         }
     }
 }
@@ -120,14 +137,14 @@ impl Call {
 impl Guard for Call {
     #[inline]
     fn settle(&mut self, verdict: Verdict) {
-        if mem::replace(&mut self.settled, true) {
+        if self.is_settled() {
             return;
         }
         match verdict {
-            Verdict::Success => self.record(Some((false, None))),
-            Verdict::Transient { retry_after } => self.record(Some((true, retry_after))),
-            Verdict::Permanent => self.record(Some((true, None))),
-            Verdict::Ignored => self.record(None),
+            Verdict::Success => self.record(false, None),
+            Verdict::Transient { retry_after } => self.record(true, retry_after),
+            Verdict::Permanent => self.record(true, None),
+            Verdict::Ignored => self.record_nothing(),
         }
     }
 }
@@ -135,7 +152,7 @@ impl Guard for Call {
 impl Drop for Call {
     #[inline]
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.is_settled() {
             self.record_drop();
         }
     }
@@ -145,7 +162,7 @@ impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("breaker", &self.shared.name())
-            .field("settled", &self.settled)
+            .field("settled", &self.is_settled())
             .finish_non_exhaustive()
     }
 }

@@ -152,7 +152,7 @@ impl Builder {
         KeyedCircuitBreaker::new(self.check()?, keyed)
     }
 
-    fn check(self) -> Result<Config, InvalidConfig> {
+    pub(super) fn check(self) -> Result<Config, InvalidConfig> {
         if self.name.is_empty() {
             return Err(InvalidConfig::new("name", &*self.name, "must not be empty"));
         }

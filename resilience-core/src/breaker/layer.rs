@@ -363,26 +363,28 @@ where
             }
             StateProjection::Calling { future, call } => (future, call),
         };
-        let Poll::Ready(result) = poll_watched(future, call, cx) else {
-            if let Some(call) = call {
-                call.wait();
+        // Judged arm by arm: a verdict that is known to be a success then never goes through memory.
+        match poll_watched(future, call, cx) {
+            Poll::Pending => {
+                if let Some(call) = call {
+                    call.wait();
+                }
+                Poll::Pending
             }
-            return Poll::Pending;
-        };
-        let mut call = call.take().expect(AGAIN);
-        let verdict = classify::judge(this.classify, result.as_ref());
-        Poll::Ready(match result {
-            Ok(response) => {
+            Poll::Ready(Ok(response)) => {
+                let verdict = classify::judge(this.classify, Ok(&response));
+                let mut call = call.take().expect(AGAIN);
                 if U::HOLDS_ON {
                     call.wait();
                 }
-                Ok(this.until.hold(response, verdict, call))
+                Poll::Ready(Ok(this.until.hold(response, verdict, call)))
             }
-            Err(error) => {
-                call.settle(verdict);
-                Err(error)
+            Poll::Ready(Err(error)) => {
+                let verdict = classify::judge(this.classify, Err(&error));
+                call.take().expect(AGAIN).settle(verdict);
+                Poll::Ready(Err(error))
             }
-        })
+        }
     }
 }
 

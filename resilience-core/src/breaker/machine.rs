@@ -230,6 +230,7 @@ impl Machine {
         }
     }
 
+    #[inline]
     pub(super) fn word(&self) -> Word {
         Word::from_bits(self.head.word.load(Acquire))
     }

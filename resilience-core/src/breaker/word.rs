@@ -82,6 +82,10 @@ impl Permit {
     /// For a call that is let through without being judged.
     pub(super) const UNJUDGED: Self = Self(Word(u64::MAX));
 
+    /// In place of a permit that was used: its call is over.
+    pub(super) const USED: Self = Self(Word(u64::MAX - 1));
+
+    #[inline]
     pub(super) const fn of(word: Word) -> Self {
         Self(word)
     }

@@ -1,3 +1,4 @@
 //! The breaker from outside: layers, handles, time.
 
 mod layer;
+mod model;
