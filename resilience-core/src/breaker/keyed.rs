@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -15,8 +15,8 @@ use super::{
     config::Config,
     events::{Events, Hub},
     layer::ResponseFuture,
-    shared::{Shared, read_totals},
-    snapshot::{Snapshot, State, Totals},
+    shared::{Counted, Shared, read_counted},
+    snapshot::{Snapshot, State},
 };
 use crate::{
     classify::{self, Classify},
@@ -39,10 +39,10 @@ use crate::{
 /// Memory: a breaker with a time window takes about 5 KiB (4 stripes at most, however many cores), the key and its
 /// name extra.
 pub struct KeyedCircuitBreaker<K> {
-    inner: Arc<Inner<K>>,
+    pub(super) inner: Arc<Inner<K>>,
 }
 
-struct Inner<K> {
+pub(super) struct Inner<K> {
     members: Registry<K, CircuitBreaker>,
     family: Arc<Family>,
     clock: Clock,
@@ -54,7 +54,7 @@ pub(super) struct Family {
     name: Arc<str>,
     hub: Arc<Hub>,
     /// What members that are gone have counted.
-    gone: Mutex<(Totals, [u64; State::ALL.len()])>,
+    gone: Mutex<Counted>,
 }
 
 impl<K> KeyedCircuitBreaker<K>
@@ -82,9 +82,10 @@ where
                 shared: Striped::with_stripes(shared, stripes),
             }
         };
+        let heir = Arc::clone(&family);
+        let evicted = move |breaker: &CircuitBreaker| heir.inherit(&breaker.shared);
         let inner = Arc::new(Inner {
-            // What a member has counted it hands over itself, when the last call through it is over.
-            members: Registry::new(keyed, make, |_| ())?,
+            members: Registry::new(keyed, make, evicted)?,
             family,
             clock,
         });
@@ -173,19 +174,36 @@ impl Family {
         &self.name
     }
 
-    /// Keeps what a member that goes has counted.
-    pub(super) fn inherit(&self, totals: &Totals, entered: &[u64; State::ALL.len()]) {
-        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        add(&mut gone, totals, entered);
+    /// Keeps what a member that goes has counted. Called when it is no longer a member, and once more when the last
+    /// call through it is over.
+    pub(super) fn inherit(&self, member: &Shared) {
+        let mut gone = self.gone();
+        let before = member.handed_over().get().copied().unwrap_or_default();
+        let all = member.counted();
+        add(&mut gone, &all);
+        subtract(&mut gone, &before);
+        // The second time it is the last, and nobody will ask again.
+        let _ = member.handed_over().set(all);
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Counted> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-type Counted = (Totals, [u64; State::ALL.len()]);
+fn add(sum: &mut Counted, more: &Counted) {
+    combine(sum, more, u64::wrapping_add);
+}
 
-fn add(sum: &mut Counted, totals: &Totals, entered: &[u64; State::ALL.len()]) {
-    sum.0.add(totals);
-    for (sum, count) in sum.1.iter_mut().zip(entered) {
-        *sum += count;
+/// Of what was added before.
+fn subtract(sum: &mut Counted, less: &Counted) {
+    combine(sum, less, u64::wrapping_sub);
+}
+
+fn combine(sum: &mut Counted, other: &Counted, with: fn(u64, u64) -> u64) {
+    sum.0.combine(&other.0, with);
+    for (sum, count) in sum.1.iter_mut().zip(other.1) {
+        *sum = with(*sum, count);
     }
 }
 
@@ -210,18 +228,17 @@ where
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.members.sweep(self.clock.now());
         let mut states = [0; State::ALL.len()];
-        let mut sum = Counted::default();
+        self.members
+            .for_each(|_, breaker| states[breaker.state() as usize] += 1);
+        // Nobody leaves while the sum is made: each is counted as a member or as gone. No code of others runs here.
+        let gone = self.family.gone();
+        let mut sum = *gone;
         self.members.for_each(|_, breaker| {
-            states[breaker.state() as usize] += 1;
-            let (totals, entered) = breaker.shared.totals();
-            add(&mut sum, &totals, &entered);
+            if breaker.shared.handed_over().get().is_none() {
+                add(&mut sum, &breaker.shared.counted());
+            }
         });
-        let gone = *self
-            .family
-            .gone
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        add(&mut sum, &gone.0, &gone.1);
+        drop(gone);
         for state in State::ALL {
             out(Reading {
                 metric: &BREAKER_STATE,
@@ -229,7 +246,7 @@ where
                 value: states[state as usize],
             });
         }
-        read_totals(&sum.0, &sum.1, out);
+        read_counted(&sum, out);
     }
 }
 

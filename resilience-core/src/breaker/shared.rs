@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, TryLockError,
+        Arc, Mutex, OnceLock, PoisonError, TryLockError,
         atomic::{Ordering::SeqCst, fence},
     },
     time::Duration,
@@ -43,7 +43,12 @@ pub(super) struct Shared {
     /// The lots of a ramp-up, where they must be repeatable.
     lots: Option<Mutex<fastrand::Rng>>,
     family: Option<Arc<Family>>,
+    /// What the family has taken over already, if this breaker is no longer a member.
+    handed_over: OnceLock<Counted>,
 }
+
+/// What a breaker has counted, and by state, how often it was entered.
+pub(super) type Counted = (Totals, [u64; State::ALL.len()]);
 
 impl Shared {
     pub(super) fn new(config: Config, hub: Arc<Hub>, family: Option<Arc<Family>>) -> Self {
@@ -58,6 +63,7 @@ impl Shared {
             announcing: Mutex::new(()),
             lots: config.seed.map(fastrand::Rng::with_seed).map(Mutex::new),
             family,
+            handed_over: OnceLock::new(),
         }
     }
 
@@ -197,8 +203,12 @@ impl Shared {
         self.machine.is_idle()
     }
 
-    pub(super) fn totals(&self) -> (Totals, [u64; State::ALL.len()]) {
+    pub(super) fn counted(&self) -> Counted {
         (self.machine.totals(), self.machine.entered())
+    }
+
+    pub(super) const fn handed_over(&self) -> &OnceLock<Counted> {
+        &self.handed_over
     }
 
     fn draw(&self) -> u32 {
@@ -293,8 +303,7 @@ impl telemetry::Source for Shared {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         read_state(self.state(), out);
-        let (totals, entered) = self.totals();
-        read_totals(&totals, &entered, out);
+        read_counted(&self.counted(), out);
     }
 }
 
@@ -309,11 +318,7 @@ pub(super) fn read_state(state: State, out: &mut dyn FnMut(Reading)) {
     }
 }
 
-pub(super) fn read_totals(
-    totals: &Totals,
-    entered: &[u64; State::ALL.len()],
-    out: &mut dyn FnMut(Reading),
-) {
+pub(super) fn read_counted((totals, entered): &Counted, out: &mut dyn FnMut(Reading)) {
     let calls = [
         ("success", totals.successes),
         ("failure", totals.failures),
@@ -355,8 +360,7 @@ pub(super) fn read_totals(
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(family) = &self.family {
-            let (totals, entered) = self.totals();
-            family.inherit(&totals, &entered);
+            family.inherit(self);
         }
     }
 }

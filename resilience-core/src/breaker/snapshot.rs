@@ -154,19 +154,24 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub(super) const fn add(&mut self, other: &Self) {
-        self.successes += other.successes;
-        self.failures += other.failures;
-        self.slow_successes += other.slow_successes;
-        self.slow_failures += other.slow_failures;
-        self.ignored += other.ignored;
-        self.stale += other.stale;
-        self.rejected_open += other.rejected_open;
-        self.rejected_no_probe += other.rejected_no_probe;
-        self.rejected_ramping_up += other.rejected_ramping_up;
-        self.rejected_forced_open += other.rejected_forced_open;
-        self.would_reject += other.would_reject;
-        self.trips += other.trips;
+    pub(super) fn combine(&mut self, other: &Self, with: fn(u64, u64) -> u64) {
+        let pairs = [
+            (&mut self.successes, other.successes),
+            (&mut self.failures, other.failures),
+            (&mut self.slow_successes, other.slow_successes),
+            (&mut self.slow_failures, other.slow_failures),
+            (&mut self.ignored, other.ignored),
+            (&mut self.stale, other.stale),
+            (&mut self.rejected_open, other.rejected_open),
+            (&mut self.rejected_no_probe, other.rejected_no_probe),
+            (&mut self.rejected_ramping_up, other.rejected_ramping_up),
+            (&mut self.rejected_forced_open, other.rejected_forced_open),
+            (&mut self.would_reject, other.would_reject),
+            (&mut self.trips, other.trips),
+        ];
+        for (mine, theirs) in pairs {
+            *mine = with(*mine, theirs);
+        }
     }
 
     /// All rejected calls.

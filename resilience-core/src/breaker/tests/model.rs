@@ -610,7 +610,7 @@ fn compare(machine: &Machine, model: &mut Model<'_>) -> Result<(), TestCaseError
         last = Some(transition.generation);
     }
     prop_assert!(last.is_none_or(|generation| generation == model.generation));
-    if model.generation % 3 == 0 {
+    if model.generation.is_multiple_of(3) {
         let view = machine.view(at(model.now));
         model.advance();
         let (calls, failures, slow) = model.counts();
@@ -672,7 +672,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         Setup {
             length,
             minimum,
-            failure: failure.or((!watched).then_some((1, 2))),
+            failure: failure.or_else(|| (!watched).then_some((1, 2))),
             slow,
             streak,
             open: (open.0, open.0 * open.1),
@@ -730,7 +730,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn the_machine_does_what_the_plain_model_does(setup in setup(), steps in steps()) {
         run(&setup, &steps)?;
