@@ -3,9 +3,10 @@
 use std::{hash::Hash, sync::Arc, time::Duration};
 
 use super::{
-    Bulkhead, KeyedBulkhead, Shared, Totals,
+    Bulkhead, KeyedBulkhead,
     hold::Holds,
     machine::{Gate, MOST},
+    shared::{Shared, Totals},
 };
 use crate::{clock::Clock, error::InvalidConfig, keyed::Keyed, stripe::Striped, telemetry};
 

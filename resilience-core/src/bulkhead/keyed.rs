@@ -11,7 +11,7 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Bulkhead, BulkheadBuilder, Permit, ResponseFuture, Snapshot, Totals};
+use super::{Bulkhead, BulkheadBuilder, Permit, ResponseFuture, Snapshot, shared::Totals};
 use crate::{
     error::{InvalidConfig, Pattern, ServiceError},
     keyed::{Keyed, Registry},

@@ -65,23 +65,12 @@ mod hold;
 mod keyed;
 mod layer;
 mod machine;
+mod shared;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod wait;
 
-use std::{
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll, Waker, ready},
-    time::Duration,
-};
-
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
     config::BulkheadBuilder,
@@ -89,18 +78,11 @@ pub use self::{
     layer::{BulkheadLayer, BulkheadService, ResponseFuture},
 };
 
-use self::{
-    hold::{Holds, is_sample},
-    machine::{Entry, Gate, Ticket},
-};
+use self::{hold::is_sample, machine::Entry, shared::Shared, wait::Wait};
 use crate::{
     classify::Verdict,
-    clock::{Clock, Moment},
-    deadline,
-    error::{InvalidConfig, Pattern, Reason, Rejected},
-    keyed::Member,
+    error::{InvalidConfig, Reason, Rejected},
     stripe::{Local, Striped},
-    telemetry::{self, Reading, Source},
     until::{self, Guard},
 };
 
@@ -285,204 +267,4 @@ type Admission = Result<Permit, Box<NotNow>>;
 enum NotNow {
     Queued(Wait),
     Rejected(Rejected),
-}
-
-/// What all clones share.
-struct Shared {
-    name: Arc<str>,
-    gate: Gate<Waker>,
-    max_wait: Duration,
-    retry_after: Option<Duration>,
-    clock: Clock,
-    holds: Holds,
-    totals: Arc<Totals>,
-}
-
-/// What is counted for the export and not kept anyway. One per family of keyed bulkheads, so that it survives the
-/// eviction of a member.
-#[derive(Debug, Default)]
-struct Totals {
-    full: AtomicU64,
-    timed_out: AtomicU64,
-}
-
-impl Shared {
-    fn snapshot(&self) -> Snapshot {
-        let load = self.gate.load();
-        Snapshot {
-            in_flight: load.in_flight,
-            queued: load.waiting,
-            max_concurrent: load.limit,
-            typical_hold: self.holds.average(),
-            ..self.totals.snapshot()
-        }
-    }
-
-    #[cold]
-    fn hand_over(&self) {
-        while let Some(waker) = self.gate.hand_over() {
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-    }
-
-    #[cold]
-    fn record(&self, since: u64) {
-        let held = self.clock.now().since(Moment::from_nanos(since));
-        self.holds.record(held);
-    }
-
-    #[cold]
-    fn reject(&self, reason: Reason) -> Rejected {
-        match reason {
-            Reason::QueueTimedOut => &self.totals.timed_out,
-            _ => &self.totals.full,
-        }
-        .fetch_add(1, Relaxed);
-        let wait = self
-            .retry_after
-            .unwrap_or_else(|| self.holds.retry_after(self.gate.load(), self.clock.now()));
-        tracing::debug!(
-            target: "resilience",
-            pattern = Pattern::Bulkhead.as_str(),
-            name = &*self.name,
-            reason = reason.as_str(),
-            retry_after = ?wait,
-            "rejected"
-        );
-        Rejected::new(Pattern::Bulkhead, reason, Arc::clone(&self.name)).with_retry_after(wait)
-    }
-}
-
-impl Member for Bulkhead {
-    fn evictable(&self) -> bool {
-        let load = self.shared.gate.load();
-        load.in_flight == 0 && load.waiting == 0
-    }
-}
-
-impl Source for Shared {
-    fn pattern(&self) -> Pattern {
-        Pattern::Bulkhead
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.snapshot().read(out);
-    }
-}
-
-impl Snapshot {
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        let (full, timed_out) = (self.rejected_full, self.rejected_queue_timed_out);
-        for (metric, attribute, value) in [
-            (&telemetry::BULKHEAD_IN_FLIGHT, "", self.in_flight as u64),
-            (&telemetry::BULKHEAD_QUEUED, "", self.queued as u64),
-            (&telemetry::BULKHEAD_LIMIT, "", self.max_concurrent as u64),
-            (&telemetry::BULKHEAD_REJECTED, Reason::Full.as_str(), full),
-            (
-                &telemetry::BULKHEAD_REJECTED,
-                Reason::QueueTimedOut.as_str(),
-                timed_out,
-            ),
-        ] {
-            out(Reading {
-                metric,
-                attribute,
-                value,
-            });
-        }
-    }
-}
-
-impl Totals {
-    fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            in_flight: 0,
-            queued: 0,
-            max_concurrent: 0,
-            rejected_full: self.full.load(Relaxed),
-            rejected_queue_timed_out: self.timed_out.load(Relaxed),
-            typical_hold: None,
-        }
-    }
-}
-
-pin_project! {
-    /// A ticket on its way to a permit.
-    struct Wait {
-        shared: Local<Shared>,
-        ticket: Ticket,
-        until: Instant,
-        // Made when it is first polled: making one asks for a runtime.
-        #[pin]
-        timer: Option<Sleep>,
-        // Whether the ticket has been turned in.
-        over: bool,
-    }
-
-    impl PinnedDrop for Wait {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if !*this.over && !this.shared.gate.cancel(*this.ticket) {
-                // The place came, and nobody came for it.
-                drop(Permit { shared: this.shared.clone(), since: 0 });
-            }
-        }
-    }
-}
-
-impl Wait {
-    fn new(shared: Local<Shared>, ticket: Ticket) -> Self {
-        let now = Instant::now();
-        let mut until = now.checked_add(shared.max_wait).unwrap_or(now + FOREVER);
-        if let Some(deadline) = deadline::current() {
-            let last = deadline.instant().checked_sub(BEFORE_DEADLINE);
-            until = until.min(last.unwrap_or(now));
-        }
-        Self {
-            shared,
-            ticket,
-            until,
-            timer: None,
-            over: false,
-        }
-    }
-}
-
-/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers: whoever guards the
-/// deadline further out must hear "no place", not run into a timeout of its own and blame the dependency for it.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
-/// As tokio has it: 30 years.
-const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
-
-impl Future for Wait {
-    type Output = Result<Permit, Rejected>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let gate = &this.shared.gate;
-        let waits = gate.still_waits(*this.ticket, |waker| match waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
-        });
-        if waits {
-            if this.timer.is_none() {
-                this.timer.set(Some(sleep_until(*this.until)));
-            }
-            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                ready!(timer.poll(cx));
-            }
-        }
-        *this.over = true;
-        // The place may have come between the look at the queue and the end of the timer: then it is kept.
-        if waits && gate.cancel(*this.ticket) {
-            return Poll::Ready(Err(this.shared.reject(Reason::QueueTimedOut)));
-        }
-        Poll::Ready(Ok(Permit::measured(this.shared.clone())))
-    }
 }

@@ -1,10 +1,15 @@
 use std::{
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::AtomicUsize,
-    task::Waker,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
 };
 
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{
     Layer, Service, ServiceExt,
@@ -15,7 +20,10 @@ use tower::{
 use tower_test::{assert_request_eq, mock};
 
 use super::*;
-use crate::{ServiceError, keyed::Keyed, test_log::events_of, until::Until};
+use crate::{
+    Pattern, ServiceError, deadline, keyed::Keyed, telemetry::Source, test_log::events_of,
+    until::Until,
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Handle = mock::Handle<&'static str, &'static str>;
