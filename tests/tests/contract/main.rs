@@ -3,5 +3,6 @@
 mod company;
 mod harness;
 mod layers;
+mod server;
 mod stacks;
 mod types;

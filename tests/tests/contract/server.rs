@@ -1,0 +1,134 @@
+//! The layers of `resilience_http::server`, held to every contract: a question travels as the body of an HTTP request,
+//! its answer in the extensions of the response.
+
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use resilience_core::{Pattern, Reason, Rejected, bulkhead::Bulkhead};
+use resilience_http::{
+    BodyEnd,
+    server::{self, InboundDeadline},
+};
+use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
+use tower::{
+    BoxError, Layer, Service, ServiceBuilder,
+    layer::layer_fn,
+    util::{MapRequestLayer, MapResponseLayer, MapResultLayer},
+};
+
+const PLACES: usize = 4;
+
+#[test]
+fn guard_around_a_bulkhead() {
+    let make = || async {
+        let (bulkhead, counted) = bulkhead();
+        Instance::new(move || over_http(server::guard(bulkhead.layer()).answer(keep))).held(counted)
+    };
+    Subject::new("guard around a bulkhead", make)
+        .rejects_after(PLACES, Plan::Hang)
+        .keeps_every_contract();
+}
+
+#[test]
+fn guard_around_a_bulkhead_until_the_end_of_the_body() {
+    let make = || async {
+        let (bulkhead, counted) = bulkhead();
+        Instance::new(move || {
+            let layer = bulkhead.layer().until(BodyEnd::new("contract"));
+            over_http(server::guard(layer).answer(keep))
+        })
+        .held(counted)
+    };
+    Subject::new("guard around a bulkhead until the end of the body", make)
+        .rejects_after(PLACES, Plan::Hang)
+        .keeps_every_contract();
+}
+
+#[test]
+fn inbound_deadline() {
+    let make = || async {
+        let inbound = InboundDeadline::new("contract", Duration::from_secs(60)).unwrap();
+        Instance::new(move || over_http(inbound.layer()))
+    };
+    Subject::new("inbound deadline", make).keeps_every_contract();
+}
+
+fn bulkhead() -> (Bulkhead, impl Fn() -> u64 + Send + Sync + 'static) {
+    let bulkhead = Bulkhead::builder("contract")
+        .max_concurrent(PLACES)
+        .build()
+        .unwrap();
+    let counted = bulkhead.clone();
+    (bulkhead, move || counted.snapshot().in_flight as u64)
+}
+
+/// Answers a rejection so that it can be told again.
+fn keep<B: From<String>>(rejected: &Rejected) -> Response<B> {
+    let mut response = Response::new(B::from(String::new()));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.extensions_mut().insert(rejected.clone());
+    response
+}
+
+/// `layer` in the middle, the checks' own types outside and inside.
+fn over_http<L, B>(
+    layer: L,
+) -> impl Layer<
+    Stack,
+    Service = impl Service<Ask, Response = Answer, Error = BoxError, Future: Send>
+              + Clone
+              + Send
+              + Sync
+              + 'static,
+>
+where
+    L: Layer<Inner>,
+    L::Service: Service<Request<Ask>, Response = Response<B>, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    B: 'static,
+{
+    layer_fn(move |stack: Stack| {
+        let inner: Inner = ServiceBuilder::new()
+            .layer(MapRequestLayer::new(
+                Request::into_body as fn(Request<Ask>) -> Ask,
+            ))
+            .layer(MapResponseLayer::new(
+                answered as fn(Answer) -> Response<String>,
+            ))
+            .service(stack);
+        ServiceBuilder::new()
+            .layer(MapRequestLayer::new(
+                Request::new as fn(Ask) -> Request<Ask>,
+            ))
+            .layer(MapResultLayer::new(told as fn(_) -> _))
+            .service(layer.layer(inner))
+    })
+}
+
+type Inner = tower::util::MapRequest<
+    tower::util::MapResponse<Stack, fn(Answer) -> Response<String>>,
+    fn(Request<Ask>) -> Ask,
+>;
+
+fn answered(answer: Answer) -> Response<String> {
+    let mut response = Response::new(String::from("a body"));
+    response.extensions_mut().insert(answer);
+    response
+}
+
+fn told<B>(result: Result<Response<B>, BoxError>) -> Result<Answer, BoxError> {
+    let response = result?;
+    if let Some(&answer) = response.extensions().get::<Answer>() {
+        return Ok(answer);
+    }
+    match response.extensions().get::<Rejected>() {
+        Some(rejected) => Err(rejected.clone().into()),
+        None => {
+            assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+            Err(Rejected::new(Pattern::Deadline, Reason::TimedOut, "contract").into())
+        }
+    }
+}
