@@ -438,12 +438,12 @@ async fn a_timeout_of_centuries_is_none() {
 
 impl Timeout {
     fn layer_over<S>(&self, inner: S) -> TimeoutService<S> {
-        tower::Layer::layer(&self.layer(), inner)
+        tower::Layer::layer(&self.layer().unclonable(), inner)
     }
 }
 
 impl<P: Clone> TimeoutLayer<P> {
     fn layer_for_test<S>(&self, inner: S) -> TimeoutService<S, P> {
-        tower::Layer::layer(self, inner)
+        tower::Layer::layer(&self.clone().unclonable(), inner)
     }
 }

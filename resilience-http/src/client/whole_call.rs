@@ -56,7 +56,7 @@ impl WholeCallLayer {
     }
 }
 
-impl<S> Layer<S> for WholeCallLayer {
+impl<S: Clone> Layer<S> for WholeCallLayer {
     type Service = TimeoutService<BodyService<S>, OwnTimeout>;
 
     fn layer(&self, inner: S) -> Self::Service {

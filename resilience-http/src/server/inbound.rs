@@ -130,7 +130,7 @@ impl InboundDeadline {
 #[derive(Clone, Debug)]
 pub struct InboundDeadlineLayer(InboundDeadline);
 
-impl<S> Layer<S> for InboundDeadlineLayer {
+impl<S: Clone> Layer<S> for InboundDeadlineLayer {
     type Service = InboundDeadlineService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -10,7 +10,7 @@ use resilience_core::{
     retry::{Backoff, Retry, RetryBudget},
 };
 use resilience_tests::contract::{Answer, Ask, Plan, Probe, Readiness, Stack};
-use tower::{BoxError, Layer, ServiceExt};
+use tower::{BoxError, Layer, Service, ServiceExt, limit::ConcurrencyLimit};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -329,4 +329,56 @@ async fn a_dependency_that_is_never_ready_does_not_hold_callers_beyond_their_dea
 
 async fn within<F: Future>(time: Duration, future: F) -> F::Output {
     deadline::scope(Deadline::after(time), future).await
+}
+
+/// Whoever was told to go away must not stay in line below: the place would come up for nobody.
+#[tokio::test(start_paused = true)]
+async fn a_caller_refused_for_lack_of_time_leaves_the_line_below() {
+    let probe = Probe::default();
+    let below = ConcurrencyLimit::new(probe.clone(), 1);
+    let (mut holder, mut beside) = (below.clone(), below.clone());
+    let timeout = Timeout::new("above", SECOND).unwrap();
+    let mut refused = timeout.layer().layer(Stack::new(below));
+    let call = holder.ready().await.unwrap().call(Ask::from(Plan::Hang));
+    let result = refused
+        .ready()
+        .await
+        .unwrap()
+        .call(Plan::Answer.into())
+        .await;
+    assert_eq!(
+        rejection(&result),
+        Some((Pattern::Deadline, Reason::NoTimeLeft))
+    );
+    drop(call);
+    let ready = tokio::time::timeout(SECOND, beside.ready()).await;
+    assert!(ready.is_ok(), "the place went to a caller that was refused");
+}
+
+/// A call that is out of time before it begins has readied what is below in vain.
+#[tokio::test(start_paused = true)]
+async fn a_call_without_time_gives_back_the_readiness_below() {
+    let probe = Probe::default();
+    let below = ConcurrencyLimit::new(probe.clone(), 1);
+    let mut beside = below.clone();
+    let timeout = Timeout::new("above", SECOND).unwrap();
+    let mut refused = timeout.layer().layer(Stack::new(below));
+    let call = async {
+        refused
+            .ready()
+            .await
+            .unwrap()
+            .call(Plan::Answer.into())
+            .await
+    };
+    let result = within(Duration::ZERO, call).await;
+    assert_eq!(
+        rejection(&result),
+        Some((Pattern::Deadline, Reason::NoTimeLeft))
+    );
+    let ready = tokio::time::timeout(SECOND, beside.ready()).await;
+    assert!(
+        ready.is_ok(),
+        "the place stays with a service whose call was refused"
+    );
 }
