@@ -81,7 +81,14 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Orders(address) => write!(f, "http://{address}/orders/"),
-            Self::Url(url) => url.fmt(f),
+            Self::Url(url) => {
+                // What is shown ends up in logs.
+                let mut url = url.clone();
+                if url.password().is_some() {
+                    let _ = url.set_password(Some("***"));
+                }
+                url.fmt(f)
+            }
         }
     }
 }
@@ -203,21 +210,43 @@ fn failure(error: &reqwest::Error) -> Failure {
     }
 }
 
-/// The guarded client's settings: one place, for the code and for what is printed of it.
+/// The settings of the guarded client in the storm: one place, for the code and for what is printed of it.
 mod guard {
     use std::time::Duration;
 
     pub(super) const ATTEMPTS: u32 = 3;
     pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
-    pub(super) const BACKOFF: (Duration, Duration) =
-        (Duration::from_millis(25), Duration::from_millis(250));
-    pub(super) const BUDGET: (f64, u32) = (0.2, 10);
+    pub(super) const BACKOFF: [Duration; 2] =
+        [Duration::from_millis(25), Duration::from_millis(250)];
+    pub(super) const BUDGET: f64 = 0.2;
+    pub(super) const BUDGET_FLOOR: u32 = 10;
     pub(super) const IN_FLIGHT: usize = 20;
+    pub(super) const QUEUE: usize = 20;
+    pub(super) const QUEUE_WAIT: Duration = Duration::from_millis(100);
     pub(super) const WINDOW: Duration = Duration::from_secs(2);
     pub(super) const IN_A_ROW: u32 = 15;
-    pub(super) const OPEN: (Duration, Duration) =
-        (Duration::from_millis(250), Duration::from_millis(500));
+    pub(super) const OPEN: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
     pub(super) const PROBES: u32 = 3;
+
+    /// In words.
+    pub(super) fn settings() -> String {
+        let ms = |duration: Duration| duration.as_millis();
+        format!(
+            "resilience_http::Client; deadline {} ms, {} ms per attempt; {ATTEMPTS} attempts, waits from {} to {} ms, \
+             a budget of {:.0} % and {BUDGET_FLOOR} a second; {IN_FLIGHT} calls in flight, {QUEUE} waiting up to {} \
+             ms; breaker at 50 % failures of at least 20 calls in {} s or {IN_A_ROW} in a row, open for {} to {} ms, \
+             {PROBES} probes",
+            ms(super::PATIENCE),
+            ms(ATTEMPT_TIMEOUT),
+            ms(BACKOFF[0]),
+            ms(BACKOFF[1]),
+            BUDGET * 100.0,
+            ms(QUEUE_WAIT),
+            WINDOW.as_secs(),
+            ms(OPEN[0]),
+            ms(OPEN[1]),
+        )
+    }
 }
 
 /// `resilience_http::Client` with its own order of layers: deadline, retry, bulkhead, breaker, attempt timeout.
@@ -226,54 +255,63 @@ pub(crate) struct Guarded {
     client: Client,
     target: Target,
     host: Host,
+    settings: String,
     news: News,
 }
 
 impl Guarded {
-    /// `refusals` counts failed connections, as for the plain client.
-    pub(crate) fn new(
+    /// For the storm: everything as short as the storm is. `refusals` counts failed connections, as for the plain
+    /// client.
+    pub(crate) fn in_a_hurry(
         target: Target,
         seed: u64,
-        refusals: Option<&Refusals>,
+        refusals: &Refusals,
     ) -> Result<Self, Box<dyn Error>> {
-        let mut http = reqwest_builder();
-        if let Some(refusals) = refusals {
-            http = refusals.counted(http);
-        }
-        let (fraction, floor) = guard::BUDGET;
+        let [shortest, longest] = guard::BACKOFF;
         let budget = RetryBudget::builder()
-            .fraction(fraction)
-            .floor_per_second(floor)
-            .build()?;
+            .fraction(guard::BUDGET)
+            .floor_per_second(guard::BUDGET_FLOOR);
         let retry = Retry::builder(NAME)
             .max_attempts(guard::ATTEMPTS)
-            .backoff(Backoff::decorrelated_jitter(guard::BACKOFF.0, guard::BACKOFF.1).seed(seed))
-            .budget(budget)
-            .build()?;
+            .backoff(Backoff::decorrelated_jitter(shortest, longest).seed(seed))
+            .budget(budget.build()?);
         let bulkheads = Bulkhead::builder(NAME)
             .max_concurrent(guard::IN_FLIGHT)
-            .keyed(Keyed::new())?;
+            .queue(guard::QUEUE, guard::QUEUE_WAIT);
         let breakers = CircuitBreaker::builder(NAME)
             .window(Window::time(guard::WINDOW))
             .consecutive_failures(guard::IN_A_ROW)
-            .open_for(OpenFor::exponential(guard::OPEN.0, guard::OPEN.1))
+            .open_for(OpenFor::exponential(guard::OPEN[0], guard::OPEN[1]))
             .half_open(HalfOpen::probes(guard::PROBES))
-            .keyed(Keyed::new())?;
-        let news = News::default();
-        tokio::spawn(take_down(breakers.events(), Arc::clone(&news)));
+            .seed(seed);
         let client = Client::builder(NAME)
-            .http(http)
+            .http(refusals.counted(reqwest_builder()))
             .deadline(PATIENCE)
-            .retry(retry)
-            .bulkhead(bulkheads)
-            .breaker(breakers)
+            .retry(retry.build()?)
+            .bulkhead(bulkheads.keyed(Keyed::new())?)
+            .breaker(breakers.keyed(Keyed::new())?)
             .attempt_timeout(guard::ATTEMPT_TIMEOUT)
             .build()?;
+        Self::over(client, target, guard::settings())
+    }
+
+    /// For the user's address: as the toolkit comes.
+    pub(crate) fn as_it_comes(target: Target) -> Result<Self, Box<dyn Error>> {
+        let settings = "resilience_http::Client with its defaults".to_owned();
+        Self::over(Client::new(NAME)?, target, settings)
+    }
+
+    fn over(client: Client, target: Target, settings: String) -> Result<Self, Box<dyn Error>> {
+        let news = News::default();
+        if let Some(breakers) = client.breakers() {
+            tokio::spawn(take_down(breakers.events(), Arc::clone(&news)));
+        }
         let host = Host::of(&Url::parse(&target.url(0))?);
         Ok(Self {
             client,
             target,
             host,
+            settings,
             news,
         })
     }
@@ -296,25 +334,7 @@ impl Caller for Guarded {
 
 impl Gauges for Guarded {
     fn settings(&self) -> String {
-        let ms = |duration: Duration| duration.as_millis();
-        format!(
-            "resilience_http::Client; deadline {} s, {} ms per attempt; {} attempts, waits from {} to {} ms, a budget \
-             of {:.0} % and {} a second; {} calls in flight, no queue; breaker at 50 % failures of at least 20 calls \
-             in {} s or {} in a row, open for {} to {} ms, {} probes",
-            PATIENCE.as_secs(),
-            ms(guard::ATTEMPT_TIMEOUT),
-            guard::ATTEMPTS,
-            ms(guard::BACKOFF.0),
-            ms(guard::BACKOFF.1),
-            guard::BUDGET.0 * 100.0,
-            guard::BUDGET.1,
-            guard::IN_FLIGHT,
-            guard::WINDOW.as_secs(),
-            guard::IN_A_ROW,
-            ms(guard::OPEN.0),
-            ms(guard::OPEN.1),
-            guard::PROBES,
-        )
+        self.settings.clone()
     }
 
     fn retries(&self) -> u64 {

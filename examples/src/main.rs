@@ -54,6 +54,10 @@ fn run_and_print(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     } else {
         report.text()
     };
-    io::stdout().write_all(text.as_bytes())?;
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever was reading has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     Ok(report)
 }

@@ -27,7 +27,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         Stage::set(flags.seed, &phase).await?,
     );
     let plain = Plain::new(theirs.target(), flags.plain_retries, &theirs.refusals)?;
-    let guarded = Guarded::new(ours.target(), flags.seed, Some(&ours.refusals))?;
+    let guarded = Guarded::in_a_hurry(ours.target(), flags.seed, &ours.refusals)?;
 
     let epoch = Instant::now();
     let due = load::arrivals(flags.seed, flags.rate(), script.total());
@@ -69,7 +69,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
 /// The guarded client alone, against the user's address.
 pub(crate) async fn call_url(flags: &Flags, target: Target) -> Result<Report, Box<dyn Error>> {
     let url = target.to_string();
-    let guarded = Guarded::new(target, flags.seed, None)?;
+    let guarded = Guarded::as_it_comes(target)?;
     let due = load::metronome(flags.requests, flags.rate());
     let (stop, stopped) = watch::channel(false);
     let calls = Arc::new(Recorder::start(Instant::now(), None));

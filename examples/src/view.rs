@@ -100,7 +100,11 @@ impl Screen {
     }
 
     fn draw(&mut self, lines: &[Line]) -> io::Result<()> {
-        let (width, height) = terminal::size().unwrap_or((80, 24));
+        // A terminal that does not know its size says that it has none.
+        let (width, height) = match terminal::size() {
+            Ok((width, height)) if width > 0 && height > 0 => (width, height),
+            _ => (80, 24),
+        };
         let mut out = io::stdout().lock();
         if self.drawn > 0 {
             queue!(out, MoveToPreviousLine(self.drawn))?;
