@@ -13,10 +13,10 @@ TESTED := --workspace --exclude resilience-benches --features $(FEATURES)
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Install what the tests need beside Rust (PostgreSQL's server programs)
+setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, redis-server)
 	tests/setup.sh
 
-test: setup ## Every test: units, properties, real servers, a real PostgreSQL, documentation, allocations
+test: setup ## Every test: units, properties, real servers, a real PostgreSQL, real Redis servers, documentation, allocations
 	$(CARGO) test $(TESTED)
 	$(CARGO) test -p resilience-benches
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs. No service has to run; the
-# tests start servers of their own on free ports.
+# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs and redis-server. No service
+# has to run; the tests start servers of their own on free ports.
 #
 #   tests/setup.sh           installs what is missing
 #   tests/setup.sh --check   only looks
@@ -69,3 +69,10 @@ if ! folder=$(find_postgres); then
     folder=$(find_postgres) || fail "PostgreSQL is installed, but no folder with postgres and initdb is to be found"
 fi
 say "PostgreSQL: $folder"
+
+if ! command -v redis-server >/dev/null 2>&1; then
+    [ "${1:-}" != --check ] || fail "redis-server is missing; tests/setup.sh installs it"
+    install "redis-server" redis-server redis redis redis
+    command -v redis-server >/dev/null 2>&1 || fail "redis is installed, but no redis-server is on the PATH"
+fi
+say "Redis: $(command -v redis-server)"

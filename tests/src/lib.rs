@@ -1,6 +1,9 @@
 //! What the cross-crate tests share.
 
+pub mod breaker_conformance;
 pub mod contract;
 pub mod fault_server;
 pub mod postgres;
 pub mod proxy;
+pub mod redis;
+pub mod until;

@@ -1,9 +1,10 @@
 //! One call that was let through.
 
-use std::{fmt, mem, time::Duration};
+use std::{fmt, mem, sync::Arc, time::Duration};
 
 use super::{
     config::Dropped,
+    fleet::{Lease, Unanswered},
     machine::{Outcome, Refusal},
     shared::Shared,
     word::Permit,
@@ -51,6 +52,41 @@ impl Call {
             shared: breaker.local(),
             since: Since::UNKNOWN,
         })
+    }
+
+    /// With one of the fleet's probes; `None` if the fleet has moved on.
+    pub(super) fn admit_leased(breaker: &Striped<Shared>, lease: Lease) -> Option<Self> {
+        Some(Self {
+            permit: breaker.admit_leased(lease)?,
+            shared: breaker.local(),
+            since: Since::UNKNOWN,
+        })
+    }
+
+    /// For a caller who cannot wait for the fleet: a probe that was left over, if there is one. If not, one is asked
+    /// for, for the next such caller.
+    pub(super) fn admit_parked(breaker: &Striped<Shared>, refusal: &Refusal) -> Option<Self> {
+        let member = breaker.member().filter(|_| refusal.needs_lease)?;
+        let now = breaker.clock().now();
+        if let Some(lease) = breaker.probes().unpark(now) {
+            return Self::admit_leased(breaker, lease);
+        }
+        if member.may_ask(now).is_ok() {
+            let (member, shared) = (Arc::clone(member), Arc::downgrade(breaker.shared()));
+            let runtime = member.runtime().clone();
+            runtime.spawn(async move {
+                let answer = member.ask().await;
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                match answer {
+                    Ok(Some(lease)) => shared.probes().park(lease, shared.clock().now()),
+                    Ok(None) => {}
+                    Err(Unanswered) => shared.probe_alone(),
+                }
+            });
+        }
+        None
     }
 
     /// The call begins: where its length or its age may matter, the time is taken.

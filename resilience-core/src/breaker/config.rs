@@ -4,6 +4,7 @@ use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 
 use super::{
     CircuitBreaker, KeyedCircuitBreaker,
+    fleet::{BreakerStore, FleetRules},
     rules::{HalfOpenRules, OpenRules, RampUpRules, Rate, Rules, WindowRules},
     window::MAX_CALLS,
 };
@@ -26,6 +27,8 @@ pub struct Builder {
     clock: Option<Clock>,
     seed: Option<u64>,
     event_capacity: usize,
+    store: Option<Arc<dyn BreakerStore>>,
+    fleet: FleetRules,
 }
 
 impl Builder {
@@ -44,7 +47,25 @@ impl Builder {
             clock: None,
             seed: None,
             event_capacity: 256,
+            store: None,
+            fleet: FleetRules::new(),
         }
+    }
+
+    /// Shares the breaker with all instances that use the same store and name. See [`fleet`](super::fleet).
+    ///
+    /// Must then be built within a tokio runtime: a task speaks to the store. Of a keyed breaker, each key is shared
+    /// by itself.
+    pub fn shared(mut self, store: impl BreakerStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// How this instance takes part in the fleet of a [`shared`](Self::shared) breaker. Default:
+    /// [`FleetRules::new`].
+    pub fn fleet(mut self, rules: FleetRules) -> Self {
+        self.fleet = rules;
+        self
     }
 
     /// Which calls the rates are taken over. Default: those of the last 10 seconds.
@@ -195,6 +216,11 @@ impl Builder {
             ));
         }
         let minimum = self.checked_minimum()?;
+        self.fleet.check()?;
+        if self.store.is_some() && tokio::runtime::Handle::try_current().is_err() {
+            let rule = "must be built within a tokio runtime";
+            return Err(InvalidConfig::new("shared", &*self.name, rule));
+        }
         Ok(Config {
             rules: Rules {
                 window: self.window.check()?,
@@ -216,6 +242,7 @@ impl Builder {
             seed: self.seed,
             event_capacity: self.event_capacity,
             name: self.name,
+            fleet: self.store.map(|store| (store, self.fleet)),
         })
     }
 
@@ -248,6 +275,7 @@ pub(super) struct Config {
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
     pub(super) event_capacity: usize,
+    pub(super) fleet: Option<(Arc<dyn BreakerStore>, FleetRules)>,
 }
 
 /// Which calls the rates are taken over.

@@ -37,6 +37,16 @@ pub(super) struct Control {
     tripped: u64,
 }
 
+/// Where the fleet stands, for this machine to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Imposed {
+    Closed,
+    Open(Duration),
+    HalfOpen,
+    /// A stage of the ramp-up, and the time it has left.
+    Stage(usize, Duration),
+}
+
 /// One change of state.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Transition {
@@ -102,6 +112,61 @@ impl Machine {
         self.enter(&mut control, Phase::Closed, Cause::Reset { reason }, now);
     }
 
+    /// Brings the machine to where the fleet stands.
+    pub(super) fn impose(&self, verdict: Imposed, cause: Cause, now: Moment) {
+        self.advance(now);
+        let mut control = self.lock();
+        match verdict {
+            Imposed::Closed => self.enter(&mut control, Phase::Closed, cause, now),
+            Imposed::Open(left) => {
+                let until = (now + left).as_nanos();
+                self.head.open_until.store(until, Release);
+                self.enter(&mut control, Phase::FleetOpen, cause, now);
+            }
+            // It may have found out by its own clock.
+            Imposed::HalfOpen if self.word().phase() == Phase::FleetHalfOpen => {}
+            Imposed::HalfOpen => self.enter(&mut control, Phase::FleetHalfOpen, cause, now),
+            Imposed::Stage(stage, left) => {
+                self.enter_stage(&mut control, stage, cause, now);
+                // If the fleet says nothing more, this instance goes on by itself, later than the fleet would.
+                let length = self
+                    .rules
+                    .ramp_up
+                    .as_ref()
+                    .map_or(left, |ramp_up| ramp_up.stage);
+                let until = (now + left + length).as_nanos();
+                self.head.stage_until.store(until, Release);
+            }
+        }
+    }
+
+    /// The fleet's probes are out of reach: this instance sends its own.
+    pub(super) fn probe_alone(&self, now: Moment) {
+        self.advance(now);
+        let mut control = self.lock();
+        if self.word().phase() == Phase::FleetHalfOpen {
+            self.enter(&mut control, Phase::HalfOpen, Cause::FleetLost, now);
+        }
+    }
+
+    /// The time that an open state or a stage has left.
+    pub(super) fn time_left(&self, now: Moment) -> Duration {
+        let until = match self.word().phase() {
+            Phase::Open | Phase::FleetOpen => moment(&self.head.open_until),
+            Phase::RampUp => moment(&self.head.stage_until),
+            _ => None,
+        };
+        until.map_or(Duration::ZERO, |until| until.since(now))
+    }
+
+    /// How long to stay open at the `trips`th trip of a series.
+    pub(super) fn open_interval(&self, trips: u32) -> Duration {
+        let chance = self.lock().random.f64();
+        self.rules
+            .open
+            .interval(trips.saturating_sub(1), chance, None)
+    }
+
     /// The oldest transition that nobody has taken yet.
     pub(super) fn next_transition(&self) -> Option<Transition> {
         let mut control = self.lock();
@@ -129,6 +194,9 @@ impl Machine {
         match phase {
             Phase::Open if past(moment(&self.head.open_until)) => {
                 self.enter(control, Phase::HalfOpen, Cause::IntervalOver, now);
+            }
+            Phase::FleetOpen if past(moment(&self.head.open_until)) => {
+                self.enter(control, Phase::FleetHalfOpen, Cause::IntervalOver, now);
             }
             Phase::HalfOpen if past(control.trial.ends(&self.rules.half_open)) => {
                 if control.trial.last_verdict(&self.rules.half_open) {

@@ -47,6 +47,15 @@ pub enum Cause {
     ProbesFailed,
     /// A stage of the ramp-up went well.
     StagePassed,
+    /// The fleet decided so.
+    Fleet {
+        /// The instance whose proposal won, or the operator.
+        by: Arc<str>,
+        /// Why, in words.
+        why: Arc<str>,
+    },
+    /// The fleet's store cannot be reached: this instance probes by itself.
+    FleetLost,
     /// An order was given; [`Event::order`] tells which.
     Ordered,
     /// The order was cleared by hand.
@@ -75,6 +84,8 @@ impl Cause {
             Self::ProbesPassed => "probes_passed",
             Self::ProbesFailed => "probes_failed",
             Self::StagePassed => "stage_passed",
+            Self::Fleet { .. } => "fleet",
+            Self::FleetLost => "fleet_lost",
             Self::Ordered => "ordered",
             Self::OrderCleared { .. } => "order_cleared",
             Self::OrderExpired => "order_expired",

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     hash::Hash,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
@@ -12,16 +13,18 @@ use tower_service::Service;
 
 use super::{
     Call, CircuitBreaker,
+    asking::Asking,
     config::Config,
     events::{Events, Hub},
     layer::ResponseFuture,
+    machine::Refusal,
     shared::{Counted, Shared, read_counted},
     snapshot::{Snapshot, State},
 };
 use crate::{
     classify::{self, Classify},
     clock::{Clock, Moment},
-    error::{InvalidConfig, Pattern, Rejected, ServiceError},
+    error::{InvalidConfig, Pattern, ServiceError},
     keyed::{Keyed, Member, Registry},
     stripe::{self, Striped},
     telemetry::{self, BREAKER_STATE, Reading},
@@ -77,9 +80,8 @@ where
                 None => format!("{} (overflow)", config.name).into(),
             };
             let hub = Arc::clone(&shared_family.hub);
-            let shared = Shared::new(config, hub, Some(Arc::clone(&shared_family)));
             CircuitBreaker {
-                shared: Striped::with_stripes(shared, stripes),
+                shared: Shared::start(config, hub, Some(Arc::clone(&shared_family))),
             }
         };
         let heir = Arc::clone(&family);
@@ -326,7 +328,7 @@ where
 {
     type Response = U::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, C, U>;
+    type Future = ResponseFuture<S, Req, C, U>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -334,14 +336,20 @@ where
 
     fn call(&mut self, req: Req) -> Self::Future {
         let (classify, until) = (self.classify.clone(), self.until.clone());
+        let inner = &mut self.inner;
         match self.breakers.inner.admit(&(self.key)(&req)) {
-            Ok(mut call) => {
-                call.begin_in_layer();
-                ResponseFuture::calling(self.inner.call(req), call, classify, until)
-            }
-            Err(rejected) => {
-                self.inner = self.inner.clone();
-                ResponseFuture::rejected(rejected, classify, until)
+            Ok(call) => ResponseFuture::calling(inner, req, call, classify, until),
+            Err((breaker, refusal)) => {
+                // What was made ready for this call must not stay so.
+                let fresh = inner.clone();
+                let readied = mem::replace(inner, fresh);
+                match Asking::start(&breaker, &refusal, req, || readied) {
+                    Ok(asking) => ResponseFuture::asking(asking, classify, until),
+                    Err(_) => {
+                        let rejected = breaker.reject(refusal);
+                        ResponseFuture::rejected(rejected, classify, until)
+                    }
+                }
             }
         }
     }
@@ -351,9 +359,10 @@ impl<K> Inner<K>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
 {
-    fn admit(&self, key: &K) -> Result<Call, Rejected> {
+    fn admit(&self, key: &K) -> Result<Call, (Striped<Shared>, Refusal)> {
         let now = || -> Moment { self.clock.now() };
-        self.members
-            .with(key, now, |breaker| Call::admit(&breaker.shared))
+        self.members.with(key, now, |breaker| {
+            Call::try_admit(&breaker.shared).map_err(|refusal| (breaker.shared.clone(), refusal))
+        })
     }
 }

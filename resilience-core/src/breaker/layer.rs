@@ -14,7 +14,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Call, CircuitBreaker, gate::Waiting, machine::Refusal, shared::Shared};
+use super::{
+    Call, CircuitBreaker, asking::Asking, gate::Waiting, machine::Refusal, shared::Shared,
+};
 use crate::{
     classify::{self, Classify, Verdict},
     error::{Reason, Rejected, ServiceError},
@@ -124,8 +126,7 @@ impl<S: Clone, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, FailFa
     type Service = CircuitBreakerService<S, C, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let renew = |service: &mut S| *service = service.clone();
-        self.service(inner, Mode::FailFast { renew: Some(renew) })
+        self.service(inner, Mode::FailFast { take: Some(take) })
     }
 }
 
@@ -141,7 +142,7 @@ impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Unclonable> {
     type Service = CircuitBreakerService<S, C, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.service(inner, Mode::FailFast { renew: None })
+        self.service(inner, Mode::FailFast { take: None })
     }
 }
 
@@ -161,8 +162,8 @@ pub struct CircuitBreakerService<S, C = classify::Standard, U = until::Response>
 
 enum Mode<S> {
     FailFast {
-        /// Puts a fresh clone in place of a service that was made ready in vain.
-        renew: Option<fn(&mut S)>,
+        /// Takes the service that was made ready and puts a fresh clone in its place.
+        take: Option<fn(&mut S) -> S>,
     },
     Gate(Waiting),
 }
@@ -185,8 +186,8 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
 
     /// The inner service was made ready for a call that is not made.
     fn give_readiness_back(&mut self) {
-        if let Mode::FailFast { renew: Some(renew) } = self.mode {
-            renew(&mut self.inner);
+        if let Mode::FailFast { take: Some(take) } = self.mode {
+            drop(take(&mut self.inner));
         }
     }
 
@@ -199,11 +200,37 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
         }
     }
 
+    /// With one of the fleet's probes it may still be made.
+    #[cold]
+    fn call_refused<Req>(&mut self, req: Req, refusal: Refusal) -> State<S, Req>
+    where
+        S: Service<Req>,
+    {
+        let inner = &mut self.inner;
+        let req = match self.mode {
+            Mode::FailFast { take: Some(take) } => {
+                match Asking::start(&self.breaker, &refusal, req, || take(inner)) {
+                    Ok(asking) => return State::Asking { asking },
+                    Err(req) => req,
+                }
+            }
+            // Without a clone of the service there is nothing to wait with.
+            _ => match Call::admit_parked(&self.breaker, &refusal) {
+                Some(call) => return State::calling(inner, req, call),
+                None => req,
+            },
+        };
+        drop(req);
+        self.give_readiness_back();
+        State::rejected(self.breaker.reject(refusal))
+    }
+
     #[cold]
     fn reject(&self) -> Rejected {
         let refusal = self.breaker.check().err().unwrap_or(Refusal {
             reason: Reason::Open,
             until: None,
+            needs_lease: false,
             retry_after: Some(Duration::ZERO),
         });
         self.breaker.reject(refusal)
@@ -219,7 +246,7 @@ where
 {
     type Response = U::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, C, U>;
+    type Future = ResponseFuture<S, Req, C, U>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         if !self.breaker.is_plainly_closed() && ready!(self.poll_breaker(cx)).is_err() {
@@ -247,18 +274,9 @@ where
         let state = if !mem::take(&mut self.inner_is_ready) {
             State::rejected(self.reject())
         } else {
-            match Call::admit(&self.breaker) {
-                Ok(mut call) => {
-                    call.begin_in_layer();
-                    State::Calling {
-                        future: self.inner.call(req),
-                        call: Some(call),
-                    }
-                }
-                Err(rejected) => {
-                    self.give_readiness_back();
-                    State::rejected(rejected)
-                }
+            match Call::try_admit(&self.breaker) {
+                Ok(call) => State::calling(&mut self.inner, req, call),
+                Err(refusal) => self.call_refused(req, refusal),
             }
         };
         ResponseFuture {
@@ -278,7 +296,7 @@ impl<S: Clone, C: Clone, U: Clone> Clone for CircuitBreakerService<S, C, U> {
             classify: self.classify.clone(),
             until: self.until.clone(),
             mode: match self.mode {
-                Mode::FailFast { renew } => Mode::FailFast { renew },
+                Mode::FailFast { take } => Mode::FailFast { take },
                 Mode::Gate(_) => Mode::Gate(Waiting::default()),
             },
         }
@@ -297,9 +315,12 @@ impl<S: fmt::Debug, C, U> fmt::Debug for CircuitBreakerService<S, C, U> {
 pin_project! {
     /// The response of a call through a breaker. Dropping it drops the call: see [`Dropped`](super::Dropped).
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<F, C, U> {
+    pub struct ResponseFuture<S, Req, C, U>
+    where
+        S: Service<Req>,
+    {
         #[pin]
-        state: State<F>,
+        state: State<S, Req>,
         classify: C,
         until: U,
     }
@@ -307,27 +328,48 @@ pin_project! {
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F> {
+    enum State<S, Req>
+    where
+        S: Service<Req>,
+    {
         Rejected { rejected: Option<Rejected> },
+        // Of a shared breaker that is half-open.
+        Asking { asking: Asking<S, Req> },
         // The future is dropped before the call is: what is released by the drop is released within the call.
-        Calling { #[pin] future: F, call: Option<Call> },
+        Calling { #[pin] future: S::Future, call: Option<Call> },
     }
 }
 
-impl<F> State<F> {
+impl<S: Service<Req>, Req> State<S, Req> {
     const fn rejected(rejected: Rejected) -> Self {
         Self::Rejected {
             rejected: Some(rejected),
         }
     }
+
+    #[inline]
+    fn calling(inner: &mut S, req: Req, mut call: Call) -> Self {
+        call.begin_in_layer();
+        Self::Calling {
+            future: inner.call(req),
+            call: Some(call),
+        }
+    }
 }
 
-impl<F, C, U> ResponseFuture<F, C, U> {
-    pub(super) const fn calling(future: F, call: Call, classify: C, until: U) -> Self {
-        let state = State::Calling {
-            future,
-            call: Some(call),
-        };
+impl<S: Service<Req>, Req, C, U> ResponseFuture<S, Req, C, U> {
+    #[inline]
+    pub(super) fn calling(inner: &mut S, req: Req, call: Call, classify: C, until: U) -> Self {
+        let state = State::calling(inner, req, call);
+        Self {
+            state,
+            classify,
+            until,
+        }
+    }
+
+    pub(super) const fn asking(asking: Asking<S, Req>, classify: C, until: U) -> Self {
+        let state = State::Asking { asking };
         Self {
             state,
             classify,
@@ -344,24 +386,33 @@ impl<F, C, U> ResponseFuture<F, C, U> {
     }
 }
 
-impl<F, C, U, Res, Err> Future for ResponseFuture<F, C, U>
+impl<S, Req, C, U> Future for ResponseFuture<S, Req, C, U>
 where
-    F: Future<Output = Result<Res, Err>>,
-    Err: ServiceError,
-    C: Classify<Res, Err>,
-    U: Until<Res, Call>,
+    S: Service<Req>,
+    S::Error: ServiceError,
+    C: Classify<S::Response, S::Error>,
+    U: Until<S::Response, Call>,
 {
-    type Output = Result<U::Response, Err>;
+    type Output = Result<U::Response, S::Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const AGAIN: &str = "polled after it was ready";
-        let this = self.project();
-        let (future, call) = match this.state.project() {
-            StateProjection::Rejected { rejected } => {
-                return Poll::Ready(Err(rejected.take().expect(AGAIN).into()));
+        let mut this = self.project();
+        let (future, call) = loop {
+            match this.state.as_mut().project() {
+                StateProjection::Calling { future, call } => break (future, call),
+                StateProjection::Rejected { rejected } => {
+                    return Poll::Ready(Err(rejected.take().expect(AGAIN).into()));
+                }
+                StateProjection::Asking { asking } => {
+                    let next = match ready!(asking.poll(cx)) {
+                        Ok((call, mut inner, req)) => State::calling(&mut inner, req, call),
+                        Err(rejected) => State::rejected(rejected),
+                    };
+                    this.state.set(next);
+                }
             }
-            StateProjection::Calling { future, call } => (future, call),
         };
         // Judged arm by arm: a verdict that is known to be a success then never goes through memory.
         match poll_watched(future, call, cx) {
@@ -388,10 +439,16 @@ where
     }
 }
 
-impl<F, C, U> fmt::Debug for ResponseFuture<F, C, U> {
+impl<S: Service<Req>, Req, C, U> fmt::Debug for ResponseFuture<S, Req, C, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
+}
+
+/// The service that was made ready; a fresh clone takes its place.
+fn take<S: Clone>(service: &mut S) -> S {
+    let fresh = service.clone();
+    mem::replace(service, fresh)
 }
 
 /// Polls; if that panics, the call has failed, also where the panic is caught before the future is dropped.

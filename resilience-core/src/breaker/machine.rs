@@ -78,6 +78,8 @@ pub(super) struct Refusal {
     pub(super) reason: Reason,
     /// When a call may be let through, if nothing happens before.
     pub(super) until: Option<Moment>,
+    /// A call that holds one of the fleet's probes would be let through.
+    pub(super) needs_lease: bool,
     /// What to tell the caller.
     pub(super) retry_after: Option<Duration>,
 }
@@ -89,6 +91,8 @@ pub(super) enum Effect {
     Nothing,
     /// A call that is waiting for a probe could have one.
     ProbeBack,
+    /// One of the fleet's probes is back: the fleet judges it.
+    FleetProbe,
     /// There is a transition to be taken from [`Machine::next_transition`].
     Transition,
 }
@@ -126,7 +130,8 @@ impl Machine {
                 (OrderKind::Disabled, _) => return Ok(Permit::UNJUDGED),
                 (OrderKind::ForceOpen, _) => Err(self.forced_open(now)),
                 (OrderKind::ForceClosed, _) | (_, Phase::Closed) => Ok(()),
-                (_, Phase::Open) => Err(self.open(now)),
+                (_, Phase::Open | Phase::FleetOpen) => Err(self.open(now)),
+                (_, Phase::FleetHalfOpen) => Err(self.needs_lease()),
                 (_, Phase::RampUp) => self.draw_lot(now, &dice),
                 (_, Phase::HalfOpen) => match self.send_probe(word, now) {
                     Some(decision) => decision,
@@ -152,7 +157,8 @@ impl Machine {
             let word = self.advance(now);
             let refusal = match (word.order(), word.phase()) {
                 (OrderKind::ForceOpen, _) => self.forced_open(now),
-                (OrderKind::None, Phase::Open) => self.open(now),
+                (OrderKind::None, Phase::Open | Phase::FleetOpen) => self.open(now),
+                (OrderKind::None, Phase::FleetHalfOpen) => self.needs_lease(),
                 (OrderKind::None, Phase::HalfOpen) => {
                     let control = self.lock();
                     if control.trial.has_probe_left(&self.rules.half_open) {
@@ -187,6 +193,11 @@ impl Machine {
         }
         if word.phase() == Phase::HalfOpen {
             return self.take_probe_back(word, outcome, now());
+        }
+        if word.phase() == Phase::FleetHalfOpen {
+            let count = outcome.map_or(Count::Ignored, |outcome| Count::Judged(outcome.kind()));
+            self.tally.add(count);
+            return Effect::FleetProbe;
         }
         let Some(outcome) = outcome else {
             self.tally.add(Count::Ignored);
@@ -248,8 +259,8 @@ impl Machine {
         // The other orders hold the machine as it is.
         let runs = matches!(word.order(), OrderKind::None | OrderKind::MetricsOnly);
         runs && match word.phase() {
-            Phase::Closed => false,
-            Phase::Open => past(&head.open_until),
+            Phase::Closed | Phase::FleetHalfOpen => false,
+            Phase::Open | Phase::FleetOpen => past(&head.open_until),
             Phase::HalfOpen => past(&head.wait_until),
             Phase::RampUp => past(&head.stage_until),
         }
@@ -343,6 +354,11 @@ impl Machine {
         cause.filter(|_| !early)
     }
 
+    /// Whether the window says that the dependency is failing, minimum aside.
+    pub(super) fn finds_failing(&self, now: Moment) -> bool {
+        self.rules.exceeded(self.sums(self.word(), now)).is_some()
+    }
+
     fn minimum(&self, phase: Phase) -> u64 {
         match (&self.rules.ramp_up, phase) {
             (Some(ramp_up), Phase::RampUp) => ramp_up.minimum,
@@ -358,6 +374,7 @@ impl Machine {
         Err(Refusal {
             reason: Reason::RampingUp,
             until,
+            needs_lease: false,
             retry_after: Some(
                 left(until, now)
                     .unwrap_or_default()
@@ -371,6 +388,7 @@ impl Machine {
         Refusal {
             reason: Reason::Open,
             until,
+            needs_lease: false,
             retry_after: left(until, now),
         }
     }
@@ -380,8 +398,25 @@ impl Machine {
         Refusal {
             reason: Reason::ForcedOpen,
             until,
+            needs_lease: false,
             retry_after: left(until, now),
         }
+    }
+
+    fn needs_lease(&self) -> Refusal {
+        Refusal {
+            reason: Reason::NoProbeLeft,
+            until: None,
+            needs_lease: true,
+            retry_after: Some(self.rules.open.while_probing()),
+        }
+    }
+
+    /// The permit of a call that holds one of the fleet's probes; `None` if the fleet has moved on.
+    pub(super) fn admit_leased(&self, now: Moment) -> Option<Permit> {
+        let word = self.advance(now);
+        let probing = word.order() == OrderKind::None && word.phase() == Phase::FleetHalfOpen;
+        probing.then(|| Permit::of(word))
     }
 
     fn no_probe_left(&self, now: Moment) -> Refusal {
@@ -390,6 +425,7 @@ impl Machine {
         Refusal {
             reason: Reason::NoProbeLeft,
             until,
+            needs_lease: false,
             retry_after: Some(left(until, now).map_or(short, |left| left.min(short))),
         }
     }

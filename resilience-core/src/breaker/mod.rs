@@ -69,10 +69,12 @@
 //!
 //! [`CircuitBreaker::acquire`] hands out a [`Call`] to hold while the work is done, and to settle with a verdict.
 
+mod asking;
 mod call;
 mod config;
 mod control;
 mod events;
+pub mod fleet;
 mod gate;
 mod keyed;
 mod layer;
@@ -118,7 +120,7 @@ impl CircuitBreaker {
 
     fn new(config: Config) -> Self {
         let hub = Arc::new(Hub::new(config.event_capacity));
-        let shared = Striped::new(Shared::new(config, hub, None));
+        let shared = Shared::start(config, hub, None);
         telemetry::register(shared.shared());
         Self { shared }
     }
@@ -149,7 +151,11 @@ impl CircuitBreaker {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn acquire(&self) -> Result<Call, Rejected> {
-        let mut call = Call::admit(&self.shared)?;
+        let mut call = match Call::try_admit(&self.shared) {
+            Ok(call) => call,
+            Err(refusal) => Call::admit_parked(&self.shared, &refusal)
+                .ok_or_else(|| self.shared.reject(refusal))?,
+        };
         call.begin();
         Ok(call)
     }
@@ -178,7 +184,13 @@ impl CircuitBreaker {
         self.shared.hub().subscribe()
     }
 
-    /// Gives an order, in place of the one that stands.
+    /// The fleet that shares this breaker, if it is [`shared`](Builder::shared).
+    #[must_use]
+    pub fn fleet(&self) -> Option<fleet::Fleet> {
+        self.shared.member().cloned().map(fleet::Fleet::new)
+    }
+
+    /// Gives an order to this instance, in place of the one that stands.
     pub fn order(&self, order: Order) {
         self.shared.order(order);
     }

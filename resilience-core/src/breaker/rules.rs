@@ -112,6 +112,10 @@ impl Rate {
         }
     }
 
+    pub(super) const fn millionths(self) -> u32 {
+        self.0
+    }
+
     /// Whether `part` of `whole` is at least this share. Never of nothing.
     pub(super) fn reached(self, part: u64, whole: u64) -> bool {
         whole > 0 && u128::from(part) * 1_000_000 >= u128::from(whole) * u128::from(self.0)

@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 
 use super::{
     config::{Config, Dropped},
-    control::Transition,
-    events::{Event, Hub},
+    control::{Imposed, Transition},
+    events::{Cause, Event, Hub},
+    fleet::{self, HeldProbes, Lease, Membership},
     keyed::Family,
     machine::{Effect, Machine, Outcome, Refusal},
     orders::Order,
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
+    stripe::Striped,
     telemetry::{
         self, BREAKER_CALLS, BREAKER_REJECTED, BREAKER_STATE, BREAKER_TRANSITIONS, Reading,
     },
@@ -45,13 +47,40 @@ pub(super) struct Shared {
     family: Option<Arc<Family>>,
     /// What the family has taken over already, if this breaker is no longer a member.
     handed_over: OnceLock<Counted>,
+    member: Option<Arc<Membership>>,
+    /// Those of the fleet's probes that this instance holds.
+    probes: HeldProbes,
 }
 
 /// What a breaker has counted, and by state, how often it was entered.
 pub(super) type Counted = (Totals, [u64; State::ALL.len()]);
 
 impl Shared {
-    pub(super) fn new(config: Config, hub: Arc<Hub>, family: Option<Arc<Family>>) -> Self {
+    /// The shared part of a breaker, in stripes; if a fleet shares it, the task that speaks for it runs.
+    pub(super) fn start(
+        config: Config,
+        hub: Arc<Hub>,
+        family: Option<Arc<Family>>,
+    ) -> Striped<Self> {
+        let name = match &family {
+            Some(family) => format!("{}/{}", family.name(), config.name).into(),
+            None => Arc::clone(&config.name),
+        };
+        let (member, mail) = fleet::join(&config, name).unzip();
+        let stripes = config.rules.stripes;
+        let striped = Striped::with_stripes(Self::new(config, hub, family, member), stripes);
+        if let Some(mail) = mail {
+            fleet::speak_for(striped.shared(), mail);
+        }
+        striped
+    }
+
+    fn new(
+        config: Config,
+        hub: Arc<Hub>,
+        family: Option<Arc<Family>>,
+        member: Option<Arc<Membership>>,
+    ) -> Self {
         Self {
             machine: Machine::new(config.rules, config.seed, config.clock.now()),
             clock: config.clock,
@@ -64,7 +93,45 @@ impl Shared {
             lots: config.seed.map(fastrand::Rng::with_seed).map(Mutex::new),
             family,
             handed_over: OnceLock::new(),
+            member,
+            probes: HeldProbes::default(),
         }
+    }
+
+    pub(super) const fn member(&self) -> Option<&Arc<Membership>> {
+        self.member.as_ref()
+    }
+
+    pub(super) const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    pub(super) fn impose(&self, verdict: Imposed, cause: Cause) {
+        if verdict != Imposed::HalfOpen {
+            self.probes.give_all_back();
+        }
+        self.machine.impose(verdict, cause, self.clock.now());
+        self.announce();
+    }
+
+    /// The fleet's probes are out of reach.
+    pub(super) fn probe_alone(&self) {
+        self.machine.probe_alone(self.clock.now());
+        self.announce();
+    }
+
+    /// A call with one of the fleet's probes; if the fleet has moved on, the probe goes back.
+    pub(super) fn admit_leased(&self, lease: Lease) -> Option<Permit> {
+        let permit = self.machine.admit_leased(self.clock.now());
+        self.announce();
+        if permit.is_some() {
+            self.probes.send(lease);
+        }
+        permit
+    }
+
+    pub(super) const fn probes(&self) -> &HeldProbes {
+        &self.probes
     }
 
     pub(super) fn name(&self) -> &str {
@@ -117,9 +184,19 @@ impl Shared {
         if self.machine.pass().is_some() {
             return Ok(());
         }
-        let answer = self.machine.check(self.clock.now());
+        let now = self.clock.now();
+        let answer = self.machine.check(now);
         self.announce();
-        answer
+        match (answer, &self.member) {
+            (Err(refusal), Some(member)) if refusal.needs_lease => match member.may_ask(now) {
+                Ok(()) => Ok(()),
+                Err(again) => Err(Refusal {
+                    until: Some(again),
+                    ..refusal
+                }),
+            },
+            (answer, _) => answer,
+        }
     }
 
     #[inline]
@@ -130,9 +207,23 @@ impl Shared {
         now: impl Fn() -> Moment,
     ) {
         match self.machine.record(permit, outcome, now) {
-            Effect::Nothing => {}
+            Effect::Nothing => self.hurry_on(outcome),
             Effect::ProbeBack => self.gate.notify_waiters(),
-            Effect::Transition => self.announce(),
+            Effect::FleetProbe => self.probes.settle(outcome.map(|outcome| !outcome.failed)),
+            Effect::Transition => {
+                self.announce();
+                self.hurry_on(outcome);
+            }
+        }
+    }
+
+    /// The fleet hears of a failure soon.
+    #[inline]
+    fn hurry_on(&self, outcome: Option<Outcome>) {
+        if let (Some(member), Some(outcome)) = (&self.member, outcome)
+            && (outcome.failed || outcome.slow)
+        {
+            member.hurry();
         }
     }
 

@@ -60,8 +60,8 @@ impl State {
             (OrderKind::ForceClosed, _) => Self::ForcedClosed,
             (OrderKind::Disabled, _) => Self::Disabled,
             (_, Phase::Closed) => Self::Closed,
-            (_, Phase::Open) => Self::Open,
-            (_, Phase::HalfOpen) => Self::HalfOpen,
+            (_, Phase::Open | Phase::FleetOpen) => Self::Open,
+            (_, Phase::HalfOpen | Phase::FleetHalfOpen) => Self::HalfOpen,
             (_, Phase::RampUp) => Self::RampingUp,
         }
     }

@@ -11,6 +11,10 @@ pub(super) enum Phase {
     Open = 1,
     HalfOpen = 2,
     RampUp = 3,
+    /// Open by the fleet's verdict.
+    FleetOpen = 4,
+    /// The fleet's open interval is over: calls need one of the fleet's probes.
+    FleetHalfOpen = 5,
 }
 
 /// `generation << 8 | order << 4 | phase`. Every change of state is a new generation, so two words are equal only
@@ -46,7 +50,9 @@ impl Word {
             0 => Phase::Closed,
             1 => Phase::Open,
             2 => Phase::HalfOpen,
-            _ => Phase::RampUp,
+            3 => Phase::RampUp,
+            4 => Phase::FleetOpen,
+            _ => Phase::FleetHalfOpen,
         }
     }
 
@@ -105,7 +111,14 @@ mod tests {
 
     #[test]
     fn a_word_gives_back_what_was_put_in() {
-        let phases = [Phase::Closed, Phase::Open, Phase::HalfOpen, Phase::RampUp];
+        let phases = [
+            Phase::Closed,
+            Phase::Open,
+            Phase::HalfOpen,
+            Phase::RampUp,
+            Phase::FleetOpen,
+            Phase::FleetHalfOpen,
+        ];
         let orders = [
             OrderKind::None,
             OrderKind::ForceOpen,

@@ -7,13 +7,7 @@ use tower::{BoxError, ServiceBuilder, buffer::Buffer, limit::ConcurrencyLimit, s
 use tower_test::mock;
 
 use super::*;
-use crate::{
-    Pattern, ServiceError,
-    breaker::{State, layer::ResponseFuture},
-    classify,
-    deadline::Timeout,
-    until::Until,
-};
+use crate::{Pattern, ServiceError, breaker::State, classify, deadline::Timeout, until::Until};
 
 #[tokio::test(start_paused = true)]
 async fn opens_rejects_probes_and_closes() {
@@ -455,9 +449,12 @@ async fn a_retry_after_of_the_tripping_failure_lengthens_the_open_interval_up_to
 
 #[test]
 fn the_future_is_send_where_the_inner_one_is_and_small() {
-    fn is_send<T: Send + 'static>() {}
-    type Inner = std::future::Ready<Result<u64, Error<()>>>;
-    is_send::<ResponseFuture<Inner, classify::Standard, crate::until::Response>>();
-    is_send::<crate::breaker::Call>();
+    fn is_send<T: Send + 'static>(_: &T) {}
+    let breaker = CircuitBreaker::builder("small").build().unwrap();
+    let mut service = breaker
+        .layer()
+        .layer(service_fn(|()| ready(Ok::<u64, Error<()>>(1))));
+    is_send(&service.call(()));
+    is_send(&breaker.acquire().unwrap());
     assert!(size_of::<crate::breaker::Call>() <= 24);
 }

@@ -1,0 +1,356 @@
+//! The task that speaks for this instance: reports, hears, proposes, and brings the fleet's verdict to the machine.
+//!
+//! One task per shared breaker. It holds the breaker weakly and ends with it. No call waits for anything it does; all
+//! that it keeps is one report, the leases that are out, and the newest view.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::Ordering::{Relaxed, Release},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    member::{Letter, Mail, Membership, millis},
+    record::{BUCKETS, Change, Counts, FleetState, Report, View},
+    store::{Push, StoreFailure, Subscription},
+};
+use crate::{breaker::shared::Shared, clock::Moment};
+
+pub(in crate::breaker) struct Agent {
+    breaker: Weak<Shared>,
+    member: Arc<Membership>,
+    mail: Mail,
+    pushes: Subscription,
+    /// The fleet as last adopted.
+    known: View,
+    sequence: u64,
+    /// A report that may or may not have been merged: sent again as it is.
+    pending: Option<Pending>,
+    /// This breaker's totals when they were last put into a report.
+    reported: Counts,
+    /// Probes out, and when they count as failed.
+    leases: HashMap<Arc<str>, (u64, Moment)>,
+    last_report: Instant,
+    next_report: Instant,
+}
+
+struct Pending {
+    report: Report,
+    /// After so long its counts are older than the fleet's window.
+    stale: Instant,
+}
+
+impl Agent {
+    /// Starts the task. Within a tokio runtime.
+    pub(in crate::breaker) fn start(breaker: &Arc<Shared>, member: &Arc<Membership>, mail: Mail) {
+        let now = Instant::now();
+        let agent = Self {
+            breaker: Arc::downgrade(breaker),
+            member: Arc::clone(member),
+            mail,
+            pushes: member.store.subscribe(&member.name),
+            known: View::default(),
+            sequence: 0,
+            pending: None,
+            reported: Counts::default(),
+            leases: HashMap::new(),
+            last_report: now,
+            next_report: now,
+        };
+        tokio::spawn(agent.run());
+    }
+
+    async fn run(mut self) {
+        while self.breaker.strong_count() > 0 {
+            let due = self.next_report.min(self.next_lease_end());
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => self.tend().await,
+                () = self.member.hurry.notified() => self.hurry(),
+                push = self.pushes.next() => self.hear(push).await,
+                letter = self.mail.0.recv() => match letter {
+                    Some(letter) => self.read(letter).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// What is due by now.
+    async fn tend(&mut self) {
+        self.end_late_leases().await;
+        if Instant::now() >= self.next_report {
+            self.report().await;
+        }
+    }
+
+    /// Something failed here: report as soon as the alert interval allows.
+    fn hurry(&mut self) {
+        self.member.hurried.store(false, Release);
+        let soon = (self.last_report + self.member.rules.alert).max(Instant::now());
+        self.next_report = self.next_report.min(soon);
+    }
+
+    async fn hear(&mut self, push: Push) {
+        match push {
+            Push::View(view) => self.see(&view).await,
+            // A moment's grace: a whole fleet may have been told at once.
+            Push::Missed => {
+                let grace = self.member.rules.alert.mul_f64(fastrand::f64());
+                self.next_report = self.next_report.min(Instant::now() + grace);
+            }
+            Push::None => {}
+        }
+    }
+
+    async fn read(&mut self, letter: Letter) {
+        match letter {
+            Letter::Granted { lease, epoch, by } => {
+                self.leases.insert(lease, (epoch, by));
+            }
+            Letter::Settled {
+                lease,
+                epoch,
+                success,
+            } => {
+                // One that was already counted as failed is not settled again.
+                if self.leases.remove(&lease).is_some() {
+                    self.settle(&lease, epoch, success).await;
+                }
+            }
+            Letter::Seen(view) => {
+                self.store_answered();
+                self.see(&view).await;
+            }
+            Letter::Failed(reason) => self.store_failed(&reason),
+        }
+    }
+
+    async fn settle(&mut self, lease: &str, epoch: u64, success: Option<bool>) {
+        let member = Arc::clone(&self.member);
+        match member
+            .store
+            .settle(&member.name, lease, epoch, success)
+            .await
+        {
+            Ok((_, view)) => {
+                self.store_answered();
+                self.see(&view).await;
+            }
+            // The lease expires by itself.
+            Err(failure) => self.store_failed(&failure.to_string()),
+        }
+    }
+
+    fn next_lease_end(&self) -> Instant {
+        let first = self.leases.values().map(|(_, by)| *by).min();
+        first.map_or_else(
+            || Instant::now() + Duration::from_secs(3600),
+            |by| self.member.clock.instant(by),
+        )
+    }
+
+    async fn end_late_leases(&mut self) {
+        let now = self.member.clock.now();
+        let late: Vec<_> = self
+            .leases
+            .iter()
+            .filter(|(_, (_, by))| *by <= now)
+            .map(|(lease, (epoch, _))| (Arc::clone(lease), *epoch))
+            .collect();
+        for (lease, epoch) in late {
+            self.leases.remove(&lease);
+            self.settle(&lease, epoch, Some(false)).await;
+        }
+    }
+
+    async fn report(&mut self) {
+        let Some(breaker) = self.breaker.upgrade() else {
+            return;
+        };
+        let report = self.next(&breaker);
+        drop(breaker);
+        let member = Arc::clone(&self.member);
+        let answer = member.store.report(&member.name, &report).await;
+        self.last_report = Instant::now();
+        match answer {
+            Ok(view) => {
+                self.pending = None;
+                self.store_answered();
+                let busy = report.counts.failure > 0 || report.failing || view.failing > 0;
+                self.plan(busy || view.state != FleetState::Closed);
+                self.see(&view).await;
+            }
+            Err(failure) => self.not_reported(report, &failure),
+        }
+    }
+
+    /// The report to send: the one that may have been lost, or a new one.
+    fn next(&mut self, breaker: &Shared) -> Report {
+        if let Some(pending) = &self.pending {
+            if Instant::now() < pending.stale && pending.report.epoch == self.known.epoch {
+                return pending.report.clone();
+            }
+            self.pending = None;
+        }
+        let totals = breaker.fleet_counts();
+        let counts = Counts {
+            success: totals.success.saturating_sub(self.reported.success),
+            failure: totals.failure.saturating_sub(self.reported.failure),
+            slow: totals.slow.saturating_sub(self.reported.slow),
+        };
+        self.reported = totals;
+        self.sequence += 1;
+        let rules = &self.member.rules;
+        Report {
+            instance: Arc::clone(&self.member.instance),
+            sequence: self.sequence,
+            epoch: self.known.epoch,
+            counts,
+            failing: breaker.finds_failing(),
+            bucket_ms: millis(breaker.window_length()).div_ceil(BUCKETS).max(1),
+            live_ms: millis(rules.calm * 3),
+        }
+    }
+
+    /// A report that may have been merged is kept for another try; one that was not is simply part of the next.
+    fn not_reported(&mut self, report: Report, failure: &StoreFailure) {
+        let window = Duration::from_millis(report.bucket_ms * BUCKETS);
+        if self.pending.is_some() {
+            // It may have been merged the first time: only the same words again are safe.
+        } else if failure.ambiguous {
+            let stale = Instant::now() + window;
+            self.pending = Some(Pending { report, stale });
+        } else {
+            self.reported.success -= report.counts.success.min(self.reported.success);
+            self.reported.failure -= report.counts.failure.min(self.reported.failure);
+            self.reported.slow -= report.counts.slow.min(self.reported.slow);
+        }
+        self.store_failed(&failure.to_string());
+        self.plan(false);
+    }
+
+    fn plan(&mut self, busy: bool) {
+        let rules = &self.member.rules;
+        let interval = if busy { rules.alert } else { rules.calm };
+        // Instances that started together shall not report together.
+        self.next_report = Instant::now() + interval.mul_f64(0.8 + 0.4 * fastrand::f64());
+    }
+
+    /// Adopts what is newer than what is known, brings back what the store has lost, and proposes what is due.
+    async fn see(&mut self, view: &View) {
+        let mut view = view.clone();
+        loop {
+            if view.epoch < self.known.epoch {
+                match self.restore().await {
+                    Some(restored) => view = restored,
+                    None => return,
+                }
+            }
+            self.adopt(&view);
+            match self.propose(&view).await {
+                Some(changed) => view = changed,
+                None => return,
+            }
+        }
+    }
+
+    fn adopt(&mut self, view: &View) {
+        let Some(breaker) = self.breaker.upgrade() else {
+            return;
+        };
+        if view.epoch > self.known.epoch {
+            breaker.obey(&self.known, view);
+            // Counts of an older epoch are no evidence in the new one.
+            self.reported = breaker.fleet_counts();
+            self.pending = None;
+            if view.state != FleetState::Closed {
+                self.next_report = self
+                    .next_report
+                    .min(Instant::now() + self.member.rules.alert);
+            }
+        }
+        if view.epoch >= self.known.epoch {
+            self.known = view.clone();
+        }
+    }
+
+    async fn propose(&mut self, view: &View) -> Option<View> {
+        if view.order.is_some() {
+            return None;
+        }
+        let proposal = self.member.policy.decide(view)?;
+        let breaker = self.breaker.upgrade()?;
+        let lasting = match proposal.to {
+            FleetState::Open => breaker.open_interval(proposal.trips),
+            FleetState::RampUp(_) => self.member.policy.stage,
+            _ => Duration::ZERO,
+        };
+        drop(breaker);
+        let change = Change {
+            expected: view.epoch,
+            to: proposal.to,
+            lasting_ms: millis(lasting),
+            trips: proposal.trips,
+            by: self.member.instance.to_string(),
+            cause: proposal.cause,
+        };
+        let member = Arc::clone(&self.member);
+        match member.store.change(&member.name, &change).await {
+            Ok((_, view)) => {
+                self.store_answered();
+                // Whoever won, something new holds now; if not, somebody lost the record: the next report will tell.
+                (view.epoch > change.expected).then_some(view)
+            }
+            Err(failure) => {
+                self.store_failed(&failure.to_string());
+                None
+            }
+        }
+    }
+
+    /// The store knows less than we do: it was flushed, or failed over to a server that had not heard.
+    async fn restore(&mut self) -> Option<View> {
+        let breaker = self.breaker.upgrade()?;
+        let known = View {
+            remaining_ms: breaker.fleet_time_left(),
+            ..self.known.clone()
+        };
+        drop(breaker);
+        let member = Arc::clone(&self.member);
+        match member.store.restore(&member.name, &known).await {
+            Ok((_, view)) => (view.epoch >= self.known.epoch).then_some(view),
+            Err(failure) => {
+                self.store_failed(&failure.to_string());
+                None
+            }
+        }
+    }
+
+    fn store_answered(&self) {
+        if self.member.degraded.swap(false, Relaxed) {
+            tracing::info!(
+                target: "resilience",
+                pattern = "circuit_breaker",
+                name = &*self.member.name,
+                "shared state is back"
+            );
+        }
+    }
+
+    fn store_failed(&self, reason: &str) {
+        if !self.member.degraded.swap(true, Relaxed) {
+            tracing::warn!(
+                target: "resilience",
+                pattern = "circuit_breaker",
+                name = &*self.member.name,
+                reason,
+                "no shared state: going on with the local window"
+            );
+        }
+    }
+}

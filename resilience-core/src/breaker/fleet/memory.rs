@@ -1,0 +1,162 @@
+//! The store for instances in one process: tests, demonstrations, and the model that the Redis store is held to.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    record::{Change, FleetOrder, LeaseAnswer, Record, Report, View},
+    store::{Answer, BreakerStore, Push, Subscription},
+};
+use crate::clock::Clock;
+
+/// Keeps the records in this process. Clones share them.
+///
+/// ```
+/// use resilience_core::breaker::{CircuitBreaker, fleet::InProcess};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = InProcess::new();
+/// let one = CircuitBreaker::builder("payments").shared(store.clone()).build()?;
+/// let other = CircuitBreaker::builder("payments").shared(store).build()?; // a second instance
+/// # let _ = (one, other);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct InProcess {
+    clock: Clock,
+    records: Arc<Mutex<HashMap<String, Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Record,
+    pushes: watch::Sender<Push>,
+}
+
+impl InProcess {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            clock: Clock::auto(),
+            records: Arc::default(),
+        }
+    }
+
+    /// Forgets everything, as a flushed or failed-over server does; subscriptions stay.
+    pub fn flush(&self) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records
+            .values_mut()
+            .for_each(|entry| entry.record = Record::default());
+    }
+
+    /// One step on one record; a new epoch is pushed.
+    fn step<T: Send + 'static>(
+        &self,
+        name: &str,
+        step: impl FnOnce(&mut Record, u64) -> T,
+    ) -> (T, View) {
+        let now = self.clock.now().as_nanos() / 1_000_000;
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entry(&mut records, name);
+        let before = entry.record.view(now).epoch;
+        let done = step(&mut entry.record, now);
+        let view = entry.record.view(now);
+        if view.epoch != before {
+            entry
+                .pushes
+                .send_replace(Push::View(Arc::new(view.clone())));
+        }
+        (done, view)
+    }
+}
+
+fn entry<'a>(records: &'a mut HashMap<String, Entry>, name: &str) -> &'a mut Entry {
+    records.entry(name.to_owned()).or_insert_with(|| Entry {
+        record: Record::default(),
+        pushes: watch::Sender::new(Push::None),
+    })
+}
+
+impl Default for InProcess {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn ready<T: Send + 'static>(value: T) -> Answer<'static, T> {
+    Box::pin(std::future::ready(Ok(value)))
+}
+
+impl BreakerStore for InProcess {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+        ready(self.step(name, |record, now| record.report(report, now)).1)
+    }
+
+    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+        ready(self.step(name, |record, now| record.change(change, now)))
+    }
+
+    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+        ready(self.step(name, |record, now| record.restore(known, now)))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a Arc<str>,
+        budget: u32,
+        lease_ms: u64,
+    ) -> Answer<'a, (LeaseAnswer, View)> {
+        ready(self.step(name, |record, now| {
+            record.lease(lease, budget, lease_ms, now)
+        }))
+    }
+
+    fn settle<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a str,
+        epoch: u64,
+        success: Option<bool>,
+    ) -> Answer<'a, (bool, View)> {
+        ready(self.step(name, |record, now| {
+            record.settle(lease, epoch, success, now)
+        }))
+    }
+
+    fn order<'a>(
+        &'a self,
+        name: &'a str,
+        order: Option<FleetOrder>,
+        by: &'a str,
+    ) -> Answer<'a, View> {
+        ready(
+            self.step(name, |record, now| record.order_to(order, by, now))
+                .1,
+        )
+    }
+
+    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+        ready(
+            self.step(name, |record, now| record.reset(by, cause, now))
+                .1,
+        )
+    }
+
+    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+        ready(self.step(name, |_, _| ()).1)
+    }
+
+    fn subscribe(&self, name: &str) -> Subscription {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        Subscription::new(entry(&mut records, name).pushes.subscribe())
+    }
+}

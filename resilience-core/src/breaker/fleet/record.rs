@@ -1,0 +1,380 @@
+//! The shared record of one breaker: pure, time goes in as milliseconds on the store's clock.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// Where the fleet stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FleetState {
+    /// Every instance decides by its own window.
+    #[default]
+    Closed,
+    /// Nobody calls.
+    Open,
+    /// Only leased probes call.
+    HalfOpen,
+    /// A share of the calls goes through; the stages count from zero.
+    RampUp(u8),
+}
+
+/// Outcomes, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Counts {
+    /// Calls that succeeded.
+    pub success: u64,
+    /// Calls that failed.
+    pub failure: u64,
+    /// Calls that were slow, whether they succeeded or failed; they are in one of the other two as well.
+    pub slow: u64,
+}
+
+impl Counts {
+    /// All calls.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.success + self.failure
+    }
+
+    fn add(&mut self, more: Self) {
+        self.success += more.success;
+        self.failure += more.failure;
+        self.slow += more.slow;
+    }
+}
+
+/// What one instance tells the fleet: its counts since its last accepted report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Who: unique per process start.
+    pub instance: Arc<str>,
+    /// Numbers the instance's reports; one that was merged before is not counted again.
+    pub sequence: u64,
+    /// The epoch under which the calls were admitted: counts of another epoch are not merged.
+    pub epoch: u64,
+    /// Calls since the last accepted report.
+    pub counts: Counts,
+    /// Whether this instance by itself finds the dependency failing.
+    pub failing: bool,
+    /// The length of one of the fleet's [`BUCKETS`] buckets.
+    pub bucket_ms: u64,
+    /// For how long the instance counts as live after this report.
+    pub live_ms: u64,
+}
+
+/// So many buckets make the fleet's window.
+pub const BUCKETS: u64 = 10;
+
+/// What an operator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OrderKind {
+    /// Reject every call.
+    ForceOpen,
+    /// Let every call through, and go on counting.
+    ForceClosed,
+    /// Let every call through and count nothing.
+    Disable,
+    /// Decide as usual, reject nothing.
+    MetricsOnly,
+}
+
+/// An operator's order to the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetOrder {
+    /// What.
+    pub kind: OrderKind,
+    /// Why.
+    pub reason: String,
+    /// Who gave it.
+    pub by: String,
+    /// When it ends, in milliseconds from now; never by itself, if `None`.
+    pub expires_ms: Option<u64>,
+}
+
+/// The record as one instance sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Goes up with every change of state or order, and never back.
+    pub epoch: u64,
+    /// Where the fleet stands.
+    pub state: FleetState,
+    /// How long the state has left (open, a stage of the ramp-up); zero when it is over or has no end.
+    pub remaining_ms: u64,
+    /// How long the state has lasted.
+    pub age_ms: u64,
+    /// Trips in a row, without a stable closed time between them.
+    pub trips: u32,
+    /// Calls of the whole fleet within its window.
+    pub window: Counts,
+    /// Instances that reported lately.
+    pub live: u64,
+    /// Those of them that find the dependency failing.
+    pub failing: u64,
+    /// Probes out.
+    pub leased: u32,
+    /// Probes that came back in this half-open time.
+    pub probes: Counts,
+    /// The order in force.
+    pub order: Option<FleetOrder>,
+    /// Who made the last change.
+    pub by: String,
+    /// Why.
+    pub cause: String,
+}
+
+/// A change of state that an instance proposes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The epoch that the proposal is based on: another one, and nothing happens.
+    pub expected: u64,
+    /// The state to enter.
+    pub to: FleetState,
+    /// How long it is to last; zero for no end.
+    pub lasting_ms: u64,
+    /// Trips in a row, this one included.
+    pub trips: u32,
+    /// Who proposes.
+    pub by: String,
+    /// Why.
+    pub cause: String,
+}
+
+/// What became of the wish for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseAnswer {
+    /// Granted, under this epoch.
+    Granted {
+        /// The epoch to settle it under.
+        epoch: u64,
+    },
+    /// The fleet is not half-open (any more), or all its probes are out or judged.
+    Denied,
+}
+
+/// The shared state of one breaker.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    epoch: u64,
+    state: FleetState,
+    since: u64,
+    /// Zero: no end.
+    until: u64,
+    trips: u32,
+    by: String,
+    cause: String,
+    order: Option<(FleetOrder, u64)>,
+    buckets: BTreeMap<u64, Counts>,
+    bucket_ms: u64,
+    instances: HashMap<Arc<str>, Instance>,
+    leases: HashMap<Arc<str>, u64>,
+    probes: Counts,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Instance {
+    sequence: u64,
+    live_until: u64,
+    failing_until: u64,
+}
+
+impl Record {
+    /// Merges a report. One with a sequence number that was merged before adds nothing, nor does one of another
+    /// epoch; the instance is live all the same.
+    pub fn report(&mut self, report: &Report, now: u64) {
+        let bucket_ms = report.bucket_ms.max(1);
+        if self.bucket_ms != bucket_ms {
+            self.buckets.clear();
+            self.bucket_ms = bucket_ms;
+        }
+        self.sweep(now);
+        let known = self
+            .instances
+            .get(&report.instance)
+            .map_or(0, |instance| instance.sequence);
+        let current = report.epoch == self.epoch;
+        if current && report.sequence > known {
+            self.buckets
+                .entry(now / self.bucket_ms)
+                .or_default()
+                .add(report.counts);
+        }
+        let failing = current && report.failing;
+        let window = self.bucket_ms * BUCKETS;
+        let instance = Instance {
+            sequence: report.sequence.max(known),
+            live_until: now + report.live_ms,
+            failing_until: if failing {
+                now + window.min(report.live_ms)
+            } else {
+                0
+            },
+        };
+        self.instances
+            .insert(Arc::clone(&report.instance), instance);
+    }
+
+    /// Enters a state, if nobody else has changed anything since. True if it did.
+    pub fn change(&mut self, change: &Change, now: u64) -> bool {
+        if change.expected != self.epoch {
+            return false;
+        }
+        self.enter(change.to, change.lasting_ms, now);
+        self.trips = change.trips;
+        self.by.clone_from(&change.by);
+        self.cause.clone_from(&change.cause);
+        true
+    }
+
+    /// Brings back what an instance knows when the record was lost. Nothing happens if the record knows better.
+    pub fn restore(&mut self, known: &View, now: u64) -> bool {
+        if known.epoch <= self.epoch {
+            return false;
+        }
+        self.state = known.state;
+        self.since = now.saturating_sub(known.age_ms);
+        self.until = if known.remaining_ms == 0 {
+            0
+        } else {
+            now + known.remaining_ms
+        };
+        self.trips = known.trips;
+        self.by.clone_from(&known.by);
+        self.cause.clone_from(&known.cause);
+        self.order = known.order.clone().map(|order| {
+            let until = order.expires_ms.map_or(u64::MAX, |left| now + left);
+            (order, until)
+        });
+        self.leases.clear();
+        self.probes = Counts::default();
+        self.epoch = known.epoch;
+        true
+    }
+
+    /// Asks for one of `budget` probes, to be settled within `lease_ms`. An open state whose time is over becomes
+    /// half-open.
+    pub fn lease(&mut self, lease: &Arc<str>, budget: u32, lease_ms: u64, now: u64) -> LeaseAnswer {
+        if self.state == FleetState::Open && self.until != 0 && now >= self.until {
+            self.enter(FleetState::HalfOpen, 0, now);
+        }
+        if self.state != FleetState::HalfOpen || self.order(now).is_some() {
+            return LeaseAnswer::Denied;
+        }
+        self.leases.retain(|_, until| *until > now);
+        let taken = self.leases.len() as u64 + self.probes.total();
+        if !self.leases.contains_key(lease) && taken >= u64::from(budget) {
+            return LeaseAnswer::Denied;
+        }
+        self.leases.insert(Arc::clone(lease), now + lease_ms);
+        LeaseAnswer::Granted { epoch: self.epoch }
+    }
+
+    /// Settles a probe: `Some(true)` succeeded, `Some(false)` failed, `None` gives it back. False, and nothing
+    /// happens, if the lease is not (or no longer) held under this epoch.
+    pub fn settle(&mut self, lease: &str, epoch: u64, success: Option<bool>, now: u64) -> bool {
+        if epoch != self.epoch || self.leases.remove(lease).is_none_or(|until| until <= now) {
+            return false;
+        }
+        match success {
+            Some(true) => self.probes.success += 1,
+            Some(false) => self.probes.failure += 1,
+            None => {}
+        }
+        true
+    }
+
+    /// Gives an order, or lifts the one in force.
+    pub fn order_to(&mut self, order: Option<FleetOrder>, by: &str, now: u64) {
+        self.order = order.map(|order| {
+            let until = order.expires_ms.map_or(u64::MAX, |left| now + left);
+            (order, until)
+        });
+        by.clone_into(&mut self.by);
+        self.epoch = next_epoch(self.epoch, now);
+    }
+
+    /// Forgets everything but the epoch: closed, no order, an empty window.
+    pub fn reset(&mut self, by: &str, cause: &str, now: u64) {
+        self.enter(FleetState::Closed, 0, now);
+        self.trips = 0;
+        self.order = None;
+        by.clone_into(&mut self.by);
+        cause.clone_into(&mut self.cause);
+    }
+
+    /// What an instance gets to see.
+    #[must_use]
+    pub fn view(&self, now: u64) -> View {
+        let mut window = Counts::default();
+        if let Some(now_bucket) = now.checked_div(self.bucket_ms) {
+            let oldest = (now_bucket + 1).saturating_sub(BUCKETS);
+            self.buckets
+                .range(oldest..)
+                .for_each(|(_, counts)| window.add(*counts));
+        }
+        View {
+            epoch: self.epoch,
+            state: self.state,
+            remaining_ms: self.until.saturating_sub(now),
+            age_ms: now.saturating_sub(self.since),
+            trips: self.trips,
+            window,
+            live: self.count(|instance| instance.live_until > now),
+            failing: self.count(|instance| instance.failing_until > now),
+            leased: u32::try_from(self.leases.values().filter(|until| **until > now).count())
+                .unwrap_or(u32::MAX),
+            probes: self.probes,
+            order: self.order(now),
+            by: self.by.clone(),
+            cause: self.cause.clone(),
+        }
+    }
+
+    /// Drops what no view can show any more.
+    fn sweep(&mut self, now: u64) {
+        if let Some(now_bucket) = now.checked_div(self.bucket_ms) {
+            self.buckets = self
+                .buckets
+                .split_off(&(now_bucket + 1).saturating_sub(BUCKETS));
+        }
+        // A silent instance's sequence number is remembered for as long as a report of it could still be repeated.
+        let window = self.bucket_ms * BUCKETS;
+        self.instances
+            .retain(|_, instance| instance.live_until + window > now);
+    }
+
+    fn enter(&mut self, state: FleetState, lasting_ms: u64, now: u64) {
+        self.epoch = next_epoch(self.epoch, now);
+        self.state = state;
+        self.since = now;
+        self.until = if lasting_ms == 0 { 0 } else { now + lasting_ms };
+        self.leases.clear();
+        self.probes = Counts::default();
+        // What was seen before says nothing about the time after.
+        self.buckets.clear();
+        for instance in self.instances.values_mut() {
+            instance.failing_until = 0;
+        }
+    }
+
+    fn order(&self, now: u64) -> Option<FleetOrder> {
+        let (order, until) = self.order.as_ref()?;
+        (*until > now).then(|| FleetOrder {
+            expires_ms: order.expires_ms.map(|_| until - now),
+            ..order.clone()
+        })
+    }
+
+    fn count(&self, is: impl Fn(&Instance) -> bool) -> u64 {
+        self.instances
+            .values()
+            .filter(|instance| is(instance))
+            .count() as u64
+    }
+}
+
+/// Time as a floor: the epoch goes on upwards even when the record and every instance that knew it are gone.
+fn next_epoch(epoch: u64, now: u64) -> u64 {
+    (epoch + 1).max(now)
+}

@@ -1,0 +1,171 @@
+//! Where the fleet and the machine of one breaker meet.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    agent::Agent,
+    member::{Mail, Membership},
+    policy::Policy,
+    record::{Counts, FleetOrder, FleetState, OrderKind, View},
+    rules::FleetRules,
+    store::BreakerStore,
+};
+use crate::{
+    breaker::{
+        config::Config,
+        control::Imposed,
+        events::Cause,
+        orders::Order,
+        rules::{Rules, WindowRules},
+        shared::Shared,
+        snapshot::State,
+    },
+    clock::Clock,
+};
+
+/// A count window has no length; its fleet counts over so long.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// This instance's membership, if the breaker is shared.
+pub(in crate::breaker) fn join(config: &Config, name: Arc<str>) -> Option<(Arc<Membership>, Mail)> {
+    let (store, rules) = config.fleet.clone()?;
+    Some(enter(store, rules, &config.rules, name, config.clock))
+}
+
+fn enter(
+    store: Arc<dyn BreakerStore>,
+    fleet: FleetRules,
+    rules: &Rules,
+    name: Arc<str>,
+    clock: Clock,
+) -> (Arc<Membership>, Mail) {
+    let policy = policy(&fleet, rules);
+    Membership::new(store, policy, fleet, name, clock)
+}
+
+/// The breaker's own configuration, read for the fleet as a whole.
+fn policy(fleet: &FleetRules, rules: &Rules) -> Policy {
+    let ppm = |rate: crate::breaker::rules::Rate| u64::from(rate.millionths());
+    let ramp_up = rules.ramp_up.as_ref();
+    Policy {
+        failure_ppm: rules.failure.map(ppm),
+        slow_ppm: rules.slow.map(ppm),
+        minimum_calls: rules.minimum,
+        min_instances: fleet.min_instances.into(),
+        quorum_ppm: (fleet.quorum * 1e6) as u64,
+        probes: rules.half_open.probes,
+        probe_failure_ppm: ppm(rules.half_open.failure),
+        max_half_open: rules.half_open.max_wait.unwrap_or(Duration::MAX),
+        stages: ramp_up.map_or(0, |ramp_up| {
+            u8::try_from(ramp_up.shares.len()).unwrap_or(u8::MAX)
+        }),
+        stage: ramp_up.map_or(Duration::ZERO, |ramp_up| ramp_up.stage),
+        stable_after: rules.open.reset_after,
+    }
+}
+
+/// Starts the task that speaks for this instance.
+pub(in crate::breaker) fn speak_for(breaker: &Arc<Shared>, mail: Mail) {
+    if let Some(member) = breaker.member() {
+        Agent::start(breaker, member, mail);
+    }
+}
+
+impl Shared {
+    /// All calls that were judged since the breaker was built.
+    pub(super) fn fleet_counts(&self) -> Counts {
+        let totals = self.machine().totals();
+        Counts {
+            success: totals.successes + totals.slow_successes,
+            failure: totals.failures + totals.slow_failures,
+            slow: totals.slow_successes + totals.slow_failures,
+        }
+    }
+
+    /// Whether this instance by itself finds the dependency failing: it has opened alone, or its window says so,
+    /// however few its calls.
+    pub(super) fn finds_failing(&self) -> bool {
+        match self.state() {
+            State::Open | State::HalfOpen => true,
+            _ => self.machine().finds_failing(self.clock().now()),
+        }
+    }
+
+    pub(super) fn window_length(&self) -> Duration {
+        match self.machine().rules.window {
+            WindowRules::Time(length) => length,
+            WindowRules::Count(_) => WINDOW,
+        }
+    }
+
+    pub(super) fn open_interval(&self, trips: u32) -> Duration {
+        self.machine().open_interval(trips)
+    }
+
+    /// Milliseconds that the fleet's verdict has left here.
+    pub(super) fn fleet_time_left(&self) -> u64 {
+        super::member::millis(self.machine().time_left(self.clock().now()))
+    }
+
+    /// Does what the fleet has decided.
+    pub(super) fn obey(&self, previous: &View, view: &View) {
+        let same_order = same_order(previous.order.as_ref(), view.order.as_ref());
+        if !same_order {
+            match &view.order {
+                Some(order) => self.order(local(order)),
+                None => {
+                    self.clear_order("lifted for the fleet".into());
+                }
+            }
+        }
+        let left = Duration::from_millis(view.remaining_ms);
+        let imposed = match view.state {
+            FleetState::Open => Imposed::Open(left),
+            FleetState::HalfOpen => Imposed::HalfOpen,
+            FleetState::RampUp(stage) => Imposed::Stage(stage.into(), left),
+            FleetState::Closed if previous.state != FleetState::Closed => Imposed::Closed,
+            // Closed it was, and no order came or went: somebody has reset it.
+            FleetState::Closed if same_order && previous.epoch != 0 => {
+                return self.reset(view.cause.as_str().into());
+            }
+            FleetState::Closed => return,
+        };
+        let cause = Cause::Fleet {
+            by: view.by.as_str().into(),
+            why: view.cause.as_str().into(),
+        };
+        self.impose(imposed, cause);
+    }
+}
+
+/// The same but for the time it has left.
+fn same_order(one: Option<&FleetOrder>, other: Option<&FleetOrder>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => {
+            (one.kind, &one.reason, &one.by, one.expires_ms.is_some())
+                == (
+                    other.kind,
+                    &other.reason,
+                    &other.by,
+                    other.expires_ms.is_some(),
+                )
+        }
+        _ => false,
+    }
+}
+
+fn local(order: &FleetOrder) -> Order {
+    let reason = order.reason.as_str();
+    let local = match order.kind {
+        OrderKind::ForceOpen => Order::force_open(reason),
+        OrderKind::ForceClosed => Order::force_closed(reason),
+        OrderKind::Disable => Order::disable(reason),
+        OrderKind::MetricsOnly => Order::metrics_only(reason),
+    };
+    let local = local.by(order.by.as_str());
+    match order.expires_ms {
+        Some(left) => local.expires_after(Duration::from_millis(left)),
+        None => local,
+    }
+}

@@ -1,0 +1,540 @@
+//! Several instances in one process, on a paused clock.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::advance;
+
+use super::*;
+use crate::{
+    Verdict,
+    breaker::{Builder, CircuitBreaker, HalfOpen, OpenFor, RampUp, State},
+    error::{Error, Reason, Rejected},
+    until::Guard,
+};
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn builder(store: impl BreakerStore) -> Builder {
+    CircuitBreaker::builder("payments")
+        .minimum_calls(10)
+        .open_for(OpenFor::exponential(ms(5_000), ms(60_000)).jitter(0.0))
+        .half_open(HalfOpen::probes(3))
+        .shared(store)
+}
+
+fn fleet(store: &InProcess, size: usize) -> Vec<CircuitBreaker> {
+    (0..size)
+        .map(|_| builder(store.clone()).build().unwrap())
+        .collect()
+}
+
+/// Lets the agents work off what is due, and time go on.
+async fn pass(time: Duration) {
+    let step = ms(10);
+    for _ in 0..(time.as_millis() / step.as_millis()).max(1) {
+        advance(step).await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn call(breaker: &CircuitBreaker, verdict: Verdict) -> Result<(), Rejected> {
+    breaker.acquire()?.settle(verdict);
+    Ok(())
+}
+
+fn fail(breaker: &CircuitBreaker, times: usize) {
+    for _ in 0..times {
+        let _ = call(breaker, Verdict::transient());
+    }
+}
+
+fn succeed(breaker: &CircuitBreaker, times: usize) {
+    for _ in 0..times {
+        call(breaker, Verdict::Success).unwrap();
+    }
+}
+
+fn states(fleet: &[CircuitBreaker]) -> Vec<State> {
+    fleet.iter().map(CircuitBreaker::state).collect()
+}
+
+/// A call through the layer, which can wait for one of the fleet's probes.
+async fn through_layer(breaker: &CircuitBreaker, ok: bool) -> Result<(), Error<()>> {
+    use tower::{ServiceBuilder, ServiceExt};
+    let service = ServiceBuilder::new()
+        .layer(breaker.layer())
+        .service_fn(move |()| async move { if ok { Ok(()) } else { Err(Error::Service(())) } });
+    service.oneshot(()).await
+}
+
+async fn opened(store: &InProcess, size: usize) -> Vec<CircuitBreaker> {
+    let fleet = fleet(store, size);
+    pass(ms(50)).await;
+    for breaker in &fleet {
+        fail(breaker, 9);
+    }
+    pass(ms(500)).await;
+    assert_eq!(states(&fleet), vec![State::Open; size]);
+    fleet
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_with_too_few_calls_each_open_together() {
+    let fleet = opened(&InProcess::new(), 3).await;
+    let rejected = fleet[0].acquire().unwrap_err();
+    assert_eq!(rejected.reason(), Reason::Open);
+    assert!(rejected.retry_after().unwrap() > ms(4_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_bad_instance_opens_alone_and_poisons_nobody() {
+    let fleet = fleet(&InProcess::new(), 3);
+    pass(ms(50)).await;
+    for _ in 0..20 {
+        fail(&fleet[0], 50);
+        succeed(&fleet[1], 1);
+        pass(ms(200)).await;
+    }
+    assert_ne!(fleet[0].state(), State::Closed);
+    assert_eq!(states(&fleet[1..]), [State::Closed; 2]);
+    assert_eq!(
+        fleet[1].fleet().unwrap().view().await.unwrap().state,
+        FleetState::Closed
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_of_one_behaves_as_a_local_breaker() {
+    let breaker = &fleet(&InProcess::new(), 1)[0];
+    pass(ms(50)).await;
+    fail(breaker, 9);
+    pass(ms(3_000)).await;
+    assert_eq!(breaker.state(), State::Closed);
+    fail(breaker, 1);
+    assert_eq!(breaker.state(), State::Open);
+    pass(ms(5_000)).await;
+    assert_eq!(breaker.state(), State::HalfOpen);
+    succeed(breaker, 3);
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_instance_inherits_the_verdict() {
+    let store = InProcess::new();
+    let _fleet = opened(&store, 2).await;
+    let late = builder(store).build().unwrap();
+    pass(ms(20)).await;
+    assert_eq!(late.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_instances_in_half_open_send_exactly_the_probes_of_the_fleet() {
+    let store = InProcess::new();
+    let fleet = opened(&store, 20).await;
+    pass(ms(6_000)).await;
+    let reached = Arc::new(Mutex::new(Vec::new()));
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let calls: Vec<_> = fleet
+        .iter()
+        .flat_map(|breaker| std::iter::repeat_n(breaker, 5))
+        .map(|breaker| {
+            let (reached, go_on) = (Arc::clone(&reached), Arc::clone(&go_on));
+            let service = tower::ServiceBuilder::new()
+                .layer(breaker.layer())
+                .service_fn(move |()| {
+                    let (reached, go_on) = (Arc::clone(&reached), Arc::clone(&go_on));
+                    async move {
+                        reached.lock().unwrap().push(());
+                        go_on.notified().await;
+                        Ok::<_, Error<()>>(())
+                    }
+                });
+            tokio::spawn(tower::ServiceExt::oneshot(service, ()))
+        })
+        .collect();
+    pass(ms(1_000)).await;
+    assert_eq!(
+        reached.lock().unwrap().len(),
+        3,
+        "of 100 calls on 20 instances"
+    );
+    go_on.notify_waiters();
+    pass(ms(500)).await;
+    assert_eq!(states(&fleet), [State::Closed; 20]);
+    let mut passed = 0;
+    for call in calls {
+        passed += usize::from(call.await.unwrap().is_ok());
+    }
+    assert_eq!(passed, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_probes_open_the_whole_fleet_again_for_longer() {
+    let store = InProcess::new();
+    let fleet = opened(&store, 3).await;
+    pass(ms(5_000)).await;
+    for breaker in &fleet[..2] {
+        assert_eq!(through_layer(breaker, false).await, Err(Error::Service(())));
+        pass(ms(100)).await;
+    }
+    assert_eq!(states(&fleet), [State::Open; 3]);
+    let left = fleet[2].snapshot().open_for.unwrap();
+    assert!(left > ms(9_000) && left <= ms(10_000), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_probe_goes_back_to_the_fleet() {
+    let store = InProcess::new();
+    let fleet = opened(&store, 2).await;
+    pass(ms(5_000)).await;
+    for round in 0..20 {
+        let service = tower::ServiceBuilder::new()
+            .layer(fleet[round % 2].layer())
+            .service_fn(|()| std::future::pending::<Result<(), Error<()>>>());
+        let hanging = tokio::spawn(tower::ServiceExt::oneshot(service, ()));
+        pass(ms(100)).await;
+        assert_eq!(
+            store.view("payments").await.unwrap().leased,
+            1,
+            "round {round}"
+        );
+        hanging.abort();
+        pass(ms(100)).await;
+        assert_eq!(
+            store.view("payments").await.unwrap().leased,
+            0,
+            "round {round}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_probe_counts_as_failed_before_its_lease_ends() {
+    let store = InProcess::new();
+    let fleet = opened(&store, 2).await;
+    pass(ms(5_000)).await;
+    let hanging: Vec<_> = (0..2)
+        .map(|at| {
+            let service = tower::ServiceBuilder::new()
+                .layer(fleet[at].layer())
+                .service_fn(|()| std::future::pending::<Result<(), Error<()>>>());
+            tokio::spawn(tower::ServiceExt::oneshot(service, ()))
+        })
+        .collect();
+    pass(ms(9_000)).await;
+    assert_eq!(
+        states(&fleet),
+        [State::Open; 2],
+        "two of three probes hang: the fleet opens again"
+    );
+    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_without_the_layer_gets_a_probe_at_the_second_try() {
+    let store = InProcess::new();
+    let fleet = opened(&store, 2).await;
+    pass(ms(5_000)).await;
+    assert_eq!(
+        fleet[0].acquire().unwrap_err().reason(),
+        Reason::NoProbeLeft
+    );
+    pass(ms(100)).await;
+    call(&fleet[0], Verdict::Success).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn recovery_ramps_up_over_the_fleet() {
+    let store = InProcess::new();
+    let fleet: Vec<_> = (0..3)
+        .map(|_| {
+            builder(store.clone())
+                .ramp_up(RampUp::stages([0.2, 0.5], ms(2_000)))
+                .build()
+                .unwrap()
+        })
+        .collect();
+    pass(ms(50)).await;
+    fleet.iter().for_each(|breaker| fail(breaker, 5));
+    pass(ms(6_000)).await;
+    for breaker in &fleet {
+        let _ = through_layer(breaker, true).await;
+        pass(ms(100)).await;
+    }
+    assert_eq!(states(&fleet), [State::RampingUp; 3]);
+    assert_eq!(fleet[2].snapshot().stage.unwrap().index, 0);
+    pass(ms(2_500)).await;
+    assert_eq!(fleet[2].snapshot().stage.map(|stage| stage.index), Some(1));
+    pass(ms(2_500)).await;
+    assert_eq!(states(&fleet), [State::Closed; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_hold_for_the_fleet_and_for_those_who_come_later() {
+    let store = InProcess::new();
+    let fleet = fleet(&store, 2);
+    pass(ms(50)).await;
+    let order = FleetOrder {
+        kind: OrderKind::ForceOpen,
+        reason: "maintenance".into(),
+        by: "ops".into(),
+        expires_ms: None,
+    };
+    fleet[0].fleet().unwrap().order(order).await.unwrap();
+    pass(ms(50)).await;
+    let late = builder(store).build().unwrap();
+    pass(ms(50)).await;
+    assert_eq!(states(&fleet), [State::ForcedOpen; 2]);
+    assert_eq!(late.state(), State::ForcedOpen);
+    assert_eq!(late.snapshot().order.unwrap().by.as_deref(), Some("ops"));
+    pass(ms(60_000)).await;
+    assert_eq!(
+        late.state(),
+        State::ForcedOpen,
+        "it does not lapse by itself"
+    );
+    fleet[1].fleet().unwrap().clear_order("ops").await.unwrap();
+    pass(ms(50)).await;
+    assert_eq!(states(&fleet), [State::Closed; 2]);
+    assert_eq!(late.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_closes_the_whole_fleet_also_who_opened_alone() {
+    let store = InProcess::new();
+    let fleet = fleet(&store, 2);
+    pass(ms(50)).await;
+    // An order that came and went gives the record an epoch.
+    fleet[0]
+        .fleet()
+        .unwrap()
+        .reset("ops", "a first time")
+        .await
+        .unwrap();
+    pass(ms(50)).await;
+    fail(&fleet[0], 10);
+    assert_eq!(fleet[0].state(), State::Open);
+    fleet[1]
+        .fleet()
+        .unwrap()
+        .reset("ops", "false alarm")
+        .await
+        .unwrap();
+    pass(ms(50)).await;
+    assert_eq!(states(&fleet), [State::Closed; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_while_open_is_healed_by_whoever_knows() {
+    let store = InProcess::new();
+    let fleet = opened(&store, 3).await;
+    let epoch = store.view("payments").await.unwrap().epoch;
+    store.flush();
+    pass(ms(500)).await;
+    let view = store.view("payments").await.unwrap();
+    assert_eq!((view.state, view.epoch), (FleetState::Open, epoch));
+    assert_eq!(states(&fleet), [State::Open; 3]);
+    pass(ms(6_000)).await;
+    for breaker in &fleet {
+        let _ = through_layer(breaker, true).await;
+        pass(ms(200)).await;
+    }
+    assert_eq!(states(&fleet), [State::Closed; 3]);
+    assert!(store.view("payments").await.unwrap().epoch > epoch);
+}
+
+/// A store that can be made to fail, with or without having done what it was asked.
+#[derive(Debug)]
+struct Flaky {
+    inner: InProcess,
+    down: Arc<AtomicBool>,
+    /// Fails after the deed.
+    loses_answers: Arc<AtomicBool>,
+}
+
+impl Flaky {
+    fn through<'a, T: 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
+        let (down, lost) = (self.down.load(Relaxed), self.loses_answers.load(Relaxed));
+        Box::pin(async move {
+            if down {
+                return Err(StoreFailure::new("down", false));
+            }
+            let answer = answer.await;
+            if lost {
+                Err(StoreFailure::new("lost", true))
+            } else {
+                answer
+            }
+        })
+    }
+}
+
+/// Lazily: nothing is done before the first poll.
+fn lazily<'a, T: 'a>(
+    answer: impl Future<Output = Result<T, StoreFailure>> + Send + 'a,
+) -> Answer<'a, T> {
+    Box::pin(answer)
+}
+
+impl BreakerStore for Flaky {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+        self.through(lazily(async move { self.inner.report(name, report).await }))
+    }
+    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+        self.through(lazily(async move { self.inner.change(name, change).await }))
+    }
+    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+        self.through(lazily(async move { self.inner.restore(name, known).await }))
+    }
+    fn lease<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a Arc<str>,
+        budget: u32,
+        lease_ms: u64,
+    ) -> Answer<'a, (LeaseAnswer, View)> {
+        self.through(lazily(async move {
+            self.inner.lease(name, lease, budget, lease_ms).await
+        }))
+    }
+    fn settle<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a str,
+        epoch: u64,
+        success: Option<bool>,
+    ) -> Answer<'a, (bool, View)> {
+        self.through(lazily(async move {
+            self.inner.settle(name, lease, epoch, success).await
+        }))
+    }
+    fn order<'a>(
+        &'a self,
+        name: &'a str,
+        order: Option<FleetOrder>,
+        by: &'a str,
+    ) -> Answer<'a, View> {
+        self.through(lazily(
+            async move { self.inner.order(name, order, by).await },
+        ))
+    }
+    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+        self.through(lazily(
+            async move { self.inner.reset(name, by, cause).await },
+        ))
+    }
+    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+        self.through(lazily(async move { self.inner.view(name).await }))
+    }
+    fn subscribe(&self, name: &str) -> Subscription {
+        self.inner.subscribe(name)
+    }
+}
+
+fn flaky() -> (InProcess, Arc<AtomicBool>, Arc<AtomicBool>, Flaky) {
+    let (inner, down, lost) = (InProcess::new(), Arc::default(), Arc::default());
+    let flaky = Flaky {
+        inner: inner.clone(),
+        down: Arc::clone(&down),
+        loses_answers: Arc::clone(&lost),
+    };
+    (inner, down, lost, flaky)
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_go_on_by_the_local_window_while_the_store_is_down() {
+    let (_, down, _, store) = flaky();
+    let breaker = builder(store).build().unwrap();
+    pass(ms(50)).await;
+    assert!(!breaker.fleet().unwrap().is_degraded());
+    down.store(true, Relaxed);
+    succeed(&breaker, 5);
+    pass(ms(3_000)).await;
+    assert!(breaker.fleet().unwrap().is_degraded());
+    succeed(&breaker, 5);
+    fail(&breaker, 10);
+    assert_eq!(breaker.state(), State::Open);
+    down.store(false, Relaxed);
+    pass(ms(3_000)).await;
+    assert!(!breaker.fleet().unwrap().is_degraded());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fleets_verdict_runs_out_by_itself_when_the_store_is_gone() {
+    let (inner, down, _, store) = flaky();
+    let breaker = builder(store).build().unwrap();
+    let other = builder(inner).build().unwrap();
+    pass(ms(50)).await;
+    fail(&breaker, 5);
+    fail(&other, 5);
+    pass(ms(500)).await;
+    assert_eq!(breaker.state(), State::Open);
+    down.store(true, Relaxed);
+    pass(ms(5_000)).await;
+    assert_eq!(breaker.state(), State::HalfOpen);
+    for _ in 0..3 {
+        assert_eq!(
+            through_layer(&breaker, true).await,
+            Ok(()),
+            "probes of its own"
+        );
+    }
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_whose_answer_was_lost_counts_once() {
+    let (inner, down, lost, store) = flaky();
+    let breaker = builder(store).build().unwrap();
+    pass(ms(50)).await;
+    succeed(&breaker, 3);
+    lost.store(true, Relaxed);
+    pass(ms(5_000)).await;
+    assert_eq!(inner.view("payments").await.unwrap().window.total(), 3);
+    lost.store(false, Relaxed);
+    pass(ms(3_000)).await;
+    assert_eq!(inner.view("payments").await.unwrap().window.total(), 3);
+    down.store(true, Relaxed);
+    succeed(&breaker, 4);
+    pass(ms(5_000)).await;
+    down.store(false, Relaxed);
+    pass(ms(3_000)).await;
+    let view = inner.view("payments").await.unwrap();
+    assert_eq!(
+        view.window.total(),
+        4,
+        "those of the time without a store, once; the others have aged out"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_ends_with_the_breaker() {
+    let store = InProcess::new();
+    let breaker = builder(store.clone()).build().unwrap();
+    pass(ms(50)).await;
+    let alive = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    drop(breaker);
+    pass(ms(3_000)).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), alive - 1);
+    assert_eq!(alive, 1);
+}
+
+#[test]
+fn a_shared_breaker_outside_of_a_runtime_is_refused_by_name() {
+    let error = builder(InProcess::new()).build().unwrap_err();
+    assert_eq!(error.field(), "shared");
+}

@@ -1,0 +1,372 @@
+//! Circuit breakers that a fleet shares through Redis.
+//!
+//! The steps and their meaning are [`Record`](resilience_core::breaker::fleet::Record)'s; each is one script, one
+//! round trip, on keys of one slot:
+//!
+//! | key | type | what | TTL |
+//! |---|---|---|---|
+//! | `{prefix:breaker:NAME}:state` | hash | epoch, state, since, until, trips, by, cause, probes, order | 1 day, 30 with an order |
+//! | `{prefix:breaker:NAME}:window` | hash | `bucket:s`, `bucket:f`, `bucket:w`: successes, failures, slow calls | 2 windows |
+//! | `{prefix:breaker:NAME}:live` | zset | instance, live until | live time + 2 windows |
+//! | `{prefix:breaker:NAME}:failing` | zset | instance, failing until | the same |
+//! | `{prefix:breaker:NAME}:sequence` | hash | instance, its last report | the same |
+//! | `{prefix:breaker:NAME}:leases` | zset | probe lease, until | 2 lease times |
+//!
+//! | `{prefix:breaker}:names` | zset | breaker, last announced | 1 day |
+//!
+//! All times are the server's, in milliseconds. Every new epoch is published, as the whole view, on the channel
+//! `{prefix:breaker:NAME}:verdict`.
+
+mod wire;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::Value;
+use resilience_core::breaker::fleet::{
+    Answer, BreakerStore, Change, FleetOrder, LeaseAnswer, Push, Report, StoreFailure,
+    Subscription, View,
+};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{error::StoreError, handle::Redis, keys, link, script::Script};
+
+macro_rules! script {
+    ($id:ident, $file:literal) => {
+        static $id: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("common.lua"),
+                "\n",
+                include_str!($file)
+            ))
+        });
+    };
+}
+
+script!(REPORT, "report.lua");
+script!(CHANGE, "change.lua");
+script!(RESTORE, "restore.lua");
+script!(LEASE, "lease.lua");
+script!(SETTLE, "settle.lua");
+script!(ORDER, "order.lua");
+script!(RESET, "reset.lua");
+script!(VIEW, "view.lua");
+static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
+
+/// How often a name is entered in the list of names again.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(3600);
+
+const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "leases"];
+
+/// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`]; cheap to clone.
+#[derive(Clone)]
+pub struct RedisBreakers {
+    redis: Redis,
+    prefix: Arc<str>,
+    /// One sender per breaker that somebody here listens to.
+    pushes: Arc<Mutex<HashMap<String, watch::Sender<Push>>>>,
+    /// When each name was last entered in the list of names.
+    announced: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+impl RedisBreakers {
+    pub(crate) fn new(redis: Redis, prefix: Arc<str>) -> Self {
+        Self {
+            redis,
+            prefix,
+            pushes: Arc::default(),
+            announced: Arc::default(),
+        }
+    }
+
+    /// The names of all breakers that reported within the last day, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When Redis gives no answer.
+    pub async fn names(&self) -> Result<Vec<String>, StoreError> {
+        let Value::Array(items) = self.announce("").await? else {
+            return Ok(Vec::new());
+        };
+        let text = |item: &Value| match item {
+            Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
+        };
+        let mut names: Vec<String> = items.iter().filter_map(text).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    async fn announce(&self, name: &str) -> Result<Value, StoreError> {
+        let key = format!("{}:names", keys::family(&self.prefix, "breaker"));
+        ANNOUNCE
+            .run(self.redis.link(), &[&key], &[name.as_bytes()])
+            .await
+    }
+
+    /// Enters `name` in the list of names, now and then. A list that lacks a name is no reason to fail.
+    async fn announce_if_due(&self, name: &str) {
+        let due = {
+            let announced = self
+                .announced
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            announced
+                .get(name)
+                .is_none_or(|last| last.elapsed() >= ANNOUNCE_EVERY)
+        };
+        if due && self.announce(name).await.is_ok() {
+            let mut announced = self
+                .announced
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            announced.insert(name.to_owned(), Instant::now());
+        }
+    }
+
+    /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel.
+    async fn run(
+        &self,
+        script: &Script,
+        name: &str,
+        args: &[&[u8]],
+    ) -> Result<(bool, View), StoreFailure> {
+        let tag = keys::tag(&self.prefix, "breaker", name);
+        let keys = PARTS.map(|part| format!("{tag}:{part}"));
+        let channel = channel(&tag);
+        let mut all = vec![channel.as_bytes()];
+        all.extend_from_slice(args);
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let answer =
+            script
+                .run(self.redis.link(), &keys, &all)
+                .await
+                .and_then(|value| match value {
+                    Value::Array(items) => wire::answer(&items),
+                    other => Err(StoreError::Unexpected(format!("{other:?}"))),
+                });
+        answer.map_err(|error| StoreFailure::new(error.to_string(), error.is_ambiguous()))
+    }
+
+    async fn run_for_view(
+        &self,
+        script: &Script,
+        name: &str,
+        args: &[&[u8]],
+    ) -> Result<View, StoreFailure> {
+        Ok(self.run(script, name, args).await?.1)
+    }
+}
+
+impl fmt::Debug for RedisBreakers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBreakers")
+            .field("redis", &self.redis)
+            .field("prefix", &self.prefix)
+            .finish()
+    }
+}
+
+impl BreakerStore for RedisBreakers {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+        Box::pin(async move {
+            let numbers = [
+                report.sequence,
+                report.epoch,
+                report.counts.success,
+                report.counts.failure,
+                report.counts.slow,
+                u64::from(report.failing),
+                report.bucket_ms,
+                report.live_ms,
+            ]
+            .map(|number| number.to_string());
+            let mut args = vec![report.instance.as_bytes()];
+            args.extend(numbers.iter().map(String::as_bytes));
+            let view = self.run_for_view(&REPORT, name, &args).await?;
+            self.announce_if_due(name).await;
+            Ok(view)
+        })
+    }
+
+    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+        Box::pin(async move {
+            let (state, stage) = wire::state_words(change.to);
+            let numbers = [
+                change.expected,
+                stage,
+                change.lasting_ms,
+                change.trips.into(),
+            ]
+            .map(|number| number.to_string());
+            let [expected, stage, lasting, trips] = numbers.each_ref().map(String::as_bytes);
+            let args = [
+                expected,
+                state.as_bytes(),
+                stage,
+                lasting,
+                trips,
+                change.by.as_bytes(),
+                change.cause.as_bytes(),
+            ];
+            self.run(&CHANGE, name, &args).await
+        })
+    }
+
+    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+        Box::pin(async move {
+            let (state, stage) = wire::state_words(known.state);
+            let numbers = [
+                known.epoch,
+                stage,
+                known.remaining_ms,
+                known.age_ms,
+                known.trips.into(),
+            ]
+            .map(|number| number.to_string());
+            let [epoch, stage, remaining, age, trips] = numbers.each_ref().map(String::as_bytes);
+            let order = wire::OrderWords::of(known.order.as_ref());
+            let left = order.expires();
+            let args = [
+                epoch,
+                state.as_bytes(),
+                stage,
+                remaining,
+                age,
+                trips,
+                known.by.as_bytes(),
+                known.cause.as_bytes(),
+                order.kind.as_bytes(),
+                order.reason.as_bytes(),
+                order.by.as_bytes(),
+                left.as_bytes(),
+            ];
+            self.run(&RESTORE, name, &args).await
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a Arc<str>,
+        budget: u32,
+        lease_ms: u64,
+    ) -> Answer<'a, (LeaseAnswer, View)> {
+        Box::pin(async move {
+            let (budget, lease_ms) = (budget.to_string(), lease_ms.to_string());
+            let args = [lease.as_bytes(), budget.as_bytes(), lease_ms.as_bytes()];
+            let (granted, view) = self.run(&LEASE, name, &args).await?;
+            let answer = if granted {
+                LeaseAnswer::Granted { epoch: view.epoch }
+            } else {
+                LeaseAnswer::Denied
+            };
+            Ok((answer, view))
+        })
+    }
+
+    fn settle<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a str,
+        epoch: u64,
+        success: Option<bool>,
+    ) -> Answer<'a, (bool, View)> {
+        Box::pin(async move {
+            let epoch = epoch.to_string();
+            let outcome = match success {
+                Some(true) => "success",
+                Some(false) => "failure",
+                None => "none",
+            };
+            self.run(
+                &SETTLE,
+                name,
+                &[lease.as_bytes(), epoch.as_bytes(), outcome.as_bytes()],
+            )
+            .await
+        })
+    }
+
+    fn order<'a>(
+        &'a self,
+        name: &'a str,
+        order: Option<FleetOrder>,
+        by: &'a str,
+    ) -> Answer<'a, View> {
+        Box::pin(async move {
+            let words = wire::OrderWords::of(order.as_ref());
+            let expires = words.expires();
+            let args = [
+                words.kind.as_bytes(),
+                words.reason.as_bytes(),
+                by.as_bytes(),
+                expires.as_bytes(),
+            ];
+            self.run_for_view(&ORDER, name, &args).await
+        })
+    }
+
+    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+        Box::pin(self.run_for_view_owned(&RESET, name, [by.as_bytes(), cause.as_bytes()]))
+    }
+
+    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+        Box::pin(self.run_for_view_owned(&VIEW, name, []))
+    }
+
+    fn subscribe(&self, name: &str) -> Subscription {
+        let channel = channel(&keys::tag(&self.prefix, "breaker", name));
+        let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
+        // Breakers that are gone listen no more.
+        pushes.retain(|channel, sender| {
+            let heard = !sender.is_closed();
+            if !heard {
+                self.redis.link().unsubscribe(channel);
+            }
+            heard
+        });
+        if let Some(sender) = pushes.get(&channel) {
+            return Subscription::new(sender.subscribe());
+        }
+        let sender = watch::Sender::new(Push::None);
+        let subscription = Subscription::new(sender.subscribe());
+        pushes.insert(channel.clone(), sender.clone());
+        self.redis
+            .link()
+            .subscribe(&channel, Arc::new(move |push| hear(&sender, push)));
+        subscription
+    }
+}
+
+impl RedisBreakers {
+    async fn run_for_view_owned<'a, const N: usize>(
+        &'a self,
+        script: &'static Script,
+        name: &'a str,
+        args: [&'a [u8]; N],
+    ) -> Result<View, StoreFailure> {
+        self.run_for_view(script, name, &args).await
+    }
+}
+
+fn channel(tag: &str) -> String {
+    format!("{tag}:verdict")
+}
+
+/// On the connection's task: decode and pass on.
+fn hear(sender: &watch::Sender<Push>, push: link::Push<'_>) {
+    let push = match push {
+        link::Push::Restored => Push::Missed,
+        link::Push::Message(message) => match wire::pushed(message) {
+            Some(view) => Push::View(Arc::new(view)),
+            // Somebody else's message, or another version's: ask.
+            None => Push::Missed,
+        },
+    };
+    sender.send_replace(push);
+}

@@ -1,0 +1,162 @@
+//! One connection, to whatever the URL named. The only file that knows how the client crate connects.
+
+use std::time::Duration;
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, PushInfo, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    io::tcp::TcpSettings,
+};
+
+use crate::target::Target;
+
+/// A live connection; clones share the socket.
+#[derive(Clone)]
+pub(crate) enum Conn {
+    Single(MultiplexedConnection),
+    #[cfg(feature = "cluster")]
+    Cluster(redis::cluster_async::ClusterConnection),
+}
+
+pub(crate) type OnPush = std::sync::Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+/// How long to try, and how long an unanswered packet may hang before the kernel gives the connection up.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) connect: Duration,
+    pub(crate) unacknowledged: Duration,
+}
+
+impl Conn {
+    pub(crate) async fn open(
+        target: &Target,
+        patience: Patience,
+        on_push: OnPush,
+    ) -> RedisResult<Self> {
+        match target {
+            Target::Single(info) => {
+                let info = info.clone().set_tcp_settings(tcp(patience));
+                Self::single(&Client::open(info)?, patience, on_push).await
+            }
+            Target::Sentinel { .. } => Self::sentinel(target, patience, on_push).await,
+            Target::Cluster(nodes) => Self::cluster(nodes, patience, on_push).await,
+        }
+    }
+
+    async fn single(client: &Client, patience: Patience, on_push: OnPush) -> RedisResult<Self> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(patience.connect))
+            // Every command runs under a timeout of our own.
+            .set_response_timeout(None)
+            .set_push_sender(sender(on_push));
+        Ok(Self::Single(
+            client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?,
+        ))
+    }
+
+    /// Asks the sentinels anew who the master is: the answer of yesterday is the server that failed.
+    #[cfg(feature = "sentinel")]
+    async fn sentinel(target: &Target, patience: Patience, on_push: OnPush) -> RedisResult<Self> {
+        use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+        let Target::Sentinel {
+            nodes,
+            service,
+            settings,
+            tls,
+        } = target
+        else {
+            return Err(invalid("not a Sentinel URL"));
+        };
+        let mut builder =
+            SentinelClientBuilder::new(nodes.iter().cloned(), service, SentinelServerType::Master)?
+                .set_client_to_redis_db(settings.db())
+                .set_client_to_redis_protocol(settings.protocol())
+                .set_client_to_redis_tcp_settings(tcp(patience))
+                .set_client_to_sentinel_tcp_settings(tcp(patience));
+        if let Some(username) = settings.username() {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let Some(tls) = tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(*tls)
+                .set_client_to_sentinel_tls_mode(*tls);
+        }
+        let client = builder.build()?.async_get_client().await?;
+        Self::single(&client, patience, on_push).await
+    }
+
+    #[cfg(not(feature = "sentinel"))]
+    async fn sentinel(_: &Target, _: Patience, _: OnPush) -> RedisResult<Self> {
+        Err(invalid("Sentinel needs the feature `sentinel`"))
+    }
+
+    #[cfg(feature = "cluster")]
+    async fn cluster(
+        nodes: &[redis::ConnectionInfo],
+        patience: Patience,
+        on_push: OnPush,
+    ) -> RedisResult<Self> {
+        let client = redis::cluster::ClusterClient::builder(nodes.to_vec())
+            .use_protocol(redis::ProtocolVersion::RESP3)
+            .connection_timeout(patience.connect)
+            .tcp_settings(tcp(patience))
+            // Redirections are followed; waiting for a shard that is gone is the caller's budget's business.
+            .retries(2)
+            .push_sender(sender(on_push))
+            .build()?;
+        Ok(Self::Cluster(client.get_async_connection().await?))
+    }
+
+    #[cfg(not(feature = "cluster"))]
+    async fn cluster(_: &[redis::ConnectionInfo], _: Patience, _: OnPush) -> RedisResult<Self> {
+        Err(invalid("Cluster needs the feature `cluster`"))
+    }
+
+    pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::Single(conn) => conn.req_packed_command(cmd).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => conn.req_packed_command(cmd).await,
+        }
+    }
+
+    pub(crate) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
+        match self {
+            Self::Single(conn) => conn.subscribe(channel).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => conn.subscribe(channel).await,
+        }
+    }
+
+    pub(crate) async fn unsubscribe(&mut self, channel: &str) -> RedisResult<()> {
+        match self {
+            Self::Single(conn) => conn.unsubscribe(channel).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => conn.unsubscribe(channel).await,
+        }
+    }
+}
+
+fn sender(
+    on_push: OnPush,
+) -> impl Fn(PushInfo) -> Result<(), std::convert::Infallible> + Send + Sync + 'static {
+    move |push| {
+        on_push(push);
+        Ok(())
+    }
+}
+
+fn tcp(patience: Patience) -> TcpSettings {
+    TcpSettings::default()
+        .set_nodelay(true)
+        .set_user_timeout(patience.unacknowledged)
+}
+
+fn invalid(rule: &'static str) -> redis::RedisError {
+    (redis::ErrorKind::InvalidClientConfig, rule).into()
+}

@@ -1,0 +1,58 @@
+//! What can go wrong between a call and Redis, told apart by what to do next.
+
+use std::fmt;
+
+/// Why a store could not be asked.
+///
+/// None of these is an error of the call that is being guarded: the layers go on with what they know locally.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no connection at the moment; one is being made in the background.
+    Down,
+    /// No answer within the budget. The command may have been carried out.
+    TimedOut,
+    /// The connection broke while the command was under way. The command may have been carried out.
+    Lost(String),
+    /// Redis answered with an error: out of memory, read-only, wrong type, no permission, loading.
+    Refused(String),
+    /// Redis answered, but not what the script returns: another version of this toolkit, or a foreign key.
+    Unexpected(String),
+}
+
+impl StoreError {
+    /// Whether the command may have taken effect although no answer came.
+    #[must_use]
+    pub const fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::Lost(_))
+    }
+
+    pub(crate) fn from_redis(error: &redis::RedisError) -> Self {
+        if error.is_timeout() {
+            Self::TimedOut
+        } else if is_broken(error) {
+            Self::Lost(error.to_string())
+        } else {
+            Self::Refused(error.to_string())
+        }
+    }
+}
+
+/// Whether the connection that `error` came over is of no further use.
+pub(crate) fn is_broken(error: &redis::RedisError) -> bool {
+    error.is_connection_dropped() || error.is_connection_refusal() || error.is_unrecoverable_error()
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down => f.write_str("no connection to Redis"),
+            Self::TimedOut => f.write_str("no answer from Redis in time"),
+            Self::Lost(error) => write!(f, "connection to Redis lost: {error}"),
+            Self::Refused(error) => write!(f, "Redis refused: {error}"),
+            Self::Unexpected(answer) => write!(f, "unexpected answer from Redis: {answer}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,180 @@
+//! The handle that stores are made from.
+
+use std::{sync::Arc, time::Duration};
+
+use resilience_core::InvalidConfig;
+use tokio::sync::watch;
+
+use crate::{
+    breaker::RedisBreakers,
+    conn::Patience,
+    error::StoreError,
+    link::{Link, Status},
+    target::{InvalidUrl, Target},
+};
+
+/// A supervised connection to Redis (or Valkey), shared by all stores made from it.
+///
+/// One multiplexed RESP3 connection, whatever the number of breakers. It never stands between a call and its
+/// dependency: while Redis is away everything that needs it fails at once, and the connection is remade in the
+/// background.
+///
+/// URLs:
+///
+/// | what | URL |
+/// |---|---|
+/// | one server | `redis://[user:password@]host[:6379][/database]` |
+/// | over TLS (feature `tls`) | `rediss://..` |
+/// | a Unix socket | `unix:///path[?db=1&user=..&pass=..]` |
+/// | Sentinel (feature `sentinel`) | `redis-sentinel://[user:password@]host[:26379],host,../service[/database]` |
+/// | Cluster (feature `cluster`) | `redis-cluster://[user:password@]host[:6379],host,..` |
+///
+/// `rediss-sentinel` and `rediss-cluster` speak TLS to every node. Special characters in user and password are
+/// percent-encoded. Cheap to clone; the connection is closed with the last clone and the last store.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    link: Arc<Link>,
+    prefix: Arc<str>,
+}
+
+impl Redis {
+    /// Starts connecting to `url` with the defaults of [`builder`](Self::builder), and returns at once: a service
+    /// must be able to start while Redis is away. Wait with [`ready`](Self::ready) where that matters.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] when the URL cannot work. A server that does not answer is not an error here.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn connect(url: &str) -> Result<Self, InvalidUrl> {
+        Ok(Self::start(Target::parse(url)?, &RedisBuilder::new(url)))
+    }
+
+    /// A connection with other settings than the defaults.
+    pub fn builder(url: &str) -> RedisBuilder {
+        RedisBuilder::new(url)
+    }
+
+    /// Waits until the connection is up, but no longer than `within`.
+    ///
+    /// # Errors
+    ///
+    /// The last status, when it is not up by then.
+    pub async fn ready(&self, within: Duration) -> Result<(), Status> {
+        let mut status = self.link.status();
+        let up =
+            tokio::time::timeout(within, status.wait_for(|status| *status == Status::Up)).await;
+        match up {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.status()),
+        }
+    }
+
+    /// How the connection fares now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.link.status().borrow().clone()
+    }
+
+    /// How the connection fares, as it changes.
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.link.status()
+    }
+
+    /// The store for shared circuit breakers: `CircuitBreaker::builder("payments").shared(redis.breakers())`.
+    #[must_use]
+    pub fn breakers(&self) -> RedisBreakers {
+        RedisBreakers::new(self.clone(), Arc::clone(&self.prefix))
+    }
+
+    /// One round trip to the server.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the answer away.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.link.send(&redis::cmd("PING")).await.map(drop)
+    }
+
+    fn start(target: Target, builder: &RedisBuilder) -> Self {
+        let patience = Patience {
+            connect: builder.connect_timeout,
+            unacknowledged: builder.connect_timeout * 2,
+        };
+        Self {
+            link: Arc::new(Link::start(target, builder.budget, patience)),
+            prefix: builder.prefix.as_str().into(),
+        }
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+/// Settings of a [`Redis`] connection.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RedisBuilder {
+    url: String,
+    prefix: String,
+    budget: Duration,
+    connect_timeout: Duration,
+}
+
+impl RedisBuilder {
+    fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            prefix: "resilience".to_owned(),
+            budget: Duration::from_millis(100),
+            connect_timeout: Duration::from_millis(500),
+        }
+    }
+
+    /// What every key starts with: instances that share state have the same prefix. Default `resilience`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long any one command may take before it counts as unanswered. Default 100 ms.
+    pub const fn budget(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// How long one attempt to connect may take. Default 500 ms.
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Starts connecting; see [`Redis::connect`].
+    ///
+    /// # Errors
+    ///
+    /// When the URL or a setting cannot work.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn connect(self) -> Result<Redis, Box<dyn std::error::Error + Send + Sync>> {
+        for (field, value) in [
+            ("budget", self.budget),
+            ("connect_timeout", self.connect_timeout),
+        ] {
+            if value.is_zero() {
+                return Err(InvalidConfig::new(field, value, "must be above zero").into());
+            }
+        }
+        if self.prefix.is_empty() || self.prefix.len() > 64 {
+            let rule = "must have 1 to 64 bytes";
+            return Err(InvalidConfig::new("prefix", &self.prefix, rule).into());
+        }
+        Ok(Redis::start(Target::parse(&self.url)?, &self))
+    }
+}

@@ -1,0 +1,18 @@
+//! Shared state for `resilience-core` in Redis.
+//!
+//! (In progress.)
+
+pub mod breaker;
+mod conn;
+mod error;
+mod handle;
+mod keys;
+mod link;
+mod script;
+mod target;
+
+pub use breaker::RedisBreakers;
+pub use error::StoreError;
+pub use handle::{Redis, RedisBuilder};
+pub use link::Status;
+pub use target::InvalidUrl;

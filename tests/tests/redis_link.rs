@@ -1,0 +1,124 @@
+//! The connection to Redis under faults: a call never hangs, and the connection always comes back.
+
+use std::time::Duration;
+
+use resilience_redis::{Redis, Status, StoreError};
+use resilience_tests::{
+    redis::{RedisServer, free_port},
+    until::eventually,
+};
+use tokio::time::Instant;
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn connected(server: &RedisServer) -> Redis {
+    let redis = Redis::connect(&server.url()).expect("a good URL");
+    redis.ready(SOON).await.expect("connects");
+    redis
+}
+
+fn is_down(redis: &Redis) -> bool {
+    matches!(redis.status(), Status::Down(_))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_starts_while_redis_is_away_and_finds_it_later() {
+    let port = free_port();
+    let redis = Redis::connect(&format!("redis://127.0.0.1:{port}")).expect("a good URL");
+    assert!(redis.ready(Duration::from_millis(50)).await.is_err());
+    assert_eq!(redis.ping().await, Err(StoreError::Down));
+    let _server = RedisServer::launch(port, &[]);
+    redis.ready(SOON).await.expect("found it");
+    assert_eq!(redis.ping().await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_calls_fail_at_once_until_redis_is_back() {
+    let mut server = RedisServer::start();
+    let redis = connected(&server).await;
+    server.kill();
+    eventually("the loss is noticed", SOON, || async { is_down(&redis) }).await;
+    let start = Instant::now();
+    for _ in 0..1000 {
+        assert_eq!(redis.ping().await, Err(StoreError::Down));
+    }
+    assert!(
+        start.elapsed() < SOON,
+        "1,000 failing calls took {:?}",
+        start.elapsed()
+    );
+    server.restart();
+    eventually("pings are answered again", SOON, || async {
+        redis.ping().await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_server_costs_the_budget_then_nothing_and_is_found_again() {
+    let server = RedisServer::start();
+    let redis = Redis::builder(&server.url())
+        .budget(Duration::from_millis(30))
+        .connect()
+        .expect("good settings");
+    redis.ready(SOON).await.expect("connects");
+    server.pause();
+    assert_eq!(redis.ping().await, Err(StoreError::TimedOut));
+    eventually("the hung peer is given up", SOON, || async {
+        redis.ping().await == Err(StoreError::Down)
+    })
+    .await;
+    server.unpause();
+    eventually("pings are answered again", SOON, || async {
+        redis.ping().await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_killed_by_the_server_is_remade() {
+    let server = RedisServer::start();
+    let redis = connected(&server).await;
+    for _ in 0..5 {
+        let _killed = server.command("CLIENT KILL TYPE normal SKIPME yes");
+        eventually("pings are answered again", SOON, || async {
+            redis.ping().await.is_ok()
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_reported_and_nothing_hangs() {
+    let server = RedisServer::start_with(&["--requirepass", "right"]);
+    let wrong = Redis::connect(&format!("redis://:wrong@{}", server.addr())).expect("a good URL");
+    let Err(Status::Down(why)) = wrong.ready(Duration::from_millis(300)).await else {
+        panic!("must not connect")
+    };
+    assert!(
+        why.contains("WRONGPASS") || why.to_lowercase().contains("auth"),
+        "{why}"
+    );
+    assert!(!why.contains("wrong@"), "{why}");
+    assert_eq!(wrong.ping().await, Err(StoreError::Down));
+    let right = Redis::connect(&format!("redis://:right@{}", server.addr())).expect("a good URL");
+    right.ready(SOON).await.expect("connects");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_goes_with_the_last_handle() {
+    let server = RedisServer::start();
+    let redis = connected(&server).await;
+    let clients = || {
+        let list = server.command("CLIENT LIST");
+        list.lines().filter(|line| line.contains("id=")).count()
+    };
+    assert_eq!(clients(), 2, "ours and the one that asks");
+    drop(redis.clone());
+    assert_eq!(redis.ping().await, Ok(()));
+    drop(redis);
+    eventually("the server sees it close", SOON, || async {
+        clients() == 1
+    })
+    .await;
+}
