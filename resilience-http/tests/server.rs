@@ -212,8 +212,11 @@ async fn a_request_in_the_queue_of_a_bulkhead_waits_no_longer_than_its_deadline(
         .oneshot(request(&[("request-timeout-ms", "100")]))
         .await
         .unwrap();
-    assert_eq!(late.status(), 504);
-    assert!(started.elapsed() < ms(105));
+    let waited = started.elapsed();
+    assert!((ms(95)..ms(105)).contains(&waited), "{waited:?}");
+    // It was the place that was missing, not the handler that was slow: the bulkhead says so just before the deadline.
+    assert_eq!(late.status(), 503);
+    assert!(text(late).await.contains(r#""reason":"queue_timed_out""#));
     assert_eq!(queue.snapshot().queued, 0);
     drop(taken);
     assert_eq!(app.oneshot(request(&[])).await.unwrap().status(), 200);
