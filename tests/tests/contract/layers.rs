@@ -15,7 +15,10 @@ use resilience_core::{
     until::Guard,
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Probe, Stack, Subject};
-use tower::{BoxError, Layer, Service, layer::layer_fn, limit::ConcurrencyLimit, util::MapErr};
+use tower::{
+    BoxError, Layer, Service, ServiceBuilder, layer::layer_fn, limit::ConcurrencyLimit,
+    util::MapErr,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Permits, probes: fewer than the offences that the checks commit.
@@ -372,5 +375,57 @@ where
             .snapshot()
             .probes
             .map_or(0, |probes| probes.out.into())
+    })
+}
+
+/// All of them on top of each other, as the guides say.
+#[test]
+fn five_layers() {
+    Subject::new("five layers", || five_layers_outermost_first(false))
+        .rejects_after(PLACES, Plan::Hang)
+        .makes_further_attempts()
+        .keeps_every_contract();
+}
+
+#[test]
+fn five_layers_under_a_load_shed() {
+    Subject::new("five layers under a load shed", || {
+        five_layers_outermost_first(true)
+    })
+    .rejects_after(PLACES, Plan::Hang)
+    .makes_further_attempts()
+    .exempt(
+        "readiness_wakes_all_who_wait_for_it",
+        "nobody waits: it is always ready",
+    )
+    .keeps_every_contract();
+}
+
+async fn five_layers_outermost_first(shed: bool) -> Instance {
+    let deadline = Timeout::new("whole call", 60 * SECOND).unwrap();
+    let retry = Retry::builder("contract")
+        .backoff(Backoff::fixed(SECOND / 100))
+        .budget(RetryBudget::unlimited())
+        .build()
+        .unwrap();
+    let bulkhead = Bulkhead::builder("contract")
+        .max_concurrent(PLACES)
+        .build()
+        .unwrap();
+    let (breaker, attempt) = (breaker(), Timeout::new("attempt", 50 * SECOND).unwrap());
+    let (counted, load) = (bulkhead.clone(), LoadShed::new("contract"));
+    let stack = move || {
+        ServiceBuilder::new()
+            .option_layer(shed.then(|| load.layer()))
+            .layer(deadline.layer())
+            .layer(retry.layer())
+            .layer(bulkhead.layer())
+            .layer(breaker.layer())
+            .layer(attempt.layer())
+            .into_inner()
+    };
+    Instance::new(stack).held(move || {
+        let snapshot = counted.snapshot();
+        (snapshot.in_flight + snapshot.queued) as u64
     })
 }

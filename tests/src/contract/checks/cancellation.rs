@@ -19,8 +19,8 @@ pub(super) async fn a_dropped_call_gives_back_what_it_held(subject: Subject) -> 
         plans.push(Plan::FailFirst(1));
     }
     for plan in plans {
-        let (instance, probe) = (subject.instance().await, Probe::default());
         for polls in 0..6 {
+            let (instance, probe) = (subject.instance().await, Probe::default());
             drop_after(&instance, &probe, plan, polls)
                 .await
                 .map_err(|seen| format!("{plan:?}, {polls} polls: {seen}"))?;
