@@ -96,7 +96,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0..50u64).prop_map(Step::Requests),
+            (0..20u64).prop_map(Step::Requests),
             (0..500_000_000u64).prop_map(Step::Wait),
             (0..5000u64).prop_map(Step::Wait),
             Just(Step::Withdraw),
@@ -128,7 +128,7 @@ mod tests {
     const WHOLE: u128 = 1_000_000_000;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(500))]
+        #![proptest_config(ProptestConfig::with_cases(300))]
 
         #[test]
         fn the_budget_is_exact_however_late_it_adds_up(

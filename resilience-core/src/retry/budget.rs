@@ -91,7 +91,12 @@ impl RetryBudget {
     /// Whole retries that it would pay for now; `u64::MAX` if it is unlimited.
     #[must_use]
     pub fn balance(&self) -> u64 {
-        self.with(|bucket, _| bucket.retries()).unwrap_or(u64::MAX)
+        self.limited_balance().unwrap_or(u64::MAX)
+    }
+
+    /// The same; `None` if it is unlimited.
+    pub(super) fn limited_balance(&self) -> Option<u64> {
+        self.with(|bucket, _| bucket.retries())
     }
 
     /// A counter whose requests count for this budget, as long as somebody else holds it and after.

@@ -25,7 +25,7 @@ use crate::{
 /// A way of retrying, under a name. Clones share budget and counters, and so do all layers made from it.
 #[derive(Clone)]
 pub struct Retry {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Retry {
@@ -225,9 +225,13 @@ impl telemetry::Source for Shared {
         let plain = [
             (&RETRY_CALLS, self.calls.sum()),
             (&RETRY_RETRIES, self.retries.load(Relaxed)),
-            (&RETRY_BUDGET, self.budget.balance()),
         ];
-        for (metric, value) in plain {
+        // An unlimited budget has no balance to show.
+        let balance = self
+            .budget
+            .limited_balance()
+            .map(|balance| (&RETRY_BUDGET, balance));
+        for (metric, value) in plain.into_iter().chain(balance) {
             out(Reading {
                 metric,
                 attribute: "",

@@ -1,6 +1,7 @@
 //! The handle: configuration, counters, events.
 
 use super::*;
+use crate::telemetry::Source;
 
 #[test]
 fn a_retry_that_makes_no_sense_is_refused() {
@@ -69,4 +70,34 @@ fn futures_are_as_sendable_as_what_they_hold() {
     let here = service_fn(move |()| std::future::ready(Outcome::Ok(*local)));
     let service = retry().layer().replay(Always).layer(here);
     assert_eq!(service.oneshot(()).now_or_never(), Some(Ok(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metrics_are_the_counters_of_the_handle() {
+    let retry = builder().budget(budget(0.0, 5)).build().unwrap();
+    assert_eq!(run(&retry, &Script::new([DOWN])).await, DOWN);
+    assert_eq!(run(&retry, &Script::new([Ok(1)])).await, Ok(1));
+    let expected = [
+        "resilience.retry.budget  3",
+        "resilience.retry.calls  2",
+        "resilience.retry.given_up attempts 1",
+        "resilience.retry.retries  2",
+    ];
+    assert_eq!(readings(&retry), expected);
+
+    let boundless = builder().budget(RetryBudget::unlimited()).build().unwrap();
+    assert_eq!(readings(&boundless), [""; 0], "no balance of 2^64");
+}
+
+/// What is not zero, in order.
+fn readings(retry: &Retry) -> Vec<String> {
+    let mut lines = Vec::new();
+    Source::read(&*retry.shared, &mut |reading| {
+        if reading.value > 0 {
+            let (name, attribute) = (reading.metric.name, reading.attribute);
+            lines.push(format!("{name} {attribute} {}", reading.value));
+        }
+    });
+    lines.sort();
+    lines
 }
