@@ -102,12 +102,7 @@ impl Clock {
                 let (clock, start) = counter();
                 Moment(ZERO + clock.delta_as_nanos(*start, clock.raw()))
             }
-            Source::Tokio => {
-                let elapsed = tokio::time::Instant::now()
-                    .into_std()
-                    .saturating_duration_since(base());
-                Moment(ZERO) + elapsed
-            }
+            Source::Tokio => since_base(tokio::time::Instant::now().into_std()),
         }
     }
 
@@ -150,9 +145,19 @@ fn counter() -> &'static (quanta::Clock, u64) {
     })
 }
 
+/// Real time, not tokio's: the first to ask may be a test whose paused clock has run far ahead.
 fn base() -> Instant {
     static BASE: OnceLock<Instant> = OnceLock::new();
-    *BASE.get_or_init(|| tokio::time::Instant::now().into_std())
+    *BASE.get_or_init(Instant::now)
+}
+
+/// A paused clock stands still while real time goes on, so it may well be behind a base that another test has set.
+fn since_base(now: Instant) -> Moment {
+    let base = base();
+    match now.checked_duration_since(base) {
+        Some(ahead) => Moment(ZERO) + ahead,
+        None => Moment(ZERO.saturating_sub(base.duration_since(now).as_nanos() as u64)),
+    }
 }
 
 /// A running clock reads between two readings of the real one; a paused one has fallen behind or run ahead.
@@ -194,6 +199,14 @@ mod tests {
         let start = clock.now();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(clock.now().since(start), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_clock_behind_the_base_still_moves() {
+        let behind = base().checked_sub(Duration::from_secs(60)).unwrap();
+        let later = behind + Duration::from_millis(5);
+        let moved = since_base(later).since(since_base(behind));
+        assert_eq!(moved, Duration::from_millis(5));
     }
 
     #[tokio::test]
