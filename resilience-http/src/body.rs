@@ -37,6 +37,8 @@
 //! # }
 //! ```
 //!
+//! A circuit breaker that looks for slow calls measures to the end of the body too, and so by how fast it is read.
+//!
 //! **Cost**: the reading of a body costs one clock reading per frame when a deadline is in force, and one allocation
 //! per response, per guard, and for the timer of a wait under a deadline; a response without a body costs nothing. **Cancellation**: see [`HalfRead`].
 

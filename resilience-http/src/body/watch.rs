@@ -161,7 +161,7 @@ impl Watch {
     /// was there in time, and only the next poll tells.
     pub(super) fn late_again(&mut self) -> bool {
         let late = self.deadline.is_some_and(Deadline::is_past);
-        std::mem::replace(&mut self.late, late) && late
+        std::mem::replace(&mut self.late, late)
     }
 
     pub(super) fn whole(&mut self) {

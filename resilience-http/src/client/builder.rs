@@ -164,7 +164,8 @@ impl ClientBuilder {
     }
 
     /// How long one attempt may take to its head. Default: as long as the whole call. Once the head is there no
-    /// other attempt can follow, so the body has until the deadline of the whole call.
+    /// other attempt can follow, so the body has until the deadline of the whole call. In metrics and rejections it
+    /// is called `NAME.attempt`.
     pub const fn attempt_timeout(mut self, after: Duration) -> Self {
         self.attempt_timeout = Some(after);
         self
@@ -227,9 +228,11 @@ impl ClientBuilder {
             bulkheads: self.bulkhead.build(|()| default_bulkheads(name()))?,
             breakers: self.breaker.build(|()| default_breakers(name()))?,
         };
+        // A name of its own, so that what is cut off here and what is cut off there are told apart.
+        let of_attempts = || format!("{}.attempt", self.name);
         let attempt = self
             .attempt_timeout
-            .map(|after| Timeout::new(name(), after));
+            .map(|after| Timeout::new(of_attempts(), after));
         let attempt = attempt.transpose()?;
         let of_request: fn(&Request) -> Host = |request| Host::of(request.url());
         let (verdicts, body_end) = (Shared(self.verdicts), self.body_end);

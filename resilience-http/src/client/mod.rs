@@ -34,6 +34,19 @@
 //! a failure is in the tables of [`classify`](crate::classify). Every part can be configured, handed in or left out
 //! ([`ClientBuilder`]); a stack in an order of your own becomes a client by [`Client::from_service`].
 //!
+//! # What to know
+//!
+//! - An answer whose body is neither read nor dropped keeps its place in the bulkhead.
+//! - The deadline covers the body: for a long download or a stream of events give the request a
+//!   [`timeout`](RequestBuilder::timeout) of its own (`Duration::MAX` for none).
+//! - One client is one retry budget and one set of settings: make one per dependency. All of its hosts share the
+//!   budget, each has its own breaker and its own places.
+//! - Redirects are followed inside of reqwest: they count for the host that was asked first, and its headers of
+//!   propagation go along.
+//!
+//! **Cost**: a few microseconds per call, most of them for the deadline's timer, the copy of the request that a retry
+//! would need, and the body's guards: 29 us instead of 25 for a small exchange over loopback.
+//!
 //! # Errors
 //!
 //! [`Error::Rejected`] says that the stack did not make the call, or gave up on it.

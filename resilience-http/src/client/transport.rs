@@ -32,7 +32,8 @@ use tower_service::Service;
 ///
 /// reqwest repeats requests that a server refused at the level of HTTP/2, below everything else and outside of any
 /// budget. A client of your own should be built with `.retry(reqwest::retry::never())`, as [`reqwest_builder`] does:
-/// a client that has been built already cannot be told.
+/// a client that has been built already cannot be told. What cannot be turned off, and need not, is that a request is
+/// sent on another connection when the pooled one turns out to be closed before any of it was sent.
 #[derive(Clone, Debug)]
 pub struct ReqwestService {
     http: reqwest::Client,

@@ -73,6 +73,16 @@ async fn the_timeout_of_one_request_is_its_deadline_shorter_or_longer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_timeout_of_for_ever_is_no_deadline() {
+    let day = Duration::from_secs(86_400);
+    let fake = Fake::new(move |_| fake::slow(200, 3 * day));
+    let client = fake.client(builder());
+    let call = client.get("http://a.test/").timeout(Duration::MAX);
+    let response = call.send().await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "slow");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_timeout_of_one_request_is_not_given_to_every_attempt_anew() {
     let fake = Fake::new(|_| fake::answer(503, &[], ""));
     let client = fake.client(builder());

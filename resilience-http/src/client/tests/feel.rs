@@ -122,6 +122,8 @@ async fn a_client_is_a_service_and_its_calls_can_be_spawned() {
     let request = Request::new(Method::GET, server.url().parse().unwrap());
     let call = tower::ServiceExt::oneshot(client(), request);
     assert_eq!(tokio::spawn(call).await.unwrap().unwrap().status(), 200);
+    let call = client().get(server.url()).idempotent(true).send();
+    assert_eq!(tokio::spawn(call).await.unwrap().unwrap().status(), 200);
 }
 
 #[test]
