@@ -3,7 +3,7 @@
 //!
 //! Guards a pool (SQLite in memory; Postgres and MySQL are guarded the same way) with deadline, retry, bulkhead and
 //! circuit breaker. The queries stay what they are: closures over `sqlx`, run through the stack by
-//! [`Guarded`](resilience_core::execute::Guarded).
+//! [`Guarded`].
 //!
 //! ```text
 //! cargo run -p resilience-examples --example guarded_database
