@@ -279,7 +279,7 @@ mod tests {
         stream.read_exact(&mut answer).await.unwrap();
         let took = start.elapsed();
         assert!(took >= 2 * late, "{took:?}");
-        assert!(took < 10 * late, "{took:?}: pieces wait for each other");
+        assert!(took < 20 * late, "{took:?}: pieces wait for each other");
     }
 
     #[tokio::test]
