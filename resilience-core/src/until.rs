@@ -24,6 +24,18 @@ pub trait Until<Res, G>: Clone {
 
     /// `response` was judged `verdict`; `guard` is to be settled and dropped when the call is over.
     fn hold(&self, response: Res, verdict: Verdict, guard: G) -> Self::Response;
+
+    /// The same for a guard that lies in `place`, and need not be moved out of there if the call is over at once.
+    /// Leaves `None`. Layers call this one.
+    ///
+    /// # Panics
+    ///
+    /// May panic if there is none.
+    #[inline]
+    fn hold_from(&self, response: Res, verdict: Verdict, place: &mut Option<G>) -> Self::Response {
+        let guard = place.take().expect("a call is answered once");
+        self.hold(response, verdict, guard)
+    }
 }
 
 /// A call is over when its response is there. The default.
@@ -35,9 +47,18 @@ impl<Res, G: Guard> Until<Res, G> for Response {
 
     const HOLDS_ON: bool = false;
 
-    #[inline]
+    #[inline(always)]
     fn hold(&self, response: Res, verdict: Verdict, mut guard: G) -> Res {
         guard.settle(verdict);
+        response
+    }
+
+    #[inline(always)]
+    fn hold_from(&self, response: Res, verdict: Verdict, place: &mut Option<G>) -> Res {
+        if let Some(guard) = place {
+            guard.settle(verdict);
+        }
+        *place = None;
         response
     }
 }
