@@ -269,7 +269,7 @@ where
         Poll::Ready(readiness)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let state = if !mem::take(&mut self.inner_is_ready) {
             State::rejected(self.reject())
@@ -395,7 +395,7 @@ where
 {
     type Output = Result<U::Response, S::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const AGAIN: &str = "polled after it was ready";
         let mut this = self.project();

@@ -68,12 +68,12 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, Req, U>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let admission = self.bulkhead.admit();
         ResponseFuture::new(&mut self.inner, req, admission, self.until.clone())
@@ -87,8 +87,10 @@ pin_project! {
     where
         S: Service<Req>,
     {
+        // Dropped before the permit: whoever gets the place next does not overlap with this call.
         #[pin]
         state: State<S, Req, S::Future>,
+        permit: Option<Permit>,
         until: U,
     }
 }
@@ -97,8 +99,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplaced]
     enum State<S, Req, Fut> {
-        // The future is dropped before the permit: whoever gets the place next does not overlap with this call.
-        Calling { #[pin] future: Fut, permit: Permit },
+        Calling { #[pin] future: Fut },
         // Boxed, so that a call that passes does not carry the space around.
         Queued { queued: Pin<Box<Queued<S, Req>>> },
         Rejected { rejected: Rejected },
@@ -122,24 +123,29 @@ impl<S, Req, U> ResponseFuture<S, Req, U>
 where
     S: Service<Req> + Clone,
 {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(inner: &mut S, request: Req, admission: Admission, until: U) -> Self {
-        let state = match admission {
-            Ok(permit) => State::Calling {
-                future: inner.call(request),
-                permit,
-            },
+        let (state, permit) = match admission {
+            Ok(permit) => {
+                let future = inner.call(request);
+                (State::Calling { future }, Some(permit))
+            }
             Err(not_now) => match *not_now {
-                NotNow::Queued(wait) => State::Queued {
-                    queued: queue(inner, request, wait),
-                },
+                NotNow::Queued(wait) => {
+                    let queued = queue(inner, request, wait);
+                    (State::Queued { queued }, None)
+                }
                 NotNow::Rejected(rejected) => {
                     let_go(inner);
-                    State::Rejected { rejected }
+                    (State::Rejected { rejected }, None)
                 }
             },
         };
-        Self { state, until }
+        Self {
+            state,
+            permit,
+            until,
+        }
     }
 }
 
@@ -169,30 +175,31 @@ where
 {
     type Output = Result<U::Response, S::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Calling { future, .. } => {
+                StateProj::Calling { future } => {
                     let result = ready!(future.poll(cx));
-                    let StateReplaced::Calling { permit, .. } =
-                        this.state.project_replace(State::Done)
-                    else {
-                        unreachable!("the state was matched above")
-                    };
-                    let response = result?;
-                    return Poll::Ready(Ok(this.until.hold(response, Verdict::Success, permit)));
+                    this.state.set(State::Done);
+                    return Poll::Ready(match result {
+                        Ok(response) => {
+                            let verdict = Verdict::Success;
+                            Ok(this.until.hold_from(response, verdict, this.permit))
+                        }
+                        Err(error) => {
+                            *this.permit = None;
+                            Err(error)
+                        }
+                    });
                 }
                 StateProj::Queued { queued } => {
-                    let called = match ready!(queued.as_mut().poll_call(cx)) {
-                        Ok((future, permit)) => State::Calling { future, permit },
-                        Err(error) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(error));
-                        }
-                    };
-                    this.state.set(called);
+                    let called = ready!(queued.as_mut().poll_call(cx));
+                    this.state.set(State::Done);
+                    let (future, permit) = called?;
+                    *this.permit = Some(permit);
+                    this.state.set(State::Calling { future });
                 }
                 StateProj::Rejected { .. } => {
                     let StateReplaced::Rejected { rejected } =

@@ -260,7 +260,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, S::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         match self.inner.poll_ready(cx) {
             Poll::Ready(ready) => {
@@ -273,7 +273,7 @@ where
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let after = self.per_request.timeout(&req);
         let after = after.unwrap_or(self.shared.after);
@@ -335,7 +335,7 @@ pin_project! {
 }
 
 impl<F, E> ResponseFuture<F, E> {
-    #[inline]
+    #[inline(always)]
     fn new(state: State<F>, deadline: Deadline, shared: Local<Shared>) -> Self {
         Self {
             state,
@@ -354,7 +354,7 @@ where
 {
     type Output = Result<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         match this.state.as_mut().project() {

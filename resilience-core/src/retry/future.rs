@@ -88,7 +88,7 @@ impl<S, C, R, Req> ResponseFuture<S, C, R, Req>
 where
     S: Service<Req>,
 {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(attempt: S::Future, core: Local<Core<S, C, R>>, spare: Option<Req>) -> Self {
         let call = Call {
             attempt: 1,
@@ -116,7 +116,7 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {

@@ -133,12 +133,12 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, C, R, Req>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let core = self.core.local();
         let spare = if core.shared.rules.max_attempts > 1 {
