@@ -39,13 +39,30 @@ impl Since {
     const UNKNOWN: Self = Self(Moment::from_nanos(0));
 }
 
+// On the way of a call that passes, what a call is made of is handed on field by field, never by a pointer to it: so
+// it can stay in registers until it is where it belongs.
 impl Call {
-    #[inline]
+    /// If the breaker is plainly closed. The call may well end before anybody has to wait: only its length would be a
+    /// reason to take the time now.
+    #[inline(always)]
+    pub(super) fn pass(breaker: &Striped<Shared>) -> Option<Self> {
+        let permit = breaker.pass()?;
+        let since = if breaker.slow_after().is_some() {
+            now(breaker)
+        } else {
+            Since::UNKNOWN
+        };
+        Some(Self {
+            permit,
+            shared: breaker.local(),
+            since,
+        })
+    }
+
     pub(super) fn admit(breaker: &Striped<Shared>) -> Result<Self, Rejected> {
         Self::try_admit(breaker).map_err(|refusal| breaker.reject(refusal))
     }
 
-    #[inline]
     pub(super) fn try_admit(breaker: &Striped<Shared>) -> Result<Self, Refusal> {
         Ok(Self {
             permit: breaker.admit()?,
@@ -92,7 +109,7 @@ impl Call {
     /// The call begins: where its length or its age may matter, the time is taken.
     pub(super) fn begin(&mut self) {
         if self.shared.dropped() != Dropped::Ignored || self.shared.slow_after().is_some() {
-            self.since = Since(self.shared.clock().now());
+            self.since = now(&self.shared);
         }
     }
 
@@ -117,70 +134,22 @@ impl Call {
     fn is_settled(&self) -> bool {
         self.permit == Permit::USED
     }
-
-    #[inline]
-    fn record(&mut self, failed: bool, retry_after: Option<Duration>) {
-        let permit = mem::replace(&mut self.permit, Permit::USED);
-        let (breaker, clock) = (&*self.shared, self.shared.clock());
-        let mut outcome = Outcome {
-            failed,
-            slow: false,
-            retry_after,
-        };
-        match breaker.slow_after() {
-            Some(limit) if self.since != Since::UNKNOWN => {
-                let now = clock.now();
-                outcome.slow = now.since(self.since.0) >= limit;
-                breaker.record(permit, Some(outcome), || now);
-            }
-            _ => breaker.record(permit, Some(outcome), || clock.now()),
-        }
-    }
-
-    fn record_nothing(&mut self) {
-        let permit = mem::replace(&mut self.permit, Permit::USED);
-        let clock = self.shared.clock();
-        self.shared.record(permit, None, || clock.now());
-    }
-
-    fn record_slow(&mut self) {
-        let permit = mem::replace(&mut self.permit, Permit::USED);
-        let clock = self.shared.clock();
-        let slow = Outcome {
-            slow: true,
-            ..Outcome::default()
-        };
-        self.shared.record(permit, Some(slow), || clock.now());
-    }
-
-    #[cold]
-    fn record_drop(&mut self) {
-        if std::thread::panicking() || deadline_has_passed() {
-            return self.record(true, None);
-        }
-        let is_as_old_as = |bound| {
-            let since = self.since;
-            since != Since::UNKNOWN && self.shared.clock().now().since(since.0) >= bound
-        };
-        match self.shared.dropped() {
-            Dropped::FailedAfter(bound) if is_as_old_as(bound) => self.record(true, None),
-            Dropped::SlowAfter(bound) if is_as_old_as(bound) => self.record_slow(),
-            _ => self.record_nothing(),
-        }
-    }
 }
 
 impl Guard for Call {
-    #[inline]
+    #[inline(always)]
     fn settle(&mut self, verdict: Verdict) {
         if self.is_settled() {
             return;
         }
+        let permit = mem::replace(&mut self.permit, Permit::USED);
         match verdict {
-            Verdict::Success => self.record(false, None),
-            Verdict::Transient { retry_after } => self.record(true, retry_after),
-            Verdict::Permanent => self.record(true, None),
-            Verdict::Ignored => self.record_nothing(),
+            Verdict::Success => succeed(&self.shared, permit, self.since),
+            Verdict::Transient { retry_after } => {
+                fail(&self.shared, permit, self.since, retry_after);
+            }
+            Verdict::Permanent => fail(&self.shared, permit, self.since, None),
+            Verdict::Ignored => ignore(&self.shared, permit),
         }
     }
 }
@@ -189,8 +158,66 @@ impl Drop for Call {
     #[inline]
     fn drop(&mut self) {
         if !self.is_settled() {
-            self.record_drop();
+            drop_unsettled(&self.shared, self.permit, self.since);
         }
+    }
+}
+
+#[inline(never)]
+fn now(breaker: &Shared) -> Since {
+    Since(breaker.clock().now())
+}
+
+#[inline(never)]
+fn succeed(breaker: &Shared, permit: Permit, since: Since) {
+    record(breaker, permit, since, Outcome::default());
+}
+
+#[inline(never)]
+fn fail(breaker: &Shared, permit: Permit, since: Since, retry_after: Option<Duration>) {
+    let outcome = Outcome {
+        failed: true,
+        retry_after,
+        ..Outcome::default()
+    };
+    record(breaker, permit, since, outcome);
+}
+
+#[inline(never)]
+fn ignore(breaker: &Shared, permit: Permit) {
+    breaker.record(permit, None, || breaker.clock().now());
+}
+
+/// Once for each of the above: most of it falls away where the outcome is known.
+#[inline(always)]
+fn record(breaker: &Shared, permit: Permit, since: Since, mut outcome: Outcome) {
+    match breaker.slow_after() {
+        Some(limit) if since != Since::UNKNOWN => {
+            let now = breaker.clock().now();
+            outcome.slow = now.since(since.0) >= limit;
+            breaker.record(permit, Some(outcome), || now);
+        }
+        _ => breaker.record(permit, Some(outcome), || breaker.clock().now()),
+    }
+}
+
+#[cold]
+fn drop_unsettled(breaker: &Shared, permit: Permit, since: Since) {
+    if std::thread::panicking() || deadline_has_passed() {
+        return fail(breaker, permit, since, None);
+    }
+    let is_as_old_as =
+        |bound| since != Since::UNKNOWN && breaker.clock().now().since(since.0) >= bound;
+    match breaker.dropped() {
+        Dropped::FailedAfter(bound) if is_as_old_as(bound) => fail(breaker, permit, since, None),
+        Dropped::SlowAfter(bound) if is_as_old_as(bound) => {
+            let slow = Outcome {
+                slow: true,
+                ..Outcome::default()
+            };
+            breaker.record(permit, Some(slow), || breaker.clock().now());
+        }
+        _ => ignore(breaker, permit),
     }
 }
 

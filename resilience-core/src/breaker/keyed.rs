@@ -339,7 +339,8 @@ where
         let inner = &mut self.inner;
         match self.breakers.inner.admit(&(self.key)(&req)) {
             Ok(call) => ResponseFuture::calling(inner, req, call, classify, until),
-            Err((breaker, refusal)) => {
+            Err(refused) => {
+                let (breaker, refusal) = *refused;
                 // What was made ready for this call must not stay so.
                 let fresh = inner.clone();
                 let readied = mem::replace(inner, fresh);
@@ -359,10 +360,26 @@ impl<K> Inner<K>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
 {
-    fn admit(&self, key: &K) -> Result<Call, (Striped<Shared>, Refusal)> {
+    #[inline]
+    fn admit(&self, key: &K) -> Result<Call, Refused> {
         let now = || -> Moment { self.clock.now() };
         self.members.with(key, now, |breaker| {
-            Call::try_admit(&breaker.shared).map_err(|refusal| (breaker.shared.clone(), refusal))
+            let breaker = &breaker.shared;
+            Call::pass(breaker).map_or_else(|| admit_otherwise(breaker), Ok)
         })
+    }
+}
+
+/// Behind a pointer, so that calls that pass do not carry the room for it.
+type Refused = Box<(Striped<Shared>, Refusal)>;
+
+#[cold]
+fn admit_otherwise(breaker: &Striped<Shared>) -> Result<Call, Refused> {
+    match Call::try_admit(breaker) {
+        Ok(mut call) => {
+            call.begin_in_layer();
+            Ok(call)
+        }
+        Err(refusal) => Err(Box::new((breaker.clone(), refusal))),
     }
 }

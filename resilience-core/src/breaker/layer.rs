@@ -200,8 +200,24 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
         }
     }
 
-    /// With one of the fleet's probes it may still be made.
+    /// Any way in but the plain one. Behind a pointer: memory that this function writes to could not be registers
+    /// for the calls that pass.
     #[cold]
+    #[inline(never)]
+    fn call_otherwise<Req>(&mut self, req: Req, inner_is_ready: bool) -> Box<State<S, Req>>
+    where
+        S: Service<Req>,
+    {
+        if !inner_is_ready {
+            return Box::new(State::rejected(self.reject()));
+        }
+        Box::new(match Call::try_admit(&self.breaker) {
+            Ok(call) => State::calling_begun(&mut self.inner, req, call),
+            Err(refusal) => self.call_refused(req, refusal),
+        })
+    }
+
+    /// With one of the fleet's probes it may still be made.
     fn call_refused<Req>(&mut self, req: Req, refusal: Refusal) -> State<S, Req>
     where
         S: Service<Req>,
@@ -210,13 +226,13 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
         let req = match self.mode {
             Mode::FailFast { take: Some(take) } => {
                 match Asking::start(&self.breaker, &refusal, req, || take(inner)) {
-                    Ok(asking) => return State::Asking { asking },
+                    Ok(asking) => return State::asking(asking),
                     Err(req) => req,
                 }
             }
             // Without a clone of the service there is nothing to wait with.
             _ => match Call::admit_parked(&self.breaker, &refusal) {
-                Some(call) => return State::calling(inner, req, call),
+                Some(call) => return State::calling_begun(inner, req, call),
                 None => req,
             },
         };
@@ -271,13 +287,15 @@ where
 
     #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let state = if !mem::take(&mut self.inner_is_ready) {
-            State::rejected(self.reject())
+        let inner_is_ready = mem::take(&mut self.inner_is_ready);
+        let call = if inner_is_ready {
+            Call::pass(&self.breaker)
         } else {
-            match Call::try_admit(&self.breaker) {
-                Ok(call) => State::calling(&mut self.inner, req, call),
-                Err(refusal) => self.call_refused(req, refusal),
-            }
+            None
+        };
+        let state = match call {
+            Some(call) => State::calling(&mut self.inner, req, call),
+            None => *self.call_otherwise(req, inner_is_ready),
         };
         ResponseFuture {
             state,
@@ -333,8 +351,8 @@ pin_project! {
         S: Service<Req>,
     {
         Rejected { rejected: Option<Rejected> },
-        // Of a shared breaker that is half-open.
-        Asking { asking: Asking<S, Req> },
+        // Of a shared breaker that is half-open. Boxed, so that calls that pass do not carry the room for it.
+        Asking { asking: Box<Asking<S, Req>> },
         // The future is dropped before the call is: what is released by the drop is released within the call.
         Calling { #[pin] future: S::Future, call: Option<Call> },
     }
@@ -347,18 +365,28 @@ impl<S: Service<Req>, Req> State<S, Req> {
         }
     }
 
-    #[inline]
-    fn calling(inner: &mut S, req: Req, mut call: Call) -> Self {
-        call.begin_in_layer();
+    fn asking(asking: Asking<S, Req>) -> Self {
+        Self::Asking {
+            asking: Box::new(asking),
+        }
+    }
+
+    #[inline(always)]
+    fn calling(inner: &mut S, req: Req, call: Call) -> Self {
         Self::Calling {
             future: inner.call(req),
             call: Some(call),
         }
     }
+
+    fn calling_begun(inner: &mut S, req: Req, mut call: Call) -> Self {
+        call.begin_in_layer();
+        Self::calling(inner, req, call)
+    }
 }
 
 impl<S: Service<Req>, Req, C, U> ResponseFuture<S, Req, C, U> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn calling(inner: &mut S, req: Req, call: Call, classify: C, until: U) -> Self {
         let state = State::calling(inner, req, call);
         Self {
@@ -368,8 +396,8 @@ impl<S: Service<Req>, Req, C, U> ResponseFuture<S, Req, C, U> {
         }
     }
 
-    pub(super) const fn asking(asking: Asking<S, Req>, classify: C, until: U) -> Self {
-        let state = State::Asking { asking };
+    pub(super) fn asking(asking: Asking<S, Req>, classify: C, until: U) -> Self {
+        let state = State::asking(asking);
         Self {
             state,
             classify,
@@ -407,7 +435,7 @@ where
                 }
                 StateProjection::Asking { asking } => {
                     let next = match ready!(asking.poll(cx)) {
-                        Ok((call, mut inner, req)) => State::calling(&mut inner, req, call),
+                        Ok((call, mut inner, req)) => State::calling_begun(&mut inner, req, call),
                         Err(rejected) => State::rejected(rejected),
                     };
                     this.state.set(next);
@@ -424,11 +452,12 @@ where
             }
             Poll::Ready(Ok(response)) => {
                 let verdict = classify::judge(this.classify, Ok(&response));
-                let mut call = call.take().expect(AGAIN);
-                if U::HOLDS_ON {
+                if U::HOLDS_ON
+                    && let Some(call) = call
+                {
                     call.wait();
                 }
-                Poll::Ready(Ok(this.until.hold(response, verdict, call)))
+                Poll::Ready(Ok(this.until.hold_from(response, verdict, call)))
             }
             Poll::Ready(Err(error)) => {
                 let verdict = classify::judge(this.classify, Err(&error));

@@ -177,7 +177,7 @@ impl Machine {
 
     /// Takes the result of a call; `None` says nothing about the dependency. `now` is called at most once, and not
     /// at all for a plain success in a count window.
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(
         &self,
         permit: Permit,

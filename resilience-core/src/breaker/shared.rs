@@ -163,7 +163,12 @@ impl Shared {
         &self.gate
     }
 
+    /// The permit of a call that finds the breaker plainly closed.
     #[inline]
+    pub(super) fn pass(&self) -> Option<Permit> {
+        self.machine.pass()
+    }
+
     pub(super) fn admit(&self) -> Result<Permit, Refusal> {
         match self.machine.pass() {
             Some(permit) => Ok(permit),
@@ -199,7 +204,7 @@ impl Shared {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(
         &self,
         permit: Permit,
