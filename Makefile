@@ -35,7 +35,7 @@ features: ## Check every combination of features that somebody may choose
 	CARGO="$(CARGO)" .ci/features
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
-	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --release --lib loom
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --profile loom --lib loom
 
 deny: ## Check licences, sources and bans of the dependencies (installs cargo-deny if it is missing)
 	CARGO="$(CARGO)" .ci/deny
