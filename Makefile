@@ -1,7 +1,7 @@
 # The commands that people repeat. `make help` lists them. Continuous integration calls the same ones (.ci/run).
 
 # What tests and lints switch on. The TLS features stay out: they cost a minute of C, and only one TLS library can be
-# in a program; `make features` sees that they resolve.
+# in a program; `make features` sees to them.
 FEATURES := resilience-core/otel,resilience-core/sqlx,resilience-http/otel,resilience-http/axum
 CARGO ?= cargo
 # The peers in the benches bring features of their own, which must not leak into what is tested: built apart.
