@@ -392,6 +392,31 @@ async fn a_handler_returns_rejections_and_problems_of_its_own_by_the_question_ma
     );
 }
 
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_stack_of_boxed_errors_is_answered_through_axums_own_adapter() {
+    use axum::error_handling::HandleErrorLayer;
+    use resilience_http::problem::Problem;
+    use tower::BoxError;
+
+    let full = bulkhead(1);
+    let taken = full.try_acquire().unwrap();
+    let boxed = |never: Infallible| -> BoxError { match never {} };
+    let app = Router::new().route("/", get("hello")).layer(
+        ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(async |error: BoxError| {
+                Problem::of_error(&error)
+            }))
+            .layer(full.layer())
+            .map_err(boxed),
+    );
+    let rejected = app.clone().oneshot(request(&[])).await.unwrap();
+    assert_eq!(rejected.status(), 503);
+    assert!(text(rejected).await.contains(r#""reason":"full""#));
+    drop(taken);
+    assert_eq!(app.oneshot(request(&[])).await.unwrap().status(), 200);
+}
+
 // === on the wire ===
 
 /// A server on loopback. Ended when this is dropped.
