@@ -11,6 +11,10 @@ use redis::{
 #[derive(Clone)]
 pub(crate) enum Target {
     Single(ConnectionInfo),
+    #[cfg_attr(
+        not(feature = "sentinel"),
+        allow(dead_code, reason = "understood, and refused by name")
+    )]
     Sentinel {
         nodes: Vec<ConnectionAddr>,
         service: String,
@@ -54,6 +58,12 @@ impl Target {
                 "several hosts need `redis-sentinel://` or `redis-cluster://`".into(),
             )),
             Kind::Single => Ok(Self::Single(first.clone())),
+            Kind::Sentinel if !cfg!(feature = "sentinel") => {
+                Err(invalid("Sentinel needs the feature `sentinel`".into()))
+            }
+            Kind::Cluster if !cfg!(feature = "cluster") => {
+                Err(invalid("Cluster needs the feature `cluster`".into()))
+            }
             Kind::Sentinel => parts.sentinel(&infos).map_err(|rule| invalid(rule.into())),
             Kind::Cluster if first.redis_settings().db() != 0 => {
                 Err(invalid("a Cluster has no database but 0".into()))

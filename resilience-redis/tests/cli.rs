@@ -1,0 +1,163 @@
+//! The program `resilience`, run as an operator runs it, against a real server and two instances.
+
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
+
+use resilience_core::{
+    Verdict,
+    breaker::{CircuitBreaker, State},
+    until::Guard,
+};
+use resilience_redis::Redis;
+use resilience_tests::{redis::RedisServer, until::eventually};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(10);
+
+struct Operator {
+    url: String,
+}
+
+impl Operator {
+    fn run(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_resilience"))
+            .args(["--redis", &self.url, "--timeout", "2s"])
+            .args(args)
+            .env_remove("REDIS_URL")
+            .env("USER", "ann")
+            .output()
+            .expect("the program starts")
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(&[&["--json"], args].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+async fn fleet(url: &str) -> Vec<CircuitBreaker> {
+    let mut fleet = Vec::new();
+    for _ in 0..2 {
+        let redis = Redis::connect(url).expect("a good URL");
+        redis.ready(SOON).await.expect("connects");
+        let breaker = CircuitBreaker::builder("payments")
+            .shared(redis.breakers())
+            .build();
+        fleet.push(breaker.expect("good settings"));
+    }
+    fleet
+}
+
+async fn all(fleet: &[CircuitBreaker], state: State) {
+    eventually("every instance obeys", SOON, || async {
+        fleet.iter().all(|breaker| breaker.state() == state)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_the_fleet_and_is_obeyed_by_it() {
+    let server = RedisServer::start();
+    let operator = Operator { url: server.url() };
+    let fleet = fleet(&server.url()).await;
+    for breaker in &fleet {
+        breaker.acquire().expect("closed").settle(Verdict::Success);
+    }
+    eventually("both instances are listed", SOON, || async {
+        let list = operator.json(&["list"]);
+        list[0]["name"] == "payments" && list[0]["live"] == 2 && list[0]["calls"] == 2
+    })
+    .await;
+    let before = operator.json(&["show", "payments"]);
+    assert_eq!(
+        (&before["state"], &before["failures"]),
+        (&"closed".into(), &0.into())
+    );
+
+    let shown = operator.json(&[
+        "force-open",
+        "payments",
+        "--reason",
+        "drill",
+        "--expires",
+        "10m",
+    ]);
+    assert_eq!(shown["order"]["kind"], "force_open");
+    assert_eq!(
+        (&shown["order"]["by"], &shown["order"]["reason"]),
+        (&"ann".into(), &"drill".into())
+    );
+    assert!(shown["order"]["expires_in_ms"].as_u64() <= Some(600_000));
+    assert!(shown["epoch"].as_u64() > before["epoch"].as_u64());
+    all(&fleet, State::ForcedOpen).await;
+
+    for (command, state) in [
+        ("force-closed", State::ForcedClosed),
+        ("disable", State::Disabled),
+    ] {
+        operator.json(&[command, "payments", "--reason", "drill", "--by", "bo"]);
+        all(&fleet, state).await;
+    }
+    operator.json(&["metrics-only", "payments", "--reason", "drill"]);
+    eventually("metrics only", SOON, || async {
+        fleet.iter().all(|b| {
+            b.snapshot()
+                .order
+                .is_some_and(|order| order.order == "metrics_only")
+        })
+    })
+    .await;
+    operator.json(&["clear", "payments"]);
+    all(&fleet, State::Closed).await;
+    let reset = operator.json(&["reset", "payments", "--reason", "all is well"]);
+    assert_eq!(
+        (&reset["cause"], &reset["by"]),
+        (&"all is well".into(), &"ann".into())
+    );
+
+    let table = operator.run(&["watch", "--every", "10ms", "--count", "2"]);
+    assert_eq!(
+        String::from_utf8_lossy(&table.stdout)
+            .matches("payments")
+            .count(),
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
+    let server = RedisServer::start();
+    let operator = Operator { url: server.url() };
+    let nobody = Operator {
+        url: "redis://127.0.0.1:1".into(),
+    };
+    let typo = Operator {
+        url: "rediss//localhost".into(),
+    };
+    let cases = [
+        (operator.run(&["list"]), 0, ""),
+        (
+            operator.run(&["show", "paymets"]),
+            3,
+            "no breaker `paymets`",
+        ),
+        (operator.run(&["force-open", "payments"]), 2, "--reason"),
+        (
+            operator.run(&["force-open", "p", "--reason", "r", "--expires", "soon"]),
+            2,
+            "--expires",
+        ),
+        (operator.run(&["dance"]), 2, "dance"),
+        (nobody.run(&["list"]), 1, "no answer from Redis"),
+        (typo.run(&["list"]), 2, "has no scheme"),
+    ];
+    for (output, code, says) in cases {
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
+}
