@@ -1,4 +1,67 @@
-//! Resilience patterns as tower layers.
+//! Resilience patterns as composable tower layers: keep a service alive when what it depends on is slow, down or
+//! repeating itself.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`deadline`] | one time limit for a call, visible to everything beneath it |
+//! | [`retry`] | more attempts, within a budget and the deadline, for what may be repeated |
+//! | [`breaker`] | stops calling what keeps failing, and finds out by a few probes when it is back; alone, or [with a fleet](breaker::fleet) |
+//! | [`bulkhead`] | bounds the calls in flight, with a bounded queue if wanted |
+//! | [`fallback`], [`shed`] | another answer; no answer at once |
+//! | [`execute`], [`lift`] | closures as requests; services with a plain error in a typed stack |
+//! | [`classify`] | what a result says about the dependency: one answer for the whole stack |
+//! | [`error`](mod@error) | what every layer says no with |
+//! | [`keyed`] | a breaker or bulkhead per host, tenant or shard, bounded |
+//! | [`telemetry`] | events and metrics |
+//!
+//! ```
+//! use std::time::Duration;
+//! use resilience_core::{breaker::CircuitBreaker, bulkhead::Bulkhead, deadline::Timeout, execute, retry::Retry};
+//! use tower::ServiceBuilder;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let timeout = Timeout::new("stock", Duration::from_secs(2))?;
+//! let retry = Retry::builder("stock").max_attempts(3).build()?;
+//! let bulkhead = Bulkhead::builder("stock").max_concurrent(32).build()?;
+//! let breaker = CircuitBreaker::builder("stock").build()?;
+//!
+//! // Outermost first. Around any tower service; here around closures.
+//! let stock = execute::guard(
+//!     ServiceBuilder::new()
+//!         .layer(timeout.layer())
+//!         .layer(retry.layer())
+//!         .layer(bulkhead.layer())
+//!         .layer(breaker.layer()),
+//! );
+//! let left = stock.call_idempotent(|| async { Ok::<_, std::io::Error>(7) }).await?;
+//! assert_eq!(left, 7);
+//! assert_eq!(breaker.snapshot().totals.successes, 1);
+//! # Ok(()) }
+//! ```
+//!
+//! # What holds for every layer
+//!
+//! - **State lives in the handle.** `breaker.layer()` any number of times: all layers, services and clones share that
+//!   one breaker. The handle also reads state and takes orders.
+//! - **Errors do not nest.** A layer's error type is that of the service it wraps ([`ServiceError`]); a layer that says
+//!   no makes a [`Rejected`]. [`Error`] is the ready-made type, tower's `BoxError` works as it is.
+//! - **A rejection is never evidence against the dependency.** What a layer further down refused does not trip a
+//!   breaker, cost budget, or get retried. A timeout does count: the dependency was given its time.
+//! - **Nothing leaks.** Whatever a call holds (permit, probe, budget) is given back when its future is dropped, and
+//!   when it panics. Nothing is reserved for an idle clone.
+//! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([`Clock`]).
+//! - **A call that passes** allocates nothing, takes no lock and boxes no future.
+//!
+//! # The order of layers
+//!
+//! Outermost first: fallback, deadline for the whole call, retry, bulkhead, circuit breaker, deadline for one attempt.
+//! The retry is above the guards, so that every attempt asks them anew; the bulkhead is above the breaker, so that a
+//! wait in our own queue is not held against the dependency. Other orders work and mean something else; an outage is
+//! noticed in every one of them.
+//!
+//! # Features
+//!
+//! None is on by default. `otel`: [`telemetry::export`](fn@telemetry::export). `sqlx`: classification of sqlx errors.
 
 pub mod breaker;
 pub mod bulkhead;

@@ -1,6 +1,4 @@
-//! Shared state for `resilience-core` in Redis.
-//!
-//! (In progress.)
+#![doc = include_str!("../README.md")]
 
 pub mod breaker;
 mod conn;

@@ -7,3 +7,8 @@ pub mod postgres;
 pub mod proxy;
 pub mod redis;
 pub mod until;
+
+/// The README's code, compiled and run as a newcomer would.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
