@@ -61,7 +61,7 @@
 //!
 //! # Features
 //!
-//! None is on by default. `otel`: [`telemetry::export`](fn@telemetry::export). `sqlx`: classification of sqlx errors.
+//! None is on by default. `otel`: `telemetry::export`. `sqlx`: classification of sqlx errors.
 
 pub mod breaker;
 pub mod bulkhead;

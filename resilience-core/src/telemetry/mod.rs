@@ -5,7 +5,7 @@
 //!
 //! **Metrics** are read out of the counters that the layers keep anyway: nothing is pushed per call, and with no SDK
 //! installed there is no cost at all. Handles enter themselves in a process-wide list of weak references when they
-//! are built; [`export`](fn@export) (feature `otel`) makes one observable instrument per row of [`TABLE`] over all of
+//! are built; `export` (feature `otel`) makes one observable instrument per row of [`TABLE`] over all of
 //! them, those still to come included. So the order of "install the SDK" and "build the breaker" does not matter.
 //!
 //! Every metric carries the attribute `resilience.name`, the name that the handle was built with. Keyed handles
