@@ -51,6 +51,7 @@ fn json(row: &Row) -> serde_json::Value {
         "subject": row.name,
         "ns": row.ns,
         "spread": row.spread,
+        "undisturbed": row.undisturbed,
         "allocations": row.allocations,
         "bytes": row.bytes,
         "two_cores": row.two_cores,

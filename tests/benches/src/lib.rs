@@ -14,6 +14,7 @@
 //!   adds to it.
 //! - Rounds are interleaved: each round runs some thousand calls of every subject, one after the other, starting
 //!   with another one each time, so that a noisy minute hits all of them alike. The figure is the median of the rounds.
+//!   Rounds in which the thread had to wait for a processor (Linux tells) are left out, as long as enough are left.
 //! - One task, on tokio's current-thread runtime; each call is `poll_ready`, `call`, await.
 //! - Allocations are counted in a process of their own (`count-allocations`), times are taken with the plain allocator.
 //! - Two cores: two threads, each with its own clone of the service, hammer one shared object; the figure is their

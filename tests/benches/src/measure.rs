@@ -19,7 +19,8 @@ use crate::subject::{Caller, Subject};
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Interleaved rounds on one core.
+    /// Interleaved rounds on one core. Those in which the thread had to wait for a processor are left out, if enough
+    /// are left.
     pub rounds: usize,
     /// Calls of each subject in a round.
     pub calls: u64,
@@ -34,8 +35,8 @@ impl Effort {
     pub const FULL: Self = Self {
         rounds: 401,
         calls: 4_000,
-        rounds_two: 151,
-        calls_two: 20_000,
+        rounds_two: 301,
+        calls_two: 10_000,
     };
     /// Enough to see that everything runs.
     pub const QUICK: Self = Self {
@@ -53,6 +54,8 @@ pub struct Cost {
     pub median: f64,
     /// Half of the rounds lie within this range around the median: how noisy the machine was.
     pub spread: f64,
+    /// The share of rounds in which nobody else wanted the processor.
+    pub undisturbed: f64,
 }
 
 /// Nanoseconds per call of every subject, one task on one thread.
@@ -64,7 +67,10 @@ pub fn one_core(subjects: &[Subject], effort: Effort) -> Vec<Cost> {
         for turn in 0..callers.len() {
             let which = (round + turn) % callers.len();
             let took = callers[which](effort.calls / 4, effort.calls);
-            samples[which].push(took.as_secs_f64() * 1e9 / effort.calls as f64);
+            samples[which].push(Sample {
+                value: took.time.as_secs_f64() * 1e9 / effort.calls as f64,
+                disturbed: took.disturbed,
+            });
         }
     }
     samples.into_iter().map(cost).collect()
@@ -83,13 +89,13 @@ pub fn two_cores(subjects: &[Subject], effort: Effort) -> Vec<Option<f64>> {
             let job = Job::new(which, effort.calls_two, 1);
             alone[which].push(run(&threads[round % 2..][..1], &job));
             let job = Job::new(which, effort.calls_two, 2);
-            together[which].push(run(&threads, &job) / 2.0);
+            together[which].push(run(&threads, &job));
         }
     }
     let mut ratios = alone
         .into_iter()
         .zip(together)
-        .map(|(alone, together)| cost(alone).median / cost(together).median);
+        .map(|(alone, together)| 2.0 * cost(alone).median / cost(together).median);
     subjects
         .iter()
         .map(|subject| subject.shared.then(|| ratios.next()).flatten())
@@ -97,24 +103,33 @@ pub fn two_cores(subjects: &[Subject], effort: Effort) -> Vec<Option<f64>> {
 }
 
 /// Seconds from the first start to the last end.
-fn run(threads: &[Thread], job: &Job) -> f64 {
+fn run(threads: &[Thread], job: &Job) -> Sample {
     for thread in threads {
         thread.jobs.send(job.clone()).expect("the thread runs");
     }
-    let times: Vec<_> = threads
+    let done: Vec<Done> = threads
         .iter()
         .map(|thread| thread.done.recv().expect("the thread runs"))
         .collect();
-    let start = times.iter().map(|(start, _)| *start).min();
-    let end = times.iter().map(|(_, end)| *end).max();
+    let start = done.iter().map(|done| done.start).min();
+    let end = done.iter().map(|done| done.end).max();
     let took = start.zip(end).map(|(start, end)| end - start);
-    took.expect("one thread at least").as_secs_f64()
+    Sample {
+        value: took.expect("one thread at least").as_secs_f64(),
+        disturbed: done.iter().any(|done| done.disturbed),
+    }
 }
 
 /// A thread that lives through all rounds, with a caller of its own for each subject.
 struct Thread {
     jobs: Sender<Job>,
-    done: Receiver<(Instant, Instant)>,
+    done: Receiver<Done>,
+}
+
+struct Done {
+    start: Instant,
+    end: Instant,
+    disturbed: bool,
 }
 
 #[derive(Clone)]
@@ -148,8 +163,13 @@ impl Thread {
                 caller(job.calls / 4, 0);
                 job.gate.wait();
                 let start = Instant::now();
-                caller(0, job.calls);
-                if report.send((start, Instant::now())).is_err() {
+                let took = caller(0, job.calls);
+                let done = Done {
+                    start,
+                    end: start + took.time,
+                    disturbed: took.disturbed,
+                };
+                if report.send(done).is_err() {
                     return;
                 }
             }
@@ -172,12 +192,34 @@ impl Gate {
     }
 }
 
-fn cost(mut samples: Vec<f64>) -> Cost {
-    samples.sort_by(f64::total_cmp);
-    let at = |share: usize| samples[(samples.len() - 1) * share / 4];
+/// One round of one subject.
+#[derive(Clone, Copy)]
+struct Sample {
+    value: f64,
+    disturbed: bool,
+}
+
+/// Fewer undisturbed rounds than this say less than all rounds together.
+const ENOUGH: usize = 21;
+
+fn cost(samples: Vec<Sample>) -> Cost {
+    let rounds = samples.len();
+    let (calm, all): (Vec<_>, Vec<_>) = samples
+        .into_iter()
+        .partition::<Vec<_>, _>(|sample| !sample.disturbed);
+    let undisturbed = calm.len() as f64 / rounds as f64;
+    let chosen = if calm.len() >= ENOUGH {
+        calm
+    } else {
+        [calm, all].concat()
+    };
+    let mut values: Vec<f64> = chosen.iter().map(|sample| sample.value).collect();
+    values.sort_by(f64::total_cmp);
+    let at = |quarters: usize| values[(values.len() - 1) * quarters / 4];
     Cost {
         median: at(2),
         spread: (at(3) - at(1)) / 2.0,
+        undisturbed,
     }
 }
 
@@ -185,12 +227,26 @@ fn cost(mut samples: Vec<f64>) -> Cost {
 mod tests {
     use super::*;
 
+    fn samples(values: impl IntoIterator<Item = f64>, disturbed: bool) -> Vec<Sample> {
+        let sample = |value| Sample { value, disturbed };
+        values.into_iter().map(sample).collect()
+    }
+
     #[test]
-    fn the_median_is_not_moved_by_one_disturbed_round() {
-        let quiet = cost(vec![5.0, 4.0, 6.0, 5.0, 5.0]);
-        let disturbed = cost(vec![5.0, 4.0, 6000.0, 5.0, 5.0]);
-        assert_eq!(quiet.median, 5.0);
-        assert_eq!(disturbed.median, 5.0);
+    fn the_median_is_not_moved_by_one_slow_round() {
+        assert_eq!(cost(samples([5.0, 4.0, 6.0, 5.0, 5.0], false)).median, 5.0);
+        assert_eq!(cost(samples([5.0, 4.0, 6e3, 5.0, 5.0], false)).median, 5.0);
+    }
+
+    #[test]
+    fn disturbed_rounds_do_not_count_where_there_are_others_enough() {
+        let calm = samples((0..ENOUGH).map(|_| 5.0), false);
+        let disturbed = samples((0..100).map(|_| 50.0), true);
+        let enough = cost([calm.clone(), disturbed.clone()].concat());
+        assert_eq!(enough.median, 5.0);
+        let too_few = cost([calm[1..].to_vec(), disturbed].concat());
+        assert_eq!(too_few.median, 50.0);
+        assert!(too_few.undisturbed < 0.2);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Row {
     pub ns: f64,
     /// Half of the rounds lie within this range around it.
     pub spread: f64,
+    /// The share of rounds in which nobody else wanted the processor.
+    pub undisturbed: f64,
     /// Allocations per call.
     pub allocations: f64,
     /// Bytes allocated per call.
@@ -46,6 +48,7 @@ pub fn rows(subjects: &[Subject], effort: Effort, allocations: &[Allocations]) -
                 cost.median - bare
             },
             spread: cost.spread,
+            undisturbed: cost.undisturbed,
             allocations: counted.map_or(f64::NAN, |row| row.allocations),
             bytes: counted.map_or(f64::NAN, |row| row.bytes),
             two_cores: *two_cores,
@@ -109,6 +112,12 @@ pub fn table(rows: &[Row]) -> String {
         );
     }
     text.push_str("ns: over the bare service, whose own row is absolute; median of the rounds, half of them within +-\n");
+    let undisturbed = rows.iter().map(|row| row.undisturbed).sum::<f64>() / rows.len() as f64;
+    let _ = writeln!(
+        text,
+        "rounds that had the processor to themselves: {:.0} %",
+        100.0 * undisturbed
+    );
     text
 }
 

@@ -5,9 +5,10 @@
 
 use std::{
     convert::Infallible,
-    fmt,
+    fmt, fs,
     future::{Ready, poll_fn, ready},
     hint::black_box,
+    io::Read as _,
     time::{Duration, Instant},
 };
 
@@ -40,7 +41,16 @@ pub fn answer<E>(request: Request) -> Ready<Result<Response, E>> {
 
 /// One caller: makes so many calls, one after the other, and tells how long that took. The first argument is the number of
 /// calls to make before the clock starts.
-pub type Caller = Box<dyn FnMut(u64, u64) -> Duration + Send>;
+pub type Caller = Box<dyn FnMut(u64, u64) -> Took + Send>;
+
+/// How long some calls took.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// From the first to the last.
+    pub time: Duration,
+    /// The thread had to wait for a processor on the way: the time says more about the machine than about the calls.
+    pub disturbed: bool,
+}
 
 /// One row of the tables.
 pub struct Subject {
@@ -103,9 +113,13 @@ where
     Box::new(move |warm_up, calls| {
         runtime.block_on(async {
             call(&mut service, warm_up).await;
+            let waited = waited();
             let start = Instant::now();
             call(&mut service, calls).await;
-            start.elapsed()
+            Took {
+                time: start.elapsed(),
+                disturbed: waited != self::waited(),
+            }
         })
     })
 }
@@ -122,6 +136,17 @@ where
         let response = service.call(black_box(Request(n))).await;
         black_box(response.expect("the bare service never fails").0);
     }
+}
+
+/// For how long this thread has been ready to run and another one had the processor. Linux tells; elsewhere nobody
+/// seems to wait.
+fn waited() -> Option<u64> {
+    // On the stack: allocations are counted around this.
+    let mut stat = [0; 96];
+    let mut file = fs::File::open("/proc/thread-self/schedstat").ok()?;
+    let length = file.read(&mut stat).ok()?;
+    let stat = str::from_utf8(&stat[..length]).ok()?;
+    stat.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// A runtime with timers and nothing else, driven by the thread that calls.
