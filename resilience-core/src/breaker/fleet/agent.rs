@@ -15,9 +15,11 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    ledger::{Ledger, Sight, Standing},
     member::{Letter, Mail, Membership, millis},
-    record::{BUCKETS, Change, Counts, FleetState, Report, View},
-    store::{Push, StoreFailure, Subscription},
+    policy::Proposal,
+    record::{BUCKETS, FleetState, View},
+    store::{Push, Subscription},
 };
 use crate::{breaker::shared::Shared, clock::Moment};
 
@@ -26,23 +28,12 @@ pub(in crate::breaker) struct Agent {
     member: Arc<Membership>,
     mail: Mail,
     pushes: Subscription,
-    /// The fleet as last adopted.
-    known: View,
-    sequence: u64,
-    /// A report that may or may not have been merged: sent again as it is.
-    pending: Option<Pending>,
-    /// This breaker's totals when they were last put into a report.
-    reported: Counts,
+    ledger: Ledger,
+    started: Instant,
     /// Probes out, and when they count as failed.
     leases: HashMap<Arc<str>, (u64, Moment)>,
     last_report: Instant,
     next_report: Instant,
-}
-
-struct Pending {
-    report: Report,
-    /// After so long its counts are older than the fleet's window.
-    stale: Instant,
 }
 
 impl Agent {
@@ -54,10 +45,8 @@ impl Agent {
             member: Arc::clone(member),
             mail,
             pushes: member.store.subscribe(&member.name),
-            known: View::default(),
-            sequence: 0,
-            pending: None,
-            reported: Counts::default(),
+            ledger: Ledger::new(Arc::clone(&member.instance)),
+            started: now,
             leases: HashMap::new(),
             last_report: now,
             next_report: now,
@@ -172,66 +161,42 @@ impl Agent {
         let Some(breaker) = self.breaker.upgrade() else {
             return;
         };
-        let report = self.next(&breaker);
+        let standing = self.standing(&breaker);
         drop(breaker);
+        let now = self.now();
+        let report = self.ledger.next_report(&standing, now);
         let member = Arc::clone(&self.member);
         let answer = member.store.report(&member.name, &report).await;
         self.last_report = Instant::now();
         match answer {
             Ok(view) => {
-                self.pending = None;
+                self.ledger.reported();
                 self.store_answered();
                 let busy = report.counts.failure > 0 || report.failing || view.failing > 0;
                 self.plan(busy || view.state != FleetState::Closed);
                 self.see(&view).await;
             }
-            Err(failure) => self.not_reported(report, &failure),
+            Err(failure) => {
+                let now = self.now();
+                self.ledger.not_reported(report, failure.ambiguous, now);
+                self.store_failed(&failure.to_string());
+                self.plan(false);
+            }
         }
     }
 
-    /// The report to send: the one that may have been lost, or a new one.
-    fn next(&mut self, breaker: &Shared) -> Report {
-        if let Some(pending) = &self.pending {
-            if Instant::now() < pending.stale && pending.report.epoch == self.known.epoch {
-                return pending.report.clone();
-            }
-            self.pending = None;
-        }
-        let totals = breaker.fleet_counts();
-        let counts = Counts {
-            success: totals.success.saturating_sub(self.reported.success),
-            failure: totals.failure.saturating_sub(self.reported.failure),
-            slow: totals.slow.saturating_sub(self.reported.slow),
-        };
-        self.reported = totals;
-        self.sequence += 1;
-        let rules = &self.member.rules;
-        Report {
-            instance: Arc::clone(&self.member.instance),
-            sequence: self.sequence,
-            epoch: self.known.epoch,
-            counts,
+    fn standing(&self, breaker: &Shared) -> Standing {
+        Standing {
+            totals: breaker.fleet_counts(),
             failing: breaker.finds_failing(),
             bucket_ms: millis(breaker.window_length()).div_ceil(BUCKETS).max(1),
-            live_ms: millis(rules.calm * 3),
+            live_ms: millis(self.member.rules.calm * 3),
         }
     }
 
-    /// A report that may have been merged is kept for another try; one that was not is simply part of the next.
-    fn not_reported(&mut self, report: Report, failure: &StoreFailure) {
-        let window = Duration::from_millis(report.bucket_ms * BUCKETS);
-        if self.pending.is_some() {
-            // It may have been merged the first time: only the same words again are safe.
-        } else if failure.ambiguous {
-            let stale = Instant::now() + window;
-            self.pending = Some(Pending { report, stale });
-        } else {
-            self.reported.success -= report.counts.success.min(self.reported.success);
-            self.reported.failure -= report.counts.failure.min(self.reported.failure);
-            self.reported.slow -= report.counts.slow.min(self.reported.slow);
-        }
-        self.store_failed(&failure.to_string());
-        self.plan(false);
+    /// Milliseconds on the ledger's clock.
+    fn now(&self) -> u64 {
+        millis(self.started.elapsed())
     }
 
     fn plan(&mut self, busy: bool) {
@@ -245,7 +210,7 @@ impl Agent {
     async fn see(&mut self, view: &View) {
         let mut view = view.clone();
         loop {
-            if view.epoch < self.known.epoch {
+            if self.ledger.sight(&view) == Sight::Behind {
                 match self.restore().await {
                     Some(restored) => view = restored,
                     None => return,
@@ -263,43 +228,27 @@ impl Agent {
         let Some(breaker) = self.breaker.upgrade() else {
             return;
         };
-        if view.epoch > self.known.epoch {
-            breaker.obey(&self.known, view);
-            // Counts of an older epoch are no evidence in the new one.
-            self.reported = breaker.fleet_counts();
-            self.pending = None;
+        if self.ledger.sight(view) == Sight::News {
+            breaker.obey(self.ledger.known(), view);
             if view.state != FleetState::Closed {
                 self.next_report = self
                     .next_report
                     .min(Instant::now() + self.member.rules.alert);
             }
         }
-        if view.epoch >= self.known.epoch {
-            self.known = view.clone();
-        }
+        self.ledger.adopt(view, breaker.fleet_counts());
     }
 
     async fn propose(&mut self, view: &View) -> Option<View> {
-        if view.order.is_some() {
-            return None;
-        }
-        let proposal = self.member.policy.decide(view)?;
         let breaker = self.breaker.upgrade()?;
-        let lasting = match proposal.to {
-            FleetState::Open => breaker.open_interval(proposal.trips),
-            FleetState::RampUp(_) => self.member.policy.stage,
-            _ => Duration::ZERO,
-        };
-        drop(breaker);
-        let change = Change {
-            expected: view.epoch,
-            to: proposal.to,
-            lasting_ms: millis(lasting),
-            trips: proposal.trips,
-            by: self.member.instance.to_string(),
-            cause: proposal.cause,
-        };
         let member = Arc::clone(&self.member);
+        let lasting = |proposal: &Proposal| match proposal.to {
+            FleetState::Open => millis(breaker.open_interval(proposal.trips)),
+            FleetState::RampUp(_) => millis(member.policy.stage),
+            _ => 0,
+        };
+        let change = self.ledger.propose(&member.policy, view, lasting)?;
+        drop(breaker);
         match member.store.change(&member.name, &change).await {
             Ok((_, view)) => {
                 self.store_answered();
@@ -316,14 +265,11 @@ impl Agent {
     /// The store knows less than we do: it was flushed, or failed over to a server that had not heard.
     async fn restore(&mut self) -> Option<View> {
         let breaker = self.breaker.upgrade()?;
-        let known = View {
-            remaining_ms: breaker.fleet_time_left(),
-            ..self.known.clone()
-        };
+        let known = self.ledger.lost(breaker.fleet_time_left());
         drop(breaker);
         let member = Arc::clone(&self.member);
         match member.store.restore(&member.name, &known).await {
-            Ok((_, view)) => (view.epoch >= self.known.epoch).then_some(view),
+            Ok((_, view)) => (self.ledger.sight(&view) != Sight::Behind).then_some(view),
             Err(failure) => {
                 self.store_failed(&failure.to_string());
                 None

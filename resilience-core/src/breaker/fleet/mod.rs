@@ -10,6 +10,8 @@
 //! - [`Policy`] decides, purely, what an instance should propose when it sees a [`View`] of that record: the fleet opens
 //!   when its rate is too high *and* a quorum of instances finds the dependency failing, so that one instance with a
 //!   broken network opens alone.
+//! - [`Ledger`] is what an instance knows and has reported, and what follows from a view: adopt it, or bring back what
+//!   the store has lost.
 //! - One task per breaker and instance reports, hears, proposes, and brings the verdict to the machine. No call waits
 //!   for it, but for those that ask for one of the fleet's probes while it is half-open.
 //! - [`BreakerStore`] is what a store offers.
@@ -18,6 +20,7 @@
 
 mod agent;
 mod handle;
+mod ledger;
 mod member;
 mod memory;
 mod policy;
@@ -30,6 +33,7 @@ mod store;
 mod tests;
 
 pub use handle::Fleet;
+pub use ledger::{Ledger, Sight, Standing};
 pub use memory::InProcess;
 pub use policy::{Policy, Proposal};
 pub use record::{

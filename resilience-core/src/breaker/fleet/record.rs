@@ -1,9 +1,6 @@
 //! The shared record of one breaker: pure, time goes in as milliseconds on the store's clock.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Where the fleet stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,6 +34,15 @@ impl Counts {
         self.success + self.failure
     }
 
+    /// What came to be counted since `before`.
+    pub(super) const fn since(self, before: Self) -> Self {
+        Self {
+            success: self.success.saturating_sub(before.success),
+            failure: self.failure.saturating_sub(before.failure),
+            slow: self.slow.saturating_sub(before.slow),
+        }
+    }
+
     fn add(&mut self, more: Self) {
         self.success += more.success;
         self.failure += more.failure;
@@ -45,7 +51,7 @@ impl Counts {
 }
 
 /// What one instance tells the fleet: its counts since its last accepted report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Report {
     /// Who: unique per process start.
     pub instance: Arc<str>,
@@ -80,7 +86,7 @@ pub enum OrderKind {
 }
 
 /// An operator's order to the fleet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FleetOrder {
     /// What.
     pub kind: OrderKind,
@@ -93,7 +99,7 @@ pub struct FleetOrder {
 }
 
 /// The record as one instance sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct View {
     /// Goes up with every change of state or order, and never back.
     pub epoch: u64,
@@ -124,7 +130,7 @@ pub struct View {
 }
 
 /// A change of state that an instance proposes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Change {
     /// The epoch that the proposal is based on: another one, and nothing happens.
     pub expected: u64,
@@ -154,7 +160,7 @@ pub enum LeaseAnswer {
 }
 
 /// The shared state of one breaker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Record {
     epoch: u64,
     state: FleetState,
@@ -167,12 +173,12 @@ pub struct Record {
     order: Option<(FleetOrder, u64)>,
     buckets: BTreeMap<u64, Counts>,
     bucket_ms: u64,
-    instances: HashMap<Arc<str>, Instance>,
-    leases: HashMap<Arc<str>, u64>,
+    instances: BTreeMap<Arc<str>, Instance>,
+    leases: BTreeMap<Arc<str>, u64>,
     probes: Counts,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Instance {
     sequence: u64,
     live_until: u64,

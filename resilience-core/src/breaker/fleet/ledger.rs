@@ -1,0 +1,171 @@
+//! What an instance knows of its fleet, and what follows from it: pure, time goes in as milliseconds.
+
+use std::sync::Arc;
+
+use super::{
+    policy::{Policy, Proposal},
+    record::{BUCKETS, Change, Counts, Report, View},
+};
+
+/// The books of one instance: the newest view it has adopted, and which of its calls it has reported.
+///
+/// The task that speaks for a breaker keeps one and does what it says; the model checker drives the same one through
+/// every order of events.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ledger {
+    instance: Arc<str>,
+    known: View,
+    sequence: u64,
+    pending: Option<Pending>,
+    /// The breaker's totals when they were last put into a report.
+    reported: Counts,
+}
+
+/// A report that may or may not have been merged: sent again as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pending {
+    report: Report,
+    /// From then on its counts are older than the fleet's window.
+    stale: u64,
+}
+
+/// What a view from the store means to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Sight {
+    /// The fleet has moved on: obey, then [`adopt`](Ledger::adopt).
+    News,
+    /// The epoch that is known already.
+    Same,
+    /// The store knows less than this instance (it was flushed, or failed over to a server that had not heard): bring
+    /// back [what was lost](Ledger::lost). Or an old answer came late, and bringing it back will change nothing.
+    Behind,
+}
+
+/// How an instance fares by itself, for its report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Standing {
+    /// All calls that were judged since the breaker was built.
+    pub totals: Counts,
+    /// Whether this instance by itself finds the dependency failing.
+    pub failing: bool,
+    /// The length of one of the fleet's buckets.
+    pub bucket_ms: u64,
+    /// For how long the report shows that the instance lives.
+    pub live_ms: u64,
+}
+
+impl Ledger {
+    /// The empty books of an instance that has just started.
+    #[must_use]
+    pub fn new(instance: Arc<str>) -> Self {
+        Self {
+            instance,
+            known: View::default(),
+            sequence: 0,
+            pending: None,
+            reported: Counts::default(),
+        }
+    }
+
+    /// The fleet as last adopted.
+    #[must_use]
+    pub const fn known(&self) -> &View {
+        &self.known
+    }
+
+    /// What `view` means.
+    #[must_use]
+    pub fn sight(&self, view: &View) -> Sight {
+        match view.epoch.cmp(&self.known.epoch) {
+            std::cmp::Ordering::Greater => Sight::News,
+            std::cmp::Ordering::Equal => Sight::Same,
+            std::cmp::Ordering::Less => Sight::Behind,
+        }
+    }
+
+    /// Takes `view` for what holds, unless it is older than what is known. At a new epoch, calls that were not
+    /// reported by then never are: they are no evidence in the new one. `totals` are the breaker's after it has obeyed.
+    pub fn adopt(&mut self, view: &View, totals: Counts) {
+        match self.sight(view) {
+            Sight::Behind => return,
+            Sight::Same => {}
+            Sight::News => {
+                self.reported = totals;
+                self.pending = None;
+            }
+        }
+        self.known.clone_from(view);
+    }
+
+    /// What to bring back to a store that is behind. `remaining_ms`: what the state has left by this instance's clock.
+    #[must_use]
+    pub fn lost(&self, remaining_ms: u64) -> View {
+        View {
+            remaining_ms,
+            ..self.known.clone()
+        }
+    }
+
+    /// The report to send: the one that may have been lost, or a new one.
+    pub fn next_report(&mut self, standing: &Standing, now: u64) -> Report {
+        if let Some(pending) = &self.pending {
+            if now < pending.stale && pending.report.epoch == self.known.epoch {
+                return pending.report.clone();
+            }
+            self.pending = None;
+        }
+        let counts = standing.totals.since(self.reported);
+        self.reported = standing.totals;
+        self.sequence += 1;
+        Report {
+            instance: Arc::clone(&self.instance),
+            sequence: self.sequence,
+            epoch: self.known.epoch,
+            counts,
+            failing: standing.failing,
+            bucket_ms: standing.bucket_ms,
+            live_ms: standing.live_ms,
+        }
+    }
+
+    /// The report was answered.
+    pub fn reported(&mut self) {
+        self.pending = None;
+    }
+
+    /// The report was not answered. If it may have been merged, it is kept for another try; if not, its calls are
+    /// simply part of the next.
+    pub fn not_reported(&mut self, report: Report, ambiguous: bool, now: u64) {
+        if self.pending.is_some() {
+            // It may have been merged the first time: only the same words again are safe.
+        } else if ambiguous {
+            let stale = now + report.bucket_ms * BUCKETS;
+            self.pending = Some(Pending { report, stale });
+        } else {
+            self.reported = self.reported.since(report.counts);
+        }
+    }
+
+    /// What to propose at this sight, if anything. `lasting_ms` tells how long the proposed state is to last.
+    #[must_use]
+    pub fn propose(
+        &self,
+        policy: &Policy,
+        view: &View,
+        lasting_ms: impl FnOnce(&Proposal) -> u64,
+    ) -> Option<Change> {
+        if view.order.is_some() {
+            return None;
+        }
+        let proposal = policy.decide(view)?;
+        Some(Change {
+            expected: view.epoch,
+            to: proposal.to,
+            lasting_ms: lasting_ms(&proposal),
+            trips: proposal.trips,
+            by: self.instance.to_string(),
+            cause: proposal.cause,
+        })
+    }
+}
