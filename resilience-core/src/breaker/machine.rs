@@ -20,12 +20,18 @@ use super::{
     events::Cause,
     orders::OrderKind,
     rules::{Rules, WindowRules},
-    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, fence},
     tally::{Count, Tally},
     window::{CountWindow, Kind, Noted, Streak, Sums, TimeWindow, Window},
     word::{Permit, Phase, Word},
 };
-use crate::{clock::Moment, error::Reason};
+use crate::{
+    clock::Moment,
+    error::Reason,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, fence},
+    },
+};
 
 #[derive(Debug)]
 pub(super) struct Machine {

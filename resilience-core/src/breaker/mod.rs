@@ -78,12 +78,13 @@ pub mod fleet;
 mod gate;
 mod keyed;
 mod layer;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod machine;
 mod orders;
 mod rules;
 mod shared;
 mod snapshot;
-mod sync;
 mod tally;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_utils::CachePadded;
 
-use super::{sync::AtomicU64, window::Kind};
-use crate::{error::Reason, stripe};
+use super::window::Kind;
+use crate::{error::Reason, stripe, sync::atomic::AtomicU64};
 
 /// What is counted here. The results of a time window are not: it keeps them itself.
 #[derive(Clone, Copy, Debug)]

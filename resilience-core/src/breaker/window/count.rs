@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crossbeam_utils::CachePadded;
 
 use super::{Kind, Noted, Sums};
-use crate::breaker::sync::{AtomicU32, AtomicU64};
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The most calls a window may hold: four bytes each.
 pub(in crate::breaker) const MAX_CALLS: usize = 1_000_000;
@@ -102,8 +102,9 @@ impl CountWindow {
 
     /// The slots need no sweep: what an earlier generation wrote counts as empty.
     pub(in crate::breaker) fn reset(&self, generation: u64) {
-        self.totals.store(zero(generation), SeqCst);
-        self.head.store(generation << 48, SeqCst);
+        // Swaps: between the compare-and-swaps of others a plain store would have no place in loom's order of events.
+        self.totals.swap(zero(generation), SeqCst);
+        self.head.swap(generation << 48, SeqCst);
     }
 }
 
@@ -149,10 +150,10 @@ impl Slot {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 impl CountWindow {
     /// What the slots of `generation` add up to, the slow way.
-    fn recount(&self, generation: u64) -> Sums {
+    pub(in crate::breaker) fn recount(&self, generation: u64) -> Sums {
         let mine = |slot: &Slot| slot.generations_after(Slot::new(generation, Kind::Success)) == 0;
         let kinds: Vec<_> = self
             .slots

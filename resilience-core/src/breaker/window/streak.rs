@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use crossbeam_utils::CachePadded;
 
-use crate::breaker::sync::AtomicU64;
+use crate::sync::atomic::AtomicU64;
 
 /// `generation << 32 | failures in a row`. A success only reads it, unless there is a row to end.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Streak {
     }
 
     pub(in crate::breaker) fn reset(&self, generation: u64) {
-        self.0.store(stamp(generation), SeqCst);
+        self.0.swap(stamp(generation), SeqCst);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use crossbeam_utils::CachePadded;
 
 use super::{Kind, Noted, Sums};
-use crate::{breaker::sync::AtomicU64, clock::Moment, stripe};
+use crate::{clock::Moment, stripe, sync::atomic::AtomicU64};
 
 /// How many buckets a window has. It slides in steps of one bucket, so what it covers is between nine and ten
 /// tenths of its length.
