@@ -195,6 +195,24 @@ fn loom_breaker_a_probe_given_back_is_neither_lost_nor_doubled() {
 }
 
 #[test]
+fn loom_breaker_sends_no_probe_once_the_verdict_has_fallen() {
+    explore(|| {
+        let machine = Arc::new(machine(builder().half_open(HalfOpen::probes(2))));
+        fail(&machine, at(0));
+        fail(&machine, at(0));
+        let probe = machine.admit(at(5), || 0).unwrap();
+        let other = Arc::clone(&machine);
+        let thread = thread::spawn(move || {
+            let _ = other.record(probe, Some(FAILURE), || at(5));
+        });
+        let mine = machine.admit(at(5), || 0);
+        thread.join().unwrap();
+        assert_eq!(State::of(machine.word()), State::Open);
+        assert_eq!(machine.lock().trial.out, 0, "{mine:?}");
+    });
+}
+
+#[test]
 fn loom_breaker_totals_of_a_count_window_equal_its_slots_at_rest() {
     explore(|| {
         let window = Arc::new(CountWindow::new(2, 0));
