@@ -125,10 +125,14 @@ fn loom_breaker_a_stale_result_never_counts_in_a_newer_generation_of_a_count_win
     });
 }
 
-/// Two failures at the same time, each of which could be the one that trips.
-fn one_trip(preemptions: usize, window: Window) {
+/// Two failures at the same time, neither of which is enough alone; the minimum is reached before them, or by them.
+fn one_trip(preemptions: usize, window: Window, successes: u32) {
     explore_to(preemptions, move || {
         let machine = Arc::new(machine(builder().window(window)));
+        for _ in 0..successes {
+            let permit = machine.pass().unwrap();
+            let _ = machine.record(permit, Some(Outcome::default()), || at(1));
+        }
         let permits = [machine.pass().unwrap(), machine.pass().unwrap()];
         let other = Arc::clone(&machine);
         let thread = thread::spawn(move || {
@@ -150,12 +154,16 @@ fn one_trip(preemptions: usize, window: Window) {
 
 #[test]
 fn loom_breaker_opens_exactly_once_over_a_time_window() {
-    one_trip(2, Window::time(Duration::from_secs(10)));
+    for successes in [0, 2] {
+        one_trip(2, Window::time(Duration::from_secs(10)), successes);
+    }
 }
 
 #[test]
 fn loom_breaker_opens_exactly_once_over_a_count_window() {
-    one_trip(3, Window::count(4));
+    for successes in [0, 2] {
+        one_trip(3, Window::count(4), successes);
+    }
 }
 
 #[test]
