@@ -39,8 +39,8 @@ use crate::{
 ///
 /// Rejections, events and logs carry the key as name; metrics carry the family's name, never the key.
 ///
-/// Memory: a breaker with a time window takes about 5 KiB (4 stripes at most, however many cores), the key and its
-/// name extra.
+/// Memory: a breaker with a time window takes about 4.5 KiB (4 stripes at most, however many cores), the key and
+/// its name extra.
 pub struct KeyedCircuitBreaker<K> {
     pub(super) inner: Arc<Inner<K>>,
 }

@@ -62,8 +62,8 @@
 //! A call that a closed breaker lets through allocates nothing and takes no lock: one atomic load to get in, one
 //! reading of the clock and one compare-and-swap on memory of the thread's own to get out (with
 //! [`slow calls`](Builder::slow_calls), two readings). A response future that is pending at first costs one more
-//! reading, unless [`Dropped::Ignored`] is set. A breaker with a time window takes about 2 KiB, plus 1 KiB per stripe (twice
-//! the cores, at most 32).
+//! reading, unless [`Dropped::Ignored`] is set. A breaker with a time window takes about 1.5 KiB of memory, plus 0.75
+//! KiB per stripe (twice the cores, at most 32).
 //!
 //! # Without tower
 //!
