@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use reqwest::Url;
+use resilience_redis::{InvalidUrl, Redis};
 
 /// Calls a second to each built-in upstream, unless told otherwise.
-const STORM_RATE: u32 = 150;
+const STORM_RATE: u32 = 36;
 /// Calls a second to a user's own address, unless told otherwise: nobody is flooded by a first try.
 const URL_RATE: u32 = 10;
 /// The most calls a second to a user's own address.
@@ -14,11 +15,13 @@ const URL_MAX_RATE: u32 = 100;
 /// The most time a run against a user's own address may take.
 const URL_MAX_SECONDS: u32 = 600;
 
-/// Sends the same load through a plain HTTP client and a guarded one, while the upstream misbehaves.
+/// Sends the same load through a plain HTTP client and guarded ones, while the upstream misbehaves.
 ///
-/// Real HTTP over loopback: two identical upstreams, one per client, follow the same script (healthy, slow, failing,
-/// hanging, down, back). At the end one table compares the clients. Nothing outside of this machine is contacted, and
-/// it ends by itself in under 30 seconds. With --url, the guarded client alone calls an address of yours.
+/// Real HTTP over loopback: three identical upstreams follow the same script (healthy, slow, failing, hanging, down,
+/// back). One is called by a plain reqwest client, one by several instances of a guarded client with breakers of their
+/// own, one by several instances that share what their breakers know. At the end one table compares them. Nothing
+/// outside of this machine is contacted (but for the Redis of --redis), and it ends by itself in under 30 seconds. With
+/// --url, one guarded client alone calls an address of yours.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "storm",
@@ -37,8 +40,8 @@ pub(crate) struct Flags {
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) requests: u32,
 
-    /// Calls a second that each client is given, whether or not earlier ones have ended [default: 150, or 10 with
-    /// --url; at most 100 with --url].
+    /// Calls a second that each client is given, all its instances together, whether or not earlier ones have ended
+    /// [default: 36, or 10 with --url; at most 100 with --url].
     #[arg(long, value_name = "PER_SECOND", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=300))]
     rate: Option<u32>,
 
@@ -57,6 +60,16 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "COUNT", default_value_t = 0, conflicts_with = "url",
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=5))]
     pub(crate) plain_retries: u32,
+
+    /// How many instances of the guarded client there are; they deal the calls out among themselves.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, conflicts_with = "url",
+        allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=20))]
+    instances: u32,
+
+    /// Share the breakers through this Redis, each instance over a connection of its own, instead of through a store in
+    /// this process [redis://[user:password@]host[:6379][/database], or unix, redis-sentinel, redis-cluster].
+    #[arg(long, value_name = "URL", conflicts_with = "url")]
+    pub(crate) redis: Option<String>,
 
     /// Print the result as one JSON document on stdout, and nothing else there; the log goes to stderr.
     #[arg(long)]
@@ -83,6 +96,11 @@ impl Flags {
         self.rate.unwrap_or(usual)
     }
 
+    /// How many instances of the guarded client there are.
+    pub(crate) fn instances(&self) -> usize {
+        usize::try_from(self.instances).unwrap_or(usize::MAX)
+    }
+
     /// How long the script takes.
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_secs(self.duration.into())
@@ -104,8 +122,22 @@ impl Flags {
                 self.requests,
             )));
         }
+        if let Some(Err(error)) = self.redis.as_deref().map(check_redis) {
+            // In its own words, which show no password.
+            return Err(invalid(format!(
+                "invalid value for '--redis <URL>': {error}"
+            )));
+        }
         Ok(self)
     }
+}
+
+/// Whether Redis could be at this URL. Nothing is connected to: what would do it is dropped before it runs.
+fn check_redis(url: &str) -> Result<(), InvalidUrl> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime without drivers needs nothing that could be missing");
+    let _entered = runtime.enter();
+    Redis::connect(url).map(drop)
 }
 
 fn invalid(message: String) -> clap::Error {
@@ -142,7 +174,8 @@ mod tests {
     #[test]
     fn the_defaults_stay_under_thirty_seconds_and_are_gentle_with_strangers() {
         let storm = parse("").unwrap();
-        assert_eq!((storm.rate(), storm.duration().as_secs()), (150, 19));
+        assert_eq!((storm.rate(), storm.duration().as_secs()), (36, 19));
+        assert_eq!((storm.instances(), storm.redis), (3, None));
         let url = parse("--url http://127.0.0.1:8080/health").unwrap();
         assert_eq!((url.rate(), url.requests), (10, 100));
     }
@@ -176,6 +209,18 @@ mod tests {
             ("--url ftp://localhost", "--url", "ftp"),
             ("--url http://", "--url", "'http://'"),
             ("--url http://localhost:99999", "--url", "99999"),
+            ("--instances 0", "--instances", "'0'"),
+            ("--instances 21", "--instances", "'21'"),
+            ("--instances 2 --url http://localhost", "--instances", ""),
+            (
+                "--redis redis://localhost --url http://localhost",
+                "--redis",
+                "",
+            ),
+            ("--redis nonsense", "--redis", "nonsense"),
+            ("--redis http://localhost", "--redis", "http://localhost"),
+            ("--redis redis://localhost:99999", "--redis", "99999"),
+            ("--redis redis://a,b", "--redis", "redis-cluster"),
             ("--storm", "--storm", ""),
         ] {
             let error = parse(line).expect_err(line);
@@ -185,6 +230,29 @@ mod tests {
                 message.contains(flag) && message.contains(value),
                 "{line}: {message}"
             );
+        }
+    }
+
+    #[test]
+    fn a_redis_url_that_cannot_work_is_refused_without_its_password() {
+        let message = parse("--redis redis://me:secret@host:port").unwrap_err();
+        assert_eq!(message.exit_code(), 2);
+        let message = message.to_string();
+        assert!(
+            message.contains("--redis") && !message.contains("secret"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_redis_url_is_not_called_while_it_is_checked() {
+        for url in [
+            "redis://127.0.0.1:1",
+            "redis-sentinel://nowhere/main",
+            "unix:///nowhere",
+        ] {
+            let flags = parse(&format!("--redis {url}")).unwrap();
+            assert_eq!(flags.redis.as_deref(), Some(url));
         }
     }
 

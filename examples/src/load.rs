@@ -1,4 +1,4 @@
-//! The load: open loop, bounded in count and time, the same for both clients.
+//! The load: open loop, bounded in count and time, the same for all clients.
 //!
 //! Calls start when they are due, whether or not earlier ones have ended, and their latency is counted from the
 //! moment they were due. A client that waits for an answer before it sends the next request would hide exactly the
@@ -60,7 +60,7 @@ pub(crate) async fn drive<C: Caller>(
             }
             let (caller, recorder) = (caller.clone(), Arc::clone(&recorder));
             calls.spawn(async move {
-                let flying = recorder.begin();
+                let flying = recorder.begin(at);
                 let outcome = caller.call(number as u64).await;
                 drop(flying);
                 recorder.end(at, Instant::now() - recorder.epoch(), outcome);

@@ -1,8 +1,8 @@
-//! The storm: the same load through a plain HTTP client and through a guarded one, while the upstream misbehaves.
+//! The storm: the same load through a plain HTTP client and through guarded ones, while the upstream misbehaves.
 //!
 //! `cargo run` runs it, `cargo run -- --help` explains the flags. The pieces: `script` (what happens when),
-//! `upstream` (misbehaves accordingly), `load` (who calls when), `clients` (the two that are compared), `stats` (what
-//! is counted), `view` (while it runs), `report` (at the end), and `run`, which puts them together.
+//! `upstream` (misbehaves accordingly), `load` (who calls when), `clients` (those that are compared), `stats` and
+//! `timeline` (what is counted), `view` (while it runs), `report` (at the end), and `run`, which puts them together.
 
 mod clients;
 mod flags;
@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod script;
 mod stats;
+mod timeline;
 mod upstream;
 mod view;
 

@@ -1,75 +1,97 @@
 //! A run: clients, upstreams, load and view put together.
 
-use std::{error::Error, io, sync::Arc};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
-    clients::{Gauges, Guarded, Plain, Refusals, Target},
+    clients::{
+        Caller, Gauges, Instances, News, Plain, Plan, Refusals, Sharing, Target, instance_of,
+    },
     flags::Flags,
     load,
     report::{self, Report, Run},
-    script::{Phase, Script},
+    script::{self, Phase, Script},
     stats::Recorder,
-    upstream::{self, Upstream},
+    timeline::all_at_once,
+    upstream::{Arrival, Upstream},
     view::{self, Scene, View},
 };
 
-/// Both clients, an upstream for each, one script.
+/// All clients, an upstream for each, one script.
 pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     let script = Script::lasting(flags.duration());
     let (conductor, phase) = watch::channel(Phase::Healthy);
-    let (ours, theirs) = (
-        Stage::set(flags.seed, &phase).await?,
-        Stage::set(flags.seed, &phase).await?,
-    );
-    let plain = Plain::new(theirs.target(), flags.plain_retries, &theirs.refusals)?;
-    let guarded = Guarded::in_a_hurry(ours.target(), flags.seed, &ours.refusals)?;
+    let workers = script::workers(flags.rate());
+    let stage = || Stage::set(flags.seed, workers, &phase);
+    let stages = (stage().await?, stage().await?, stage().await?);
+    let news = News::default();
+    let fleet = |name, sharing| Plan {
+        name,
+        instances: flags.instances(),
+        rate: flags.rate(),
+        seed: flags.seed,
+        sharing,
+        news: news.clone(),
+    };
+    let redis = flags.redis.clone();
+    let shared = redis.map_or(Sharing::InProcess, Sharing::Redis);
+    let (local, shared) = (fleet("guarded", Sharing::Local), fleet("shared", shared));
+    let (to_plain, to_local, to_shared) = &stages;
+    let plain = Plain::new(to_plain.target(), flags.plain_retries, &to_plain.refusals)?;
+    let local = Instances::in_a_hurry(local, &to_local.target(), &to_local.refusals).await?;
+    let shared = Instances::in_a_hurry(shared, &to_shared.target(), &to_shared.refusals).await?;
 
     let epoch = Instant::now();
     let due = load::arrivals(flags.seed, flags.rate(), script.total());
     let (stop, stopped) = watch::channel(false);
-    let calls = || Arc::new(Recorder::start(epoch, Some(script)));
-    let (plain_calls, guarded_calls) = (calls(), calls());
-    let drives = [
-        tokio::spawn(load::drive(
-            plain.clone(),
-            due.clone(),
-            Arc::clone(&plain_calls),
-            stopped.clone(),
-        )),
-        tokio::spawn(load::drive(
-            guarded.clone(),
-            due,
-            Arc::clone(&guarded_calls),
-            stopped,
-        )),
-    ];
-    let plain = Contender::new("plain", plain, plain_calls, Some(theirs));
-    let guarded = Contender::new("guarded", guarded, guarded_calls, Some(ours));
+    let load = Load {
+        due,
+        script,
+        epoch,
+        stopped,
+    };
+    let (to_plain, to_local, to_shared) = stages;
+    let (plain, plain_drive) = load.put_on("plain", plain, to_plain);
+    let (guarded, guarded_drive) = load.put_on("guarded", local, to_local);
+    let (shared, shared_drive) = load.put_on("shared", shared, to_shared);
+
     let conducting = tokio::spawn(conduct(script, epoch, conductor));
-    let interrupted = look_on(flags, Some(script), &[&plain, &guarded], drives, stop).await;
+    let show = Show {
+        script: Some(script),
+        contenders: &[&plain, &guarded, &shared],
+        news,
+    };
+    let drives = [plain_drive, guarded_drive, shared_drive];
+    let interrupted = show.look_on(flags, drives, stop).await;
     conducting.abort();
+    let recorders = [&plain, &guarded, &shared].map(|one| one.calls.lateness());
+    let lateness = recorders.into_iter().max().unwrap_or_default();
     Ok(Report {
         run: Run::Storm {
             script,
             rate: flags.rate(),
             seed: flags.seed,
-            workers: upstream::WORKERS,
+            workers,
+            instances: flags.instances(),
+            lateness,
         },
         interrupted,
-        plain: Some(plain.result()),
-        guarded: guarded.result(),
+        plain: Some(plain.result(script)),
+        guarded: guarded.result(script),
+        shared: Some(shared.result(script)),
     })
 }
 
 /// The guarded client alone, against the user's address.
 pub(crate) async fn call_url(flags: &Flags, target: Target) -> Result<Report, Box<dyn Error>> {
     let url = target.to_string();
-    let guarded = Guarded::as_it_comes(target)?;
+    let news = News::default();
+    let guarded = Instances::as_it_comes(target, news.clone())?;
     let due = load::metronome(flags.requests, flags.rate());
     let (stop, stopped) = watch::channel(false);
     let calls = Arc::new(Recorder::start(Instant::now(), None));
@@ -80,7 +102,12 @@ pub(crate) async fn call_url(flags: &Flags, target: Target) -> Result<Report, Bo
         stopped,
     ))];
     let guarded = Contender::new("guarded", guarded, calls, None);
-    let interrupted = look_on(flags, None, &[&guarded], drives, stop).await;
+    let show = Show {
+        script: None,
+        contenders: &[&guarded],
+        news,
+    };
+    let interrupted = show.look_on(flags, drives, stop).await;
     Ok(Report {
         run: Run::Url {
             url,
@@ -88,8 +115,33 @@ pub(crate) async fn call_url(flags: &Flags, target: Target) -> Result<Report, Bo
         },
         interrupted,
         plain: None,
-        guarded: guarded.result(),
+        guarded: guarded.side(),
+        shared: None,
     })
+}
+
+/// The calls that every client is given.
+struct Load {
+    due: Vec<Duration>,
+    script: Script,
+    epoch: Instant,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Load {
+    /// Puts `client` under the load, against the upstream of `stage`.
+    fn put_on<C: Caller + Gauges + Sync>(
+        &self,
+        name: &'static str,
+        client: C,
+        stage: Stage,
+    ) -> (Contender, JoinHandle<()>) {
+        let calls = Arc::new(Recorder::start(self.epoch, Some(self.script)));
+        let (due, stopped) = (self.due.clone(), self.stopped.clone());
+        let drive = load::drive(client.clone(), due, Arc::clone(&calls), stopped);
+        let contender = Contender::new(name, client, calls, Some(stage));
+        (contender, tokio::spawn(drive))
+    }
 }
 
 /// An upstream, and what could not reach it.
@@ -99,9 +151,9 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(seed: u64, phase: &watch::Receiver<Phase>) -> io::Result<Self> {
+    async fn set(seed: u64, workers: usize, phase: &watch::Receiver<Phase>) -> io::Result<Self> {
         Ok(Self {
-            upstream: Upstream::start(seed, phase.clone()).await?,
+            upstream: Upstream::start(seed, workers, phase.clone()).await?,
             refusals: Refusals::new(phase.clone()),
         })
     }
@@ -145,20 +197,55 @@ impl Contender {
             live: self.calls.live(),
             retries: self.client.retries(),
             upstream: self.stage.as_ref().map(|stage| stage.served().iter().sum()),
+            breakers: self.client.states(),
         }
     }
 
-    fn result(&self) -> report::Side {
+    fn side(&self) -> report::Side {
         report::Side {
             settings: self.client.settings(),
             summary: self.calls.summary(),
             retries: self.client.retries(),
             upstream: self.stage.as_ref().map(Stage::served),
+            fleet: None,
+            store: self.client.store(),
         }
+    }
+
+    fn result(&self, script: Script) -> report::Side {
+        report::Side {
+            fleet: self.fleet(script),
+            ..self.side()
+        }
+    }
+
+    /// How the breakers went through the outage and out of it.
+    fn fleet(&self, script: Script) -> Option<report::Fleet> {
+        let (breakers, stage) = (self.client.timelines(), self.stage.as_ref()?);
+        if breakers.is_empty() {
+            return None;
+        }
+        let at = |offset| self.calls.epoch() + offset;
+        let (outage, back) = (
+            at(script.start(Phase::Hanging)),
+            at(script.start(Phase::Back)),
+        );
+        let open = all_at_once(&breakers, false, outage, back);
+        let closed = all_at_once(&breakers, true, back, at(script.total()));
+        let closed_by = closed.unwrap_or_else(|| at(script.total()));
+        let is_probe = |arrival: &&Arrival| {
+            let instance = instance_of(arrival.call, breakers.len());
+            arrival.at < closed_by && !breakers[instance].is_closed(arrival.at)
+        };
+        Some(report::Fleet {
+            all_open: open.map(|moment| moment - outage),
+            all_closed: closed.map(|moment| moment - back),
+            probes: stage.upstream.arrivals().iter().filter(is_probe).count(),
+        })
     }
 }
 
-/// Tells both upstreams what phase it is.
+/// Tells all upstreams what phase it is.
 async fn conduct(script: Script, epoch: Instant, conductor: watch::Sender<Phase>) {
     for phase in Phase::ALL {
         sleep_until(epoch + script.start(phase)).await;
@@ -168,55 +255,53 @@ async fn conduct(script: Script, epoch: Instant, conductor: watch::Sender<Phase>
     std::future::pending().await
 }
 
-/// Shows what happens until all drives have ended; whether ctrl-c ended them early.
-async fn look_on<const N: usize>(
-    flags: &Flags,
+/// What there is to look at while it runs.
+struct Show<'a> {
     script: Option<Script>,
-    contenders: &[&Contender],
-    drives: [tokio::task::JoinHandle<()>; N],
-    stop: watch::Sender<bool>,
-) -> bool {
-    let mut view = View::choose(flags.plain, flags.json);
-    let mut ticks = interval(view.pace());
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut done = std::pin::pin!(async {
-        for drive in drives {
-            // A panic in the load generator is a bug of this program, and not to be papered over with figures.
-            drive.await.expect("the load generator panicked");
-        }
-    });
-    let mut interrupted = false;
-    loop {
-        tokio::select! {
-            () = &mut done => break,
-            _ = ticks.tick() => view.show(&scene(script, contenders)),
-            () = interrupt(), if !interrupted => {
-                interrupted = true;
-                stop.send_replace(true);
-            }
-        }
-    }
-    view.show(&scene(script, contenders));
-    interrupted
+    contenders: &'a [&'a Contender],
+    news: News,
 }
 
-fn scene(script: Option<Script>, contenders: &[&Contender]) -> Scene {
-    let epoch = contenders[0].calls.epoch();
-    Scene {
-        now: epoch.elapsed(),
-        script,
-        sides: contenders
-            .iter()
-            .map(|contender| contender.live())
-            .collect(),
-        breaker: contenders
-            .iter()
-            .find_map(|one| one.client.breaker())
-            .unwrap_or_default(),
-        news: contenders
-            .iter()
-            .flat_map(|one| one.client.news(epoch))
-            .collect(),
+impl Show<'_> {
+    /// Shows what happens until all drives have ended; whether ctrl-c ended them early.
+    async fn look_on<const N: usize>(
+        &self,
+        flags: &Flags,
+        drives: [JoinHandle<()>; N],
+        stop: watch::Sender<bool>,
+    ) -> bool {
+        let mut view = View::choose(flags.plain, flags.json);
+        let mut ticks = interval(view.pace());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut done = std::pin::pin!(async {
+            for drive in drives {
+                // A panic in the load generator is a bug of this program, and not to be papered over with figures.
+                drive.await.expect("the load generator panicked");
+            }
+        });
+        let mut interrupted = false;
+        loop {
+            tokio::select! {
+                () = &mut done => break,
+                _ = ticks.tick() => view.show(&self.scene()),
+                () = interrupt(), if !interrupted => {
+                    interrupted = true;
+                    stop.send_replace(true);
+                }
+            }
+        }
+        view.show(&self.scene());
+        interrupted
+    }
+
+    fn scene(&self) -> Scene {
+        let epoch = self.contenders[0].calls.epoch();
+        Scene {
+            now: epoch.elapsed(),
+            script: self.script,
+            sides: self.contenders.iter().map(|one| one.live()).collect(),
+            news: self.news.since(epoch),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{ops::RangeInclusive, time::Duration};
 pub(crate) enum Phase {
     /// Quick and right.
     Healthy,
-    /// Every answer takes thirty times as long: the upstream can serve a third of what it is sent.
+    /// Every answer takes thirty times as long: the upstream can serve three fifths of what it is sent.
     Slow,
     /// Quick, but a part of the answers is a 503.
     Failing,
@@ -84,6 +84,13 @@ impl Phase {
     }
 }
 
+/// How many requests an upstream works on at a time that is to bear `rate` calls a second: enough by far for a healthy
+/// one, and for three fifths of the calls when each of them takes 350 ms.
+pub(crate) fn workers(rate: u32) -> usize {
+    let per_mille = 350 * 3 / 5;
+    usize::try_from((rate * per_mille).div_ceil(1000)).unwrap_or(usize::MAX)
+}
+
 /// The sum of all [`Phase::parts`].
 const PARTS: u32 = 38;
 
@@ -144,6 +151,16 @@ mod tests {
             end += script.length(phase);
         }
         assert_eq!(end, script.total());
+    }
+
+    #[test]
+    fn a_slow_upstream_can_serve_three_fifths_of_any_load() {
+        for rate in [10, 36, 150, 300] {
+            let served = workers(rate) as f64 / 0.35;
+            let share = served / f64::from(rate);
+            assert!((0.59..0.89).contains(&share), "{rate}: {share}");
+        }
+        assert_eq!(workers(1), 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is written down while the storm runs, and the figures that are made of it.
 //!
-//! Every call leaves one [`Sample`]; a [`Summary`] is computed from the samples alone, the same way for both clients.
+//! Every call leaves one [`Sample`]; a [`Summary`] is computed from the samples alone, the same way for all clients.
 
 use std::{
     borrow::Cow,
@@ -95,6 +95,8 @@ pub(crate) struct Recorder {
     script: Option<Script>,
     samples: Mutex<Vec<Sample>>,
     in_flight: AtomicUsize,
+    /// How long after it was due each call was started.
+    late: Mutex<Vec<Duration>>,
 }
 
 /// What there is to see at this moment.
@@ -109,7 +111,7 @@ pub(crate) struct Live {
 }
 
 impl Recorder {
-    /// Counts from `epoch`; both clients share one. Without a script (the user's own upstream) nothing is known of
+    /// Counts from `epoch`; all clients share one. Without a script (the user's own upstream) nothing is known of
     /// phases.
     pub(crate) fn start(epoch: Instant, script: Option<Script>) -> Self {
         Self {
@@ -117,6 +119,7 @@ impl Recorder {
             script,
             samples: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            late: Mutex::default(),
         }
     }
 
@@ -125,8 +128,12 @@ impl Recorder {
         self.epoch
     }
 
-    /// A call sets out; it is in flight until what this returns is dropped.
-    pub(crate) fn begin(&self) -> Flying<'_> {
+    /// A call that was due `at` sets out; it is in flight until what this returns is dropped.
+    pub(crate) fn begin(&self, at: Duration) -> Flying<'_> {
+        let late = self.epoch.elapsed().saturating_sub(at);
+        let mut all = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(late);
+        drop(all);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Flying(self)
     }
@@ -163,6 +170,19 @@ impl Recorder {
         }
         live.recent = (recent > 0).then(|| f64::from(recent_ok) / f64::from(recent));
         live
+    }
+
+    /// By how much the latest hundredth of the calls were started too late, at least: the fault of the machine, and of
+    /// no client. Latencies contain it.
+    pub(crate) fn lateness(&self) -> Duration {
+        let mut all = self
+            .late
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        all.sort_unstable();
+        let last_hundredth = all.len().saturating_sub(1 + all.len() / 100);
+        all.get(last_hundredth).copied().unwrap_or_default()
     }
 
     /// A copy of all samples so far.
@@ -505,6 +525,21 @@ mod tests {
     fn too_few_calls_are_no_proof_of_recovery() {
         let samples: Vec<_> = (0..19).map(|n| sample(n * 10, 5, Outcome::Ok)).collect();
         assert_eq!(recovery(&samples, ms(0)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_cannot_keep_up_is_found_out() {
+        let recorder = Recorder::start(Instant::now(), None);
+        assert_eq!(recorder.lateness(), Duration::ZERO);
+        for call in 0..200 {
+            tokio::time::advance(ms(10)).await;
+            // The first three are late.
+            let late = if call < 3 { ms(10) } else { ms(0) };
+            drop(recorder.begin(recorder.epoch().elapsed() - late));
+        }
+        assert_eq!(recorder.lateness(), ms(10));
+        drop(recorder.begin(recorder.epoch().elapsed()));
+        assert_eq!(recorder.live().in_flight, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,18 +1,18 @@
 //! The upstream that misbehaves: a small HTTP server on loopback, driven by the [`Phase`] it is told.
 //!
-//! It is modelled on a service with a pool of workers: at most [`WORKERS`] requests are worked on at a time, the rest
-//! wait in line, and what was accepted is worked through even when the client has hung up meanwhile. So a client that
+//! It is modelled on a service with a pool of workers: only so many requests are worked on at a time, the rest wait in
+//! line, and what was accepted is worked through even when the client has hung up meanwhile. So a client that
 //! sends more than the upstream can bear pays for it later, as in life.
 //!
 //! Each client gets an upstream of its own, so that neither feels the other's load. What becomes of a request is
-//! decided by seed, number of the call and how often that call was tried, so call 17 meets the same fate at both.
+//! decided by seed, number of the call and how often that call was tried, so call 17 meets the same fate at all.
 
 use std::{
     collections::HashMap,
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,40 +25,50 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{script::Phase, stats::PerPhase};
-
-/// How many requests are worked on at a time.
-pub(crate) const WORKERS: usize = 16;
 
 /// A running upstream. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     address: SocketAddr,
-    served: Arc<PerPhase>,
+    shop: Arc<Shop>,
     server: JoinHandle<io::Result<()>>,
 }
 
+/// A request that arrived when the upstream was back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) at: Instant,
+    /// The number of the call.
+    pub(crate) call: u64,
+}
+
 impl Upstream {
-    /// Starts one on a free port of the loopback interface; it behaves as `phase` says at any time.
-    pub(crate) async fn start(seed: u64, phase: watch::Receiver<Phase>) -> io::Result<Self> {
+    /// Starts one with so many workers on a free port of the loopback interface; it behaves as `phase` says at any
+    /// time.
+    pub(crate) async fn start(
+        seed: u64,
+        workers: usize,
+        phase: watch::Receiver<Phase>,
+    ) -> io::Result<Self> {
         let port = Port::reserve((Ipv4Addr::LOCALHOST, 0).into())?;
         let address = port.0.local_addr()?;
-        let served = Arc::new(PerPhase::default());
         let shop = Arc::new(Shop {
             seed,
             phase,
-            workers: Semaphore::new(WORKERS),
-            served: Arc::clone(&served),
+            workers: Semaphore::new(workers),
+            served: PerPhase::default(),
+            back: Mutex::default(),
             tries: Mutex::default(),
         });
         let listener = port.listen()?;
-        let server = tokio::spawn(open_and_close(shop, listener, address));
+        let server = tokio::spawn(open_and_close(Arc::clone(&shop), listener, address));
         Ok(Self {
             address,
-            served,
+            shop,
             server,
         })
     }
@@ -69,8 +79,13 @@ impl Upstream {
     }
 
     /// Requests that arrived, by phase.
-    pub(crate) const fn served(&self) -> &Arc<PerPhase> {
-        &self.served
+    pub(crate) fn served(&self) -> &PerPhase {
+        &self.shop.served
+    }
+
+    /// Requests that arrived since it is back, oldest first.
+    pub(crate) fn arrivals(&self) -> Vec<Arrival> {
+        self.shop.lock_back().clone()
     }
 }
 
@@ -155,6 +170,10 @@ async fn answer(
         .next()
         .and_then(|n| n.parse().ok())
         .unwrap_or(0);
+    if arrived == Phase::Back {
+        let at = Instant::now();
+        shop.lock_back().push(Arrival { at, call });
+    }
     let mut fate = shop.fate(call);
     // Detached: a worker does not notice that the client has gone.
     let work = tokio::spawn(async move { shop.work(&mut fate).await });
@@ -168,16 +187,23 @@ async fn answer(
 }
 
 /// What the connections of one upstream share.
+#[derive(Debug)]
 struct Shop {
     seed: u64,
     phase: watch::Receiver<Phase>,
     workers: Semaphore,
-    served: Arc<PerPhase>,
+    served: PerPhase,
+    /// What arrived since it is back. Bounded by the length of the run.
+    back: Mutex<Vec<Arrival>>,
     /// How often each call has been tried. Bounded by the length of the run.
     tries: Mutex<HashMap<u64, u64>>,
 }
 
 impl Shop {
+    fn lock_back(&self) -> MutexGuard<'_, Vec<Arrival>> {
+        self.back.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Draws what becomes of this try of `call`: the same for every upstream with the same seed.
     fn fate(&self, call: u64) -> fastrand::Rng {
         let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn while_it_is_down_connections_are_refused_and_it_comes_back_on_the_same_port() {
         let (conductor, phase) = watch::channel(Phase::Healthy);
-        let upstream = Upstream::start(7, phase).await.unwrap();
+        let upstream = Upstream::start(7, 16, phase).await.unwrap();
         assert_eq!(get(&upstream, 1).await.unwrap(), 200);
 
         conductor.send_replace(Phase::Down);
@@ -257,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_in_use_is_reset_when_it_goes_down() {
         let (conductor, phase) = watch::channel(Phase::Hanging);
-        let upstream = Upstream::start(7, phase).await.unwrap();
+        let upstream = Upstream::start(7, 16, phase).await.unwrap();
         let hung = get(&upstream, 1);
         tokio::pin!(hung);
         while upstream.served().get(Phase::Hanging) == 0 {
@@ -274,10 +300,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_meets_the_same_fate_at_both_upstreams() {
+    async fn a_call_meets_the_same_fate_at_all_upstreams() {
         let (_conductor, phase) = watch::channel(Phase::Failing);
-        let one = Upstream::start(7, phase.clone()).await.unwrap();
-        let other = Upstream::start(7, phase).await.unwrap();
+        let one = Upstream::start(7, 16, phase.clone()).await.unwrap();
+        let other = Upstream::start(7, 16, phase).await.unwrap();
         let mut failed = 0;
         for call in 0..40 {
             let (here, there) = (

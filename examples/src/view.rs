@@ -13,6 +13,8 @@ use crossterm::{
     terminal::{self, Clear, ClearType},
 };
 
+use resilience_core::breaker::State;
+
 use crate::{
     script::{Phase, Script},
     stats::Live,
@@ -32,7 +34,6 @@ pub(crate) struct Scene {
     /// None with the user's own upstream.
     pub(crate) script: Option<Script>,
     pub(crate) sides: Vec<Side>,
-    pub(crate) breaker: String,
     /// What has happened so far, oldest first.
     pub(crate) news: Vec<String>,
 }
@@ -45,6 +46,8 @@ pub(crate) struct Side {
     pub(crate) retries: u64,
     /// Requests that its upstream had to serve or refuse.
     pub(crate) upstream: Option<u64>,
+    /// The states of its breakers, one for each instance.
+    pub(crate) breakers: Vec<State>,
 }
 
 /// Where scenes are shown.
@@ -169,12 +172,10 @@ fn picture(scene: &Scene) -> Vec<Line> {
     } else {
         lines.push(format!("{:.1} s", scene.now.as_secs_f64()).into());
     }
-    let calm = scene.breaker.starts_with("closed");
+    let mut states = scene.sides.iter().flat_map(|side| &side.breakers);
+    let calm = states.all(|state| *state == State::Closed);
     let color = if calm { Color::Green } else { Color::Red };
-    lines.push(colored(
-        color,
-        format!("The guarded client's breaker is {}.", scene.breaker),
-    ));
+    lines.push(colored(color, breakers(&scene.sides)));
     lines.push(String::new().into());
     lines.push(HEADER.to_owned().into());
     lines.extend(scene.sides.iter().map(|side| row(side).into()));
@@ -182,6 +183,44 @@ fn picture(scene: &Scene) -> Vec<Line> {
     let skipped = scene.news.len().saturating_sub(NEWS);
     lines.extend(scene.news.iter().skip(skipped).cloned().map(Line::from));
     lines
+}
+
+/// The breakers of all clients that have some, in short.
+fn breakers(sides: &[Side]) -> String {
+    let guarded: Vec<_> = sides
+        .iter()
+        .filter(|side| !side.breakers.is_empty())
+        .collect();
+    match guarded[..] {
+        [one] => format!("breaker {}", states(&one.breakers)),
+        _ => {
+            let each = guarded
+                .iter()
+                .map(|side| format!("{} {}", side.name, states(&side.breakers)));
+            format!("breakers: {}", each.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// "closed" if all are; else how many are what.
+fn states(all: &[State]) -> String {
+    let name = |state: State| state.as_str().replace('_', "-");
+    let mut counts: Vec<(State, usize)> = Vec::new();
+    for &state in all {
+        match counts.iter_mut().find(|(known, _)| *known == state) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((state, 1)),
+        }
+    }
+    match counts[..] {
+        [(state, _)] => name(state),
+        _ => {
+            let each = counts
+                .iter()
+                .map(|&(state, count)| format!("{count} {}", name(state)));
+            each.collect::<Vec<_>>().join(" + ")
+        }
+    }
 }
 
 fn progress(now: Duration, total: Duration) -> String {
@@ -260,7 +299,7 @@ fn log_line(scene: &Scene) -> String {
     if let Some(script) = scene.script {
         let _ = write!(line, "  {:<7}", script.at(scene.now).name());
     }
-    let _ = write!(line, "  breaker {}", scene.breaker);
+    let _ = write!(line, "  {}", breakers(&scene.sides));
     for side in &scene.sides {
         let Live {
             in_flight,
@@ -289,23 +328,27 @@ mod tests {
             rejected: 5,
             recent: Some(0.981),
         };
-        let side = |name| Side {
+        let side = |name, breakers: &[State]| Side {
             name,
             live,
             retries: 12,
             upstream: Some(99),
+            breakers: breakers.to_vec(),
         };
         Scene {
             now: Duration::from_secs(8),
             script: Some(Script::lasting(Duration::from_secs(19))),
-            sides: vec![side("plain"), side("guarded")],
-            breaker: "closed".to_owned(),
+            sides: vec![
+                side("plain", &[]),
+                side("guarded", &[State::Closed, State::Open, State::Closed]),
+                side("shared", &[State::HalfOpen; 3]),
+            ],
             news: (0..9).map(|n| format!("event {n}")).collect(),
         }
     }
 
     #[test]
-    fn the_picture_shows_phase_breaker_and_both_clients_and_the_latest_events() {
+    fn the_picture_shows_phase_breakers_and_all_clients_and_the_latest_events() {
         let lines = picture(&scene());
         let text = lines
             .iter()
@@ -313,7 +356,7 @@ mod tests {
         for part in [
             "[failing]",
             "503",
-            "breaker is closed",
+            "guarded 2 closed + 1 open, shared half-open",
             "98 % ok",
             "99",
             "event 8",
@@ -333,7 +376,7 @@ mod tests {
         for part in [
             "8.0 s",
             "failing",
-            "closed",
+            "breakers: guarded 2 closed + 1 open, shared half-open",
             "98 % ok",
             "3 in flight",
             "12 retries",
@@ -342,6 +385,13 @@ mod tests {
             assert!(line.contains(part), "{part} is not in {line}");
         }
         assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn a_client_alone_has_a_breaker_and_no_breakers() {
+        let mut scene = scene();
+        scene.sides.drain(..2);
+        assert_eq!(breakers(&scene.sides), "breaker half-open");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The result: one table for people, the same as JSON for machines.
 
+mod document;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use serde::{Serialize, Serializer};
 
+use self::document::Document;
 use crate::{
+    clients::StoreHealth,
     script::{Phase, Script},
     stats::{Counts, Latency, Summary},
 };
@@ -19,6 +22,8 @@ pub(crate) struct Report {
     /// None with the user's own upstream.
     pub(crate) plain: Option<Side>,
     pub(crate) guarded: Side,
+    /// None with the user's own upstream.
+    pub(crate) shared: Option<Side>,
 }
 
 /// What was run.
@@ -29,6 +34,9 @@ pub(crate) enum Run {
         rate: u32,
         seed: u64,
         workers: usize,
+        instances: usize,
+        /// See [`Recorder::lateness`](crate::stats::Recorder::lateness): that of the client that suffered most.
+        lateness: Duration,
     },
     Url {
         url: String,
@@ -45,6 +53,21 @@ pub(crate) struct Side {
     pub(crate) retries: u64,
     /// Requests that its upstream had to serve or refuse, by phase. None where we cannot see that.
     pub(crate) upstream: Option<[u64; Phase::ALL.len()]>,
+    /// How its breakers went through the outage, if it has some, in the storm.
+    pub(crate) fleet: Option<Fleet>,
+    /// How it fared with its store, if its breakers are shared.
+    pub(crate) store: Option<StoreHealth>,
+}
+
+/// How the breakers of all instances of a client went through the outage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fleet {
+    /// From the start of the outage (`hanging`) until every instance was open. None if that did not come to pass.
+    pub(crate) all_open: Option<Duration>,
+    /// From the start of `back` until every instance was closed.
+    pub(crate) all_closed: Option<Duration>,
+    /// Requests sent meanwhile by instances that were not closed.
+    pub(crate) probes: usize,
 }
 
 impl Report {
@@ -65,12 +88,27 @@ impl Report {
                 rate,
                 seed,
                 workers,
+                instances,
+                lateness,
             } => {
                 text += &format!(
                     "\nThe storm: {:.0} s, {rate} calls a second from each client to an upstream of its own with \
-                     {workers} workers, seed {seed}.\n",
+                     {workers} workers, seed {seed}.\nThe calls of `guarded` and `shared` are made by {instances} \
+                     {} each.\n",
                     script.total().as_secs_f64(),
+                    if *instances == 1 {
+                        "instance"
+                    } else {
+                        "instances"
+                    },
                 );
+                if *lateness >= DISTORTED {
+                    text += &format!(
+                        "THIS MACHINE WAS BUSY: one call in a hundred was started {} ms late or later. Latencies, and \
+                         what depends on them, are too high by that much.\n",
+                        ms(*lateness)
+                    );
+                }
                 for phase in Phase::ALL {
                     let (name, lasts) = (phase.name(), script.length(phase).as_secs_f64());
                     text += &format!("  {name:<8} {lasts:.1} s  the upstream {}\n", phase.story());
@@ -83,6 +121,10 @@ impl Report {
             text += &wrapped(&format!("plain: {}", plain.settings));
         }
         text += &wrapped(&format!("guarded: {}", self.guarded.settings));
+        if let Some(shared) = &self.shared {
+            text += &wrapped(&format!("shared: {}", shared.settings));
+            text += &shared.store.as_ref().map_or_else(String::new, degraded);
+        }
         if self.plain.is_some() {
             text += NOTES;
         }
@@ -92,12 +134,16 @@ impl Report {
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        let sides: Vec<&Side> = self.plain.iter().chain([&self.guarded]).collect();
-        let mut header = vec!["", "guarded"];
-        if self.plain.is_some() {
-            header.insert(1, "plain");
-        }
-        table.set_header(header);
+        let named = [
+            ("plain", self.plain.as_ref()),
+            ("guarded", Some(&self.guarded)),
+            ("shared", self.shared.as_ref()),
+        ];
+        let (names, sides): (Vec<_>, Vec<_>) = named
+            .into_iter()
+            .filter_map(|(name, side)| Some((name, side?)))
+            .unzip();
+        table.set_header([""].into_iter().chain(names));
         let mut row = |name: &str, value: &dyn Fn(&Side) -> String| {
             let mut cells = vec![Cell::new(name)];
             cells.extend(
@@ -114,10 +160,14 @@ impl Report {
                 moment(side.summary.notice)
             });
             row("time to recover", &|side| moment(side.summary.recovery));
+            through_the_outage(&mut row);
         }
         table
     }
 }
+
+/// Calls that are started later than this make figures that are not worth much.
+const DISTORTED: Duration = Duration::from_millis(50);
 
 type Row<'a> = dyn FnMut(&str, &dyn Fn(&Side) -> String) + 'a;
 
@@ -175,12 +225,55 @@ fn by_phase(row: &mut Row<'_>) {
     });
 }
 
+fn through_the_outage(row: &mut Row<'_>) {
+    row("requests in the outage (hanging and down)", &|side| {
+        let in_outage = |served: [u64; Phase::ALL.len()]| {
+            let of = |phase: Phase| served[phase as usize];
+            (of(Phase::Hanging) + of(Phase::Down)).to_string()
+        };
+        side.upstream.map_or_else(String::new, in_outage)
+    });
+    let mut fleet_row = |name: &str, value: &dyn Fn(&Fleet) -> String| {
+        row(name, &|side| {
+            side.fleet.as_ref().map_or_else(String::new, value)
+        });
+    };
+    fleet_row("  until every instance was open", &|fleet| {
+        moment(fleet.all_open)
+    });
+    fleet_row("back: until every instance was closed", &|fleet| {
+        moment(fleet.all_closed)
+    });
+    fleet_row("  probes sent meanwhile", &|fleet| fleet.probes.to_string());
+}
+
+/// What is to be said of a store that was away; nothing, if it was not.
+fn degraded(store: &StoreHealth) -> String {
+    if store.away.is_zero() {
+        return String::new();
+    }
+    let reason = store
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(" ({reason})"));
+    wrapped(&format!(
+        "DEGRADED: for {:.1} s at least one instance was without {}{reason} and went by its own window, as `guarded` \
+         does",
+        store.away.as_secs_f64(),
+        store.name,
+    ))
+}
+
 const NOTES: &str = "
-Both clients send the same calls at the same moments, and call 17 meets the same fate at both upstreams.
+All clients send the same calls at the same moments, and call 17 meets the same fate at all upstreams.
 Latency counts from the moment a call was due, so a stalled client cannot hide what it did not send.
 Noticed: from the start of `hanging` to the first call that the breaker turned away; a client without one never does.
 Recovered: from the start of `back` to the first success after which at most 1 call in 20 came to nothing. A client
 that never stopped asking is back at once; a breaker waits for its next probe. That is what sparing the upstream costs.
+What sharing gains depends on how much one instance sees by itself. With few calls each (the default), an instance
+takes long to be sure of what the fleet has seen together; with many (try --rate 150), each is sure as soon as the
+fleet. The probes are saved in any case: every instance of `guarded` sends its own, `shared` one set for all. With
+--instances 1 there is nobody to share with.
 ";
 
 fn percent(share: Option<f64>) -> String {
@@ -243,146 +336,6 @@ fn moment(after: Option<Duration>) -> String {
     after.map_or_else(|| "never".to_owned(), |after| format!("{} ms", ms(after)))
 }
 
-/// The JSON document. What does not apply is `null`; rates are shares of 1, durations milliseconds.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
-    interrupted: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    url: Option<&'a str>,
-    rate: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    script_ms: Option<ByPhase<f64>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plain: Option<SideDocument<'a>>,
-    guarded: SideDocument<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct SideDocument<'a> {
-    settings: &'a str,
-    requests: u64,
-    succeeded: u64,
-    failed: u64,
-    rejected: u64,
-    failures: &'a BTreeMap<String, u64>,
-    rejections: &'a BTreeMap<String, u64>,
-    success_rate: Option<f64>,
-    /// Over all calls, whatever came of them.
-    #[serde(flatten)]
-    all: Millis,
-    succeeded_latency: Millis,
-    not_succeeded_latency: Millis,
-    waited_in_vain_ms: f64,
-    retries: u64,
-    upstream_requests: Option<ByPhase<u64>>,
-    upstream_requests_total: Option<u64>,
-    phases: Option<ByPhase<PhaseDocument>>,
-    notice_ms: Option<f64>,
-    recovery_ms: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct PhaseDocument {
-    requests: u64,
-    success_rate: Option<f64>,
-    failed: u64,
-    rejected: u64,
-    #[serde(flatten)]
-    latency: Millis,
-}
-
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Millis {
-    p50_ms: Option<f64>,
-    p99_ms: Option<f64>,
-    max_ms: Option<f64>,
-}
-
-impl From<Option<Latency>> for Millis {
-    fn from(latency: Option<Latency>) -> Self {
-        Self {
-            p50_ms: latency.map(|latency| millis(latency.p50)),
-            p99_ms: latency.map(|latency| millis(latency.p99)),
-            max_ms: latency.map(|latency| millis(latency.max)),
-        }
-    }
-}
-
-/// Microseconds are as exact as it gets.
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// A value for each phase, written as an object in the order of the script.
-#[derive(Clone, Debug)]
-struct ByPhase<T>(Vec<T>);
-
-impl<T: Serialize> Serialize for ByPhase<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(Phase::ALL.map(Phase::name).into_iter().zip(&self.0))
-    }
-}
-
-impl<'a> Document<'a> {
-    fn of(report: &'a Report) -> Self {
-        let (url, rate, seed, script) = match &report.run {
-            Run::Storm {
-                script, rate, seed, ..
-            } => (None, *rate, Some(*seed), Some(*script)),
-            Run::Url { url, rate } => (Some(url.as_str()), *rate, None, None),
-        };
-        let lengths = |script: Script| Phase::ALL.map(|phase| millis(script.length(phase)));
-        Self {
-            interrupted: report.interrupted,
-            url,
-            rate,
-            seed,
-            script_ms: script.map(|script| ByPhase(lengths(script).into())),
-            plain: report.plain.as_ref().map(SideDocument::of),
-            guarded: SideDocument::of(&report.guarded),
-        }
-    }
-}
-
-impl<'a> SideDocument<'a> {
-    fn of(side: &'a Side) -> Self {
-        let summary = &side.summary;
-        let phases: Vec<_> = summary
-            .phases
-            .iter()
-            .map(|phase| PhaseDocument {
-                requests: phase.calls.total(),
-                success_rate: phase.calls.success_rate(),
-                failed: phase.calls.failed,
-                rejected: phase.calls.rejected,
-                latency: phase.latency.into(),
-            })
-            .collect();
-        Self {
-            settings: &side.settings,
-            requests: summary.calls.total(),
-            succeeded: summary.calls.ok,
-            failed: summary.calls.failed,
-            rejected: summary.calls.rejected,
-            failures: &summary.failures,
-            rejections: &summary.rejections,
-            success_rate: summary.calls.success_rate(),
-            all: summary.all.into(),
-            succeeded_latency: summary.ok.into(),
-            not_succeeded_latency: summary.not_ok.into(),
-            waited_in_vain_ms: millis(summary.in_vain),
-            retries: side.retries,
-            upstream_requests: side.upstream.map(|served| ByPhase(served.into())),
-            upstream_requests_total: side.upstream.map(|served| served.iter().sum()),
-            phases: (!phases.is_empty()).then_some(ByPhase(phases)),
-            notice_ms: summary.notice.map(millis),
-            recovery_ms: summary.recovery.map(millis),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
@@ -398,29 +351,50 @@ mod tests {
             summary: recorder.summary(),
             retries: 3,
             upstream,
+            fleet: None,
+            store: None,
         }
     }
 
     fn storm() -> Report {
         let script = Script::lasting(Duration::from_secs(19));
         let side = || side(Some([1, 2, 3, 4, 5, 6]), Some(script));
+        let fleet = |probes| Fleet {
+            all_open: Some(Duration::from_millis(700)),
+            all_closed: None,
+            probes,
+        };
         Report {
             run: Run::Storm {
                 script,
                 rate: 150,
                 seed: 7,
                 workers: 16,
+                instances: 3,
+                lateness: Duration::from_millis(2),
             },
             interrupted: false,
             plain: Some(side()),
-            guarded: side(),
+            guarded: Side {
+                fleet: Some(fleet(9)),
+                ..side()
+            },
+            shared: Some(Side {
+                fleet: Some(fleet(3)),
+                store: Some(StoreHealth {
+                    name: "Redis at redis://host".to_owned(),
+                    away: Duration::from_millis(1500),
+                    reason: Some("it is gone".to_owned()),
+                }),
+                ..side()
+            }),
         }
     }
 
     #[tokio::test]
-    async fn the_json_has_the_promised_keys_for_both_clients() {
+    async fn the_json_has_the_promised_keys_for_all_clients() {
         let json: serde_json::Value = serde_json::from_str(&storm().json().unwrap()).unwrap();
-        for side in ["plain", "guarded"] {
+        for side in ["plain", "guarded", "shared"] {
             assert_eq!(json[side]["success_rate"], 1.0);
             assert_eq!(json[side]["upstream_requests"]["hanging"], 4);
             assert_eq!(json[side]["phases"]["healthy"]["requests"], 1);
@@ -434,6 +408,58 @@ mod tests {
                     .is_some_and(serde_json::Value::is_null)
             );
         }
+    }
+
+    #[tokio::test]
+    async fn only_clients_with_breakers_have_their_figures_and_only_shared_ones_a_store() {
+        let json: serde_json::Value = serde_json::from_str(&storm().json().unwrap()).unwrap();
+        assert_eq!(json["instances"], 3);
+        for (side, probes) in [("guarded", 9), ("shared", 3)] {
+            assert_eq!(json[side]["all_open_ms"], 700.0);
+            assert_eq!(json[side]["recovery_probes"], probes);
+            assert!(
+                json[side]
+                    .get("all_closed_ms")
+                    .is_some_and(serde_json::Value::is_null)
+            );
+        }
+        let plain = json["plain"].as_object().unwrap();
+        assert!(!plain.contains_key("all_open_ms") && !plain.contains_key("store"));
+        assert!(json["guarded"].get("store").is_none());
+        assert_eq!(json["shared"]["store"]["degraded"], true);
+        assert_eq!(json["shared"]["store"]["away_ms"], 1500.0);
+    }
+
+    #[tokio::test]
+    async fn the_text_says_when_the_store_was_away_and_why() {
+        let mut report = storm();
+        let text = report.text();
+        assert!(
+            text.contains("DEGRADED: for 1.5 s") && text.contains("it is gone"),
+            "{text}"
+        );
+        report.shared.as_mut().unwrap().store.as_mut().unwrap().away = Duration::ZERO;
+        assert!(!report.text().contains("DEGRADED"));
+    }
+
+    #[tokio::test]
+    async fn the_text_says_when_the_machine_could_not_keep_up() {
+        let mut report = storm();
+        assert!(!report.text().contains("BUSY"));
+        if let Run::Storm { lateness, .. } = &mut report.run {
+            *lateness = Duration::from_millis(70);
+        }
+        assert!(
+            report.text().contains("started 70.0 ms late"),
+            "{}",
+            report.text()
+        );
+        assert!(
+            report
+                .json()
+                .unwrap()
+                .contains("\"start_late_p99_ms\": 70.0")
+        );
     }
 
     #[tokio::test]
@@ -460,10 +486,11 @@ mod tests {
             interrupted: true,
             plain: None,
             guarded: side(None, None),
+            shared: None,
         };
         let text = alone.text();
         assert!(
-            !text.contains("plain") && text.contains("Interrupted"),
+            !text.contains("plain") && !text.contains("shared") && text.contains("Interrupted"),
             "{text}"
         );
     }

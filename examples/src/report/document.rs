@@ -1,0 +1,200 @@
+//! The result for machines.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use super::{Report, Run, Side};
+use crate::{
+    script::{Phase, Script},
+    stats::Latency,
+};
+
+/// The JSON document. What does not apply is `null`; rates are shares of 1, durations milliseconds.
+#[derive(Debug, Serialize)]
+pub(super) struct Document<'a> {
+    interrupted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
+    rate: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    script_ms: Option<ByPhase<f64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_late_p99_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plain: Option<SideDocument<'a>>,
+    guarded: SideDocument<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<SideDocument<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct SideDocument<'a> {
+    settings: &'a str,
+    requests: u64,
+    succeeded: u64,
+    failed: u64,
+    rejected: u64,
+    failures: &'a BTreeMap<String, u64>,
+    rejections: &'a BTreeMap<String, u64>,
+    success_rate: Option<f64>,
+    /// Over all calls, whatever came of them.
+    #[serde(flatten)]
+    all: Millis,
+    succeeded_latency: Millis,
+    not_succeeded_latency: Millis,
+    waited_in_vain_ms: f64,
+    retries: u64,
+    upstream_requests: Option<ByPhase<u64>>,
+    upstream_requests_total: Option<u64>,
+    phases: Option<ByPhase<PhaseDocument>>,
+    notice_ms: Option<f64>,
+    recovery_ms: Option<f64>,
+    /// Of clients with breakers, in the storm.
+    #[serde(flatten)]
+    fleet: Option<FleetDocument>,
+    /// Of shared breakers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreDocument<'a>>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct FleetDocument {
+    all_open_ms: Option<f64>,
+    all_closed_ms: Option<f64>,
+    recovery_probes: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct StoreDocument<'a> {
+    name: &'a str,
+    degraded: bool,
+    away_ms: f64,
+    reason: Option<&'a str>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PhaseDocument {
+    requests: u64,
+    success_rate: Option<f64>,
+    failed: u64,
+    rejected: u64,
+    #[serde(flatten)]
+    latency: Millis,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Millis {
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    max_ms: Option<f64>,
+}
+
+impl From<Option<Latency>> for Millis {
+    fn from(latency: Option<Latency>) -> Self {
+        Self {
+            p50_ms: latency.map(|latency| millis(latency.p50)),
+            p99_ms: latency.map(|latency| millis(latency.p99)),
+            max_ms: latency.map(|latency| millis(latency.max)),
+        }
+    }
+}
+
+/// Microseconds are as exact as it gets.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// A value for each phase, written as an object in the order of the script.
+#[derive(Clone, Debug)]
+struct ByPhase<T>(Vec<T>);
+
+impl<T: Serialize> Serialize for ByPhase<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Phase::ALL.map(Phase::name).into_iter().zip(&self.0))
+    }
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn of(report: &'a Report) -> Self {
+        let (url, rate) = match &report.run {
+            Run::Storm { rate, .. } => (None, *rate),
+            Run::Url { url, rate } => (Some(url.as_str()), *rate),
+        };
+        let (seed, script, instances, late) = match report.run {
+            Run::Storm {
+                script,
+                seed,
+                instances,
+                lateness,
+                ..
+            } => (Some(seed), Some(script), Some(instances), Some(lateness)),
+            Run::Url { .. } => (None, None, None, None),
+        };
+        let lengths = |script: Script| Phase::ALL.map(|phase| millis(script.length(phase)));
+        Self {
+            interrupted: report.interrupted,
+            url,
+            rate,
+            seed,
+            script_ms: script.map(|script| ByPhase(lengths(script).into())),
+            instances,
+            start_late_p99_ms: late.map(millis),
+            plain: report.plain.as_ref().map(SideDocument::of),
+            guarded: SideDocument::of(&report.guarded),
+            shared: report.shared.as_ref().map(SideDocument::of),
+        }
+    }
+}
+
+impl<'a> SideDocument<'a> {
+    fn of(side: &'a Side) -> Self {
+        let summary = &side.summary;
+        let phases: Vec<_> = summary
+            .phases
+            .iter()
+            .map(|phase| PhaseDocument {
+                requests: phase.calls.total(),
+                success_rate: phase.calls.success_rate(),
+                failed: phase.calls.failed,
+                rejected: phase.calls.rejected,
+                latency: phase.latency.into(),
+            })
+            .collect();
+        Self {
+            settings: &side.settings,
+            requests: summary.calls.total(),
+            succeeded: summary.calls.ok,
+            failed: summary.calls.failed,
+            rejected: summary.calls.rejected,
+            failures: &summary.failures,
+            rejections: &summary.rejections,
+            success_rate: summary.calls.success_rate(),
+            all: summary.all.into(),
+            succeeded_latency: summary.ok.into(),
+            not_succeeded_latency: summary.not_ok.into(),
+            waited_in_vain_ms: millis(summary.in_vain),
+            retries: side.retries,
+            upstream_requests: side.upstream.map(|served| ByPhase(served.into())),
+            upstream_requests_total: side.upstream.map(|served| served.iter().sum()),
+            phases: (!phases.is_empty()).then_some(ByPhase(phases)),
+            notice_ms: summary.notice.map(millis),
+            recovery_ms: summary.recovery.map(millis),
+            fleet: side.fleet.map(|fleet| FleetDocument {
+                all_open_ms: fleet.all_open.map(millis),
+                all_closed_ms: fleet.all_closed.map(millis),
+                recovery_probes: fleet.probes,
+            }),
+            store: side.store.as_ref().map(|store| StoreDocument {
+                name: &store.name,
+                degraded: !store.away.is_zero(),
+                away_ms: millis(store.away),
+                reason: store.reason.as_deref(),
+            }),
+        }
+    }
+}
