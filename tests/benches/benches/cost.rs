@@ -54,6 +54,7 @@ fn json(row: &Row) -> serde_json::Value {
         "undisturbed": row.undisturbed,
         "allocations": row.allocations,
         "bytes": row.bytes,
-        "two_cores": row.two_cores,
+        "two_cores": row.two_cores.map(|two| two.ratio),
+        "two_cores_sound": row.two_cores.map(|two| two.sound),
     })
 }

@@ -102,9 +102,13 @@ pub fn from(rows: &[Row]) -> Vec<Figure> {
         if let Some(two) = row(ours).and_then(|ours| ours.two_cores) {
             figures.push(Figure {
                 name: format!("{name}_two_cores"),
-                value: two,
+                value: two.ratio,
                 unit: "x of one core",
-                peer: row(peer).and_then(|peer| Some((peer.name, peer.two_cores?))),
+                // What a busy machine made of the peer is not held against it.
+                peer: row(peer).and_then(|peer| {
+                    let two = peer.two_cores.filter(|two| two.sound)?;
+                    Some((peer.name, two.ratio))
+                }),
                 target: *target,
             });
         }

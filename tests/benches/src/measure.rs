@@ -81,13 +81,22 @@ pub fn one_core(subjects: &[Subject], effort: Effort) -> Vec<Cost> {
     samples.into_iter().map(cost).collect()
 }
 
-/// The throughput of two threads over that of one, for each subject that is shared between threads.
+/// What a second core brings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// The throughput of two threads over that of one: 2 is perfect.
+    pub ratio: f64,
+    /// There were rounds enough in which both threads ran, at the same time, undisturbed. If not, the ratio is that
+    /// of all rounds and says more about the machine.
+    pub sound: bool,
+}
+
+/// What a second core brings to each subject that is shared between threads.
 #[must_use]
-pub fn two_cores(subjects: &[Subject], effort: Effort) -> Vec<Option<f64>> {
+pub fn two_cores(subjects: &[Subject], effort: Effort) -> Vec<Option<Scaling>> {
     let shared: Vec<&Subject> = subjects.iter().filter(|subject| subject.shared).collect();
     let threads = [Thread::start(0, &shared), Thread::start(1, &shared)];
-    let mut alone = vec![Vec::with_capacity(effort.rounds_two); shared.len()];
-    let mut together = alone.clone();
+    let mut ratios = vec![Vec::with_capacity(effort.rounds_two); shared.len()];
     let start = Instant::now();
     for round in 0..effort.rounds_two {
         if round > 0 && start.elapsed() > effort.patience {
@@ -95,19 +104,27 @@ pub fn two_cores(subjects: &[Subject], effort: Effort) -> Vec<Option<f64>> {
         }
         for turn in 0..shared.len() {
             let which = (round + turn) % shared.len();
+            // One right after the other, so that both meet the processor at the same pace.
             let job = Job::new(which, effort.calls_two, 1);
-            alone[which].push(run(&threads[round % 2..][..1], &job));
+            let alone = run(&threads[round % 2..][..1], &job);
             let job = Job::new(which, effort.calls_two, 2);
-            together[which].push(run(&threads, &job));
+            let together = run(&threads, &job);
+            ratios[which].push(Sample {
+                value: 2.0 * alone.value / together.value,
+                disturbed: alone.disturbed || together.disturbed,
+            });
         }
     }
-    let mut ratios = alone
-        .into_iter()
-        .zip(together)
-        .map(|(alone, together)| 2.0 * cost(alone).median / cost(together).median);
+    let mut scaling = ratios.into_iter().map(|ratios| {
+        let calm = ratios.iter().filter(|ratio| !ratio.disturbed).count();
+        Scaling {
+            sound: calm >= ENOUGH,
+            ratio: cost(ratios).median,
+        }
+    });
     subjects
         .iter()
-        .map(|subject| subject.shared.then(|| ratios.next()).flatten())
+        .map(|subject| subject.shared.then(|| scaling.next()).flatten())
         .collect()
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     figures,
-    measure::{Cost, Effort, one_core, two_cores},
+    measure::{Cost, Effort, Scaling, one_core, two_cores},
     subject::{BARE, Subject},
 };
 
@@ -28,8 +28,8 @@ pub struct Row {
     pub allocations: f64,
     /// Bytes allocated per call.
     pub bytes: f64,
-    /// Throughput of two threads over that of one, where it was measured.
-    pub two_cores: Option<f64>,
+    /// What a second core brings, where it was measured.
+    pub two_cores: Option<Scaling>,
 }
 
 /// Measures `subjects`, the first of which is the bare service.
@@ -38,7 +38,7 @@ pub fn rows(subjects: &[Subject], effort: Effort, allocations: &[Allocations]) -
     let costs = one_core(subjects, effort);
     let scaling = two_cores(subjects, effort);
     let bare = costs[0].median;
-    let row = |((subject, cost), two_cores): ((&Subject, &Cost), &Option<f64>)| {
+    let row = |((subject, cost), two_cores): ((&Subject, &Cost), &Option<Scaling>)| {
         let counted = allocations.iter().find(|row| row.name == subject.name);
         Row {
             name: subject.name,
@@ -107,11 +107,14 @@ pub fn table(rows: &[Row]) -> String {
             row.spread,
             Short(row.allocations),
             Short(row.bytes),
-            row.two_cores
-                .map_or_else(String::new, |two| format!("{two:.2}")),
+            row.two_cores.map_or_else(String::new, |two| {
+                let doubt = if two.sound { "" } else { "?" };
+                format!("{:.2}{doubt}", two.ratio)
+            }),
         );
     }
     text.push_str("ns: over the bare service, whose own row is absolute; median of the rounds, half of them within +-\n");
+    text.push_str("two cores: throughput over that of one; with a question mark: the machine was too busy to tell\n");
     let undisturbed = rows.iter().map(|row| row.undisturbed).sum::<f64>() / rows.len() as f64;
     let _ = writeln!(
         text,

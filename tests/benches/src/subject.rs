@@ -116,9 +116,11 @@ where
             let waited = waited();
             let start = Instant::now();
             call(&mut service, calls).await;
+            let time = start.elapsed();
             Took {
-                time: start.elapsed(),
-                disturbed: waited != self::waited(),
+                time,
+                // Waking up takes a moment of waiting too: a lock that puts threads to sleep is no disturbance.
+                disturbed: self::waited().saturating_sub(waited) > time / 20,
             }
         })
     })
@@ -140,13 +142,16 @@ where
 
 /// For how long this thread has been ready to run and another one had the processor. Linux tells; elsewhere nobody
 /// seems to wait.
-fn waited() -> Option<u64> {
+fn waited() -> Duration {
     // On the stack: allocations are counted around this.
     let mut stat = [0; 96];
-    let mut file = fs::File::open("/proc/thread-self/schedstat").ok()?;
-    let length = file.read(&mut stat).ok()?;
-    let stat = str::from_utf8(&stat[..length]).ok()?;
-    stat.split_whitespace().nth(1)?.parse().ok()
+    let mut nanos = || {
+        let mut file = fs::File::open("/proc/thread-self/schedstat").ok()?;
+        let length = file.read(&mut stat).ok()?;
+        let stat = str::from_utf8(&stat[..length]).ok()?;
+        stat.split_whitespace().nth(1)?.parse().ok()
+    };
+    Duration::from_nanos(nanos().unwrap_or(0))
 }
 
 /// A runtime with timers and nothing else, driven by the thread that calls.
