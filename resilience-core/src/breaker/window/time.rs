@@ -20,6 +20,8 @@ pub(in crate::breaker) struct TimeWindow {
     /// Buckets per nanosecond, as a fraction of 2^64: a multiplication is half the price of a division.
     pace: u64,
     stripes: Box<[CachePadded<Stripe>]>,
+    /// By kind, the highest total ever told.
+    told: [AtomicU64; 4],
 }
 
 #[derive(Debug)]
@@ -47,6 +49,7 @@ impl TimeWindow {
             stripes: (0..stripes)
                 .map(|_| CachePadded::new(Stripe::new()))
                 .collect(),
+            told: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         window.reset(generation, now);
         window
@@ -110,10 +113,13 @@ impl TimeWindow {
         }
     }
 
-    /// All calls of this kind ever recorded, by whatever generation.
+    /// All calls of this kind ever recorded, by whatever generation. Never less than it was told before.
     pub(in crate::breaker) fn total(&self, kind: Kind) -> u64 {
         let stripes = self.stripes.iter();
-        stripes.map(|stripe| stripe.total(kind)).sum()
+        let total = stripes.map(|stripe| stripe.total(kind)).sum();
+        self.told[kind as usize]
+            .fetch_max(total, Relaxed)
+            .max(total)
     }
 }
 
@@ -186,16 +192,16 @@ impl Stripe {
 
     fn retire(&self, kind: Kind, cell: Cell) {
         if cell.count() > 0 {
-            self.retired[kind as usize].fetch_add(cell.count(), Relaxed);
+            self.retired[kind as usize].fetch_add(cell.count(), SeqCst);
         }
     }
 
+    /// What is on its way from a cell to the retired is missing for that moment, and never counted twice.
     fn total(&self, kind: Kind) -> u64 {
-        let live = self
-            .cells
-            .iter()
-            .map(|cells| Cell(cells[kind as usize].load(Relaxed)).count());
-        live.sum::<u64>() + self.retired[kind as usize].load(Relaxed)
+        let retired = self.retired[kind as usize].load(SeqCst);
+        let cells = self.cells.iter().map(|cells| &cells[kind as usize]);
+        let live = cells.map(|cell| Cell(cell.load(SeqCst)).count());
+        retired + live.sum::<u64>()
     }
 }
 
@@ -317,6 +323,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_total_never_goes_down_while_calls_leave_the_window() {
+        let window = window(10);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for call in 0..100_000 {
+                    window.record(0, Kind::Success, at(call / 20));
+                }
+                done.store(true, SeqCst);
+            });
+            let mut before = 0;
+            while !done.load(SeqCst) {
+                let total = window.total(Kind::Success);
+                assert!(total >= before, "{total} after {before}");
+                before = total;
+            }
+        });
+        assert_eq!(window.total(Kind::Success), 100_000);
     }
 
     #[test]
