@@ -58,6 +58,8 @@ pub(super) struct Transition {
     pub(super) order: Option<OrderInfo>,
     /// How long calls are now rejected, if it opened.
     pub(super) open_for: Option<Duration>,
+    /// How long the dependency asked to be left alone, if that is heeded and made it open.
+    pub(super) asked: Option<Duration>,
 }
 
 impl Control {
@@ -233,6 +235,9 @@ impl Machine {
         let until = (now + interval).as_nanos();
         self.head.open_until.store(until, Release);
         self.enter(control, Phase::Open, cause, now);
+        if let Some(news) = control.news.back_mut() {
+            news.asked = open.honoured(asked);
+        }
     }
 
     /// The probes came back well.
@@ -277,6 +282,7 @@ impl Machine {
             counts,
             order: control.order.as_ref().map(|standing| standing.info(now)),
             open_for: open_for.map(|until| until.since(now)),
+            asked: None,
         });
         self.head.news.store(true, SeqCst);
         if from != to {

@@ -230,8 +230,10 @@ where
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.members.sweep(self.clock.now());
         let mut states = [0; State::ALL.len()];
-        self.members
-            .for_each(|_, breaker| states[breaker.state() as usize] += 1);
+        self.members.for_each(|_, breaker| {
+            states[breaker.state() as usize] += 1;
+            breaker.shared.read_degraded(out);
+        });
         // Nobody leaves while the sum is made: each is counted as a member or as gone. No code of others runs here.
         let gone = self.family.gone();
         let mut sum = *gone;

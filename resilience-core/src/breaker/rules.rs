@@ -60,11 +60,13 @@ impl OpenRules {
             .min(self.cap)
             .min(FOREVER);
         let interval = full.saturating_sub(full.mul_f64(self.jitter * chance));
-        let asked = self
-            .retry_after
-            .zip(asked)
-            .map(|(max, asked)| asked.min(max));
-        interval.max(asked.unwrap_or_default())
+        interval.max(self.honoured(asked).unwrap_or_default())
+    }
+
+    /// How much of what the dependency asked for is heeded.
+    pub(super) fn honoured(&self, asked: Option<Duration>) -> Option<Duration> {
+        let (max, asked) = self.retry_after.zip(asked)?;
+        Some(asked.min(max)).filter(|honoured| !honoured.is_zero())
     }
 
     /// What to tell a caller who came while all probes are out: short, since their verdict may come any moment.

@@ -27,7 +27,8 @@ use crate::{
     error::{Pattern, Reason, Rejected},
     stripe::Striped,
     telemetry::{
-        self, BREAKER_CALLS, BREAKER_REJECTED, BREAKER_STATE, BREAKER_TRANSITIONS, Reading,
+        self, BREAKER_CALLS, BREAKER_DEGRADED, BREAKER_REJECTED, BREAKER_STATE,
+        BREAKER_TRANSITIONS, Reading,
     },
 };
 
@@ -214,11 +215,22 @@ impl Shared {
         match self.machine.record(permit, outcome, now) {
             Effect::Nothing => self.hurry_on(outcome),
             Effect::ProbeBack => self.gate.notify_waiters(),
-            Effect::FleetProbe => self.probes.settle(outcome.map(|outcome| !outcome.failed)),
+            Effect::FleetProbe => {
+                self.probes.settle(outcome.map(|outcome| !outcome.failed));
+                self.pass_on(outcome.and_then(|outcome| outcome.retry_after));
+            }
             Effect::Transition => {
                 self.announce();
                 self.hurry_on(outcome);
             }
+        }
+    }
+
+    /// The fleet keeps away as well from a dependency that asked for it.
+    fn pass_on(&self, asked: Option<Duration>) {
+        let honoured = self.machine.rules.open.honoured(asked);
+        if let Some((member, time)) = self.member.as_ref().zip(honoured) {
+            member.cool_down(self.clock.now() + time);
         }
     }
 
@@ -307,6 +319,17 @@ impl Shared {
         &self.handed_over
     }
 
+    /// One while a shared breaker has no store, zero while it has; a breaker that is not shared has no such value.
+    pub(super) fn read_degraded(&self, out: &mut dyn FnMut(Reading)) {
+        if let Some(member) = &self.member {
+            out(Reading {
+                metric: &BREAKER_DEGRADED,
+                attribute: "",
+                value: u64::from(member.is_degraded()),
+            });
+        }
+    }
+
     fn draw(&self) -> u32 {
         match &self.lots {
             None => fastrand::u32(..),
@@ -337,6 +360,7 @@ impl Shared {
     fn tell(&self, transition: Transition) {
         self.gate.notify_waiters();
         self.trace(&transition);
+        self.pass_on(transition.asked);
         self.hub.send(|| Event {
             name: Arc::clone(&self.name),
             generation: transition.generation,
@@ -357,6 +381,7 @@ impl Shared {
             counts,
             order,
             open_for,
+            asked: _,
         } = transition;
         let order = order.as_ref();
         macro_rules! event {
@@ -399,6 +424,7 @@ impl telemetry::Source for Shared {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         read_state(self.state(), out);
+        self.read_degraded(out);
         read_counted(&self.counted(), out);
     }
 }

@@ -78,6 +78,8 @@ metrics! {
         "How many breakers of this name are in each state; a single breaker shows 1 for its state, 0 for the others.";
     BREAKER_TRANSITIONS = CircuitBreaker Counter "resilience.circuit_breaker.transitions" "{transition}" Some("to"),
         "State changes of a circuit breaker, by the state entered.";
+    BREAKER_DEGRADED = CircuitBreaker Gauge "resilience.circuit_breaker.degraded" "1" None,
+        "How many shared breakers of this name cannot reach their store and go by their own window.";
     BULKHEAD_IN_FLIGHT = Bulkhead UpDownCounter "resilience.bulkhead.in_flight" "{call}" None,
         "Calls that hold a permit of the bulkhead.";
     BULKHEAD_QUEUED = Bulkhead UpDownCounter "resilience.bulkhead.queued" "{call}" None,

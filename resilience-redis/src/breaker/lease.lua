@@ -1,6 +1,6 @@
 -- ARGV: 1 channel, 2 lease, 3 budget, 4 lease_ms
 local lease, budget, lease_ms = ARGV[2], number(ARGV[3], 'budget'), number(ARGV[4], 'lease_ms')
-if r.state == 'open' and r.till ~= 0 and now >= r.till then
+if r.state == 'open' and now >= r.till then
   enter('half_open', 0, 0)
   save()
   keep()

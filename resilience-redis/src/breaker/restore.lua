@@ -5,7 +5,9 @@ local age, trips, order_left = number(ARGV[6], 'age_ms'), number(ARGV[7], 'trips
 if epoch <= r.epoch then return answer(0) end
 forget_probes()
 r.epoch, r.state, r.stage, r.since = epoch, ARGV[3], stage, math.max(now - age, 0)
-r.till = remaining == 0 and 0 or now + remaining
+-- With nothing left, an open state or a stage is over, not without end.
+local timed = ARGV[3] == 'open' or ARGV[3] == 'ramp_up'
+r.till = timed and now + remaining or 0
 r.trips, r.by, r.cause = trips, ARGV[8], ARGV[9]
 r.order, r.order_reason, r.order_by = ARGV[10], ARGV[11], ARGV[12]
 r.order_until = order_left < 0 and 0 or now + order_left

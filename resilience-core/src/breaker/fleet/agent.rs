@@ -32,6 +32,8 @@ pub(in crate::breaker) struct Agent {
     started: Instant,
     /// Probes out, and when they count as failed.
     leases: HashMap<Arc<str>, (u64, Moment)>,
+    /// Until when the dependency asked to be left alone, if the fleet may not know yet.
+    asked: Option<Moment>,
     last_report: Instant,
     next_report: Instant,
 }
@@ -48,6 +50,7 @@ impl Agent {
             ledger: Ledger::new(Arc::clone(&member.instance)),
             started: now,
             leases: HashMap::new(),
+            asked: None,
             last_report: now,
             next_report: now,
         };
@@ -116,7 +119,21 @@ impl Agent {
                 self.see(&view).await;
             }
             Letter::Failed(reason) => self.store_failed(&reason),
+            Letter::CoolDown(until) => {
+                self.asked = self.asked.max(Some(until));
+                self.pass_on().await;
+            }
         }
+    }
+
+    /// Proposes at once what the dependency asked for. Where that fails, the next report does.
+    async fn pass_on(&mut self) {
+        let Some(breaker) = self.breaker.upgrade() else {
+            return;
+        };
+        let known = self.ledger.lost(breaker.fleet_time_left());
+        drop(breaker);
+        self.see(&known).await;
     }
 
     async fn settle(&mut self, lease: &str, epoch: u64, success: Option<bool>) {
@@ -241,13 +258,23 @@ impl Agent {
 
     async fn propose(&mut self, view: &View) -> Option<View> {
         let breaker = self.breaker.upgrade()?;
+        let asked = self.still_asked();
         let member = Arc::clone(&self.member);
         let lasting = |proposal: &Proposal| match proposal.to {
-            FleetState::Open => millis(breaker.open_interval(proposal.trips)),
+            FleetState::Open => millis(breaker.open_interval(proposal.trips)).max(asked),
             FleetState::RampUp(_) => millis(member.policy.stage),
             _ => 0,
         };
-        let change = self.ledger.propose(&member.policy, view, lasting)?;
+        let change = match self.ledger.cool_down(&member.policy, view, asked, lasting) {
+            Some(change) => change,
+            None => {
+                if view.order.is_none() {
+                    // The fleet knows.
+                    self.asked = None;
+                }
+                self.ledger.propose(&member.policy, view, lasting)?
+            }
+        };
         drop(breaker);
         match member.store.change(&member.name, &change).await {
             Ok((_, view)) => {
@@ -260,6 +287,12 @@ impl Agent {
                 None
             }
         }
+    }
+
+    /// For how many milliseconds the dependency still asks to be left alone.
+    fn still_asked(&self) -> u64 {
+        let now = self.member.clock.now();
+        self.asked.map_or(0, |until| millis(until.since(now)))
     }
 
     /// The store knows less than we do: it was flushed, or failed over to a server that had not heard.

@@ -147,6 +147,23 @@ impl Ledger {
         }
     }
 
+    /// What to propose because the dependency itself asks to be left alone for `asked_ms` more: nothing, if it does
+    /// not, or if the fleet keeps away for as long already.
+    #[must_use]
+    pub fn cool_down(
+        &self,
+        policy: &Policy,
+        view: &View,
+        asked_ms: u64,
+        lasting_ms: impl FnOnce(&Proposal) -> u64,
+    ) -> Option<Change> {
+        if view.order.is_some() || asked_ms == 0 {
+            return None;
+        }
+        let proposal = policy.cool_down(view, asked_ms)?;
+        Some(self.change(view, proposal, lasting_ms))
+    }
+
     /// What to propose at this sight, if anything. `lasting_ms` tells how long the proposed state is to last.
     #[must_use]
     pub fn propose(
@@ -159,13 +176,22 @@ impl Ledger {
             return None;
         }
         let proposal = policy.decide(view)?;
-        Some(Change {
+        Some(self.change(view, proposal, lasting_ms))
+    }
+
+    fn change(
+        &self,
+        view: &View,
+        proposal: Proposal,
+        lasting_ms: impl FnOnce(&Proposal) -> u64,
+    ) -> Change {
+        Change {
             expected: view.epoch,
             to: proposal.to,
             lasting_ms: lasting_ms(&proposal),
             trips: proposal.trips,
             by: self.instance.to_string(),
             cause: proposal.cause,
-        })
+        }
     }
 }

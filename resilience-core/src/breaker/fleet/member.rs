@@ -66,6 +66,8 @@ pub(super) enum Letter {
     Seen(Box<View>),
     /// The store gave no answer.
     Failed(String),
+    /// The dependency asked to be left alone until then.
+    CoolDown(Moment),
 }
 
 /// After a "no" or no answer, this instance leaves the store alone for so long.
@@ -104,6 +106,12 @@ impl Membership {
         if !self.hurried.swap(true, AcqRel) {
             self.hurry.notify_one();
         }
+    }
+
+    /// The dependency asked to be left alone until then: the whole fleet should.
+    #[cold]
+    pub(in crate::breaker) fn cool_down(&self, until: Moment) {
+        self.post(Letter::CoolDown(until));
     }
 
     /// Whether this instance may ask the fleet for a probe now; if not, when it may.

@@ -58,6 +58,25 @@ impl Policy {
         }
     }
 
+    /// What to propose when the dependency itself has asked one instance to be left alone for `asked_ms` more: its
+    /// own word needs no quorum. Nothing, if the fleet keeps away for as long already.
+    #[must_use]
+    pub fn cool_down(&self, view: &View, asked_ms: u64) -> Option<Proposal> {
+        // Less is not worth a change: the answer that told the time left was under way for about as long.
+        const SLACK_MS: u64 = 50;
+        let cause = "the dependency asked to be left alone".to_owned();
+        match view.state {
+            FleetState::Open if view.remaining_ms + SLACK_MS >= asked_ms => None,
+            // The same trip, for longer.
+            FleetState::Open => Some(Proposal {
+                to: FleetState::Open,
+                trips: view.trips,
+                cause,
+            }),
+            _ => Some(self.trip(view, cause)),
+        }
+    }
+
     /// How many instances must be failing for the fleet to open.
     #[must_use]
     pub fn quorum(&self, live: u64) -> u64 {
@@ -214,6 +233,37 @@ mod tests {
             None,
             "below the quorum"
         );
+    }
+
+    #[test]
+    fn the_dependencys_own_word_needs_no_quorum() {
+        let cool_down = |view: &View, ms| {
+            policy()
+                .cool_down(view, ms)
+                .map(|proposal| (proposal.to, proposal.trips))
+        };
+        assert_eq!(
+            cool_down(&closed(1_000, 1, 1, 50), 30_000),
+            Some((FleetState::Open, 1))
+        );
+        let open = View {
+            state: FleetState::Open,
+            remaining_ms: 10_000,
+            trips: 2,
+            ..View::default()
+        };
+        assert_eq!(cool_down(&open, 10_000), None, "it keeps away already");
+        assert_eq!(cool_down(&open, 9_000), None);
+        assert_eq!(
+            cool_down(&open, 30_000),
+            Some((FleetState::Open, 2)),
+            "for longer, but it is the same trip"
+        );
+        let half_open = View {
+            state: FleetState::HalfOpen,
+            ..open
+        };
+        assert_eq!(cool_down(&half_open, 1_000), Some((FleetState::Open, 3)));
     }
 
     #[test]

@@ -240,10 +240,10 @@ impl Record {
         }
         self.state = known.state;
         self.since = now.saturating_sub(known.age_ms);
-        self.until = if known.remaining_ms == 0 {
-            0
-        } else {
-            now + known.remaining_ms
+        self.until = match known.state {
+            FleetState::Closed | FleetState::HalfOpen => 0,
+            // With nothing left it is over, not without end.
+            FleetState::Open | FleetState::RampUp(_) => now + known.remaining_ms,
         };
         self.trips = known.trips;
         self.by.clone_from(&known.by);
@@ -261,7 +261,7 @@ impl Record {
     /// Asks for one of `budget` probes, to be settled within `lease_ms`. An open state whose time is over becomes
     /// half-open.
     pub fn lease(&mut self, lease: &Arc<str>, budget: u32, lease_ms: u64, now: u64) -> LeaseAnswer {
-        if self.state == FleetState::Open && self.until != 0 && now >= self.until {
+        if self.state == FleetState::Open && now >= self.until {
             self.enter(FleetState::HalfOpen, 0, now);
         }
         if self.state != FleetState::HalfOpen || self.order(now).is_some() {
