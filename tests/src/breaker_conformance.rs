@@ -23,6 +23,7 @@ pub async fn all(store: &dyn BreakerStore) {
     one_change_wins_and_starts_afresh(store).await;
     the_epoch_only_goes_up(store).await;
     what_was_lost_is_restored_and_what_is_known_better_is_not(store).await;
+    an_open_state_that_was_over_when_it_was_lost_is_over_when_it_is_restored(store).await;
     never_more_probes_than_the_budget(store).await;
     an_expired_lease_makes_room_and_settles_nothing(store).await;
     a_probe_of_an_older_epoch_settles_nothing(store).await;
@@ -290,6 +291,28 @@ async fn what_was_lost_is_restored_and_what_is_known_better_is_not(store: &dyn B
     let (done, view) = store.restore(name, &older).await.expect("an answer");
     assert!(!done);
     assert_eq!(view.state, FleetState::Open);
+}
+
+/// With "nothing left" taken for "without end", nobody would ever probe again.
+async fn an_open_state_that_was_over_when_it_was_lost_is_over_when_it_is_restored(
+    store: &dyn BreakerStore,
+) {
+    let name = "lost when over";
+    let known = View {
+        epoch: 1 << 51,
+        state: FleetState::Open,
+        age_ms: 5_000,
+        trips: 1,
+        ..View::default()
+    };
+    assert!(store.restore(name, &known).await.expect("an answer").0);
+    let (answer, view) = store
+        .lease(name, &"p".into(), 1, 60_000)
+        .await
+        .expect("an answer");
+    assert_eq!(view.state, FleetState::HalfOpen);
+    assert_eq!(answer, LeaseAnswer::Granted { epoch: view.epoch });
+    assert!(view.epoch > known.epoch);
 }
 
 async fn never_more_probes_than_the_budget(store: &dyn BreakerStore) {

@@ -3,9 +3,12 @@
 pub mod breaker_conformance;
 pub mod contract;
 pub mod fault_server;
+mod keeper;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
+pub mod redis_cluster;
+pub mod redis_sentinel;
 pub mod until;
 
 /// The README's code, compiled and run as a newcomer would.

@@ -4,10 +4,7 @@
 //! It never skips: where the server's programs are missing, [`Postgres::start`] panics with the command that
 //! installs them.
 //!
-//! How the processes end for sure: each server runs under a little shell that holds the read end of a pipe whose
-//! other end is ours. [`Postgres`]'s `Drop` closes it; so does the kernel if this process is killed. The shell then
-//! shuts the server down and removes its directory. (`PR_SET_PDEATHSIG` will not do: it fires when the *thread* that
-//! started the child ends, and the test runner gives each test a thread of its own.)
+//! Its processes end for sure: see `keeper.rs`.
 
 mod programs;
 mod running;

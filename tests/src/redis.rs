@@ -1,26 +1,64 @@
 //! Real Redis servers for tests: one process each, on a free port of 127.0.0.1, in a directory of its own.
 //!
-//! A server is killed, by pid, when its value is dropped. Nothing here skips: without `redis-server` the test fails
-//! and says what to install (`make test` installs it).
+//! A server is killed when its value is dropped, and when this process is gone (see `keeper.rs`). Nothing here skips:
+//! without the program the test fails and says what to install (`make test` installs it).
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
+use rustix::process::Signal;
 use tokio::time::Instant;
 
-/// A running `redis-server` (or `redis-sentinel`), with the configuration that it can be restarted with.
+use crate::keeper::{Keeper, signal};
+
+/// Which program serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// `redis-server`.
+    Redis,
+    /// `valkey-server`.
+    Valkey,
+}
+
+impl Flavour {
+    /// The programs that this machine has. `redis-server` must be there; `valkey-server` is in the package lists of
+    /// few systems yet, and `tests/setup.sh` installs it where it is.
+    #[must_use]
+    pub fn installed() -> Vec<Self> {
+        let mut all = vec![Self::Redis];
+        if find("valkey-server").is_some() {
+            all.push(Self::Valkey);
+        }
+        all
+    }
+
+    fn program(self) -> PathBuf {
+        let name = match self {
+            Self::Redis => "redis-server",
+            Self::Valkey => "valkey-server",
+        };
+        find(name).unwrap_or_else(|| {
+            panic!("{name} is needed: `tests/setup.sh` installs it, and `make test` calls that")
+        })
+    }
+}
+
+/// A running server, with the arguments that it can be restarted with.
 #[derive(Debug)]
 pub struct RedisServer {
-    process: Option<Child>,
+    keeper: Option<Keeper>,
+    program: PathBuf,
     port: u16,
     args: Vec<String>,
-    dir: tempfile::TempDir,
+    /// What the log says when the server takes calls.
+    ready: &'static str,
+    dir: PathBuf,
 }
 
 impl RedisServer {
@@ -33,28 +71,68 @@ impl RedisServer {
     /// A server with further arguments (`--requirepass`, `secret`, ..).
     #[must_use]
     pub fn start_with(args: &[&str]) -> Self {
-        Self::launch(free_port(), args)
+        Self::start_flavour(Flavour::Redis, args)
+    }
+
+    /// A server of another program, with further arguments.
+    #[must_use]
+    pub fn start_flavour(flavour: Flavour, args: &[&str]) -> Self {
+        let dir = new_dir();
+        Self::on_some_port(|port| Self::new(flavour, port, &dir, plain(port, args)))
     }
 
     /// A server on a port that was chosen before.
     #[must_use]
     pub fn launch(port: u16, args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory for the server");
-        let args = args.iter().map(ToString::to_string).collect();
-        let mut server = Self {
-            process: None,
-            port,
-            args,
-            dir,
-        };
-        server.run();
-        server
+        let server = Self::new(Flavour::Redis, port, &new_dir(), plain(port, args));
+        server.run().unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    /// A server that speaks TLS only; the files are in PEM. See [`tls_url`](Self::tls_url).
+    #[must_use]
+    pub fn start_tls(certificate: &str, key: &str, ca: &str) -> Self {
+        let dir = new_dir();
+        for (name, text) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
+            fs::write(dir.join(name), text).expect("a file for the server");
+        }
+        Self::on_some_port(|port| {
+            let mut args = plain(0, &["--tls-auth-clients", "no", "--tls-port"]);
+            args.push(port.to_string());
+            for (option, name) in [
+                ("--tls-cert-file", "cert.pem"),
+                ("--tls-key-file", "key.pem"),
+                ("--tls-ca-cert-file", "ca.pem"),
+            ] {
+                args.extend([option.to_owned(), dir.join(name).display().to_string()]);
+            }
+            Self::new(Flavour::Redis, port, &dir, args)
+        })
+    }
+
+    /// A sentinel; `config` are the lines of its file, but for the port.
+    pub(crate) fn start_sentinel(config: &str) -> Self {
+        let dir = new_dir();
+        Self::on_some_port(|port| {
+            let file = dir.join("sentinel.conf");
+            let head = format!("port {port}\nbind 127.0.0.1\ndir {}\n", dir.display());
+            fs::write(&file, head + config).expect("a configuration file");
+            let args = vec![file.display().to_string(), "--sentinel".to_owned()];
+            let mut server = Self::new(Flavour::Redis, port, &dir, args);
+            server.ready = "+monitor";
+            server
+        })
     }
 
     /// `redis://127.0.0.1:port`
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr())
+    }
+
+    /// `rediss://127.0.0.1:port`
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        format!("rediss://{}", self.addr())
     }
 
     /// `127.0.0.1:port`
@@ -72,125 +150,259 @@ impl RedisServer {
     /// The server's directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
+        if let Some(keeper) = self.keeper.take() {
+            signal(keeper.server(), Signal::KILL);
+            keeper.end_but_keep_the_data();
         }
     }
 
-    /// Starts it again, on the same port and with the same arguments, empty.
+    /// Starts it again, on the same port and with the same arguments; without persistence it comes back empty.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
     pub fn restart(&mut self) {
         self.kill();
-        self.run();
+        // The port may be in the hands of a connection that is about to end.
+        let until = Instant::now() + Duration::from_secs(10);
+        while let Err(log) = self.try_run() {
+            assert!(Instant::now() < until, "did not come back: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// `kill -STOP`: the sockets stay open, nothing answers.
     pub fn pause(&self) {
-        self.signal("-STOP");
+        self.signal(Signal::STOP);
     }
 
     /// `kill -CONT`.
     pub fn unpause(&self) {
-        self.signal("-CONT");
+        self.signal(Signal::CONT);
     }
 
-    /// Sends one command of words without spaces and returns the raw RESP2 answer.
+    /// Sends one command of words without spaces, on a connection of its own, and returns the RESP2 answer as text:
+    /// items of an array one a line.
     ///
     /// # Panics
     ///
     /// When there is no answer.
     #[must_use]
     pub fn command(&self, words: &str) -> String {
-        ask(&self.addr(), words).unwrap_or_else(|error| panic!("{words}: {error}"))
+        self.try_command(words)
+            .unwrap_or_else(|error| panic!("{words}: {error}"))
     }
 
-    fn run(&mut self) {
-        let log = fs::File::create(self.dir.path().join("log")).expect("a log file");
-        let process = Command::new("redis-server")
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
-            .args(["--appendonly", "no", "--dir"])
-            .arg(self.dir.path())
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .spawn()
-            .expect("redis-server is needed: install it, or run `make test`, which does");
-        self.process = Some(process);
-        self.wait_until_it_answers();
+    /// Like [`command`](Self::command), but a server that does not answer is an error.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer. An answer that is an error is an answer, and begins with `-`.
+    pub fn try_command(&self, words: &str) -> std::io::Result<String> {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        self.try_words(&words)
     }
 
-    fn wait_until_it_answers(&self) {
-        let start = Instant::now();
-        while ask(&self.addr(), "PING").is_err() {
-            assert!(
-                start.elapsed() < Duration::from_secs(10),
-                "redis-server did not come up: {}",
-                self.log()
-            );
-            std::thread::yield_now();
+    /// Sends one command of whatever words.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer. An answer that is an error is an answer, and begins with `-`.
+    pub fn try_words(&self, words: &[&str]) -> std::io::Result<String> {
+        ask(&self.addr(), words)
+    }
+
+    /// The server's process id, while it runs.
+    #[must_use]
+    pub fn process(&self) -> Option<i32> {
+        let keeper = self.keeper.as_ref()?;
+        Some(keeper.server().as_raw_nonzero().get())
+    }
+
+    fn new(flavour: Flavour, port: u16, dir: &Path, mut args: Vec<String>) -> Self {
+        if !args.contains(&"--sentinel".to_owned()) {
+            args.extend(["--dir".to_owned(), dir.display().to_string()]);
+        }
+        Self {
+            keeper: None,
+            program: flavour.program(),
+            port,
+            args,
+            ready: "Ready to accept connections",
+            dir: dir.to_owned(),
         }
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    fn on_some_port(make: impl Fn(u16) -> Self) -> Self {
+        let mut failures = Vec::new();
+        for port in free_ports().take(5) {
+            match make(port).run() {
+                Ok(server) => return server,
+                // Somebody else was quicker to take the port: try the next.
+                Err(log) => failures.push(log),
+            }
+        }
+        panic!("no server: {}", failures.join("\n---\n"));
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self
-            .process
-            .as_ref()
-            .expect("the server runs")
-            .id()
-            .to_string();
-        let done = Command::new("kill")
-            .args([signal, &pid])
-            .status()
-            .expect("kill runs");
-        assert!(done.success(), "kill {signal} {pid}");
+    fn run(mut self) -> Result<Self, String> {
+        self.try_run().map(|()| self)
+    }
+
+    fn try_run(&mut self) -> Result<(), String> {
+        let shell = Command::new("/bin/sh");
+        let keeper = Keeper::start(shell, &self.dir, "KILL", &self.program, &self.args);
+        let start = Instant::now();
+        loop {
+            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            if log.contains(self.ready) {
+                self.keeper = Some(keeper);
+                return Ok(());
+            }
+            let gave_up = ["Failed listening", "exiting now", "FATAL"];
+            let late = start.elapsed() > Duration::from_secs(20);
+            if late || gave_up.iter().any(|words| log.contains(words)) {
+                keeper.end_but_keep_the_data();
+                return Err(log);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn signal(&self, what: Signal) {
+        let keeper = self.keeper.as_ref().expect("the server runs");
+        signal(keeper.server(), what);
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        self.kill();
+        if let Some(keeper) = self.keeper.take() {
+            keeper.end();
+        }
+        // The shell has done it already, unless the server was down.
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
-/// A port of 127.0.0.1 that was free a moment ago, low enough for a Cluster's bus port above it.
+/// A port of 127.0.0.1 that was free a moment ago. Below those that systems hand out for outgoing connections, and
+/// low enough for a Cluster's bus port above it to be so too.
 #[must_use]
 pub fn free_port() -> u16 {
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        if port < 55_000 {
-            return port;
-        }
-    }
+    free_ports().next().expect("there is no end of them")
 }
 
-fn ask(addr: &str, words: &str) -> std::io::Result<String> {
+fn free_ports() -> impl Iterator<Item = u16> {
+    std::iter::repeat_with(|| fastrand::u16(12_000..22_000))
+        .filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+}
+
+fn plain(port: u16, args: &[&str]) -> Vec<String> {
+    let port = port.to_string();
+    let own = ["--port", &port, "--bind", "127.0.0.1"];
+    let own = own.iter().chain(&["--save", "", "--appendonly", "no"]);
+    own.chain(args).map(ToString::to_string).collect()
+}
+
+/// From here on it is the server's value that removes it, or the shell.
+fn new_dir() -> PathBuf {
+    tempfile::Builder::new()
+        .prefix("resilience-redis-")
+        .tempdir()
+        .expect("a directory for the server")
+        .keep()
+}
+
+/// Where the program is, on the PATH.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+fn ask(addr: &str, words: &[&str]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(format!("{words}\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let read = stream.read(&mut buffer)?;
-        answer.extend_from_slice(&buffer[..read]);
-        if read < buffer.len() {
-            return Ok(String::from_utf8_lossy(&answer).into_owned());
+    let mut command = format!("*{}\r\n", words.len());
+    for word in words {
+        command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    stream.write_all(command.as_bytes())?;
+    let mut answer = String::new();
+    read_answer(&mut BufReader::new(stream), &mut answer)?;
+    Ok(answer)
+}
+
+/// One RESP2 value, as text.
+fn read_answer(from: &mut BufReader<TcpStream>, out: &mut String) -> std::io::Result<()> {
+    let mut line = String::new();
+    if from.read_line(&mut line)? == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    let line = line.trim_end();
+    let Some((kind, rest)) = line.split_at_checked(1) else {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    };
+    let length = || rest.parse::<i64>().map_err(std::io::Error::other);
+    match kind {
+        "$" => {
+            let Ok(length) = usize::try_from(length()?) else {
+                return Ok(());
+            };
+            let mut bytes = vec![0; length + 2];
+            from.read_exact(&mut bytes)?;
+            out.push_str(&String::from_utf8_lossy(&bytes[..length]));
         }
+        "*" => {
+            for item in 0..length()?.max(0) {
+                if item > 0 {
+                    out.push('\n');
+                }
+                read_answer(from, out)?;
+            }
+        }
+        ":" | "+" => out.push_str(rest),
+        _ => out.push_str(line),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, test_kill_process};
+
+    fn is_there(process: i32) -> bool {
+        Pid::from_raw(process).is_some_and(|pid| test_kill_process(pid).is_ok())
+    }
+
+    #[test]
+    fn no_process_and_no_file_outlives_the_server_even_if_it_was_paused() {
+        let server = RedisServer::start();
+        assert_eq!(server.command("PING"), "PONG");
+        let (process, dir) = (server.process().expect("it runs"), server.dir().to_owned());
+        assert!(is_there(process) && dir.exists());
+        server.pause();
+        drop(server);
+        assert!(!is_there(process) && !dir.exists());
+    }
+
+    #[test]
+    fn a_killed_server_comes_back_on_its_port_empty() {
+        let mut server = RedisServer::start();
+        assert_eq!(server.command("SET a b"), "OK");
+        let process = server.process();
+        server.kill();
+        assert!(server.try_command("PING").is_err());
+        server.restart();
+        assert_eq!(server.command("GET a"), "");
+        assert_ne!(server.process(), process);
     }
 }

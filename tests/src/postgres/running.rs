@@ -1,44 +1,19 @@
 //! The processes of a server that runs.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Write},
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{fs, net::TcpListener, path::Path, process::Command, thread, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
 use super::programs::{Owner, command};
+use crate::keeper::{Keeper, signal};
 
 /// How long a server may take to start, after a crash as well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs the server, tells its process id, and waits for our word. No word at all, because we are gone, ends the
-/// server and removes its directory; any word ends the server only. The signals that end a test run by hand go to
-/// the whole terminal: this shell must outlive them to clean up.
-const KEEPER: &str = r#"
-trap '' HUP INT TERM
-directory=$1
-shift
-"$@" </dev/null >"$directory/log" 2>&1 &
-echo $!
-exec >/dev/null 2>&1
-read -r word
-kill -CONT $!
-kill -QUIT $!
-wait $!
-[ -n "$word" ] || { cd / && rm -rf "$directory"; }
-"#;
-
 #[derive(Debug)]
 pub(super) struct Running {
-    keeper: Child,
-    server: Pid,
+    keeper: Keeper,
 }
 
 impl Running {
@@ -49,56 +24,49 @@ impl Running {
         owner: Option<Owner>,
         port: u16,
     ) -> Result<Self, String> {
-        let mut keeper = command("/bin/sh", owner)
-            .args(["-c", KEEPER, "postgres-keeper"])
-            .arg(directory)
-            .arg(programs.join("postgres"))
-            .arg("-D")
-            .arg(directory.join("data"))
-            .args(["-F", "-h", "127.0.0.1", "-p", &port.to_string()])
-            .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
-            .current_dir(directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("a shell runs");
-        let mut line = String::new();
-        let told = keeper
-            .stdout
-            .take()
-            .map(|stdout| BufReader::new(stdout).read_line(&mut line));
-        let server = line.trim().parse().ok().and_then(Pid::from_raw);
-        let server = server
-            .unwrap_or_else(|| panic!("the shell said {line:?} ({told:?}), not a process id"));
-        let running = Self { keeper, server };
+        let data = directory.join("data").display().to_string();
+        let port = port.to_string();
+        let args = ["-D", &data, "-F", "-h", "127.0.0.1", "-p", &port];
+        let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
+        let args: Vec<_> = args
+            .into_iter()
+            .chain(settings)
+            .map(ToString::to_string)
+            .collect();
+        let (shell, program) = (command("/bin/sh", owner), programs.join("postgres"));
+        let keeper = Keeper::start(shell, directory, "QUIT", &program, &args);
+        let running = Self { keeper };
         if running.becomes_ready(directory) {
             return Ok(running);
         }
         let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
-        running.end_but_keep_the_data();
+        running.keeper.end_but_keep_the_data();
         Err(log)
     }
 
     /// All processes of the server, the main one first.
     pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
-        [self.server].into_iter().chain(children(self.server))
+        [self.server()].into_iter().chain(children(self.server()))
     }
 
     /// The main process first, so that it starts no further ones.
     pub(super) fn freeze(&self) {
-        signal(self.server, Signal::STOP);
-        for child in children(self.server) {
+        signal(self.server(), Signal::STOP);
+        for child in children(self.server()) {
             signal(child, Signal::STOP);
         }
     }
 
     /// The main process last, for the same reason.
     pub(super) fn thaw(&self) {
-        for child in children(self.server) {
+        for child in children(self.server()) {
             signal(child, Signal::CONT);
         }
-        signal(self.server, Signal::CONT);
+        signal(self.server(), Signal::CONT);
+    }
+
+    const fn server(&self) -> Pid {
+        self.keeper.server()
     }
 
     pub(super) fn kill(self) {
@@ -107,25 +75,13 @@ impl Running {
         for process in self.processes().collect::<Vec<_>>() {
             signal(process, Signal::KILL);
         }
-        self.end_but_keep_the_data();
+        self.keeper.end_but_keep_the_data();
     }
 
     /// Ends the server and removes its directory.
-    pub(super) fn end(mut self) {
+    pub(super) fn end(self) {
         self.thaw();
-        drop(self.keeper.stdin.take());
-        self.wait();
-    }
-
-    fn end_but_keep_the_data(mut self) {
-        if let Some(mut stdin) = self.keeper.stdin.take() {
-            let _ = stdin.write_all(b"keep\n");
-        }
-        self.wait();
-    }
-
-    fn wait(mut self) {
-        let _ = self.keeper.wait();
+        self.keeper.end();
     }
 
     /// The server writes its state in the eighth line of a file, which it removes when it gives up.
@@ -133,7 +89,7 @@ impl Running {
         let state =
             || fs::read_to_string(directory.join("data/postmaster.pid")).unwrap_or_default();
         let is_ours =
-            |state: &str| state.lines().next() == Some(&self.server.as_raw_nonzero().to_string());
+            |state: &str| state.lines().next() == Some(&self.server().as_raw_nonzero().to_string());
         let is_ready = |state: &str| {
             state
                 .lines()
@@ -171,11 +127,6 @@ const SETTINGS: [&str; 6] = [
 pub(super) fn free_ports() -> impl Iterator<Item = u16> {
     std::iter::repeat_with(|| fastrand::u16(12_000..32_000))
         .filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-}
-
-fn signal(process: Pid, signal: Signal) {
-    // It may have ended by itself a moment ago.
-    let _ = kill_process(process, signal);
 }
 
 /// The processes that `parent` started. Each connection has one.

@@ -24,9 +24,12 @@ use resilience_core::{
     until::Guard,
 };
 use resilience_http::{Client, client::Host};
+use resilience_redis::Redis;
 use resilience_tests::{
     contract::{Ask, Driven, Plan, Probe, Readiness},
     fault_server::{Behaviour, FaultServer},
+    redis::free_port,
+    until::eventually,
 };
 use tower::Layer;
 
@@ -151,6 +154,17 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(!once(guarded.clone(), Plan::Fail).await);
     assert!(!once(guarded, Plan::Answer).await);
 
+    let nobody = format!("redis://127.0.0.1:{}", free_port());
+    let redis = Redis::connect(&nobody).unwrap();
+    let shared = CircuitBreaker::builder(name)
+        .shared(redis.breakers())
+        .build()
+        .unwrap();
+    eventually("the store is found missing", LONG, || async {
+        shared.fleet().unwrap().is_degraded()
+    })
+    .await;
+
     let bulkhead = Bulkhead::builder(name)
         .max_concurrent(1)
         .queue(1, LONG)
@@ -191,7 +205,7 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(!once(shed.layer().layer(closed), Plan::Answer).await);
 
     Box::new((
-        breaker, bulkhead, permit, queued, retry, timeout, fallback, shed,
+        breaker, shared, bulkhead, permit, queued, retry, timeout, fallback, shed,
     ))
 }
 
@@ -255,7 +269,11 @@ async fn the_figures_are_those_of_what_happened() {
         &[("failure", 1), ("success", 1)],
     );
     is("resilience.circuit_breaker.rejected", &[("open", 1)]);
-    is("resilience.circuit_breaker.state", &[("open", 1)]);
+    is(
+        "resilience.circuit_breaker.state",
+        &[("closed", 1), ("open", 1)],
+    );
+    is("resilience.circuit_breaker.degraded", &[("", 1)]);
     is("resilience.circuit_breaker.transitions", &[("open", 1)]);
     is("resilience.bulkhead.in_flight", &[("", 1)]);
     is("resilience.bulkhead.queued", &[("", 1)]);

@@ -1,0 +1,193 @@
+//! A Redis Cluster for tests: masters and replicas, formed by `redis-cli --cluster create`.
+
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::redis::{RedisServer, find};
+
+/// A running Cluster. Gone, with all nodes, when it is dropped.
+#[derive(Debug)]
+pub struct RedisCluster {
+    nodes: Vec<RedisServer>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl RedisCluster {
+    /// Three masters with a replica each. Takes some seconds. A node counts as failed after half a second of
+    /// silence, and a shard that is gone leaves the others at work.
+    #[must_use]
+    pub fn start() -> Self {
+        let args = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "500",
+            "--cluster-require-full-coverage",
+            "no",
+            "--repl-diskless-sync-delay",
+            "0",
+        ];
+        let cluster = Self {
+            nodes: (0..6).map(|_| RedisServer::start_with(&args)).collect(),
+        };
+        let addresses = cluster.nodes.iter().map(RedisServer::addr);
+        let create = ["--cluster", "create"].map(str::to_owned);
+        let options = ["--cluster-replicas", "1", "--cluster-yes"].map(str::to_owned);
+        cli(create.into_iter().chain(addresses).chain(options));
+        cluster.wait_until("every node agrees and every replica is linked", |cluster| {
+            cluster.nodes.iter().all(|node| {
+                let is = |command: &str, words: &str| {
+                    node.try_command(command)
+                        .is_ok_and(|answer| answer.contains(words))
+                };
+                let linked = is("INFO replication", "role:master")
+                    || is("INFO replication", "master_link_status:up");
+                is("CLUSTER INFO", "cluster_state:ok") && linked
+            })
+        });
+        cluster
+    }
+
+    /// `redis-cluster://host:port,..`
+    #[must_use]
+    pub fn url(&self) -> String {
+        let all: Vec<_> = self.nodes.iter().map(RedisServer::addr).collect();
+        format!("redis-cluster://{}", all.join(","))
+    }
+
+    /// The node that is master of the slot of `key` at the moment, as those that run say.
+    ///
+    /// # Panics
+    ///
+    /// When none is within a minute.
+    #[must_use]
+    pub fn master_of(&self, key: &str) -> usize {
+        let slot = self.slot(key);
+        let mut found = None;
+        self.wait_until("the slot has a master", |cluster| {
+            found = cluster.find_master_of(slot);
+            found.is_some()
+        });
+        found.expect("just found")
+    }
+
+    /// The slot of `key`.
+    #[must_use]
+    pub fn slot(&self, key: &str) -> u16 {
+        let node = self.nodes.iter().find(|node| node.process().is_some());
+        let answer = node
+            .expect("a node runs")
+            .try_words(&["CLUSTER", "KEYSLOT", key])
+            .expect("an answer");
+        answer.parse().expect("a slot")
+    }
+
+    /// A node, by number.
+    #[must_use]
+    pub fn node(&self, number: usize) -> &RedisServer {
+        &self.nodes[number]
+    }
+
+    /// A node, by number.
+    pub fn node_mut(&mut self, number: usize) -> &mut RedisServer {
+        &mut self.nodes[number]
+    }
+
+    /// Moves the slot of `key`, with its keys, to another master, as an operator does it. Returns that master.
+    ///
+    /// # Panics
+    ///
+    /// When the nodes do not answer as expected.
+    pub fn move_slot(&self, key: &str) -> usize {
+        let slot = self.slot(key).to_string();
+        let from = self.master_of(key);
+        let to = self
+            .nodes
+            .iter()
+            .enumerate()
+            .position(|(number, node)| {
+                number != from
+                    && node
+                        .try_command("INFO replication")
+                        .is_ok_and(|answer| answer.contains("role:master"))
+            })
+            .expect("another master");
+        let id = |number: usize| self.nodes[number].command("CLUSTER MYID");
+        let (from_id, to_id) = (id(from), id(to));
+        let tell = |number: usize, words: &[&str]| {
+            let answer = self.nodes[number].try_words(words).expect("an answer");
+            assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+            answer
+        };
+        tell(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+        tell(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+        let port = self.nodes[to].port().to_string();
+        loop {
+            let keys = tell(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
+            let keys: Vec<&str> = keys.lines().collect();
+            if keys.is_empty() {
+                break;
+            }
+            let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            command.extend(keys);
+            tell(from, &command);
+        }
+        for number in [to, from] {
+            tell(number, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+        }
+        to
+    }
+
+    fn find_master_of(&self, slot: u16) -> Option<usize> {
+        let running = self.nodes.iter().find(|node| node.process().is_some())?;
+        // `id host:port@bus flags master ping pong epoch link slots..`
+        let lines = running.try_command("CLUSTER NODES").ok()?;
+        let line = lines.lines().find(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_well = words[2].contains("master") && !words[2].contains("fail");
+            is_well && words[8..].iter().any(|range| holds(range, slot))
+        })?;
+        let (address, _) = line.split_whitespace().nth(1)?.split_once('@')?;
+        self.nodes.iter().position(|node| node.addr() == address)
+    }
+
+    fn wait_until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !condition(self) {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "not within {PATIENCE:?}: {what}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn holds(range: &str, slot: u16) -> bool {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) => (first..=last).contains(&slot),
+        // `[slot->-node]`: under way.
+        _ => false,
+    }
+}
+
+fn cli(args: impl IntoIterator<Item = String>) {
+    let program = find("redis-cli").expect("redis-cli is needed: `tests/setup.sh` installs it");
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("redis-cli runs");
+    assert!(
+        output.status.success(),
+        "redis-cli: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

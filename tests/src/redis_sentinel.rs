@@ -1,0 +1,114 @@
+//! A master with replicas, watched by three sentinels.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::redis::RedisServer;
+
+/// A running group. Gone when it is dropped.
+#[derive(Debug)]
+pub struct RedisSentinels {
+    servers: Vec<RedisServer>,
+    sentinels: Vec<RedisServer>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the sentinels call the group.
+pub const SERVICE: &str = "main";
+
+impl RedisSentinels {
+    /// One master, two replicas, three sentinels that take half a second of silence for a failure.
+    #[must_use]
+    pub fn start() -> Self {
+        let diskless = ["--repl-diskless-sync-delay", "0"];
+        let master = RedisServer::start_with(&diskless);
+        let port = master.port().to_string();
+        let replica = [&diskless[..], &["--replicaof", "127.0.0.1", &port]].concat();
+        let replicas = [(); 2].map(|()| RedisServer::start_with(&replica));
+        let config = format!(
+            "sentinel monitor {SERVICE} 127.0.0.1 {port} 2\n\
+             sentinel down-after-milliseconds {SERVICE} 500\n\
+             sentinel failover-timeout {SERVICE} 3000\n\
+             sentinel parallel-syncs {SERVICE} 2\n"
+        );
+        let group = Self {
+            servers: [master].into_iter().chain(replicas).collect(),
+            sentinels: (0..3)
+                .map(|_| RedisServer::start_sentinel(&config))
+                .collect(),
+        };
+        group.wait_until("every sentinel knows all servers and sentinels", |group| {
+            group.sentinels.iter().all(|sentinel| {
+                sentinel.try_command("INFO sentinel").is_ok_and(|answer| {
+                    answer.contains("status=ok") && answer.contains("slaves=2,sentinels=3")
+                })
+            })
+        });
+        group
+    }
+
+    /// `redis-sentinel://host:port,../main`
+    #[must_use]
+    pub fn url(&self) -> String {
+        let all: Vec<_> = self.sentinels.iter().map(RedisServer::addr).collect();
+        format!("redis-sentinel://{}/{SERVICE}", all.join(","))
+    }
+
+    /// The server that is master at the moment, as the sentinels say.
+    ///
+    /// # Panics
+    ///
+    /// When none of them says.
+    #[must_use]
+    pub fn master(&self) -> usize {
+        let said = self.sentinels.iter().find_map(|sentinel| {
+            let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
+            sentinel.try_words(&question).ok()
+        });
+        let addr = said.expect("a sentinel answers").replace('\n', ":");
+        let found = self.servers.iter().position(|server| server.addr() == addr);
+        found.expect("one of our servers")
+    }
+
+    /// A server, by number.
+    #[must_use]
+    pub fn server(&self, number: usize) -> &RedisServer {
+        &self.servers[number]
+    }
+
+    /// A server, by number.
+    pub fn server_mut(&mut self, number: usize) -> &mut RedisServer {
+        &mut self.servers[number]
+    }
+
+    /// A sentinel, by number.
+    pub fn sentinel_mut(&mut self, number: usize) -> &mut RedisServer {
+        &mut self.sentinels[number]
+    }
+
+    /// Makes the sentinels name another master, although the present one is well. Returns when they have begun.
+    ///
+    /// # Panics
+    ///
+    /// When they refuse for a minute.
+    pub fn fail_over(&self) {
+        self.wait_until("a failover begins", |group| {
+            group.sentinels[0]
+                .try_words(&["SENTINEL", "FAILOVER", SERVICE])
+                .is_ok_and(|answer| answer == "OK")
+        });
+    }
+
+    fn wait_until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !condition(self) {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "not within {PATIENCE:?}: {what}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
