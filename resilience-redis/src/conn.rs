@@ -27,19 +27,48 @@ pub(crate) struct Patience {
     pub(crate) unacknowledged: Duration,
 }
 
+/// Certificates, in PEM, that a server's must lead back to, in place of the system's own.
+#[derive(Clone)]
+pub(crate) struct Roots(#[cfg_attr(not(feature = "tls"), allow(dead_code))] pub(crate) Vec<u8>);
+
+impl Roots {
+    #[cfg(feature = "tls")]
+    fn certificates(&self) -> redis::TlsCertificates {
+        redis::TlsCertificates {
+            client_tls: None,
+            root_cert: Some(self.0.clone()),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn client(&self, info: redis::ConnectionInfo) -> RedisResult<Client> {
+        Client::build_with_tls(info, self.certificates())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn client(&self, _: redis::ConnectionInfo) -> RedisResult<Client> {
+        Err(invalid("TLS needs the feature `tls`"))
+    }
+}
+
 impl Conn {
     pub(crate) async fn open(
         target: &Target,
         patience: Patience,
+        roots: Option<&Roots>,
         on_push: OnPush,
     ) -> RedisResult<Self> {
         match target {
             Target::Single(info) => {
                 let info = info.clone().set_tcp_settings(tcp(patience));
-                Self::single(&Client::open(info)?, patience, on_push).await
+                let client = match roots {
+                    None => Client::open(info)?,
+                    Some(roots) => roots.client(info)?,
+                };
+                Self::single(&client, patience, on_push).await
             }
-            Target::Sentinel { .. } => Self::sentinel(target, patience, on_push).await,
-            Target::Cluster(nodes) => Self::cluster(nodes, patience, on_push).await,
+            Target::Sentinel { .. } => Self::sentinel(target, patience, roots, on_push).await,
+            Target::Cluster(nodes) => Self::cluster(nodes, patience, roots, on_push).await,
         }
     }
 
@@ -58,7 +87,12 @@ impl Conn {
 
     /// Asks the sentinels anew who the master is: the answer of yesterday is the server that failed.
     #[cfg(feature = "sentinel")]
-    async fn sentinel(target: &Target, patience: Patience, on_push: OnPush) -> RedisResult<Self> {
+    async fn sentinel(
+        target: &Target,
+        patience: Patience,
+        roots: Option<&Roots>,
+        on_push: OnPush,
+    ) -> RedisResult<Self> {
         use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
         let Target::Sentinel {
             nodes,
@@ -69,12 +103,14 @@ impl Conn {
         else {
             return Err(invalid("not a Sentinel URL"));
         };
-        let mut builder =
-            SentinelClientBuilder::new(nodes.iter().cloned(), service, SentinelServerType::Master)?
-                .set_client_to_redis_db(settings.db())
-                .set_client_to_redis_protocol(settings.protocol())
-                .set_client_to_redis_tcp_settings(tcp(patience))
-                .set_client_to_sentinel_tcp_settings(tcp(patience));
+        // They are asked one after the other: a silent one must not be the first at every try.
+        let mut nodes = nodes.clone();
+        fastrand::shuffle(&mut nodes);
+        let mut builder = SentinelClientBuilder::new(nodes, service, SentinelServerType::Master)?
+            .set_client_to_redis_db(settings.db())
+            .set_client_to_redis_protocol(settings.protocol())
+            .set_client_to_redis_tcp_settings(tcp(patience))
+            .set_client_to_sentinel_tcp_settings(tcp(patience));
         if let Some(username) = settings.username() {
             builder = builder.set_client_to_redis_username(username);
         }
@@ -86,12 +122,20 @@ impl Conn {
                 .set_client_to_redis_tls_mode(*tls)
                 .set_client_to_sentinel_tls_mode(*tls);
         }
+        #[cfg(feature = "tls")]
+        if let Some(roots) = roots {
+            builder = builder
+                .set_client_to_redis_certificates(roots.certificates())
+                .set_client_to_sentinel_certificates(roots.certificates());
+        }
+        #[cfg(not(feature = "tls"))]
+        let _ = roots;
         let client = builder.build()?.async_get_client().await?;
         Self::single(&client, patience, on_push).await
     }
 
     #[cfg(not(feature = "sentinel"))]
-    async fn sentinel(_: &Target, _: Patience, _: OnPush) -> RedisResult<Self> {
+    async fn sentinel(_: &Target, _: Patience, _: Option<&Roots>, _: OnPush) -> RedisResult<Self> {
         Err(invalid("Sentinel needs the feature `sentinel`"))
     }
 
@@ -99,21 +143,34 @@ impl Conn {
     async fn cluster(
         nodes: &[redis::ConnectionInfo],
         patience: Patience,
+        roots: Option<&Roots>,
         on_push: OnPush,
     ) -> RedisResult<Self> {
-        let client = redis::cluster::ClusterClient::builder(nodes.to_vec())
+        let builder = redis::cluster::ClusterClient::builder(nodes.to_vec())
             .use_protocol(redis::ProtocolVersion::RESP3)
             .connection_timeout(patience.connect)
             .tcp_settings(tcp(patience))
             // Redirections are followed; waiting for a shard that is gone is the caller's budget's business.
             .retries(2)
-            .push_sender(sender(on_push))
-            .build()?;
+            .push_sender(sender(on_push));
+        #[cfg(feature = "tls")]
+        let builder = match roots {
+            Some(roots) => builder.certs(roots.certificates()),
+            None => builder,
+        };
+        #[cfg(not(feature = "tls"))]
+        let _ = roots;
+        let client = builder.build()?;
         Ok(Self::Cluster(client.get_async_connection().await?))
     }
 
     #[cfg(not(feature = "cluster"))]
-    async fn cluster(_: &[redis::ConnectionInfo], _: Patience, _: OnPush) -> RedisResult<Self> {
+    async fn cluster(
+        _: &[redis::ConnectionInfo],
+        _: Patience,
+        _: Option<&Roots>,
+        _: OnPush,
+    ) -> RedisResult<Self> {
         Err(invalid("Cluster needs the feature `cluster`"))
     }
 
@@ -123,6 +180,21 @@ impl Conn {
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => conn.req_packed_command(cmd).await,
         }
+    }
+
+    /// A round trip; of a Cluster, to any one node: a shard that is gone is not the end of the others.
+    pub(crate) async fn ping(&mut self) -> RedisResult<Value> {
+        let ping = redis::cmd("PING");
+        let answer = match self {
+            Self::Single(conn) => conn.req_packed_command(&ping).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => {
+                use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+                let anywhere = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+                conn.route_command(ping, anywhere).await
+            }
+        };
+        answer.and_then(Value::extract_error)
     }
 
     pub(crate) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {

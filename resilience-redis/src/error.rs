@@ -10,6 +10,8 @@ use std::fmt;
 pub enum StoreError {
     /// There is no connection at the moment; one is being made in the background.
     Down,
+    /// Redis has not answered several times in a row, and is left alone for a moment. Nothing was sent.
+    LeftAlone,
     /// No answer within the budget. The command may have been carried out.
     TimedOut,
     /// The connection broke while the command was under way. The command may have been carried out.
@@ -43,10 +45,16 @@ pub(crate) fn is_broken(error: &redis::RedisError) -> bool {
     error.is_connection_dropped() || error.is_connection_refusal() || error.is_unrecoverable_error()
 }
 
+/// Whether the server turned out to be a replica: somebody else is the master now.
+pub(crate) fn is_read_only(error: &redis::RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly)
+}
+
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Down => f.write_str("no connection to Redis"),
+            Self::LeftAlone => f.write_str("Redis did not answer lately and is left alone"),
             Self::TimedOut => f.write_str("no answer from Redis in time"),
             Self::Lost(error) => write!(f, "connection to Redis lost: {error}"),
             Self::Refused(error) => write!(f, "Redis refused: {error}"),

@@ -1,13 +1,13 @@
 //! The handle that stores are made from.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use resilience_core::InvalidConfig;
 use tokio::sync::watch;
 
 use crate::{
     breaker::RedisBreakers,
-    conn::Patience,
+    conn::{Patience, Roots},
     error::StoreError,
     link::{Link, Status},
     target::{InvalidUrl, Target},
@@ -90,7 +90,7 @@ impl Redis {
         RedisBreakers::new(self.clone(), Arc::clone(&self.prefix))
     }
 
-    /// One round trip to the server.
+    /// One round trip to the server; of a Cluster, to all masters.
     ///
     /// # Errors
     ///
@@ -105,7 +105,12 @@ impl Redis {
             unacknowledged: builder.connect_timeout * 2,
         };
         Self {
-            link: Arc::new(Link::start(target, builder.budget, patience)),
+            link: Arc::new(Link::start(
+                target,
+                builder.budget,
+                patience,
+                builder.roots.clone(),
+            )),
             prefix: builder.prefix.as_str().into(),
         }
     }
@@ -116,13 +121,14 @@ impl Redis {
 }
 
 /// Settings of a [`Redis`] connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct RedisBuilder {
     url: String,
     prefix: String,
     budget: Duration,
     connect_timeout: Duration,
+    roots: Option<Roots>,
 }
 
 impl RedisBuilder {
@@ -132,6 +138,7 @@ impl RedisBuilder {
             prefix: "resilience".to_owned(),
             budget: Duration::from_millis(100),
             connect_timeout: Duration::from_millis(500),
+            roots: None,
         }
     }
 
@@ -150,6 +157,14 @@ impl RedisBuilder {
     /// How long one attempt to connect may take. Default 500 ms.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Over TLS, trusts servers whose certificate leads back to one of these, in PEM, and no others. Default: those
+    /// that the system trusts.
+    #[cfg(feature = "tls")]
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots = Some(Roots(pem.into()));
         self
     }
 
@@ -176,5 +191,16 @@ impl RedisBuilder {
             return Err(InvalidConfig::new("prefix", &self.prefix, rule).into());
         }
         Ok(Redis::start(Target::parse(&self.url)?, &self))
+    }
+}
+
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("RedisBuilder")
+            .field("prefix", &self.prefix)
+            .field("budget", &self.budget)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
     }
 }

@@ -4,8 +4,10 @@
 //! peer that stopped answering. Here a call either has a connection or fails at once; every call has a budget; and
 //! one background task
 //!
-//! - connects, with capped and jittered backoff, for as long as the handle lives;
+//! - connects, with capped and jittered backoff, for as long as the handle lives; a server that does not answer a
+//!   PING within the budget is of no use, however well it takes connections;
 //! - after [`SUSPICIOUS`] timeouts in a row sends a PING, and drops the connection if that is not answered either;
+//! - connects anew, the old connection meanwhile in use, when the server turns out to be a replica;
 //! - restores subscriptions on every new connection and tells subscribers that messages may have been missed.
 
 use std::{
@@ -19,15 +21,20 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, PushInfo, PushKind, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisError, Value};
+use resilience_core::{
+    Verdict,
+    breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor},
+    until::Guard,
+};
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
-    conn::{Conn, OnPush, Patience},
-    error::{StoreError, is_broken},
+    conn::{Conn, OnPush, Patience, Roots},
+    error::{StoreError, is_broken, is_read_only},
     target::Target,
 };
 
@@ -35,6 +42,10 @@ use crate::{
 const SUSPICIOUS: u32 = 3;
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
+/// A connection that was lost before this age does not make the next attempt come sooner.
+const PROVEN: Duration = Duration::from_secs(1);
+/// A server that turned out to be a replica is asked again so often, at most, whether that has changed.
+const REPLICA_AGAIN: Duration = Duration::from_secs(2);
 
 /// How the connection fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,12 +78,18 @@ struct Shared {
     target: Target,
     budget: Duration,
     patience: Patience,
+    roots: Option<Roots>,
+    /// Between its callers and a server that has stopped answering: of many that would each wait for their budget to
+    /// run out, a few do, now and then.
+    guard: CircuitBreaker,
     current: ArcSwapOption<Live>,
     status: watch::Sender<Status>,
     /// Timeouts in a row.
     timeouts: AtomicU32,
     /// The newest connection that is known to be lost, by number.
     lost: AtomicU64,
+    /// The newest connection that is known to lead to a replica, by number.
+    replica: AtomicU64,
     /// Rings when `timeouts` or `lost` should be looked at.
     trouble: Notify,
     closed: Notify,
@@ -83,19 +100,35 @@ struct Shared {
 struct Live {
     conn: Conn,
     number: u64,
+    since: Instant,
+}
+
+/// Why a connection is of no more use.
+enum End {
+    Lost(String),
+    /// It works, but another server would be the right one.
+    Replica,
 }
 
 impl Link {
     /// Starts connecting in the background; must be called within a tokio runtime.
-    pub(crate) fn start(target: Target, budget: Duration, patience: Patience) -> Self {
+    pub(crate) fn start(
+        target: Target,
+        budget: Duration,
+        patience: Patience,
+        roots: Option<Roots>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             target,
             budget,
             patience,
+            roots,
+            guard: guard(),
             current: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::Connecting),
             timeouts: AtomicU32::new(0),
             lost: AtomicU64::new(0),
+            replica: AtomicU64::new(0),
             trouble: Notify::new(),
             closed: Notify::new(),
             subscribers: Mutex::default(),
@@ -116,10 +149,8 @@ impl Link {
             .lock_subscribers()
             .insert(channel.to_owned(), subscriber);
         let (shared, channel) = (Arc::clone(&self.shared), channel.to_owned());
-        tokio::spawn(async move {
-            // On failure nothing is lost: the next connection subscribes to everything.
-            let _ = shared.subscribe_now(&channel).await;
-        });
+        // On failure nothing is lost: the next connection subscribes to everything.
+        tokio::spawn(async move { shared.subscribe_now(&channel).await });
     }
 
     pub(crate) fn unsubscribe(&self, channel: &str) {
@@ -128,6 +159,10 @@ impl Link {
         tokio::spawn(async move {
             if let Some(live) = shared.current.load_full() {
                 let _ = timeout(shared.budget, live.conn.clone().unsubscribe(&channel)).await;
+            }
+            // Somebody may have subscribed meanwhile, and been overtaken.
+            if shared.lock_subscribers().contains_key(&channel) {
+                let _ = shared.subscribe_now(&channel).await;
             }
         });
     }
@@ -155,19 +190,40 @@ impl fmt::Debug for Link {
 impl Shared {
     async fn send(&self, cmd: &Cmd) -> Result<Value, StoreError> {
         let live = self.current.load_full().ok_or(StoreError::Down)?;
+        let mut call = self.guard.acquire().map_err(|_| StoreError::LeftAlone)?;
         let answer = match timeout(self.budget, live.conn.clone().send(cmd)).await {
             Ok(answer) => answer.and_then(Value::extract_error),
             Err(_) => {
-                self.timed_out();
+                call.settle(Verdict::transient());
+                self.in_trouble();
                 return Err(StoreError::TimedOut);
             }
         };
+        let answer = answer.map_err(|error| self.look_into(&live, &error));
         match &answer {
-            Err(error) if error.is_timeout() => self.timed_out(),
-            Err(error) if is_broken(error) => self.lose(live.number),
-            _ => self.answered(),
+            Err(StoreError::TimedOut | StoreError::Lost(_)) => call.settle(Verdict::transient()),
+            // An error that Redis sends is an answer.
+            _ => {
+                call.settle(Verdict::Success);
+                self.answered();
+            }
         }
-        answer.map_err(|error| StoreError::from_redis(&error))
+        answer
+    }
+
+    /// What an error says about the connection that it came over.
+    fn look_into(&self, live: &Live, error: &RedisError) -> StoreError {
+        let is_cluster = matches!(self.target, Target::Cluster(_));
+        if error.is_timeout() || (is_cluster && is_broken(error)) {
+            // A Cluster connection mends the loss of a node by itself.
+            self.in_trouble();
+        } else if is_broken(error) {
+            self.lose(live.number);
+        } else if is_read_only(error) && !is_cluster && live.since.elapsed() >= REPLICA_AGAIN {
+            self.replica.fetch_max(live.number, Relaxed);
+            self.trouble.notify_one();
+        }
+        StoreError::from_redis(error)
     }
 
     fn answered(&self) {
@@ -176,7 +232,7 @@ impl Shared {
         }
     }
 
-    fn timed_out(&self) {
+    fn in_trouble(&self) {
         if self.timeouts.fetch_add(1, Relaxed) + 1 >= SUSPICIOUS {
             self.trouble.notify_one();
         }
@@ -188,20 +244,30 @@ impl Shared {
     }
 
     async fn supervise(self: Arc<Self>) {
-        let mut failures = 0;
+        let mut failures: u32 = 0;
         for number in 1.. {
+            let started = Instant::now();
             let life = async {
                 match self.connect(number).await {
-                    Ok(()) => (0, self.until_lost(number).await),
-                    Err(why) => (failures + 1, why),
+                    Ok(()) => self.until_lost(number).await,
+                    Err(why) => End::Lost(why),
                 }
             };
-            let (failed, why) = tokio::select! {
+            let end = tokio::select! {
                 () = self.closed.notified() => return,
                 end = life => end,
             };
-            failures = failed;
-            self.down(why);
+            // An attempt that takes its time is no proof either.
+            let proven = self.current.load().is_some() && started.elapsed() >= PROVEN;
+            failures = if proven {
+                0
+            } else {
+                failures.saturating_add(1)
+            };
+            match end {
+                End::Lost(why) => self.down(why),
+                End::Replica => {}
+            }
             tokio::select! {
                 () = self.closed.notified() => return,
                 () = tokio::time::sleep(backoff(failures)) => {}
@@ -210,24 +276,38 @@ impl Shared {
     }
 
     async fn connect(self: &Arc<Self>, number: u64) -> Result<(), String> {
-        let opening = Conn::open(&self.target, self.patience, self.on_push(number));
+        let on_push = self.on_push(number);
+        let opening = Conn::open(&self.target, self.patience, self.roots.as_ref(), on_push);
         // The client's own timeout covers the socket, not the lookup and the handshake.
-        let conn = match timeout(self.patience.connect * 2, opening).await {
+        let mut conn = match timeout(self.patience.connect * 2, opening).await {
             Ok(Ok(conn)) => conn,
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("no answer while connecting".into()),
         };
-        self.timeouts.store(0, Relaxed);
-        self.current.store(Some(Arc::new(Live { conn, number })));
-        let channels: Vec<String> = self.lock_subscribers().keys().cloned().collect();
-        for channel in channels {
-            if let Err(error) = self.subscribe_now(&channel).await {
-                self.current.store(None);
-                return Err(error.to_string());
-            }
+        match timeout(self.budget, conn.ping()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err("connected, but no answer within the budget".into()),
         }
-        tracing::info!(target: "resilience", redis = ?self.target, "connected to Redis");
-        self.status.send_replace(Status::Up);
+        self.timeouts.store(0, Relaxed);
+        let since = Instant::now();
+        self.current.store(Some(Arc::new(Live {
+            conn,
+            number,
+            since,
+        })));
+        let channels: Vec<String> = self.lock_subscribers().keys().cloned().collect();
+        let subscribing = channels.iter().map(|channel| self.subscribe_now(channel));
+        let subscribed = futures_util::future::try_join_all(subscribing).await;
+        if let Err(error) = subscribed {
+            self.current.store(None);
+            return Err(error.to_string());
+        }
+        // The guard is left as it is: a server may answer PINGs on every new connection, and nothing else.
+        if *self.status.borrow() != Status::Up {
+            tracing::info!(target: "resilience", redis = ?self.target, "connected to Redis");
+            self.status.send_replace(Status::Up);
+        }
         Ok(())
     }
 
@@ -246,14 +326,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns when connection `number` is of no more use, with the reason.
-    async fn until_lost(&self, number: u64) -> String {
+    /// Returns when connection `number` is of no more use.
+    async fn until_lost(&self, number: u64) -> End {
         loop {
             if self.lost.load(Relaxed) >= number {
-                return "the connection broke".into();
+                return End::Lost("the connection broke".into());
             }
             if self.timeouts.load(Relaxed) >= SUSPICIOUS && !self.answers_ping().await {
-                return "the server stopped answering".into();
+                return End::Lost("the server stopped answering".into());
+            }
+            if self.replica.load(Relaxed) >= number {
+                return End::Replica;
             }
             self.trouble.notified().await;
         }
@@ -263,11 +346,7 @@ impl Shared {
         let Some(live) = self.current.load_full() else {
             return false;
         };
-        let pong = timeout(
-            self.budget.max(Duration::from_millis(100)),
-            live.conn.clone().send(&redis::cmd("PING")),
-        )
-        .await;
+        let pong = timeout(self.budget, live.conn.clone().ping()).await;
         let answered = matches!(pong, Ok(Ok(_)));
         if answered {
             self.timeouts.store(0, Relaxed);
@@ -292,8 +371,12 @@ impl Shared {
                 return;
             };
             match push.kind {
-                // A Cluster connection mends the loss of a node by itself.
-                PushKind::Disconnection if matches!(shared.target, Target::Cluster(_)) => {}
+                // A Cluster connection mends the loss of a node by itself, and subscribes anew.
+                PushKind::Disconnection | PushKind::Subscribe
+                    if matches!(shared.target, Target::Cluster(_)) =>
+                {
+                    shared.push_to_all(Push::Restored);
+                }
                 PushKind::Disconnection => shared.lose(number),
                 PushKind::Message => {
                     if let [Value::BulkString(channel), Value::BulkString(message)] = &push.data[..]
@@ -313,11 +396,32 @@ impl Shared {
         }
     }
 
+    fn push_to_all(&self, push: Push<'_>) {
+        let all: Vec<Subscriber> = self.lock_subscribers().values().cloned().collect();
+        all.iter().for_each(|subscriber| subscriber(push));
+    }
+
     fn lock_subscribers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Subscriber>> {
         self.subscribers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens after as many silences in a row as make the connection suspicious. Its events and metrics have the name
+/// `resilience.redis`.
+fn guard() -> CircuitBreaker {
+    CircuitBreaker::builder("resilience.redis")
+        .no_failure_rate()
+        .consecutive_failures(SUSPICIOUS)
+        .open_for(OpenFor::exponential(
+            Duration::from_millis(200),
+            Duration::from_secs(1),
+        ))
+        .half_open(HalfOpen::probes(1))
+        .dropped(Dropped::Ignored)
+        .build()
+        .expect("fixed settings that are good")
 }
 
 /// Doubles from [`FIRST_RETRY`] to [`LAST_RETRY`], less up to a half: instances that lost Redis together do not come

@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod redis;
 pub mod redis_cluster;
+pub mod redis_scene;
 pub mod redis_sentinel;
 pub mod until;
 

@@ -124,6 +124,8 @@ impl RedisBreakers {
                 .announced
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
+            // Names come and go with the keys of a keyed breaker.
+            announced.retain(|_, last| last.elapsed() < ANNOUNCE_EVERY);
             announced.insert(name.to_owned(), Instant::now());
         }
     }

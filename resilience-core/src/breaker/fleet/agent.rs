@@ -32,11 +32,16 @@ pub(in crate::breaker) struct Agent {
     started: Instant,
     /// Probes out, and when they count as failed.
     leases: HashMap<Arc<str>, (u64, Moment)>,
+    /// Times in a row that the store gave no answer.
+    unanswered: u32,
     /// Until when the dependency asked to be left alone, if the fleet may not know yet.
     asked: Option<Moment>,
     last_report: Instant,
     next_report: Instant,
 }
+
+/// A store that gave no answer so many times in a row is lost; once may be a hiccup.
+const LOST: u32 = 2;
 
 impl Agent {
     /// Starts the task. Within a tokio runtime.
@@ -50,6 +55,7 @@ impl Agent {
             ledger: Ledger::new(Arc::clone(&member.instance)),
             started: now,
             leases: HashMap::new(),
+            unanswered: 0,
             asked: None,
             last_report: now,
             next_report: now,
@@ -197,7 +203,8 @@ impl Agent {
                 let now = self.now();
                 self.ledger.not_reported(report, failure.ambiguous, now);
                 self.store_failed(&failure.to_string());
-                self.plan(false);
+                // The first time, look again soon: it may have been a hiccup.
+                self.plan(self.unanswered < LOST);
             }
         }
     }
@@ -310,7 +317,8 @@ impl Agent {
         }
     }
 
-    fn store_answered(&self) {
+    fn store_answered(&mut self) {
+        self.unanswered = 0;
         if self.member.degraded.swap(false, Relaxed) {
             tracing::info!(
                 target: "resilience",
@@ -321,8 +329,9 @@ impl Agent {
         }
     }
 
-    fn store_failed(&self, reason: &str) {
-        if !self.member.degraded.swap(true, Relaxed) {
+    fn store_failed(&mut self, reason: &str) {
+        self.unanswered = self.unanswered.saturating_add(1);
+        if self.unanswered >= LOST && !self.member.degraded.swap(true, Relaxed) {
             tracing::warn!(
                 target: "resilience",
                 pattern = "circuit_breaker",
