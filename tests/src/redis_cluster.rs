@@ -103,6 +103,7 @@ impl RedisCluster {
     /// # Panics
     ///
     /// When the nodes do not answer as expected.
+    #[must_use]
     pub fn move_slot(&self, key: &str) -> usize {
         let slot = self.slot(key).to_string();
         let from = self.master_of(key);

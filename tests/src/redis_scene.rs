@@ -282,6 +282,7 @@ pub fn events(name: &str) -> BTreeMap<String, usize> {
 }
 
 /// How often the breaker `name` has told that its store is lost, and that it is back.
+#[must_use]
 pub fn told(name: &str) -> (usize, usize) {
     let events = events(name);
     let count = |start: &str| {

@@ -1,7 +1,11 @@
 //! Redis in every kind of trouble, with calls going on: they go on, by the local window; one event says so and one
 //! says that it is over; and every call has been counted once in the end.
 
-use std::{cell::RefCell, future::Future, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    time::Duration,
+};
 
 use resilience_core::breaker::State;
 use resilience_redis::StoreError;
@@ -125,16 +129,15 @@ const PERHAPS_LOST: (Noticed, Memory) = (Noticed::Perhaps, Memory::Lost);
 async fn in_bad_weather(name: &str, weather: Weather) {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.addr().parse().expect("an address")).await;
-    let proxy = tokio::sync::Mutex::new(proxy.expect("a port"));
-    let url = format!("redis://{}", proxy.lock().await.address());
-    calls_go_on(
-        name,
-        &url,
-        NOTICED,
-        || async { proxy.lock().await.set(weather).await },
-        || async { proxy.lock().await.set(Weather::Fine).await },
-    )
-    .await;
+    let proxy = proxy.expect("a port");
+    let url = format!("redis://{}", proxy.address());
+    let proxy = Cell::new(Some(proxy));
+    let set = async |weather| {
+        let mut there = proxy.take().expect("nobody else has it");
+        there.set(weather).await;
+        proxy.set(Some(there));
+    };
+    calls_go_on(name, &url, NOTICED, || set(weather), || set(Weather::Fine)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! A fleet on a real Redis: every instance a process of its own, killed and stopped at will.
 
-use std::{process::Stdio, time::Duration};
+use std::{cell::Cell, process::Stdio, time::Duration};
 
 use futures_util::future::join_all;
 use resilience_tests::{redis::RedisServer, redis_scene::SOON, until::eventually};
@@ -8,14 +8,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::Mutex,
     time::{Instant, timeout},
 };
+
+/// Its input and output.
+type Talk = (ChildStdin, Lines<BufReader<ChildStdout>>);
 
 /// Ends with the value, and with this process: its input ends then.
 struct Process {
     child: Child,
-    talk: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
+    talk: Cell<Option<Talk>>,
 }
 
 impl Process {
@@ -32,28 +34,26 @@ impl Process {
         let output = BufReader::new(child.stdout.take().expect("its output")).lines();
         let process = Self {
             child,
-            talk: Mutex::new((input, output)),
+            talk: Cell::new(Some((input, output))),
         };
         assert_eq!(process.answer().await, "ready");
         process
     }
 
     async fn answer(&self) -> String {
-        let mut talk = self.talk.lock().await;
+        let mut talk = self.talk.take().expect("one question at a time");
         let line = timeout(SOON, talk.1.next_line()).await;
+        self.talk.set(Some(talk));
         line.expect("an answer in time")
             .expect("an answer")
             .expect("it lives")
     }
 
-    async fn tell(&self, line: &str) {
-        let line = format!("{line}\n");
-        let mut talk = self.talk.lock().await;
-        talk.0.write_all(line.as_bytes()).await.expect("it listens");
-    }
-
     async fn ask(&self, line: &str) -> String {
-        self.tell(line).await;
+        let mut talk = self.talk.take().expect("one question at a time");
+        let line = format!("{line}\n");
+        talk.0.write_all(line.as_bytes()).await.expect("it listens");
+        self.talk.set(Some(talk));
         self.answer().await
     }
 

@@ -614,7 +614,7 @@ async fn a_retry_after_of_a_failed_probe_cools_down_the_fleet() {
     pass(ms(5_000)).await;
     let mut probe = None;
     for _ in 0..20 {
-        probe = probe.or(fleet[0].acquire().ok());
+        probe = probe.or_else(|| fleet[0].acquire().ok());
         pass(ms(100)).await;
     }
     probe.expect("one of the probes").settle(asked_to_wait(100));
