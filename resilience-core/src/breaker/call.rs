@@ -3,9 +3,9 @@
 use std::{fmt, mem, sync::Arc, time::Duration};
 
 use super::{
-    config::Dropped,
     fleet::{Lease, Unanswered},
     machine::{Outcome, Refusal},
+    settings::Dropped,
     shared::Shared,
     word::Permit,
 };

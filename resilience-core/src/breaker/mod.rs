@@ -83,6 +83,7 @@ mod loom_tests;
 mod machine;
 mod orders;
 mod rules;
+mod settings;
 mod shared;
 mod snapshot;
 mod tally;
@@ -95,13 +96,14 @@ mod word;
 use std::{fmt, sync::Arc};
 
 pub use call::Call;
-pub use config::{Builder, Dropped, HalfOpen, OpenFor, RampUp, Window};
+pub use config::Builder;
 pub use events::{Cause, Counts, Event, Events, Missed};
 pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer, KeyedCircuitBreakerService};
 pub use layer::{
     CircuitBreakerLayer, CircuitBreakerService, FailFast, Gate, ResponseFuture, Unclonable,
 };
 pub use orders::{Order, OrderInfo};
+pub use settings::{Dropped, HalfOpen, OpenFor, RampUp, Window};
 pub use snapshot::{Probes, Snapshot, Stage, State, Totals};
 
 use self::{config::Config, events::Hub, shared::Shared};

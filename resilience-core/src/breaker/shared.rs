@@ -11,13 +11,14 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    config::{Config, Dropped},
+    config::Config,
     control::{Imposed, Transition},
     events::{Cause, Event, Hub},
     fleet::{self, HeldProbes, Lease, Membership},
     keyed::Family,
     machine::{Effect, Machine, Outcome, Refusal},
     orders::Order,
+    settings::Dropped,
     snapshot::{Snapshot, State, Totals},
     tally::Count,
     word::Permit,
