@@ -118,14 +118,15 @@ impl Shared {
                 }
             }
         }
+        let anew = view.age_ms < previous.age_ms;
         let left = Duration::from_millis(view.remaining_ms);
         let imposed = match view.state {
             FleetState::Open => Imposed::Open(left),
             FleetState::HalfOpen => Imposed::HalfOpen,
             FleetState::RampUp(stage) => Imposed::Stage(stage.into(), left),
             FleetState::Closed if previous.state != FleetState::Closed => Imposed::Closed,
-            // Closed it was, and no order came or went: somebody has reset it.
-            FleetState::Closed if same_order && previous.epoch != 0 => {
+            // Closed it was, and was entered anew, or no order came or went: somebody has reset it.
+            FleetState::Closed if anew || (same_order && previous.epoch != 0) => {
                 return self.reset(view.cause.as_str().into());
             }
             FleetState::Closed => return,

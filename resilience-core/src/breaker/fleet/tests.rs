@@ -311,17 +311,56 @@ async fn orders_hold_for_the_fleet_and_for_those_who_come_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reset_that_ends_an_order_closes_also_who_opened_alone() {
+    for lift_first in [false, true] {
+        let fleet = fleet(&InProcess::new(), 3);
+        pass(ms(50)).await;
+        fail(&fleet[0], 10);
+        assert_eq!(fleet[0].state(), State::Open);
+        let order = FleetOrder {
+            kind: OrderKind::ForceOpen,
+            reason: "maintenance".into(),
+            by: "ops".into(),
+            expires_ms: None,
+        };
+        let ops = fleet[1].fleet().unwrap();
+        ops.order(order).await.unwrap();
+        pass(ms(50)).await;
+        assert_eq!(states(&fleet), [State::ForcedOpen; 3]);
+        // Nobody may have seen what holds between the two.
+        if lift_first {
+            ops.clear_order("ops").await.unwrap();
+        }
+        ops.reset("ops", "maintained").await.unwrap();
+        pass(ms(50)).await;
+        assert_eq!(states(&fleet), [State::Closed; 3], "{lift_first}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_lifted_leaves_open_who_opened_alone() {
+    let fleet = fleet(&InProcess::new(), 3);
+    pass(ms(50)).await;
+    fail(&fleet[0], 10);
+    let order = FleetOrder {
+        kind: OrderKind::ForceOpen,
+        reason: "trial".into(),
+        by: "ops".into(),
+        expires_ms: None,
+    };
+    let ops = fleet[1].fleet().unwrap();
+    ops.order(order).await.unwrap();
+    pass(ms(50)).await;
+    ops.clear_order("ops").await.unwrap();
+    pass(ms(50)).await;
+    let states = states(&fleet);
+    assert_eq!(states, [State::Open, State::Closed, State::Closed]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reset_closes_the_whole_fleet_also_who_opened_alone() {
     let store = InProcess::new();
     let fleet = fleet(&store, 2);
-    pass(ms(50)).await;
-    // An order that came and went gives the record an epoch.
-    fleet[0]
-        .fleet()
-        .unwrap()
-        .reset("ops", "a first time")
-        .await
-        .unwrap();
     pass(ms(50)).await;
     fail(&fleet[0], 10);
     assert_eq!(fleet[0].state(), State::Open);
