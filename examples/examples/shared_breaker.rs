@@ -213,9 +213,6 @@ async fn an_order(
     let lasting = fleet[2].fleet()?.view().await?.order;
     let order = lasting.ok_or("the order is lost")?;
     fleet[2].fleet()?.clear_order("operations").await?;
-    while count(fleet, State::ForcedOpen) > 0 {
-        sleep(ms(2)).await;
-    }
     // The one that had opened alone need not wait for probes of its own.
     fleet[2].fleet()?.reset("operations", "migrated").await?;
     all(fleet, State::Closed).await?;
