@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs and redis-server. No service
-# has to run; the tests start servers of their own on free ports.
+# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs, redis-server, and
+# valkey-server where there is a package of it. No service has to run; the tests start servers of their own on free
+# ports.
 #
 #   tests/setup.sh           installs what is missing
 #   tests/setup.sh --check   only looks
@@ -76,3 +77,17 @@ if ! command -v redis-server >/dev/null 2>&1; then
     command -v redis-server >/dev/null 2>&1 || fail "redis is installed, but no redis-server is on the PATH"
 fi
 say "Redis: $(command -v redis-server)"
+
+# Valkey is in the package lists of newer systems only. Where it is, the store's suite runs on it as well.
+if ! command -v valkey-server >/dev/null 2>&1 && [ "${1:-}" != --check ]; then
+    if command -v apt-cache >/dev/null 2>&1 && [ -n "$(apt-cache madison valkey-server 2>/dev/null)" ]; then
+        install "valkey-server" valkey-server valkey valkey valkey
+    elif command -v apk >/dev/null 2>&1 && apk search -e valkey 2>/dev/null | grep -q .; then
+        install "valkey-server" valkey-server valkey valkey valkey
+    fi
+fi
+if command -v valkey-server >/dev/null 2>&1; then
+    say "Valkey: $(command -v valkey-server)"
+else
+    say "Valkey: not in the package lists here; the suite runs on Redis alone"
+fi

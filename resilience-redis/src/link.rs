@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -90,6 +90,8 @@ struct Shared {
     lost: AtomicU64,
     /// The newest connection that is known to lead to a replica, by number.
     replica: AtomicU64,
+    /// Told once that there are no pushes.
+    without_pushes: AtomicBool,
     /// Rings when `timeouts` or `lost` should be looked at.
     trouble: Notify,
     closed: Notify,
@@ -129,6 +131,7 @@ impl Link {
             timeouts: AtomicU32::new(0),
             lost: AtomicU64::new(0),
             replica: AtomicU64::new(0),
+            without_pushes: AtomicBool::new(false),
             trouble: Notify::new(),
             closed: Notify::new(),
             subscribers: Mutex::default(),
@@ -150,7 +153,7 @@ impl Link {
             .insert(channel.to_owned(), subscriber);
         let (shared, channel) = (Arc::clone(&self.shared), channel.to_owned());
         // On failure nothing is lost: the next connection subscribes to everything.
-        tokio::spawn(async move { shared.subscribe_now(&channel).await });
+        tokio::spawn(async move { shared.subscribe_or_poll(&channel).await });
     }
 
     pub(crate) fn unsubscribe(&self, channel: &str) {
@@ -297,7 +300,9 @@ impl Shared {
             since,
         })));
         let channels: Vec<String> = self.lock_subscribers().keys().cloned().collect();
-        let subscribing = channels.iter().map(|channel| self.subscribe_now(channel));
+        let subscribing = channels
+            .iter()
+            .map(|channel| self.subscribe_or_poll(channel));
         let subscribed = futures_util::future::try_join_all(subscribing).await;
         if let Err(error) = subscribed {
             self.current.store(None);
@@ -309,6 +314,18 @@ impl Shared {
             self.status.send_replace(Status::Up);
         }
         Ok(())
+    }
+
+    /// Without pushes the store is still of use: what they tell is asked for, somewhat later.
+    async fn subscribe_or_poll(&self, channel: &str) -> Result<(), StoreError> {
+        match self.subscribe_now(channel).await {
+            Err(StoreError::Refused(_)) if self.without_pushes.swap(true, Relaxed) => Ok(()),
+            Err(StoreError::Refused(reason)) => {
+                tracing::warn!(target: "resilience", redis = ?self.target, channel, reason, "no pushes from Redis");
+                Ok(())
+            }
+            answer => answer,
+        }
     }
 
     async fn subscribe_now(&self, channel: &str) -> Result<(), StoreError> {

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::breaker::State;
+use resilience_core::{Verdict, breaker::State};
 use resilience_redis::StoreError;
 use resilience_tests::{
     proxy::{Proxy, Weather},
     redis::RedisServer,
     redis_cluster::RedisCluster,
-    redis_scene::{BUDGET, Instance, SOON, Traffic, builder, connect, told},
+    redis_scene::{BUDGET, Instance, SOON, Traffic, all_are, builder, connect, told},
     redis_sentinel::RedisSentinels,
     until::eventually,
 };
@@ -480,4 +480,65 @@ async fn a_server_that_hangs_up_is_tried_less_and_less_often() {
     // 40, 80, .. 1000 ms, less up to a half each.
     assert!((3..=14).contains(&tries), "{tries} tries in 3 seconds");
     assert_eq!(redis.ping().await, Err(StoreError::Down));
+}
+
+/// A user that may not use the channels: the fleet agrees all the same, within a poll interval or two.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_pushes_the_fleet_is_told_when_it_asks() {
+    let server = RedisServer::start();
+    let grant = "ACL SETUSER quiet on >right ~{resilience:* resetchannels +@all";
+    assert_eq!(server.command(grant), "OK");
+    let url = format!("redis://quiet:right@{}", server.addr());
+    let new = || builder("faults.quiet", Duration::from_millis(500));
+    let fleet = Instance::fleet(&url, 5, new).await;
+    for one in &fleet[..2] {
+        one.settle(9, Verdict::transient());
+    }
+    all_are(&fleet[..2], State::Open).await;
+    let start = Instant::now();
+    all_are(&fleet, State::Open).await;
+    // The calm interval is 200 ms, and a fifth more at most.
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    for one in &fleet {
+        one.call_until_closed().await;
+    }
+}
+
+/// One script that does not end keeps the server from running any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_with_an_endless_script() {
+    let server = RedisServer::start_with(&["--busy-reply-threshold", "100"]);
+    let (url, addr) = (server.url(), server.addr());
+    calls_go_on(
+        "faults.busy",
+        &url,
+        NOTICED,
+        || async {
+            // Nobody waits for its answer.
+            let client = std::net::TcpStream::connect(&addr).expect("a connection");
+            let script = "EVAL \"while true do end\" 0\r\n";
+            std::io::Write::write_all(&mut &client, script.as_bytes()).expect("sent");
+            std::mem::forget(client);
+        },
+        || async { assert_eq!(server.command("SCRIPT KILL"), "OK") },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_of_a_cluster_killed_and_restarted() {
+    let cluster = RefCell::new(RedisCluster::start());
+    let url = cluster.borrow().url();
+    calls_go_on(
+        "faults.cluster-down",
+        &url,
+        NOTICED_AND_LOST,
+        || async { (0..6).for_each(|number| cluster.borrow_mut().node_mut(number).kill()) },
+        || async { (0..6).for_each(|number| cluster.borrow_mut().node_mut(number).restart()) },
+    )
+    .await;
 }

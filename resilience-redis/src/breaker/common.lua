@@ -109,7 +109,8 @@ end
 local function answer(done)
   local seen = view()
   if r.epoch ~= read_epoch then
-    redis.call('PUBLISH', ARGV[1], cjson.encode(seen))
+    -- All is written: who may not publish has told those who ask.
+    redis.pcall('PUBLISH', ARGV[1], cjson.encode(seen))
   end
   table.insert(seen, 1, done)
   return seen

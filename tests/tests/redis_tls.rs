@@ -1,0 +1,67 @@
+//! Redis over TLS: certificates are checked, and the breakers' store works as in the clear.
+
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use resilience_redis::{Redis, Status};
+use resilience_tests::{breaker_conformance, redis::RedisServer, redis_scene::SOON};
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    fn server(&self, names: &[&str]) -> RedisServer {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names).expect("good names");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        RedisServer::start_tls(&certificate.pem(), &key.serialize_pem(), &self.pem())
+    }
+}
+
+fn connect(server: &RedisServer, roots: &str) -> Redis {
+    Redis::builder(&server.tls_url())
+        .budget(Duration::from_secs(2))
+        .root_certificates(roots)
+        .connect()
+        .expect("good settings")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_store_conforms() {
+    let authority = Authority::new();
+    let server = authority.server(&["127.0.0.1"]);
+    let redis = connect(&server, &authority.pem());
+    redis.ready(SOON).await.expect("connects");
+    breaker_conformance::all(&redis.breakers()).await;
+}
+
+async fn is_refused(redis: &Redis) {
+    match redis.ready(Duration::from_millis(500)).await {
+        Err(Status::Down(why)) => assert!(why.contains("certificate"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_authority_is_not_trusted() {
+    let server = Authority::new().server(&["127.0.0.1"]);
+    is_refused(&connect(&server, &Authority::new().pem())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_another_name_is_not_accepted() {
+    let authority = Authority::new();
+    let server = authority.server(&["redis.example.org"]);
+    is_refused(&connect(&server, &authority.pem())).await;
+}
