@@ -67,7 +67,7 @@ pub(crate) struct Flags {
     instances: u32,
 
     /// Share the breakers through this Redis, each instance over a connection of its own, instead of through a store in
-    /// this process [redis://user:password@host:6379/0, or unix, redis-sentinel, redis-cluster].
+    /// this process (redis://user:password@host:6379/0, or unix, redis-sentinel, redis-cluster).
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     pub(crate) redis: Option<String>,
 
