@@ -6,7 +6,7 @@ use resilience_core::InvalidConfig;
 use tokio::sync::watch;
 
 use crate::{
-    breaker::RedisBreakers,
+    breaker::{Known, RedisBreakers},
     conn::{Patience, Roots},
     error::StoreError,
     link::{Link, Status},
@@ -31,10 +31,11 @@ use crate::{
 ///
 /// `rediss-sentinel` and `rediss-cluster` speak TLS to every node. Special characters in user and password are
 /// percent-encoded. Cheap to clone; the connection is closed with the last clone and the last store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Redis {
     link: Arc<Link>,
     prefix: Arc<str>,
+    known: Arc<Known>,
 }
 
 impl Redis {
@@ -87,7 +88,11 @@ impl Redis {
     /// The store for shared circuit breakers: `CircuitBreaker::builder("payments").shared(redis.breakers())`.
     #[must_use]
     pub fn breakers(&self) -> RedisBreakers {
-        RedisBreakers::new(self.clone(), Arc::clone(&self.prefix))
+        RedisBreakers::new(
+            self.clone(),
+            Arc::clone(&self.prefix),
+            Arc::clone(&self.known),
+        )
     }
 
     /// One round trip to the server; of a Cluster, to all masters.
@@ -112,6 +117,7 @@ impl Redis {
                 builder.roots.clone(),
             )),
             prefix: builder.prefix.as_str().into(),
+            known: Arc::default(),
         }
     }
 
@@ -201,6 +207,15 @@ impl fmt::Debug for RedisBuilder {
             .field("prefix", &self.prefix)
             .field("budget", &self.budget)
             .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("link", &self.link)
+            .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
 }

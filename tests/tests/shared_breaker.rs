@@ -21,10 +21,10 @@ use resilience_core::{
 };
 use resilience_tests::{
     redis::RedisServer,
-    redis_scene::{Instance, SOON, all_are, builder, open, rules},
+    redis_scene::{Instance, SOON, all_are, builder, connect, open, rules},
     until::eventually,
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use tower::{Layer, ServiceExt};
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -296,6 +296,87 @@ async fn every_key_has_a_ttl_and_is_in_the_table() {
         "{keys:?}"
     );
     call.expect("a probe").settle(Verdict::Success);
+}
+
+/// Breakers of a keyed family come and go.
+#[tokio::test(flavor = "multi_thread")]
+async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
+    let server = RedisServer::start();
+    let redis = connect(&server.url()).await;
+    let new = |name: &str| {
+        let new = builder(name, SHORT).shared(redis.breakers());
+        new.build().expect("good settings")
+    };
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for round in 0..200 {
+        drop(new(&format!("customer-{round}")));
+    }
+    let channels = || server.command("PUBSUB CHANNELS *").lines().count();
+    let mut last = None;
+    eventually("they are gone without a trace", SOON, || {
+        // Each newcomer sees to those that are gone.
+        last = Some(new("last"));
+        let few = channels() <= 2 && tasks() <= before + 5;
+        async move { few }
+    })
+    .await;
+    drop(last);
+    // Whoever comes back under an old name hears what is pushed, although somebody was about to stop listening.
+    let patient = |name: &str| {
+        let patient = builder(name, SHORT).fleet(rules().calm(Duration::from_secs(60)));
+        let breaker = patient.shared(redis.breakers()).build().expect("good");
+        Instance {
+            redis: redis.clone(),
+            breaker,
+        }
+    };
+    for round in 0..10 {
+        let name = format!("customer-{round}");
+        drop(new(&name));
+        tokio::time::sleep(Duration::from_millis(10 * round)).await;
+        let (_other, again) = (new("other"), patient(&name));
+        eventually("it has reported", SOON, || async {
+            again.view().await.is_some_and(|view| view.live >= 1)
+        })
+        .await;
+        let order = disable();
+        let fleet = again.breaker.fleet().expect("it is shared");
+        fleet.order(order).await.expect("ordered");
+        all_are(&[again], State::Disabled).await;
+    }
+}
+
+/// Two breakers of one name on one connection: both are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_on_one_connection_both_hear_what_is_pushed() {
+    let server = RedisServer::start();
+    let redis = connect(&server.url()).await;
+    let new = || {
+        let patient = payments(SHORT)().fleet(rules().calm(Duration::from_secs(60)));
+        let breaker = patient.shared(redis.breakers()).build().expect("good");
+        Instance {
+            redis: redis.clone(),
+            breaker,
+        }
+    };
+    let both = [new(), new()];
+    eventually("both have reported", SOON, || async {
+        both[0].view().await.is_some_and(|view| view.live == 2)
+    })
+    .await;
+    let fleet = both[0].breaker.fleet().expect("it is shared");
+    fleet.order(disable()).await.expect("ordered");
+    all_are(&both, State::Disabled).await;
+}
+
+fn disable() -> FleetOrder {
+    FleetOrder {
+        kind: OrderKind::Disable,
+        reason: "drill".into(),
+        by: "ops".into(),
+        expires_ms: None,
+    }
 }
 
 fn scripts(server: &RedisServer) -> u64 {

@@ -90,6 +90,7 @@ impl OpenFor {
 
     /// Stays open for longer, up to `max`, if the failure that trips the breaker asked for it
     /// ([`Verdict::Transient`](crate::Verdict::Transient)'s `retry_after`). Never for less long. Default: not heeded.
+    /// Of a shared breaker, the whole fleet then stays away for as long: the dependency's own word needs no quorum.
     pub const fn honour_retry_after(mut self, max: Duration) -> Self {
         self.retry_after = Some(max);
         self

@@ -67,19 +67,25 @@ const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "lea
 pub struct RedisBreakers {
     redis: Redis,
     prefix: Arc<str>,
+    known: Arc<Known>,
+}
+
+/// What this process knows of its breakers: one for all stores that are made from a connection, so that each channel
+/// has one subscriber, and loses it when nobody listens any more.
+#[derive(Default)]
+pub(crate) struct Known {
     /// One sender per breaker that somebody here listens to.
-    pushes: Arc<Mutex<HashMap<String, watch::Sender<Push>>>>,
+    pushes: Mutex<HashMap<String, watch::Sender<Push>>>,
     /// When each name was last entered in the list of names.
-    announced: Arc<Mutex<HashMap<String, Instant>>>,
+    announced: Mutex<HashMap<String, Instant>>,
 }
 
 impl RedisBreakers {
-    pub(crate) fn new(redis: Redis, prefix: Arc<str>) -> Self {
+    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, known: Arc<Known>) -> Self {
         Self {
             redis,
             prefix,
-            pushes: Arc::default(),
-            announced: Arc::default(),
+            known,
         }
     }
 
@@ -112,6 +118,7 @@ impl RedisBreakers {
     async fn announce_if_due(&self, name: &str) {
         let due = {
             let announced = self
+                .known
                 .announced
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
@@ -121,6 +128,7 @@ impl RedisBreakers {
         };
         if due && self.announce(name).await.is_ok() {
             let mut announced = self
+                .known
                 .announced
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
@@ -323,12 +331,16 @@ impl BreakerStore for RedisBreakers {
 
     fn subscribe(&self, name: &str) -> Subscription {
         let channel = channel(&keys::tag(&self.prefix, "breaker", name));
-        let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pushes = self
+            .known
+            .pushes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Breakers that are gone listen no more.
-        pushes.retain(|channel, sender| {
-            let heard = !sender.is_closed();
+        pushes.retain(|other, sender| {
+            let heard = *other == channel || !sender.is_closed();
             if !heard {
-                self.redis.link().unsubscribe(channel);
+                self.redis.link().unsubscribe(other);
             }
             heard
         });
