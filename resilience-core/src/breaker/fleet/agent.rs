@@ -137,7 +137,7 @@ impl Agent {
         let Some(breaker) = self.breaker.upgrade() else {
             return;
         };
-        let known = self.ledger.lost(breaker.fleet_time_left());
+        let known = self.ledger.lost(breaker.fleet_time_left(), self.now());
         drop(breaker);
         self.see(&known).await;
     }
@@ -260,7 +260,8 @@ impl Agent {
                     .min(Instant::now() + self.member.rules.alert);
             }
         }
-        self.ledger.adopt(view, breaker.fleet_counts());
+        let now = self.now();
+        self.ledger.adopt(view, breaker.fleet_counts(), now);
     }
 
     async fn propose(&mut self, view: &View) -> Option<View> {
@@ -305,7 +306,7 @@ impl Agent {
     /// The store knows less than we do: it was flushed, or failed over to a server that had not heard.
     async fn restore(&mut self) -> Option<View> {
         let breaker = self.breaker.upgrade()?;
-        let known = self.ledger.lost(breaker.fleet_time_left());
+        let known = self.ledger.lost(breaker.fleet_time_left(), self.now());
         drop(breaker);
         let member = Arc::clone(&self.member);
         match member.store.restore(&member.name, &known).await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     policy::{Policy, Proposal},
-    record::{BUCKETS, Change, Counts, Report, View},
+    record::{BUCKETS, Change, Counts, FleetOrder, Report, View},
 };
 
 /// The books of one instance: the newest view it has adopted, and which of its calls it has reported.
@@ -15,6 +15,8 @@ use super::{
 pub struct Ledger {
     instance: Arc<str>,
     known: View,
+    /// When it was seen.
+    seen: u64,
     sequence: u64,
     pending: Option<Pending>,
     /// The breaker's totals when they were last put into a report.
@@ -62,6 +64,7 @@ impl Ledger {
         Self {
             instance,
             known: View::default(),
+            seen: 0,
             sequence: 0,
             pending: None,
             reported: Counts::default(),
@@ -86,7 +89,7 @@ impl Ledger {
 
     /// Takes `view` for what holds, unless it is older than what is known. At a new epoch, calls that were not
     /// reported by then never are: they are no evidence in the new one. `totals` are the breaker's after it has obeyed.
-    pub fn adopt(&mut self, view: &View, totals: Counts) {
+    pub fn adopt(&mut self, view: &View, totals: Counts, now: u64) {
         match self.sight(view) {
             Sight::Behind => return,
             Sight::Same => {}
@@ -96,15 +99,24 @@ impl Ledger {
             }
         }
         self.known.clone_from(view);
+        self.seen = now;
     }
 
     /// What to bring back to a store that is behind. `remaining_ms`: what the state has left by this instance's clock.
     #[must_use]
-    pub fn lost(&self, remaining_ms: u64) -> View {
-        View {
+    pub fn lost(&self, remaining_ms: u64, now: u64) -> View {
+        let passed = now.saturating_sub(self.seen);
+        let in_force = |order: &FleetOrder| order.expires_ms.is_none_or(|left| left > passed);
+        let mut lost = View {
             remaining_ms,
+            age_ms: self.known.age_ms + passed,
             ..self.known.clone()
-        }
+        };
+        lost.order = lost.order.filter(in_force).map(|order| FleetOrder {
+            expires_ms: order.expires_ms.map(|left| left - passed),
+            ..order
+        });
+        lost
     }
 
     /// The report to send: the one that may have been lost, or a new one.
@@ -193,5 +205,85 @@ impl Ledger {
             by: self.instance.to_string(),
             cause: proposal.cause,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::breaker::fleet::OrderKind;
+
+    fn ordered(expires_ms: Option<u64>) -> Ledger {
+        let mut ledger = Ledger::new("a".into());
+        let order = FleetOrder {
+            kind: OrderKind::ForceOpen,
+            reason: "drill".into(),
+            by: "ops".into(),
+            expires_ms,
+        };
+        let view = View {
+            epoch: 7,
+            age_ms: 5,
+            order: Some(order),
+            ..View::default()
+        };
+        ledger.adopt(&view, Counts::default(), 1_000);
+        ledger
+    }
+
+    fn left(ledger: &Ledger, now: u64) -> Option<Option<u64>> {
+        ledger.lost(0, now).order.map(|order| order.expires_ms)
+    }
+
+    #[test]
+    fn an_order_is_brought_back_for_the_time_that_it_has_left_and_not_once_it_is_over() {
+        let ledger = ordered(Some(500));
+        assert_eq!(left(&ledger, 1_200), Some(Some(300)));
+        assert_eq!(left(&ledger, 1_500), None);
+        assert_eq!(left(&ordered(None), 1_500), Some(None));
+        assert_eq!(ledger.lost(0, 1_200).age_ms, 205);
+    }
+
+    #[test]
+    fn calls_that_were_not_merged_are_part_of_the_next_report_and_others_are_sent_in_the_same_words()
+     {
+        let mut ledger = Ledger::new("a".into());
+        let made = |success| Standing {
+            totals: Counts {
+                success,
+                ..Counts::default()
+            },
+            bucket_ms: 10,
+            ..Standing::default()
+        };
+        let first = ledger.next_report(&made(3), 0);
+        ledger.not_reported(first, false, 0);
+        let second = ledger.next_report(&made(5), 0);
+        assert_eq!(second.counts.success, 5, "not merged: counted again");
+        ledger.not_reported(second.clone(), true, 0);
+        assert_eq!(ledger.next_report(&made(9), 99), second, "the same words");
+        ledger.reported();
+        assert_eq!(ledger.next_report(&made(9), 99).counts.success, 4);
+    }
+
+    #[test]
+    fn a_report_in_doubt_is_given_up_once_it_is_older_than_the_window_or_the_epoch() {
+        let standing = Standing {
+            bucket_ms: 10,
+            ..Standing::default()
+        };
+        let mut ledger = Ledger::new("a".into());
+        let first = ledger.next_report(&standing, 0);
+        ledger.not_reported(first.clone(), true, 0);
+        assert_eq!(ledger.next_report(&standing, 99).sequence, first.sequence);
+        assert!(ledger.next_report(&standing, 100).sequence > first.sequence);
+        let third = ledger.next_report(&standing, 100);
+        ledger.not_reported(third.clone(), true, 100);
+        let news = View {
+            epoch: 5,
+            ..View::default()
+        };
+        ledger.adopt(&news, Counts::default(), 101);
+        assert!(ledger.next_report(&standing, 102).sequence > third.sequence);
     }
 }

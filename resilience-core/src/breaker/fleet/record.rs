@@ -147,7 +147,7 @@ pub struct Change {
 }
 
 /// What became of the wish for a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LeaseAnswer {
     /// Granted, under this epoch.

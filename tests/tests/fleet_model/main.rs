@@ -1,0 +1,421 @@
+//! The shared breaker's protocol, model-checked: every order of events in small fleets.
+//!
+//! [`World`] holds the record, policy and ledger that run in production; here is what may happen next, what must never
+//! be, and what must always be possible still. Each scenario is explored to its end, and says how many states it had.
+//! The last test builds mistakes in and sees that each is found.
+
+mod recovery;
+mod world;
+
+use std::time::Duration;
+
+use resilience_core::breaker::fleet::{FleetState, Policy};
+use stateright::{Checker, Model, Property};
+
+use world::{Budget, Mistake, TICK, Wish, World, policy};
+
+/// A scenario that takes longer has not been explored to its end. A few seconds are usual.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// One scenario.
+#[derive(Clone, Debug)]
+struct Fleet {
+    start: World,
+    policy: Policy,
+    mistake: Mistake,
+    /// Only the first instance's calls fail.
+    lone: bool,
+    /// Also ask of every state whether the fleet gets out of it.
+    recovers: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Call(usize, bool),
+    Report(usize),
+    Ask(usize),
+    EndProbe(usize, Option<bool>),
+    Serve(usize),
+    ServeTwice(usize),
+    ServeLate(usize),
+    ServeAsk(usize),
+    Deliver(usize),
+    DeliverAsk(usize),
+    Hear(usize),
+    GiveUp(usize),
+    Refuse(usize),
+    LoseAsk(usize),
+    Crash(usize),
+    Flush,
+    Tick,
+}
+
+impl Model for Fleet {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![self.start.clone()]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        for n in 0..world.instances.len() {
+            self.on_the_way(world, n, actions);
+            if world.instances[n].alive {
+                self.of_one(world, n, actions);
+            }
+        }
+        if world.budget.flushes > 0 {
+            actions.push(Action::Flush);
+        }
+        if world.budget.ticks > 0 {
+            actions.push(Action::Tick);
+        }
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        let mut next = world.clone();
+        let budget = &mut next.budget;
+        match action {
+            Action::Call(..) => budget.calls -= 1,
+            Action::Report(_) => budget.reports -= 1,
+            Action::Ask(_) => budget.asks -= 1,
+            Action::ServeTwice(_) => budget.repeats -= 1,
+            Action::GiveUp(_) | Action::Refuse(_) | Action::LoseAsk(_) => budget.losses -= 1,
+            Action::Crash(_) => budget.crashes -= 1,
+            Action::Flush => budget.flushes -= 1,
+            Action::Tick => budget.ticks -= 1,
+            _ => {}
+        }
+        let mistake = self.mistake;
+        match action {
+            Action::Call(n, ok) => next.call(n, ok),
+            Action::Report(n) => next.report(n),
+            Action::Ask(n) => next.ask(n),
+            Action::EndProbe(n, success) => next.end_probe(n, success),
+            Action::Serve(n) => next.serve(n, mistake),
+            Action::ServeTwice(n) => {
+                let one = &mut next.instances[n];
+                one.late = one.waiting.as_ref().map(|waiting| waiting.wish.clone());
+                next.serve(n, mistake);
+            }
+            Action::ServeLate(n) => next.serve_late(n, mistake),
+            Action::ServeAsk(n) => next.serve_ask(n, mistake),
+            Action::Deliver(n) => next.deliver(n, mistake, &self.policy),
+            Action::DeliverAsk(n) => next.deliver_ask(n, mistake, &self.policy),
+            Action::Hear(n) => next.hear(n, mistake, &self.policy),
+            Action::GiveUp(n) => next.give_up(n, true),
+            Action::Refuse(n) => next.give_up(n, false),
+            Action::LoseAsk(n) => next.instances[n].asking = None,
+            Action::Crash(n) => next.crash(n),
+            Action::Flush => next.flush(),
+            Action::Tick => next.now += TICK,
+        }
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always("one winner per epoch", |_, world: &World| {
+                !world.broken.two_winners
+            }),
+            Property::always("an epoch stands for one verdict", |_, world: &World| {
+                !world.broken.one_epoch_two_verdicts
+            }),
+            Property::always("new epochs only go up", |_, world: &World| {
+                !world.broken.epoch_reused
+            }),
+            Property::always("no epoch goes back", |_, world: &World| {
+                !world.broken.epoch_back
+            }),
+            Property::always("probes within the budget", |_, world: &World| {
+                !world.broken.probes_over_budget
+            }),
+            Property::always("each call counts once", |_, world: &World| {
+                !world.broken.counted_twice
+            }),
+        ];
+        if self.lone {
+            properties.push(Property::always(
+                "a lone bad instance never opens the fleet",
+                |_, world: &World| world.view().state == FleetState::Closed,
+            ));
+        }
+        if self.recovers {
+            properties.push(Property::always(
+                "the fleet closes once all is well",
+                |fleet: &Self, world: &World| recovery::closes(world, &fleet.policy, fleet.mistake),
+            ));
+            properties.push(Property::always(
+                "failing probes end half-open",
+                |fleet: &Self, world: &World| {
+                    recovery::reopens(world, &fleet.policy, fleet.mistake)
+                },
+            ));
+        }
+        properties
+    }
+}
+
+impl Fleet {
+    fn new(start: World) -> Self {
+        Self {
+            start,
+            policy: policy(0),
+            mistake: Mistake::None,
+            lone: false,
+            recovers: false,
+        }
+    }
+
+    /// What may become of the messages of one instance, alive or not.
+    fn on_the_way(&self, world: &World, n: usize, actions: &mut Vec<Action>) {
+        let one = &world.instances[n];
+        let losses = world.budget.losses > 0;
+        if let Some(waiting) = &one.waiting {
+            if waiting.answer.is_none() {
+                actions.push(Action::Serve(n));
+                if world.budget.repeats > 0 && one.late.is_none() {
+                    actions.push(Action::ServeTwice(n));
+                }
+                // Refused or lost makes a difference to a report only.
+                if losses && matches!(waiting.wish, Wish::Report(_)) {
+                    actions.push(Action::Refuse(n));
+                }
+            } else {
+                actions.push(Action::Deliver(n));
+            }
+            if losses && (waiting.answer.is_some() || one.late.is_none()) {
+                actions.push(Action::GiveUp(n));
+            }
+        }
+        if one.late.is_some() {
+            actions.push(Action::ServeLate(n));
+        }
+        match &one.asking {
+            Some((_, None)) => actions.push(Action::ServeAsk(n)),
+            Some((_, Some(_))) if one.is_free() => actions.push(Action::DeliverAsk(n)),
+            _ => {}
+        }
+        if losses && one.alive && one.asking.is_some() {
+            actions.push(Action::LoseAsk(n));
+        }
+    }
+
+    /// What an instance may do.
+    fn of_one(&self, world: &World, n: usize, actions: &mut Vec<Action>) {
+        let (one, budget) = (&world.instances[n], &world.budget);
+        if budget.calls > 0 && world.may_call(n) {
+            let bad = !self.lone || n == 0;
+            actions.push(Action::Call(n, !bad));
+            if !self.lone {
+                actions.push(Action::Call(n, true));
+            }
+        }
+        if one.is_free() {
+            if one.push.is_some() {
+                actions.push(Action::Hear(n));
+            }
+            if budget.reports > 0 {
+                actions.push(Action::Report(n));
+            }
+            if !one.held.is_empty() {
+                actions.extend(
+                    [Some(true), Some(false), None].map(|success| Action::EndProbe(n, success)),
+                );
+            }
+        }
+        if budget.asks > 0 && world.may_ask(n) {
+            actions.push(Action::Ask(n));
+        }
+        if budget.crashes > 0 {
+            actions.push(Action::Crash(n));
+        }
+    }
+}
+
+/// Explores all of it; the names of the properties that do not hold.
+fn explore(name: &str, fleet: Fleet) -> Vec<&'static str> {
+    let start = tokio::time::Instant::now();
+    let stop_early = fleet.mistake != Mistake::None;
+    let mut checker = fleet.checker().threads(2);
+    if stop_early {
+        checker = checker.finish_when(stateright::HasDiscoveries::Any);
+    }
+    let checker = checker.timeout(LIMIT).spawn_bfs().join();
+    let took = start.elapsed();
+    let found = checker.discoveries();
+    for (property, path) in &found {
+        println!(
+            "{name}: {property:?} is broken by {:#?}",
+            path.clone().into_actions()
+        );
+    }
+    println!(
+        "{name}: {} states, depth {}, {:.1} s",
+        checker.unique_state_count(),
+        checker.max_depth(),
+        took.as_secs_f64()
+    );
+    assert!(
+        stop_early || (checker.is_done() && took < LIMIT),
+        "{name} was not explored to its end"
+    );
+    found.into_keys().collect()
+}
+
+fn holds(name: &str, fleet: Fleet) {
+    assert_eq!(explore(name, fleet), Vec::<&str>::new(), "{name}");
+}
+
+/// Two instances, failing calls, reports lost, late and twice.
+fn reports() -> Fleet {
+    Fleet::new(World::new(
+        2,
+        Budget {
+            calls: 2,
+            reports: 3,
+            losses: 1,
+            repeats: 1,
+            ..Budget::default()
+        },
+    ))
+}
+
+/// Two instances ask for probes that succeed, fail, are given back, or come back too late.
+fn probes() -> Fleet {
+    Fleet::new(World::opened(
+        2,
+        Budget {
+            asks: 3,
+            ticks: 1,
+            ..Budget::default()
+        },
+    ))
+}
+
+/// The same with holders that die and answers that never come.
+fn lost_probes() -> Fleet {
+    Fleet::new(World::opened(
+        2,
+        Budget {
+            asks: 2,
+            ticks: 1,
+            losses: 1,
+            crashes: 1,
+            ..Budget::default()
+        },
+    ))
+}
+
+/// The record is lost while the fleet is open or half-open.
+fn flush() -> Fleet {
+    Fleet::new(World::opened(
+        2,
+        Budget {
+            asks: 1,
+            reports: 2,
+            flushes: 1,
+            ..Budget::default()
+        },
+    ))
+}
+
+#[test]
+fn reports_lost_late_or_repeated_count_once_and_one_change_wins() {
+    holds("reports", reports());
+}
+
+#[test]
+fn probes_stay_within_the_budget_whatever_is_lost() {
+    holds("probes", probes());
+    holds("lost probes", lost_probes());
+}
+
+#[test]
+fn epochs_only_go_up_over_a_flush() {
+    holds("flush", flush());
+}
+
+#[test]
+fn the_fleet_gets_out_of_every_state() {
+    let mut fleet = probes();
+    fleet.start.budget = Budget {
+        asks: 2,
+        flushes: 1,
+        crashes: 1,
+        ..Budget::default()
+    };
+    fleet.policy = policy(1);
+    fleet.recovers = true;
+    holds("recovery", fleet);
+}
+
+#[test]
+fn a_lone_bad_instance_never_opens_a_fleet_of_three() {
+    let mut fleet = Fleet::new(World::new(
+        3,
+        Budget {
+            calls: 2,
+            reports: 3,
+            flushes: 1,
+            ..Budget::default()
+        },
+    ));
+    fleet.lone = true;
+    holds("lone", fleet);
+}
+
+#[test]
+fn the_checker_finds_every_mistake_that_is_built_in() {
+    let found = |mut fleet: Fleet, mistake| {
+        fleet.mistake = mistake;
+        if mistake == Mistake::QuorumOfOne {
+            fleet.policy.min_instances = 1;
+        }
+        explore(&format!("{mistake:?}"), fleet)
+    };
+    let mut lone = reports();
+    lone.lone = true;
+    let mut busy = reports();
+    busy.start.budget = Budget {
+        calls: 3,
+        reports: 3,
+        ..Budget::default()
+    };
+    let mut recovery = flush();
+    recovery.recovers = true;
+    for (fleet, mistake, property) in [
+        (
+            reports(),
+            Mistake::ChangeWithoutLooking,
+            "one winner per epoch",
+        ),
+        (flush(), Mistake::RestoreOverNewer, "no epoch goes back"),
+        (
+            recovery,
+            Mistake::RestoreWithoutEnd,
+            "the fleet closes once all is well",
+        ),
+        (
+            reports(),
+            Mistake::ReportWithoutSequence,
+            "each call counts once",
+        ),
+        (busy, Mistake::ReportOfAnyEpoch, "each call counts once"),
+        (
+            probes(),
+            Mistake::LeaseWithoutBudget,
+            "probes within the budget",
+        ),
+        (
+            lone,
+            Mistake::QuorumOfOne,
+            "a lone bad instance never opens the fleet",
+        ),
+        (flush(), Mistake::AdoptWhatIsOlder, "no epoch goes back"),
+    ] {
+        let broken = found(fleet, mistake);
+        assert!(broken.contains(&property), "{mistake:?}: found {broken:?}");
+    }
+}

@@ -1,0 +1,536 @@
+//! The fleet as the checker sees it: one record, a few instances, and what is on its way between them.
+//!
+//! [`Record`], [`Policy`] and [`Ledger`] are the ones that run in production. What is abstract here is the rest: an
+//! instance calls and asks whenever the verdict that it knows lets it, and its task does one thing at a time, as the
+//! real one does. Every message may be lost, late, or delivered twice; the order is whatever the checker likes.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use resilience_core::breaker::fleet::{
+    Change, Counts, FleetState, LeaseAnswer, Ledger, Policy, Record, Report, Sight, Standing, View,
+};
+
+/// Milliseconds of one step of time: more than there are changes of state in one.
+pub(crate) const TICK: u64 = 1_000;
+/// For how long the fleet stays open, and a probe is leased.
+pub(crate) const OPEN: u64 = 2 * TICK;
+pub(crate) const LEASE: u64 = TICK;
+pub(crate) const PROBES: u32 = 2;
+
+pub(crate) fn policy(stages: u8) -> Policy {
+    Policy {
+        failure_ppm: Some(500_000),
+        slow_ppm: None,
+        minimum_calls: 2,
+        min_instances: 2,
+        quorum_ppm: 100_000,
+        probes: PROBES,
+        probe_failure_ppm: 500_000,
+        max_half_open: Duration::from_millis(3 * TICK),
+        stages,
+        stage: Duration::from_millis(TICK),
+        stable_after: Duration::from_millis(60 * TICK),
+    }
+}
+
+/// A mistake to build in, to see that the checker finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mistake {
+    None,
+    /// A change is made whatever the epoch it is based on.
+    ChangeWithoutLooking,
+    /// A restore overwrites what is newer.
+    RestoreOverNewer,
+    /// An open state whose time is over is restored without an end.
+    RestoreWithoutEnd,
+    /// A repeated report is merged again.
+    ReportWithoutSequence,
+    /// A report counts whatever the epoch its calls were made under.
+    ReportOfAnyEpoch,
+    /// Probes are granted without counting them.
+    LeaseWithoutBudget,
+    /// One failing instance is enough.
+    QuorumOfOne,
+    /// An instance takes the last thing that it hears for what holds.
+    AdoptWhatIsOlder,
+}
+
+/// What an instance wants of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Wish {
+    Report(Report),
+    Change(Change),
+    Restore(View),
+    Settle(Arc<str>, u64, Option<bool>),
+}
+
+/// A wish that its instance waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Waiting {
+    pub(crate) wish: Wish,
+    /// The answer, on its way back.
+    pub(crate) answer: Option<View>,
+}
+
+/// A lease that is asked for, and the answer.
+type Asking = (Arc<str>, Option<(LeaseAnswer, View)>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Instance {
+    pub(crate) alive: bool,
+    ledger: Ledger,
+    totals: Counts,
+    failing: bool,
+    /// Until when its own machine keeps the fleet's open state.
+    open_until: u64,
+    pub(crate) waiting: Option<Waiting>,
+    /// Given up by the instance, but not gone: the store may still get it.
+    pub(crate) late: Option<Wish>,
+    /// Asks for a probe: the lease, and the answer on its way back.
+    pub(crate) asking: Option<Asking>,
+    pub(crate) push: Option<View>,
+    /// Probes that it holds, and their epochs.
+    pub(crate) held: BTreeMap<Arc<str>, u64>,
+    asked: u32,
+}
+
+/// What must never be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Broken {
+    pub(crate) two_winners: bool,
+    pub(crate) one_epoch_two_verdicts: bool,
+    pub(crate) epoch_reused: bool,
+    pub(crate) epoch_back: bool,
+    pub(crate) probes_over_budget: bool,
+    pub(crate) counted_twice: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) record: Record,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) broken: Broken,
+    /// By epoch: the state that it stands for.
+    verdicts: BTreeMap<u64, FleetState>,
+    /// Changes that won, by the life of the record and the epoch that they were based on.
+    won: BTreeMap<(u8, u64), u8>,
+    /// Calls that were judged under each epoch.
+    calls: BTreeMap<u64, u64>,
+    /// Probes out: their epoch, when they expire, and the life of the record that granted them.
+    out: BTreeMap<Arc<str>, (u64, u64, u8)>,
+    lives: u8,
+    merges: u64,
+    pub(crate) budget: Budget,
+}
+
+/// How much of what may still happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Budget {
+    pub(crate) calls: u8,
+    pub(crate) reports: u8,
+    pub(crate) asks: u8,
+    pub(crate) ticks: u8,
+    /// Lost requests and answers.
+    pub(crate) losses: u8,
+    /// Requests delivered twice.
+    pub(crate) repeats: u8,
+    pub(crate) crashes: u8,
+    pub(crate) flushes: u8,
+}
+
+impl World {
+    /// A fleet that has just started.
+    pub(crate) fn new(size: usize, budget: Budget) -> Self {
+        let name = |n: usize| Arc::from(["a", "b", "c"][n]);
+        let instance = |n| Instance {
+            alive: true,
+            ledger: Ledger::new(name(n)),
+            totals: Counts::default(),
+            failing: false,
+            open_until: 0,
+            waiting: None,
+            late: None,
+            asking: None,
+            push: None,
+            held: BTreeMap::new(),
+            asked: 0,
+        };
+        Self {
+            now: TICK,
+            record: Record::default(),
+            instances: (0..size).map(instance).collect(),
+            broken: Broken::default(),
+            verdicts: BTreeMap::from([(0, FleetState::Closed)]),
+            won: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            out: BTreeMap::new(),
+            lives: 0,
+            merges: 0,
+            budget,
+        }
+    }
+
+    /// The same, but everybody knows that the fleet has opened, and that its time is over.
+    pub(crate) fn opened(size: usize, budget: Budget) -> Self {
+        let mut world = Self::new(size, budget);
+        let change = Change {
+            expected: 0,
+            to: FleetState::Open,
+            lasting_ms: OPEN,
+            trips: 1,
+            by: "a".into(),
+            cause: String::new(),
+        };
+        world.touch(|record, now| record.change(&change, now));
+        for n in 0..size {
+            world.hear(n, Mistake::None, &policy(0));
+        }
+        world.now += OPEN;
+        world
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.record.view(self.now)
+    }
+
+    pub(crate) fn epoch_of(&self, n: usize) -> u64 {
+        self.instances[n].ledger.known().epoch
+    }
+
+    pub(crate) fn state_of(&self, n: usize) -> FleetState {
+        self.instances[n].ledger.known().state
+    }
+
+    // --- what an instance does
+
+    pub(crate) fn may_call(&self, n: usize) -> bool {
+        let known = self.instances[n].ledger.known();
+        matches!(known.state, FleetState::Closed | FleetState::RampUp(_)) && known.order.is_none()
+    }
+
+    pub(crate) fn call(&mut self, n: usize, ok: bool) {
+        let epoch = self.epoch_of(n);
+        let one = &mut self.instances[n];
+        if ok {
+            one.totals.success += 1;
+        } else {
+            one.totals.failure += 1;
+        }
+        one.failing = !ok;
+        *self.calls.entry(epoch).or_default() += 1;
+    }
+
+    pub(crate) fn report(&mut self, n: usize) {
+        let now = self.now;
+        let one = &mut self.instances[n];
+        let standing = Standing {
+            totals: one.totals,
+            failing: one.failing,
+            bucket_ms: TICK,
+            live_ms: 4 * TICK,
+        };
+        let report = one.ledger.next_report(&standing, now);
+        one.wait_for(Wish::Report(report));
+    }
+
+    pub(crate) fn may_ask(&self, n: usize) -> bool {
+        let one = &self.instances[n];
+        let over = one.open_until <= self.now;
+        let half_open = match one.ledger.known().state {
+            FleetState::Open => over,
+            FleetState::HalfOpen => true,
+            _ => false,
+        };
+        half_open && one.asking.is_none() && one.held.len() < PROBES as usize
+    }
+
+    pub(crate) fn ask(&mut self, n: usize) {
+        let one = &mut self.instances[n];
+        one.asked += 1;
+        one.asking = Some((format!("{n}-{}", one.asked).into(), None));
+    }
+
+    /// A probe comes back to the instance that holds it.
+    pub(crate) fn end_probe(&mut self, n: usize, success: Option<bool>) {
+        if let Some((lease, epoch)) = self.instances[n].held.pop_first() {
+            self.out.remove(&lease);
+            self.instances[n].wait_for(Wish::Settle(lease, epoch, success));
+        }
+    }
+
+    // --- what the store does
+
+    /// The store does what the instance waits for.
+    pub(crate) fn serve(&mut self, n: usize, mistake: Mistake) {
+        let wish = self.instances[n].waiting.as_ref().map(|w| w.wish.clone());
+        if let Some(wish) = wish {
+            self.grant(&wish, mistake);
+            let view = self.view();
+            if let Some(waiting) = &mut self.instances[n].waiting {
+                waiting.answer = Some(view);
+            }
+        }
+    }
+
+    /// The store does what nobody waits for any more.
+    pub(crate) fn serve_late(&mut self, n: usize, mistake: Mistake) {
+        if let Some(wish) = self.instances[n].late.take() {
+            self.grant(&wish, mistake);
+        }
+    }
+
+    fn grant(&mut self, wish: &Wish, mistake: Mistake) {
+        let before = self.view().epoch;
+        self.do_it(wish, mistake);
+        self.broken.epoch_back |= self.view().epoch < before;
+    }
+
+    fn do_it(&mut self, wish: &Wish, mistake: Mistake) {
+        match wish {
+            Wish::Report(report) => self.merge(report.clone(), mistake),
+            Wish::Change(change) => {
+                let mut change = change.clone();
+                let based_on = change.expected;
+                if mistake == Mistake::ChangeWithoutLooking {
+                    change.expected = self.view().epoch;
+                }
+                if self.touch(|record, now| record.change(&change, now)) {
+                    let wins = self.won.entry((self.lives, based_on)).or_default();
+                    *wins += 1;
+                    self.broken.two_winners |= *wins > 1;
+                }
+            }
+            Wish::Restore(known) => self.restore(known, mistake),
+            Wish::Settle(lease, epoch, success) => {
+                self.touch(|record, now| record.settle(lease, *epoch, *success, now));
+            }
+        }
+    }
+
+    fn restore(&mut self, known: &View, mistake: Mistake) {
+        let over = known.state == FleetState::Open && known.remaining_ms == 0;
+        let newer = known.epoch > self.view().epoch;
+        match mistake {
+            Mistake::RestoreOverNewer => self.record = Record::default(),
+            Mistake::RestoreWithoutEnd if over && newer => {
+                let mut endless = known.clone();
+                endless.remaining_ms = u64::MAX / 4;
+                self.touch(|record, now| record.restore(&endless, now));
+                return;
+            }
+            _ => {}
+        }
+        self.touch(|record, now| record.restore(known, now));
+    }
+
+    fn merge(&mut self, mut report: Report, mistake: Mistake) {
+        self.merges += u64::from(mistake == Mistake::ReportWithoutSequence);
+        match mistake {
+            Mistake::ReportWithoutSequence => report.sequence = 1_000 + self.merges,
+            Mistake::ReportOfAnyEpoch => report.epoch = self.view().epoch,
+            _ => {}
+        }
+        self.touch(|record, now| record.report(&report, now));
+        let view = self.view();
+        let made = self.calls.get(&view.epoch).copied().unwrap_or_default();
+        self.broken.counted_twice |= view.window.total() > made;
+    }
+
+    pub(crate) fn serve_ask(&mut self, n: usize, mistake: Mistake) {
+        let Some((lease, None)) = self.instances[n].asking.clone() else {
+            return;
+        };
+        let budget = match mistake {
+            Mistake::LeaseWithoutBudget => u32::MAX,
+            _ => PROBES,
+        };
+        let answer = self.touch(|record, now| record.lease(&lease, budget, LEASE, now));
+        if let LeaseAnswer::Granted { epoch } = answer {
+            self.out
+                .insert(Arc::clone(&lease), (epoch, self.now + LEASE, self.lives));
+            self.count_probes(epoch);
+        }
+        let view = self.view();
+        self.instances[n].asking = Some((lease, Some((answer, view))));
+    }
+
+    fn count_probes(&mut self, epoch: u64) {
+        let (now, lives) = (self.now, self.lives);
+        let out = self
+            .out
+            .values()
+            .filter(|(of, until, life)| *of == epoch && *until > now && *life == lives)
+            .count() as u64;
+        self.broken.probes_over_budget |= out + self.view().probes.total() > u64::from(PROBES);
+    }
+
+    /// One step on the record. A new epoch is pushed to everybody.
+    fn touch<T>(&mut self, step: impl FnOnce(&mut Record, u64) -> T) -> T {
+        let before = self.record.view(self.now).epoch;
+        let done = step(&mut self.record, self.now);
+        let view = self.view();
+        if view.epoch != before {
+            let newest = self
+                .verdicts
+                .last_key_value()
+                .map_or(0, |(epoch, _)| *epoch);
+            let known = self.verdicts.insert(view.epoch, view.state);
+            self.broken.one_epoch_two_verdicts |= known.is_some_and(|state| state != view.state);
+            self.broken.epoch_reused |= known.is_none() && view.epoch < newest;
+            for one in self.instances.iter_mut().filter(|one| one.alive) {
+                one.push = Some(view.clone());
+            }
+        }
+        done
+    }
+
+    // --- what comes back to an instance
+
+    /// The answer that the instance waits for arrives.
+    pub(crate) fn deliver(&mut self, n: usize, mistake: Mistake, policy: &Policy) {
+        let Some(Waiting {
+            wish,
+            answer: Some(view),
+        }) = self.instances[n].waiting.take()
+        else {
+            return;
+        };
+        match wish {
+            Wish::Report(_) => {
+                self.instances[n].ledger.reported();
+                self.see(n, &view, mistake, policy);
+            }
+            Wish::Change(change) if view.epoch > change.expected => {
+                self.see(n, &view, mistake, policy);
+            }
+            Wish::Change(_) => {}
+            Wish::Restore(_) => {
+                if self.instances[n].ledger.sight(&view) != Sight::Behind {
+                    self.see(n, &view, mistake, policy);
+                }
+            }
+            Wish::Settle(..) => self.see(n, &view, mistake, policy),
+        }
+    }
+
+    pub(crate) fn deliver_ask(&mut self, n: usize, mistake: Mistake, policy: &Policy) {
+        let Some((lease, Some((answer, view)))) = self.instances[n].asking.take() else {
+            return;
+        };
+        if let LeaseAnswer::Granted { epoch } = answer {
+            self.instances[n].held.insert(lease, epoch);
+        }
+        self.see(n, &view, mistake, policy);
+    }
+
+    pub(crate) fn hear(&mut self, n: usize, mistake: Mistake, policy: &Policy) {
+        if let Some(view) = self.instances[n].push.take() {
+            self.see(n, &view, mistake, policy);
+        }
+    }
+
+    /// No answer came. `sent`: the store may have done it, or may still do it.
+    pub(crate) fn give_up(&mut self, n: usize, sent: bool) {
+        let now = self.now;
+        let one = &mut self.instances[n];
+        let Some(Waiting { wish, answer }) = one.waiting.take() else {
+            return;
+        };
+        if sent && answer.is_none() {
+            one.late = Some(wish.clone());
+        }
+        if let Wish::Report(report) = wish {
+            one.ledger.not_reported(report, sent, now);
+        }
+    }
+
+    /// As the task does: adopt what is newer, bring back what was lost, propose what is due.
+    fn see(&mut self, n: usize, view: &View, mistake: Mistake, policy: &Policy) {
+        let now = self.now;
+        let before = self.epoch_of(n);
+        let one = &mut self.instances[n];
+        if one.ledger.sight(view) == Sight::Behind {
+            if mistake != Mistake::AdoptWhatIsOlder {
+                let left = match one.ledger.known().state {
+                    FleetState::Open | FleetState::RampUp(_) => one.open_until.saturating_sub(now),
+                    _ => 0,
+                };
+                let lost = one.ledger.lost(left, now);
+                return one.wait_for(Wish::Restore(lost));
+            }
+            one.ledger = Ledger::new(["a", "b", "c"][n].into());
+        }
+        if one.ledger.sight(view) == Sight::News {
+            one.failing = false;
+            one.open_until = match view.state {
+                FleetState::Open | FleetState::RampUp(_) => now + view.remaining_ms,
+                _ => 0,
+            };
+        }
+        one.ledger.adopt(&kept(view), one.totals, now);
+        let lasting = |to: FleetState| match to {
+            FleetState::Open => OPEN,
+            FleetState::RampUp(_) => TICK,
+            _ => 0,
+        };
+        let change = one
+            .ledger
+            .propose(policy, view, |proposal| lasting(proposal.to));
+        if let Some(change) = change {
+            one.wait_for(Wish::Change(Change {
+                cause: String::new(),
+                ..change
+            }));
+        }
+        self.broken.epoch_back |= self.epoch_of(n) < before;
+        // What it knows already tells it nothing.
+        let known = self.epoch_of(n);
+        let one = &mut self.instances[n];
+        one.push = one.push.take().filter(|view| view.epoch != known);
+    }
+
+    // --- what nobody does
+
+    /// The store forgets everything. That takes longer than it has had changes within one step of time.
+    pub(crate) fn flush(&mut self) {
+        self.record = Record::default();
+        self.now += TICK;
+        self.lives += 1;
+    }
+
+    pub(crate) fn crash(&mut self, n: usize) {
+        let one = &mut self.instances[n];
+        one.alive = false;
+        // What is under way may still arrive.
+        one.late = one.waiting.take().and_then(|waiting| match waiting.answer {
+            None => Some(waiting.wish),
+            Some(_) => None,
+        });
+        one.push = None;
+        one.asking = one.asking.take().filter(|(_, answer)| answer.is_none());
+        one.held.clear();
+    }
+}
+
+impl Instance {
+    fn wait_for(&mut self, wish: Wish) {
+        self.waiting = Some(Waiting { wish, answer: None });
+    }
+
+    pub(crate) const fn is_free(&self) -> bool {
+        self.alive && self.waiting.is_none()
+    }
+}
+
+/// The part of a view that an instance keeps beyond the moment: fewer states to tell apart.
+fn kept(view: &View) -> View {
+    View {
+        window: Counts::default(),
+        live: 0,
+        failing: 0,
+        leased: 0,
+        probes: Counts::default(),
+        ..view.clone()
+    }
+}
