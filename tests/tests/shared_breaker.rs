@@ -14,7 +14,7 @@ use resilience_core::{
     Verdict,
     breaker::{
         Builder, OpenFor, State,
-        fleet::{FleetOrder, FleetState, OrderKind},
+        fleet::{BreakerStore, FleetOrder, FleetState, OrderKind},
     },
     error::Error,
     until::Guard,
@@ -331,6 +331,7 @@ async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
             breaker,
         }
     };
+    let operator = connect(&server.url()).await.breakers();
     for round in 0..10 {
         let name = format!("customer-{round}");
         drop(new(&name));
@@ -340,9 +341,8 @@ async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
             again.view().await.is_some_and(|view| view.live >= 1)
         })
         .await;
-        let order = disable();
-        let fleet = again.breaker.fleet().expect("it is shared");
-        fleet.order(order).await.expect("ordered");
+        let order = operator.order(&name, Some(disable()), "ops").await;
+        order.expect("ordered");
         all_are(&[again], State::Disabled).await;
     }
 }
@@ -365,8 +365,9 @@ async fn two_instances_on_one_connection_both_hear_what_is_pushed() {
         both[0].view().await.is_some_and(|view| view.live == 2)
     })
     .await;
-    let fleet = both[0].breaker.fleet().expect("it is shared");
-    fleet.order(disable()).await.expect("ordered");
+    let operator = connect(&server.url()).await.breakers();
+    let order = operator.order("payments", Some(disable()), "ops").await;
+    order.expect("ordered");
     all_are(&both, State::Disabled).await;
 }
 
