@@ -92,11 +92,15 @@ async fn twenty_instances_in_half_open_send_exactly_the_probes_of_the_fleet() {
         (0..5).map(move |_| tokio::spawn(service.clone().oneshot(())))
     });
     let calls: Vec<_> = calls.collect();
-    eventually("all but the probes are rejected", SOON, || async {
-        calls.iter().filter(|call| call.is_finished()).count() >= 97
-    })
+    let rejected = || calls.iter().filter(|call| call.is_finished()).count();
+    eventually(
+        "the probes are out and all others rejected",
+        SOON,
+        || async { reached.load(Relaxed) >= 3 && rejected() >= 97 },
+    )
     .await;
     assert_eq!(reached.load(Relaxed), 3, "of 100 calls on 20 instances");
+    assert_eq!(rejected(), 97);
     go_on.add_permits(100);
     let passed = join_all(calls).await;
     let passed = passed.into_iter().filter(|call| matches!(call, Ok(Ok(()))));
