@@ -7,14 +7,14 @@ use crate::classify::Verdict;
 /// By SQLSTATE, which PostgreSQL always has and MySQL often.
 pub(super) fn sqlstate(state: &str) -> Verdict {
     match state {
-        "40002" => Verdict::Ignored,
+        "40002" => Verdict::Success,
         "57P04" => Verdict::Permanent,
         "25P04" | "53000" | "53200" | "53300" | "55006" | "55P03" | "72000" => Verdict::transient(),
         "25006" | "3D000" | "53100" | "53400" => Verdict::Permanent,
         _ => match state.get(..2) {
             Some("08" | "40" | "57") => Verdict::transient(),
             Some("28" | "58" | "F0" | "XX") => Verdict::Permanent,
-            _ => Verdict::Ignored,
+            _ => Verdict::Success,
         },
     }
 }
@@ -66,6 +66,6 @@ pub(super) const fn sqlite(code: u32) -> Verdict {
     match (code, code & 0xff) {
         (513 | 516 | 769, _) | (_, 5 | 6 | 7 | 9 | 15 | 17) => Verdict::transient(),
         (_, 2 | 3 | 8 | 10 | 11 | 13 | 14 | 22 | 26) => Verdict::Permanent,
-        _ => Verdict::Ignored,
+        _ => Verdict::Success,
     }
 }

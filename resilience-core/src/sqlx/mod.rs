@@ -28,16 +28,18 @@
 //! # The table
 //!
 //! Transient: the database failed, and may do better next time; counted by a breaker, retried. Permanent: the database
-//! failed, and will fail again; counted, not retried. Ignored: the database did its work, and what it said is about
-//! the statement; neither. **What is not listed is ignored**: a database that answers is not down.
+//! failed, and will fail again; counted, not retried. Success: the database did its work, and what it said is about the
+//! statement; never retried, and a half-open breaker may close on it. **A code that is not listed is a success**: a
+//! database that answers is not down. Ignored: nobody asked the database, or its answer was not understood here.
 //!
 //! | `sqlx::Error` | verdict |
 //! |---|---|
 //! | `Io`, `PoolTimedOut`, `Protocol`, `WorkerCrashed` | transient |
 //! | `Tls`, `Configuration`, `PoolClosed`, and variants added since | permanent |
-//! | `RowNotFound`, `ColumnNotFound`, `ColumnIndexOutOfBounds`, `ColumnDecode`, `Decode`, `Encode`, `TypeNotFound`, `InvalidArgument`, `AnyDriverError`, `InvalidSavePointStatement`, `BeginFailed` | ignored |
-//! | `Database` of kind unique, foreign key, not null, check or exclusion violation | ignored |
-//! | `Database`, other | by code, as follows |
+//! | `RowNotFound` | success |
+//! | `ColumnNotFound`, `ColumnIndexOutOfBounds`, `ColumnDecode`, `Decode`, `Encode`, `TypeNotFound`, `InvalidArgument`, `AnyDriverError`, `InvalidSavePointStatement`, `BeginFailed` | ignored |
+//! | `Database` of kind unique, foreign key, not null, check or exclusion violation | success |
+//! | `Database`, other | by code, as follows; else success |
 //!
 //! | SQLSTATE | [PostgreSQL, appendix A](https://www.postgresql.org/docs/current/errcodes-appendix.html); also MySQL's | verdict |
 //! |---|---|---|
@@ -109,8 +111,9 @@ impl HasVerdict for ::sqlx::Error {
                 Verdict::transient()
             }
             Self::Database(error) => database(&**error),
-            Self::RowNotFound
-            | Self::ColumnNotFound(_)
+            // The database has answered.
+            Self::RowNotFound => Verdict::Success,
+            Self::ColumnNotFound(_)
             | Self::ColumnIndexOutOfBounds { .. }
             | Self::ColumnDecode { .. }
             | Self::Decode(_)
@@ -133,7 +136,7 @@ fn database(error: &dyn DatabaseError) -> Verdict {
         | ErrorKind::ForeignKeyViolation
         | ErrorKind::NotNullViolation
         | ErrorKind::CheckViolation
-        | ErrorKind::ExclusionViolation => Verdict::Ignored,
+        | ErrorKind::ExclusionViolation => Verdict::Success,
         _ => by_code(error),
     }
 }
@@ -146,7 +149,7 @@ fn by_code(error: &dyn DatabaseError) -> Verdict {
     }
     match code {
         Some(state) if state.len() == 5 => codes::sqlstate(state),
-        Some(number) => number.parse().map_or(Verdict::Ignored, codes::sqlite),
-        None => Verdict::Ignored,
+        Some(number) => number.parse().map_or(Verdict::Success, codes::sqlite),
+        None => Verdict::Success,
     }
 }

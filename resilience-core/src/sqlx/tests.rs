@@ -104,7 +104,7 @@ fn what_a_postgres_says_about_a_statement_is_no_failure_of_the_database() {
         "0A000", "22001", "22003", "22012", "22P02", "23505", "25P02", "26000", "40002", "42501",
         "42601", "42703", "42P01", "54000", "55000", "P0001",
     ];
-    all(Verdict::Ignored, postgres, &codes);
+    all(Verdict::Success, postgres, &codes);
 }
 
 #[test]
@@ -120,13 +120,13 @@ fn a_violated_constraint_is_no_failure_whatever_its_code() {
         // As if the code said otherwise.
         assert_eq!(
             fake(Some("40001"), kind, "message".into()),
-            Verdict::Ignored,
+            Verdict::Success,
             "{:?}",
             kind()
         );
     }
     all(
-        Verdict::Ignored,
+        Verdict::Success,
         sqlite,
         &["19", "787", "1299", "1555", "2067"],
     );
@@ -140,13 +140,13 @@ fn mysql_is_judged_by_number_where_its_sqlstate_says_nothing() {
         "lock wait timeout"
     );
     assert_eq!(mysql(1290, "HY000"), Verdict::Permanent, "--read-only");
-    assert_eq!(mysql(1366, "HY000"), Verdict::Ignored, "incorrect value");
+    assert_eq!(mysql(1366, "HY000"), Verdict::Success, "incorrect value");
     assert_eq!(
         mysql(1049, "42000"),
         Verdict::Permanent,
         "unknown database, not a syntax error"
     );
-    assert_eq!(mysql(1064, "42000"), Verdict::Ignored, "syntax error");
+    assert_eq!(mysql(1064, "42000"), Verdict::Success, "syntax error");
     assert_eq!(mysql(1226, "42000"), Verdict::transient(), "user limit");
 }
 
@@ -209,10 +209,10 @@ fn a_message_that_begins_with_a_number_is_not_taken_for_mysql() {
         "1205: no such row",
     ] {
         let verdict = fake(Some("22P02"), || ErrorKind::Other, shown.into());
-        assert_eq!(verdict, Verdict::Ignored, "{shown}");
+        assert_eq!(verdict, Verdict::Success, "{shown}");
     }
     let verdict = fake(Some("1"), || ErrorKind::Other, "1205 (1): SQLite".into());
-    assert_eq!(verdict, Verdict::Ignored);
+    assert_eq!(verdict, Verdict::Success);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_sqlite_without_its_file_or_disk_is_a_permanent_failure() {
 #[test]
 fn what_sqlite_says_about_a_statement_is_no_failure_of_the_database() {
     all(
-        Verdict::Ignored,
+        Verdict::Success,
         sqlite,
         &["1", "4", "18", "20", "21", "23", "25"],
     );
@@ -268,7 +268,6 @@ fn errors_without_a_code_are_judged_by_what_they_are() {
         type_name: "mood".into(),
     };
     let ignored = [
-        RowNotFound,
         ColumnNotFound("id".into()),
         ColumnIndexOutOfBounds { index: 2, len: 1 },
         of_a_column,
@@ -284,7 +283,7 @@ fn errors_without_a_code_are_judged_by_what_they_are() {
     }
     assert_eq!(
         fake(None, || ErrorKind::Other, "no code".into()),
-        Verdict::Ignored
+        Verdict::Success
     );
 }
 
@@ -298,8 +297,30 @@ fn the_classifier_reads_results_and_leaves_rejections_to_speak_for_themselves() 
     );
     assert_eq!(
         verdict(Err(Error::Service(::sqlx::Error::RowNotFound))),
-        Verdict::Ignored
+        Verdict::Success
     );
     let full = Rejected::new(Pattern::Bulkhead, Reason::Full, "db");
     assert_eq!(verdict(Err(full.into())), Verdict::Ignored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_open_breaker_closes_on_any_answer_of_the_database() {
+    use std::time::Duration;
+
+    use crate::{
+        breaker::{CircuitBreaker, HalfOpen, OpenFor, State},
+        until::Guard,
+    };
+    let breaker = CircuitBreaker::builder("db")
+        .consecutive_failures(1)
+        .open_for(OpenFor::fixed(Duration::from_secs(1)))
+        .half_open(HalfOpen::probes(1))
+        .build()
+        .unwrap();
+    let call = |error: ::sqlx::Error| breaker.acquire().unwrap().settle(error.verdict());
+    call(::sqlx::Error::PoolTimedOut);
+    assert_eq!(breaker.state(), State::Open);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    call(::sqlx::Error::RowNotFound);
+    assert_eq!(breaker.state(), State::Closed);
 }
