@@ -73,6 +73,7 @@ pub mod execute;
 pub mod fallback;
 pub mod keyed;
 pub mod lift;
+pub mod limit;
 pub mod retry;
 pub mod shed;
 #[cfg(feature = "sqlx")]
