@@ -137,7 +137,7 @@ pub enum Pattern {
     Fallback,
     /// [`crate::shed`]
     LoadShed,
-    /// A rate limit.
+    /// [`crate::limit`]
     RateLimit,
     /// An idempotency key.
     Idempotency,
@@ -199,6 +199,8 @@ pub enum Reason {
     Overloaded,
     /// The rate limit has no token left for this call.
     RateLimited,
+    /// The call costs more than the rate limit can ever save up: waiting is of no use.
+    TooCostly,
 }
 
 impl Reason {
@@ -214,6 +216,7 @@ impl Reason {
         Self::NoTimeLeft,
         Self::Overloaded,
         Self::RateLimited,
+        Self::TooCostly,
     ];
 
     /// A stable lower-case name, as metrics and problem documents use it.
@@ -230,6 +233,7 @@ impl Reason {
             Self::NoTimeLeft => "no_time_left",
             Self::Overloaded => "overloaded",
             Self::RateLimited => "rate_limited",
+            Self::TooCostly => "too_costly",
         }
     }
 }
@@ -247,6 +251,7 @@ impl fmt::Display for Reason {
             Self::NoTimeLeft => "no time left",
             Self::Overloaded => "overloaded",
             Self::RateLimited => "rate limited",
+            Self::TooCostly => "costs more than the limit can hold",
         })
     }
 }
@@ -419,7 +424,7 @@ mod tests {
     #[test]
     fn the_list_of_reasons_is_complete_and_their_names_differ() {
         // The last one declared: a new one below it changes this number.
-        assert_eq!(Reason::ALL.len(), Reason::RateLimited as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::TooCostly as usize + 1);
         let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         names.sort_unstable();
         names.dedup();

@@ -120,6 +120,8 @@ pub const TABLE: &[Row] = &[
         "The server takes no further requests of this kind at the moment."),
     row(Reason::RateLimited, StatusCode::TOO_MANY_REQUESTS, true, "Too many requests",
         "The limit for requests of this kind is reached."),
+    row(Reason::TooCostly, StatusCode::UNPROCESSABLE_ENTITY, false, "Request too costly",
+        "The request alone is more than the limit for requests of this kind allows at once."),
     row(Reason::TimedOut, StatusCode::GATEWAY_TIMEOUT, false, LATE,
         "The request was not finished within the time allowed for it."),
     row(Reason::NoTimeLeft, StatusCode::GATEWAY_TIMEOUT, false, LATE,
@@ -491,6 +493,7 @@ mod tests {
             let status = Problem::from(rejected(Pattern::CircuitBreaker, reason, None)).status();
             let expected = match reason {
                 Reason::RateLimited => 429,
+                Reason::TooCostly => 422,
                 Reason::TimedOut | Reason::NoTimeLeft => 504,
                 _ => 503,
             };

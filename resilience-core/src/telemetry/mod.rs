@@ -88,6 +88,10 @@ metrics! {
         "Permits that the bulkhead has.";
     BULKHEAD_REJECTED = Bulkhead Counter "resilience.bulkhead.rejected" "{call}" Some("reason"),
         "Calls that the bulkhead rejected, by reason.";
+    LIMIT_REJECTED = RateLimit Counter "resilience.rate_limit.rejected" "{call}" Some("reason"),
+        "Calls that a rate limit rejected, by reason.";
+    LIMIT_WAITING = RateLimit UpDownCounter "resilience.rate_limit.waiting" "{call}" None,
+        "Calls that wait for their tokens.";
     RETRY_CALLS = Retry Counter "resilience.retry.calls" "{call}" None,
         "Calls of the retry layer that the dependency has answered, retried or not.";
     RETRY_RETRIES = Retry Counter "resilience.retry.retries" "{attempt}" None,

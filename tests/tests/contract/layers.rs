@@ -10,6 +10,7 @@ use resilience_core::{
     fallback::{Fallback, FallbackLayer},
     keyed::Keyed,
     lift::LiftLayer,
+    limit::{RateLimit, RateLimitBuilder},
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
     until::Guard,
@@ -129,6 +130,47 @@ fn keyed_bulkhead() {
     Subject::new("keyed bulkhead", make)
         .rejects_after(PLACES, Plan::Hang)
         .keeps_every_contract();
+}
+
+/// More than any check calls, unless it wants to be rejected.
+const TOKENS: u64 = 500;
+
+#[test]
+fn rate_limit() {
+    let make = || async {
+        let limit = limit().build().unwrap();
+        Instance::new(move || limit.layer())
+    };
+    Subject::new("rate limit", make)
+        .rejects_after(TOKENS as usize, Plan::Answer)
+        .keeps_every_contract();
+}
+
+#[test]
+fn rate_limit_that_lets_calls_wait() {
+    let make = || async {
+        let limit = limit().queue(PLACES, 10 * SECOND).build().unwrap();
+        let counted = limit.clone();
+        Instance::new(move || limit.layer()).held(move || counted.snapshot().waiting as u64)
+    };
+    Subject::new("rate limit that lets calls wait", make)
+        .rejects_after(TOKENS as usize, Plan::Answer)
+        .keeps_every_contract();
+}
+
+#[test]
+fn keyed_rate_limit() {
+    let make = || async {
+        let limits = limit().keyed(Keyed::new()).unwrap();
+        Instance::new(move || limits.layer(|_: &Ask| "key"))
+    };
+    Subject::new("keyed rate limit", make)
+        .rejects_after(TOKENS as usize, Plan::Answer)
+        .keeps_every_contract();
+}
+
+fn limit() -> RateLimitBuilder {
+    RateLimit::builder("contract").permits(TOKENS, 500 * SECOND)
 }
 
 async fn queueing() -> Instance {

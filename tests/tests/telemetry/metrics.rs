@@ -18,6 +18,7 @@ use resilience_core::{
     deadline::Timeout,
     fallback::Fallback,
     keyed::Keyed,
+    limit::RateLimit,
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
     telemetry::{self, Kind, TABLE},
@@ -177,6 +178,18 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(bulkhead.try_acquire().is_err());
     assert!(!once(bulkhead.layer().layer(probe.clone()), Plan::Answer).await);
 
+    let limit = RateLimit::builder(name)
+        .permits(1, LONG)
+        .queue(1, LONG)
+        .build()
+        .unwrap();
+    assert!(once(limit.layer().layer(probe.clone()), Plan::Answer).await);
+    let acquire = limit.clone();
+    let mut waiting = Driven::new(async move { acquire.acquire(1).await });
+    assert!(!waiting.poll());
+    assert!(!once(limit.layer().layer(probe.clone()), Plan::Answer).await);
+    assert!(limit.try_acquire(2).is_err());
+
     let budget = RetryBudget::builder()
         .floor_per_second(1)
         .max_balance(50)
@@ -205,7 +218,9 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(!once(shed.layer().layer(closed), Plan::Answer).await);
 
     Box::new((
-        breaker, shared, bulkhead, permit, queued, retry, timeout, fallback, shed,
+        (breaker, shared, bulkhead, permit, queued),
+        (limit, waiting),
+        (retry, timeout, fallback, shed),
     ))
 }
 
@@ -278,6 +293,11 @@ async fn the_figures_are_those_of_what_happened() {
     is("resilience.bulkhead.in_flight", &[("", 1)]);
     is("resilience.bulkhead.queued", &[("", 1)]);
     is("resilience.bulkhead.limit", &[("", 1)]);
+    is(
+        "resilience.rate_limit.rejected",
+        &[("rate_limited", 1), ("too_costly", 1)],
+    );
+    is("resilience.rate_limit.waiting", &[("", 1)]);
     is("resilience.retry.calls", &[("", 2)]);
     is("resilience.retry.retries", &[("", 2)]);
     is("resilience.retry.given_up", &[("attempts", 1)]);
@@ -426,6 +446,8 @@ fn the_names_of_the_table_are_stable() {
         "resilience.bulkhead.queued",
         "resilience.bulkhead.limit",
         "resilience.bulkhead.rejected",
+        "resilience.rate_limit.rejected",
+        "resilience.rate_limit.waiting",
         "resilience.retry.calls",
         "resilience.retry.retries",
         "resilience.retry.given_up",

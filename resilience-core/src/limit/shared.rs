@@ -1,0 +1,336 @@
+//! What all clones of a rate limit share, and who waits.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+    time::Duration,
+};
+
+use super::{
+    Quota, RateLimit, Snapshot,
+    config::Settings,
+    meter::{Meter, Refusal},
+    wait::Wait,
+};
+use crate::{
+    clock::{Clock, Moment},
+    deadline,
+    error::{Pattern, Reason, Rejected},
+    keyed::Member,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    telemetry::{self, Reading, Source},
+};
+
+pub(super) struct Shared {
+    pub(super) name: Arc<str>,
+    pub(super) meter: Meter,
+    pub(super) clock: Clock,
+    patience: Option<Patience>,
+    line: Mutex<Line>,
+    totals: Arc<Totals>,
+}
+
+/// How many may wait, and for how many microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) longest: usize,
+    pub(super) max_wait: u64,
+}
+
+/// Calls that wait, in order of arrival. The first has a timer; the others are woken when they become the first.
+#[derive(Default)]
+struct Line {
+    next: Ticket,
+    /// In the order of their tickets.
+    waiting: VecDeque<Waiting>,
+    /// The costs of all.
+    cost: u128,
+}
+
+struct Waiting {
+    ticket: Ticket,
+    cost: u64,
+    waker: Option<Waker>,
+}
+
+/// A place in the line. Tickets are given out in ascending order and never again.
+pub(super) type Ticket = u64;
+
+/// What is counted for the export. One per family, so that it survives the eviction of a member.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    limited: AtomicU64,
+    too_costly: AtomicU64,
+}
+
+/// What becomes of a call without tokens.
+pub(super) enum NotNow {
+    Queued(Wait),
+    Rejected(Rejected),
+}
+
+/// Whose turn it is.
+pub(super) enum Turn {
+    /// The tokens are taken.
+    Mine,
+    /// First in line: look again at this moment.
+    At(Moment),
+    /// Others come first; whoever becomes the first is woken.
+    Later,
+}
+
+impl Shared {
+    pub(super) fn new(settings: &Settings, quota: Quota) -> Self {
+        Self {
+            name: Arc::clone(&settings.name),
+            meter: Meter::new(quota, settings.clock.now()),
+            clock: settings.clock,
+            patience: settings.patience,
+            line: Mutex::default(),
+            totals: Arc::clone(&settings.totals),
+        }
+    }
+
+    /// Takes `cost` tokens if they are there and nobody waits.
+    #[inline]
+    pub(super) fn pass(&self, cost: u64) -> Result<(), Refusal> {
+        if self.meter.waiting() != 0 && cost != 0 {
+            return Err(self.behind_others(cost));
+        }
+        self.meter.take(cost, self.clock.now())
+    }
+
+    #[cold]
+    fn behind_others(&self, cost: u64) -> Refusal {
+        if cost > self.meter.quota().capacity() {
+            return Refusal::Impossible;
+        }
+        let line = self.lock();
+        let wait = self
+            .meter
+            .wait_for(line.cost + u128::from(cost), self.clock.now());
+        Refusal::Wait(wait.max(1))
+    }
+
+    /// For a call that did not [`pass`](Self::pass): tokens after all, a place in the line, or no.
+    #[cold]
+    pub(super) fn wait_or_reject(
+        self: &Arc<Self>,
+        cost: u64,
+        refusal: Refusal,
+    ) -> Result<(), Box<NotNow>> {
+        let (Some(patience), Refusal::Wait(_)) = (self.patience, refusal) else {
+            return Err(Box::new(NotNow::Rejected(self.reject(refusal))));
+        };
+        let mut line = self.lock();
+        let now = self.clock.now();
+        if line.waiting.is_empty() && self.meter.take(cost, now).is_ok() {
+            return Ok(());
+        }
+        let wait = self.meter.wait_for(line.cost + u128::from(cost), now);
+        let in_time = wait <= patience.max_wait.min(time_left());
+        if !in_time || line.waiting.len() >= patience.longest {
+            drop(line);
+            let rejected = self.reject(Refusal::Wait(wait.max(1)));
+            return Err(Box::new(NotNow::Rejected(rejected)));
+        }
+        let ticket = line.join(cost);
+        self.meter.set_waiting(line.waiting.len());
+        drop(line);
+        let wait = Wait::new(Arc::clone(self), ticket, cost);
+        Err(Box::new(NotNow::Queued(wait)))
+    }
+
+    /// The holder of `ticket` looks; `waker` is who to wake when there is news.
+    pub(super) fn look(&self, ticket: Ticket, cost: u64, waker: &Waker) -> Turn {
+        let mut line = self.lock();
+        let mut turn = Turn::Later;
+        let first = line.waiting.front().map(|waiting| waiting.ticket);
+        if first == Some(ticket) {
+            let now = self.clock.now();
+            match self.meter.take(cost, now) {
+                Ok(()) => {
+                    self.leave(line, 0);
+                    return Turn::Mine;
+                }
+                Err(Refusal::Wait(micros)) => turn = Turn::At(now + Duration::from_micros(micros)),
+                Err(Refusal::Impossible) => unreachable!("what is impossible does not wait"),
+            }
+        }
+        if let Some(position) = line.find(ticket) {
+            match &mut line.waiting[position].waker {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        turn
+    }
+
+    /// The holder of `ticket` does not want to wait any longer.
+    pub(super) fn give_up(&self, ticket: Ticket) {
+        let line = self.lock();
+        if let Some(position) = line.find(ticket) {
+            self.leave(line, position);
+        }
+    }
+
+    /// Takes one out of the line, and wakes who becomes the first.
+    fn leave(&self, mut line: MutexGuard<'_, Line>, position: usize) {
+        let gone = line.waiting.remove(position);
+        if let Some(gone) = &gone {
+            line.cost -= u128::from(gone.cost);
+        }
+        self.meter.set_waiting(line.waiting.len());
+        let first = line.waiting.front_mut().filter(|_| position == 0);
+        let waker = first.and_then(|first| first.waker.take());
+        // Wakers are foreign code: not under the lock.
+        drop(line);
+        drop(gone);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    #[cold]
+    pub(super) fn reject(&self, refusal: Refusal) -> Rejected {
+        let (reason, counter) = match refusal {
+            Refusal::Wait(_) => (Reason::RateLimited, &self.totals.limited),
+            Refusal::Impossible => (Reason::TooCostly, &self.totals.too_costly),
+        };
+        counter.fetch_add(1, Relaxed);
+        let wait = match refusal {
+            Refusal::Wait(micros) => Some(Duration::from_micros(micros)),
+            Refusal::Impossible => None,
+        };
+        tracing::debug!(
+            target: "resilience",
+            pattern = Pattern::RateLimit.as_str(),
+            name = &*self.name,
+            reason = reason.as_str(),
+            retry_after = ?wait,
+            "rejected"
+        );
+        let rejected = Rejected::new(Pattern::RateLimit, reason, Arc::clone(&self.name));
+        match wait {
+            Some(wait) => rejected.with_retry_after(wait),
+            None => rejected,
+        }
+    }
+
+    pub(super) fn refund(&self, tokens: u64) {
+        self.meter.refund(tokens, self.clock.now());
+        // Whoever is first in line may have their tokens now, or sooner than their timer says.
+        if self.meter.waiting() != 0 {
+            let waker = self
+                .lock()
+                .waiting
+                .front_mut()
+                .and_then(|first| first.waker.take());
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let (remaining, full_in) = self.meter.level(self.clock.now());
+        Snapshot {
+            remaining,
+            capacity: self.meter.quota().capacity(),
+            full_in: Duration::from_micros(full_in),
+            waiting: self.meter.waiting(),
+            ..self.totals.snapshot()
+        }
+    }
+
+    /// Nothing of a waiter's runs under this lock but the clone of a waker; should that panic, the line is as it was.
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    fn join(&mut self, cost: u64) -> Ticket {
+        let ticket = self.next;
+        self.next += 1;
+        self.cost += u128::from(cost);
+        self.waiting.push_back(Waiting {
+            ticket,
+            cost,
+            waker: None,
+        });
+        ticket
+    }
+
+    fn find(&self, ticket: Ticket) -> Option<usize> {
+        self.waiting
+            .binary_search_by_key(&ticket, |waiting| waiting.ticket)
+            .ok()
+    }
+}
+
+/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers.
+const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
+
+/// Microseconds that the deadline of the call leaves for waiting.
+fn time_left() -> u64 {
+    deadline::current().map_or(u64::MAX, |deadline| {
+        let left = deadline.remaining().saturating_sub(BEFORE_DEADLINE);
+        u64::try_from(left.as_micros()).unwrap_or(u64::MAX)
+    })
+}
+
+impl Member for RateLimit {
+    /// A full bucket is as good as none.
+    fn evictable(&self) -> bool {
+        let snapshot = self.snapshot();
+        snapshot.waiting == 0 && snapshot.full_in.is_zero()
+    }
+}
+
+impl Source for Shared {
+    fn pattern(&self) -> Pattern {
+        Pattern::RateLimit
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, out: &mut dyn FnMut(Reading)) {
+        self.snapshot().read(out);
+    }
+}
+
+impl Snapshot {
+    pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
+        let limited = Reason::RateLimited.as_str();
+        let too_costly = Reason::TooCostly.as_str();
+        for (metric, attribute, value) in [
+            (&telemetry::LIMIT_REJECTED, limited, self.rejected_limited),
+            (
+                &telemetry::LIMIT_REJECTED,
+                too_costly,
+                self.rejected_too_costly,
+            ),
+            (&telemetry::LIMIT_WAITING, "", self.waiting as u64),
+        ] {
+            out(Reading {
+                metric,
+                attribute,
+                value,
+            });
+        }
+    }
+}
+
+impl Totals {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            rejected_limited: self.limited.load(Relaxed),
+            rejected_too_costly: self.too_costly.load(Relaxed),
+            ..Snapshot::default()
+        }
+    }
+}
