@@ -9,6 +9,7 @@ use crate::{
     breaker::{Known, RedisBreakers},
     conn::{Patience, Roots},
     error::StoreError,
+    limit::RedisLimits,
     link::{Link, Status},
     target::{InvalidUrl, Target},
 };
@@ -93,6 +94,12 @@ impl Redis {
             Arc::clone(&self.prefix),
             Arc::clone(&self.known),
         )
+    }
+
+    /// The store for rate limits that a fleet shares: see [`LimitStore`](resilience_core::limit::store::LimitStore).
+    #[must_use]
+    pub fn limits(&self) -> RedisLimits {
+        RedisLimits::new(self.clone(), Arc::clone(&self.prefix))
     }
 
     /// One round trip to the server; of a Cluster, to all masters.

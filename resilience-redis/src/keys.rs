@@ -17,6 +17,22 @@ pub(crate) fn tag(prefix: &str, pattern: &str, name: &str) -> String {
     format!("{{{}:{pattern}:{name}}}", escaped(prefix))
 }
 
+/// `{prefix:pattern:name:subject}`, for what is kept for each subject of one thing.
+pub(crate) fn subject_tag(prefix: &str, pattern: &str, name: &str, subject: &str) -> String {
+    let both = format!("{}:{}", escaped(name), escaped(subject));
+    let both = if both.len() > LONG {
+        format!("%sha1:{}", sha1_smol::Sha1::from(&both).digest())
+    } else {
+        both
+    };
+    format!("{{{}:{pattern}:{both}}}", escaped(prefix))
+}
+
+/// A key's last part.
+pub(crate) fn part(part: &str) -> String {
+    escaped(part)
+}
+
 /// `{prefix:pattern}`, for what is about all names.
 pub(crate) fn family(prefix: &str, pattern: &str) -> String {
     format!("{{{}:{pattern}}}", escaped(prefix))
@@ -62,6 +78,16 @@ mod tests {
             "{a%3Ab:breaker:x%7Dy%7Bz%3A1}"
         );
         assert_ne!(tag("a:b", "breaker", "c"), tag("a", "b:breaker", "c"));
+    }
+
+    #[test]
+    fn a_subject_is_never_taken_for_part_of_a_name() {
+        let tag = |name, subject| subject_tag("p", "limit", name, subject);
+        assert_eq!(tag("api", "tenant-7"), "{p:limit:api:tenant-7}");
+        assert_ne!(tag("a:b", "c"), tag("a", "b:c"));
+        let long = "x".repeat(500);
+        assert_ne!(tag(&long, "a"), tag(&long, "b"));
+        assert!(tag(&long, &long).len() < 200);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod breaker_conformance;
 pub mod contract;
 pub mod fault_server;
 mod keeper;
+pub mod limit_conformance;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;

@@ -109,7 +109,7 @@ impl RateLimitBuilder {
     fn family<K>(
         self,
         limits: Keyed,
-        quota_of: Option<Box<dyn Fn(&K) -> Quota + Send + Sync>>,
+        quota_of: Option<QuotaOf<K>>,
     ) -> Result<KeyedRateLimit<K>, InvalidConfig>
     where
         K: Hash + Eq + Send + Sync + 'static,
@@ -145,6 +145,9 @@ impl RateLimitBuilder {
         })
     }
 }
+
+/// The quota of each key.
+pub(super) type QuotaOf<K> = Box<dyn Fn(&K) -> Quota + Send + Sync>;
 
 /// Settings that are valid.
 #[derive(Clone, Debug)]

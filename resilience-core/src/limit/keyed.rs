@@ -3,8 +3,8 @@
 use std::{borrow::Borrow, fmt, hash::Hash, sync::Arc};
 
 use super::{
-    Each, Quota, RateLimit, Snapshot,
-    config::Settings,
+    Each, RateLimit, Snapshot,
+    config::{QuotaOf, Settings},
     layer::{ByKey, RateLimitLayer},
 };
 use crate::{
@@ -49,7 +49,7 @@ where
     pub(super) fn new(
         settings: Settings,
         limits: Keyed,
-        quota_of: Option<Box<dyn Fn(&K) -> Quota + Send + Sync>>,
+        quota_of: Option<QuotaOf<K>>,
     ) -> Result<Self, InvalidConfig> {
         let of_member = settings.clone();
         let make = move |key: Option<&K>| {

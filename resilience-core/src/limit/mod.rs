@@ -34,6 +34,10 @@
 //! [`keyed`](RateLimitBuilder::keyed) makes a bucket per key (tenant, address, token), bounded in number; with
 //! [`keyed_with`](RateLimitBuilder::keyed_with), each by its own quota.
 //!
+//! # Between processes
+//! A [`LimitStore`](store::LimitStore) keeps the buckets of a fleet, and decides about several limits of a subject at
+//! once (per second *and* per day, requests *and* bytes), all or nothing.
+//!
 //! # Waiting
 //! With a [`queue`](RateLimitBuilder::queue), calls wait for their tokens in order of arrival; nobody overtakes. A call
 //! is told at once if its turn would come too late, or after its [deadline](crate::deadline).
@@ -68,6 +72,7 @@ mod machine_tests;
 mod meter;
 mod quota;
 mod shared;
+pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod wait;

@@ -160,6 +160,19 @@ const COSTS: &[Line] = &[
         tower_resilience::BULKHEAD,
         None,
     ),
+    (
+        "rate_limit_check",
+        ours::LIMIT_CHECK,
+        others::GOVERNOR,
+        None,
+    ),
+    (
+        "rate_limit_check_keyed",
+        ours::LIMIT_CHECK_KEYED,
+        others::GOVERNOR_KEYED,
+        None,
+    ),
+    ("rate_limit", ours::RATE_LIMIT, others::GOVERNOR, None),
     ("shed", ours::SHED, tower_own::LOAD_SHED, None),
     (
         "five_layers",
@@ -201,6 +214,19 @@ const RATIOS: &[Line] = &[
         others::RECLOSER,
         None,
     ),
+    // At most half as much again as governor's.
+    (
+        "rate_limit_check_vs_governor",
+        ours::LIMIT_CHECK,
+        others::GOVERNOR,
+        Some(Target::AtLeast(0.667)),
+    ),
+    (
+        "rate_limit_check_keyed_vs_governor",
+        ours::LIMIT_CHECK_KEYED,
+        others::GOVERNOR_KEYED,
+        None,
+    ),
     (
         "five_layers_vs_tower_resilience",
         ours::FIVE,
@@ -235,6 +261,12 @@ const TWO_CORES: &[Line] = &[
         "bulkhead",
         ours::BULKHEAD,
         tower_own::CONCURRENCY_LIMIT,
+        None,
+    ),
+    (
+        "rate_limit_check",
+        ours::LIMIT_CHECK,
+        others::GOVERNOR,
         None,
     ),
     ("five_layers", ours::FIVE, tower_resilience::FIVE, None),

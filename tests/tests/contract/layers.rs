@@ -153,7 +153,34 @@ fn rate_limit_that_lets_calls_wait() {
         let counted = limit.clone();
         Instance::new(move || limit.layer()).held(move || counted.snapshot().waiting as u64)
     };
-    Subject::new("rate limit that lets calls wait", make)
+    let subject = Subject::new("rate limit that lets calls wait", make)
+        .rejects_after(TOKENS as usize, Plan::Answer);
+    let waits = |subject: Subject, contract| {
+        subject.exempt(
+            contract,
+            "a call that finds no token waits for one, and gets it",
+        )
+    };
+    [
+        "a_rejection_can_be_told_from_a_failure",
+        "a_rejection_does_not_reach_the_service",
+        "a_rejection_does_not_kill_a_buffer_above",
+        "the_state_is_shared_by_clones_and_by_layers_of_one_handle",
+        "it_takes_calls_again_after_rejecting",
+    ]
+    .into_iter()
+    .fold(subject, waits)
+    .keeps_every_contract();
+}
+
+#[test]
+fn rate_limit_that_lets_no_call_wait_so_long() {
+    let make = || async {
+        let limit = limit().queue(PLACES, SECOND / 2).build().unwrap();
+        let counted = limit.clone();
+        Instance::new(move || limit.layer()).held(move || counted.snapshot().waiting as u64)
+    };
+    Subject::new("rate limit that lets no call wait so long", make)
         .rejects_after(TOKENS as usize, Plan::Answer)
         .keeps_every_contract();
 }

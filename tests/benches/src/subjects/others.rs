@@ -11,6 +11,8 @@ use crate::subject::{Failure, Request, Subject, answer};
 
 pub(crate) const FAILSAFE: &str = "failsafe, default (rate over time)";
 pub(crate) const RECLOSER: &str = "recloser, count window";
+pub(crate) const GOVERNOR: &str = "governor check";
+pub(crate) const GOVERNOR_KEYED: &str = "governor check, keyed";
 
 pub(super) fn subjects() -> Vec<Subject> {
     vec![
@@ -53,7 +55,7 @@ fn governor_check() -> Subject {
         limiter.check().expect("below the limit");
         answer::<Failure>(request)
     });
-    Subject::new("governor check", service)
+    Subject::new(GOVERNOR, service)
 }
 
 fn governor_std_clock() -> Subject {
@@ -71,7 +73,7 @@ fn governor_keyed() -> Subject {
         limiter.check_key(&7_u64).expect("below the limit");
         answer::<Failure>(request)
     });
-    Subject::new("governor check, keyed", service)
+    Subject::new(GOVERNOR_KEYED, service)
 }
 
 const fn quota() -> Quota {

@@ -8,6 +8,7 @@ use resilience_core::{
     bulkhead::{Bulkhead, BulkheadBuilder},
     deadline::Timeout,
     keyed::Keyed,
+    limit::{RateLimit, RateLimitBuilder},
     retry::{Replayable, Retry},
     shed::LoadShed,
 };
@@ -24,13 +25,43 @@ pub(crate) const DEADLINE: &str = "deadline";
 pub(crate) const RETRY: &str = "retry, budget";
 pub(crate) const BULKHEAD: &str = "bulkhead";
 pub(crate) const BULKHEAD_KEYED: &str = "bulkhead, keyed";
+pub(crate) const LIMIT_CHECK: &str = "rate limit check";
+pub(crate) const LIMIT_CHECK_KEYED: &str = "rate limit check, keyed";
+pub(crate) const RATE_LIMIT: &str = "rate limit";
 pub(crate) const SHED: &str = "load shed";
 pub(crate) const FIVE: &str = "five (deadline, retry, breaker, bulkhead, shed)";
 
 pub(super) fn subjects() -> Vec<Subject> {
     let mut subjects = breakers();
     subjects.extend(others());
+    subjects.extend(limits());
     subjects
+}
+
+/// The checks called as governor's are, without a layer: by the same quota, which is never used up.
+fn limits() -> Vec<Subject> {
+    let bare = service_fn(answer::<Error<Failure>>);
+    let limit = rate_limit().build().expect("a valid limit");
+    let check = limit.clone();
+    let check = service_fn(move |request| {
+        check.try_acquire(1).expect("below the limit");
+        answer::<Failure>(request)
+    });
+    let limits = rate_limit().keyed(Keyed::new()).expect("valid limits");
+    let check_keyed = service_fn(move |request: Request| {
+        limits.check(&7_u64, 1).expect("below the limit");
+        answer::<Failure>(request)
+    });
+    let layered = ServiceBuilder::new().layer(limit.layer()).service(bare);
+    vec![
+        Subject::new(LIMIT_CHECK, check).on_two_cores(),
+        Subject::new(LIMIT_CHECK_KEYED, check_keyed),
+        Subject::new(RATE_LIMIT, layered).on_two_cores(),
+    ]
+}
+
+fn rate_limit() -> RateLimitBuilder {
+    RateLimit::builder("bench").permits(u32::MAX.into(), Duration::from_secs(1))
 }
 
 fn breakers() -> Vec<Subject> {
