@@ -8,7 +8,7 @@ CARGO ?= cargo
 TESTED := --workspace --exclude resilience-benches --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint fmt docs features loom deny figures bench storm ci
+.PHONY: help setup test lint fmt docs features loom deny figures torture bench storm ci
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ deny: ## Check licences, sources and bans of the dependencies (installs cargo-de
 
 figures: ## Run every bench and print each figure as one JSON line
 	@$(CARGO) bench -q -p resilience-benches -- --figures
+	@$(CARGO) run -q --release -p resilience-figures
+
+torture: ## A thousand instances with ten shared breakers each on one Redis, and then as many as it takes
+	@$(CARGO) run -q --release -p resilience-figures -- torture
 
 bench: ## Run every bench and print the tables, ours beside the peers'
 	$(CARGO) bench -p resilience-benches

@@ -1,0 +1,62 @@
+//! Figures of the shared breaker, taken on a real Redis over loopback; one JSON line each, with its target.
+//!
+//! ```text
+//! cargo run --release -p resilience-figures                 all figures: about a minute and a half
+//! cargo run --release -p resilience-figures -- torture      a thousand instances: about a minute
+//! cargo run --release -p resilience-figures -- only NAME    the groups whose name contains NAME
+//! ```
+//!
+//! Instances are breakers in this process, each with a connection of its own; where it matters that an instance dies,
+//! it is a process. The server shares the machine with them: the last line says how loaded it was.
+
+// What is measured here is real time, which is what std's clock is for.
+#![allow(clippy::disallowed_types)]
+
+mod commands;
+mod fleet;
+mod opening;
+mod probes;
+mod report;
+mod torture;
+mod traffic;
+
+#[path = "../../src/keeper.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod keeper;
+#[path = "../../src/redis.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod redis;
+
+use std::env;
+
+#[tokio::main]
+async fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        [probes::HOLD, url, name] => probes::hold(url, name).await,
+        ["torture"] => torture::run().await,
+        ["only", part] => figures(part).await,
+        [] => figures("").await,
+        _ => {
+            eprintln!("usage: resilience-figures [torture | only NAME]");
+            std::process::exit(2);
+        }
+    }
+    report::load();
+}
+
+async fn figures(part: &str) {
+    if "commands".contains(part) {
+        commands::run().await;
+    }
+    if "opening".contains(part) {
+        opening::run().await;
+    }
+    if "probes".contains(part) {
+        probes::run().await;
+    }
+    if "traffic".contains(part) {
+        traffic::run().await;
+    }
+}
