@@ -87,6 +87,15 @@ pub fn from(rows: &[Row]) -> Vec<Figure> {
             });
         }
     }
+    if let (Some(shared), Some(local)) = (row(ours::SHARED), row(ours::TIME_WINDOW)) {
+        figures.push(Figure {
+            name: "breaker_shared_over_local_ns".to_owned(),
+            value: shared.ns - local.ns,
+            unit: "ns over the local breaker",
+            peer: Some((local.name, local.ns)),
+            target: Some(Target::AtMost(10.0)),
+        });
+    }
     for (name, ours, peer, target) in RATIOS {
         if let (Some(ours), Some(peer)) = (row(ours), row(peer)) {
             figures.push(Figure {
@@ -147,6 +156,12 @@ const COSTS: &[Line] = &[
     (
         "breaker_slow_calls",
         ours::SLOW_CALLS,
+        tower_resilience::BREAKER,
+        None,
+    ),
+    (
+        "breaker_shared",
+        ours::SHARED,
         tower_resilience::BREAKER,
         None,
     ),

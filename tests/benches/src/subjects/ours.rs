@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use resilience_core::{
     Error,
-    breaker::{Builder, CircuitBreaker, Window},
+    breaker::{Builder, CircuitBreaker, Window, fleet::InProcess},
     bulkhead::{Bulkhead, BulkheadBuilder},
     deadline::Timeout,
     keyed::Keyed,
@@ -20,6 +20,7 @@ use crate::subject::{Failure, Request, Subject, answer};
 pub(crate) const TIME_WINDOW: &str = "breaker, time window";
 pub(crate) const COUNT_WINDOW: &str = "breaker, count window";
 pub(crate) const SLOW_CALLS: &str = "breaker, time window, slow calls";
+pub(crate) const SHARED: &str = "breaker, time window, shared";
 pub(crate) const KEYED: &str = "breaker, keyed";
 pub(crate) const DEADLINE: &str = "deadline";
 pub(crate) const RETRY: &str = "retry, budget";
@@ -71,12 +72,16 @@ fn breakers() -> Vec<Subject> {
     let count = count.build().expect("a valid breaker");
     let slow = breaker().slow_calls(Duration::from_millis(500), 0.8);
     let slow = slow.build().expect("a valid breaker");
+    // A call that passes never meets the store, whichever it is.
+    let shared = breaker().shared(InProcess::new());
+    let shared = shared.build().expect("a valid breaker");
     let keyed = breaker().keyed(Keyed::new()).expect("valid breakers");
     let stack = || ServiceBuilder::new();
     vec![
         Subject::new(TIME_WINDOW, stack().layer(time.layer()).service(bare)).on_two_cores(),
         Subject::new(COUNT_WINDOW, stack().layer(count.layer()).service(bare)).on_two_cores(),
         Subject::new(SLOW_CALLS, stack().layer(slow.layer()).service(bare)).on_two_cores(),
+        Subject::new(SHARED, stack().layer(shared.layer()).service(bare)).on_two_cores(),
         Subject::new(KEYED, stack().layer(keyed.layer(key)).service(bare)).on_two_cores(),
     ]
 }
