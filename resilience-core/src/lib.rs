@@ -7,6 +7,7 @@
 //! | [`retry`] | more attempts, within a budget and the deadline, for what may be repeated |
 //! | [`breaker`] | stops calling what keeps failing, and finds out by a few probes when it is back; alone, or [with a fleet](breaker::fleet) |
 //! | [`bulkhead`] | bounds the calls in flight, with a bounded queue if wanted |
+//! | [`limit`] | bounds the calls per time, exactly |
 //! | [`fallback`], [`shed`] | another answer; no answer at once |
 //! | [`execute`], [`lift`] | closures as requests; services with a plain error in a typed stack |
 //! | [`classify`] | what a result says about the dependency: one answer for the whole stack |
