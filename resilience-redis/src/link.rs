@@ -8,10 +8,12 @@
 //!   PING within the budget is of no use, however well it takes connections;
 //! - after [`SUSPICIOUS`] timeouts in a row sends a PING, and drops the connection if that is not answered either;
 //! - connects anew, the old connection meanwhile in use, when the server turns out to be a replica;
-//! - restores subscriptions on every new connection and tells subscribers that messages may have been missed.
+//! - keeps the connection subscribed to what is listened to, restores that on every new connection and tells
+//!   subscribers that messages may have been missed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    convert::Infallible,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -21,6 +23,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::join_all;
 use redis::{Cmd, PushInfo, PushKind, RedisError, Value};
 use resilience_core::{
     Verdict,
@@ -96,6 +99,8 @@ struct Shared {
     trouble: Notify,
     closed: Notify,
     subscribers: Mutex<HashMap<String, Subscriber>>,
+    /// Rings when channels came or went.
+    wanted: Notify,
 }
 
 /// A connection and its number: trouble on an old one is not taken for trouble on its successor.
@@ -135,6 +140,7 @@ impl Link {
             trouble: Notify::new(),
             closed: Notify::new(),
             subscribers: Mutex::default(),
+            wanted: Notify::new(),
         });
         tokio::spawn(Arc::clone(&shared).supervise());
         Self { shared }
@@ -151,23 +157,12 @@ impl Link {
         self.shared
             .lock_subscribers()
             .insert(channel.to_owned(), subscriber);
-        let (shared, channel) = (Arc::clone(&self.shared), channel.to_owned());
-        // On failure nothing is lost: the next connection subscribes to everything.
-        tokio::spawn(async move { shared.subscribe_or_poll(&channel).await });
+        self.shared.wanted.notify_one();
     }
 
     pub(crate) fn unsubscribe(&self, channel: &str) {
         self.shared.lock_subscribers().remove(channel);
-        let (shared, channel) = (Arc::clone(&self.shared), channel.to_owned());
-        tokio::spawn(async move {
-            if let Some(live) = shared.current.load_full() {
-                let _ = timeout(shared.budget, live.conn.clone().unsubscribe(&channel)).await;
-            }
-            // Somebody may have subscribed meanwhile, and been overtaken.
-            if shared.lock_subscribers().contains_key(&channel) {
-                let _ = shared.subscribe_now(&channel).await;
-            }
-        });
+        self.shared.wanted.notify_one();
     }
 
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
@@ -252,7 +247,10 @@ impl Shared {
             let started = Instant::now();
             let life = async {
                 match self.connect(number).await {
-                    Ok(()) => self.until_lost(number).await,
+                    Ok(subscribed) => tokio::select! {
+                        end = self.until_lost(number) => end,
+                        never = self.keep_subscribed(subscribed) => match never {},
+                    },
                     Err(why) => End::Lost(why),
                 }
             };
@@ -278,7 +276,8 @@ impl Shared {
         }
     }
 
-    async fn connect(self: &Arc<Self>, number: u64) -> Result<(), String> {
+    /// The channels that the new connection is subscribed to.
+    async fn connect(self: &Arc<Self>, number: u64) -> Result<HashSet<String>, String> {
         let on_push = self.on_push(number);
         let opening = Conn::open(&self.target, self.patience, self.roots.as_ref(), on_push);
         // The client's own timeout covers the socket, not the lookup and the handshake.
@@ -299,12 +298,8 @@ impl Shared {
             number,
             since,
         })));
-        let channels: Vec<String> = self.lock_subscribers().keys().cloned().collect();
-        let subscribing = channels
-            .iter()
-            .map(|channel| self.subscribe_or_poll(channel));
-        let subscribed = futures_util::future::try_join_all(subscribing).await;
-        if let Err(error) = subscribed {
+        let mut subscribed = HashSet::new();
+        if let Err(error) = self.match_subscriptions(&mut subscribed).await {
             self.current.store(None);
             return Err(error.to_string());
         }
@@ -313,7 +308,54 @@ impl Shared {
             tracing::info!(target: "resilience", redis = ?self.target, "connected to Redis");
             self.status.send_replace(Status::Up);
         }
-        Ok(())
+        Ok(subscribed)
+    }
+
+    /// Subscribes and unsubscribes as channels come and go, for as long as the connection lives. One task does it all:
+    /// two would overtake each other.
+    async fn keep_subscribed(&self, mut subscribed: HashSet<String>) -> Infallible {
+        loop {
+            self.wanted.notified().await;
+            while self.match_subscriptions(&mut subscribed).await.is_err() {
+                // What has no answer may have been done: it is asked for again.
+                tokio::time::sleep(self.budget).await;
+            }
+        }
+    }
+
+    /// Brings what the connection is `subscribed` to in line with what is wanted.
+    async fn match_subscriptions(
+        &self,
+        subscribed: &mut HashSet<String>,
+    ) -> Result<(), StoreError> {
+        let (new, gone): (Vec<String>, Vec<String>) = {
+            let wanted = self.lock_subscribers();
+            let new = wanted
+                .keys()
+                .filter(|&channel| !subscribed.contains(channel));
+            let gone = subscribed
+                .iter()
+                .filter(|&channel| !wanted.contains_key(channel));
+            (new.cloned().collect(), gone.cloned().collect())
+        };
+        let subscribing = new.iter().map(|channel| self.subscribe_or_poll(channel));
+        let unsubscribing = gone.iter().map(|channel| self.unsubscribe_now(channel));
+        let (new_answers, gone_answers) =
+            futures_util::future::join(join_all(subscribing), join_all(unsubscribing)).await;
+        let mut outcome = Ok(());
+        for (channel, answer) in gone.iter().zip(gone_answers) {
+            match answer {
+                Ok(()) => drop(subscribed.remove(channel)),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        for (channel, answer) in new.into_iter().zip(new_answers) {
+            match answer {
+                Ok(()) => drop(subscribed.insert(channel)),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
     }
 
     /// Without pushes the store is still of use: what they tell is asked for, somewhat later.
@@ -341,6 +383,20 @@ impl Shared {
             Err(_) => return Err(StoreError::TimedOut),
         }
         Ok(())
+    }
+
+    async fn unsubscribe_now(&self, channel: &str) -> Result<(), StoreError> {
+        let live = self.current.load_full().ok_or(StoreError::Down)?;
+        let patience = self.budget.max(self.patience.connect);
+        match timeout(patience, live.conn.clone().unsubscribe(channel)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => match StoreError::from_redis(&error) {
+                // Without the right to listen there is nothing to end.
+                StoreError::Refused(_) => Ok(()),
+                error => Err(error),
+            },
+            Err(_) => Err(StoreError::TimedOut),
+        }
     }
 
     /// Returns when connection `number` is of no more use.

@@ -485,5 +485,8 @@ impl Drop for Shared {
         if let Some(family) = &self.family {
             family.inherit(self);
         }
+        if let Some(member) = &self.member {
+            member.leave();
+        }
     }
 }

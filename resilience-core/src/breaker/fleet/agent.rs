@@ -1,6 +1,6 @@
 //! The task that speaks for this instance: reports, hears, proposes, and brings the fleet's verdict to the machine.
 //!
-//! One task per shared breaker. It holds the breaker weakly and ends with it. No call waits for anything it does; all
+//! One task per shared breaker. It holds the breaker weakly, and the breaker's end wakes it for its own. No call waits for anything it does; all
 //! that it keeps is one report, the leases that are out, and the newest view.
 
 use std::{
@@ -70,10 +70,7 @@ impl Agent {
                 () = tokio::time::sleep_until(due) => self.tend().await,
                 () = self.member.hurry.notified() => self.hurry(),
                 push = self.pushes.next() => self.hear(push).await,
-                letter = self.mail.0.recv() => match letter {
-                    Some(letter) => self.read(letter).await,
-                    None => return,
-                },
+                Some(letter) = self.mail.0.recv() => self.read(letter).await,
             }
         }
     }

@@ -108,6 +108,11 @@ impl Membership {
         }
     }
 
+    /// The breaker is gone: its agent should see that now, not at its next report.
+    pub(in crate::breaker) fn leave(&self) {
+        self.hurry.notify_one();
+    }
+
     /// The dependency asked to be left alone until then: the whole fleet should.
     #[cold]
     pub(in crate::breaker) fn cool_down(&self, until: Moment) {
