@@ -27,6 +27,7 @@ pub async fn all(store: &dyn BreakerStore) {
     never_more_probes_than_the_budget(store).await;
     an_expired_lease_makes_room_and_settles_nothing(store).await;
     a_probe_of_an_older_epoch_settles_nothing(store).await;
+    an_instance_that_comes_back_under_its_name_has_one_vote(store).await;
     no_probe_while_open_or_under_an_order(store).await;
     an_order_is_seen_by_all_until_it_expires_or_is_lifted(store).await;
     a_reset_forgets_all_but_the_epoch(store).await;
@@ -37,6 +38,7 @@ pub async fn all(store: &dyn BreakerStore) {
 fn report(instance: &str, sequence: u64, epoch: u64, success: u64, failure: u64) -> Report {
     Report {
         instance: instance.into(),
+        voter: instance.into(),
         sequence,
         epoch,
         counts: Counts {
@@ -117,6 +119,24 @@ async fn an_unknown_breaker_is_closed_and_knows_nothing(store: &dyn BreakerStore
             ..View::default()
         }
     );
+}
+
+/// One bad instance that crashes again and again is still one.
+async fn an_instance_that_comes_back_under_its_name_has_one_vote(store: &dyn BreakerStore) {
+    let name = "comes back";
+    let of = |instance: &str, voter: &str, failure| Report {
+        voter: voter.into(),
+        ..report(instance, 1, 0, 0, failure)
+    };
+    for (instance, voter, failing) in [("a-1", "a", 1), ("a-2", "a", 1), ("b-1", "b", 2)] {
+        let told = of(instance, voter, 5);
+        let view = store.report(name, &told).await.expect("merged");
+        assert_eq!(view.failing, failing, "{instance}");
+    }
+    let well_again = of("a-3", "a", 0);
+    let view = store.report(name, &well_again).await.expect("merged");
+    assert_eq!((view.live, view.failing), (4, 1));
+    assert_eq!(view.window.failure, 15, "what each has seen counts");
 }
 
 async fn reports_add_up_and_a_repeated_one_counts_once(store: &dyn BreakerStore) {

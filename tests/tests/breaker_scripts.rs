@@ -247,6 +247,8 @@ impl Pair<'_> {
             } => {
                 let report = |epoch| Report {
                     instance: format!("i{instance}").into(),
+                    // Two of the three are one that came back.
+                    voter: format!("v{}", instance / 2).into(),
                     sequence,
                     epoch,
                     counts,

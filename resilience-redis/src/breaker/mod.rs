@@ -8,7 +8,7 @@
 //! | `{prefix:breaker:NAME}:state` | hash | epoch, state, since, until, trips, by, cause, probes, order | 1 day, 30 with an order |
 //! | `{prefix:breaker:NAME}:window` | hash | `bucket:s`, `bucket:f`, `bucket:w`: successes, failures, slow calls | 2 windows |
 //! | `{prefix:breaker:NAME}:live` | zset | instance, live until | live time + 2 windows |
-//! | `{prefix:breaker:NAME}:failing` | zset | instance, failing until | the same |
+//! | `{prefix:breaker:NAME}:failing` | zset | instance as it was named, failing until | the same |
 //! | `{prefix:breaker:NAME}:sequence` | hash | instance, its last report | the same |
 //! | `{prefix:breaker:NAME}:leases` | zset | probe lease, until | 2 lease times |
 //!
@@ -197,6 +197,7 @@ impl BreakerStore for RedisBreakers {
             .map(|number| number.to_string());
             let mut args = vec![report.instance.as_bytes()];
             args.extend(numbers.iter().map(String::as_bytes));
+            args.push(report.voter.as_bytes());
             let view = self.run_for_view(&REPORT, name, &args).await?;
             self.announce_if_due(name).await;
             Ok(view)

@@ -1,8 +1,9 @@
 -- ARGV: 1 channel, 2 instance, 3 sequence, 4 epoch, 5 success, 6 failure, 7 slow, 8 failing (0/1), 9 bucket_ms,
--- 10 live_ms
+-- 10 live_ms, 11 voter
 local instance, sequence, epoch = ARGV[2], number(ARGV[3], 'sequence'), number(ARGV[4], 'epoch')
 local success, failure = number(ARGV[5], 'success'), number(ARGV[6], 'failure')
 local slow, failing = number(ARGV[7], 'slow'), ARGV[8] == '1'
+local voter = ARGV[11]
 local bucket_ms, live_ms = math.max(number(ARGV[9], 'bucket_ms'), 1), number(ARGV[10], 'live_ms')
 
 -- Who fell silent, and what is too old to count. A silent instance's sequence number is remembered for as long as a
@@ -32,9 +33,9 @@ end
 redis.call('HSET', KEYS[5], instance, math.max(sequence, known))
 redis.call('ZADD', KEYS[3], now + live_ms, instance)
 if current and failing then
-  redis.call('ZADD', KEYS[4], now + math.min(bucket_ms * BUCKETS, live_ms), instance)
+  redis.call('ZADD', KEYS[4], now + math.min(bucket_ms * BUCKETS, live_ms), voter)
 else
-  redis.call('ZREM', KEYS[4], instance)
+  redis.call('ZREM', KEYS[4], voter)
 end
 if r.bucket_ms ~= bucket_ms then
   r.bucket_ms = bucket_ms

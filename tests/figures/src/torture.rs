@@ -43,6 +43,7 @@ pub(crate) async fn run() {
 fn report(instance: usize, sequence: u64) -> Report {
     Report {
         instance: format!("instance-{instance:04}-0123456789abcdef").into(),
+        voter: format!("instance-{instance:04}").into(),
         sequence,
         epoch: 0,
         counts: Counts {

@@ -145,7 +145,7 @@ impl World {
         let name = |n: usize| Arc::from(["a", "b", "c"][n]);
         let instance = |n| Instance {
             alive: true,
-            ledger: Ledger::new(name(n)),
+            ledger: Ledger::new(name(n), name(n)),
             totals: Counts::default(),
             failing: false,
             open_until: 0,
@@ -459,7 +459,8 @@ impl World {
                 let lost = one.ledger.lost(left, now);
                 return one.wait_for(Wish::Restore(lost));
             }
-            one.ledger = Ledger::new(["a", "b", "c"][n].into());
+            let name = Arc::from(["a", "b", "c"][n]);
+            one.ledger = Ledger::new(Arc::clone(&name), name);
         }
         if one.ledger.sight(view) == Sight::News {
             one.failing = false;

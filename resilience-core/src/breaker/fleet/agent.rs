@@ -52,7 +52,7 @@ impl Agent {
             member: Arc::clone(member),
             mail,
             pushes: member.store.subscribe(&member.name),
-            ledger: Ledger::new(Arc::clone(&member.instance)),
+            ledger: Ledger::new(Arc::clone(&member.instance), member.voter()),
             started: now,
             leases: HashMap::new(),
             unanswered: 0,

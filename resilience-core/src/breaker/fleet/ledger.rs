@@ -14,6 +14,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ledger {
     instance: Arc<str>,
+    voter: Arc<str>,
     known: View,
     /// When it was seen.
     seen: u64,
@@ -58,11 +59,12 @@ pub struct Standing {
 }
 
 impl Ledger {
-    /// The empty books of an instance that has just started.
+    /// The empty books of an instance that has just started, and the [name](Report::voter) that its vote is under.
     #[must_use]
-    pub fn new(instance: Arc<str>) -> Self {
+    pub fn new(instance: Arc<str>, voter: Arc<str>) -> Self {
         Self {
             instance,
+            voter,
             known: View::default(),
             seen: 0,
             sequence: 0,
@@ -132,6 +134,7 @@ impl Ledger {
         self.sequence += 1;
         Report {
             instance: Arc::clone(&self.instance),
+            voter: Arc::clone(&self.voter),
             sequence: self.sequence,
             epoch: self.known.epoch,
             counts,
@@ -214,7 +217,7 @@ mod tests {
     use crate::breaker::fleet::OrderKind;
 
     fn ordered(expires_ms: Option<u64>) -> Ledger {
-        let mut ledger = Ledger::new("a".into());
+        let mut ledger = Ledger::new("a".into(), "a".into());
         let order = FleetOrder {
             kind: OrderKind::ForceOpen,
             reason: "drill".into(),
@@ -247,7 +250,7 @@ mod tests {
     #[test]
     fn calls_that_were_not_merged_are_part_of_the_next_report_and_others_are_sent_in_the_same_words()
      {
-        let mut ledger = Ledger::new("a".into());
+        let mut ledger = Ledger::new("a".into(), "a".into());
         let made = |success| Standing {
             totals: Counts {
                 success,
@@ -272,7 +275,7 @@ mod tests {
             bucket_ms: 10,
             ..Standing::default()
         };
-        let mut ledger = Ledger::new("a".into());
+        let mut ledger = Ledger::new("a".into(), "a".into());
         let first = ledger.next_report(&standing, 0);
         ledger.not_reported(first.clone(), true, 0);
         assert_eq!(ledger.next_report(&standing, 99).sequence, first.sequence);

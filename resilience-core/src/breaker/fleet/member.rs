@@ -171,6 +171,11 @@ impl Membership {
         }))
     }
 
+    pub(super) fn voter(&self) -> Arc<str> {
+        let name = self.rules.instance.as_ref();
+        Arc::clone(name.unwrap_or(&self.instance))
+    }
+
     pub(in crate::breaker) const fn runtime(&self) -> &Handle {
         &self.runtime
     }

@@ -55,6 +55,9 @@ impl Counts {
 pub struct Report {
     /// Who: unique per process start.
     pub instance: Arc<str>,
+    /// Under which name it is counted among those that find the dependency failing: the one it was given, if it was, so
+    /// that an instance that crashes and comes back has one vote and not two.
+    pub voter: Arc<str>,
     /// Numbers the instance's reports; one that was merged before is not counted again.
     pub sequence: u64,
     /// The epoch under which the calls were admitted: counts of another epoch are not merged.
@@ -174,6 +177,8 @@ pub struct Record {
     buckets: BTreeMap<u64, Counts>,
     bucket_ms: u64,
     instances: BTreeMap<Arc<str>, Instance>,
+    /// Who finds the dependency failing, and until when that counts.
+    failing: BTreeMap<Arc<str>, u64>,
     leases: BTreeMap<Arc<str>, u64>,
     probes: Counts,
 }
@@ -182,7 +187,6 @@ pub struct Record {
 struct Instance {
     sequence: u64,
     live_until: u64,
-    failing_until: u64,
 }
 
 impl Record {
@@ -206,16 +210,15 @@ impl Record {
                 .or_default()
                 .add(report.counts);
         }
-        let failing = current && report.failing;
-        let window = self.bucket_ms * BUCKETS;
+        if current && report.failing {
+            let until = now + (self.bucket_ms * BUCKETS).min(report.live_ms);
+            self.failing.insert(Arc::clone(&report.voter), until);
+        } else {
+            self.failing.remove(&report.voter);
+        }
         let instance = Instance {
             sequence: report.sequence.max(known),
             live_until: now + report.live_ms,
-            failing_until: if failing {
-                now + window.min(report.live_ms)
-            } else {
-                0
-            },
         };
         self.instances
             .insert(Arc::clone(&report.instance), instance);
@@ -326,8 +329,8 @@ impl Record {
             age_ms: now.saturating_sub(self.since),
             trips: self.trips,
             window,
-            live: self.count(|instance| instance.live_until > now),
-            failing: self.count(|instance| instance.failing_until > now),
+            live: count(self.instances.values().map(|one| one.live_until), now),
+            failing: count(self.failing.values().copied(), now),
             leased: u32::try_from(self.leases.values().filter(|until| **until > now).count())
                 .unwrap_or(u32::MAX),
             probes: self.probes,
@@ -348,6 +351,7 @@ impl Record {
         let window = self.bucket_ms * BUCKETS;
         self.instances
             .retain(|_, instance| instance.live_until + window > now);
+        self.failing.retain(|_, until| *until > now);
     }
 
     fn enter(&mut self, state: FleetState, lasting_ms: u64, now: u64) {
@@ -359,9 +363,7 @@ impl Record {
         self.probes = Counts::default();
         // What was seen before says nothing about the time after.
         self.buckets.clear();
-        for instance in self.instances.values_mut() {
-            instance.failing_until = 0;
-        }
+        self.failing.clear();
     }
 
     fn order(&self, now: u64) -> Option<FleetOrder> {
@@ -371,13 +373,11 @@ impl Record {
             ..order.clone()
         })
     }
+}
 
-    fn count(&self, is: impl Fn(&Instance) -> bool) -> u64 {
-        self.instances
-            .values()
-            .filter(|instance| is(instance))
-            .count() as u64
-    }
+/// How many of these moments are still to come.
+fn count(moments: impl Iterator<Item = u64>, now: u64) -> u64 {
+    moments.filter(|&until| until > now).count() as u64
 }
 
 /// Time as a floor: the epoch goes on upwards even when the record and every instance that knew it are gone.

@@ -69,7 +69,10 @@ impl FleetRules {
         self
     }
 
-    /// What this instance calls itself before the random part of its name, for people who look at the fleet.
+    /// What this instance is called, for people who look at the fleet and for the quorum: one that crashes and comes
+    /// back under its name has one vote. Each instance must have a name of its own (that of its host or pod, say), or
+    /// they have one vote together. Default: a random name at each start, so an instance that comes back within three
+    /// `calm` intervals can count twice.
     pub fn instance(mut self, name: impl Into<Arc<str>>) -> Self {
         self.instance = Some(name.into());
         self

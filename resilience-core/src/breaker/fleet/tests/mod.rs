@@ -117,6 +117,23 @@ async fn a_lone_bad_instance_opens_alone_and_poisons_nobody() {
     );
 }
 
+/// Each crash leaves a name behind that counts as failing for a while: not as one more, if it is the same.
+#[tokio::test(start_paused = true)]
+async fn a_lone_bad_instance_that_crashes_and_restarts_poisons_nobody() {
+    let store = InProcess::new();
+    let good = fleet(&store, 2);
+    for _ in 0..5 {
+        let rules = FleetRules::new().instance("checkout-7");
+        let bad = builder(store.clone()).fleet(rules).build().unwrap();
+        pass(ms(50)).await;
+        fail(&bad, 50);
+        pass(ms(400)).await;
+        let view = good[0].fleet().unwrap().view().await.unwrap();
+        assert_eq!(view.failing, 1);
+    }
+    assert_eq!(states(&good), [State::Closed; 2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fleet_of_one_behaves_as_a_local_breaker() {
     let breaker = &fleet(&InProcess::new(), 1)[0];
