@@ -14,6 +14,9 @@ const TABLE: &str = include_str!("../TRAPS.md");
 fn every_test_that_the_table_of_traps_names_exists() {
     let mut known = tests_in(&workspace());
     known.extend(CONTRACTS.iter().map(|contract| contract.name.to_owned()));
+    for suite in sources(&workspace().join("tests/src")) {
+        known.extend(checks_in(&fs::read_to_string(suite).unwrap()));
+    }
     let mut rows = 0;
     for row in rows_of(TABLE) {
         rows += 1;
@@ -41,6 +44,9 @@ fn what_is_no_test_is_not_taken_for_one() {
     let source =
         "fn helper_of_tests() {}\n\n#[tokio::test(start_paused = true)]\nasync fn a_test() {}\n";
     assert_eq!(names_in(source), ["a_test"]);
+    let suite = "async fn all(store: &dyn AStore) {\n    a_check(store).await;\n}\nasync fn a_check(store: &dyn AStore) {}\n\
+         async fn forgotten(store: &dyn AStore) {}\n";
+    assert_eq!(checks_in(suite), ["a_check"]);
     let macros =
         "#[test]\n#[should_panic(expected = \"no\")]\nfn another() {}\n fn no_test(a: u8) {}\n";
     assert_eq!(names_in(macros), ["another"]);
@@ -106,6 +112,17 @@ fn names_in(source: &str) -> Vec<String> {
         }
     }
     names
+}
+
+/// The checks of a suite that every store passes: functions of a store that the suite itself calls.
+fn checks_in(source: &str) -> Vec<String> {
+    let of_a_store = |line: &str| {
+        let (name, takes) = (function(line)?, line.split_once('(')?.1);
+        takes.contains("Store").then(|| name.to_owned())
+    };
+    let called = |name: &String| source.contains(&format!("    {name}(store"));
+    let names = source.lines().filter_map(of_a_store);
+    names.filter(called).collect()
 }
 
 fn function(line: &str) -> Option<&str> {
