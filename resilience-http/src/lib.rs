@@ -8,6 +8,7 @@
 //! | [`body`] | both: an answer is over when its body is |
 //! | [`classify`] | both: what an answer says about the server |
 //! | [`headers`] | both: `Retry-After`, the deadline, the idempotency key |
+//! | [`idempotency`] | both: the key in its header; for servers, fingerprints and recorded responses |
 //!
 //! Features: `client` and `server` (both on by default); `rustls` or `native-tls` for `https`; `otel` to pass the
 //! OpenTelemetry context on; `axum` to return a [`problem::Problem`] from its handlers.
@@ -17,6 +18,8 @@ pub mod classify;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod headers;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod idempotency;
 #[cfg(feature = "server")]
 pub mod problem;
 #[cfg(feature = "server")]

@@ -15,7 +15,8 @@ use tower::{ServiceBuilder, util::option_layer};
 use tower_service::Service;
 
 use super::{
-    Client, Host, HttpReplay, Parts, Propagation, ReqwestService, WholeCallLayer, reqwest_builder,
+    Client, Host, HttpReplay, IdempotencyKeys, Parts, Propagation, ReqwestService, UntilFirstEnds,
+    WholeCallLayer, reqwest_builder,
 };
 use crate::{BodyEnd, HttpVerdicts};
 
@@ -49,6 +50,7 @@ pub struct ClientBuilder {
     attempt_timeout: Option<Duration>,
     verdicts: Arc<Verdicts>,
     replay: Arc<Replays>,
+    keys: Option<IdempotencyKeys>,
     propagation: Propagation,
     body_end: BodyEnd,
 }
@@ -89,6 +91,7 @@ impl ClientBuilder {
             attempt_timeout: None,
             verdicts: Arc::new(HttpVerdicts::new()),
             replay: Arc::new(HttpReplay::new()),
+            keys: None,
             propagation: Propagation::new(),
         }
     }
@@ -187,6 +190,16 @@ impl ClientBuilder {
         self
     }
 
+    /// Gives calls that are not safe to repeat an `Idempotency-Key` each, the same on all attempts, so that they are
+    /// repeated like the others. Default: off, because only a server that knows the header keeps its side of it.
+    ///
+    /// The retry then also comes back when the server answers that the first attempt is still under way
+    /// ([`UntilFirstEnds`]).
+    pub fn idempotency_keys(mut self, keys: IdempotencyKeys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
     /// What each attempt tells the server. Default: [`Propagation::new`]; for third parties, [`Propagation::none`].
     pub fn propagation(mut self, propagation: Propagation) -> Self {
         self.propagation = propagation;
@@ -236,10 +249,14 @@ impl ClientBuilder {
         let attempt = attempt.transpose()?;
         let of_request: fn(&Request) -> Host = |request| Host::of(request.url());
         let (verdicts, body_end) = (Shared(self.verdicts), self.body_end);
+        let of_retry = match &self.keys {
+            Some(_) => Shared(Arc::new(UntilFirstEnds(verdicts.clone())) as Arc<Verdicts>),
+            None => verdicts.clone(),
+        };
 
         let deadline = parts.deadline.as_ref().map(WholeCallLayer::new);
         let retry = parts.retry.as_ref().map(|retry| {
-            let layer = retry.layer().classify(verdicts.clone());
+            let layer = retry.layer().classify(of_retry);
             layer.replay(Shared(self.replay))
         });
         let bulkhead = parts.bulkheads.as_ref().map(|bulkheads| {
@@ -252,6 +269,7 @@ impl ClientBuilder {
         });
         let stack = ServiceBuilder::new()
             .layer(option_layer(deadline))
+            .layer(option_layer(self.keys.map(|keys| keys.layer())))
             .layer(option_layer(retry))
             .layer(option_layer(bulkhead))
             .layer(option_layer(breaker))
@@ -267,6 +285,7 @@ impl fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder")
             .field("name", &self.name)
             .field("attempt_timeout", &self.attempt_timeout)
+            .field("idempotency_keys", &self.keys)
             .field("propagation", &self.propagation)
             .field("body_end", &self.body_end)
             .finish_non_exhaustive()

@@ -23,6 +23,7 @@
 //! | layer | default | why here |
 //! |---|---|---|
 //! | [deadline](WholeCallLayer) | 10 s | one promise to the caller: all attempts, the waits between them and the body |
+//! | [idempotency keys](IdempotencyKeys) | off | above the retry: one key for a call, the same on all of its attempts |
 //! | [retry](resilience_core::retry) | 3 attempts, jitter, a budget of 20 % | above the guards, so that every attempt asks them anew; only what [may be repeated](HttpReplay) |
 //! | [bulkhead](resilience_core::bulkhead) per host | 128 calls, 256 waiting up to 1 s | above the breaker: a wait in our own queue is not held against the server |
 //! | [circuit breaker](resilience_core::breaker) per host | its own defaults; `Retry-After` honoured up to 60 s | sees exactly what reaches the server, and each attempt by itself |
@@ -56,6 +57,7 @@
 
 mod builder;
 mod host;
+mod idempotency;
 mod propagate;
 mod replay;
 mod request;
@@ -76,6 +78,7 @@ use self::stack::Stack;
 pub use self::{
     builder::ClientBuilder,
     host::Host,
+    idempotency::{IdempotencyKeys, IdempotencyKeysLayer, IdempotencyKeysService, UntilFirstEnds},
     propagate::{Propagation, PropagationLayer, PropagationService},
     replay::{HttpReplay, Idempotent},
     request::RequestBuilder,

@@ -5,6 +5,7 @@ mod breaking;
 mod deadlines;
 mod fake;
 mod feel;
+mod keys;
 mod places;
 mod retries;
 mod server;

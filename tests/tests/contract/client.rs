@@ -17,7 +17,7 @@ use resilience_core::{
 };
 use resilience_http::{
     BodyEnd, HttpVerdicts,
-    client::{Host, HttpReplay, Propagation, WholeCallLayer},
+    client::{Host, HttpReplay, IdempotencyKeys, Propagation, WholeCallLayer},
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{
@@ -42,6 +42,13 @@ fn deadline_of_the_whole_call() {
 fn propagation() {
     let make = || async { Instance::new(|| over_reqwest(Propagation::new().layer())) };
     Subject::new("propagation", make).keeps_every_contract();
+}
+
+#[test]
+fn idempotency_keys() {
+    let keys = || IdempotencyKeys::new().methods([reqwest::Method::GET]);
+    let make = move || async move { Instance::new(move || over_reqwest(keys().layer())) };
+    Subject::new("idempotency keys", make).keeps_every_contract();
 }
 
 /// The layers of the default client in their order, with settings that suit the checks.

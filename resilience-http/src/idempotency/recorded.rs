@@ -1,0 +1,412 @@
+//! A response in bytes.
+
+use std::{error::Error as StdError, fmt};
+
+use bytes::{Buf, BufMut, Bytes};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+/// A response as it is kept, to be given again: status, headers (repeated ones and those that are no UTF-8 included),
+/// body byte for byte, and trailers.
+///
+/// Made by [`Keep::record`], which leaves out what belongs to one sending and not to the response.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, StatusCode, header};
+/// use resilience_http::idempotency::{Keep, Recorded};
+///
+/// let mut headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_static("/payments/7"))]);
+/// headers.insert(header::SET_COOKIE, HeaderValue::from_static("session=secret"));
+/// let kept = Keep::new().record(StatusCode::CREATED, &headers, "paid".into(), None);
+///
+/// let again = Recorded::decode(&kept.encode())?;
+/// assert_eq!(again.headers()[header::LOCATION], "/payments/7");
+/// assert!(!again.headers().contains_key(header::SET_COOKIE));
+/// assert_eq!((again.status(), &again.body()[..]), (StatusCode::CREATED, &b"paid"[..]));
+/// # Ok::<_, resilience_http::idempotency::Unreadable>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+/// What of a response is kept.
+///
+/// Never kept: headers of one connection (`Connection` and what it names, `Keep-Alive`, `Proxy-Authenticate`,
+/// `Proxy-Authorization`, `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade`); `Content-Length`, which
+/// is the body's; and `Date`, which is the sending's.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Keep {
+    cookies: bool,
+    without: Vec<HeaderName>,
+}
+
+impl Keep {
+    /// All but `Set-Cookie`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether `Set-Cookie` is kept too. Default: no. Whoever sends the key again gets the cookies of the first time,
+    /// and whoever can read the store can read them.
+    pub const fn cookies(mut self, kept: bool) -> Self {
+        self.cookies = kept;
+        self
+    }
+
+    /// Does not keep this header either.
+    pub fn without(mut self, name: HeaderName) -> Self {
+        self.without.push(name);
+        self
+    }
+
+    /// The response, without what is not kept.
+    #[must_use]
+    pub fn record(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Bytes,
+        trailers: Option<&HeaderMap>,
+    ) -> Recorded {
+        let of_connection = named_by_connection(headers);
+        let kept = |headers: &HeaderMap| {
+            let all = headers.iter();
+            let kept = all.filter(|(name, _)| self.keeps(name) && !of_connection.contains(name));
+            kept.map(|(name, value)| (name.clone(), value.clone()))
+                .collect()
+        };
+        Recorded {
+            status,
+            headers: kept(headers),
+            body,
+            trailers: trailers.map(kept),
+        }
+    }
+
+    fn keeps(&self, name: &HeaderName) -> bool {
+        !(ONE_SENDING.contains(name)
+            || OLD_CONNECTION.contains(&name.as_str())
+            || self.without.contains(name)
+            || *name == header::SET_COOKIE && !self.cookies)
+    }
+}
+
+const ONE_SENDING: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::DATE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+const OLD_CONNECTION: [&str; 2] = ["keep-alive", "proxy-connection"];
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let names = values.filter_map(|value| value.to_str().ok());
+    let names = names.flat_map(|value| value.split(','));
+    names.filter_map(|name| name.trim().parse().ok()).collect()
+}
+
+const VERSION: u8 = 1;
+
+impl Recorded {
+    /// The status.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The headers that were kept.
+    #[must_use]
+    pub const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The body.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The trailers, if there were any.
+    #[must_use]
+    pub const fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
+    /// How many bytes [`encode`](Self::encode) makes.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let trailers = self.trailers.as_ref().map_or(0, block_len);
+        3 + block_len(&self.headers) + 1 + trailers + 4 + self.body.len()
+    }
+
+    /// In bytes: a version, the status, the headers in order, the trailers, the body; each with its length.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.encoded_len());
+        out.put_u8(VERSION);
+        out.put_u16(self.status.as_u16());
+        put_block(&mut out, &self.headers);
+        out.put_u8(u8::from(self.trailers.is_some()));
+        if let Some(trailers) = &self.trailers {
+            put_block(&mut out, trailers);
+        }
+        put_bytes(&mut out, &self.body);
+        out
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// It is not that, or not whole.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let mut rest = bytes;
+        if rest.try_get_u8().map_err(cut)? != VERSION {
+            return Err(Unreadable("written by another version"));
+        }
+        let status = StatusCode::from_u16(rest.try_get_u16().map_err(cut)?);
+        let status = status.map_err(|_| Unreadable("no status"))?;
+        let headers = get_block(&mut rest)?;
+        let trailers = match rest.try_get_u8().map_err(cut)? {
+            0 => None,
+            1 => Some(get_block(&mut rest)?),
+            _ => return Err(Unreadable("neither with trailers nor without")),
+        };
+        let body = Bytes::copy_from_slice(get_bytes(&mut rest)?);
+        if !rest.is_empty() {
+            return Err(Unreadable("too long"));
+        }
+        Ok(Self {
+            status,
+            headers,
+            body,
+            trailers,
+        })
+    }
+}
+
+fn cut(_: bytes::TryGetError) -> Unreadable {
+    Unreadable("cut short")
+}
+
+fn block_len(headers: &HeaderMap) -> usize {
+    let each = |(name, value): (&HeaderName, &HeaderValue)| 8 + name.as_str().len() + value.len();
+    4 + headers.iter().map(each).sum::<usize>()
+}
+
+fn put_block(out: &mut Vec<u8>, headers: &HeaderMap) {
+    put_len(out, headers.len());
+    for (name, value) in headers {
+        put_bytes(out, name.as_str().as_bytes());
+        put_bytes(out, value.as_bytes());
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_len(out, bytes.len());
+    out.put_slice(bytes);
+}
+
+/// Nothing that is kept is anywhere near 4 GiB: what limits it, limits it before.
+fn put_len(out: &mut Vec<u8>, length: usize) {
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}
+
+fn get_block(rest: &mut &[u8]) -> Result<HeaderMap, Unreadable> {
+    let count = rest.try_get_u32().map_err(cut)?;
+    let mut headers = HeaderMap::new();
+    for _ in 0..count {
+        let name = HeaderName::from_bytes(get_bytes(rest)?);
+        let value = HeaderValue::from_bytes(get_bytes(rest)?);
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(Unreadable("no header"));
+        };
+        let appended = headers.try_append(name, value);
+        appended.map_err(|_| Unreadable("too many headers"))?;
+    }
+    Ok(headers)
+}
+
+fn get_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Unreadable> {
+    let length = rest.try_get_u32().map_err(cut)? as usize;
+    let (bytes, tail) = rest
+        .split_at_checked(length)
+        .ok_or(Unreadable("cut short"))?;
+    *rest = tail;
+    Ok(bytes)
+}
+
+/// What was to be a [`Recorded`] is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable(&'static str);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a recorded response cannot be read: {}", self.0)
+    }
+}
+
+impl StdError for Unreadable {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(pairs: &[(&str, &[u8])]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &[u8])| {
+            (
+                name.parse::<HeaderName>().unwrap(),
+                HeaderValue::from_bytes(value).unwrap(),
+            )
+        };
+        pairs
+            .iter()
+            .map(pair)
+            .fold(HeaderMap::new(), |mut all, (name, value)| {
+                all.append(name, value);
+                all
+            })
+    }
+
+    #[test]
+    fn a_response_comes_back_as_it_was() {
+        let sent = headers(&[
+            ("x-trace", b"one"),
+            ("x-trace", b"two"),
+            ("x-name", b"caf\xe9"),
+            ("content-type", b"application/json"),
+            ("x-empty", b""),
+        ]);
+        let trailers = headers(&[("x-sum", b"7")]);
+        let body = Bytes::from_static(b"\0\xff{}");
+        let kept = Keep::new().record(StatusCode::ACCEPTED, &sent, body.clone(), Some(&trailers));
+        let again = Recorded::decode(&kept.encode()).unwrap();
+        assert_eq!(again, kept);
+        assert_eq!(again.headers(), &sent);
+        assert_eq!(again.headers().get_all("x-trace").iter().count(), 2);
+        assert_eq!(again.trailers(), Some(&trailers));
+        assert_eq!(again.body(), &body);
+    }
+
+    #[test]
+    fn what_belongs_to_one_sending_is_not_kept_nor_are_cookies_unless_asked() {
+        let sent = headers(&[
+            ("connection", b"close, X-Hop"),
+            ("x-hop", b"1"),
+            ("keep-alive", b"timeout=5"),
+            ("proxy-connection", b"close"),
+            ("proxy-authenticate", b"Basic"),
+            ("te", b"trailers"),
+            ("trailer", b"x-sum"),
+            ("transfer-encoding", b"chunked"),
+            ("upgrade", b"h2c"),
+            ("content-length", b"3"),
+            ("date", b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("set-cookie", b"session=1"),
+            ("x-mine", b"1"),
+            ("etag", b"\"7\""),
+        ]);
+        let names = |keep: Keep| {
+            let kept = keep.record(StatusCode::OK, &sent, Bytes::new(), None);
+            let mut names: Vec<_> = kept.headers().keys().map(ToString::to_string).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(Keep::new()), ["etag", "x-mine"]);
+        assert_eq!(
+            names(Keep::new().cookies(true)),
+            ["etag", "set-cookie", "x-mine"]
+        );
+        let without = Keep::new().without(HeaderName::from_static("x-mine"));
+        assert_eq!(names(without), ["etag"]);
+    }
+
+    #[test]
+    fn what_is_cut_short_or_goes_on_is_unreadable() {
+        let sent = headers(&[("a", b"1")]);
+        let kept = Keep::new().record(StatusCode::OK, &sent, "body".into(), Some(&sent));
+        let whole = kept.encode();
+        assert_eq!(whole.len(), kept.encoded_len());
+        for length in 0..whole.len() {
+            assert!(Recorded::decode(&whole[..length]).is_err(), "{length}");
+        }
+        let longer = [&whole[..], b"!"].concat();
+        assert_eq!(Recorded::decode(&longer), Err(Unreadable("too long")));
+        let mut newer = whole;
+        newer[0] = 2;
+        assert!(Recorded::decode(&newer).is_err());
+    }
+
+    /// A length that is not true takes no memory.
+    #[test]
+    fn a_length_that_is_not_true_is_not_believed() {
+        let mut bytes = vec![VERSION, 0, 200];
+        bytes.extend(u32::MAX.to_be_bytes());
+        assert!(Recorded::decode(&bytes).is_err());
+    }
+
+    fn any_headers() -> impl Strategy<Value = HeaderMap> {
+        let value = prop::collection::vec(0x20u8..=0xff, 0..20);
+        let pair = ("[a-z][a-z0-9-]{0,10}", value);
+        prop::collection::vec(pair, 0..12).prop_map(|pairs| {
+            let mut all = HeaderMap::new();
+            for (name, value) in pairs {
+                if let (Ok(name), Ok(value)) =
+                    (name.parse::<HeaderName>(), HeaderValue::from_bytes(&value))
+                {
+                    all.append(name, value);
+                }
+            }
+            all
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_response_survives(
+            status in 100u16..1000,
+            headers in any_headers(),
+            trailers in prop::option::of(any_headers()),
+            body in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let status = StatusCode::from_u16(status).unwrap();
+            let kept = Keep::new().cookies(true).record(status, &headers, body.into(), trailers.as_ref());
+            let bytes = kept.encode();
+            prop_assert_eq!(bytes.len(), kept.encoded_len());
+            prop_assert_eq!(Recorded::decode(&bytes), Ok(kept));
+        }
+
+        #[test]
+        fn whatever_the_store_holds_nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(read) = Recorded::decode(&bytes) {
+                prop_assert!(read.encoded_len() <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_makes_nothing_panic(
+            headers in any_headers(),
+            body in prop::collection::vec(any::<u8>(), 0..40),
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+        ) {
+            let kept = Keep::new().record(StatusCode::OK, &headers, body.into(), None);
+            let mut bytes = kept.encode();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            let _ = Recorded::decode(&bytes);
+        }
+    }
+}
