@@ -72,6 +72,7 @@ pub mod deadline;
 pub mod error;
 pub mod execute;
 pub mod fallback;
+pub mod idempotency;
 pub mod keyed;
 pub mod lift;
 pub mod limit;

@@ -3,6 +3,7 @@
 pub mod breaker_conformance;
 pub mod contract;
 pub mod fault_server;
+pub mod idempotency_conformance;
 mod keeper;
 pub mod limit_conformance;
 pub mod postgres;

@@ -1,0 +1,319 @@
+//! The store for one process: tests, programs with a single instance, and what other stores are held to.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{
+    record::{Claim, Claimed, Completion, Holder, Kept, Phase, Record, Resolution, View},
+    store::{Answer, Changes, IdempotencyStore, StoreFailure, validate},
+};
+use crate::clock::Clock;
+
+/// Keeps the records in this process. Clones share them.
+///
+/// They are lost with the process, and so are the fences: a new process begins with lower ones. Use it where a key
+/// cannot come to another process or outlive this one, and in tests.
+///
+/// It is [bounded](Self::bounded), and what is full grants no new claims: a record is never dropped before its time,
+/// because whoever asks again would then do the work again.
+///
+/// ```
+/// use resilience_core::idempotency::{InProcess, IdempotencyStore, record::{Claim, Claimed, Takeover}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = InProcess::new();
+/// let claim = Claim {
+///     owner: "instance-7-42".into(),
+///     fingerprint: "of the request".into(),
+///     lease_ms: 30_000,
+///     retention_ms: 86_400_000,
+///     takeover: Takeover::Ended,
+/// };
+/// assert!(matches!(store.claim("orders", "key", &claim).await?, Claimed::New(grant) if grant.attempt == 1));
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct InProcess {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Clock,
+    hasher: RandomState,
+    /// Of one shard.
+    most: usize,
+    most_bytes: usize,
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+const SHARDS: usize = 16;
+
+#[derive(Debug, Default)]
+struct Shard {
+    records: HashMap<String, Record>,
+    /// Of all records.
+    bytes: usize,
+    /// Claims on new keys since the last look-round for what has expired.
+    entered: usize,
+    /// When that was.
+    swept: u64,
+    listeners: HashMap<String, watch::Sender<()>>,
+}
+
+impl InProcess {
+    /// An empty store for up to 262,144 records and 256 MiB of outcomes, checkpoints and fingerprints.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::bounded(1 << 18, 256 << 20)
+    }
+
+    /// An empty store for up to `records` records, and `bytes` of what they hold; spread evenly over 16 parts, at least
+    /// one record a part. When a part is full, claims on new keys fail; those that were granted can be completed.
+    #[must_use]
+    pub fn bounded(records: usize, bytes: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                clock: Clock::auto(),
+                hasher: RandomState::new(),
+                most: (records / SHARDS).max(1),
+                most_bytes: (bytes / SHARDS).max(1),
+                shards: Default::default(),
+            }),
+        }
+    }
+
+    /// How many records there are, those included that have expired and were not looked at since.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        (0..SHARDS)
+            .map(|shard| self.shared.lock(shard).records.len())
+            .sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets everything, as a flushed or failed-over server does; whoever listens stays.
+    pub fn flush(&self) {
+        for shard in 0..SHARDS {
+            let mut shard = self.shared.lock(shard);
+            shard.records.clear();
+            shard.bytes = 0;
+        }
+    }
+
+    /// One step on one record. With `enters`, there may be none yet.
+    fn step<T>(
+        &self,
+        name: &str,
+        key: &str,
+        enters: bool,
+        step: impl FnOnce(&mut Record, u64) -> T,
+    ) -> Result<T, StoreFailure> {
+        validate::key(key)?;
+        let full_key = full_key(name, key);
+        let mut shard = self.shared.lock(self.shared.shard_of(&full_key));
+        let now = self.shared.now();
+        if enters && !shard.records.contains_key(&full_key) {
+            self.shared.make_room(&mut shard, now)?;
+        }
+        let mut record = shard.records.remove(&full_key).unwrap_or_default();
+        let before = record.bytes();
+        let phase = record.view(now).map(|view| view.phase);
+        let done = step(&mut record, now);
+        shard.bytes -= before;
+        if let Some(view) = record.view(now) {
+            if Some(view.phase) != phase && view.phase != Phase::Running {
+                shard.tell(&full_key);
+            }
+            shard.bytes += record.bytes();
+            shard.records.insert(full_key, record);
+        }
+        Ok(done)
+    }
+}
+
+/// The length keeps a name and a key from being taken for another name and another key.
+fn full_key(name: &str, key: &str) -> String {
+    format!("{}:{name}{key}", name.len())
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        self.clock.now().as_nanos() / 1000
+    }
+
+    fn shard_of(&self, full_key: &str) -> usize {
+        self.hasher.hash_one(full_key) as usize % SHARDS
+    }
+
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for what has expired when as much came in as there is, and, ten times a second at most, when there is no
+    /// room.
+    fn make_room(&self, shard: &mut Shard, now: u64) -> Result<(), StoreFailure> {
+        shard.entered += 1;
+        let rested = now.saturating_sub(shard.swept) >= 100_000;
+        if shard.entered > shard.records.len() + 16 || (rested && self.is_full(shard)) {
+            (shard.entered, shard.swept) = (0, now);
+            shard.records.retain(|_, record| !record.is_gone(now));
+            shard.bytes = shard.records.values().map(Record::bytes).sum();
+        }
+        if self.is_full(shard) {
+            let reason = "the store in this process is full, and nothing in it has expired";
+            return Err(StoreFailure::new(reason, false));
+        }
+        Ok(())
+    }
+
+    fn is_full(&self, shard: &Shard) -> bool {
+        shard.records.len() >= self.most || shard.bytes >= self.most_bytes
+    }
+}
+
+impl Shard {
+    fn tell(&mut self, full_key: &str) {
+        let listeners = self.listeners.get(full_key);
+        if listeners.is_some_and(|listeners| listeners.send(()).is_err()) {
+            self.listeners.remove(full_key);
+        }
+    }
+}
+
+impl Default for InProcess {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProcess")
+            .field("records", &self.len())
+            .finish()
+    }
+}
+
+fn ready<T: Send + 'static>(answer: Result<T, StoreFailure>) -> Answer<'static, T> {
+    Box::pin(std::future::ready(answer))
+}
+
+impl IdempotencyStore for InProcess {
+    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed> {
+        ready(
+            validate::claim(claim)
+                .and_then(|()| self.step(name, key, true, |record, now| record.claim(claim, now))),
+        )
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept> {
+        let valid = validate::holder(holder).and_then(|()| validate::lease(lease_ms));
+        ready(valid.and_then(|()| {
+            self.step(name, key, false, |record, now| {
+                record.extend(holder, lease_ms, now)
+            })
+        }))
+    }
+
+    fn checkpoint<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        checkpoint: &'a Bytes,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept> {
+        let valid = validate::holder(holder)
+            .and_then(|()| validate::lease(lease_ms))
+            .and_then(|()| validate::checkpoint(checkpoint.len()));
+        ready(valid.and_then(|()| {
+            self.step(name, key, false, |record, now| {
+                record.checkpoint(holder, checkpoint, lease_ms, now)
+            })
+        }))
+    }
+
+    fn complete<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        completion: &'a Completion,
+    ) -> Answer<'a, Kept> {
+        let valid = validate::holder(holder).and_then(|()| validate::completion(completion));
+        ready(valid.and_then(|()| {
+            self.step(name, key, false, |record, now| {
+                record.complete(holder, completion, now)
+            })
+        }))
+    }
+
+    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+        ready(
+            validate::holder(holder).and_then(|()| {
+                self.step(name, key, false, |record, now| record.release(holder, now))
+            }),
+        )
+    }
+
+    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+        ready(
+            validate::holder(holder).and_then(|()| {
+                self.step(name, key, false, |record, now| record.unknown(holder, now))
+            }),
+        )
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        fence: u64,
+        resolution: &'a Resolution,
+    ) -> Answer<'a, Kept> {
+        let valid = validate::fence(fence).and_then(|()| validate::resolution(resolution));
+        ready(valid.and_then(|()| {
+            self.step(name, key, false, |record, now| {
+                record.resolve(fence, resolution, now)
+            })
+        }))
+    }
+
+    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
+        ready(self.step(name, key, false, |record, now| record.view(now)))
+    }
+
+    fn subscribe(&self, name: &str, key: &str) -> Changes {
+        let full_key = full_key(name, key);
+        let mut shard = self.shared.lock(self.shared.shard_of(&full_key));
+        // Those who listened and left are swept when the map would grow.
+        if shard.listeners.len() == shard.listeners.capacity() {
+            shard.listeners.retain(|_, sender| !sender.is_closed());
+        }
+        let sender = shard
+            .listeners
+            .entry(full_key)
+            .or_insert_with(|| watch::Sender::new(()));
+        Changes::new(sender.subscribe())
+    }
+}

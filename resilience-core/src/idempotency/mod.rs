@@ -1,0 +1,13 @@
+//! Idempotency keys: work that is asked for more than once takes effect once, across instances.
+//!
+//! - [`record`] is the state machine of one key: pure, and the reference that every store is held to.
+//! - [`IdempotencyStore`] is what a store offers; [`InProcess`] is the one for a single process.
+
+mod memory;
+pub mod record;
+#[cfg(all(test, not(loom)))]
+mod record_tests;
+pub mod store;
+
+pub use memory::InProcess;
+pub use store::{Changes, IdempotencyStore};

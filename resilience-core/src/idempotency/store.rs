@@ -1,0 +1,247 @@
+//! What a store of records offers.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::record::{BEYOND, Claim, Claimed, Completion, Holder, Kept, Resolution, View};
+pub use crate::breaker::fleet::{Answer, StoreFailure};
+
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 1024;
+/// The longest owner and fingerprint, in bytes.
+pub const MAX_WORD: usize = 128;
+/// The largest outcome, in bytes.
+pub const MAX_OUTCOME: usize = 16 << 20;
+/// The largest checkpoint, in bytes.
+pub const MAX_CHECKPOINT: usize = 1 << 20;
+
+/// Where the instances of a service keep their records.
+///
+/// Each method is one atomic step on the [`Record`](super::record::Record) of `key` in the group called `name`, with the
+/// store's own clock, in one round trip. Whatever ends a wait (a completion, a release, an unknown outcome, a
+/// resolution) is told to all who are [subscribed](Self::subscribe).
+///
+/// A failure that is [ambiguous](StoreFailure::ambiguous) may have been done all the same. Every step can be repeated
+/// as it is until its answer comes.
+pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
+    /// See [`Record::claim`](super::record::Record::claim).
+    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed>;
+
+    /// See [`Record::extend`](super::record::Record::extend).
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept>;
+
+    /// See [`Record::checkpoint`](super::record::Record::checkpoint).
+    fn checkpoint<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        checkpoint: &'a Bytes,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept>;
+
+    /// See [`Record::complete`](super::record::Record::complete). An answer other than [`Kept::Lost`] means that the
+    /// outcome is there for whoever asks next.
+    fn complete<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        completion: &'a Completion,
+    ) -> Answer<'a, Kept>;
+
+    /// See [`Record::release`](super::record::Record::release).
+    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept>;
+
+    /// See [`Record::unknown`](super::record::Record::unknown).
+    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept>;
+
+    /// See [`Record::resolve`](super::record::Record::resolve).
+    fn resolve<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        fence: u64,
+        resolution: &'a Resolution,
+    ) -> Answer<'a, Kept>;
+
+    /// The record as it is, if there is one.
+    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>>;
+
+    /// Tells when the record of `key` may have changed, from now on. Nothing is stored for it; it ends with the last
+    /// clone of what is returned.
+    fn subscribe(&self, name: &str, key: &str) -> Changes;
+}
+
+/// Says when to look again. It may say so for nothing, and it may stay silent when a connection was lost: whoever waits
+/// looks now and then of their own accord.
+#[derive(Clone)]
+pub struct Changes {
+    heard: watch::Receiver<()>,
+    /// Dropped with the last clone, so that a store can end what it does for it.
+    _held: Option<Arc<dyn Send + Sync>>,
+}
+
+impl Changes {
+    /// What a store hands out that has a sender for the key.
+    #[must_use]
+    pub const fn new(heard: watch::Receiver<()>) -> Self {
+        Self { heard, _held: None }
+    }
+
+    /// The same; `held` is dropped when nobody listens any more.
+    #[must_use]
+    pub fn holding(heard: watch::Receiver<()>, held: Arc<dyn Send + Sync>) -> Self {
+        Self {
+            heard,
+            _held: Some(held),
+        }
+    }
+
+    /// Waits until there may be news; for ever, once the store is gone. Loses none when it is dropped.
+    pub async fn next(&mut self) {
+        if self.heard.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").finish_non_exhaustive()
+    }
+}
+
+/// What every store refuses, whatever it is made of: numbers that a script cannot count with, and sizes without bound.
+pub mod validate {
+    use super::{
+        BEYOND, Claim, Completion, Holder, MAX_CHECKPOINT, MAX_KEY, MAX_OUTCOME, MAX_WORD,
+        Resolution, StoreFailure,
+    };
+
+    /// About 30 years, in milliseconds: a moment that far ahead, in microseconds, is still a number for a script.
+    pub const MAX_MS: u64 = 1_000_000_000_000;
+
+    /// Any key.
+    ///
+    /// # Errors
+    /// If it is empty or longer than [`MAX_KEY`].
+    pub fn key(key: &str) -> Result<(), StoreFailure> {
+        size("key", key.len(), MAX_KEY)?;
+        least("bytes of the key", key.len() as u64, 1)
+    }
+
+    /// A claim.
+    ///
+    /// # Errors
+    /// If its owner is empty or too long, its fingerprint too long, its lease zero, or its retention below its lease
+    /// or beyond [`MAX_MS`].
+    pub fn claim(claim: &Claim) -> Result<(), StoreFailure> {
+        word("owner", &claim.owner)?;
+        size("fingerprint", claim.fingerprint.len(), MAX_WORD)?;
+        ms("lease", claim.lease_ms)?;
+        ms("retention", claim.retention_ms)?;
+        least("retention", claim.retention_ms, claim.lease_ms)
+    }
+
+    /// A holder.
+    ///
+    /// # Errors
+    /// If it cannot have come from a claim that a store granted.
+    pub fn holder(holder: &Holder) -> Result<(), StoreFailure> {
+        word("owner", &holder.owner)?;
+        size("fingerprint", holder.fingerprint.len(), MAX_WORD)?;
+        ms("retention", holder.retention_ms)?;
+        fence(holder.fence)?;
+        least("attempt", holder.attempt.into(), 1)
+    }
+
+    /// A fence.
+    ///
+    /// # Errors
+    /// If it is zero, or too large to be counted on from.
+    pub fn fence(fence: u64) -> Result<(), StoreFailure> {
+        least("fence", fence, 1)?;
+        if fence >= BEYOND - 1 {
+            return Err(no(format!(
+                "the fence is {fence}, which is beyond counting"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A lease, in milliseconds.
+    ///
+    /// # Errors
+    /// If it is zero or beyond [`MAX_MS`].
+    pub fn lease(lease_ms: u64) -> Result<(), StoreFailure> {
+        ms("lease", lease_ms)
+    }
+
+    /// A checkpoint of `bytes`.
+    ///
+    /// # Errors
+    /// If it is larger than [`MAX_CHECKPOINT`].
+    pub fn checkpoint(bytes: usize) -> Result<(), StoreFailure> {
+        size("checkpoint", bytes, MAX_CHECKPOINT)
+    }
+
+    /// An outcome and its time.
+    ///
+    /// # Errors
+    /// If it is larger than [`MAX_OUTCOME`], or its time is zero or beyond [`MAX_MS`].
+    pub fn completion(completion: &Completion) -> Result<(), StoreFailure> {
+        size("outcome", completion.outcome.len(), MAX_OUTCOME)?;
+        ms("ttl", completion.ttl_ms)
+    }
+
+    /// What an outcome is resolved to.
+    ///
+    /// # Errors
+    /// As [`completion`].
+    pub fn resolution(resolution: &Resolution) -> Result<(), StoreFailure> {
+        match resolution {
+            Resolution::Done(completed) => completion(completed),
+            Resolution::Release => Ok(()),
+        }
+    }
+
+    fn word(what: &str, word: &str) -> Result<(), StoreFailure> {
+        size(what, word.len(), MAX_WORD)?;
+        least(&format!("bytes of the {what}"), word.len() as u64, 1)
+    }
+
+    fn ms(what: &str, ms: u64) -> Result<(), StoreFailure> {
+        least(what, ms, 1)?;
+        if ms > MAX_MS {
+            return Err(no(format!("{what}: {ms} ms is more than {MAX_MS}")));
+        }
+        Ok(())
+    }
+
+    fn least(what: &str, is: u64, least: u64) -> Result<(), StoreFailure> {
+        if is < least {
+            return Err(no(format!("{what}: {is} is less than {least}")));
+        }
+        Ok(())
+    }
+
+    fn size(what: &str, is: usize, most: usize) -> Result<(), StoreFailure> {
+        if is > most {
+            return Err(no(format!("{what}: {is} bytes are more than {most}")));
+        }
+        Ok(())
+    }
+
+    fn no(reason: String) -> StoreFailure {
+        StoreFailure::new(reason, false)
+    }
+}

@@ -1,0 +1,104 @@
+//! Attempts that do not say how they ended.
+
+use resilience_core::idempotency::{
+    IdempotencyStore,
+    record::{Claim, Claimed, Kept, Loss, Phase, Previous, Resolution, Takeover},
+};
+
+use super::{
+    NAME, brief, claim, claim_of, complete, done, granted, hold, hold_by, lease_is_over, phase,
+    release, replayed,
+};
+
+pub(super) async fn an_unknown_outcome_blocks_until_resolved(store: &dyn IdempotencyStore) {
+    for (key, resolution) in [
+        ("unknown-1", Resolution::Done(done(b"7"))),
+        ("unknown-2", Resolution::Release),
+    ] {
+        let holder = hold(store, key, "a").await;
+        for _ in 0..2 {
+            assert_eq!(store.unknown(NAME, key, &holder).await, Ok(Kept::Kept));
+        }
+        for owner in ["a", "b"] {
+            let Claimed::Unknown { fence, attempt, .. } = claim(store, key, &claim_of(owner)).await
+            else {
+                panic!("not unknown");
+            };
+            assert_eq!((fence, attempt), (holder.fence, 1));
+        }
+        assert_eq!(phase(store, key).await, Some(Phase::Unknown));
+        let resolve = async |fence| {
+            let resolved = store.resolve(NAME, key, fence, &resolution).await;
+            resolved.expect("an answer")
+        };
+        let other = resolve(holder.fence + 1).await;
+        assert_eq!(other, Kept::Lost(Loss::Taken));
+        assert_eq!(resolve(holder.fence).await, Kept::Kept);
+        assert_eq!(resolve(holder.fence).await, Kept::Lost(Loss::Over));
+        let next = claim(store, key, &claim_of("b")).await;
+        match resolution {
+            Resolution::Release => assert_eq!(granted(next).attempt, 2),
+            _ => assert_eq!(replayed(next), "7"),
+        }
+    }
+    let nothing = store.resolve(NAME, "never", 1, &Resolution::Release).await;
+    assert_eq!(nothing, Ok(Kept::Lost(Loss::Gone)));
+    // Whoever did not know may find out after all.
+    let holder = hold(store, "unknown-3", "a").await;
+    let unknown = store.unknown(NAME, "unknown-3", &holder).await;
+    assert_eq!(unknown, Ok(Kept::Kept));
+    let known = complete(store, "unknown-3", &holder, b"7").await;
+    assert_eq!(known, Kept::Kept);
+}
+
+pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn IdempotencyStore) {
+    let key = "doubt";
+    let holder = hold(store, key, "a").await;
+    let unknown = store.unknown(NAME, key, &holder).await;
+    assert_eq!(unknown, Ok(Kept::Kept));
+    let bold = |owner| Claim {
+        takeover: Takeover::Any,
+        ..brief(owner)
+    };
+    let (_, grant) = hold_by(store, key, &bold("b")).await;
+    assert_eq!((grant.attempt, grant.previous), (2, Previous::Unknown));
+    lease_is_over(store, key).await;
+    let blocked = claim(store, key, &claim_of("c")).await;
+    assert!(
+        matches!(blocked, Claimed::Unknown { attempt: 2, .. }),
+        "the doubt outlives a crash: {blocked:?}"
+    );
+    let (holder, grant) = hold_by(store, key, &bold("d")).await;
+    assert_eq!((grant.attempt, grant.previous), (3, Previous::Unknown));
+    assert_eq!(release(store, key, &holder).await, Kept::Kept);
+    let (_, grant) = hold_by(store, key, &claim_of("e")).await;
+    assert_eq!(grant.previous, Previous::Released);
+}
+
+pub(super) async fn a_crash_blocks_who_does_not_take_over(store: &dyn IdempotencyStore) {
+    let key = "careful";
+    let (holder, _) = hold_by(store, key, &brief("a")).await;
+    lease_is_over(store, key).await;
+    let careful = Claim {
+        takeover: Takeover::Never,
+        ..claim_of("b")
+    };
+    let blocked = claim(store, key, &careful).await;
+    assert!(
+        matches!(blocked, Claimed::Unknown { attempt: 1, fence, .. } if fence == holder.fence),
+        "{blocked:?}"
+    );
+    let resolution = Resolution::Done(done(b"7"));
+    let resolved = store.resolve(NAME, key, holder.fence, &resolution).await;
+    assert_eq!(resolved, Ok(Kept::Kept));
+    assert_eq!(replayed(claim(store, key, &careful).await), "7");
+}
+
+pub(super) async fn a_live_claim_is_not_resolved(store: &dyn IdempotencyStore) {
+    let key = "live";
+    let holder = hold(store, key, "a").await;
+    let resolution = Resolution::Release;
+    let resolved = store.resolve(NAME, key, holder.fence, &resolution).await;
+    assert_eq!(resolved, Ok(Kept::Lost(Loss::Taken)));
+    assert_eq!(complete(store, key, &holder, b"7").await, Kept::Kept);
+}
