@@ -201,6 +201,8 @@ pub enum Reason {
     RateLimited,
     /// The call costs more than the rate limit can ever save up: waiting is of no use.
     TooCostly,
+    /// The shared state that would have to decide cannot be reached, and such calls are not to be made then.
+    StoreUnreachable,
 }
 
 impl Reason {
@@ -217,6 +219,7 @@ impl Reason {
         Self::Overloaded,
         Self::RateLimited,
         Self::TooCostly,
+        Self::StoreUnreachable,
     ];
 
     /// A stable lower-case name, as metrics and problem documents use it.
@@ -234,6 +237,7 @@ impl Reason {
             Self::Overloaded => "overloaded",
             Self::RateLimited => "rate_limited",
             Self::TooCostly => "too_costly",
+            Self::StoreUnreachable => "store_unreachable",
         }
     }
 }
@@ -252,6 +256,7 @@ impl fmt::Display for Reason {
             Self::Overloaded => "overloaded",
             Self::RateLimited => "rate limited",
             Self::TooCostly => "costs more than the limit can hold",
+            Self::StoreUnreachable => "the store that decides cannot be reached",
         })
     }
 }
@@ -424,7 +429,7 @@ mod tests {
     #[test]
     fn the_list_of_reasons_is_complete_and_their_names_differ() {
         // The last one declared: a new one below it changes this number.
-        assert_eq!(Reason::ALL.len(), Reason::TooCostly as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::StoreUnreachable as usize + 1);
         let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         names.sort_unstable();
         names.dedup();

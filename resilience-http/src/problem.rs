@@ -122,6 +122,8 @@ pub const TABLE: &[Row] = &[
         "The limit for requests of this kind is reached."),
     row(Reason::TooCostly, StatusCode::UNPROCESSABLE_ENTITY, false, "Request too costly",
         "The request alone is more than the limit for requests of this kind allows at once."),
+    row(Reason::StoreUnreachable, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
+        "What decides whether this request may be served cannot be reached at the moment."),
     row(Reason::TimedOut, StatusCode::GATEWAY_TIMEOUT, false, LATE,
         "The request was not finished within the time allowed for it."),
     row(Reason::NoTimeLeft, StatusCode::GATEWAY_TIMEOUT, false, LATE,

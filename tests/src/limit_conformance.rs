@@ -32,6 +32,7 @@ pub async fn all(store: &Arc<dyn LimitStore>) {
     demands_that_make_no_sense_are_refused(it).await;
     numbers_at_their_bounds_are_exact(it).await;
     a_crowd_gets_exactly_what_there_is(store).await;
+    instances_are_counted_while_they_are_heard_of(it).await;
 }
 
 fn per(permits: u64, period: Duration) -> Quota {
@@ -246,4 +247,26 @@ async fn a_crowd_gets_exactly_what_there_is(store: &Arc<dyn LimitStore>) {
         got += task.await.expect("no panic");
     }
     assert_eq!(got, 100);
+}
+
+async fn instances_are_counted_while_they_are_heard_of(store: &dyn LimitStore) {
+    let enrol = async |name: &str, instance: &str, ttl| {
+        store.enrol(name, instance, ttl).await.expect("an answer")
+    };
+    assert_eq!(enrol("live", "one", HOUR).await, 1);
+    assert_eq!(enrol("live", "two", Duration::from_millis(50)).await, 2);
+    assert_eq!(enrol("live-2", "three", HOUR).await, 1, "another name");
+    assert_eq!(enrol("live:}", "ä 🦀", HOUR).await, 1, "any name");
+    eventually("the second is forgotten", SOON, || async {
+        enrol("live", "one", HOUR).await == 1
+    })
+    .await;
+    assert_eq!(enrol("live", "two", HOUR).await, 2, "it comes back");
+    assert_eq!(enrol("live", "one", Duration::ZERO).await, 1, "it leaves");
+    assert_eq!(enrol("live", "one", Duration::ZERO).await, 1, "twice");
+    assert_eq!(
+        enrol("live", "two", Duration::ZERO).await,
+        0,
+        "nobody is left"
+    );
 }

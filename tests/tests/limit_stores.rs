@@ -159,6 +159,25 @@ async fn a_foreign_key_is_an_error_and_nothing_is_written() {
     }
 }
 
+/// An instance that died is forgotten, and with the last one its key.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_instances_lives_as_long_as_the_last_of_them() {
+    let server = RedisServer::start();
+    let store = connect(&server).await.limits();
+    let hour = Duration::from_secs(3600);
+    store.enrol("api", "long", hour).await.unwrap();
+    store.enrol("api", "short", hour / 60).await.unwrap();
+    let ttl = || integer(&server.command("PTTL {resilience:limit:api}:live"));
+    assert!((3_590_000..=3_600_000).contains(&ttl()), "{}", ttl());
+    store.enrol("api", "long", Duration::ZERO).await.unwrap();
+    assert!((50_000..=60_000).contains(&ttl()), "{}", ttl());
+    store.enrol("api", "short", Duration::ZERO).await.unwrap();
+    assert_eq!(integer(&server.command("DBSIZE")), 0);
+    let forever = store.enrol("api", "long", Duration::MAX).await;
+    assert!(forever.is_err(), "no number for a script");
+    assert_eq!(integer(&server.command("DBSIZE")), 0);
+}
+
 /// The first number in an answer.
 fn integer(answer: &str) -> i64 {
     let digits: String = answer

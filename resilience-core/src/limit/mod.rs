@@ -35,8 +35,9 @@
 //! [`keyed_with`](RateLimitBuilder::keyed_with), each by its own quota.
 //!
 //! # Between processes
-//! A [`LimitStore`](store::LimitStore) keeps the buckets of a fleet, and decides about several limits of a subject at
-//! once (per second *and* per day, requests *and* bytes), all or nothing.
+//! A [`SharedRateLimit`](fleet::SharedRateLimit) is a limit of many instances, over a [`LimitStore`](store::LimitStore)
+//! that keeps the buckets. It decides about several limits of a subject at once (per second *and* per day, requests
+//! *and* bytes), all or nothing.
 //!
 //! # Waiting
 //! With a [`queue`](RateLimitBuilder::queue), calls wait for their tokens in order of arrival; nobody overtakes. A call
@@ -64,6 +65,7 @@
 //! for a lookup in a lock-free map too. A call that waits pays for a lock, an allocation and a timer.
 
 mod config;
+pub mod fleet;
 mod keyed;
 mod layer;
 pub mod machine;

@@ -86,6 +86,10 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
         subject: &'a str,
         demands: &'a [Demand<'a>],
     ) -> Answer<'a, Decision>;
+
+    /// Notes that `instance` uses the limits called `name`, and will be heard of again within `ttl`; of zero, that it
+    /// does so no longer. How many instances do, by the store's own clock, this one among them.
+    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64>;
 }
 
 /// What every store refuses: no demands, or two on one limit.
@@ -142,6 +146,8 @@ struct Shared {
     hasher: RandomState,
     most: usize,
     shards: [Mutex<Buckets>; SHARDS],
+    /// By limiter and instance: until when, in microseconds.
+    live: Mutex<HashMap<String, HashMap<String, u64>>>,
 }
 
 const SHARDS: usize = 16;
@@ -172,6 +178,7 @@ impl InProcessLimits {
                 hasher: RandomState::new(),
                 most: (most / SHARDS).max(1),
                 shards: Default::default(),
+                live: Mutex::default(),
             }),
         }
     }
@@ -191,6 +198,19 @@ impl InProcessLimits {
     /// Forgets everything, as a flushed or failed-over server does.
     pub fn flush(&self) {
         (0..SHARDS).for_each(|shard| self.shared.lock(shard).clear());
+        self.shared.instances().clear();
+    }
+
+    fn note(&self, name: &str, instance: &str, ttl: Duration) -> u64 {
+        let now = self.shared.clock.now().as_nanos() / 1000;
+        let ttl = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
+        let mut live = self.shared.instances();
+        let instances = live.entry(name.to_owned()).or_default();
+        instances.insert(instance.to_owned(), now.saturating_add(ttl));
+        instances.retain(|_, until| *until > now);
+        let count = instances.len() as u64;
+        live.retain(|_, instances| !instances.is_empty());
+        count
     }
 
     fn step(&self, name: &str, subject: &str, demands: &[Demand<'_>]) -> Decision {
@@ -250,6 +270,10 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn instances(&self) -> MutexGuard<'_, HashMap<String, HashMap<String, u64>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Drops who is full; when nobody is, an eighth, those who are full soonest.
     fn make_room(&self, buckets: &mut Buckets, now: u64) {
         if buckets.len() < self.most {
@@ -289,6 +313,11 @@ impl LimitStore for InProcessLimits {
     ) -> Answer<'a, Decision> {
         let decided = validate(demands).map(|()| self.step(name, subject, demands));
         Box::pin(std::future::ready(decided))
+    }
+
+    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
+        let live = self.note(name, instance, ttl);
+        Box::pin(std::future::ready(Ok(live)))
     }
 }
 

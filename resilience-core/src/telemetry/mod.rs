@@ -92,6 +92,18 @@ metrics! {
         "Calls that a rate limit rejected, by reason.";
     LIMIT_WAITING = RateLimit UpDownCounter "resilience.rate_limit.waiting" "{call}" None,
         "Calls that wait for their tokens.";
+    LIMIT_ADMITTED = RateLimit Counter "resilience.rate_limit.admitted" "{call}" Some("by"),
+        "Calls that a shared rate limit admitted, by who decided: the store, a lease, a local share, ..";
+    LIMIT_EXHAUSTED = RateLimit Counter "resilience.rate_limit.exhausted" "{call}" Some("limit"),
+        "Calls that found a limit of a shared rate limit exhausted, by the limit.";
+    LIMIT_SHADOWED = RateLimit Counter "resilience.rate_limit.shadowed" "{call}" Some("limit"),
+        "Calls that a shared rate limit would have refused, and admitted because it is in shadow mode, by the limit.";
+    LIMIT_NEAR = RateLimit Counter "resilience.rate_limit.near" "{call}" Some("limit"),
+        "Calls that a shared rate limit admitted and that left little of a limit, by the limit.";
+    LIMIT_STORE_CALLS = RateLimit Counter "resilience.rate_limit.store_calls" "{call}" Some("outcome"),
+        "Questions of a shared rate limit to its store, answered or not.";
+    LIMIT_DEGRADED = RateLimit Gauge "resilience.rate_limit.degraded" "1" None,
+        "How many shared rate limits of this name cannot reach their store and go by their policy.";
     RETRY_CALLS = Retry Counter "resilience.retry.calls" "{call}" None,
         "Calls of the retry layer that the dependency has answered, retried or not.";
     RETRY_RETRIES = Retry Counter "resilience.retry.retries" "{attempt}" None,
@@ -129,6 +141,8 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// Hands out every value. Called once per export, off the hot path.
     fn read(&self, out: &mut dyn FnMut(Reading));
+    /// The same for metrics whose attribute is a name out of the configuration: the limits of a shared rate limit.
+    fn read_named(&self, _out: &mut dyn FnMut(&'static Metric, &str, u64)) {}
 }
 
 static SOURCES: Mutex<Vec<Weak<dyn Source>>> = Mutex::new(Vec::new());

@@ -63,18 +63,19 @@ pub fn export(meter: &Meter) {
 
 /// Adds up what all handles say of `metric`, by name and attribute: two handles of one name are one series.
 fn observe(metric: &'static Metric, mut each: impl FnMut(u64, &[KeyValue])) {
-    let mut sums: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
+    let mut sums: BTreeMap<(String, String), u64> = BTreeMap::new();
     for source in super::live()
         .iter()
         .filter(|source| source.pattern() == metric.pattern)
     {
-        source.read(&mut |reading| {
-            if reading.metric == metric {
-                *sums
-                    .entry((source.name().to_owned(), reading.attribute))
-                    .or_default() += reading.value;
+        let mut add = |of: &Metric, attribute: &str, value| {
+            if of == metric {
+                let series = (source.name().to_owned(), attribute.to_owned());
+                *sums.entry(series).or_default() += value;
             }
-        });
+        };
+        source.read(&mut |reading| add(reading.metric, reading.attribute, reading.value));
+        source.read_named(&mut |of, attribute, value| add(of, attribute, value));
     }
     for ((name, attribute), value) in sums {
         let name = KeyValue::new(NAME, name);

@@ -6,12 +6,13 @@
 //! | key | type | what | TTL |
 //! |---|---|---|---|
 //! | `{prefix:limit:NAME:SUBJECT}:LIMIT` | string, 32 bytes | four doubles: tokens, microsecond, rest of a token, its unit | until it is full |
+//! | `{prefix:limit:NAME}:live` | zset | instance, live until (ms) | until the last of them is no longer live |
 //!
 //! All times are the server's, in microseconds. A refusal writes nothing, and a bucket that is full has no key: losing
 //! a key to its TTL is never more generous than keeping it. Losing keys to eviction is: give the server a policy that
 //! evicts nothing (`noeviction`) or only what it must (`volatile-ttl`: those that are full soonest go first).
 
-use std::{fmt, sync::Arc, sync::LazyLock};
+use std::{fmt, sync::Arc, sync::LazyLock, time::Duration};
 
 use redis::Value;
 use resilience_core::limit::{
@@ -28,6 +29,8 @@ static DECIDE: LazyLock<Script> = LazyLock::new(|| {
         include_str!("decide.lua")
     ))
 });
+
+static ENROL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("enrol.lua")));
 
 /// The largest whole number that is one for a script. More than any bucket holds.
 const MOST: i64 = (1 << 53) - 1;
@@ -64,6 +67,18 @@ impl RedisLimits {
     }
 }
 
+impl RedisLimits {
+    async fn note(&self, name: &str, instance: &str, ttl: Duration) -> Result<u64, StoreError> {
+        let key = format!("{}:live", keys::tag(&self.prefix, "limit", name));
+        let ttl = ttl.as_millis().to_string();
+        let args = [instance.as_bytes(), ttl.as_bytes()];
+        match ENROL.run(self.redis.link(), &[&key], &args).await? {
+            Value::Int(live) if live >= 0 => Ok(live.unsigned_abs()),
+            answer => Err(StoreError::Unexpected(format!("{answer:?}"))),
+        }
+    }
+}
+
 impl fmt::Debug for RedisLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisLimits")
@@ -82,11 +97,18 @@ impl LimitStore for RedisLimits {
     ) -> Answer<'a, Decision> {
         Box::pin(async move {
             validate(demands)?;
-            self.run(name, subject, demands)
-                .await
-                .map_err(|error| StoreFailure::new(error.to_string(), error.is_ambiguous()))
+            self.run(name, subject, demands).await.map_err(failure)
         })
     }
+
+    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
+        Box::pin(async move { self.note(name, instance, ttl).await.map_err(failure) })
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn failure(error: StoreError) -> StoreFailure {
+    StoreFailure::new(error.to_string(), error.is_ambiguous())
 }
 
 /// What the script takes for each key.

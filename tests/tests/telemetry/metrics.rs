@@ -18,7 +18,11 @@ use resilience_core::{
     deadline::Timeout,
     fallback::Fallback,
     keyed::Keyed,
-    limit::RateLimit,
+    limit::{
+        Quota, RateLimit,
+        fleet::{self, SharedRateLimit, Unreachable},
+        store::InProcessLimits,
+    },
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
     telemetry::{self, Kind, TABLE},
@@ -190,6 +194,8 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(!once(limit.layer().layer(probe.clone()), Plan::Answer).await);
     assert!(limit.try_acquire(2).is_err());
 
+    let fleet = shared_limits(name, &redis).await;
+
     let budget = RetryBudget::builder()
         .floor_per_second(1)
         .max_balance(50)
@@ -219,9 +225,33 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
 
     Box::new((
         (breaker, shared, bulkhead, permit, queued),
-        (limit, waiting),
+        (limit, waiting, fleet),
         (retry, timeout, fallback, shed),
     ))
+}
+
+/// One whose store answers, and one whose store is missing.
+async fn shared_limits(name: &'static str, missing: &Redis) -> [SharedRateLimit; 2] {
+    let quota = Quota::per(2, LONG).unwrap();
+    let found = SharedRateLimit::builder(name, InProcessLimits::new())
+        .limit("per-long", quota)
+        .limit("never", Quota::per(1_000_000, LONG).unwrap())
+        .build()
+        .unwrap();
+    assert!(found.check("t", 2).await.is_ok());
+    assert!(found.check("t", 1).await.is_err());
+    found.set_shadow(true);
+    assert!(found.check("t", 1).await.unwrap().is_shadowed());
+    let lost = SharedRateLimit::builder(name, missing.limits())
+        .limit("per-long", quota)
+        .unreachable(Unreachable::Closed)
+        .build()
+        .unwrap();
+    eventually("the store is found missing", LONG, || async {
+        lost.check("t", 0).await.is_err() && lost.is_degraded()
+    })
+    .await;
+    [found, lost]
 }
 
 #[tokio::test]
@@ -293,10 +323,30 @@ async fn the_figures_are_those_of_what_happened() {
     is("resilience.bulkhead.in_flight", &[("", 1)]);
     is("resilience.bulkhead.queued", &[("", 1)]);
     is("resilience.bulkhead.limit", &[("", 1)]);
-    is(
-        "resilience.rate_limit.rejected",
-        &[("rate_limited", 1), ("too_costly", 1)],
+    let rejected = of("resilience.rate_limit.rejected");
+    let known: Vec<_> = rejected
+        .iter()
+        .map(|(key, value)| (&**key, *value))
+        .collect();
+    assert!(
+        matches!(
+            known[..],
+            [
+                ("rate_limited", 2),
+                ("store_unreachable", 1..),
+                ("too_costly", 1)
+            ]
+        ),
+        "{known:?}"
     );
+    is(
+        "resilience.rate_limit.admitted",
+        &[("memory", 1), ("store", 1)],
+    );
+    is("resilience.rate_limit.exhausted", &[("per-long", 2)]);
+    is("resilience.rate_limit.shadowed", &[("per-long", 1)]);
+    is("resilience.rate_limit.near", &[("per-long", 1)]);
+    is("resilience.rate_limit.degraded", &[("", 1)]);
     is("resilience.rate_limit.waiting", &[("", 1)]);
     is("resilience.retry.calls", &[("", 2)]);
     is("resilience.retry.retries", &[("", 2)]);
@@ -368,6 +418,18 @@ async fn keys_never_become_attributes() {
             breaker.acquire().unwrap().settle(Verdict::transient());
         }
         permits.push(bulkheads.get(&key).try_acquire().unwrap());
+    }
+    let shared = SharedRateLimit::builder(name, InProcessLimits::new())
+        .plan_of(|tenant| {
+            let of_tenant = fleet::Plan::new().limit(tenant, Quota::per(1, LONG).unwrap());
+            Some(of_tenant.unwrap())
+        })
+        .build()
+        .unwrap();
+    for number in 0..100 {
+        let key = format!("customer-{number}");
+        assert!(shared.check(&key, 1).await.is_ok());
+        assert!(shared.check(&key, 1).await.is_err());
     }
     let server = FaultServer::start(Behaviour::ok()).await;
     let client = Client::new(name).unwrap();
@@ -448,6 +510,12 @@ fn the_names_of_the_table_are_stable() {
         "resilience.bulkhead.rejected",
         "resilience.rate_limit.rejected",
         "resilience.rate_limit.waiting",
+        "resilience.rate_limit.admitted",
+        "resilience.rate_limit.exhausted",
+        "resilience.rate_limit.shadowed",
+        "resilience.rate_limit.near",
+        "resilience.rate_limit.store_calls",
+        "resilience.rate_limit.degraded",
         "resilience.retry.calls",
         "resilience.retry.retries",
         "resilience.retry.given_up",

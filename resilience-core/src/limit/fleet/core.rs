@@ -1,0 +1,342 @@
+//! How a call is decided: what is known here first, the store then, the policy last.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{
+    config::{Settings, Unreachable},
+    costs::{Costs, Prices},
+    counts::Counts,
+    health::Health,
+    memory::Memory,
+    plan::Plan,
+    ruling::{Decided, DecidedBy, NOTHING, Ruling, Standings},
+};
+use crate::{
+    error::Pattern,
+    limit::{
+        Quota,
+        machine::Outcome,
+        store::{Decision, Demand, InProcessLimits, LimitStore, Standing, StoreFailure},
+    },
+    telemetry::{self, Metric, Reading, Source},
+};
+
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) store: Arc<dyn LimitStore>,
+    pub(super) health: Health,
+    pub(super) memory: Memory,
+    pub(super) counts: Counts,
+    pub(super) shadow: AtomicBool,
+    /// The buckets of this instance alone.
+    alone: InProcessLimits,
+}
+
+/// Subjects that this instance keeps a share for, while the store cannot be reached.
+const SUBJECTS_ALONE: usize = 1 << 16;
+
+/// The largest cost that a store is asked for: more than any bucket holds.
+const MOST: u64 = 1 << 53;
+
+impl Core {
+    pub(super) fn new(settings: Settings, store: Arc<dyn LimitStore>) -> Self {
+        let (subjects, longest) = settings.memory;
+        Self {
+            store,
+            health: Health::new(),
+            memory: Memory::new(subjects, longest),
+            counts: Counts::new(&settings.plan),
+            shadow: AtomicBool::new(settings.shadow),
+            alone: InProcessLimits::with_max_subjects(SUBJECTS_ALONE),
+            settings,
+        }
+    }
+
+    pub(super) fn plan_of(&self, subject: &str) -> Plan {
+        let own = || self.settings.plan.clone();
+        let plans = self.settings.plans.as_ref();
+        plans
+            .and_then(|plans| plans.of(subject))
+            .unwrap_or_else(own)
+    }
+
+    pub(super) fn prices(&self, plan: &Plan, costs: &Costs<'_>) -> Prices {
+        costs.by(plan, &self.settings.plan)
+    }
+
+    /// The whole of a decision, counted.
+    pub(super) async fn ask(&self, subject: &str, costs: Costs<'_>) -> Ruling {
+        let plan = self.plan_of(subject);
+        let prices = self.prices(&plan, &costs);
+        let ruling = self.judge(subject, plan, &prices).await;
+        self.conclude(ruling)
+    }
+
+    async fn judge(&self, subject: &str, plan: Plan, prices: &Prices) -> Ruling {
+        if plan.is_unlimited() {
+            return self.ruling(plan, Decided::Open, DecidedBy::Unlimited, None);
+        }
+        let now = self.settings.clock.now();
+        if let Some(refusal) = self.memory.look(subject, &plan, prices, now) {
+            let outcome = Outcome::Wait {
+                binding: refusal.binding,
+                micros: refusal.micros,
+            };
+            let standings = Some(refusal.standings);
+            return self.ruling(plan, Decided::By(outcome), DecidedBy::Memory, standings);
+        }
+        if self.health.is_degraded() {
+            return self.without_store(subject, plan, prices).await;
+        }
+        match self.decide(subject, &plan, prices).await {
+            Ok(decision) => self.of_store(subject, plan, &decision),
+            Err(_) => self.without_store(subject, plan, prices).await,
+        }
+    }
+
+    /// A question to the store: within the budget, and heard by the one who keeps an eye on it.
+    pub(super) async fn decide(
+        &self,
+        subject: &str,
+        plan: &Plan,
+        prices: &Prices,
+    ) -> Result<Decision, StoreFailure> {
+        self.exchange(subject, plan, |index| signed(prices[index]))
+            .await
+    }
+
+    /// The same with whatever costs, negative ones too.
+    pub(super) async fn exchange(
+        &self,
+        subject: &str,
+        plan: &Plan,
+        cost: impl Fn(usize) -> i64,
+    ) -> Result<Decision, StoreFailure> {
+        let demands: Vec<Demand<'_>> = plan
+            .as_slice()
+            .iter()
+            .enumerate()
+            .map(|(index, limit)| Demand {
+                limit: &limit.name,
+                quota: limit.quota,
+                cost: cost(index),
+            })
+            .collect();
+        let answer = self.store.decide(&self.settings.name, subject, &demands);
+        let answer = within(self.settings.budget, answer).await;
+        self.heard(answer.as_ref().err());
+        answer
+    }
+
+    /// Asks for the costs with another sign: a look at the limits, or tokens put back. Not counted.
+    pub(super) async fn put_back(
+        &self,
+        subject: &str,
+        costs: Costs<'_>,
+    ) -> Result<Ruling, StoreFailure> {
+        let plan = self.plan_of(subject);
+        if plan.is_unlimited() {
+            return Ok(self.ruling(plan, Decided::Open, DecidedBy::Unlimited, None));
+        }
+        let prices = self.prices(&plan, &costs);
+        let decision = self
+            .exchange(subject, &plan, |index| -signed(prices[index]))
+            .await?;
+        if prices.iter().any(|price| *price > 0) {
+            self.memory.forget(subject);
+        }
+        let standings = standings(&decision.limits);
+        Ok(self.ruling(
+            plan,
+            Decided::By(decision.outcome),
+            DecidedBy::Store,
+            Some(standings),
+        ))
+    }
+
+    /// What the store said, or did not say.
+    pub(super) fn heard(&self, failure: Option<&StoreFailure>) {
+        match failure {
+            None => {
+                self.counts.answered.fetch_add(1, Relaxed);
+                self.health.answered(&self.settings.name);
+            }
+            Some(failure) => {
+                self.counts.unanswered.fetch_add(1, Relaxed);
+                let policy = self.settings.unreachable.as_str();
+                self.health.failed(&self.settings.name, failure, policy);
+            }
+        }
+    }
+
+    fn of_store(&self, subject: &str, plan: Plan, decision: &Decision) -> Ruling {
+        let standings = standings(&decision.limits);
+        if let Outcome::Wait { micros, .. } = decision.outcome {
+            let wait = Duration::from_micros(micros);
+            let now = self.settings.clock.now();
+            self.memory.note(subject, &plan, &standings, wait, now);
+        }
+        self.ruling(
+            plan,
+            Decided::By(decision.outcome),
+            DecidedBy::Store,
+            Some(standings),
+        )
+    }
+
+    #[cold]
+    async fn without_store(&self, subject: &str, plan: Plan, prices: &Prices) -> Ruling {
+        match self.settings.unreachable {
+            Unreachable::Open => self.ruling(plan, Decided::Open, DecidedBy::Policy, None),
+            Unreachable::Closed => self.ruling(plan, Decided::Closed, DecidedBy::Policy, None),
+            Unreachable::LocalShare => {
+                let by = DecidedBy::LocalShare;
+                self.alone(subject, plan, prices, self.health.live(), by)
+                    .await
+            }
+        }
+    }
+
+    /// This instance alone, on one of so many parts of every limit.
+    async fn alone(
+        &self,
+        subject: &str,
+        plan: Plan,
+        prices: &Prices,
+        parts: u64,
+        by: DecidedBy,
+    ) -> Ruling {
+        let limits = plan.as_slice().iter().zip(prices);
+        let demands: Vec<Demand<'_>> = limits
+            .map(|(limit, price)| Demand {
+                limit: &limit.name,
+                quota: share(&limit.quota, parts),
+                cost: signed(*price),
+            })
+            .collect();
+        let answer = self.alone.decide(&self.settings.name, subject, &demands);
+        // It fails over demands that no plan can make, and is never away.
+        match answer.await {
+            Ok(decision) => {
+                let standings = standings(&decision.limits);
+                self.ruling(plan, Decided::By(decision.outcome), by, Some(standings))
+            }
+            Err(_) => self.ruling(plan, Decided::Closed, by, None),
+        }
+    }
+
+    pub(super) fn ruling(
+        &self,
+        plan: Plan,
+        outcome: Decided,
+        by: DecidedBy,
+        standings: Option<Standings>,
+    ) -> Ruling {
+        Ruling {
+            name: Arc::clone(&self.settings.name),
+            plan,
+            outcome,
+            by,
+            shadowed: false,
+            standings,
+        }
+    }
+
+    /// Counts a ruling, and lets it pass in shadow mode.
+    pub(super) fn conclude(&self, mut ruling: Ruling) -> Ruling {
+        if ruling.would_admit() {
+            self.counts.admitted(ruling.by);
+            self.count_near(&ruling);
+            return ruling;
+        }
+        ruling.shadowed = self.shadow.load(Relaxed);
+        self.counts.refused(&ruling);
+        tracing::debug!(
+            target: "resilience",
+            pattern = Pattern::RateLimit.as_str(),
+            name = &*self.settings.name,
+            reason = ruling.reason().map(|reason| reason.as_str()),
+            limit = ruling.binding().map(|limit| limit.name),
+            by = ruling.by.as_str(),
+            retry_after = ?ruling.retry_after(),
+            message = if ruling.shadowed { "would be rejected" } else { "rejected" }
+        );
+        ruling
+    }
+
+    fn count_near(&self, ruling: &Ruling) {
+        for limit in ruling.limits() {
+            let left = u128::from(limit.remaining) * 1_000_000;
+            let near =
+                u128::from(limit.quota.capacity()) * u128::from(self.settings.left_when_near);
+            if left < near {
+                self.counts.near(limit.name);
+            }
+        }
+    }
+}
+
+/// No longer than that.
+pub(super) async fn within<T>(
+    budget: Duration,
+    answer: impl Future<Output = Result<T, StoreFailure>>,
+) -> Result<T, StoreFailure> {
+    let late = |_| Err(StoreFailure::new("no answer within the budget", true));
+    tokio::time::timeout(budget, answer)
+        .await
+        .unwrap_or_else(late)
+}
+
+pub(super) fn signed(cost: u64) -> i64 {
+    i64::try_from(cost.min(MOST)).unwrap_or(i64::MAX)
+}
+
+pub(super) fn standings(limits: &[Standing]) -> Standings {
+    let mut all = [NOTHING; super::plan::MAX_LIMITS];
+    all.iter_mut()
+        .zip(limits)
+        .for_each(|(to, from)| *to = *from);
+    all
+}
+
+/// One of `parts` equal parts of a limit: at the same period it gains as many times less, and holds as many times
+/// less, but never less than one token.
+fn share(quota: &Quota, parts: u64) -> Quota {
+    let burst = (quota.capacity() / parts).max(1);
+    let parts_of_a_period = u32::try_from(parts).unwrap_or(u32::MAX);
+    let slower = (quota.period().checked_mul(parts_of_a_period))
+        .and_then(|period| Quota::per(quota.permits(), period).ok())
+        .and_then(|quota| quota.burst(burst).ok());
+    // Beyond what can be exact, whole tokens have to do.
+    let fewer = || Quota::per((quota.permits() / parts).max(1), quota.period())?.burst(burst);
+    slower.or_else(|| fewer().ok()).unwrap_or(*quota)
+}
+
+impl Source for Core {
+    fn pattern(&self) -> Pattern {
+        Pattern::RateLimit
+    }
+
+    fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn read(&self, out: &mut dyn FnMut(Reading)) {
+        self.counts.read(out);
+        out(Reading {
+            metric: &telemetry::LIMIT_DEGRADED,
+            attribute: "",
+            value: self.health.is_degraded().into(),
+        });
+    }
+
+    fn read_named(&self, out: &mut dyn FnMut(&'static Metric, &str, u64)) {
+        self.counts.read_named(out);
+    }
+}

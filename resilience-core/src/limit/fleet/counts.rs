@@ -1,0 +1,182 @@
+//! What is counted for the export: by limit and by reason, never by subject.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::{
+    plan::Plan,
+    ruling::{DecidedBy, Ruling},
+};
+use crate::{
+    error::Reason,
+    stripe::Counter,
+    telemetry::{self, Metric, Reading},
+};
+
+/// What a [`SharedRateLimit`](super::SharedRateLimit) has decided since it was built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Calls admitted, those of shadow mode included.
+    pub admitted: u64,
+    /// Calls rejected for lack of tokens.
+    pub rejected_limited: u64,
+    /// Calls rejected because they cost more than a limit can hold.
+    pub rejected_too_costly: u64,
+    /// Calls rejected because the store could not be reached.
+    pub rejected_unreachable: u64,
+    /// Calls admitted because of shadow mode.
+    pub shadowed: u64,
+    /// Questions to the store, heartbeats included.
+    pub store_calls: u64,
+}
+
+pub(super) struct Counts {
+    /// In the order of [`DecidedBy::ALL`].
+    admitted: [Counter; DecidedBy::ALL.len()],
+    limited: AtomicU64,
+    too_costly: AtomicU64,
+    unreachable: AtomicU64,
+    pub(super) answered: AtomicU64,
+    pub(super) unanswered: AtomicU64,
+    /// The limits of the handle's own plan, and last those of all others: their names may come from anywhere.
+    limits: Box<[OfLimit]>,
+}
+
+struct OfLimit {
+    name: Arc<str>,
+    exhausted: AtomicU64,
+    shadowed: AtomicU64,
+    near: AtomicU64,
+}
+
+impl OfLimit {
+    fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            exhausted: AtomicU64::new(0),
+            shadowed: AtomicU64::new(0),
+            near: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Counts {
+    pub(super) fn new(own: &Plan) -> Self {
+        let names = own.as_slice().iter().map(|limit| Arc::clone(&limit.name));
+        Self {
+            admitted: std::array::from_fn(|_| Counter::new()),
+            limited: AtomicU64::new(0),
+            too_costly: AtomicU64::new(0),
+            unreachable: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+            limits: names.chain(["other".into()]).map(OfLimit::new).collect(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn admitted(&self, by: DecidedBy) {
+        self.admitted[by as usize].increment();
+    }
+
+    pub(super) fn near(&self, limit: &str) {
+        self.of(limit).near.fetch_add(1, Relaxed);
+    }
+
+    #[cold]
+    pub(super) fn refused(&self, ruling: &Ruling) {
+        if let Some(position) = ruling.binding_position() {
+            let limit = self.of(&ruling.plan.as_slice()[position].name);
+            limit.exhausted.fetch_add(1, Relaxed);
+            if ruling.shadowed {
+                limit.shadowed.fetch_add(1, Relaxed);
+            }
+        }
+        if ruling.shadowed {
+            self.admitted(ruling.by);
+            return;
+        }
+        let counter = match ruling.reason() {
+            Some(Reason::TooCostly) => &self.too_costly,
+            Some(Reason::StoreUnreachable) => &self.unreachable,
+            _ => &self.limited,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// The limit's own line, or that of the others.
+    fn of(&self, limit: &str) -> &OfLimit {
+        let last = self.limits.len() - 1;
+        let own = self.limits[..last].iter().find(|own| *own.name == *limit);
+        own.unwrap_or(&self.limits[last])
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            admitted: self.admitted.iter().map(Counter::sum).sum(),
+            rejected_limited: self.limited.load(Relaxed),
+            rejected_too_costly: self.too_costly.load(Relaxed),
+            rejected_unreachable: self.unreachable.load(Relaxed),
+            shadowed: self
+                .limits
+                .iter()
+                .map(|limit| limit.shadowed.load(Relaxed))
+                .sum(),
+            store_calls: self.answered.load(Relaxed) + self.unanswered.load(Relaxed),
+        }
+    }
+
+    pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
+        for by in DecidedBy::ALL {
+            out(Reading {
+                metric: &telemetry::LIMIT_ADMITTED,
+                attribute: by.as_str(),
+                value: self.admitted[*by as usize].sum(),
+            });
+        }
+        for (metric, attribute, counter) in [
+            (
+                &telemetry::LIMIT_REJECTED,
+                Reason::RateLimited.as_str(),
+                &self.limited,
+            ),
+            (
+                &telemetry::LIMIT_REJECTED,
+                Reason::TooCostly.as_str(),
+                &self.too_costly,
+            ),
+            (
+                &telemetry::LIMIT_REJECTED,
+                Reason::StoreUnreachable.as_str(),
+                &self.unreachable,
+            ),
+            (&telemetry::LIMIT_STORE_CALLS, "answered", &self.answered),
+            (
+                &telemetry::LIMIT_STORE_CALLS,
+                "unanswered",
+                &self.unanswered,
+            ),
+        ] {
+            out(Reading {
+                metric,
+                attribute,
+                value: counter.load(Relaxed),
+            });
+        }
+    }
+
+    pub(super) fn read_named(&self, out: &mut dyn FnMut(&'static Metric, &str, u64)) {
+        for limit in &self.limits {
+            for (metric, counter) in [
+                (&telemetry::LIMIT_EXHAUSTED, &limit.exhausted),
+                (&telemetry::LIMIT_SHADOWED, &limit.shadowed),
+                (&telemetry::LIMIT_NEAR, &limit.near),
+            ] {
+                out(metric, &limit.name, counter.load(Relaxed));
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A rate limit that the instances of a service share.
+//!
+//! [`SharedRateLimit`] decides about a *subject* (a tenant, an address, a token) by the limits of its [`Plan`], all of
+//! them together: a call passes all and is charged on all, or on none. The buckets are kept by a
+//! [`LimitStore`]: in Redis for a fleet, in
+//! [`InProcessLimits`](super::store::InProcessLimits) for tests and single programs.
+//!
+//! It is not the [`RateLimit`](super::RateLimit) of one process, which decides in nanoseconds and needs no store.
+//!
+//! ```
+//! use std::time::Duration;
+//! use resilience_core::limit::{Quota, fleet::SharedRateLimit, store::InProcessLimits};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let limit = SharedRateLimit::builder("api", InProcessLimits::new()) // or `redis.limits()`
+//!     .limit("per-second", Quota::per(10, Duration::from_secs(1))?.burst(20)?)
+//!     .limit("bytes-per-day", Quota::per(1_000_000, Duration::from_secs(86_400))?)
+//!     .build()?;
+//!
+//! let ruling = limit.check("tenant-7", [("per-second", 1), ("bytes-per-day", 600_000)]).await?;
+//! assert_eq!(ruling.binding().unwrap().name, "bytes-per-day");
+//! assert_eq!(ruling.binding().unwrap().remaining, 400_000);
+//!
+//! let rejected = limit.check("tenant-7", [("per-second", 1), ("bytes-per-day", 600_000)]).await.unwrap_err();
+//! assert!(rejected.retry_after().unwrap() > Duration::from_secs(17_000));
+//! # Ok(()) }
+//! ```
+//!
+//! # Who decides
+//! The store, in one round trip per decision: exact, for all instances. What it has refused is
+//! [remembered](SharedRateLimitBuilder::remember_refusals) for as long as it is sure to be refused again.
+//!
+//! # Quotas of tenants
+//! [`plans`](SharedRateLimitBuilder::plans) and [`plan_of`](SharedRateLimitBuilder::plan_of) give each subject its
+//! plan, for every decision anew. A subject whose plan changes keeps its tokens.
+//!
+//! # When the store cannot be reached
+//! A call waits for the store for no longer than the [budget](SharedRateLimitBuilder::budget). Then the
+//! [policy](Unreachable) has the word: open, closed, or this instance's share of the limit. After three questions
+//! without an answer nobody asks any more but a task in the background, four times a second, until the store is back:
+//! one event says that it is gone, one that it is back, and the gauge `resilience.rate_limit.degraded` tells in
+//! between.
+//!
+//! # Errors
+//! [`Rejected`]: [`Reason::RateLimited`] with the wait, [`Reason::TooCostly`], or [`Reason::StoreUnreachable`].
+//!
+//! # Cancellation
+//! A decision that is dropped while the store is asked may have been made: its tokens are then spent.
+//!
+//! # Cost
+//! One round trip, but for calls that are refused from memory (a lookup in a lock-free map) or by policy. A heartbeat
+//! every two seconds.
+
+mod agent;
+mod config;
+mod core;
+mod costs;
+mod counts;
+mod health;
+mod memory;
+mod plan;
+mod ruling;
+mod standing;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+pub use self::{
+    config::{SharedRateLimitBuilder, Unreachable},
+    costs::Costs,
+    counts::Totals,
+    plan::{MAX_LIMITS, Plan, Plans},
+    ruling::{DecidedBy, LimitStatus, Ruling},
+};
+
+use self::core::Core;
+#[cfg(doc)]
+use crate::error::Reason;
+use crate::{
+    error::Rejected,
+    limit::store::{LimitStore, StoreFailure},
+    telemetry,
+};
+
+/// A rate limit that instances share through a store, as its owner holds it. Clones share everything.
+///
+/// Dropping the last clone takes this instance off the store's list.
+#[derive(Clone)]
+pub struct SharedRateLimit {
+    front: Arc<Front>,
+}
+
+/// What all clones hold; the agent holds the core only.
+struct Front {
+    core: Arc<Core>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.core.health.close();
+    }
+}
+
+impl SharedRateLimit {
+    /// Starts a limit called `name`, as it appears in rejections, events, metrics and in the store. Handles of one
+    /// name and store share their tokens, in whatever process.
+    pub fn builder(name: impl Into<Arc<str>>, store: impl LimitStore) -> SharedRateLimitBuilder {
+        SharedRateLimitBuilder::new(name.into(), Arc::new(store))
+    }
+
+    fn start(core: Core) -> Self {
+        let core = Arc::new(core);
+        telemetry::register(&core);
+        tokio::spawn(agent::run(Arc::clone(&core)));
+        Self {
+            front: Arc::new(Front { core }),
+        }
+    }
+
+    /// Takes what a call of `subject` costs, on all limits of its plan or on none.
+    ///
+    /// # Errors
+    /// [`Reason::RateLimited`] with the exact wait, [`Reason::TooCostly`], or [`Reason::StoreUnreachable`].
+    ///
+    /// # Panics
+    /// If a cost names a limit that no plan has: see [`Costs`].
+    pub async fn check(
+        &self,
+        subject: &str,
+        costs: impl Into<Costs<'_>>,
+    ) -> Result<Ruling, Rejected> {
+        self.ask(subject, costs).await.into_result()
+    }
+
+    /// The same, but a refusal is a ruling too: with all that there is to say about the limits.
+    ///
+    /// # Panics
+    /// As [`check`](Self::check).
+    pub async fn ask(&self, subject: &str, costs: impl Into<Costs<'_>>) -> Ruling {
+        self.core().ask(subject, costs.into()).await
+    }
+
+    /// How the limits of `subject` stand: takes nothing, and is not counted.
+    ///
+    /// # Errors
+    /// When the store gives no answer.
+    pub async fn peek(&self, subject: &str) -> Result<Ruling, StoreFailure> {
+        self.core().put_back(subject, Costs::each(0)).await
+    }
+
+    /// Puts back tokens that calls of `subject` paid for and did not use, as far as there is room for them.
+    ///
+    /// # Errors
+    /// When the store gives no answer; it may have put them back all the same, so this is not to be repeated.
+    ///
+    /// # Panics
+    /// As [`check`](Self::check).
+    pub async fn refund(
+        &self,
+        subject: &str,
+        costs: impl Into<Costs<'_>>,
+    ) -> Result<Ruling, StoreFailure> {
+        self.core().put_back(subject, costs.into()).await
+    }
+
+    /// Fills all buckets of `subject`.
+    ///
+    /// # Errors
+    /// When the store gives no answer. Filling can be repeated.
+    pub async fn reset(&self, subject: &str) -> Result<Ruling, StoreFailure> {
+        self.core().put_back(subject, Costs::each(u64::MAX)).await
+    }
+
+    /// The plan of `subject` at this moment.
+    #[must_use]
+    pub fn plan_of(&self, subject: &str) -> Plan {
+        self.core().plan_of(subject)
+    }
+
+    /// In shadow mode everything is decided and counted as ever, and admitted: to see what a limit would do.
+    pub fn set_shadow(&self, shadow: bool) {
+        self.core().shadow.store(shadow, Relaxed);
+    }
+
+    /// Whether it is in shadow mode.
+    #[must_use]
+    pub fn is_shadow(&self) -> bool {
+        self.core().shadow.load(Relaxed)
+    }
+
+    /// Whether the store could not be reached the last few times, and the policy has the word.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.core().health.is_degraded()
+    }
+
+    /// How many instances share the limit, this one among them, as far as the store last said.
+    #[must_use]
+    pub fn live_instances(&self) -> u64 {
+        self.core().health.live()
+    }
+
+    /// What was decided so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.core().counts.totals()
+    }
+
+    /// The name it was built with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.core().settings.name
+    }
+
+    /// What this instance calls itself.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.core().settings.instance
+    }
+
+    fn core(&self) -> &Core {
+        &self.front.core
+    }
+}
+
+impl fmt::Debug for SharedRateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedRateLimit")
+            .field("name", &self.name())
+            .field("instance", &self.instance())
+            .field("degraded", &self.is_degraded())
+            .finish_non_exhaustive()
+    }
+}
