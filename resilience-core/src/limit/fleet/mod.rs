@@ -140,6 +140,7 @@ impl SharedRateLimit {
     ///
     /// # Panics
     /// As [`check`](Self::check).
+    #[must_use = "a call that is not admitted must not be made"]
     pub async fn ask(&self, subject: &str, costs: impl Into<Costs<'_>>) -> Ruling {
         self.core().ask(subject, costs.into()).await
     }

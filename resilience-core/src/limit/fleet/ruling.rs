@@ -12,7 +12,6 @@ use crate::{
 ///
 /// A ruling is a fact about the moment of the decision. Of an admitted call the tokens are spent.
 #[derive(Clone)]
-#[must_use = "a call that is not admitted must not be made"]
 pub struct Ruling {
     pub(super) name: Arc<str>,
     pub(super) plan: Plan,
