@@ -5,7 +5,7 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:limit:NAME:SUBJECT}:LIMIT` | string, 32 bytes | four doubles: tokens, microsecond, rest of a token, its unit | until it is full |
+//! | `{prefix:limit:NAME:SUBJECT}:LIMIT` | string, 24 bytes | three doubles: parts of a token, microsecond, how many parts are a token | until it is full |
 //! | `{prefix:limit:NAME}:live` | zset | instance, live until (ms) | until the last of them is no longer live |
 //!
 //! All times are the server's, in microseconds. A refusal writes nothing, and a bucket that is full has no key: losing
@@ -22,13 +22,21 @@ use resilience_core::limit::{
 
 use crate::{error::StoreError, handle::Redis, keys, script::Script};
 
-static DECIDE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("clock.lua"),
-        "\n",
-        include_str!("decide.lua")
-    ))
-});
+macro_rules! script {
+    ($id:ident, $file:literal) => {
+        static $id: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("convert.lua"),
+                "\n",
+                include_str!($file)
+            ))
+        });
+    };
+}
+
+// One limit goes without what only several need: it is the common case, and the server's CPU is its price.
+script!(DECIDE, "decide.lua");
+script!(DECIDE_ALL, "decide_all.lua");
 
 static ENROL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("enrol.lua")));
 
@@ -58,10 +66,15 @@ impl RedisLimits {
             .iter()
             .map(|demand| format!("{tag}:{}", keys::part(demand.limit)))
             .collect();
-        let numbers: Vec<String> = demands.iter().flat_map(numbers).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let args: Vec<&[u8]> = numbers.iter().map(String::as_bytes).collect();
-        let answer = DECIDE.run(self.redis.link(), &keys, &args).await?;
+        let asked: Vec<[u8; 32]> = demands.iter().map(asked).collect();
+        let asked: Vec<&[u8]> = asked.iter().map(<[u8; 32]>::as_slice).collect();
+        let script = if demands.len() == 1 {
+            &DECIDE
+        } else {
+            &DECIDE_ALL
+        };
+        let answer = script.run(self.redis.link(), &keys, &asked).await?;
         decision(&answer, demands.len())
             .ok_or_else(|| StoreError::Unexpected(format!("{answer:?}")))
     }
@@ -111,48 +124,55 @@ fn failure(error: StoreError) -> StoreFailure {
     StoreFailure::new(error.to_string(), error.is_ambiguous())
 }
 
-/// What the script takes for each key.
-fn numbers(demand: &Demand<'_>) -> [String; 4] {
+/// What the scripts take for each key: numbers below 2^53, as doubles that need no parsing.
+fn asked(demand: &Demand<'_>) -> [u8; 32] {
     let quota = &demand.quota;
-    [
-        quota.capacity().to_string(),
-        quota.rate().to_string(),
-        quota.unit().to_string(),
-        demand.cost.clamp(-MOST, MOST).to_string(),
-    ]
+    let numbers = [
+        quota.capacity() as f64,
+        quota.rate() as f64,
+        quota.unit() as f64,
+        demand.cost.clamp(-MOST, MOST) as f64,
+    ];
+    let mut bytes = [0; 32];
+    for (slot, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+        slot.copy_from_slice(&number.to_le_bytes());
+    }
+    bytes
 }
 
-/// The script's answer.
+/// The scripts' answer.
 fn decision(answer: &Value, limits: usize) -> Option<Decision> {
-    let Value::Array(items) = answer else {
+    let Value::BulkString(bytes) = answer else {
         return None;
     };
-    if items.len() != 3 + 2 * limits {
+    if bytes.len() != 8 * (3 + 2 * limits) {
         return None;
     }
-    let number = |item: &Value| match item {
-        Value::Int(number) => Some(*number),
-        _ => None,
-    };
-    let items: Vec<i64> = items.iter().map(number).collect::<Option<_>>()?;
-    let binding = usize::try_from(items[1] - 1)
+    let mut numbers = bytes.chunks_exact(8).map(number);
+    let mut next = || numbers.next().flatten();
+    let outcome = next()?;
+    let binding = usize::try_from(next()? - 1)
         .ok()
         .filter(|at| *at < limits)?;
-    let outcome = match items[0] {
+    let micros = u64::try_from(next()?).ok()?;
+    let outcome = match outcome {
         1 => Outcome::Admitted { binding },
-        0 => Outcome::Wait {
-            binding,
-            micros: items[2].try_into().ok()?,
-        },
+        0 => Outcome::Wait { binding, micros },
         -1 => Outcome::Impossible { binding },
         _ => return None,
     };
-    let standing = |pair: &[i64]| {
-        Some(Standing {
-            remaining: pair[0].try_into().ok()?,
-            full_in: pair[1].try_into().ok()?,
-        })
-    };
-    let standings = items[3..].chunks_exact(2).map(standing);
-    Some(Decision::new(outcome, standings.collect::<Option<_>>()?))
+    let mut standings = Vec::with_capacity(limits);
+    for _ in 0..limits {
+        standings.push(Standing {
+            remaining: u64::try_from(next()?).ok()?,
+            full_in: u64::try_from(next()?).ok()?,
+        });
+    }
+    Some(Decision::new(outcome, standings))
+}
+
+/// A double that is a whole number.
+fn number(bytes: &[u8]) -> Option<i64> {
+    let number = f64::from_le_bytes(bytes.try_into().ok()?);
+    (number.fract() == 0.0 && number.abs() <= MOST as f64).then_some(number as i64)
 }
