@@ -6,6 +6,7 @@ pub mod fault_server;
 pub mod idempotency_conformance;
 mod keeper;
 pub mod limit_conformance;
+pub mod limit_script;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;

@@ -65,6 +65,8 @@
 //! for a lookup in a lock-free map too. A call that waits pays for a lock, an allocation and a timer.
 
 mod config;
+#[cfg(all(test, not(loom)))]
+mod exact;
 pub mod fleet;
 mod keyed;
 mod layer;

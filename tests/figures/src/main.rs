@@ -1,7 +1,7 @@
-//! Figures of the shared breaker, taken on a real Redis over loopback; one JSON line each, with its target.
+//! Figures of what a fleet shares, taken on a real Redis over loopback; one JSON line each, with its target.
 //!
 //! ```text
-//! cargo run --release -p resilience-figures                 all figures: about a minute and a half
+//! cargo run --release -p resilience-figures                 all figures: about two minutes
 //! cargo run --release -p resilience-figures -- torture      a thousand instances: about a minute
 //! cargo run --release -p resilience-figures -- only NAME    the groups whose name contains NAME
 //! ```
@@ -14,6 +14,7 @@
 
 mod commands;
 mod fleet;
+mod limits;
 mod opening;
 mod probes;
 mod report;
@@ -23,6 +24,9 @@ mod traffic;
 #[path = "../../src/keeper.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod keeper;
+#[path = "../../src/limit_script.rs"]
+#[allow(unreachable_pub)]
+mod limit_script;
 #[path = "../../src/redis.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod redis;
@@ -49,6 +53,9 @@ async fn main() {
 async fn figures(part: &str) {
     if "commands".contains(part) {
         commands::run().await;
+    }
+    if "limits".contains(part) {
+        limits::run().await;
     }
     if "opening".contains(part) {
         opening::run().await;
