@@ -198,3 +198,50 @@ fn the_scripts_give_the_same_answers_as_the_machine() {
         "{compared:?}"
     );
 }
+
+/// Lua does not roll back: whatever is wrong with a call is found before anything is written.
+#[test]
+fn the_scripts_refuse_numbers_that_they_could_not_keep_exact() {
+    const CONVERT: &str = include_str!("../../resilience-redis/src/limit/convert.lua");
+    const DECIDE: &str = include_str!("../../resilience-redis/src/limit/decide.lua");
+    const DECIDE_ALL: &str = include_str!("../../resilience-redis/src/limit/decide_all.lua");
+    const PACK: &str =
+        "ARGV[#KEYS] = struct.pack('<dddd', loadstring('return ' .. ARGV[#KEYS])())\n";
+    const GOOD: &str = "ARGV[1] = struct.pack('<dddd', 10, 1, 1000, 1)\n";
+    let server = RedisServer::start();
+    let one = format!("{PACK}{CONVERT}{DECIDE}");
+    let several = format!("{PACK}{GOOD}{CONVERT}{DECIDE_ALL}");
+    let ask = |numbers: &str| {
+        [
+            server.try_words(&["EVAL", &one, "1", "{t}:1", numbers]),
+            server.try_words(&["EVAL", &several, "2", "{t}:2", "{t}:3", "-", numbers]),
+        ]
+    };
+    for numbers in [
+        "0, 1, 1, 1",
+        "10.5, 1, 1, 1",
+        "10, 0, 1, 1",
+        "10, 1.5, 1, 1",
+        "10, 1, 0, 1",
+        "10, 1, 0.5, 1",
+        "10, 1, 1, 0.5",
+        "10, 1, 1, 2 ^ 53",
+        "10, 1, 1, -2 ^ 53",
+        "2 ^ 30, 1, 2 ^ 23, 1",
+        "2 ^ 52, 2 ^ 52, 1, 1",
+        "0 / 0, 1, 1, 1",
+        "1, 1, 1, 0 / 0",
+        "1 / 0, 1, 1, 1",
+        "-1, 1, -1, 1",
+    ] {
+        for answer in ask(numbers) {
+            let answer = answer.unwrap();
+            assert!(answer.contains("out of range"), "{numbers}: {answer}");
+        }
+    }
+    assert_eq!(integer(&server.command("DBSIZE")), 0);
+    for answer in ask("10, 1, 1000, 1") {
+        assert!(!answer.unwrap().starts_with('-'));
+    }
+    assert_eq!(integer(&server.command("DBSIZE")), 3, "these are good");
+}
