@@ -13,6 +13,7 @@ pub mod redis;
 pub mod redis_cluster;
 pub mod redis_scene;
 pub mod redis_sentinel;
+pub mod torture;
 pub mod until;
 
 /// The README's code, compiled and run as a newcomer would.

@@ -11,6 +11,7 @@ mod running;
 
 use std::{
     fs,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::chown,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -81,6 +82,12 @@ impl Postgres {
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// `127.0.0.1:PORT`
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// Stops every process of the server (`kill -STOP`): connections stay open, new ones are accepted by the kernel,

@@ -51,18 +51,18 @@ macro_rules! suite {
             async fn an_empty_outcome_is_an_outcome_and_every_byte_comes_back() {
                 let rig = rig("bytes").await;
                 let all: Vec<u8> = (0..=255).collect();
-                for outcome in [vec![], all] {
+                for outcome in &[vec![], all] {
                     let work = async || {
                         let key = format!("of {}", outcome.len());
-                        let work = rig.inbox.run(&rig.pool, &key, b"", async |_| {
-                            Ok::<_, sqlx::Error>(outcome.clone())
+                        let work = rig.inbox.run(&rig.pool, &key, b"", |work| async move {
+                            Ok::<_, sqlx::Error>(work.done(outcome.clone()))
                         });
                         work.await.unwrap()
                     };
                     assert!(!work().await.replayed);
                     let again = work().await;
                     assert!(again.replayed);
-                    assert_eq!(again.recorded.outcome, outcome);
+                    assert_eq!(&again.recorded.outcome[..], &outcome[..]);
                 }
             }
 
@@ -74,8 +74,8 @@ macro_rules! suite {
                 let other = rig.inbox.claim(&mut tx, "a", b"coffee").await.unwrap();
                 assert!(matches!(other, Claimed::Mismatch), "{other:?}");
                 tx.commit().await.unwrap();
-                let work = rig.inbox.run(&rig.pool, "a", b"coffee", async |_| {
-                    Ok::<_, sqlx::Error>(vec![])
+                let work = rig.inbox.run(&rig.pool, "a", b"coffee", |work| async move {
+                    Ok::<_, sqlx::Error>(work.done(vec![]))
                 });
                 let refused = work.await.unwrap_err();
                 assert_eq!(
@@ -181,16 +181,18 @@ macro_rules! suite {
             #[tokio::test]
             async fn work_that_fails_is_rolled_back_and_not_recorded() {
                 let rig = rig("fails").await;
-                let calls = AtomicU32::new(0);
-                let work = rig.inbox.run(&rig.pool, "a", FINGERPRINT, async |work| {
-                    calls.fetch_add(1, SeqCst);
-                    let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
-                    effect.execute(&mut **work).await?;
-                    sqlx::query("INSERT INTO effects VALUES (NULL, NULL)")
-                        .execute(&mut **work)
-                        .await?;
-                    Ok::<_, sqlx::Error>(vec![])
-                });
+                let calls = &AtomicU32::new(0);
+                let work = rig
+                    .inbox
+                    .run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
+                        calls.fetch_add(1, SeqCst);
+                        let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
+                        effect.execute(&mut *work).await?;
+                        sqlx::query("INSERT INTO effects VALUES (NULL, NULL)")
+                            .execute(&mut *work)
+                            .await?;
+                        Ok::<_, sqlx::Error>(work.done(vec![]))
+                    });
                 let failed = work.await.unwrap_err();
                 assert!(
                     matches!(failed, Error::Service(sqlx::Error::Database(_))),
@@ -208,10 +210,10 @@ macro_rules! suite {
                     .build()
                     .unwrap();
                 let work = async |bytes: usize| {
-                    let work = rig.inbox.run(&rig.pool, "a", b"", async |work| {
+                    let work = rig.inbox.run(&rig.pool, "a", b"", |mut work| async move {
                         let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
-                        effect.execute(&mut **work).await?;
-                        Ok::<_, sqlx::Error>(vec![0; bytes])
+                        effect.execute(&mut *work).await?;
+                        Ok::<_, sqlx::Error>(work.done(vec![0; bytes]))
                     });
                     work.await
                 };
@@ -259,14 +261,14 @@ macro_rules! suite {
                     let rig = std::sync::Arc::clone(&rig);
                     calls.spawn(async move {
                         let key = format!("key {}", call % 20);
-                        let ran = rig.inbox.run(&rig.pool, &key, FINGERPRINT, async |work| {
-                            let effect = sqlx::query(EFFECT).bind(work.key().to_owned());
-                            effect
-                                .bind(work.fence() as i64)
-                                .execute(&mut **work)
-                                .await?;
-                            Ok::<_, sqlx::Error>(work.fence().to_be_bytes().to_vec())
-                        });
+                        let ran =
+                            rig.inbox
+                                .run(&rig.pool, &key, FINGERPRINT, |mut work| async move {
+                                    let (fence, key) = (work.fence(), work.key().to_owned());
+                                    let effect = sqlx::query(EFFECT).bind(key);
+                                    effect.bind(fence as i64).execute(&mut *work).await?;
+                                    Ok::<_, sqlx::Error>(work.done(fence.to_be_bytes().to_vec()))
+                                });
                         let ran = ran.await.unwrap();
                         (key, ran)
                     });
@@ -289,12 +291,16 @@ macro_rules! suite {
             async fn a_dropped_future_leaves_nothing_and_the_next_call_does_the_work() {
                 let rig = rig("dropped").await;
                 let (tell, mut told) = tokio::sync::mpsc::channel(1);
-                let work = rig.inbox.run(&rig.pool, "a", FINGERPRINT, async |work| {
-                    let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
-                    effect.execute(&mut **work).await?;
-                    tell.send(()).await.unwrap();
-                    std::future::pending::<Result<Vec<u8>, sqlx::Error>>().await
-                });
+                let tell = &tell;
+                let work = rig
+                    .inbox
+                    .run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
+                        let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
+                        effect.execute(&mut *work).await?;
+                        tell.send(()).await.unwrap();
+                        std::future::pending::<()>().await;
+                        Ok::<_, sqlx::Error>(work.done(""))
+                    });
                 tokio::select! {
                     ran = work => panic!("{ran:?}"),
                     done = told.recv() => done.unwrap(),

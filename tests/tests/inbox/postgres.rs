@@ -9,7 +9,7 @@ use resilience_core::{
 };
 use resilience_tests::{postgres::Postgres, until::eventually};
 use sqlx::{PgConnection, PgPool};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::rig::{EFFECT, FINGERPRINT, PgRig, ms};
 
@@ -45,10 +45,12 @@ async fn the_second_waits_for_the_first_and_replays_what_it_committed_or_does_wh
             panic!("recorded");
         };
         effect(&mut first, key).await.unwrap();
-        let second = rig.inbox.run(&rig.pool, key, FINGERPRINT, async |work| {
-            effect(work, key).await?;
-            Ok::<_, sqlx::Error>(b"second".to_vec())
-        });
+        let second = rig
+            .inbox
+            .run(&rig.pool, key, FINGERPRINT, |mut work| async move {
+                effect(&mut work, key).await?;
+                Ok::<_, sqlx::Error>(work.done(b"second".to_vec()))
+            });
         let end = async {
             eventually("the second waits", SOON, async || {
                 waiting(&rig.pool).await == 1
@@ -103,8 +105,8 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
         assert!(timeout.is_err() || timeout.unwrap() == "0");
         second.rollback().await.unwrap();
         let ran = inbox
-            .run(&rig.pool, "a", FINGERPRINT, async |_| {
-                Ok::<_, sqlx::Error>(vec![])
+            .run(&rig.pool, "a", FINGERPRINT, |work| async move {
+                Ok::<_, sqlx::Error>(work.done(vec![]))
             })
             .await;
         assert_eq!(
@@ -122,8 +124,8 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
 async fn a_replay_neither_writes_nor_locks() {
     let rig = PgRig::new("reads").await;
     rig.inbox
-        .run(&rig.pool, "a", FINGERPRINT, async |_| {
-            Ok::<_, sqlx::Error>(vec![1])
+        .run(&rig.pool, "a", FINGERPRINT, |work| async move {
+            Ok::<_, sqlx::Error>(work.done(vec![1]))
         })
         .await
         .unwrap();
@@ -184,8 +186,8 @@ async fn under_stricter_isolation_who_waited_is_told_to_begin_again_and_run_does
         }
         drop(second);
         let ran = inbox
-            .run(&rig.pool, &key, FINGERPRINT, async |_| {
-                Ok::<_, sqlx::Error>(vec![])
+            .run(&rig.pool, &key, FINGERPRINT, |work| async move {
+                Ok::<_, sqlx::Error>(work.done(vec![]))
             })
             .await;
         assert!(ran.unwrap().replayed);
@@ -211,13 +213,13 @@ async fn serialization_failures_of_the_work_begin_again_and_each_effect_takes_pl
         async move {
             // Each is asked for twice.
             let key = format!("key {}", call / 2);
-            let work = inbox.run(&rig.pool, &key, FINGERPRINT, async |work| {
+            let work = inbox.run(&rig.pool, &key, FINGERPRINT, |mut work| async move {
                 begun.fetch_add(1, SeqCst);
                 let read = sqlx::query_scalar::<_, i64>("SELECT v FROM counters");
-                let value = read.fetch_one(&mut **work).await?;
+                let value = read.fetch_one(&mut *work).await?;
                 let write = sqlx::query("UPDATE counters SET v = $1").bind(value + 1);
-                write.execute(&mut **work).await?;
-                Ok::<_, sqlx::Error>(vec![])
+                write.execute(&mut *work).await?;
+                Ok::<_, sqlx::Error>(work.done(vec![]))
             });
             work.await.unwrap()
         }
@@ -243,23 +245,23 @@ async fn a_statement_that_is_cancelled_is_begun_again_up_to_the_limit() {
     let cancel = |times: u32| {
         let (inbox, rig) = (&inbox, &rig);
         async move {
-            let mut begun = 0;
+            let begun = &AtomicU32::new(0);
             let key = format!("{times} times");
-            let ran = inbox.run(&rig.pool, &key, FINGERPRINT, async |work| {
-                begun += 1;
-                effect(work, "cancelled").await?;
+            let ran = inbox.run(&rig.pool, &key, FINGERPRINT, |mut work| async move {
+                let begun = begun.fetch_add(1, SeqCst) + 1;
+                effect(&mut work, "cancelled").await?;
                 if begun <= times {
                     sqlx::raw_sql("SET LOCAL statement_timeout = '10ms'")
-                        .execute(&mut **work)
+                        .execute(&mut *work)
                         .await?;
                     sqlx::query("SELECT pg_sleep(30)")
-                        .execute(&mut **work)
+                        .execute(&mut *work)
                         .await?;
                 }
-                Ok::<_, sqlx::Error>(vec![])
+                Ok::<_, sqlx::Error>(work.done(vec![]))
             });
             let ran = ran.await;
-            (ran, begun)
+            (ran, begun.load(SeqCst))
         }
     };
     let (ran, begun) = cancel(2).await;
@@ -288,9 +290,9 @@ async fn a_server_killed_before_the_commit_has_recorded_nothing_and_after_it_eve
     let rig = PgRig::on(&server, "killed").await;
     rig.inbox.migrate(&rig.pool).await.unwrap();
     rig.inbox
-        .run(&rig.pool, "before", FINGERPRINT, async |work| {
-            effect(work, "before").await?;
-            Ok::<_, sqlx::Error>(b"kept".to_vec())
+        .run(&rig.pool, "before", FINGERPRINT, |mut work| async move {
+            effect(&mut work, "before").await?;
+            Ok::<_, sqlx::Error>(work.done(b"kept".to_vec()))
         })
         .await
         .unwrap();
@@ -311,16 +313,20 @@ async fn a_server_killed_before_the_commit_has_recorded_nothing_and_after_it_eve
     })
     .await;
     assert_eq!(rig.effects("a").await, 0);
-    let again = rig.inbox.run(&rig.pool, "a", FINGERPRINT, async |work| {
-        effect(work, "a").await?;
-        Ok::<_, sqlx::Error>(b"done".to_vec())
-    });
+    let again = rig
+        .inbox
+        .run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
+            effect(&mut work, "a").await?;
+            Ok::<_, sqlx::Error>(work.done(b"done".to_vec()))
+        });
     let again = again.await.unwrap();
     assert!(!again.replayed && again.recorded.fence > fence);
     assert_eq!(rig.effects("a").await, 1);
-    let before = rig.inbox.run(&rig.pool, "before", FINGERPRINT, async |_| {
-        Ok::<_, sqlx::Error>(vec![])
-    });
+    let before = rig
+        .inbox
+        .run(&rig.pool, "before", FINGERPRINT, |work| async move {
+            Ok::<_, sqlx::Error>(work.done(vec![]))
+        });
     assert_eq!(before.await.unwrap().recorded.outcome, "kept");
 }
 
@@ -329,19 +335,21 @@ async fn a_server_killed_before_the_commit_has_recorded_nothing_and_after_it_eve
 async fn a_commit_whose_answer_is_lost_is_found_again_and_not_repeated() {
     let rig = PgRig::new("lost").await;
     // What the work is told: its connection is to end right after the commit.
-    let (mut begun, done) = (0, Notify::new());
-    let ran = rig.inbox.run(&rig.pool, "a", FINGERPRINT, async |work| {
-        begun += 1;
-        effect(work, "a").await?;
+    let begun = &AtomicU32::new(0);
+    let ran = rig.inbox.run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
+        begun.fetch_add(1, SeqCst);
+        effect(&mut work, "a").await?;
         // Commits behind the back of `run`, with the record; what `run` does next fails as if the line had been cut.
         let record = "UPDATE inbox SET outcome = 'committed', completed_at = now() WHERE key = 'a'; COMMIT; \
                       SELECT pg_terminate_backend(pg_backend_pid())";
-        let cut = sqlx::raw_sql(record).execute(&mut **work).await.map(drop);
-        done.notify_one();
-        cut.map(|()| vec![])
+        let cut = sqlx::raw_sql(record).execute(&mut *work).await.map(drop);
+        cut.map(|()| work.done(""))
     });
     let ran = ran.await.unwrap();
-    assert_eq!((begun, ran.replayed, rig.effects("a").await), (1, true, 1));
+    assert_eq!(
+        (begun.load(SeqCst), ran.replayed, rig.effects("a").await),
+        (1, true, 1)
+    );
     assert_eq!(ran.recorded.outcome, "committed");
 }
 
@@ -351,8 +359,8 @@ async fn fences_go_on_above_the_clock_when_a_backup_is_restored() {
     let run = async |key: &str| {
         let ran = rig
             .inbox
-            .run(&rig.pool, key, FINGERPRINT, async |_| {
-                Ok::<_, sqlx::Error>(vec![])
+            .run(&rig.pool, key, FINGERPRINT, |work| async move {
+                Ok::<_, sqlx::Error>(work.done(vec![]))
             })
             .await;
         ran.unwrap().recorded.fence
@@ -372,8 +380,8 @@ async fn prune_leaves_alone_what_a_transaction_is_at_work_on() {
     let rig = PgRig::new("atwork").await;
     for key in ["a", "b"] {
         rig.inbox
-            .run(&rig.pool, key, FINGERPRINT, async |_| {
-                Ok::<_, sqlx::Error>(vec![])
+            .run(&rig.pool, key, FINGERPRINT, |work| async move {
+                Ok::<_, sqlx::Error>(work.done(vec![]))
             })
             .await
             .unwrap();
@@ -407,8 +415,8 @@ async fn a_table_of_another_name_in_a_schema_of_its_own() {
     inbox.migrate(&rig.pool).await.unwrap();
     let run = async || {
         inbox
-            .run(&rig.pool, "a", FINGERPRINT, async |_| {
-                Ok::<_, sqlx::Error>(vec![])
+            .run(&rig.pool, "a", FINGERPRINT, |work| async move {
+                Ok::<_, sqlx::Error>(work.done(vec![]))
             })
             .await
             .unwrap()

@@ -1,6 +1,6 @@
 //! What is SQLite's own.
 
-use resilience_core::idempotency::inbox::Claimed;
+use resilience_core::idempotency::inbox::{Claimed, Work};
 
 use crate::rig::{FINGERPRINT, SqliteRig};
 
@@ -11,7 +11,7 @@ async fn a_transaction_that_has_read_before_another_wrote_is_refused_and_not_run
     let mut late = rig.pool.begin().await.unwrap();
     let read = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM effects");
     read.fetch_one(&mut *late).await.unwrap();
-    let work = async |_: &mut _| Ok::<_, sqlx::Error>(vec![]);
+    let work = |work: Work<sqlx::Sqlite>| async move { Ok::<_, sqlx::Error>(work.done(vec![])) };
     rig.inbox
         .run(&rig.pool, "a", FINGERPRINT, work)
         .await

@@ -83,7 +83,7 @@ pub use config::InboxBuilder;
 pub use config::Isolation;
 pub use dialect::Dialect;
 use dialect::{Ask, Found, Row, Statements};
-pub use run::{Ran, Work};
+pub use run::{Done, Ran, Work};
 
 use crate::retry::Backoff;
 

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::Future,
     ops::{Deref, DerefMut},
     time::Duration,
 };
@@ -16,16 +17,25 @@ use crate::{
     error::{Error, Pattern, Reason, Rejected},
 };
 
-/// The transaction that [`Inbox::run`] does the work in. It is the connection: `query.execute(&mut **work)`.
+/// The transaction that [`Inbox::run`] does the work in. It is the connection: `query.execute(&mut *work)`.
 ///
-/// Committed by `run` when the work succeeds, rolled back when it does not. A `COMMIT` in a statement of the work's own
-/// ends the protection.
+/// Committed by `run` when the work is [done](Self::done), rolled back when it is dropped. A `COMMIT` in a statement of
+/// the work's own ends the protection.
 pub struct Work<DB: Dialect> {
     transaction: Transaction<'static, DB>,
     entry: Entry<DB>,
 }
 
 impl<DB: Dialect> Work<DB> {
+    /// The work is done: `outcome` is recorded, and everything is committed.
+    #[must_use = "nothing is committed unless this is returned"]
+    pub fn done(self, outcome: impl Into<Bytes>) -> Done<DB> {
+        Done {
+            work: self,
+            outcome: outcome.into(),
+        }
+    }
+
     /// See [`Entry::fence`].
     #[must_use]
     pub const fn fence(&self) -> u64 {
@@ -43,6 +53,12 @@ impl<DB: Dialect> Work<DB> {
     pub const fn key(&self) -> &str {
         self.entry.key()
     }
+}
+
+/// Work that is done, with its outcome; from [`Work::done`].
+pub struct Done<DB: Dialect> {
+    work: Work<DB>,
+    outcome: Bytes,
 }
 
 /// What [`Inbox::run`] returns.
@@ -66,6 +82,15 @@ impl<DB: Dialect> Deref for Work<DB> {
 impl<DB: Dialect> DerefMut for Work<DB> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.transaction
+    }
+}
+
+impl<DB: Dialect> fmt::Debug for Done<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Done")
+            .field("work", &self.work)
+            .field("outcome_bytes", &self.outcome.len())
+            .finish()
     }
 }
 
@@ -100,11 +125,32 @@ impl<DB: Dialect> Inbox<DB> {
     ///
     /// Dropping the future rolls back, unless the commit was under way; then the record tells.
     ///
+    /// ```
+    /// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
+    /// # #[cfg(feature = "sqlx-sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use resilience_core::{Error, idempotency::inbox::SqliteInbox};
+    ///
+    /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// # sqlx::query("CREATE TABLE orders (item TEXT)").execute(&pool).await?;
+    /// let inbox = SqliteInbox::builder("orders").build()?;
+    /// inbox.migrate(&pool).await?;
+    /// for replayed in [false, true] {
+    ///     let ran = inbox.run(&pool, "order-1", b"tea", |mut work| async move {
+    ///         sqlx::query("INSERT INTO orders VALUES ('tea')").execute(&mut *work).await?;
+    ///         Ok::<_, sqlx::Error>(work.done("ordered"))
+    ///     });
+    ///     let ran = ran.await?;
+    ///     assert_eq!((ran.replayed, &ran.recorded.outcome[..]), (replayed, &b"ordered"[..]));
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// - `Rejected` with [`Reason::TooCostly`], if the key belongs to other work, or [`Reason::Full`], if another
     ///   transaction was at work on it for longer than the inbox [waits](super::InboxBuilder::wait).
     /// - `Service` with the error of `work`, or with that of the database.
-    pub async fn run<E, F>(
+    pub async fn run<E, F, Fut>(
         &self,
         pool: &Pool<DB>,
         key: &str,
@@ -112,7 +158,8 @@ impl<DB: Dialect> Inbox<DB> {
         mut work: F,
     ) -> Result<Ran, Error<E>>
     where
-        F: AsyncFnMut(&mut Work<DB>) -> Result<Vec<u8>, E>,
+        F: FnMut(Work<DB>) -> Fut,
+        Fut: Future<Output = Result<Done<DB>, E>>,
         E: From<::sqlx::Error> + HasVerdict,
     {
         let mut delays = self.shared.backoff.delays();
@@ -134,7 +181,7 @@ impl<DB: Dialect> Inbox<DB> {
         }
     }
 
-    async fn once<E, F>(
+    async fn once<E, F, Fut>(
         &self,
         pool: &Pool<DB>,
         key: &str,
@@ -142,7 +189,8 @@ impl<DB: Dialect> Inbox<DB> {
         work: &mut F,
     ) -> Result<Ran, Failed<E>>
     where
-        F: AsyncFnMut(&mut Work<DB>) -> Result<Vec<u8>, E>,
+        F: FnMut(Work<DB>) -> Fut,
+        Fut: Future<Output = Result<Done<DB>, E>>,
         E: From<::sqlx::Error> + HasVerdict,
     {
         let mut transaction = pool.begin_with(self.shared.begin).await.map_err(|error| {
@@ -168,14 +216,18 @@ impl<DB: Dialect> Inbox<DB> {
             Claimed::Mismatch => return Err(self.refuse(Reason::TooCostly)),
             Claimed::Busy => return Err(self.refuse(Reason::Full)),
         };
-        let mut work_in = Work { transaction, entry };
-        let outcome = work(&mut work_in).await.map_err(Failed::by)?;
-        let Work {
-            mut transaction,
-            entry,
-        } = work_in;
-        let mut recorded = Recorded {
-            outcome: Bytes::new(),
+        let done = work(Work { transaction, entry })
+            .await
+            .map_err(Failed::by)?;
+        let Done {
+            work: Work {
+                mut transaction,
+                entry,
+            },
+            outcome,
+        } = done;
+        let recorded = Recorded {
+            outcome: outcome.clone(),
             fence: entry.fence(),
             attempt: entry.attempt(),
             age: Duration::ZERO,
@@ -185,7 +237,6 @@ impl<DB: Dialect> Inbox<DB> {
             .await
             .map_err(database)?;
         transaction.commit().await.map_err(database)?;
-        recorded.outcome = outcome.into();
         Ok(Ran {
             recorded,
             replayed: false,

@@ -1,0 +1,94 @@
+//! Work that must be done once, by processes that are killed, stopped and cut off; see `resilience_tests::torture`.
+//!
+//! ```text
+//! torture          eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; a few minutes
+//! torture worker   one of the processes
+//! ```
+
+use std::{env, time::Duration};
+
+use resilience_tests::torture::{Plan, Subject, run, work};
+
+#[path = "../../figures/src/report.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod report;
+
+use report::{Target, figure};
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((word, rest)) if word == "worker" => return work(rest).await,
+        Some(_) => {
+            eprintln!("usage: torture [worker ..]");
+            std::process::exit(2);
+        }
+        None => {}
+    }
+    for subject in Subject::ALL {
+        tortured(*subject).await;
+    }
+    report::load();
+}
+
+async fn tortured(subject: Subject) {
+    let plan = Plan {
+        subject,
+        workers: 8,
+        keys: 2_000,
+        operations: 100_000,
+        calm: Duration::from_millis(300),
+        seed: 4,
+        limit: Duration::from_secs(1_200),
+    };
+    let program = env::current_exe().expect("this program");
+    let report = run(&plan, &program).await;
+    let (books, faults) = (&report.books, &report.faults);
+    let tell = |name: &str, value: usize, unit: &str, target| {
+        figure(
+            &format!("once_{subject}_{name}"),
+            value as f64,
+            unit,
+            target,
+        );
+    };
+    tell(
+        "operations",
+        books.told,
+        "calls told an outcome",
+        Target::AtLeast(plan.operations as f64),
+    );
+    tell(
+        "keys",
+        books.keys,
+        "keys",
+        Target::AtLeast(plan.keys as f64),
+    );
+    tell(
+        "double_effects",
+        books.double,
+        "effects",
+        Target::Exactly(0.0),
+    );
+    tell(
+        "lost_effects",
+        books.lost,
+        "keys told of",
+        Target::Exactly(0.0),
+    );
+    tell(
+        "contradictions",
+        books.contradictory,
+        "keys",
+        Target::Exactly(0.0),
+    );
+    tell("stuck_keys", books.stuck, "keys", Target::Exactly(0.0));
+    tell("kills", faults.kills, "kill -9", Target::Open);
+    tell("stops", faults.stops, "kill -STOP", Target::Open);
+    tell("cuts", faults.cuts, "lines", Target::Open);
+    tell("delays", faults.delays, "lines", Target::Open);
+    tell("hung_up", faults.hung_up, "calls", Target::Open);
+    let seconds = report.took.as_secs_f64();
+    figure(&format!("once_{subject}_took"), seconds, "s", Target::Open);
+}

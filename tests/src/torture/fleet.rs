@@ -1,0 +1,314 @@
+//! The processes, and what they go through.
+
+use std::{collections::HashSet, path::Path, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::PgPool;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdin, Command},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Plan,
+    books::{Books, Tellings, balance},
+    subject::{Client, set_up},
+    worker::{Task, name},
+};
+use crate::{
+    postgres::Postgres,
+    proxy::{Proxy, Weather},
+};
+
+/// What the processes went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// `kill -9`.
+    pub kills: usize,
+    /// `kill -STOP`, for longer than any lease.
+    pub stops: usize,
+    /// Lines that were cut, in the middle of an answer or all at once.
+    pub cuts: usize,
+    /// Lines that were slow, or silent.
+    pub delays: usize,
+    /// Callers that hung up and asked again; of processes that lived to the end.
+    pub hung_up: usize,
+}
+
+/// How long a process is stopped, or a line is bad.
+const SPELL: Duration = Duration::from_millis(900);
+
+struct Worker {
+    task: Task,
+    told: HashSet<usize>,
+    proxy: Proxy,
+    /// Counts the processes that were started for it.
+    life: usize,
+    process: Option<(Child, ChildStdin)>,
+    done: bool,
+}
+
+/// What a process says.
+enum Said {
+    Told {
+        call: usize,
+        key: usize,
+        outcome: i64,
+    },
+    End {
+        hung_up: usize,
+    },
+}
+
+type Hearsay = mpsc::UnboundedSender<(usize, usize, Said)>;
+
+/// What is to be set right, and when.
+enum Cure {
+    Continue(usize),
+    Fine(usize),
+    Restart(usize),
+}
+
+pub(super) async fn run(plan: &Plan, program: &Path, postgres: &Postgres) -> (Books, Faults) {
+    let pool = PgPool::connect(&postgres.url())
+        .await
+        .expect("a connection");
+    set_up(&pool).await;
+    let mut fleet = Fleet::start(plan, program, postgres).await;
+    fleet.endure().await;
+    let stuck = fleet.quiet_round(postgres).await;
+    let told = fleet.workers.iter().map(|worker| worker.told.len()).sum();
+    (
+        balance(&pool, told, &fleet.tellings, stuck).await,
+        fleet.faults,
+    )
+}
+
+struct Fleet<'a> {
+    plan: &'a Plan,
+    program: &'a Path,
+    workers: Vec<Worker>,
+    random: fastrand::Rng,
+    faults: Faults,
+    tellings: Tellings,
+    hear: Hearsay,
+    heard: mpsc::UnboundedReceiver<(usize, usize, Said)>,
+    cures: Vec<(Instant, Cure)>,
+    user: String,
+}
+
+impl<'a> Fleet<'a> {
+    async fn start(plan: &'a Plan, program: &'a Path, postgres: &Postgres) -> Self {
+        let (hear, heard) = mpsc::unbounded_channel();
+        let mut workers = Vec::new();
+        for worker in 0..plan.workers {
+            let proxy = Proxy::to(postgres.address()).await.expect("a port");
+            let task = Task {
+                worker,
+                from: 0,
+                to: plan.operations / plan.workers,
+                keys: plan.keys,
+            };
+            workers.push(Worker {
+                task,
+                told: HashSet::new(),
+                proxy,
+                life: 0,
+                process: None,
+                done: false,
+            });
+        }
+        let mut fleet = Self {
+            plan,
+            program,
+            workers,
+            random: fastrand::Rng::with_seed(plan.seed),
+            faults: Faults::default(),
+            tellings: Tellings::new(),
+            hear,
+            heard,
+            cures: Vec::new(),
+            user: "postgres".to_owned(),
+        };
+        (0..plan.workers).for_each(|worker| fleet.launch(worker));
+        fleet
+    }
+
+    /// Starts a process for what is left of the worker's calls.
+    fn launch(&mut self, worker: usize) {
+        let it = &mut self.workers[worker];
+        it.life += 1;
+        it.task.from = (0..it.task.to)
+            .find(|call| !it.told.contains(call))
+            .unwrap_or(it.task.to);
+        let Task { from, to, keys, .. } = it.task;
+        let database = format!("postgres://{}@{}/postgres", self.user, it.proxy.address());
+        let mut child = Command::new(self.program)
+            .args(["worker", &self.plan.subject.to_string(), &database, "-"])
+            .args([worker, from, to, keys].map(|number| number.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("a process");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let (hear, life) = (self.hear.clone(), it.life);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(said) = parse(&line) {
+                    let _ = hear.send((worker, life, said));
+                }
+            }
+        });
+        let input = child.stdin.take().expect("its input");
+        it.process = Some((child, input));
+    }
+
+    /// Until all calls of all processes were told an outcome.
+    async fn endure(&mut self) {
+        let mut next_fault = Instant::now() + self.plan.calm;
+        while self.workers.iter().any(|worker| !worker.done) || !self.cures.is_empty() {
+            let cure = self.cures.iter().map(|(at, _)| *at).min();
+            let next = cure.map_or(next_fault, |cure| cure.min(next_fault));
+            tokio::select! {
+                Some((worker, life, said)) = self.heard.recv() => self.note(worker, life, said),
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    self.cure(now).await;
+                    if now >= next_fault {
+                        self.fault().await;
+                        next_fault = now + self.plan.calm;
+                    }
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, worker: usize, life: usize, said: Said) {
+        let it = &mut self.workers[worker];
+        match said {
+            // Whatever was told was told, also by a process that is dead by now.
+            Said::Told { call, key, outcome } => {
+                it.told.insert(call);
+                self.tellings.entry(key).or_default().insert(outcome);
+            }
+            Said::End { hung_up } if life == it.life => {
+                it.done = true;
+                self.faults.hung_up += hung_up;
+            }
+            Said::End { .. } => {}
+        }
+    }
+
+    async fn fault(&mut self) {
+        let worker = self.random.usize(..self.workers.len());
+        let until = Instant::now() + SPELL;
+        let busy = self.cures.iter().any(|(_, cure)| {
+            matches!(cure, Cure::Continue(of) | Cure::Fine(of) | Cure::Restart(of) if *of == worker)
+        });
+        let it = &mut self.workers[worker];
+        if busy || it.done {
+            return;
+        }
+        match self.random.u8(..6) {
+            0 | 1 => {
+                if let Some((mut child, _)) = it.process.take() {
+                    child.kill().await.expect("it dies");
+                }
+                self.faults.kills += 1;
+                // It comes back while what it left behind is still there.
+                self.cures
+                    .push((Instant::now() + SPELL / 9, Cure::Restart(worker)));
+            }
+            2 => {
+                signal(it, Signal::STOP);
+                self.faults.stops += 1;
+                self.cures.push((until, Cure::Continue(worker)));
+            }
+            3 => {
+                it.proxy.set(Weather::Reset).await;
+                self.faults.cuts += 1;
+                self.cures
+                    .push((Instant::now() + SPELL / 9, Cure::Fine(worker)));
+            }
+            4 => {
+                it.proxy
+                    .set(Weather::CutAfter(self.random.usize(1..4_000)))
+                    .await;
+                self.faults.cuts += 1;
+                self.cures.push((until, Cure::Fine(worker)));
+            }
+            _ => {
+                let bad = match self.random.bool() {
+                    true => Weather::Blackhole,
+                    false => Weather::Latency(SPELL / 10),
+                };
+                it.proxy.set(bad).await;
+                self.faults.delays += 1;
+                self.cures.push((until, Cure::Fine(worker)));
+            }
+        }
+    }
+
+    async fn cure(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.cures)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.cures = later;
+        let due: Vec<(Instant, Cure)> = due;
+        for (_, cure) in due {
+            match cure {
+                Cure::Continue(worker) => signal(&self.workers[worker], Signal::CONT),
+                Cure::Fine(worker) => self.workers[worker].proxy.set(Weather::Fine).await,
+                Cure::Restart(worker) => self.launch(worker),
+            }
+        }
+    }
+
+    /// All is quiet: each key can be had now, and soon. How many cannot.
+    async fn quiet_round(&mut self, postgres: &Postgres) -> usize {
+        let client = Client::new(self.plan.subject, &postgres.url());
+        let mut stuck = 0;
+        for key in 0..self.plan.keys {
+            let mut told = None;
+            for _ in 0..50 {
+                told = client.ask(&name(key), -1).await;
+                if told.is_some() {
+                    break;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+            match told {
+                Some(outcome) => {
+                    self.tellings.entry(key).or_default().insert(outcome);
+                }
+                None => stuck += 1,
+            }
+        }
+        stuck
+    }
+}
+
+fn signal(worker: &Worker, signal: Signal) {
+    let id = worker.process.as_ref().and_then(|(child, _)| child.id());
+    if let Some(pid) = id.and_then(|id| Pid::from_raw(id.cast_signed())) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn parse(line: &str) -> Option<Said> {
+    let words: Vec<&str> = line.split(' ').collect();
+    Some(match words[..] {
+        ["told", call, key, outcome] => Said::Told {
+            call: call.parse().ok()?,
+            key: key.parse().ok()?,
+            outcome: outcome.parse().ok()?,
+        },
+        ["end", hung_up] => Said::End {
+            hung_up: hung_up.parse().ok()?,
+        },
+        _ => return None,
+    })
+}

@@ -1,0 +1,68 @@
+//! Processes that ask for the same work at the same time, while they are killed, stopped and cut off, and client retries
+//! go on; and a database that tells what was done.
+//!
+//! Each of a few processes makes thousands of calls, each with one of a few keys, many of them the same key at the same
+//! moment. A call is repeated until it is told an outcome; some hang up half-way, and ask again. The work of a key is
+//! one row in a table without any constraint that would keep out a second one. At the end there must be exactly one row
+//! for each key that anybody was told of, and it must be the one they were told of.
+
+mod books;
+mod fleet;
+mod subject;
+mod worker;
+
+use std::{path::Path, time::Duration};
+
+pub use books::Books;
+pub use fleet::Faults;
+pub use subject::Subject;
+pub use worker::work;
+
+use crate::postgres::Postgres;
+
+/// What is to be endured.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Whose promise is held to.
+    pub subject: Subject,
+    /// Processes.
+    pub workers: usize,
+    /// Different keys.
+    pub keys: usize,
+    /// Calls in all.
+    pub operations: usize,
+    /// Time from one fault to the next.
+    pub calm: Duration,
+    /// For the order of faults.
+    pub seed: u64,
+    /// After this it has failed.
+    pub limit: Duration,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The books.
+    pub books: Books,
+    /// What the processes went through.
+    pub faults: Faults,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Runs the plan with servers of its own. `program` is the binary `torture`.
+///
+/// # Panics
+/// If the servers do not start, or it takes longer than the limit.
+pub async fn run(plan: &Plan, program: &Path) -> Report {
+    let began = tokio::time::Instant::now();
+    let postgres = Postgres::start();
+    let (books, faults) = tokio::time::timeout(plan.limit, fleet::run(plan, program, &postgres))
+        .await
+        .unwrap_or_else(|_| panic!("not done within {:?}", plan.limit));
+    Report {
+        books,
+        faults,
+        took: began.elapsed(),
+    }
+}
