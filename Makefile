@@ -2,7 +2,7 @@
 
 # What tests and lints switch on. The TLS features stay out: they cost a minute of C, and only one TLS library can be
 # in a program; `make features` sees to them.
-FEATURES := resilience-core/otel,resilience-core/sqlx,resilience-http/otel,resilience-http/axum,resilience-redis/cli
+FEATURES := resilience-core/otel,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
 # The peers in the benches bring features of their own, which must not leak into what is tested: built apart.
 TESTED := --workspace --exclude resilience-benches --features $(FEATURES)
@@ -44,8 +44,9 @@ figures: ## Run every bench and print each figure as one JSON line
 	@$(CARGO) bench -q -p resilience-benches -- --figures
 	@$(CARGO) run -q --release -p resilience-figures
 
-torture: ## A thousand instances with ten shared breakers each on one Redis, and then as many as it takes
+torture: ## A thousand instances with ten shared breakers each on one Redis; work done once by processes that are killed and cut off
 	@$(CARGO) run -q --release -p resilience-figures -- torture
+	@$(CARGO) run -q --release -p resilience-tests --bin torture
 
 bench: ## Run every bench and print the tables, ours beside the peers'
 	$(CARGO) bench -p resilience-benches

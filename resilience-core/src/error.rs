@@ -203,6 +203,10 @@ pub enum Reason {
     TooCostly,
     /// The shared state that would have to decide cannot be reached, and such calls are not to be made then.
     StoreUnreachable,
+    /// Another call with the same idempotency key is at work.
+    InFlight,
+    /// The idempotency key belongs to other work.
+    KeyReused,
 }
 
 impl Reason {
@@ -220,6 +224,8 @@ impl Reason {
         Self::RateLimited,
         Self::TooCostly,
         Self::StoreUnreachable,
+        Self::InFlight,
+        Self::KeyReused,
     ];
 
     /// A stable lower-case name, as metrics and problem documents use it.
@@ -238,6 +244,8 @@ impl Reason {
             Self::RateLimited => "rate_limited",
             Self::TooCostly => "too_costly",
             Self::StoreUnreachable => "store_unreachable",
+            Self::InFlight => "in_flight",
+            Self::KeyReused => "key_reused",
         }
     }
 }
@@ -257,6 +265,8 @@ impl fmt::Display for Reason {
             Self::RateLimited => "rate limited",
             Self::TooCostly => "costs more than the limit can hold",
             Self::StoreUnreachable => "the store that decides cannot be reached",
+            Self::InFlight => "another call with the same key is at work",
+            Self::KeyReused => "the key belongs to other work",
         })
     }
 }
@@ -429,7 +439,7 @@ mod tests {
     #[test]
     fn the_list_of_reasons_is_complete_and_their_names_differ() {
         // The last one declared: a new one below it changes this number.
-        assert_eq!(Reason::ALL.len(), Reason::StoreUnreachable as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::KeyReused as usize + 1);
         let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         names.sort_unstable();
         names.dedup();

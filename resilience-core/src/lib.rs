@@ -63,6 +63,7 @@
 //! # Features
 //!
 //! None is on by default. `otel`: `telemetry::export`. `sqlx`: classification of sqlx errors.
+//! `sqlx-postgres`, `sqlx-sqlite`: the same, and the inbox in that database.
 
 pub mod breaker;
 pub mod bulkhead;

@@ -8,6 +8,8 @@
 //! | `overloaded` (load shed) | 503 | what the layer says, else 1 |
 //! | `rate_limited` | 429 | what the limit says, else 1 |
 //! | `timed_out`, `no_time_left` (deadline) | 504 | only if the layer says: a second try takes as long as the first |
+//! | `in_flight` (idempotency key) | 409 | what is left of the other's lease, if known, else 1 |
+//! | `key_reused` (idempotency key) | 422 | no: the key belongs to another request |
 //!
 //! The same table is [`TABLE`] for programs. A reason that is not in it is answered 503 with `Retry-After: 1`.
 //! `Retry-After` is in whole seconds, rounded up, at least 1: a client told "0" would come straight back.
@@ -124,6 +126,10 @@ pub const TABLE: &[Row] = &[
         "The request alone is more than the limit for requests of this kind allows at once."),
     row(Reason::StoreUnreachable, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
         "What decides whether this request may be served cannot be reached at the moment."),
+    row(Reason::InFlight, StatusCode::CONFLICT, true, "A request is outstanding for this key",
+        "Another request with the same idempotency key is being served."),
+    row(Reason::KeyReused, StatusCode::UNPROCESSABLE_ENTITY, false, "Idempotency key is already used",
+        "The idempotency key was used with another request; a key is for one request and its repetitions."),
     row(Reason::TimedOut, StatusCode::GATEWAY_TIMEOUT, false, LATE,
         "The request was not finished within the time allowed for it."),
     row(Reason::NoTimeLeft, StatusCode::GATEWAY_TIMEOUT, false, LATE,
@@ -490,12 +496,13 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_503_but_for_the_rate_limit_and_the_deadline() {
+    fn statuses_are_503_but_for_the_rate_limit_the_deadline_and_the_key() {
         for &reason in Reason::ALL {
             let status = Problem::from(rejected(Pattern::CircuitBreaker, reason, None)).status();
             let expected = match reason {
                 Reason::RateLimited => 429,
-                Reason::TooCostly => 422,
+                Reason::TooCostly | Reason::KeyReused => 422,
+                Reason::InFlight => 409,
                 Reason::TimedOut | Reason::NoTimeLeft => 504,
                 _ => 503,
             };

@@ -51,6 +51,7 @@ struct Worker {
 }
 
 /// What a process says.
+#[derive(Clone, Copy)]
 enum Said {
     Told {
         call: usize,
@@ -65,6 +66,7 @@ enum Said {
 type Hearsay = mpsc::UnboundedSender<(usize, usize, Said)>;
 
 /// What is to be set right, and when.
+#[derive(Clone, Copy)]
 enum Cure {
     Continue(usize),
     Fine(usize),

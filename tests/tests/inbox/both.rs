@@ -80,7 +80,7 @@ macro_rules! suite {
                 let refused = work.await.unwrap_err();
                 assert_eq!(
                     refused.rejected().map(|no| no.reason()),
-                    Some(Reason::TooCostly)
+                    Some(Reason::KeyReused)
                 );
                 assert!(once(&rig, "a").await.is_some());
             }

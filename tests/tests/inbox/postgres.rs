@@ -111,7 +111,7 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
             .await;
         assert_eq!(
             ran.unwrap_err().rejected().map(|no| no.reason()),
-            Some(Reason::Full)
+            Some(Reason::InFlight)
         );
     }
     first.rollback().await.unwrap();

@@ -85,6 +85,7 @@ pub use dialect::Dialect;
 use dialect::{Ask, Found, Row, Statements};
 pub use run::{Done, Ran, Work};
 
+use super::store::{MAX_KEY, MAX_WORD};
 use crate::retry::Backoff;
 
 /// An inbox in PostgreSQL.
@@ -94,11 +95,6 @@ pub type PgInbox = Inbox<::sqlx::Postgres>;
 /// An inbox in SQLite.
 #[cfg(feature = "sqlx-sqlite")]
 pub type SqliteInbox = Inbox<::sqlx::Sqlite>;
-
-/// The longest key, in bytes.
-const MAX_KEY: usize = 1024;
-/// The longest fingerprint, in bytes.
-const MAX_FINGERPRINT: usize = 128;
 
 /// Records of work, kept beside what the work changes. See the [module](self). Clones are the same inbox.
 pub struct Inbox<DB: Dialect> {
@@ -256,9 +252,9 @@ fn validate(key: &str, fingerprint: &[u8]) -> Result<(), ::sqlx::Error> {
     if key.contains('\0') {
         return no("a key has no NUL in it".to_owned());
     }
-    if fingerprint.len() > MAX_FINGERPRINT {
+    if fingerprint.len() > MAX_WORD {
         return no(format!(
-            "a fingerprint has at most {MAX_FINGERPRINT} bytes, not {}",
+            "a fingerprint has at most {MAX_WORD} bytes, not {}",
             fingerprint.len()
         ));
     }

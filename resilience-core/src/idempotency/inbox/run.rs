@@ -147,7 +147,7 @@ impl<DB: Dialect> Inbox<DB> {
     /// ```
     ///
     /// # Errors
-    /// - `Rejected` with [`Reason::TooCostly`], if the key belongs to other work, or [`Reason::Full`], if another
+    /// - `Rejected` with [`Reason::KeyReused`], if the key belongs to other work, or [`Reason::InFlight`], if another
     ///   transaction was at work on it for longer than the inbox [waits](super::InboxBuilder::wait).
     /// - `Service` with the error of `work`, or with that of the database.
     pub async fn run<E, F, Fut>(
@@ -213,8 +213,8 @@ impl<DB: Dialect> Inbox<DB> {
                     replayed: true,
                 });
             }
-            Claimed::Mismatch => return Err(self.refuse(Reason::TooCostly)),
-            Claimed::Busy => return Err(self.refuse(Reason::Full)),
+            Claimed::Mismatch => return Err(self.refuse(Reason::KeyReused)),
+            Claimed::Busy => return Err(self.refuse(Reason::InFlight)),
         };
         let done = work(Work { transaction, entry })
             .await
