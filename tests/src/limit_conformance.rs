@@ -201,13 +201,14 @@ async fn a_bucket_that_is_full_again_takes_all_of_it(store: &dyn LimitStore) {
 }
 
 async fn demands_that_make_no_sense_are_refused(store: &dyn LimitStore) {
-    let quota = per(5, HOUR);
-    let twice = [demand("same", quota, 1), demand("same", quota, 1)];
+    let twice = [demand("same", per(5, HOUR), 1); 2];
     for demands in [&[][..], &twice] {
         let failure = store.decide("sense", "subject", demands).await.unwrap_err();
         assert!(!failure.ambiguous, "{failure}");
     }
-    assert_eq!(left(&ask(store, "sense", &twice[..1]).await), [4]);
+    // Nothing was taken.
+    let all = ask(store, "sense", &[demand("same", per(5, HOUR), 0)]).await;
+    assert_eq!(all.limits[0].full_in, 0);
 }
 
 async fn numbers_at_their_bounds_are_exact(store: &dyn LimitStore) {
@@ -269,4 +270,81 @@ async fn instances_are_counted_while_they_are_heard_of(store: &dyn LimitStore) {
         0,
         "nobody is left"
     );
+}
+
+/// What holds for a store whose limits are divided over 2 to 10 sub-buckets.
+pub async fn split(store: &Arc<dyn LimitStore>) {
+    sub_buckets_hold_all_of_a_burst_together_and_no_more(store).await;
+    sub_buckets_are_charged_by_several_limits_or_not_at_all(&**store).await;
+    subjects_whose_names_look_like_sub_buckets_are_subjects(&**store).await;
+    demands_that_make_no_sense_are_refused(&**store).await;
+}
+
+async fn sub_buckets_hold_all_of_a_burst_together_and_no_more(store: &Arc<dyn LimitStore>) {
+    let quota = per(103, HOUR);
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let store = Arc::clone(store);
+            tokio::spawn(async move {
+                let mut got = 0;
+                for _ in 0..20 {
+                    let decision = one(&*store, "split-crowd", quota, 1).await;
+                    got += u32::from(decision.outcome.is_admitted());
+                }
+                got
+            })
+        })
+        .collect();
+    let mut got = 0;
+    for task in tasks {
+        got += task.await.expect("no panic");
+    }
+    assert!(got <= 103, "{got}");
+    // The last tokens are found by chance.
+    for _ in 0..2_000 {
+        let decision = one(&**store, "split-crowd", quota, 1).await;
+        got += u32::from(decision.outcome.is_admitted());
+    }
+    assert_eq!(got, 103);
+    for _ in 0..100 {
+        let refused = one(&**store, "split-crowd", quota, 1).await;
+        assert!(
+            matches!(refused.outcome, Outcome::Wait { .. }),
+            "{refused:?}"
+        );
+    }
+}
+
+async fn sub_buckets_are_charged_by_several_limits_or_not_at_all(store: &dyn LimitStore) {
+    let (calls, bytes) = (per(100, HOUR), per(1_000, HOUR));
+    let mut admitted = 0;
+    for _ in 0..200 {
+        let demands = [demand("calls", calls, 1), demand("bytes", bytes, 20)];
+        let decision = ask(store, "split-several", &demands).await;
+        admitted += u32::from(decision.outcome.is_admitted());
+    }
+    assert!((40..=50).contains(&admitted), "{admitted}");
+    // The bytes are used up, or nearly; half of the calls were never charged.
+    let mut left = 0;
+    for _ in 0..200 {
+        let decision = ask(store, "split-several", &[demand("calls", calls, 1)]).await;
+        left += u32::from(decision.outcome.is_admitted());
+    }
+    assert!(
+        (90..=100).contains(&(left + admitted)),
+        "{left} and {admitted}"
+    );
+}
+
+async fn subjects_whose_names_look_like_sub_buckets_are_subjects(store: &dyn LimitStore) {
+    let quota = per(20, HOUR);
+    for subject in ["a", "a~0", "a~1", "a~", "~0"] {
+        let mut got = 0;
+        for _ in 0..200 {
+            let demands = [demand("limit", quota, 1)];
+            let decision = store.decide("split-names", subject, &demands).await;
+            got += u32::from(decision.expect("an answer").outcome.is_admitted());
+        }
+        assert!((15..=20).contains(&got), "{subject}: {got}");
+    }
 }

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use resilience_core::limit::{
     Quota,
-    store::{Demand, InProcessLimits, LimitStore},
+    store::{Answer, Decision, Demand, InProcessLimits, LimitStore, SplitLimits},
 };
 use resilience_redis::Redis;
 use resilience_tests::{
     limit_conformance, limit_script,
     redis::{Flavour, RedisServer},
+    redis_cluster::RedisCluster,
+    redis_scene,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,6 +28,54 @@ async fn redis_conforms() {
         let server = RedisServer::start_flavour(flavour, &[]);
         let store: Arc<dyn LimitStore> = Arc::new(connect(&server).await.limits());
         limit_conformance::all(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_conforms() {
+    let cluster = RedisCluster::start();
+    let store: Arc<dyn LimitStore> = Arc::new(redis_scene::connect(&cluster.url()).await.limits());
+    limit_conformance::all(&store).await;
+    split_conforms(redis_scene::connect(&cluster.url()).await.limits()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sub_buckets_conform_in_this_process_and_in_redis() {
+    split_conforms(InProcessLimits::new()).await;
+    let server = RedisServer::start();
+    let limits = connect(&server).await.limits();
+    split_conforms(limits.clone()).await;
+    let one: Arc<dyn LimitStore> = Arc::new(SplitLimits::new(limits, 1).unwrap());
+    limit_conformance::all(&one).await;
+}
+
+async fn split_conforms(store: impl LimitStore + Clone) {
+    for parts in [2, 8] {
+        let split = SplitLimits::new(Named(store.clone(), parts), parts).unwrap();
+        let split: Arc<dyn LimitStore> = Arc::new(split);
+        limit_conformance::split(&split).await;
+    }
+}
+
+/// A store whose names are its own, so that one server can be used twice.
+#[derive(Debug)]
+struct Named<S>(S, u32);
+
+impl<S: LimitStore> LimitStore for Named<S> {
+    fn decide<'a>(
+        &'a self,
+        name: &'a str,
+        subject: &'a str,
+        demands: &'a [Demand<'a>],
+    ) -> Answer<'a, Decision> {
+        Box::pin(async move {
+            let name = format!("{name}-{}", self.1);
+            self.0.decide(&name, subject, demands).await
+        })
+    }
+
+    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
+        self.0.enrol(name, instance, ttl)
     }
 }
 

@@ -76,6 +76,7 @@ mod machine_tests;
 mod meter;
 mod quota;
 mod shared;
+mod split;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -82,6 +82,25 @@ impl Quota {
         Err(InvalidConfig::new("burst", burst, rule))
     }
 
+    /// What share number `part` has of `of`: as many permits in a period so many times as long, and of the burst what
+    /// it gets when that is dealt out token by token.
+    pub(super) fn share(&self, part: u64, of: u64) -> Result<Self, InvalidConfig> {
+        let period = self.period.saturating_mul(of);
+        let common = gcd(self.permits, period);
+        let share = Self {
+            permits: self.permits,
+            period,
+            capacity: self.capacity / of + u64::from(part < self.capacity % of),
+            n: self.permits / common,
+            per: period / common,
+        };
+        if share.is_exact() {
+            return Ok(share);
+        }
+        let rule = "too many for this quota: its shares would no longer be exact";
+        Err(InvalidConfig::new("parts", of, rule))
+    }
+
     /// Tokens gained per [`period`](Self::period).
     #[must_use]
     pub const fn permits(&self) -> u64 {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+pub use super::split::SplitLimits;
 use super::{
     Quota,
     machine::{self, After, Bucket, Claim, Outcome},

@@ -8,6 +8,9 @@
 //! | `{prefix:limit:NAME:SUBJECT}:LIMIT` | string, 24 bytes | three doubles: parts of a token, microsecond, how many parts are a token | until it is full |
 //! | `{prefix:limit:NAME}:live` | zset | instance, live until (ms) | until the last of them is no longer live |
 //!
+//! A subject too hot for one server can be divided over several buckets, in different slots:
+//! [`SplitLimits`](resilience_core::limit::store::SplitLimits).
+//!
 //! All times are the server's, in microseconds. A refusal writes nothing, and a bucket that is full has no key: losing
 //! a key to its TTL is never more generous than keeping it. Losing keys to eviction is: give the server a policy that
 //! evicts nothing (`noeviction`) or only what it must (`volatile-ttl`: those that are full soonest go first).
