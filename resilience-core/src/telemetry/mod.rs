@@ -100,6 +100,8 @@ metrics! {
         "Calls that a shared rate limit would have refused, and admitted because it is in shadow mode, by the limit.";
     LIMIT_NEAR = RateLimit Counter "resilience.rate_limit.near" "{call}" Some("limit"),
         "Calls that a shared rate limit admitted and that left little of a limit, by the limit.";
+    LIMIT_LEASED = RateLimit UpDownCounter "resilience.rate_limit.leased" "{token}" Some("limit"),
+        "Tokens of a shared rate limit that this instance has leased and not spent, by the limit.";
     LIMIT_STORE_CALLS = RateLimit Counter "resilience.rate_limit.store_calls" "{call}" Some("outcome"),
         "Questions of a shared rate limit to its store, answered or not.";
     LIMIT_DEGRADED = RateLimit Gauge "resilience.rate_limit.degraded" "1" None,

@@ -230,8 +230,8 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     ))
 }
 
-/// One whose store answers, and one whose store is missing.
-async fn shared_limits(name: &'static str, missing: &Redis) -> [SharedRateLimit; 2] {
+/// One whose store answers, one that leases, and one whose store is missing.
+async fn shared_limits(name: &'static str, missing: &Redis) -> [SharedRateLimit; 3] {
     let quota = Quota::per(2, LONG).unwrap();
     let found = SharedRateLimit::builder(name, InProcessLimits::new())
         .limit("per-long", quota)
@@ -242,6 +242,23 @@ async fn shared_limits(name: &'static str, missing: &Redis) -> [SharedRateLimit;
     assert!(found.check("t", 1).await.is_err());
     found.set_shadow(true);
     assert!(found.check("t", 1).await.unwrap().is_shadowed());
+    let leasing = SharedRateLimit::builder(name, InProcessLimits::new())
+        .limit("many", Quota::per(1_000_000, LONG).unwrap())
+        .mode(fleet::Mode::Leased(fleet::LeaseRules::new().time(LONG)))
+        .build()
+        .unwrap();
+    while leasing
+        .peek("t")
+        .await
+        .unwrap()
+        .binding()
+        .unwrap()
+        .remaining
+        + 10
+        > 1_000_000
+    {
+        assert!(leasing.check("t", 1).await.is_ok());
+    }
     let lost = SharedRateLimit::builder(name, missing.limits())
         .limit("per-long", quota)
         .unreachable(Unreachable::Closed)
@@ -251,7 +268,7 @@ async fn shared_limits(name: &'static str, missing: &Redis) -> [SharedRateLimit;
         lost.check("t", 0).await.is_err() && lost.is_degraded()
     })
     .await;
-    [found, lost]
+    [found, leasing, lost]
 }
 
 #[tokio::test]
@@ -339,9 +356,14 @@ async fn the_figures_are_those_of_what_happened() {
         ),
         "{known:?}"
     );
-    is(
-        "resilience.rate_limit.admitted",
-        &[("memory", 1), ("store", 1)],
+    let admitted = of("resilience.rate_limit.admitted");
+    let known: Vec<_> = admitted
+        .iter()
+        .map(|(key, value)| (&**key, *value))
+        .collect();
+    assert!(
+        matches!(known[..], [("lease", 1..), ("memory", 1), ("store", 1)]),
+        "{known:?}"
     );
     is("resilience.rate_limit.exhausted", &[("per-long", 2)]);
     is("resilience.rate_limit.shadowed", &[("per-long", 1)]);
@@ -515,6 +537,7 @@ fn the_names_of_the_table_are_stable() {
         "resilience.rate_limit.shadowed",
         "resilience.rate_limit.near",
         "resilience.rate_limit.store_calls",
+        "resilience.rate_limit.leased",
         "resilience.rate_limit.degraded",
         "resilience.retry.calls",
         "resilience.retry.retries",

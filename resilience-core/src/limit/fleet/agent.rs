@@ -6,24 +6,50 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    config::Mode,
     core::{Core, within},
     health::Health,
 };
 
-/// Ends soon after `closing` is set and the bell has rung.
+/// Ends soon after the last handle is gone: what is leased goes back, and the instance is taken off the list.
 pub(super) async fn run(core: Arc<Core>) {
-    let mut next = Instant::now();
+    let mut next_beat = Instant::now();
+    let mut next_sweep = Instant::now() + sweep_interval(&core);
     while !core.health.is_closing() {
         tokio::select! {
-            () = sleep_until(next) => {
+            () = sleep_until(next_beat), if is_social(&core) => {
                 beat(&core, core.settings.heartbeat * 3).await;
-                next = Instant::now() + pause(&core);
+                next_beat = Instant::now() + pause(&core);
             }
-            () = core.health.bell.notified() => next = next.min(Instant::now() + pause(&core)),
+            () = sleep_until(next_sweep) => {
+                // What does not arrive is lost, and comes in again at the rate of the limit.
+                let _ = core.sweep(false).await;
+                next_sweep = Instant::now() + sweep_interval(&core);
+            }
+            () = core.health.bell.notified() => {
+                next_beat = next_beat.min(Instant::now() + pause(&core));
+            }
         }
     }
-    beat(&core, Duration::ZERO).await;
+    let _ = core.sweep(true).await;
+    if is_social(&core) {
+        beat(&core, Duration::ZERO).await;
+    }
 }
+
+fn is_social(core: &Core) -> bool {
+    core.settings.mode != Mode::Local
+}
+
+fn sweep_interval(core: &Core) -> Duration {
+    match &core.settings.mode {
+        Mode::Leased(rules) => rules.time / 2,
+        _ => LONG,
+    }
+}
+
+/// Nothing to sweep.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// Until the next heartbeat. Instances that started together shall not beat together.
 fn pause(core: &Core) -> Duration {

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use super::{
     SharedRateLimit,
     core::Core,
+    lease::LeaseRules,
     plan::{Plan, Plans, Source},
 };
 use crate::{
@@ -14,6 +15,26 @@ use crate::{
     error::InvalidConfig,
     limit::{Quota, store::LimitStore},
 };
+
+/// Who decides about a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// The store decides about every call: a round trip each, and exact. The default.
+    #[default]
+    Exact,
+    /// This instance takes tokens of the store in advance and pays calls out of them, without a round trip.
+    ///
+    /// Nothing is spent that was not taken from the bucket before, so a fleet never admits more than the burst and
+    /// what was gained, counted from when the bucket was full. Counted from any moment, the tokens that are leased at
+    /// that moment come on top, while the bucket gains on: at most what the fleet uses in a quarter of a lease time.
+    /// It may admit less: of an instance that dies its leases are lost, and what others hold and do not use can be
+    /// used by nobody else, for a lease time at most; together no more than the live instances times the largest
+    /// lease. A refusal may be told a wait that is up to 10 ms longer than in exact mode.
+    Leased(LeaseRules),
+    /// This instance decides alone, each by the whole limit, and asks no store.
+    Local,
+}
 
 /// What becomes of calls while the store cannot be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +75,7 @@ pub struct SharedRateLimitBuilder {
     store: Arc<dyn LimitStore>,
     plan: Result<Plan, InvalidConfig>,
     plans: Option<Source>,
+    mode: Mode,
     unreachable: Unreachable,
     budget: Duration,
     heartbeat: Duration,
@@ -71,6 +93,7 @@ impl SharedRateLimitBuilder {
             store,
             plan: Ok(Plan::new()),
             plans: None,
+            mode: Mode::default(),
             unreachable: Unreachable::default(),
             budget: Duration::from_millis(100),
             heartbeat: Duration::from_secs(2),
@@ -109,6 +132,12 @@ impl SharedRateLimitBuilder {
         plan_of: impl Fn(&str) -> Option<Plan> + Send + Sync + 'static,
     ) -> Self {
         self.plans = Some(Source::By(Box::new(plan_of)));
+        self
+    }
+
+    /// Who decides about a call. Default: [`Mode::Exact`].
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
         self
     }
 
@@ -189,14 +218,19 @@ impl SharedRateLimitBuilder {
                 "must be between 0 and 1",
             ));
         }
-        if Handle::try_current().is_err() {
+        if let Mode::Leased(rules) = &self.mode {
+            rules.check()?;
+        }
+        let Ok(runtime) = Handle::try_current() else {
             let rule = "must be built within a tokio runtime";
             return Err(InvalidConfig::new("store", self.store, rule));
-        }
+        };
         let settings = Settings {
             name: self.name,
             plan,
             plans: self.plans,
+            mode: self.mode,
+            runtime,
             unreachable: self.unreachable,
             budget: self.budget,
             heartbeat: self.heartbeat,
@@ -245,6 +279,9 @@ pub(super) struct Settings {
     pub(super) name: Arc<str>,
     pub(super) plan: Plan,
     pub(super) plans: Option<Source>,
+    pub(super) mode: Mode,
+    /// Calls may come from outside of it.
+    pub(super) runtime: Handle,
     pub(super) unreachable: Unreachable,
     pub(super) budget: Duration,
     pub(super) heartbeat: Duration,

@@ -9,15 +9,17 @@ use std::{
 };
 
 use super::{
-    config::{Settings, Unreachable},
+    config::{Mode, Settings, Unreachable},
     costs::{Costs, Prices},
     counts::Counts,
     health::Health,
     memory::Memory,
     plan::Plan,
+    pool::Pools,
     ruling::{Decided, DecidedBy, NOTHING, Ruling, Standings},
 };
 use crate::{
+    clock::Moment,
     error::Pattern,
     limit::{
         Quota,
@@ -34,6 +36,8 @@ pub(super) struct Core {
     pub(super) memory: Memory,
     pub(super) counts: Counts,
     pub(super) shadow: AtomicBool,
+    /// What is leased.
+    pub(super) pools: Pools,
     /// The buckets of this instance alone.
     alone: InProcessLimits,
 }
@@ -53,6 +57,7 @@ impl Core {
             memory: Memory::new(subjects, longest),
             counts: Counts::new(&settings.plan),
             shadow: AtomicBool::new(settings.shadow),
+            pools: Pools::new(),
             alone: InProcessLimits::with_max_subjects(SUBJECTS_ALONE),
             settings,
         }
@@ -71,33 +76,75 @@ impl Core {
     }
 
     /// The whole of a decision, counted.
-    pub(super) async fn ask(&self, subject: &str, costs: Costs<'_>) -> Ruling {
+    pub(super) async fn ask(self: &Arc<Self>, subject: &str, costs: Costs<'_>) -> Ruling {
         let plan = self.plan_of(subject);
         let prices = self.prices(&plan, &costs);
-        let ruling = self.judge(subject, plan, &prices).await;
+        let ruling = match self.at_once(subject, &plan, &prices) {
+            Some(ruling) => ruling,
+            None => self.judge(subject, plan, &prices).await,
+        };
         self.conclude(ruling)
     }
 
-    async fn judge(&self, subject: &str, plan: Plan, prices: &Prices) -> Ruling {
+    /// What can be said without waiting for anybody.
+    #[inline]
+    pub(super) fn at_once(
+        self: &Arc<Self>,
+        subject: &str,
+        plan: &Plan,
+        prices: &Prices,
+    ) -> Option<Ruling> {
         if plan.is_unlimited() {
-            return self.ruling(plan, Decided::Open, DecidedBy::Unlimited, None);
+            let by = DecidedBy::Unlimited;
+            return Some(self.ruling(plan.clone(), Decided::Open, by, None));
+        }
+        if let Mode::Leased(rules) = &self.settings.mode
+            && let Some(paid) = self.spend(rules, subject, plan, prices)
+        {
+            return Some(paid);
         }
         let now = self.settings.clock.now();
-        if let Some(refusal) = self.memory.look(subject, &plan, prices, now) {
-            let outcome = Outcome::Wait {
-                binding: refusal.binding,
-                micros: refusal.micros,
-            };
-            let standings = Some(refusal.standings);
-            return self.ruling(plan, Decided::By(outcome), DecidedBy::Memory, standings);
+        self.remembered(subject, plan, prices, now)
+    }
+
+    async fn judge(self: &Arc<Self>, subject: &str, plan: Plan, prices: &Prices) -> Ruling {
+        if let Mode::Local = self.settings.mode {
+            return self.alone(subject, plan, prices, 1, DecidedBy::Local).await;
         }
         if self.health.is_degraded() {
             return self.without_store(subject, plan, prices).await;
         }
+        match &self.settings.mode {
+            Mode::Leased(rules) if can_be_leased(&plan, prices) => {
+                self.lease(rules, subject, plan, prices).await
+            }
+            _ => self.exact(subject, plan, prices).await,
+        }
+    }
+
+    /// A round trip for this call.
+    pub(super) async fn exact(&self, subject: &str, plan: Plan, prices: &Prices) -> Ruling {
         match self.decide(subject, &plan, prices).await {
             Ok(decision) => self.of_store(subject, plan, &decision),
             Err(_) => self.without_store(subject, plan, prices).await,
         }
+    }
+
+    /// The refusal that is known already.
+    pub(super) fn remembered(
+        &self,
+        subject: &str,
+        plan: &Plan,
+        prices: &Prices,
+        now: Moment,
+    ) -> Option<Ruling> {
+        let refusal = self.memory.look(subject, plan, prices, now)?;
+        let outcome = Decided::By(Outcome::Wait {
+            binding: refusal.binding,
+            micros: refusal.micros,
+        });
+        let standings = Some(refusal.standings);
+        Some(self.ruling(plan.clone(), outcome, DecidedBy::Memory, standings))
     }
 
     /// A question to the store: within the budget, and heard by the one who keeps an eye on it.
@@ -180,7 +227,8 @@ impl Core {
         if let Outcome::Wait { micros, .. } = decision.outcome {
             let wait = Duration::from_micros(micros);
             let now = self.settings.clock.now();
-            self.memory.note(subject, &plan, &standings, wait, now);
+            self.memory
+                .note(subject, &plan, &standings, wait, Duration::ZERO, now);
         }
         self.ruling(
             plan,
@@ -191,7 +239,7 @@ impl Core {
     }
 
     #[cold]
-    async fn without_store(&self, subject: &str, plan: Plan, prices: &Prices) -> Ruling {
+    pub(super) async fn without_store(&self, subject: &str, plan: Plan, prices: &Prices) -> Ruling {
         match self.settings.unreachable {
             Unreachable::Open => self.ruling(plan, Decided::Open, DecidedBy::Policy, None),
             Unreachable::Closed => self.ruling(plan, Decided::Closed, DecidedBy::Policy, None),
@@ -282,6 +330,15 @@ impl Core {
     }
 }
 
+/// Neither what costs nothing nor what can never be had: that is for the store to say.
+fn can_be_leased(plan: &Plan, prices: &Prices) -> bool {
+    let mut limits = plan.as_slice().iter().zip(prices);
+    prices[..plan.as_slice().len()]
+        .iter()
+        .any(|price| *price > 0)
+        && limits.all(|(limit, price)| *price <= limit.quota.capacity())
+}
+
 /// No longer than that.
 pub(super) async fn within<T>(
     budget: Duration,
@@ -338,5 +395,14 @@ impl Source for Core {
 
     fn read_named(&self, out: &mut dyn FnMut(&'static Metric, &str, u64)) {
         self.counts.read_named(out);
+        let mut leased = vec![0; self.counts.lines()];
+        for pool in self.pools.pin().values() {
+            for (index, limit) in pool.plan.as_slice().iter().enumerate() {
+                leased[self.counts.line(&limit.name)] += pool.level(index);
+            }
+        }
+        for (line, tokens) in leased.into_iter().enumerate() {
+            out(&telemetry::LIMIT_LEASED, self.counts.name_of(line), tokens);
+        }
     }
 }

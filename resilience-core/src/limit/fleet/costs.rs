@@ -25,7 +25,7 @@ pub struct Costs<'a> {
     len: usize,
 }
 
-/// What a call costs by the positions of its plan.
+/// What a call costs by the positions of its plan; nothing where it has none.
 pub(super) type Prices = [u64; MAX_LIMITS];
 
 impl<'a> Costs<'a> {
@@ -53,7 +53,8 @@ impl<'a> Costs<'a> {
 
     /// The prices by the limits of `plan`. What `own` knows and `plan` does not is not limited.
     pub(super) fn by(&self, plan: &Plan, own: &Plan) -> Prices {
-        let mut prices = [self.each; MAX_LIMITS];
+        let mut prices = [0; MAX_LIMITS];
+        prices[..plan.limits().len()].fill(self.each);
         for (name, cost) in &self.named[..self.len] {
             match plan.find(name) {
                 Some(position) => prices[position] = *cost,

@@ -107,11 +107,23 @@ impl Counts {
         counter.fetch_add(1, Relaxed);
     }
 
-    /// The limit's own line, or that of the others.
     fn of(&self, limit: &str) -> &OfLimit {
+        &self.limits[self.line(limit)]
+    }
+
+    /// The limit's own line, or that of the others.
+    pub(super) fn line(&self, limit: &str) -> usize {
         let last = self.limits.len() - 1;
-        let own = self.limits[..last].iter().find(|own| *own.name == *limit);
-        own.unwrap_or(&self.limits[last])
+        let mut own = self.limits[..last].iter();
+        own.position(|own| *own.name == *limit).unwrap_or(last)
+    }
+
+    pub(super) fn lines(&self) -> usize {
+        self.limits.len()
+    }
+
+    pub(super) fn name_of(&self, line: usize) -> &str {
+        &self.limits[line].name
     }
 
     pub(super) fn totals(&self) -> Totals {

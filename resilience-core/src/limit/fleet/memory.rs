@@ -29,6 +29,8 @@ struct Entry {
     plan: Plan,
     standings: Standings,
     seen: Moment,
+    /// Everything that lacks tokens is refused until then, however few it lacks.
+    not_before: Moment,
     until: Moment,
 }
 
@@ -73,13 +75,14 @@ impl Memory {
         entry.refusal(prices, now)
     }
 
-    /// The store has refused, and will for so long.
+    /// The store has refused, and will for so long. What lacked tokens then is refused for `pause` at least.
     pub(super) fn note(
         &self,
         subject: &str,
         plan: &Plan,
         standings: &Standings,
         wait: Duration,
+        pause: Duration,
         now: Moment,
     ) {
         if self.entries.len() >= self.most {
@@ -92,6 +95,7 @@ impl Memory {
             plan: plan.clone(),
             standings: *standings,
             seen: now,
+            not_before: now + pause,
             until: now + wait.min(self.longest),
         };
         self.entries.pin().insert(subject.into(), entry);
@@ -117,6 +121,7 @@ impl Memory {
 impl Entry {
     fn refusal(&self, prices: &Prices, now: Moment) -> Option<Refusal> {
         let passed = u64::try_from(now.since(self.seen).as_micros()).unwrap_or(u64::MAX);
+        let pause = u64::try_from(self.not_before.since(now).as_micros()).unwrap_or(u64::MAX);
         let (mut binding, mut micros) = (0, 0);
         let mut standings = self.standings;
         for (index, limit) in self.plan.as_slice().iter().enumerate() {
@@ -125,7 +130,11 @@ impl Entry {
                 return None;
             }
             let wait = standing::wait_for(&limit.quota, self.standings[index], prices[index]);
-            let wait = wait.saturating_sub(passed);
+            let wait = if wait == 0 {
+                0
+            } else {
+                wait.saturating_sub(passed).max(pause)
+            };
             if wait > micros {
                 (binding, micros) = (index, wait);
             }
@@ -168,7 +177,7 @@ mod tests {
     fn what_is_known_to_be_missing_is_refused_for_as_long_as_it_is_missing_and_no_longer() {
         let (memory, plan) = (Memory::new(10, Duration::from_secs(60)), plan(10));
         let wait = Duration::from_millis(200);
-        memory.note("t", &plan, &stands(3, 700_000), wait, at(0));
+        memory.note("t", &plan, &stands(3, 700_000), wait, Duration::ZERO, at(0));
         let look = |price, now| memory.look("t", &plan, &prices(price), at(now));
         assert_eq!(look(5, 0).unwrap().micros, 200_000);
         assert_eq!(look(4, 0).unwrap().micros, 100_000);
@@ -183,6 +192,17 @@ mod tests {
     }
 
     #[test]
+    fn what_lacks_tokens_is_refused_for_a_pause_at_least() {
+        let (memory, plan) = (Memory::new(10, Duration::from_secs(60)), plan(1_000));
+        let pause = Duration::from_millis(10);
+        memory.note("t", &plan, &stands(2, 998_000), pause, pause, at(0));
+        let look = |price, now| memory.look("t", &plan, &prices(price), at(now));
+        assert_eq!(look(3, 0).unwrap().micros, 10_000);
+        assert_eq!(look(3, 9_000).unwrap().micros, 1_000);
+        assert!(look(2, 0).is_none() && look(3, 10_000).is_none());
+    }
+
+    #[test]
     fn another_subject_another_plan_and_what_was_put_back_are_not_refused() {
         let memory = Memory::new(10, Duration::from_secs(60));
         let note = || {
@@ -191,6 +211,7 @@ mod tests {
                 &plan(10),
                 &stands(0, 1_000_000),
                 Duration::from_millis(100),
+                Duration::ZERO,
                 at(0),
             )
         };
@@ -212,6 +233,7 @@ mod tests {
                 &plan,
                 &stands(0, 1_000_000),
                 day,
+                Duration::ZERO,
                 at(0),
             );
         }
@@ -228,7 +250,14 @@ mod tests {
                 .look(&known, &plan, &prices(9), at(800_000))
                 .is_some()
         );
-        memory.note("new", &plan, &stands(0, 1_000_000), day, at(5_000_000));
+        memory.note(
+            "new",
+            &plan,
+            &stands(0, 1_000_000),
+            day,
+            Duration::ZERO,
+            at(5_000_000),
+        );
         assert!(
             memory
                 .look("new", &plan, &prices(9), at(5_000_001))

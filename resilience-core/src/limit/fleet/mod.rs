@@ -27,8 +27,9 @@
 //! ```
 //!
 //! # Who decides
-//! The store, in one round trip per decision: exact, for all instances. What it has refused is
-//! [remembered](SharedRateLimitBuilder::remember_refusals) for as long as it is sure to be refused again.
+//! By default the store, in one round trip per decision: exact, for all instances. A subject with many calls can be
+//! [leased](Mode::Leased): this instance takes tokens in advance and pays calls out of them. What the store has refused
+//! is [remembered](SharedRateLimitBuilder::remember_refusals) for as long as it is sure to be refused again.
 //!
 //! # Quotas of tenants
 //! [`plans`](SharedRateLimitBuilder::plans) and [`plan_of`](SharedRateLimitBuilder::plan_of) give each subject its
@@ -48,7 +49,9 @@
 //! A decision that is dropped while the store is asked may have been made: its tokens are then spent.
 //!
 //! # Cost
-//! One round trip, but for calls that are refused from memory (a lookup in a lock-free map) or by policy. A heartbeat
+//! One round trip; none for a call that is refused from memory or by policy. A call that is paid for out of a lease
+//! costs a lookup in a lock-free map, one reading of the clock and a compare-and-swap for each limit, and allocates
+//! nothing; a lease costs one round trip, in the background, for all calls of a quarter of a lease time. A heartbeat
 //! every two seconds.
 
 mod agent;
@@ -57,8 +60,11 @@ mod core;
 mod costs;
 mod counts;
 mod health;
+mod lease;
+mod leased;
 mod memory;
 mod plan;
+mod pool;
 mod ruling;
 mod standing;
 #[cfg(all(test, not(loom)))]
@@ -70,9 +76,10 @@ use std::{
 };
 
 pub use self::{
-    config::{SharedRateLimitBuilder, Unreachable},
+    config::{Mode, SharedRateLimitBuilder, Unreachable},
     costs::Costs,
     counts::Totals,
+    lease::LeaseRules,
     plan::{MAX_LIMITS, Plan, Plans},
     ruling::{DecidedBy, LimitStatus, Ruling},
 };
@@ -88,7 +95,7 @@ use crate::{
 
 /// A rate limit that instances share through a store, as its owner holds it. Clones share everything.
 ///
-/// Dropping the last clone takes this instance off the store's list.
+/// Dropping the last clone gives leased tokens back and takes this instance off the store's list.
 #[derive(Clone)]
 pub struct SharedRateLimit {
     front: Arc<Front>,
@@ -176,6 +183,15 @@ impl SharedRateLimit {
         self.core().put_back(subject, Costs::each(u64::MAX)).await
     }
 
+    /// Gives all leased tokens that were not spent back to the store, and waits for that: for a program about to end.
+    /// (Dropping the last clone gives them back too, if the runtime lives on for a moment.) The handle stays of use.
+    ///
+    /// # Errors
+    /// When the store gives no answer. The tokens are lost then, and come in again at the rate of the limit.
+    pub async fn return_leases(&self) -> Result<(), StoreFailure> {
+        self.core().sweep(true).await
+    }
+
     /// The plan of `subject` at this moment.
     #[must_use]
     pub fn plan_of(&self, subject: &str) -> Plan {
@@ -223,7 +239,7 @@ impl SharedRateLimit {
         &self.core().settings.instance
     }
 
-    fn core(&self) -> &Core {
+    fn core(&self) -> &Arc<Core> {
         &self.front.core
     }
 }

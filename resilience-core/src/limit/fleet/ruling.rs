@@ -53,7 +53,7 @@ pub enum DecidedBy {
     Lease,
     /// This instance, which remembers that the store has just refused as much.
     Memory,
-    /// This instance alone, as it was told to.
+    /// This instance alone ([`Mode::Local`](super::Mode::Local)).
     Local,
     /// This instance by its share of the limit, as the store cannot be reached.
     LocalShare,

@@ -28,6 +28,19 @@ pub(super) fn later(quota: &Quota, standing: Standing, passed: u64) -> Standing 
     }
 }
 
+/// How it would stand with so many tokens more in it: those that are leased here.
+pub(super) fn with(quota: &Quota, standing: Standing, more: u64) -> Standing {
+    let sooner = u128::from(more) * u128::from(quota.unit()) / u128::from(quota.rate());
+    let sooner = u64::try_from(sooner).unwrap_or(u64::MAX);
+    Standing {
+        remaining: standing
+            .remaining
+            .saturating_add(more)
+            .min(quota.capacity()),
+        full_in: standing.full_in.saturating_sub(sooner),
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::time::Duration;

@@ -10,6 +10,8 @@ use std::{
 
 use tokio::time::{advance, sleep};
 
+mod leases;
+
 use super::*;
 use crate::{
     InvalidConfig,

@@ -1,0 +1,281 @@
+//! Leases: what is spent was taken from the bucket before, whatever happens in between.
+
+use tokio::{task::JoinSet, time::Instant};
+
+use super::*;
+
+fn leased(server: &Server, quota: Quota) -> SharedRateLimitBuilder {
+    SharedRateLimit::builder("leased", server.clone())
+        .limit("calls", quota)
+        .mode(Mode::Leased(LeaseRules::new()))
+}
+
+/// What the store has left of a subject.
+async fn left(limit: &SharedRateLimit, subject: &str) -> u64 {
+    let ruling = limit.peek(subject).await.unwrap();
+    ruling.binding().unwrap().remaining
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_rules_are_refused_by_name() {
+    let server = Server::default();
+    for (rules, name) in [
+        (LeaseRules::new().time(Duration::from_millis(9)), "time"),
+        (LeaseRules::new().most(0), "most"),
+        (LeaseRules::new().subjects(0), "subjects"),
+    ] {
+        let made = leased(&server, per(1, SECOND))
+            .mode(Mode::Leased(rules))
+            .build();
+        assert_eq!(made.unwrap_err().field(), name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_calls_cost_few_round_trips_and_none_of_them_waits_once_it_runs() {
+    let server = Server::default();
+    let limit = leased(&server, per(1_000_000, SECOND)).build().unwrap();
+    let mut by_lease = 0;
+    for number in 0..200_000 {
+        let ruling = limit.check("t", 1).await.unwrap();
+        by_lease += u64::from(ruling.decided_by() == DecidedBy::Lease);
+        if number % 100 == 0 {
+            advance(Duration::from_millis(1)).await;
+        }
+    }
+    let asked = server.asked();
+    assert!(asked < 200, "{asked}");
+    assert!(by_lease == 200_000, "{by_lease}");
+    assert_eq!(limit.totals().admitted, 200_000);
+}
+
+/// A thousand calls at once on a subject that nobody has asked for yet.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_on_one_subject_asks_once_for_all() {
+    let server = Server::default();
+    let limit = leased(&server, per(600, HOUR)).build().unwrap();
+    let mut crowd = JoinSet::new();
+    for _ in 0..1000 {
+        let limit = limit.clone();
+        crowd.spawn(async move { limit.ask("t", 1).await.is_admitted() });
+    }
+    let admitted = crowd
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|yes| *yes)
+        .count();
+    assert_eq!(admitted, 600);
+    assert!(server.asked() <= 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_used_goes_back_when_the_lease_ends_and_when_the_handle_goes() {
+    let server = Server::default();
+    let look = ten(&server).build().unwrap();
+    let quota = per(1000, HOUR);
+    let build = || leased(&server, quota).build().unwrap();
+    let spent = async |limit: &SharedRateLimit, calls| {
+        for _ in 0..calls {
+            assert!(limit.check("t", 1).await.is_ok());
+        }
+    };
+    let limit = build();
+    spent(&limit, 30).await;
+    assert!(left(&limit, "t").await < 970, "some are leased");
+    sleep(2 * SECOND).await;
+    assert_eq!(left(&limit, "t").await, 970);
+    spent(&limit, 30).await;
+    limit.return_leases().await.unwrap();
+    assert_eq!(left(&limit, "t").await, 940);
+    spent(&limit, 30).await;
+    drop(limit);
+    settled().await;
+    let limit = build();
+    assert_eq!(left(&limit, "t").await, 910);
+    drop(look);
+}
+
+/// A dropped call has not happened; what was asked for on its behalf is there for others.
+#[tokio::test(start_paused = true)]
+async fn a_call_dropped_while_the_store_is_asked_leaves_its_tokens_for_others() {
+    let server = Server::default();
+    let limit = leased(&server, per(10, HOUR)).build().unwrap();
+    settled().await;
+    for _ in 0..50 {
+        let mut call = tokio_test::task::spawn(limit.ask("t", 5));
+        assert!(call.poll().is_pending());
+        drop(call);
+        limit.return_leases().await.unwrap();
+    }
+    for _ in 0..2 {
+        assert!(limit.check("t", 5).await.is_ok());
+    }
+    assert!(limit.check("t", 5).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_when_and_then_it_passes() {
+    let server = Server::default();
+    let limit = leased(&server, per(10, SECOND)).build().unwrap();
+    for _ in 0..10 {
+        assert!(limit.check("t", 1).await.is_ok());
+    }
+    server.asked();
+    for _ in 0..20 {
+        let refused = limit.ask("t", 1).await;
+        let wait = refused.retry_after().unwrap();
+        assert!(
+            !wait.is_zero() && wait <= Duration::from_millis(110),
+            "{wait:?}"
+        );
+        assert_eq!(limit.ask("t", 1).await.decided_by(), DecidedBy::Memory);
+        advance(wait).await;
+        assert!(limit.check("t", 1).await.is_ok());
+    }
+    let never = limit.check("t", 11).await.unwrap_err();
+    assert_eq!(never.reason(), Reason::TooCostly);
+    assert!(server.asked() < 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_limits_are_paid_together_or_not_at_all() {
+    let server = Server::default();
+    let limit = leased(&server, per(1000, HOUR))
+        .limit("bytes", per(50_000, HOUR))
+        .build()
+        .unwrap();
+    let costs = Costs::each(1).on("bytes", 100);
+    let mut admitted = 0;
+    while limit.ask("t", costs).await.is_admitted() {
+        admitted += 1;
+    }
+    assert_eq!(admitted, 500);
+    let refused = limit.ask("t", costs).await;
+    assert_eq!(refused.binding().unwrap().name, "bytes");
+    limit.return_leases().await.unwrap();
+    let at_hand: Vec<_> = limit
+        .peek("t")
+        .await
+        .unwrap()
+        .limits()
+        .map(|l| l.remaining)
+        .collect();
+    assert_eq!(at_hand, [500, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_plan_gives_the_leases_of_the_old_one_back() {
+    let server = Server::default();
+    let plans = Plans::new();
+    let limit = leased(&server, per(1000, HOUR))
+        .plans(plans.clone())
+        .build()
+        .unwrap();
+    for _ in 0..100 {
+        assert!(limit.check("t", 1).await.is_ok());
+    }
+    plans.set("t", Plan::new().limit("calls", per(2000, HOUR)).unwrap());
+    assert!(limit.check("t", 1).await.is_ok());
+    settled().await;
+    limit.return_leases().await.unwrap();
+    assert_eq!(left(&limit, "t").await, 899);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_outlive_the_store_for_their_time_and_then_the_policy_has_the_word() {
+    let server = Server::default();
+    let limit = leased(&server, per(1_000, HOUR))
+        .unreachable(Unreachable::Closed)
+        .build()
+        .unwrap();
+    for _ in 0..100 {
+        assert!(limit.check("t", 1).await.is_ok());
+    }
+    server.down(true);
+    let mut paid = 0;
+    while limit.ask("t", 1).await.decided_by() == DecidedBy::Lease {
+        paid += 1;
+    }
+    assert!(paid > 0);
+    let rejected = limit.check("t", 1).await.unwrap_err();
+    assert_eq!(rejected.reason(), Reason::StoreUnreachable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn subjects_beyond_the_bound_are_decided_by_the_store() {
+    let server = Server::default();
+    let rules = LeaseRules::new().subjects(2);
+    let builder = leased(&server, per(1_000, HOUR)).mode(Mode::Leased(rules));
+    let limit = builder.build().unwrap();
+    for subject in ["a", "b", "c"] {
+        let by: Vec<_> = [limit.ask(subject, 1).await, limit.ask(subject, 1).await]
+            .iter()
+            .map(Ruling::decided_by)
+            .collect();
+        let expected = if subject == "c" {
+            DecidedBy::Store
+        } else {
+            DecidedBy::Lease
+        };
+        assert_eq!(by, [expected; 2], "{subject}");
+    }
+    // Who is idle makes room.
+    sleep(5 * SECOND).await;
+    assert_eq!(limit.ask("c", 1).await.decided_by(), DecidedBy::Lease);
+}
+
+/// Instances with random demands, that come and go and whose calls are dropped, on a store that fails now and then:
+/// at no time have more calls been let through than the burst and what was gained.
+#[tokio::test(start_paused = true)]
+async fn a_fleet_never_admits_more_than_there_was() {
+    let mut wasted = 0;
+    for _ in 0..30 {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        wasted += one_fleet(&mut fastrand::Rng::with_seed(seed)).await;
+    }
+    assert!(
+        wasted < 15,
+        "{wasted} of 30 fleets hardly admitted anything"
+    );
+}
+
+async fn one_fleet(rng: &mut fastrand::Rng) -> u32 {
+    let server = Server::default();
+    let rate = [10, 1_000, 100_000][rng.usize(0..3)];
+    let burst = rng.u64(1..=rate);
+    let quota = per(rate, SECOND).burst(burst).unwrap();
+    let rules = LeaseRules::new().time(Duration::from_millis(rng.u64(10..2_000)));
+    let build = || {
+        let builder = leased(&server, quota).mode(Mode::Leased(rules));
+        builder.unreachable(Unreachable::Closed).build().unwrap()
+    };
+    let mut fleet: Vec<_> = (0..rng.usize(1..6)).map(|_| build()).collect();
+    let (start, mut admitted) = (Instant::now(), 0_u64);
+    for _ in 0..400 {
+        let who = rng.usize(0..fleet.len());
+        match rng.u8(0..40) {
+            0 => fleet[who] = build(),
+            1 => server.down(rng.u8(0..4) == 0),
+            2 => fleet[who].return_leases().await.unwrap_or(()),
+            3 => drop(tokio_test::task::spawn(fleet[who].ask("t", 1)).poll()),
+            4 => sleep(rules.time.mul_f64(rng.f64() * 2.0)).await,
+            _ => {}
+        }
+        let mut crowd = JoinSet::new();
+        for _ in 0..rng.usize(1..30) {
+            let (limit, cost) = (fleet[who].clone(), rng.u64(1..4).min(burst));
+            crowd.spawn(async move {
+                let ruling = limit.ask("t", cost).await;
+                if ruling.is_admitted() { cost } else { 0 }
+            });
+        }
+        admitted += crowd.join_all().await.into_iter().sum::<u64>();
+        let gained = start.elapsed().as_micros() * u128::from(rate) / 1_000_000;
+        let most = u128::from(burst) + gained + 1;
+        assert!(u128::from(admitted) <= most, "{admitted} of {most}");
+        sleep(Duration::from_micros(rng.u64(0..20_000))).await;
+    }
+    u32::from(admitted < burst)
+}
