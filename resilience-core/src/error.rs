@@ -199,7 +199,7 @@ pub enum Reason {
     Overloaded,
     /// The rate limit has no token left for this call.
     RateLimited,
-    /// The call costs more than the rate limit can ever save up: waiting is of no use.
+    /// The call costs more than the limit can ever hold: waiting is of no use.
     TooCostly,
     /// The shared state that would have to decide cannot be reached, and such calls are not to be made then.
     StoreUnreachable,
@@ -207,6 +207,8 @@ pub enum Reason {
     InFlight,
     /// The idempotency key belongs to other work.
     KeyReused,
+    /// The lease that the call held was lost while it was in flight, and the call was given up.
+    LeaseLost,
 }
 
 impl Reason {
@@ -226,6 +228,7 @@ impl Reason {
         Self::StoreUnreachable,
         Self::InFlight,
         Self::KeyReused,
+        Self::LeaseLost,
     ];
 
     /// A stable lower-case name, as metrics and problem documents use it.
@@ -246,6 +249,7 @@ impl Reason {
             Self::StoreUnreachable => "store_unreachable",
             Self::InFlight => "in_flight",
             Self::KeyReused => "key_reused",
+            Self::LeaseLost => "lease_lost",
         }
     }
 }
@@ -267,6 +271,7 @@ impl fmt::Display for Reason {
             Self::StoreUnreachable => "the store that decides cannot be reached",
             Self::InFlight => "another call with the same key is at work",
             Self::KeyReused => "the key belongs to other work",
+            Self::LeaseLost => "its lease was lost",
         })
     }
 }
@@ -439,7 +444,7 @@ mod tests {
     #[test]
     fn the_list_of_reasons_is_complete_and_their_names_differ() {
         // The last one declared: a new one below it changes this number.
-        assert_eq!(Reason::ALL.len(), Reason::KeyReused as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::LeaseLost as usize + 1);
         let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         names.sort_unstable();
         names.dedup();

@@ -130,6 +130,8 @@ pub const TABLE: &[Row] = &[
         "Another request with the same idempotency key is being served."),
     row(Reason::KeyReused, StatusCode::UNPROCESSABLE_ENTITY, false, "Idempotency key is already used",
         "The idempotency key was used with another request; a key is for one request and its repetitions."),
+    row(Reason::LeaseLost, StatusCode::SERVICE_UNAVAILABLE, false, "Given up",
+        "The request was given up because it no longer held what it was working with."),
     row(Reason::TimedOut, StatusCode::GATEWAY_TIMEOUT, false, LATE,
         "The request was not finished within the time allowed for it."),
     row(Reason::NoTimeLeft, StatusCode::GATEWAY_TIMEOUT, false, LATE,

@@ -2,11 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use resilience_core::InvalidConfig;
+use resilience_core::{InvalidConfig, bulkhead::fleet::Call};
 use tokio::sync::watch;
 
 use crate::{
     breaker::{Known, RedisBreakers},
+    bulkhead::RedisBulkheads,
+    channels::Channels,
     conn::{Patience, Roots},
     error::StoreError,
     limit::RedisLimits,
@@ -37,6 +39,7 @@ pub struct Redis {
     link: Arc<Link>,
     prefix: Arc<str>,
     known: Arc<Known>,
+    bulkheads: Arc<Channels<Call>>,
 }
 
 impl Redis {
@@ -96,6 +99,17 @@ impl Redis {
         )
     }
 
+    /// The store for bulkheads that a fleet shares:
+    /// `FleetBulkhead::builder("reports", redis.bulkheads())`.
+    #[must_use]
+    pub fn bulkheads(&self) -> RedisBulkheads {
+        RedisBulkheads::new(
+            self.clone(),
+            Arc::clone(&self.prefix),
+            Arc::clone(&self.bulkheads),
+        )
+    }
+
     /// The store for rate limits that a fleet shares: see [`LimitStore`](resilience_core::limit::store::LimitStore).
     #[must_use]
     pub fn limits(&self) -> RedisLimits {
@@ -125,6 +139,7 @@ impl Redis {
             )),
             prefix: builder.prefix.as_str().into(),
             known: Arc::default(),
+            bulkheads: Arc::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod breaker;
+pub mod bulkhead;
+mod channels;
 mod conn;
 mod error;
 mod handle;
@@ -11,6 +13,7 @@ mod script;
 mod target;
 
 pub use breaker::RedisBreakers;
+pub use bulkhead::RedisBulkheads;
 pub use error::StoreError;
 pub use handle::{Redis, RedisBuilder};
 pub use limit::RedisLimits;

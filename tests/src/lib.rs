@@ -1,6 +1,7 @@
 //! What the cross-crate tests share.
 
 pub mod breaker_conformance;
+pub mod bulkhead_conformance;
 pub mod contract;
 pub mod fault_server;
 pub mod idempotency_conformance;

@@ -116,17 +116,7 @@ impl BulkheadBuilder {
 
     fn validate(&self) -> Result<(), InvalidConfig> {
         validate_limit(self.max_concurrent)?;
-        if let Some((length, max_wait)) = self.queue {
-            if !(1..=MOST).contains(&length) {
-                let rule = "its length must be between 1 and 1,048,575; leave `queue` out for none";
-                return Err(InvalidConfig::new("queue", length, rule));
-            }
-            if max_wait.is_zero() {
-                let rule = "its maximum wait must be above zero";
-                return Err(InvalidConfig::new("queue", max_wait, rule));
-            }
-        }
-        Ok(())
+        validate_queue(self.queue)
     }
 }
 
@@ -136,4 +126,19 @@ pub(super) fn validate_limit(max_concurrent: usize) -> Result<(), InvalidConfig>
     }
     let rule = "must be between 1 and 1,048,575";
     Err(InvalidConfig::new("max_concurrent", max_concurrent, rule))
+}
+
+pub(super) fn validate_queue(queue: Option<(usize, Duration)>) -> Result<(), InvalidConfig> {
+    let Some((length, max_wait)) = queue else {
+        return Ok(());
+    };
+    if !(1..=MOST).contains(&length) {
+        let rule = "its length must be between 1 and 1,048,575; leave `queue` out for none";
+        return Err(InvalidConfig::new("queue", length, rule));
+    }
+    if max_wait.is_zero() {
+        let rule = "its maximum wait must be above zero";
+        return Err(InvalidConfig::new("queue", max_wait, rule));
+    }
+    Ok(())
 }

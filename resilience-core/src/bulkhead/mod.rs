@@ -33,6 +33,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Between processes
+//! This one counts the calls of one process. [`fleet`] holds a whole fleet to one limit, with leases in a store.
+//!
 //! # Order
 //! Outside the circuit breaker, inside the retry: each attempt takes a place of its own and gives it back while the
 //! retry waits, and what waits in the queue is no evidence against the dependency. A [`Deadline`](crate::deadline)
@@ -61,6 +64,7 @@
 //! timer.
 
 mod config;
+pub mod fleet;
 mod hold;
 mod keyed;
 mod layer;

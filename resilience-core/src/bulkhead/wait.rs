@@ -43,19 +43,26 @@ pin_project! {
 
 impl Wait {
     pub(super) fn new(shared: Local<Shared>, ticket: Ticket) -> Self {
-        let now = Instant::now();
-        let mut until = now.checked_add(shared.max_wait).unwrap_or(now + FOREVER);
-        if let Some(deadline) = deadline::current() {
-            let last = deadline.instant().checked_sub(BEFORE_DEADLINE);
-            until = until.min(last.unwrap_or(now));
-        }
         Self {
+            until: give_up_at(shared.max_wait),
             shared,
             ticket,
-            until,
             timer: None,
             over: false,
         }
+    }
+}
+
+/// When a wait ends that begins now.
+pub(super) fn give_up_at(max_wait: Duration) -> Instant {
+    let now = Instant::now();
+    let until = now.checked_add(max_wait).unwrap_or(now + FOREVER);
+    match deadline::current() {
+        Some(deadline) => {
+            let last = deadline.instant().checked_sub(BEFORE_DEADLINE);
+            until.min(last.unwrap_or(now))
+        }
+        None => until,
     }
 }
 

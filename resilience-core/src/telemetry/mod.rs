@@ -88,6 +88,10 @@ metrics! {
         "Permits that the bulkhead has.";
     BULKHEAD_REJECTED = Bulkhead Counter "resilience.bulkhead.rejected" "{call}" Some("reason"),
         "Calls that the bulkhead rejected, by reason.";
+    BULKHEAD_LEASES_LOST = Bulkhead Counter "resilience.bulkhead.leases_lost" "{call}" None,
+        "Calls in flight whose lease of a fleet's bulkhead was lost.";
+    BULKHEAD_DEGRADED = Bulkhead Gauge "resilience.bulkhead.degraded" "1" None,
+        "How many bulkheads of this name, shared by a fleet, cannot reach their store and go by their policy for that.";
     LIMIT_REJECTED = RateLimit Counter "resilience.rate_limit.rejected" "{call}" Some("reason"),
         "Calls that a rate limit rejected, by reason.";
     LIMIT_WAITING = RateLimit UpDownCounter "resilience.rate_limit.waiting" "{call}" None,

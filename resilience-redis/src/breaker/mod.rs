@@ -31,9 +31,9 @@ use resilience_core::breaker::fleet::{
     Answer, BreakerStore, Change, FleetOrder, LeaseAnswer, Push, Report, StoreFailure,
     Subscription, View,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
-use crate::{error::StoreError, handle::Redis, keys, link, script::Script};
+use crate::{channels::Channels, error::StoreError, handle::Redis, keys, link, script::Script};
 
 macro_rules! script {
     ($id:ident, $file:literal) => {
@@ -74,8 +74,8 @@ pub struct RedisBreakers {
 /// has one subscriber, and loses it when nobody listens any more.
 #[derive(Default)]
 pub(crate) struct Known {
-    /// One sender per breaker that somebody here listens to.
-    pushes: Mutex<HashMap<String, watch::Sender<Push>>>,
+    /// The verdicts that somebody here listens to.
+    pushes: Channels<Push>,
     /// When each name was last entered in the list of names.
     announced: Mutex<HashMap<String, Instant>>,
 }
@@ -332,29 +332,8 @@ impl BreakerStore for RedisBreakers {
 
     fn subscribe(&self, name: &str) -> Subscription {
         let channel = channel(&keys::tag(&self.prefix, "breaker", name));
-        let mut pushes = self
-            .known
-            .pushes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Breakers that are gone listen no more.
-        pushes.retain(|other, sender| {
-            let heard = *other == channel || !sender.is_closed();
-            if !heard {
-                self.redis.link().unsubscribe(other);
-            }
-            heard
-        });
-        if let Some(sender) = pushes.get(&channel) {
-            return Subscription::new(sender.subscribe());
-        }
-        let sender = watch::Sender::new(Push::None);
-        let subscription = Subscription::new(sender.subscribe());
-        pushes.insert(channel.clone(), sender.clone());
-        self.redis
-            .link()
-            .subscribe(&channel, Arc::new(move |push| hear(&sender, push)));
-        subscription
+        let pushes = &self.known.pushes;
+        Subscription::new(pushes.subscribe(self.redis.link(), &channel, Push::None, hear))
     }
 }
 
@@ -374,14 +353,13 @@ fn channel(tag: &str) -> String {
 }
 
 /// On the connection's task: decode and pass on.
-fn hear(sender: &watch::Sender<Push>, push: link::Push<'_>) {
-    let push = match push {
+fn hear(push: link::Push<'_>) -> Push {
+    match push {
         link::Push::Restored => Push::Missed,
         link::Push::Message(message) => match wire::pushed(message) {
             Some(view) => Push::View(Arc::new(view)),
             // Somebody else's message, or another version's: ask.
             None => Push::Missed,
         },
-    };
-    sender.send_replace(push);
+    }
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use resilience_core::{
     Error, Verdict,
     breaker::{self, CircuitBreaker, HalfOpen, OpenFor, Order, State, Window},
-    bulkhead::Bulkhead,
+    bulkhead::{
+        Bulkhead,
+        fleet::{FleetBulkhead, InProcess, WhenLost},
+    },
     deadline::Timeout,
     fallback::{Fallback, FallbackLayer},
     keyed::Keyed,
@@ -130,6 +133,45 @@ fn keyed_bulkhead() {
     Subject::new("keyed bulkhead", make)
         .rejects_after(PLACES, Plan::Hang)
         .keeps_every_contract();
+}
+
+#[test]
+fn bulkhead_of_a_fleet() {
+    Subject::new("bulkhead of a fleet", || async { of_fleet(None) })
+        .rejects_after(PLACES, Plan::Hang)
+        .keeps_every_contract();
+}
+
+#[test]
+fn bulkhead_of_a_fleet_that_lets_calls_wait() {
+    let make = || async { of_fleet(Some((PLACES, 10 * SECOND))) };
+    Subject::new("bulkhead of a fleet with a full queue", make)
+        .rejects_after(2 * PLACES, Plan::Hang)
+        .keeps_every_contract();
+}
+
+#[test]
+fn bulkhead_of_a_fleet_whose_queue_is_empty() {
+    let make = || async { of_fleet(Some((PLACES, 10 * SECOND))) };
+    Subject::new("bulkhead of a fleet with an empty queue", make)
+        .rejects_after(PLACES, Plan::Hang)
+        .keeps_every_contract();
+}
+
+fn of_fleet(queue: Option<(usize, Duration)>) -> Instance {
+    let builder = FleetBulkhead::builder("contract", InProcess::new())
+        .max_concurrent(PLACES)
+        .when_lost(WhenLost::Abort);
+    let builder = match queue {
+        Some((length, max_wait)) => builder.queue(length, max_wait),
+        None => builder,
+    };
+    let bulkhead = builder.build().unwrap();
+    let counted = bulkhead.clone();
+    Instance::new(move || bulkhead.layer()).held(move || {
+        let snapshot = counted.snapshot();
+        snapshot.in_flight + snapshot.waiting as u64
+    })
 }
 
 /// More than any check calls, unless it wants to be rejected.

@@ -14,7 +14,10 @@ use opentelemetry_sdk::metrics::{
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, OpenFor, Order},
-    bulkhead::Bulkhead,
+    bulkhead::{
+        Bulkhead,
+        fleet::{FleetBulkhead, InProcess},
+    },
     deadline::Timeout,
     fallback::Fallback,
     keyed::Keyed,
@@ -182,6 +185,24 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(bulkhead.try_acquire().is_err());
     assert!(!once(bulkhead.layer().layer(probe.clone()), Plan::Answer).await);
 
+    let shared_places = FleetBulkhead::builder(name, InProcess::new())
+        .max_concurrent(1)
+        .lease(100 * MOMENT)
+        .build()
+        .unwrap();
+    let stopped = shared_places.acquire(1).await.unwrap();
+    // As a process that was stopped for longer than its lease.
+    std::thread::sleep(150 * MOMENT);
+    stopped.lost().await;
+    let away = FleetBulkhead::builder(name, redis.bulkheads())
+        .max_concurrent(1)
+        .build()
+        .unwrap();
+    eventually("the store of the bulkhead is missing", LONG, || async {
+        away.snapshot().degraded
+    })
+    .await;
+
     let limit = RateLimit::builder(name)
         .permits(1, LONG)
         .queue(1, LONG)
@@ -225,6 +246,7 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
 
     Box::new((
         (breaker, shared, bulkhead, permit, queued),
+        (stopped, away),
         (limit, waiting, fleet),
         (retry, timeout, fallback, shed),
     ))
@@ -337,9 +359,11 @@ async fn the_figures_are_those_of_what_happened() {
     );
     is("resilience.circuit_breaker.degraded", &[("", 1)]);
     is("resilience.circuit_breaker.transitions", &[("open", 1)]);
-    is("resilience.bulkhead.in_flight", &[("", 1)]);
+    is("resilience.bulkhead.in_flight", &[("", 2)]);
     is("resilience.bulkhead.queued", &[("", 1)]);
-    is("resilience.bulkhead.limit", &[("", 1)]);
+    is("resilience.bulkhead.limit", &[("", 3)]);
+    is("resilience.bulkhead.leases_lost", &[("", 1)]);
+    is("resilience.bulkhead.degraded", &[("", 1)]);
     let rejected = of("resilience.rate_limit.rejected");
     let known: Vec<_> = rejected
         .iter()
@@ -530,6 +554,8 @@ fn the_names_of_the_table_are_stable() {
         "resilience.bulkhead.queued",
         "resilience.bulkhead.limit",
         "resilience.bulkhead.rejected",
+        "resilience.bulkhead.leases_lost",
+        "resilience.bulkhead.degraded",
         "resilience.rate_limit.rejected",
         "resilience.rate_limit.waiting",
         "resilience.rate_limit.admitted",

@@ -1,0 +1,238 @@
+//! Bulkheads that a fleet shares through Redis.
+//!
+//! The steps and their meaning are [`Record`](resilience_core::bulkhead::fleet::Record)'s; each is one script, one
+//! round trip, on keys of one slot:
+//!
+//! | key | type | what | TTL |
+//! |---|---|---|---|
+//! | `{prefix:bulkhead:NAME}:state` | hash | when it was begun, newest fence, places taken | 1 to 2 leases |
+//! | `{prefix:bulkhead:NAME}:leases` | zset | lease, until | the same |
+//! | `{prefix:bulkhead:NAME}:held` | hash | lease, `places:fence` | the same |
+//! | `{prefix:bulkhead:NAME}:queue` | zset | wish, number in order of arrival | 1 to 2 positions |
+//! | `{prefix:bulkhead:NAME}:tickets` | hash | wish, `places:limit:until` | the same |
+//! | `{prefix:bulkhead:NAME}:live` | zset | instance, live until | 2 to 4 leases |
+//!
+//! All times are the server's, in microseconds. Whom a step calls up is published, as a JSON list of leases, on the
+//! channel `{prefix:bulkhead:NAME}:up`.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use redis::Value;
+use resilience_core::bulkhead::fleet::{
+    Admission, Answer, BulkheadStore, Call, Calls, Heartbeat, Return, StoreFailure, View, Wish,
+};
+
+use crate::{channels::Channels, error::StoreError, handle::Redis, keys, link, script::Script};
+
+macro_rules! script {
+    ($id:ident, $file:literal) => {
+        static $id: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("clock.lua"),
+                "\n",
+                include_str!("common.lua"),
+                "\n",
+                include_str!($file)
+            ))
+        });
+    };
+}
+
+script!(ACQUIRE, "acquire.lua");
+script!(RENEW, "renew.lua");
+script!(RELEASE, "release.lua");
+script!(VIEW, "view.lua");
+
+const PARTS: [&str; 6] = ["state", "leases", "held", "queue", "tickets", "live"];
+
+/// The shared bulkheads of one Redis and prefix. Made by [`Redis::bulkheads`]; cheap to clone.
+#[derive(Clone)]
+pub struct RedisBulkheads {
+    redis: Redis,
+    prefix: Arc<str>,
+    channels: Arc<Channels<Call>>,
+}
+
+impl RedisBulkheads {
+    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, channels: Arc<Channels<Call>>) -> Self {
+        Self {
+            redis,
+            prefix,
+            channels,
+        }
+    }
+
+    /// Runs a script on the keys of bulkhead `name`. The first argument of every script is the channel.
+    async fn run<T>(
+        &self,
+        script: &Script,
+        name: &str,
+        args: &[&[u8]],
+        read: impl FnOnce(&[Value]) -> Option<T>,
+    ) -> Result<T, StoreFailure> {
+        let tag = keys::tag(&self.prefix, "bulkhead", name);
+        let keys = PARTS.map(|part| format!("{tag}:{part}"));
+        let keys = keys.each_ref().map(String::as_str);
+        let channel = channel(&tag);
+        let mut all = vec![channel.as_bytes()];
+        all.extend_from_slice(args);
+        let answer = script.run(self.redis.link(), &keys, &all).await;
+        let answer = answer.and_then(|answer| {
+            let Value::Array(items) = &answer else {
+                return Err(StoreError::Unexpected(format!("{answer:?}")));
+            };
+            read(items).ok_or_else(|| StoreError::Unexpected(format!("{answer:?}")))
+        });
+        answer.map_err(|error| StoreFailure::new(error.to_string(), error.is_ambiguous()))
+    }
+}
+
+impl fmt::Debug for RedisBulkheads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBulkheads")
+            .field("redis", &self.redis)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BulkheadStore for RedisBulkheads {
+    fn acquire<'a>(&'a self, name: &'a str, wish: &'a Wish) -> Answer<'a, Admission> {
+        Box::pin(async move {
+            let numbers = [wish.cost, wish.limit, wish.lease_ms, wish.ticket_ms]
+                .map(|number| number.to_string());
+            let [cost, limit, lease_ms, ticket_ms] = numbers.each_ref().map(String::as_bytes);
+            let fences = fences(&wish.returns);
+            let mut args = vec![wish.lease.as_bytes(), cost, limit, lease_ms, ticket_ms];
+            args.extend(pairs(&wish.returns, &fences));
+            self.run(&ACQUIRE, name, &args, admission).await
+        })
+    }
+
+    fn renew<'a>(&'a self, name: &'a str, beat: &'a Heartbeat) -> Answer<'a, (Vec<bool>, View)> {
+        Box::pin(async move {
+            let times = [beat.live_ms, beat.lease_ms].map(|ms| ms.to_string());
+            let numbers: Vec<(String, String)> = beat
+                .holdings
+                .iter()
+                .map(|held| (held.cost.to_string(), held.fence.to_string()))
+                .collect();
+            let mut args = vec![beat.instance.as_bytes()];
+            args.extend(times.iter().map(String::as_bytes));
+            for (held, (cost, fence)) in beat.holdings.iter().zip(&numbers) {
+                args.extend([held.lease.as_bytes(), cost.as_bytes(), fence.as_bytes()]);
+            }
+            let read = |items: &[Value]| {
+                let (view, kept) = items.split_at_checked(VIEWED)?;
+                Some((flags(kept, beat.holdings.len())?, viewed(view)?))
+            };
+            self.run(&RENEW, name, &args, read).await
+        })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, returns: &'a [Return]) -> Answer<'a, Vec<bool>> {
+        Box::pin(async move {
+            let fences = fences(returns);
+            let args: Vec<&[u8]> = pairs(returns, &fences).collect();
+            self.run(&RELEASE, name, &args, |items| flags(items, returns.len()))
+                .await
+        })
+    }
+
+    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+        Box::pin(self.run(&VIEW, name, &[], viewed))
+    }
+
+    fn subscribe(&self, name: &str) -> Calls {
+        let channel = channel(&keys::tag(&self.prefix, "bulkhead", name));
+        let link = self.redis.link();
+        Calls::new(self.channels.subscribe(link, &channel, Call::None, hear))
+    }
+}
+
+/// As the scripts take them; none is empty.
+fn fences(returns: &[Return]) -> Vec<String> {
+    let fence = |what: &Return| what.fence.map(|fence| fence.to_string());
+    returns
+        .iter()
+        .map(|what| fence(what).unwrap_or_default())
+        .collect()
+}
+
+fn pairs<'a>(returns: &'a [Return], fences: &'a [String]) -> impl Iterator<Item = &'a [u8]> {
+    let both = returns.iter().zip(fences);
+    both.flat_map(|(what, fence)| [what.lease.as_bytes(), fence.as_bytes()])
+}
+
+fn channel(tag: &str) -> String {
+    format!("{tag}:up")
+}
+
+/// On the connection's task: decode and pass on.
+fn hear(push: link::Push<'_>) -> Call {
+    let link::Push::Message(message) = push else {
+        return Call::Missed;
+    };
+    match serde_json::from_slice::<Vec<String>>(message) {
+        Ok(leases) => Call::Up(leases.into_iter().map(Arc::from).collect()),
+        // Somebody else's message, or another version's: ask.
+        Err(_) => Call::Missed,
+    }
+}
+
+fn number(item: &Value) -> Option<u64> {
+    match item {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        Value::BulkString(digits) => std::str::from_utf8(digits).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn admission(items: &[Value]) -> Option<Admission> {
+    let [Value::Int(outcome), fence, again] = items else {
+        return None;
+    };
+    Some(match outcome {
+        1 => Admission::Granted {
+            fence: number(fence)?,
+        },
+        0 => Admission::Full {
+            again_ms: number(again)?,
+        },
+        -1 => Admission::Impossible,
+        _ => return None,
+    })
+}
+
+fn flags(items: &[Value], count: usize) -> Option<Vec<bool>> {
+    if items.len() != count {
+        return None;
+    }
+    items
+        .iter()
+        .map(|item| number(item).map(|flag| flag == 1))
+        .collect()
+}
+
+/// So many items are a view.
+const VIEWED: usize = 5;
+
+fn viewed(items: &[Value]) -> Option<View> {
+    let [in_flight, leases, waiting, live, fence] = items else {
+        return None;
+    };
+    let mut view = View::default();
+    for (field, item) in [
+        (&mut view.in_flight, in_flight),
+        (&mut view.leases, leases),
+        (&mut view.waiting, waiting),
+        (&mut view.live, live),
+        (&mut view.fence, fence),
+    ] {
+        *field = number(item)?;
+    }
+    Some(view)
+}
