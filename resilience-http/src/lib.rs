@@ -9,6 +9,7 @@
 //! | [`classify`] | both: what an answer says about the server |
 //! | [`headers`] | both: `Retry-After`, the deadline, the idempotency key |
 //! | [`idempotency`] | both: the key in its header; for servers, fingerprints and recorded responses |
+//! | [`rate_limit`] | both: `RateLimit` and `RateLimit-Policy` |
 //!
 //! Features: `client` and `server` (both on by default); `rustls` or `native-tls` for `https`; `otel` to pass the
 //! OpenTelemetry context on; `axum` to return a [`problem::Problem`] from its handlers.
@@ -22,6 +23,8 @@ pub mod headers;
 pub mod idempotency;
 #[cfg(feature = "server")]
 pub mod problem;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod rate_limit;
 #[cfg(feature = "server")]
 pub mod server;
 

@@ -222,6 +222,7 @@ impl Problem {
             reason: None,
             name: None,
             retry_after_ms: None,
+            violated_policies: Vec::new(),
             retry_after: None,
         }))
     }
@@ -264,6 +265,18 @@ impl Problem {
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(whole_seconds(wait));
         self.0.retry_after_ms = Some(whole_millis(wait));
+        self
+    }
+
+    /// Names a policy that was violated, as draft-ietf-httpapi-ratelimit-headers has it.
+    pub(crate) fn violating(mut self, policy: String) -> Self {
+        self.0.violated_policies.push(policy);
+        self
+    }
+
+    /// Sets `retry_after_ms` alone: where `Retry-After` says a little more, on purpose.
+    pub(crate) fn exactly(mut self, wait: Option<Duration>) -> Self {
+        self.0.retry_after_ms = wait.map(whole_millis);
         self
     }
 
@@ -416,6 +429,8 @@ struct Document {
     name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
+    violated_policies: Vec<String>,
     /// The header, not part of the document.
     #[serde(skip)]
     retry_after: Option<u64>,

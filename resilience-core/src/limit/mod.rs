@@ -39,6 +39,9 @@
 //! that keeps the buckets. It decides about several limits of a subject at once (per second *and* per day, requests
 //! *and* bytes), all or nothing.
 //!
+//! # Of others
+//! [`peer`] keeps this service to the limits that the servers which it calls ask for.
+//!
 //! # Waiting
 //! With a [`queue`](RateLimitBuilder::queue), calls wait for their tokens in order of arrival; nobody overtakes. A call
 //! is told at once if its turn would come too late, or after its [deadline](crate::deadline).
@@ -74,6 +77,7 @@ pub mod machine;
 #[cfg(all(test, not(loom)))]
 mod machine_tests;
 mod meter;
+pub mod peer;
 mod quota;
 mod shared;
 mod split;

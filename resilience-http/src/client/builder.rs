@@ -9,14 +9,15 @@ use resilience_core::{
     bulkhead::{Bulkhead, KeyedBulkhead},
     deadline::Timeout,
     keyed::Keyed,
+    limit::peer::PeerLimits,
     retry::{Replay, Retry},
 };
 use tower::{ServiceBuilder, util::option_layer};
 use tower_service::Service;
 
 use super::{
-    Client, Host, HttpReplay, IdempotencyKeys, Parts, Propagation, ReqwestService, UntilFirstEnds,
-    WholeCallLayer, reqwest_builder,
+    Client, Host, HttpReplay, IdempotencyKeys, Parts, PeerLimitsLayer, Propagation, ReqwestService,
+    UntilFirstEnds, WholeCallLayer, reqwest_builder,
 };
 use crate::{BodyEnd, HttpVerdicts};
 
@@ -51,6 +52,7 @@ pub struct ClientBuilder {
     verdicts: Arc<Verdicts>,
     replay: Arc<Replays>,
     keys: Option<IdempotencyKeys>,
+    peer_limits: Option<PeerLimits>,
     propagation: Propagation,
     body_end: BodyEnd,
 }
@@ -92,6 +94,7 @@ impl ClientBuilder {
             verdicts: Arc::new(HttpVerdicts::new()),
             replay: Arc::new(HttpReplay::new()),
             keys: None,
+            peer_limits: None,
             propagation: Propagation::new(),
         }
     }
@@ -200,6 +203,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Keeps to what servers say of their limits, and shares that with everything else that has this handle: see
+    /// [`PeerLimitsLayer`]. Default: off; a 429 is then an answer like any other, that the retry may wait out.
+    pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
+        self.peer_limits = Some(limits);
+        self
+    }
+
     /// What each attempt tells the server. Default: [`Propagation::new`]; for third parties, [`Propagation::none`].
     pub fn propagation(mut self, propagation: Propagation) -> Self {
         self.propagation = propagation;
@@ -259,6 +269,7 @@ impl ClientBuilder {
             let layer = retry.layer().classify(of_retry);
             layer.replay(Shared(self.replay))
         });
+        let peer_limits = self.peer_limits.as_ref().map(PeerLimitsLayer::new);
         let bulkhead = parts.bulkheads.as_ref().map(|bulkheads| {
             let layer = bulkheads.layer(of_request);
             layer.until(body_end.clone())
@@ -271,6 +282,7 @@ impl ClientBuilder {
             .layer(option_layer(deadline))
             .layer(option_layer(self.keys.map(|keys| keys.layer())))
             .layer(option_layer(retry))
+            .layer(option_layer(peer_limits))
             .layer(option_layer(bulkhead))
             .layer(option_layer(breaker))
             .layer(option_layer(attempt.map(|timeout| timeout.layer())))
@@ -286,6 +298,7 @@ impl fmt::Debug for ClientBuilder {
             .field("name", &self.name)
             .field("attempt_timeout", &self.attempt_timeout)
             .field("idempotency_keys", &self.keys)
+            .field("peer_limits", &self.peer_limits)
             .field("propagation", &self.propagation)
             .field("body_end", &self.body_end)
             .finish_non_exhaustive()

@@ -25,6 +25,7 @@
 //! | [deadline](WholeCallLayer) | 10 s | one promise to the caller: all attempts, the waits between them and the body |
 //! | [idempotency keys](IdempotencyKeys) | off | above the retry: one key for a call, the same on all of its attempts |
 //! | [retry](resilience_core::retry) | 3 attempts, jitter, a budget of 20 % | above the guards, so that every attempt asks them anew; only what [may be repeated](HttpReplay) |
+//! | [limits of peers](PeerLimitsLayer) | off | beneath the retry: each attempt keeps to them; above the bulkhead: what is not sent takes no place |
 //! | [bulkhead](resilience_core::bulkhead) per host | 128 calls, 256 waiting up to 1 s | above the breaker: a wait in our own queue is not held against the server |
 //! | [circuit breaker](resilience_core::breaker) per host | its own defaults; `Retry-After` honoured up to 60 s | sees exactly what reaches the server, and each attempt by itself |
 //! | attempt timeout | off | beneath the breaker: an attempt cut short is a failure; bounds the time to the head, the whole call's deadline bounds the body |
@@ -58,6 +59,7 @@
 mod builder;
 mod host;
 mod idempotency;
+mod peer_limits;
 mod propagate;
 mod replay;
 mod request;
@@ -79,6 +81,7 @@ pub use self::{
     builder::ClientBuilder,
     host::Host,
     idempotency::{IdempotencyKeys, IdempotencyKeysLayer, IdempotencyKeysService, UntilFirstEnds},
+    peer_limits::{PeerLimitsFuture, PeerLimitsLayer, PeerLimitsService, Target},
     propagate::{Propagation, PropagationLayer, PropagationService},
     replay::{HttpReplay, Idempotent},
     request::RequestBuilder,

@@ -6,6 +6,7 @@ mod deadlines;
 mod fake;
 mod feel;
 mod keys;
+mod peers;
 mod places;
 mod retries;
 mod server;

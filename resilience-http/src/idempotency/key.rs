@@ -19,7 +19,7 @@ pub struct Key(Arc<str>);
 
 impl Key {
     /// The longest key there is, in characters. A server may allow less ([`KeyRules::max_len`]).
-    pub const MAX_LEN: usize = 1024;
+    pub const MAX_LEN: usize = 512;
 
     /// A key of the caller's own: an order number, the id of a message.
     ///
@@ -131,7 +131,7 @@ impl KeyRules {
     /// It is zero or more than [`Key::MAX_LEN`].
     pub fn max_len(mut self, characters: usize) -> Result<Self, InvalidConfig> {
         if characters == 0 || characters > Key::MAX_LEN {
-            let rule = "must be from 1 to 1024";
+            let rule = "must be from 1 to 512";
             return Err(InvalidConfig::new("max_len", characters, rule));
         }
         self.max_len = characters;

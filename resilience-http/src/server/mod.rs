@@ -5,6 +5,7 @@
 //! | [`InboundDeadline`] | reads how long the client will wait, and ends the request by then: 504 |
 //! | [`guard`] | puts layers of this toolkit around handlers, and answers their rejections: 503, 429, 504 |
 //! | [`bulkhead`](fn@bulkhead) | limits how many requests are served at once, bodies included: 503 |
+//! | [`LimitRequests`] | holds requests to a rate limit, by client, and tells clients how they stand: 429 |
 //! | [`AnswerLayer`] | the answering half alone, for services that speak [`Error<E>`](resilience_core::Error) themselves |
 //! | [`Problem`](crate::problem::Problem) | the answer, and an error type for handlers |
 //!
@@ -40,13 +41,20 @@
 //! axum clones services for every connection and request. The layers of this toolkit keep their state in their
 //! handle, so one bulkhead is one bulkhead over all routes and connections that its layers are on.
 
+mod address;
 mod answer;
 mod guard;
 mod inbound;
+mod rate_limit;
 
+pub use address::{ClientAddress, Forwarding};
 pub use answer::{AnswerFuture, AnswerLayer, AnswerService};
 pub use guard::{GuardLayer, bulkhead, guard};
 pub use inbound::{
     GRPC_TIMEOUT, InboundDeadline, InboundDeadlineFuture, InboundDeadlineLayer,
     InboundDeadlineService, Malformed, parse_grpc_timeout,
+};
+pub use rate_limit::{
+    LimitKey, LimitRequests, LimitRequestsFuture, LimitRequestsLayer, LimitRequestsService,
+    RequestLimit, WithoutKey,
 };

@@ -13,11 +13,12 @@ use resilience_core::{
     bulkhead::Bulkhead,
     deadline::Timeout,
     keyed::Keyed,
+    limit::peer::PeerLimits,
     retry::{Backoff, Retry, RetryBudget},
 };
 use resilience_http::{
     BodyEnd, HttpVerdicts,
-    client::{Host, HttpReplay, IdempotencyKeys, Propagation, WholeCallLayer},
+    client::{Host, HttpReplay, IdempotencyKeys, PeerLimitsLayer, Propagation, WholeCallLayer},
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{
@@ -49,6 +50,15 @@ fn idempotency_keys() {
     let keys = || IdempotencyKeys::new().methods([reqwest::Method::GET]);
     let make = move || async move { Instance::new(move || over_reqwest(keys().layer())) };
     Subject::new("idempotency keys", make).keeps_every_contract();
+}
+
+#[test]
+fn limits_of_peers() {
+    let make = || async {
+        let peers = PeerLimits::builder("contract").build().unwrap();
+        Instance::new(move || over_reqwest(PeerLimitsLayer::new(&peers)))
+    };
+    Subject::new("limits of peers", make).keeps_every_contract();
 }
 
 /// The layers of the default client in their order, with settings that suit the checks.

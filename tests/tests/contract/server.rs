@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use resilience_core::{Pattern, Reason, Rejected, bulkhead::Bulkhead};
+use resilience_core::{
+    Pattern, Reason, Rejected,
+    bulkhead::Bulkhead,
+    limit::{Quota, RateLimit, fleet::SharedRateLimit, store::InProcessLimits},
+};
 use resilience_http::{
     BodyEnd,
-    server::{self, InboundDeadline},
+    server::{self, InboundDeadline, LimitRequests},
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{
@@ -17,6 +21,7 @@ use tower::{
 };
 
 const PLACES: usize = 4;
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn guard_around_a_bulkhead() {
@@ -51,6 +56,29 @@ fn inbound_deadline() {
         Instance::new(move || over_http(inbound.layer()))
     };
     Subject::new("inbound deadline", make).keeps_every_contract();
+}
+
+#[test]
+fn limit_of_requests() {
+    let make = || async {
+        let limit = RateLimit::builder("contract").permits(1_000_000, SECOND);
+        let limits = LimitRequests::new(&limit.build().unwrap());
+        Instance::new(move || over_http(limits.layer()))
+    };
+    Subject::new("limit of requests", make).keeps_every_contract();
+}
+
+#[test]
+fn shared_limit_of_requests() {
+    let make = || async {
+        let limit = SharedRateLimit::builder("contract", InProcessLimits::new())
+            .limit("a", Quota::per(1_000_000, SECOND).unwrap())
+            .build()
+            .unwrap();
+        let limits = LimitRequests::new(&limit);
+        Instance::new(move || over_http(limits.layer()))
+    };
+    Subject::new("shared limit of requests", make).keeps_every_contract();
 }
 
 fn bulkhead() -> (Bulkhead, impl Fn() -> u64 + Send + Sync + 'static) {

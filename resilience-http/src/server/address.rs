@@ -1,0 +1,355 @@
+//! Who a request comes from, behind proxies that are trusted.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use http::{HeaderMap, HeaderName, header, request::Parts};
+use ipnet::{IpNet, Ipv6Net};
+use resilience_core::InvalidConfig;
+
+/// The address of the client of a request.
+///
+/// It is that of the connection's peer, unless the peer is a proxy that is [trusted](Self::trust): then it is the one
+/// that the proxy says it has the request from, and so on, for as long as who says so is trusted. The header is walked
+/// from the right, where the nearest proxy has written; what stands further left than the first address that is not
+/// trusted is what a stranger wrote, and is not looked at. With no proxies trusted, which is the default, no header
+/// is looked at.
+///
+/// The peer is looked up in the request's extensions: a `SocketAddr`, or with the feature `axum` also axum's
+/// `ConnectInfo<SocketAddr>` (serve with `into_make_service_with_connect_info::<SocketAddr>()`).
+///
+/// ```
+/// use std::net::{IpAddr, SocketAddr};
+/// use resilience_http::server::ClientAddress;
+///
+/// let address = ClientAddress::new().trust(["10.0.0.0/8"])?;
+/// let request = http::Request::get("/")
+///     .extension(SocketAddr::from(([10, 0, 0, 1], 40_000)))
+///     .header("x-forwarded-for", "8.8.8.8, 203.0.113.7, 10.0.0.2")
+///     .body(()).unwrap();
+/// let (head, ()) = request.into_parts();
+/// assert_eq!(address.of(&head), Some(IpAddr::from([203, 0, 113, 7])));
+/// # Ok::<_, resilience_core::InvalidConfig>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct ClientAddress {
+    trusted: Arc<[IpNet]>,
+    header: Forwarding,
+    peer: Option<Peer>,
+}
+
+type Peer = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
+
+/// The header in which trusted proxies say whom they have a request from. One only: a proxy that writes one and lets
+/// the other pass would let strangers write the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Forwarding {
+    /// `X-Forwarded-For`: addresses with commas between them.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239), its parameter `for`.
+    Forwarded,
+}
+
+impl ClientAddress {
+    /// The peer of the connection.
+    pub fn new() -> Self {
+        Self {
+            trusted: Arc::new([]),
+            header: Forwarding::default(),
+            peer: None,
+        }
+    }
+
+    /// Trusts the proxies in these networks (`10.0.0.0/8`, `fd00::/8`, `192.0.2.7`), and no others.
+    ///
+    /// # Errors
+    /// One is no network and no address.
+    pub fn trust<N: AsRef<str>>(
+        mut self,
+        networks: impl IntoIterator<Item = N>,
+    ) -> Result<Self, InvalidConfig> {
+        let parsed = networks.into_iter().map(|network| {
+            let text = network.as_ref();
+            let address = || text.parse::<IpAddr>().map(IpNet::from);
+            let rule = "must be networks or addresses, like 10.0.0.0/8";
+            text.parse()
+                .or_else(|_| address())
+                .map_err(|_| InvalidConfig::new("trust", text, rule))
+        });
+        self.trusted = parsed.collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// The header in which they say so. Default: `X-Forwarded-For`.
+    pub const fn header(mut self, header: Forwarding) -> Self {
+        self.header = header;
+        self
+    }
+
+    /// Where the peer's address is found, if not in the extensions.
+    pub fn peer(mut self, peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+        self.peer = Some(Arc::new(peer));
+        self
+    }
+
+    /// The client's address; `None` if the peer's is not known.
+    #[must_use]
+    pub fn of(&self, request: &Parts) -> Option<IpAddr> {
+        let peer = match &self.peer {
+            Some(peer) => peer(request)?,
+            None => peer_of(request)?.ip(),
+        };
+        let mut client = peer.to_canonical();
+        let mut said = self.header.named(&request.headers);
+        while self.trusts(client) {
+            match said.next() {
+                Some(Some(next)) => client = next,
+                // Nobody was named, or somebody in hiding: who says so is as far as it goes.
+                Some(None) | None => break,
+            }
+        }
+        Some(client)
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+}
+
+impl Default for ClientAddress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAddress")
+            .field("trusted", &self.trusted)
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An address as one customer has it: of IPv6, everybody has 2^64 of them at least, so it is the network of 64 bits.
+pub(super) fn customer(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => Ipv6Net::new(address, 64)
+            .map_or_else(|_| address.to_string(), |net| net.trunc().to_string()),
+    }
+}
+
+fn peer_of(request: &Parts) -> Option<SocketAddr> {
+    #[cfg(feature = "axum")]
+    if let Some(info) = request
+        .extensions
+        .get::<axum::extract::ConnectInfo<SocketAddr>>()
+    {
+        return Some(info.0);
+    }
+    request.extensions.get().copied()
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+impl Forwarding {
+    /// Who was named, the nearest first; `None` for what is no address.
+    fn named(self, headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
+        let name = match self {
+            Self::XForwardedFor => X_FORWARDED_FOR,
+            Self::Forwarded => header::FORWARDED,
+        };
+        // Later fields are further right.
+        let fields: Vec<_> = headers.get_all(name).iter().collect();
+        let fields = fields.into_iter().rev();
+        fields.flat_map(move |field| {
+            // Bytes of strangers further left do not hide what stands to the right of them.
+            let text = String::from_utf8_lossy(field.as_bytes()).into_owned();
+            let all: Vec<_> = match self {
+                Self::XForwardedFor => text.rsplit(',').map(node).collect(),
+                Self::Forwarded => elements(&text).map(forwarded_for).collect(),
+            };
+            all
+        })
+    }
+}
+
+/// The elements of a list, from the right, so that a quote left open further left hides nothing.
+fn elements(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut quoted = false;
+        let comma = text.bytes().rposition(|byte| {
+            quoted ^= byte == b'"';
+            byte == b',' && !quoted
+        });
+        rest = comma.map(|comma| &text[..comma]);
+        Some(comma.map_or(text, |comma| &text[comma + 1..]))
+    })
+}
+
+/// The address in `for=..`.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    node(value.trim().trim_matches('"'))
+}
+
+/// An address with a port or without one: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+fn node(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let address = text.parse::<IpAddr>().ok();
+    let with_port = || text.parse::<SocketAddr>().map(|socket| socket.ip()).ok();
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let address = address.or_else(with_port).or_else(in_brackets)?;
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PROXY: &str = "10.0.0.1";
+
+    fn parts(peer: &str, fields: &[(&str, &str)]) -> Parts {
+        let peer = SocketAddr::new(peer.parse().unwrap(), 5);
+        let mut request = Request::get("/").extension(peer);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn behind() -> ClientAddress {
+        ClientAddress::new()
+            .trust(["10.0.0.0/8", "fd00::/8", "192.0.2.1"])
+            .unwrap()
+    }
+
+    fn of(address: &ClientAddress, peer: &str, fields: &[(&str, &str)]) -> String {
+        address.of(&parts(peer, fields)).unwrap().to_string()
+    }
+
+    #[test]
+    fn without_trusted_proxies_no_header_is_believed() {
+        let fields = [("x-forwarded-for", "8.8.8.8"), ("forwarded", "for=8.8.8.8")];
+        assert_eq!(of(&ClientAddress::new(), PROXY, &fields), PROXY);
+        assert_eq!(of(&behind(), "203.0.113.7", &fields), "203.0.113.7");
+    }
+
+    #[test]
+    fn the_header_is_walked_from_the_right_as_far_as_it_is_trusted() {
+        for (said, client) in [
+            ("203.0.113.7", "203.0.113.7"),
+            ("8.8.8.8, 203.0.113.7", "203.0.113.7"),
+            ("8.8.8.8,203.0.113.7,10.0.0.9, 192.0.2.1", "203.0.113.7"),
+            ("10.0.0.7, 10.0.0.8", "10.0.0.7"),
+            ("203.0.113.7:4711", "203.0.113.7"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("::ffff:203.0.113.7", "203.0.113.7"),
+            ("203.0.113.7, fd00::1", "203.0.113.7"),
+            ("203.0.113.7, unknown", PROXY),
+            ("203.0.113.7, ", PROXY),
+            ("203.0.113.7, unknown, 10.0.0.9", "10.0.0.9"),
+        ] {
+            assert_eq!(
+                of(&behind(), PROXY, &[("x-forwarded-for", said)]),
+                client,
+                "{said}"
+            );
+        }
+        let two = [
+            ("x-forwarded-for", "8.8.8.8"),
+            ("x-forwarded-for", "203.0.113.7"),
+        ];
+        assert_eq!(of(&behind(), PROXY, &two), "203.0.113.7");
+        assert_eq!(of(&behind(), PROXY, &[]), PROXY);
+        // A socket for both families shows peers of one as peers of the other.
+        let mapped = [("x-forwarded-for", "203.0.113.7")];
+        assert_eq!(of(&behind(), "::ffff:10.0.0.1", &mapped), "203.0.113.7");
+    }
+
+    #[test]
+    fn forwarded_is_read_with_its_quotes_and_a_strangers_open_quote_hides_nothing() {
+        let behind = behind().header(Forwarding::Forwarded);
+        for (said, client) in [
+            ("for=203.0.113.7", "203.0.113.7"),
+            (
+                "proto=http;FOR=\"[2001:db8::1]:80\";by=10.0.0.1",
+                "2001:db8::1",
+            ),
+            (
+                "for=8.8.8.8, for=203.0.113.7;by=\"a,b\", for=10.0.0.9",
+                "203.0.113.7",
+            ),
+            ("for=\"8.8.8.8, for=203.0.113.7", "203.0.113.7"),
+            ("for=\"8.8.8.8, for=\"203.0.113.7:1\"", "203.0.113.7"),
+            ("for=8.8.8.8, for=_hidden", PROXY),
+            ("for=8.8.8.8, proto=http", PROXY),
+        ] {
+            assert_eq!(of(&behind, PROXY, &[("forwarded", said)]), client, "{said}");
+        }
+        let other = [("x-forwarded-for", "8.8.8.8")];
+        assert_eq!(
+            of(&behind, PROXY, &other),
+            PROXY,
+            "a header that the proxy does not write"
+        );
+    }
+
+    #[test]
+    fn the_peer_may_be_found_elsewhere_or_nowhere() {
+        let head = Request::get("/").body(()).unwrap().into_parts().0;
+        assert_eq!(ClientAddress::new().of(&head), None);
+        let fixed = ClientAddress::new().peer(|_| Some(IpAddr::from([1, 2, 3, 4])));
+        assert_eq!(fixed.of(&head), Some(IpAddr::from([1, 2, 3, 4])));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        let error = ClientAddress::new()
+            .trust(["10.0.0.0/8", "10.0.0.0/33"])
+            .unwrap_err();
+        assert_eq!(error.field(), "trust");
+        assert!(error.to_string().contains("10.0.0.0/33"), "{error}");
+    }
+
+    #[test]
+    fn a_customer_is_an_address_or_a_network_of_ipv6() {
+        let of = |text: &str| customer(text.parse().unwrap());
+        assert_eq!(of("203.0.113.7"), "203.0.113.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(of("2001:db8:1:2::7"), of("2001:db8:1:2:ffff::"));
+    }
+
+    proptest! {
+        /// Whatever strangers write, what the trusted proxy has added to it is found.
+        #[test]
+        fn what_strangers_write_changes_nothing(junk in prop::collection::vec(0x20u8..=0xff, 0..60)) {
+            prop_assume!(!junk.contains(&0x7f));
+            for (header, name, own) in [
+                (Forwarding::XForwardedFor, "x-forwarded-for", &b",203.0.113.7"[..]),
+                (Forwarding::Forwarded, "forwarded", &b", for=203.0.113.7"[..]),
+            ] {
+                let mut parts = parts(PROXY, &[]);
+                let value = [&junk[..], own].concat();
+                parts.headers.insert(name, http::HeaderValue::from_bytes(&value).unwrap());
+                let found = behind().header(header).of(&parts).unwrap();
+                prop_assert_eq!(found.to_string(), "203.0.113.7");
+            }
+        }
+    }
+}
