@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     config::Mode,
-    core::{Core, within},
+    decide::{Core, within},
     health::Health,
 };
 

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use super::{
     SharedRateLimit,
-    core::Core,
+    decide::Core,
     lease::LeaseRules,
     plan::{Plan, Plans, Source},
 };
@@ -80,6 +80,7 @@ pub struct SharedRateLimitBuilder {
     budget: Duration,
     heartbeat: Duration,
     memory: (usize, Duration),
+    queue: Option<(usize, Duration)>,
     near: f64,
     shadow: bool,
     instance: Option<Arc<str>>,
@@ -98,6 +99,7 @@ impl SharedRateLimitBuilder {
             budget: Duration::from_millis(100),
             heartbeat: Duration::from_secs(2),
             memory: (10_000, Duration::from_secs(10)),
+            queue: None,
             near: 0.8,
             shadow: false,
             instance: None,
@@ -173,6 +175,15 @@ impl SharedRateLimitBuilder {
         self
     }
 
+    /// Lets up to `length` calls of a subject wait for their tokens, in order of arrival and for at most `max_wait`:
+    /// [`SharedRateLimit::acquire`] and the [layer](SharedRateLimit::layer) then do. Calls of one instance do not
+    /// overtake each other; between instances, whoever asks first after the tokens are there has them. The default is
+    /// not to let calls wait.
+    pub const fn queue(mut self, length: usize, max_wait: Duration) -> Self {
+        self.queue = Some((length, max_wait));
+        self
+    }
+
     /// A limit is near when more than this share of it is used: the metric `resilience.rate_limit.near` counts calls
     /// that were admitted and left a limit so. Default: 0.8.
     pub const fn near(mut self, share: f64) -> Self {
@@ -218,6 +229,16 @@ impl SharedRateLimitBuilder {
                 "must be between 0 and 1",
             ));
         }
+        if let Some((length, max_wait)) = self.queue {
+            if !(1..1 << 20).contains(&length) {
+                let rule = "its length must be between 1 and 1,048,575; leave `queue` out for none";
+                return Err(InvalidConfig::new("queue", length, rule));
+            }
+            if max_wait.is_zero() {
+                let rule = "its maximum wait must be above zero";
+                return Err(InvalidConfig::new("queue", max_wait, rule));
+            }
+        }
         if let Mode::Leased(rules) = &self.mode {
             rules.check()?;
         }
@@ -235,6 +256,7 @@ impl SharedRateLimitBuilder {
             budget: self.budget,
             heartbeat: self.heartbeat,
             memory: self.memory,
+            queue: self.queue,
             left_when_near: ((1.0 - self.near) * 1e6) as u64,
             shadow: self.shadow,
             instance: instance_id(self.instance.as_deref()),
@@ -286,6 +308,8 @@ pub(super) struct Settings {
     pub(super) budget: Duration,
     pub(super) heartbeat: Duration,
     pub(super) memory: (usize, Duration),
+    /// How many calls of a subject may wait, and for how long.
+    pub(super) queue: Option<(usize, Duration)>,
     /// In millionths of the capacity.
     pub(super) left_when_near: u64,
     pub(super) shadow: bool,

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    core::{Core, signed, standings},
     costs::Prices,
+    decide::{Core, signed, standings},
     lease::{LeaseRules, Scene, micros},
     plan::{MAX_LIMITS, Plan},
     pool::{Book, Paid, Pool, Turn},
@@ -188,6 +188,29 @@ impl Core {
             .await;
         self.memory.forget(subject);
         answer
+    }
+
+    /// Settles with the pool, if it can pay or take what is put back.
+    pub(super) fn settle_here(
+        &self,
+        subject: &str,
+        plan: &Plan,
+        differences: &[i64; MAX_LIMITS],
+    ) -> bool {
+        let pools = self.pools.pin();
+        let Some(pool) = pools.get(subject) else {
+            return false;
+        };
+        let now = self.settings.clock.now();
+        if pool.is_retired() || pool.is_over(now) || !pool.plan.is(plan) {
+            return false;
+        }
+        let amounts = differences.map(i64::unsigned_abs);
+        if differences.iter().all(|difference| *difference <= 0) {
+            pool.put(&amounts);
+            return true;
+        }
+        differences.iter().all(|difference| *difference >= 0) && pool.take(&amounts)
     }
 
     /// Gives back what is over, or everything, and drops pools that nobody uses.

@@ -75,6 +75,13 @@ impl Memory {
         entry.refusal(prices, now)
     }
 
+    /// How the limits of a subject that was refused stand now, at best.
+    pub(super) fn standings(&self, subject: &str, plan: &Plan, now: Moment) -> Option<Standings> {
+        let entries = self.entries.pin();
+        let entry = entries.get(subject)?;
+        (now < entry.until && entry.plan.is(plan)).then(|| entry.standings_at(now))
+    }
+
     /// The store has refused, and will for so long. What lacked tokens then is refused for `pause` at least.
     pub(super) fn note(
         &self,
@@ -123,7 +130,6 @@ impl Entry {
         let passed = u64::try_from(now.since(self.seen).as_micros()).unwrap_or(u64::MAX);
         let pause = u64::try_from(self.not_before.since(now).as_micros()).unwrap_or(u64::MAX);
         let (mut binding, mut micros) = (0, 0);
-        let mut standings = self.standings;
         for (index, limit) in self.plan.as_slice().iter().enumerate() {
             if prices[index] > limit.quota.capacity() {
                 // Impossible, and for the store to say.
@@ -138,13 +144,21 @@ impl Entry {
             if wait > micros {
                 (binding, micros) = (index, wait);
             }
-            standings[index] = standing::later(&limit.quota, standings[index], passed);
         }
-        (micros > 0).then_some(Refusal {
+        (micros > 0).then(|| Refusal {
             binding,
             micros,
-            standings,
+            standings: self.standings_at(now),
         })
+    }
+
+    fn standings_at(&self, now: Moment) -> Standings {
+        let passed = u64::try_from(now.since(self.seen).as_micros()).unwrap_or(u64::MAX);
+        let mut standings = self.standings;
+        for (limit, standing) in self.plan.as_slice().iter().zip(&mut standings) {
+            *standing = standing::later(&limit.quota, *standing, passed);
+        }
+        standings
     }
 }
 

@@ -35,6 +35,10 @@
 //! [`plans`](SharedRateLimitBuilder::plans) and [`plan_of`](SharedRateLimitBuilder::plan_of) give each subject its
 //! plan, for every decision anew. A subject whose plan changes keeps its tokens.
 //!
+//! # Costs that are known afterwards
+//! [`reserve`](SharedRateLimit::reserve) takes what a call may cost, and [`Reservation::settle`] puts back what it did
+//! not, or takes more.
+//!
 //! # When the store cannot be reached
 //! A call waits for the store for no longer than the [budget](SharedRateLimitBuilder::budget). Then the
 //! [policy](Unreachable) has the word: open, closed, or this instance's share of the limit. After three questions
@@ -56,15 +60,18 @@
 
 mod agent;
 mod config;
-mod core;
 mod costs;
 mod counts;
+mod decide;
 mod health;
+mod layer;
 mod lease;
 mod leased;
+mod line;
 mod memory;
 mod plan;
 mod pool;
+mod reservation;
 mod ruling;
 mod standing;
 #[cfg(all(test, not(loom)))]
@@ -79,17 +86,22 @@ pub use self::{
     config::{Mode, SharedRateLimitBuilder, Unreachable},
     costs::Costs,
     counts::Totals,
+    layer::{Pricing, ResponseFuture, SharedRateLimitLayer, SharedRateLimitService},
     lease::LeaseRules,
     plan::{MAX_LIMITS, Plan, Plans},
+    reservation::{Reservation, Settlement},
     ruling::{DecidedBy, LimitStatus, Ruling},
 };
 
-use self::core::Core;
+use self::decide::Core;
 #[cfg(doc)]
 use crate::error::Reason;
 use crate::{
     error::Rejected,
-    limit::store::{LimitStore, StoreFailure},
+    limit::{
+        Each,
+        store::{LimitStore, StoreFailure},
+    },
     telemetry,
 };
 
@@ -150,6 +162,52 @@ impl SharedRateLimit {
     #[must_use = "a call that is not admitted must not be made"]
     pub async fn ask(&self, subject: &str, costs: impl Into<Costs<'_>>) -> Ruling {
         self.core().ask(subject, costs.into()).await
+    }
+
+    /// Takes what a call of `subject` costs, waiting for it if the handle has a
+    /// [queue](SharedRateLimitBuilder::queue): calls of a subject are served in order of arrival, nobody overtakes.
+    /// A call is told at once if its turn would come too late, or after its [deadline](crate::deadline), as far as
+    /// that can be told. Nothing happens before the future is polled; dropping it leaves the line.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), with [`Reason::RateLimited`] if the wait would be too long or the queue is full.
+    ///
+    /// # Panics
+    /// As [`check`](Self::check).
+    pub async fn acquire(
+        &self,
+        subject: &str,
+        costs: impl Into<Costs<'_>>,
+    ) -> Result<Ruling, Rejected> {
+        self.core()
+            .acquire(subject, costs.into())
+            .await
+            .into_result()
+    }
+
+    /// Takes `costs` for a call whose true cost is known when it is over: see [`Reservation`].
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    ///
+    /// # Panics
+    /// As [`check`](Self::check).
+    pub async fn reserve(
+        &self,
+        subject: &str,
+        costs: impl Into<Costs<'_>>,
+    ) -> Result<Reservation, Rejected> {
+        let costs = costs.into();
+        let ruling = self.check(subject, costs).await?;
+        let prices = self.core().prices(&ruling.plan, &costs);
+        let core = Arc::clone(self.core());
+        Ok(Reservation::new(core, subject.into(), ruling, prices))
+    }
+
+    /// A layer that charges each request to the subject `of(&request)`: one token of each limit, unless
+    /// [`SharedRateLimitLayer::costs`] says otherwise. Any number of them share the limit.
+    pub fn layer<F>(&self, of: F) -> SharedRateLimitLayer<F> {
+        SharedRateLimitLayer::new(self.clone(), of, Each(1))
     }
 
     /// How the limits of `subject` stand: takes nothing, and is not counted.
@@ -219,6 +277,12 @@ impl SharedRateLimit {
     #[must_use]
     pub fn live_instances(&self) -> u64 {
         self.core().health.live()
+    }
+
+    /// How many calls wait for their tokens.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.core().lines.waiting()
     }
 
     /// What was decided so far.

@@ -14,6 +14,14 @@ pub(super) fn wait_for(quota: &Quota, standing: Standing, tokens: u64) -> u64 {
     standing.full_in.saturating_sub(spared).max(1)
 }
 
+/// Microseconds until `tokens` could have been taken one after the other, which may be more than it holds.
+pub(super) fn wait_for_all(quota: &Quota, standing: Standing, tokens: u128) -> u64 {
+    let at_once = tokens.min(quota.capacity().into());
+    let later = (tokens - at_once) * u128::from(quota.unit()) / u128::from(quota.rate());
+    let at_once = wait_for(quota, standing, u64::try_from(at_once).unwrap_or(u64::MAX));
+    at_once.saturating_add(u64::try_from(later).unwrap_or(u64::MAX))
+}
+
 /// How it stands `passed` microseconds later, if nobody takes any: no more tokens than there are then.
 pub(super) fn later(quota: &Quota, standing: Standing, passed: u64) -> Standing {
     let full_in = standing.full_in.saturating_sub(passed);

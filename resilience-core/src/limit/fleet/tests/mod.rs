@@ -11,6 +11,7 @@ use std::{
 use tokio::time::{advance, sleep};
 
 mod leases;
+mod waiting;
 
 use super::*;
 use crate::{

@@ -13,6 +13,7 @@ use super::{
     costs::{Costs, Prices},
     counts::Counts,
     health::Health,
+    line::Lines,
     memory::Memory,
     plan::Plan,
     pool::Pools,
@@ -38,6 +39,8 @@ pub(super) struct Core {
     pub(super) shadow: AtomicBool,
     /// What is leased.
     pub(super) pools: Pools,
+    /// Calls that wait for tokens.
+    pub(super) lines: Lines,
     /// The buckets of this instance alone.
     alone: InProcessLimits,
 }
@@ -58,6 +61,7 @@ impl Core {
             counts: Counts::new(&settings.plan),
             shadow: AtomicBool::new(settings.shadow),
             pools: Pools::new(),
+            lines: Lines::default(),
             alone: InProcessLimits::with_max_subjects(SUBJECTS_ALONE),
             settings,
         }
@@ -79,11 +83,21 @@ impl Core {
     pub(super) async fn ask(self: &Arc<Self>, subject: &str, costs: Costs<'_>) -> Ruling {
         let plan = self.plan_of(subject);
         let prices = self.prices(&plan, &costs);
-        let ruling = match self.at_once(subject, &plan, &prices) {
-            Some(ruling) => ruling,
-            None => self.judge(subject, plan, &prices).await,
-        };
+        let ruling = self.decision(subject, plan, &prices).await;
         self.conclude(ruling)
+    }
+
+    /// The same, not counted yet.
+    pub(super) async fn decision(
+        self: &Arc<Self>,
+        subject: &str,
+        plan: Plan,
+        prices: &Prices,
+    ) -> Ruling {
+        match self.at_once(subject, &plan, prices) {
+            Some(ruling) => ruling,
+            None => self.judge(subject, plan, prices).await,
+        }
     }
 
     /// What can be said without waiting for anybody.
@@ -260,23 +274,37 @@ impl Core {
         parts: u64,
         by: DecidedBy,
     ) -> Ruling {
-        let limits = plan.as_slice().iter().zip(prices);
-        let demands: Vec<Demand<'_>> = limits
-            .map(|(limit, price)| Demand {
-                limit: &limit.name,
-                quota: share(&limit.quota, parts),
-                cost: signed(*price),
-            })
-            .collect();
-        let answer = self.alone.decide(&self.settings.name, subject, &demands);
+        let cost = |index: usize| signed(prices[index]);
         // It fails over demands that no plan can make, and is never away.
-        match answer.await {
+        match self.exchange_alone(subject, &plan, parts, cost).await {
             Ok(decision) => {
                 let standings = standings(&decision.limits);
                 self.ruling(plan, Decided::By(decision.outcome), by, Some(standings))
             }
             Err(_) => self.ruling(plan, Decided::Closed, by, None),
         }
+    }
+
+    pub(super) async fn exchange_alone(
+        &self,
+        subject: &str,
+        plan: &Plan,
+        parts: u64,
+        cost: impl Fn(usize) -> i64,
+    ) -> Result<Decision, StoreFailure> {
+        let demands: Vec<Demand<'_>> = plan
+            .as_slice()
+            .iter()
+            .enumerate()
+            .map(|(index, limit)| Demand {
+                limit: &limit.name,
+                quota: share(&limit.quota, parts),
+                cost: cost(index),
+            })
+            .collect();
+        self.alone
+            .decide(&self.settings.name, subject, &demands)
+            .await
     }
 
     pub(super) fn ruling(
@@ -386,6 +414,11 @@ impl Source for Core {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.counts.read(out);
+        out(Reading {
+            metric: &telemetry::LIMIT_WAITING,
+            attribute: "",
+            value: self.lines.waiting() as u64,
+        });
         out(Reading {
             metric: &telemetry::LIMIT_DEGRADED,
             attribute: "",

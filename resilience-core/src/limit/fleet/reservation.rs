@@ -1,0 +1,190 @@
+//! Reserve, then settle: for calls whose true cost is known when they are over.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    costs::{Costs, Prices},
+    decide::{Core, signed},
+    plan::MAX_LIMITS,
+    ruling::{DecidedBy, Ruling},
+};
+use crate::limit::store::StoreFailure;
+
+/// Tokens that were taken for a call whose true cost is not known yet. Made by
+/// [`SharedRateLimit::reserve`](super::SharedRateLimit::reserve).
+///
+/// [`settle`](Self::settle) it when the cost is known. Dropped unsettled it keeps what was reserved, as nobody knows
+/// better.
+///
+/// ```
+/// use std::time::Duration;
+/// use resilience_core::limit::{Quota, fleet::SharedRateLimit, store::InProcessLimits};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limit = SharedRateLimit::builder("model", InProcessLimits::new())
+///     .limit("tokens", Quota::per(10_000, Duration::from_secs(3600))?)
+///     .build()?;
+/// let reserved = limit.reserve("tenant-7", 4_000).await?; // the most that it can be
+/// let used = 1_200; // says the response
+/// let settled = reserved.settle(used).await?;
+/// assert!(settled.is_paid());
+/// assert_eq!(limit.peek("tenant-7").await?.binding().unwrap().remaining, 8_800);
+/// # Ok(()) }
+/// ```
+#[must_use = "dropped, it keeps what was reserved"]
+pub struct Reservation {
+    core: Arc<Core>,
+    subject: Box<str>,
+    ruling: Ruling,
+    reserved: Prices,
+}
+
+/// What became of a [`Reservation`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settlement {
+    unpaid: Vec<(Arc<str>, u64)>,
+}
+
+/// Others take what the store has just told of: so often one asks again for what is left.
+const QUESTIONS: usize = 2;
+
+impl Reservation {
+    pub(super) const fn new(
+        core: Arc<Core>,
+        subject: Box<str>,
+        ruling: Ruling,
+        reserved: Prices,
+    ) -> Self {
+        Self {
+            core,
+            subject,
+            ruling,
+            reserved,
+        }
+    }
+
+    /// What was decided when the tokens were taken.
+    #[must_use]
+    pub const fn ruling(&self) -> &Ruling {
+        &self.ruling
+    }
+
+    /// The call is over, and this is what it has cost in all: what was reserved beyond that is put back, what is
+    /// missing is taken, as far as it is there. A limit has no debts: what is not there is forgiven, and
+    /// [said so](Settlement::unpaid).
+    ///
+    /// It is settled where it was reserved: with the store, the lease, or this instance's own share. What nobody has
+    /// counted (no limits, shadow mode, an open policy) is not settled either.
+    ///
+    /// # Errors
+    /// When the store gives no answer: it may have been settled all the same.
+    ///
+    /// # Cancellation
+    /// Dropped while the store is asked, it may have been settled or not.
+    ///
+    /// # Panics
+    /// If a cost names a limit that no plan has: see [`Costs`].
+    pub async fn settle(self, costs: impl Into<Costs<'_>>) -> Result<Settlement, StoreFailure> {
+        let actual = self.core.prices(&self.ruling.plan, &costs.into());
+        let mut differences = [0; MAX_LIMITS];
+        for (index, difference) in differences.iter_mut().enumerate() {
+            *difference = signed(actual[index]) - signed(self.reserved[index]);
+        }
+        if differences == [0; MAX_LIMITS] || self.ruling.is_shadowed() {
+            return Ok(Settlement { unpaid: Vec::new() });
+        }
+        self.core
+            .adjust(&self.subject, &self.ruling, differences)
+            .await
+    }
+}
+
+impl Core {
+    /// Puts back all that a call has paid which is not made.
+    pub(super) async fn undo(&self, subject: &str, ruling: &Ruling, prices: &Prices) {
+        // What does not arrive is lost, and comes in again at the rate of the limit.
+        let _ = self
+            .adjust(subject, ruling, prices.map(|price| -signed(price)))
+            .await;
+    }
+
+    /// Takes more of it, or puts back, where a call was paid for.
+    async fn adjust(
+        &self,
+        subject: &str,
+        ruling: &Ruling,
+        mut differences: [i64; MAX_LIMITS],
+    ) -> Result<Settlement, StoreFailure> {
+        let plan = &ruling.plan;
+        let mut unpaid = [0; MAX_LIMITS];
+        for tries in 0..=QUESTIONS {
+            if tries == QUESTIONS {
+                // Others are always quicker. What is to be put back can be, whatever they do.
+                forgive(&mut differences, &mut unpaid, |_| 0);
+            }
+            let cost = |index: usize| differences[index];
+            let decision = match ruling.by {
+                DecidedBy::Unlimited | DecidedBy::Policy | DecidedBy::Memory => break,
+                DecidedBy::Lease if self.settle_here(subject, plan, &differences) => break,
+                DecidedBy::Store | DecidedBy::Lease => self.exchange(subject, plan, cost).await?,
+                DecidedBy::Local => self.exchange_alone(subject, plan, 1, cost).await?,
+                DecidedBy::LocalShare => {
+                    let parts = self.health.live();
+                    self.exchange_alone(subject, plan, parts, cost).await?
+                }
+            };
+            if decision.outcome.is_admitted() {
+                break;
+            }
+            forgive(&mut differences, &mut unpaid, |index| {
+                decision.limits[index].remaining
+            });
+        }
+        if differences.iter().any(|difference| *difference < 0) {
+            self.memory.forget(subject);
+        }
+        let limits = plan.as_slice().iter().zip(unpaid);
+        let unpaid = limits.filter(|(_, unpaid)| *unpaid > 0);
+        Ok(Settlement {
+            unpaid: unpaid
+                .map(|(limit, unpaid)| (Arc::clone(&limit.name), unpaid))
+                .collect(),
+        })
+    }
+}
+
+/// Makes what is missing no more than what is there.
+fn forgive(differences: &mut [i64; MAX_LIMITS], unpaid: &mut Prices, there: impl Fn(usize) -> u64) {
+    for (index, difference) in differences.iter_mut().enumerate() {
+        // Nothing is missing where the plan has no limit.
+        if *difference > 0 {
+            let short = (*difference - signed(there(index))).max(0);
+            unpaid[index] += short.unsigned_abs();
+            *difference -= short;
+        }
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("ruling", &self.ruling)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settlement {
+    /// Whether all of the cost was paid.
+    #[must_use]
+    pub const fn is_paid(&self) -> bool {
+        self.unpaid.is_empty()
+    }
+
+    /// By limit, what could not be paid as it was not there.
+    pub fn unpaid(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.unpaid
+            .iter()
+            .map(|(limit, tokens)| (&**limit, *tokens))
+    }
+}
