@@ -14,6 +14,7 @@ pub mod redis;
 pub mod redis_cluster;
 pub mod redis_scene;
 pub mod redis_sentinel;
+pub mod talk;
 pub mod torture;
 pub mod until;
 

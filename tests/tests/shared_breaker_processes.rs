@@ -1,67 +1,27 @@
 //! A fleet on a real Redis: every instance a process of its own, killed and stopped at will.
 
-use std::{cell::Cell, process::Stdio, time::Duration};
+use std::{ops::Deref, time::Duration};
 
 use futures_util::future::join_all;
-use resilience_tests::{redis::RedisServer, redis_scene::SOON, until::eventually};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    time::{Instant, timeout},
-};
+use resilience_tests::{redis::RedisServer, redis_scene::SOON, talk, until::eventually};
+use rustix::process::Signal;
+use tokio::time::Instant;
 
-/// Its input and output.
-type Talk = (ChildStdin, Lines<BufReader<ChildStdout>>);
+struct Process(talk::Process);
 
-/// Ends with the value, and with this process: its input ends then.
-struct Process {
-    child: Child,
-    talk: Cell<Option<Talk>>,
+impl Deref for Process {
+    type Target = talk::Process;
+
+    fn deref(&self) -> &talk::Process {
+        &self.0
+    }
 }
 
 impl Process {
     async fn start(server: &RedisServer, open_ms: u64, lease_ms: u64) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_instance"))
-            .args([&server.url(), "payments"])
-            .args([open_ms.to_string(), lease_ms.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the instance starts");
-        let input = child.stdin.take().expect("its input");
-        let output = BufReader::new(child.stdout.take().expect("its output")).lines();
-        let process = Self {
-            child,
-            talk: Cell::new(Some((input, output))),
-        };
-        assert_eq!(process.answer().await, "ready");
-        process
-    }
-
-    async fn answer(&self) -> String {
-        let mut talk = self.talk.take().expect("one question at a time");
-        let line = timeout(SOON, talk.1.next_line()).await;
-        self.talk.set(Some(talk));
-        line.expect("an answer in time")
-            .expect("an answer")
-            .expect("it lives")
-    }
-
-    async fn ask(&self, line: &str) -> String {
-        let mut talk = self.talk.take().expect("one question at a time");
-        let line = format!("{line}\n");
-        talk.0.write_all(line.as_bytes()).await.expect("it listens");
-        self.talk.set(Some(talk));
-        self.answer().await
-    }
-
-    async fn number(&self, line: &str) -> u64 {
-        let answer = self.ask(line).await;
-        answer
-            .parse()
-            .unwrap_or_else(|_| panic!("{line}: {answer}"))
+        let (open_ms, lease_ms) = (open_ms.to_string(), lease_ms.to_string());
+        let args = [&*server.url(), "payments", &*open_ms, &*lease_ms];
+        Self(talk::Process::start(env!("CARGO_BIN_EXE_instance"), &args).await)
     }
 
     async fn view(&self) -> View {
@@ -79,12 +39,6 @@ impl Process {
             },
             _ => View::default(),
         }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let id = self.child.id().expect("it runs");
-        let pid = Pid::from_raw(id.try_into().expect("a process id")).expect("a process id");
-        kill_process(pid, signal).expect("it can be signalled");
     }
 }
 
