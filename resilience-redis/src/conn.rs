@@ -182,6 +182,31 @@ impl Conn {
         }
     }
 
+    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that keeps the key: two answers.
+    pub(crate) async fn send_pair(
+        &mut self,
+        key: &str,
+        cmd: &Cmd,
+        wait: &Cmd,
+    ) -> RedisResult<Vec<Value>> {
+        let mut pair = redis::pipe();
+        pair.add_command(cmd.clone()).add_command(wait.clone());
+        match self {
+            Self::Single(conn) => {
+                // Where to find the key is a Cluster's question.
+                let _ = key;
+                conn.req_packed_commands(&pair, 0, 2).await
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => {
+                use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+                let master = Route::with_key(key, SlotAddr::Master);
+                let node = SingleNodeRoutingInfo::SpecificNode(master);
+                conn.route_pipeline(pair, 0, 2, node).await
+            }
+        }
+    }
+
     /// A round trip; of a Cluster, to any one node: a shard that is gone is not the end of the others.
     pub(crate) async fn ping(&mut self) -> RedisResult<Value> {
         let ping = redis::cmd("PING");

@@ -11,6 +11,7 @@ use crate::{
     channels::Channels,
     conn::{Patience, Roots},
     error::StoreError,
+    idempotency::{RedisIdempotency, Waiting},
     limit::RedisLimits,
     link::{Link, Status},
     target::{InvalidUrl, Target},
@@ -40,6 +41,7 @@ pub struct Redis {
     prefix: Arc<str>,
     known: Arc<Known>,
     bulkheads: Arc<Channels<Call>>,
+    waiting: Arc<Waiting>,
 }
 
 impl Redis {
@@ -116,6 +118,14 @@ impl Redis {
         RedisLimits::new(self.clone(), Arc::clone(&self.prefix))
     }
 
+    /// The store for idempotency records that a fleet shares: see
+    /// [`IdempotencyStore`](resilience_core::idempotency::IdempotencyStore).
+    #[must_use]
+    pub fn idempotency(&self) -> RedisIdempotency {
+        let prefix = Arc::clone(&self.prefix);
+        RedisIdempotency::new(self.clone(), prefix, Arc::clone(&self.waiting))
+    }
+
     /// One round trip to the server; of a Cluster, to all masters.
     ///
     /// # Errors
@@ -140,11 +150,25 @@ impl Redis {
             prefix: builder.prefix.as_str().into(),
             known: Arc::default(),
             bulkheads: Arc::default(),
+            waiting: Arc::default(),
         }
     }
 
     pub(crate) fn link(&self) -> &Link {
         &self.link
+    }
+
+    pub(crate) const fn shared_link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// A further connection, for what would hold up everybody else on the first.
+    pub(crate) fn another_link(&self) -> Link {
+        self.link.another()
+    }
+
+    pub(crate) fn budget(&self) -> Duration {
+        self.link.budget()
     }
 }
 

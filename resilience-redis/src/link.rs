@@ -24,7 +24,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
-use redis::{Cmd, PushInfo, PushKind, RedisError, Value};
+use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor},
@@ -151,6 +151,46 @@ impl Link {
         self.shared.send(cmd).await
     }
 
+    /// Sends `cmd`, about `key`, and a WAIT right behind it: the answer, and how many replicas have what it wrote.
+    pub(crate) async fn send_and_wait(
+        &self,
+        key: &str,
+        cmd: &Cmd,
+        wait: &Cmd,
+    ) -> Result<(Value, u64), StoreError> {
+        let pair = |mut conn: Conn| async move {
+            let answers = conn.send_pair(key, cmd, wait).await?;
+            let Ok([answer, waited]) = <[Value; 2]>::try_from(answers) else {
+                let what = "a pair of commands has another number of answers";
+                return Err((ErrorKind::UnexpectedReturnType, what).into());
+            };
+            let answer = answer.extract_error()?;
+            Ok((answer, redis::from_redis_value(waited.extract_error()?)?))
+        };
+        let first = self.shared.carry(pair).await;
+        if !matches!(&first, Err(StoreError::Refused(error)) if is_elsewhere(error)) {
+            return first;
+        }
+        // Single commands follow the slot to where it has gone, and take the map of slots along. Steps can be repeated.
+        self.send(cmd).await?;
+        self.shared.carry(pair).await
+    }
+
+    /// Another connection to the same place, with the same settings.
+    pub(crate) fn another(&self) -> Self {
+        let shared = &self.shared;
+        Self::start(
+            shared.target.clone(),
+            shared.budget,
+            shared.patience,
+            shared.roots.clone(),
+        )
+    }
+
+    pub(crate) fn budget(&self) -> Duration {
+        self.shared.budget
+    }
+
     /// Calls `subscriber` for every message on `channel`, on the connection's own task: it must be quick. One
     /// subscriber per channel; a second one replaces the first.
     pub(crate) fn subscribe(&self, channel: &str, subscriber: Subscriber) {
@@ -187,10 +227,22 @@ impl fmt::Debug for Link {
 
 impl Shared {
     async fn send(&self, cmd: &Cmd) -> Result<Value, StoreError> {
+        let send = |mut conn: Conn| async move {
+            let answer = conn.send(cmd).await;
+            answer.and_then(Value::extract_error)
+        };
+        self.carry(send).await
+    }
+
+    /// Does `work` on the connection, within the budget.
+    async fn carry<T, F>(&self, work: impl FnOnce(Conn) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
         let live = self.current.load_full().ok_or(StoreError::Down)?;
         let mut call = self.guard.acquire().map_err(|_| StoreError::LeftAlone)?;
-        let answer = match timeout(self.budget, live.conn.clone().send(cmd)).await {
-            Ok(answer) => answer.and_then(Value::extract_error),
+        let answer = match timeout(self.budget, work(live.conn.clone())).await {
+            Ok(answer) => answer,
             Err(_) => {
                 call.settle(Verdict::transient());
                 self.in_trouble();
@@ -479,6 +531,13 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a slot of a Cluster is not where it was looked for.
+fn is_elsewhere(error: &str) -> bool {
+    ["MOVED", "ASK", "Moved", "Ask"]
+        .iter()
+        .any(|word| error.starts_with(word))
 }
 
 /// Opens after as many silences in a row as make the connection suspicious. Its events and metrics have the name

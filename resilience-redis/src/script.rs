@@ -1,5 +1,7 @@
 //! A Lua script beside the Rust that calls it: sent by digest, sent whole once when the server does not know it.
 
+use std::time::Duration;
+
 use redis::{Cmd, Value};
 
 use crate::{error::StoreError, link::Link};
@@ -29,11 +31,31 @@ impl Script {
             .send(&self.command("EVALSHA", &self.digest, keys, args))
             .await
         {
-            Err(StoreError::Refused(error))
-                if error.contains("NOSCRIPT") || error.contains("NoScript") =>
-            {
+            Err(error) if is_unknown(&error) => {
                 link.send(&self.command("EVAL", self.source, keys, args))
                     .await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Runs it on one key, and waits on the same connection until so many replicas have what it wrote, but no longer
+    /// than `within`. The answer, and how many have it.
+    pub(crate) async fn run_and_wait(
+        &self,
+        link: &Link,
+        key: &str,
+        args: &[&[u8]],
+        replicas: u32,
+        within: Duration,
+    ) -> Result<(Value, u64), StoreError> {
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(replicas).arg(within.as_millis() as u64);
+        let by_digest = self.command("EVALSHA", &self.digest, &[key], args);
+        match link.send_and_wait(key, &by_digest, &wait).await {
+            Err(error) if is_unknown(&error) => {
+                let whole = self.command("EVAL", self.source, &[key], args);
+                link.send_and_wait(key, &whole, &wait).await
             }
             answer => answer,
         }
@@ -50,4 +72,9 @@ impl Script {
         }
         cmd
     }
+}
+
+/// Whether the server does not know the script.
+fn is_unknown(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused(error) if error.contains("NOSCRIPT") || error.contains("NoScript"))
 }

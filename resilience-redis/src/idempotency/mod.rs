@@ -1,0 +1,382 @@
+//! Idempotency records that a fleet shares through Redis.
+//!
+//! The steps and their meaning are [`Record`](resilience_core::idempotency::record::Record)'s; each is one script, one
+//! round trip, on one key, with owner and fence checked in it:
+//!
+//! | key | type | what | TTL |
+//! |---|---|---|---|
+//! | `{prefix:idempotency:NAME:KEY}:record` | hash | state (phase, fence, attempt, previous, since, until, lease, retention, expires), owner, fingerprint, checkpoint, outcome | retention, or the outcome's own time |
+//!
+//! Moments are the server's, in microseconds; leases and retentions are in milliseconds. A lease is part of the state
+//! and not the key's TTL: a record outlives its lease, so that fence, fingerprint, attempts and checkpoint do. A new
+//! outcome costs two round trips in all, and being told of one a single one.
+//!
+//! Whatever ends a wait is published on `{prefix:idempotency:NAME:KEY}:news`. A process listens to the channels of
+//! the records that somebody in it waits for at the moment, and to no others: a wait costs a SUBSCRIBE and an
+//! UNSUBSCRIBE, however many callers wait for the same record. (In a Cluster, each publication goes to all nodes.)
+//!
+//! # Memory
+//! Give the server a `maxmemory-policy` that evicts nothing (`noeviction`). A record that is evicted is work that can be
+//! done again; all that remains of it is what its holder knows. A server that is full refuses new keys, and lets what
+//! was granted be completed, released and extended.
+//!
+//! # What a failover loses
+//! Redis copies to its replicas after it has answered. A claim or an outcome that was answered a moment before the
+//! master died may be unknown to the replica that takes over: the work of a claim may then be granted again (under a
+//! higher fence), an outcome forgotten. [`durable`](RedisIdempotency::durable) makes that window small, and says what
+//! it does not do.
+//!
+//! ```no_run
+//! use resilience_core::idempotency::{IdempotencyStore, record::{Claim, Claimed, Takeover}};
+//! use resilience_redis::Redis;
+//!
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Redis::connect("redis://redis.internal:6379")?.idempotency();
+//! let claim = Claim {
+//!     owner: "instance-7-42".into(),
+//!     fingerprint: "of the request".into(),
+//!     lease_ms: 30_000,
+//!     retention_ms: 86_400_000,
+//!     takeover: Takeover::Ended,
+//! };
+//! if let Claimed::New(grant) = store.claim("orders", "key", &claim).await? {
+//!     println!("ours to do, under fence {}", grant.fence);
+//! }
+//! # Ok(()) }
+//! ```
+
+mod news;
+mod wire;
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use redis::Value;
+use resilience_core::{
+    InvalidConfig,
+    idempotency::{
+        Changes, IdempotencyStore,
+        record::{Claim, Claimed, Completion, Holder, Kept, Resolution, View},
+        store::{Answer, StoreFailure, validate},
+    },
+};
+
+pub(crate) use self::news::Waiting;
+use self::wire::Args;
+use crate::{error::StoreError, handle::Redis, keys, link::Link, script::Script};
+
+macro_rules! script {
+    ($id:ident, $file:literal) => {
+        static $id: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("common.lua"),
+                "\n",
+                include_str!($file)
+            ))
+        });
+    };
+}
+
+script!(CLAIM, "claim.lua");
+script!(EXTEND, "extend.lua");
+script!(CHECKPOINT, "checkpoint.lua");
+script!(COMPLETE, "complete.lua");
+script!(REST, "rest.lua");
+script!(RESOLVE, "resolve.lua");
+script!(LOOK, "look.lua");
+
+/// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`]; cheap to clone.
+#[derive(Clone)]
+pub struct RedisIdempotency {
+    redis: Redis,
+    prefix: Arc<str>,
+    waiting: Arc<Waiting>,
+    durable: Option<Durable>,
+}
+
+/// How many replicas have to have a write before it counts, on which connection.
+#[derive(Clone)]
+struct Durable {
+    replicas: u32,
+    within: Duration,
+    link: Arc<Link>,
+}
+
+impl RedisIdempotency {
+    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, waiting: Arc<Waiting>) -> Self {
+        Self {
+            redis,
+            prefix,
+            waiting,
+            durable: None,
+        }
+    }
+
+    /// Lets no claim, checkpoint or completion count before so many `replicas` have it, and waits for them no longer
+    /// than `within` (Redis' WAIT). When there are too few by then, the step fails as ambiguous: it was done on the
+    /// master, and nobody knows whether it will last. Repeating it waits again.
+    ///
+    /// What this gives: a master that dies alone takes nothing with it that was counted, if the replica that takes over
+    /// is one of those that had it. What it does not give: Redis does not choose the replica by what a client waited
+    /// for (Sentinel and Cluster prefer the most advanced one that they can reach), and replicas hold it in memory. With
+    /// all replicas waited for, it takes the loss of the master and of what the replica has in memory. It is no
+    /// consensus: a master that is cut off from its replicas refuses to count, but one that others have replaced already
+    /// still answers replays. Replays of outcomes are not waited for.
+    ///
+    /// It uses a connection of its own, because WAIT holds up whatever comes behind it. The steps then go through one
+    /// after the other: some thousand a second, with a replica nearby.
+    ///
+    /// # Errors
+    /// If `replicas` is zero, or `within` below a millisecond or not below the connection's
+    /// [budget](crate::RedisBuilder::budget).
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn durable(mut self, replicas: u32, within: Duration) -> Result<Self, InvalidConfig> {
+        if replicas == 0 {
+            let rule = "must be above zero";
+            return Err(InvalidConfig::new("replicas", replicas, rule));
+        }
+        if within < Duration::from_millis(1) || within >= self.redis.budget() {
+            let rule = "must be a millisecond at least, and below the connection's budget";
+            return Err(InvalidConfig::new("within", within, rule));
+        }
+        let link = Arc::new(self.redis.another_link());
+        self.durable = Some(Durable {
+            replicas,
+            within,
+            link,
+        });
+        Ok(self)
+    }
+
+    fn tag(&self, name: &str, key: &str) -> Result<String, StoreFailure> {
+        validate::key(key)?;
+        Ok(keys::subject_tag(&self.prefix, "idempotency", name, key))
+    }
+
+    /// Runs a script on a record; with `lasts`, until replicas have what it wrote, if that is asked for.
+    async fn run<T>(
+        &self,
+        script: &Script,
+        tag: &str,
+        args: &Args<'_>,
+        lasts: impl FnOnce(&T) -> bool,
+        read: impl FnOnce(Value) -> Option<T>,
+    ) -> Result<T, StoreFailure> {
+        let key = format!("{tag}:record");
+        let args = args.slices();
+        let Some(durable) = &self.durable else {
+            let answer = script.run(self.redis.link(), &[&key], &args).await;
+            return understood(answer, read);
+        };
+        let waited = script
+            .run_and_wait(&durable.link, &key, &args, durable.replicas, durable.within)
+            .await;
+        let (answer, replicas) = waited.map_err(failure)?;
+        let answer = understood(Ok(answer), read)?;
+        if lasts(&answer) && replicas < u64::from(durable.replicas) {
+            let wanted = durable.replicas;
+            let reason = format!("{replicas} of {wanted} replicas have it so far");
+            return Err(StoreFailure::new(reason, true));
+        }
+        Ok(answer)
+    }
+
+    async fn step(
+        &self,
+        script: &Script,
+        tag: &str,
+        args: &Args<'_>,
+    ) -> Result<Kept, StoreFailure> {
+        let lasts = |kept: &Kept| matches!(kept, Kept::Kept | Kept::Restored);
+        self.run(script, tag, args, lasts, wire::kept).await
+    }
+
+    async fn rest(
+        &self,
+        name: &str,
+        key: &str,
+        holder: &Holder,
+        phase: &'static str,
+    ) -> Result<Kept, StoreFailure> {
+        validate::holder(holder)?;
+        let tag = self.tag(name, key)?;
+        let channel = channel(&tag);
+        let args = Args::new(&channel).holder(holder).bytes(phase.as_bytes());
+        self.step(&REST, &tag, &args).await
+    }
+}
+
+fn channel(tag: &str) -> String {
+    format!("{tag}:news")
+}
+
+fn understood<T>(
+    answer: Result<Value, StoreError>,
+    read: impl FnOnce(Value) -> Option<T>,
+) -> Result<T, StoreFailure> {
+    let answer = answer.map_err(failure)?;
+    // An outcome does not belong into an error.
+    let kind = match &answer {
+        Value::Array(items) => format!("a list of {}", items.len()),
+        Value::BulkString(bytes) => format!("{} bytes", bytes.len()),
+        other => format!("{other:?}"),
+    };
+    read(answer).ok_or_else(|| failure(StoreError::Unexpected(kind)))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn failure(error: StoreError) -> StoreFailure {
+    StoreFailure::new(error.to_string(), error.is_ambiguous())
+}
+
+impl fmt::Debug for RedisIdempotency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let durable = self.durable.as_ref();
+        f.debug_struct("RedisIdempotency")
+            .field("redis", &self.redis)
+            .field("prefix", &self.prefix)
+            .field("replicas", &durable.map_or(0, |durable| durable.replicas))
+            .finish()
+    }
+}
+
+impl IdempotencyStore for RedisIdempotency {
+    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed> {
+        Box::pin(async move {
+            validate::claim(claim)?;
+            let tag = self.tag(name, key)?;
+            let channel = channel(&tag);
+            let args = Args::new(&channel)
+                .bytes(claim.owner.as_bytes())
+                .bytes(&claim.fingerprint)
+                .number(claim.lease_ms)
+                .number(claim.retention_ms)
+                .bytes(wire::takeover_word(claim.takeover).as_bytes());
+            let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
+            self.run(&CLAIM, &tag, &args, lasts, wire::claimed).await
+        })
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept> {
+        Box::pin(async move {
+            validate::holder(holder)?;
+            validate::lease(lease_ms)?;
+            let tag = self.tag(name, key)?;
+            let channel = channel(&tag);
+            let args = Args::new(&channel).holder(holder).number(lease_ms);
+            // A lease that a failover forgets is one that ends: nobody has to have it.
+            let lasts = |_: &Kept| false;
+            self.run(&EXTEND, &tag, &args, lasts, wire::kept).await
+        })
+    }
+
+    fn checkpoint<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        checkpoint: &'a Bytes,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept> {
+        Box::pin(async move {
+            validate::holder(holder)?;
+            validate::lease(lease_ms)?;
+            validate::checkpoint(checkpoint.len())?;
+            let tag = self.tag(name, key)?;
+            let channel = channel(&tag);
+            let args = Args::new(&channel)
+                .holder(holder)
+                .number(lease_ms)
+                .bytes(checkpoint);
+            self.step(&CHECKPOINT, &tag, &args).await
+        })
+    }
+
+    fn complete<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        completion: &'a Completion,
+    ) -> Answer<'a, Kept> {
+        Box::pin(async move {
+            validate::holder(holder)?;
+            validate::completion(completion)?;
+            let tag = self.tag(name, key)?;
+            let channel = channel(&tag);
+            let args = Args::new(&channel)
+                .holder(holder)
+                .number(completion.ttl_ms)
+                .bytes(&completion.outcome);
+            self.step(&COMPLETE, &tag, &args).await
+        })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+        Box::pin(self.rest(name, key, holder, "released"))
+    }
+
+    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+        Box::pin(self.rest(name, key, holder, "unknown"))
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        fence: u64,
+        resolution: &'a Resolution,
+    ) -> Answer<'a, Kept> {
+        Box::pin(async move {
+            validate::fence(fence)?;
+            validate::resolution(resolution)?;
+            let tag = self.tag(name, key)?;
+            let channel = channel(&tag);
+            let args = Args::new(&channel).number(fence);
+            let args = match resolution {
+                Resolution::Done(completion) => args
+                    .bytes(b"done")
+                    .number(completion.ttl_ms)
+                    .bytes(&completion.outcome),
+                Resolution::Release => args.bytes(b"release"),
+                other => {
+                    let reason = format!("this store does not know {other:?}");
+                    return Err(StoreFailure::new(reason, false));
+                }
+            };
+            self.step(&RESOLVE, &tag, &args).await
+        })
+    }
+
+    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
+        Box::pin(async move {
+            let tag = self.tag(name, key)?;
+            let channel = channel(&tag);
+            let answer = LOOK
+                .run(
+                    self.redis.link(),
+                    &[&format!("{tag}:record")],
+                    &[channel.as_bytes()],
+                )
+                .await;
+            understood(answer, wire::view)
+        })
+    }
+
+    fn subscribe(&self, name: &str, key: &str) -> Changes {
+        let channel = channel(&keys::subject_tag(&self.prefix, "idempotency", name, key));
+        self.waiting.listen(self.redis.shared_link(), channel)
+    }
+}

@@ -1,0 +1,76 @@
+//! Who waits for which record: one subscription per connection and record that somebody waits for, and none for the
+//! rest.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use resilience_core::idempotency::Changes;
+use tokio::sync::watch;
+
+use crate::link::Link;
+
+/// What a process listens to; one for all stores that are made from a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// By channel.
+    heard: Mutex<HashMap<String, Heard>>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    sender: watch::Sender<()>,
+    listening: Weak<Listening>,
+}
+
+/// Held by all who listen to a channel; the last of them ends the subscription.
+#[derive(Debug)]
+struct Listening {
+    channel: String,
+    waiting: Arc<Waiting>,
+    link: Arc<Link>,
+}
+
+impl Waiting {
+    /// Listens to `channel`, with whoever else does.
+    pub(super) fn listen(self: &Arc<Self>, link: &Arc<Link>, channel: String) -> Changes {
+        let mut heard = self.lock();
+        if let Some(one) = heard.get(&channel)
+            && let Some(listening) = one.listening.upgrade()
+        {
+            return Changes::holding(one.sender.subscribe(), listening);
+        }
+        let sender = watch::Sender::new(());
+        let listening = Arc::new(Listening {
+            channel: channel.clone(),
+            waiting: Arc::clone(self),
+            link: Arc::clone(link),
+        });
+        let changes = Changes::holding(sender.subscribe(), Arc::clone(&listening) as _);
+        let teller = sender.clone();
+        // A subscription that has just begun, or begun anew, is news too: something may have happened before.
+        link.subscribe(&channel, Arc::new(move |_| { teller.send_replace(()); }));
+        let listening = Arc::downgrade(&listening);
+        heard.insert(channel, Heard { sender, listening });
+        changes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut heard = self.waiting.lock();
+        // Somebody else may have begun to listen in the meantime.
+        let is_ours = heard
+            .get(&self.channel)
+            .is_some_and(|one| one.listening.strong_count() == 0);
+        if is_ours {
+            heard.remove(&self.channel);
+            self.link.unsubscribe(&self.channel);
+        }
+    }
+}
