@@ -241,13 +241,10 @@ impl Shared {
     {
         let live = self.current.load_full().ok_or(StoreError::Down)?;
         let mut call = self.guard.acquire().map_err(|_| StoreError::LeftAlone)?;
-        let answer = match timeout(self.budget, work(live.conn.clone())).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                call.settle(Verdict::transient());
-                self.in_trouble();
-                return Err(StoreError::TimedOut);
-            }
+        let Ok(answer) = timeout(self.budget, work(live.conn.clone())).await else {
+            call.settle(Verdict::transient());
+            self.in_trouble();
+            return Err(StoreError::TimedOut);
         };
         let answer = answer.map_err(|error| self.look_into(&live, &error));
         match &answer {

@@ -1,13 +1,103 @@
 //! Every store of idempotency records, held to one suite.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use resilience_core::idempotency::{IdempotencyStore, InProcess};
-use resilience_tests::idempotency_conformance;
+use resilience_redis::Redis;
+use resilience_tests::{
+    idempotency_conformance,
+    redis::{Flavour, RedisServer},
+    redis_cluster::RedisCluster,
+    redis_sentinel::RedisSentinels,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_this_process_conforms() {
-    let records = InProcess::new();
-    let store: Arc<dyn IdempotencyStore> = Arc::new(records.clone());
-    idempotency_conformance::all(&store, &|| records.flush()).await;
+    let store = InProcess::new();
+    let shared: Arc<dyn IdempotencyStore> = Arc::new(store.clone());
+    idempotency_conformance::all(&shared, &|| store.flush()).await;
+}
+
+/// Outcomes of a megabyte on a busy machine take their time.
+async fn connect(url: &str) -> Redis {
+    let redis = Redis::builder(url)
+        .budget(Duration::from_secs(5))
+        .connect()
+        .expect("good settings");
+    redis
+        .ready(Duration::from_secs(30))
+        .await
+        .expect("connects");
+    redis
+}
+
+async fn conforms(url: &str, flush: &(dyn Fn() + Sync)) {
+    let store: Arc<dyn IdempotencyStore> = Arc::new(connect(url).await.idempotency());
+    idempotency_conformance::all(&store, flush).await;
+}
+
+fn flush(server: &RedisServer) {
+    assert_eq!(server.command("FLUSHALL"), "OK");
+}
+
+/// Redis, and Valkey where the machine has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_server_that_is_installed_conforms() {
+    for flavour in Flavour::installed() {
+        println!("{flavour:?}");
+        let server = RedisServer::start_flavour(flavour, &[]);
+        conforms(&server.url(), &|| flush(&server)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_conforms() {
+    let cluster = RedisCluster::start();
+    let flush = || {
+        for node in 0..6 {
+            // Replicas refuse, and are emptied by their masters.
+            let _ = cluster.node(node).command("FLUSHALL");
+        }
+    };
+    conforms(&cluster.url(), &flush).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_found_through_sentinels_conforms() {
+    let group = RedisSentinels::start();
+    conforms(&group.url(), &|| flush(group.server(group.master()))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_a_user_of_few_rights_it_conforms() {
+    let server = RedisServer::start();
+    // What the README tells operators to grant.
+    let grant = "ACL SETUSER app on >right ~{resilience:* &{resilience:* +@connection +@scripting +@pubsub \
+                 +@read +@write +@fast +time +wait";
+    assert_eq!(server.command(grant), "OK");
+    let url = format!("redis://app:right@{}", server.addr());
+    conforms(&url, &|| flush(&server)).await;
+}
+
+/// Every step counts only when a replica has it: the same answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_replica_to_wait_for_it_conforms() {
+    let (master, _replica) = replicated();
+    let store = connect(&master.url()).await.idempotency();
+    let durable = store.durable(1, Duration::from_secs(2)).expect("settings");
+    let durable: Arc<dyn IdempotencyStore> = Arc::new(durable);
+    idempotency_conformance::all(&durable, &|| flush(&master)).await;
+}
+
+/// A master and its replica, linked.
+fn replicated() -> (RedisServer, RedisServer) {
+    let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let port = master.port().to_string();
+    let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {port}")]);
+    let start = std::time::Instant::now();
+    while !master.command("INFO replication").contains("state=online") {
+        assert!(start.elapsed() < Duration::from_secs(30), "not linked");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (master, replica)
 }

@@ -50,7 +50,12 @@ impl Waiting {
         let changes = Changes::holding(sender.subscribe(), Arc::clone(&listening) as _);
         let teller = sender.clone();
         // A subscription that has just begun, or begun anew, is news too: something may have happened before.
-        link.subscribe(&channel, Arc::new(move |_| { teller.send_replace(()); }));
+        link.subscribe(
+            &channel,
+            Arc::new(move |_| {
+                teller.send_replace(());
+            }),
+        );
         let listening = Arc::downgrade(&listening);
         heard.insert(channel, Heard { sender, listening });
         changes
