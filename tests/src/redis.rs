@@ -292,6 +292,24 @@ impl Drop for RedisServer {
     }
 }
 
+/// A master and its replica, linked.
+///
+/// # Panics
+///
+/// When they are not linked within half a minute.
+#[must_use]
+pub fn replicated() -> (RedisServer, RedisServer) {
+    let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let of = format!("127.0.0.1 {}", master.port());
+    let replica = RedisServer::start_with(&["--replicaof", &of]);
+    let start = Instant::now();
+    while !master.command("INFO replication").contains("state=online") {
+        assert!(start.elapsed() < Duration::from_secs(30), "not linked");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (master, replica)
+}
+
 /// A port of 127.0.0.1 that was free a moment ago. Below those that systems hand out for outgoing connections, and
 /// low enough for a Cluster's bus port above it to be so too.
 #[must_use]

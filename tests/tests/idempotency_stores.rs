@@ -6,7 +6,7 @@ use resilience_core::idempotency::{IdempotencyStore, InProcess};
 use resilience_redis::Redis;
 use resilience_tests::{
     idempotency_conformance,
-    redis::{Flavour, RedisServer},
+    redis::{Flavour, RedisServer, replicated},
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
 };
@@ -87,17 +87,4 @@ async fn with_a_replica_to_wait_for_it_conforms() {
     let durable = store.durable(1, Duration::from_secs(2)).expect("settings");
     let durable: Arc<dyn IdempotencyStore> = Arc::new(durable);
     idempotency_conformance::all(&durable, &|| flush(&master)).await;
-}
-
-/// A master and its replica, linked.
-fn replicated() -> (RedisServer, RedisServer) {
-    let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
-    let port = master.port().to_string();
-    let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {port}")]);
-    let start = std::time::Instant::now();
-    while !master.command("INFO replication").contains("state=online") {
-        assert!(start.elapsed() < Duration::from_secs(30), "not linked");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    (master, replica)
 }

@@ -33,8 +33,8 @@ end
 
 local r = { phase = 'released', fence = 0, attempt = 0, previous = 'none', since = 0, till = 0, lease = 0,
   retention = 0, expires = 0, owner = '', fingerprint = '' }
--- What has to be removed before anything is written, and whether whoever waits has to be told.
-local stale, tell = false, false
+-- Whether there is a record, and whether whoever waits has to be told.
+local known, tell = false, false
 
 local read = redis.call('HMGET', key, 'state', 'owner', 'fingerprint')
 if read[1] then
@@ -46,8 +46,10 @@ if read[1] then
     r.phase, r.fence, r.attempt, r.previous = phase, tonumber(fence), tonumber(attempt), previous
     r.since, r.till, r.lease = tonumber(since), tonumber(till), tonumber(lease)
     r.retention, r.expires, r.owner, r.fingerprint = tonumber(retention), expires, read[2], read[3]
+    known = true
   else
-    stale = true
+    -- What is over stays over, also when the clock steps back. The key would expire within the millisecond.
+    redis.call('DEL', key)
   end
 end
 
@@ -71,8 +73,7 @@ end
 -- but not in the middle of a script: beginning with the expiry, whatever was granted can be ended even then, and only
 -- new keys are refused.
 local function save(...)
-  local left, known = math.ceil((r.expires - now) / 1000), read[1] and not stale
-  if stale then redis.call('DEL', key) end
+  local left = math.ceil((r.expires - now) / 1000)
   if known then redis.call('PEXPIRE', key, left) end
   local state = string.format('%s %.0f %.0f %s %.0f %.0f %.0f %.0f %.0f', r.phase, r.fence, r.attempt, r.previous,
     r.since, r.till, r.lease, r.retention, r.expires)
@@ -105,7 +106,12 @@ local function step(from, apply)
   -- Fences are made of the clock, so this one tells when the claim was granted.
   if now > ahead(fence, retention) then return 'gone' end
   -- Brought back. Only the checkpoint of the same work is of use.
-  if r.fingerprint ~= fingerprint then stale = true else redis.call('HDEL', key, 'outcome') end
+  if r.fingerprint == fingerprint then
+    redis.call('HDEL', key, 'outcome')
+  else
+    redis.call('DEL', key)
+    known = false
+  end
   r.phase, r.owner, r.fence, r.attempt, r.previous = 'running', owner, fence, attempt, previous
   r.fingerprint, r.since, r.retention, r.lease, r.till = fingerprint, fence, retention, 0, 0
   apply('owner', owner, 'fingerprint', fingerprint)

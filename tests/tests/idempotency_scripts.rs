@@ -1,0 +1,367 @@
+//! The scripts against the record: whatever is done to both, in whatever order and at whatever time, both answer and show
+//! the same.
+//!
+//! The scripts run as they are, with another `redis` around them: its time is told by the caller, and its keys do not
+//! expire. So both sides see the same clock, to the microsecond.
+
+use bytes::Bytes;
+use resilience_core::idempotency::record::{
+    Claim, Claimed, Completion, Grant, Holder, Kept, Loss, Phase, Previous, Record, Resolution,
+    Takeover, View,
+};
+use resilience_tests::redis::RedisServer;
+
+const TOLD: &str = "
+local real, told = redis, tonumber(ARGV[#ARGV])
+local redis = { error_reply = real.error_reply, pcall = real.pcall }
+function redis.call(name, ...)
+  if name == 'TIME' then return { math.floor(told / 1000000), told % 1000000 } end
+  if name == 'PEXPIRE' then return 1 end
+  return real.call(name, ...)
+end
+";
+
+macro_rules! script {
+    ($file:literal) => {
+        concat!(
+            include_str!("../../resilience-redis/src/idempotency/common.lua"),
+            "\n",
+            include_str!(concat!("../../resilience-redis/src/idempotency/", $file))
+        )
+    };
+}
+
+const KEY: &str = "{t}:record";
+const OLDER: &str = "{t}:older";
+const SECOND: u64 = 1_000_000;
+
+/// The same key on both sides.
+struct Both {
+    server: RedisServer,
+    record: Record,
+    /// A state that may come back, as with a replica that lagged.
+    older: Record,
+    now: u64,
+}
+
+impl Both {
+    fn run(&self, script: &str, args: &[String]) -> String {
+        let source = format!("{TOLD}{script}");
+        let now = self.now.to_string();
+        let mut words = vec!["EVAL", &source, "1", KEY, "{t}:news"];
+        words.extend(args.iter().map(String::as_str));
+        words.push(&now);
+        self.server.try_words(&words).expect("an answer")
+    }
+
+    fn holder(&self, script: &str, holder: &Holder, more: &[String]) -> String {
+        let mut args = vec![
+            holder.owner.to_string(),
+            holder.fence.to_string(),
+            holder.attempt.to_string(),
+            previous(holder.previous).to_owned(),
+            text(&holder.fingerprint),
+            holder.retention_ms.to_string(),
+        ];
+        args.extend_from_slice(more);
+        self.run(script, &args)
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Option<Grant> {
+        let takeover = match claim.takeover {
+            Takeover::Never => "never",
+            Takeover::Any => "any",
+            _ => "ended",
+        };
+        let args = [
+            claim.owner.to_string(),
+            text(&claim.fingerprint),
+            claim.lease_ms.to_string(),
+            claim.retention_ms.to_string(),
+            takeover.to_owned(),
+        ];
+        let told = self.run(script!("claim.lua"), &args);
+        let claimed = self.record.claim(claim, self.now);
+        assert_eq!(told, claim_words(&claimed), "{claim:?} at {}", self.now);
+        match claimed {
+            Claimed::New(grant) | Claimed::Mine(grant) => Some(grant),
+            _ => None,
+        }
+    }
+
+    fn step(&mut self, rng: &mut fastrand::Rng, holder: &Holder) -> Kept {
+        let now = self.now;
+        let (lease, ttl) = (lease(rng), retention(rng));
+        let mark = Bytes::from(format!("mark {}", rng.u8(..)));
+        let (told, kept) = match rng.u8(0..8) {
+            0 | 1 => (
+                self.holder(script!("extend.lua"), holder, &[lease.to_string()]),
+                self.record.extend(holder, lease, now),
+            ),
+            2 | 3 => (
+                self.holder(
+                    script!("checkpoint.lua"),
+                    holder,
+                    &[lease.to_string(), text(&mark)],
+                ),
+                self.record.checkpoint(holder, &mark, lease, now),
+            ),
+            4 => {
+                let completion = Completion {
+                    outcome: mark.clone(),
+                    ttl_ms: ttl,
+                };
+                let more = [ttl.to_string(), text(&mark)];
+                (
+                    self.holder(script!("complete.lua"), holder, &more),
+                    self.record.complete(holder, &completion, now),
+                )
+            }
+            5 | 6 => (
+                self.holder(script!("rest.lua"), holder, &["released".to_owned()]),
+                self.record.release(holder, now),
+            ),
+            _ => (
+                self.holder(script!("rest.lua"), holder, &["unknown".to_owned()]),
+                self.record.unknown(holder, now),
+            ),
+        };
+        assert_eq!(told, kept_word(kept), "{holder:?} at {now}");
+        kept
+    }
+
+    fn resolve(&mut self, rng: &mut fastrand::Rng, fence: u64) {
+        let (ttl, outcome) = (retention(rng), Bytes::from_static(b"found out"));
+        let (args, resolution) = if rng.bool() {
+            let args = vec!["done".to_owned(), ttl.to_string(), text(&outcome)];
+            let ttl_ms = ttl;
+            (args, Resolution::Done(Completion { outcome, ttl_ms }))
+        } else {
+            (vec!["release".to_owned()], Resolution::Release)
+        };
+        let args = [vec![fence.to_string()], args].concat();
+        let told = self.run(script!("resolve.lua"), &args);
+        let kept = self.record.resolve(fence, &resolution, self.now);
+        assert_eq!(told, kept_word(kept), "{fence}, {resolution:?}");
+    }
+
+    /// What is lost comes back in an older state, or not at all.
+    fn lose(&mut self, rng: &mut fastrand::Rng) {
+        match rng.u8(0..3) {
+            0 => {
+                let _ = self.server.try_words(&["DEL", KEY]).expect("an answer");
+                self.record = Record::default();
+            }
+            1 => {
+                let words: &[&str] = &["COPY", KEY, OLDER, "REPLACE"];
+                if self.server.try_words(words).expect("an answer") == "0" {
+                    let _ = self.server.try_words(&["DEL", OLDER]).expect("an answer");
+                }
+                self.older = self.record.clone();
+            }
+            _ => {
+                let words: &[&str] = &["COPY", OLDER, KEY, "REPLACE"];
+                if self.server.try_words(words).expect("an answer") == "0" {
+                    let _ = self.server.try_words(&["DEL", KEY]).expect("an answer");
+                }
+                self.record = self.older.clone();
+            }
+        }
+    }
+
+    fn compare(&self) {
+        let told = self.run(script!("look.lua"), &[]);
+        let view = self.record.view(self.now);
+        assert_eq!(told, view.map(view_words).unwrap_or_default());
+    }
+
+    fn pass(&mut self, rng: &mut fastrand::Rng) {
+        self.now = match rng.u8(0..20) {
+            0..5 => self.now,
+            5..11 => self.now + rng.u64(0..50_000),
+            11..16 => self.now + rng.u64(0..20 * SECOND),
+            16..18 => self.now + rng.u64(0..400 * SECOND),
+            18 => self.now - rng.u64(0..30 * SECOND),
+            _ => self.now + rng.u64(0..5),
+        };
+    }
+}
+
+/// 20,000 steps a run, from a new seed each time, by a handful of owners of whom most are zombies most of the time.
+#[test]
+fn every_script_answers_as_the_record_does() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut both = Both {
+        server: RedisServer::start(),
+        record: Record::default(),
+        older: Record::default(),
+        now: 0,
+    };
+    let (mut granted, mut kept, mut restored, mut lost) = (0, 0, 0, 0);
+    for _ in 0..200 {
+        assert_eq!(both.server.command("FLUSHALL"), "OK");
+        (both.record, both.older) = (Record::default(), Record::default());
+        both.now = rng.u64(1_600_000_000 * SECOND..2_000_000_000 * SECOND);
+        let mut holders: Vec<Holder> = Vec::new();
+        for _ in 0..100 {
+            both.pass(&mut rng);
+            match rng.u8(0..20) {
+                0..7 => {
+                    let claim = claim(&mut rng);
+                    if let Some(grant) = both.claim(&claim) {
+                        granted += 1;
+                        holders.push(Holder::new(&claim, &grant));
+                    }
+                }
+                7..17 => {
+                    if let Some(holder) = pick(&mut rng, &holders) {
+                        match both.step(&mut rng, &holder) {
+                            Kept::Kept => kept += 1,
+                            Kept::Restored => restored += 1,
+                            _ => lost += 1,
+                        }
+                    }
+                }
+                17..19 => {
+                    if let Some(holder) = pick(&mut rng, &holders) {
+                        both.resolve(&mut rng, holder.fence);
+                    }
+                }
+                _ => both.lose(&mut rng),
+            }
+            both.compare();
+        }
+    }
+    assert!(
+        granted > 1_000 && kept > 1_000 && restored > 100 && lost > 1_000,
+        "{granted} granted, {kept} kept, {restored} restored, {lost} lost"
+    );
+}
+
+/// The last holder, one of those before, or one that never was.
+fn pick(rng: &mut fastrand::Rng, holders: &[Holder]) -> Option<Holder> {
+    let last = holders.last()?;
+    Some(match rng.u8(0..10) {
+        0..6 => last.clone(),
+        6..9 => holders[rng.usize(0..holders.len())].clone(),
+        _ => Holder {
+            owner: "nobody".into(),
+            ..last.clone()
+        },
+    })
+}
+
+fn claim(rng: &mut fastrand::Rng) -> Claim {
+    let lease_ms = lease(rng);
+    Claim {
+        owner: format!("owner {}", rng.u8(0..4)).into(),
+        fingerprint: Bytes::from(["work", "work", "work", "other", ""][rng.usize(0..5)]),
+        lease_ms,
+        retention_ms: retention(rng).max(lease_ms),
+        takeover: [Takeover::Never, Takeover::Ended, Takeover::Any][rng.usize(0..3)],
+    }
+}
+
+fn lease(rng: &mut fastrand::Rng) -> u64 {
+    [1, 20, 5_000, 30_000, 1_000_000_000_000][rng.usize(0..5)]
+}
+
+fn retention(rng: &mut fastrand::Rng) -> u64 {
+    [1, 1_000, 60_000, 86_400_000, 1_000_000_000_000][rng.usize(0..5)]
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+fn previous(previous: Previous) -> &'static str {
+    match previous {
+        Previous::Released => "released",
+        Previous::Ended => "ended",
+        Previous::Unknown => "unknown",
+        _ => "none",
+    }
+}
+
+fn kept_word(kept: Kept) -> &'static str {
+    match kept {
+        Kept::Kept => "kept",
+        Kept::Restored => "restored",
+        Kept::Lost(Loss::Taken) => "taken",
+        Kept::Lost(Loss::Over) => "over",
+        Kept::Lost(Loss::Gone) => "gone",
+        other => panic!("no word for {other:?}"),
+    }
+}
+
+/// As [`RedisServer::try_words`] shows a list: an item a line, nothing for nil.
+fn lines(items: &[String]) -> String {
+    items.join("\n")
+}
+
+fn claim_words(claimed: &Claimed) -> String {
+    let granted = |how: &str, grant: &Grant| {
+        lines(&[
+            how.to_owned(),
+            grant.fence.to_string(),
+            grant.attempt.to_string(),
+            previous(grant.previous).to_owned(),
+            grant.checkpoint.as_ref().map(text).unwrap_or_default(),
+        ])
+    };
+    match claimed {
+        Claimed::New(grant) => granted("new", grant),
+        Claimed::Mine(grant) => granted("mine", grant),
+        Claimed::Busy { remaining_ms } => lines(&["busy".to_owned(), remaining_ms.to_string()]),
+        Claimed::Done {
+            outcome,
+            age_ms,
+            fence,
+        } => lines(&[
+            "done".to_owned(),
+            text(outcome),
+            age_ms.to_string(),
+            fence.to_string(),
+        ]),
+        Claimed::Mismatch => "mismatch".to_owned(),
+        Claimed::Unknown {
+            fence,
+            attempt,
+            age_ms,
+        } => lines(&[
+            "unknown".to_owned(),
+            fence.to_string(),
+            attempt.to_string(),
+            age_ms.to_string(),
+        ]),
+        other => panic!("no words for {other:?}"),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map`")]
+fn view_words(view: View) -> String {
+    let phase = match view.phase {
+        Phase::Running => "running",
+        Phase::Done => "done",
+        Phase::Unknown => "unknown",
+        _ => "released",
+    };
+    let numbers = [
+        view.fence,
+        view.attempt.into(),
+        view.age_ms,
+        view.remaining_ms,
+        view.expires_ms,
+        view.outcome_bytes,
+        view.checkpoint_bytes,
+    ];
+    let numbers = numbers.iter().map(ToString::to_string);
+    lines(
+        &[phase.to_owned()]
+            .into_iter()
+            .chain(numbers)
+            .collect::<Vec<_>>(),
+    )
+}
