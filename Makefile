@@ -2,7 +2,7 @@
 
 # What tests and lints switch on. The TLS features stay out: they cost a minute of C, and only one TLS library can be
 # in a program; `make features` sees to them.
-FEATURES := resilience-core/otel,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
+FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
 # The peers in the benches bring features of their own, which must not leak into what is tested: built apart.
 TESTED := --workspace --exclude resilience-benches --features $(FEATURES)

@@ -209,6 +209,14 @@ pub enum Reason {
     KeyReused,
     /// The lease that the call held was lost while it was in flight, and the call was given up.
     LeaseLost,
+    /// Nobody knows whether the work that the idempotency key stands for was done.
+    OutcomeUnknown,
+    /// The work was done, but somebody else had taken its idempotency key over meanwhile, and their outcome counts.
+    Superseded,
+    /// The work was done before, and its outcome cannot be read.
+    OutcomeUnreadable,
+    /// The work was done before, and its outcome was not kept.
+    OutcomeNotKept,
 }
 
 impl Reason {
@@ -229,6 +237,10 @@ impl Reason {
         Self::InFlight,
         Self::KeyReused,
         Self::LeaseLost,
+        Self::OutcomeUnknown,
+        Self::Superseded,
+        Self::OutcomeUnreadable,
+        Self::OutcomeNotKept,
     ];
 
     /// A stable lower-case name, as metrics and problem documents use it.
@@ -250,6 +262,10 @@ impl Reason {
             Self::InFlight => "in_flight",
             Self::KeyReused => "key_reused",
             Self::LeaseLost => "lease_lost",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Superseded => "superseded",
+            Self::OutcomeUnreadable => "outcome_unreadable",
+            Self::OutcomeNotKept => "outcome_not_kept",
         }
     }
 }
@@ -272,6 +288,10 @@ impl fmt::Display for Reason {
             Self::InFlight => "another call with the same key is at work",
             Self::KeyReused => "the key belongs to other work",
             Self::LeaseLost => "its lease was lost",
+            Self::OutcomeUnknown => "nobody knows whether it was done",
+            Self::Superseded => "somebody else has taken over, and their outcome counts",
+            Self::OutcomeUnreadable => "done before, outcome unreadable",
+            Self::OutcomeNotKept => "done before, outcome not kept",
         })
     }
 }
@@ -444,7 +464,7 @@ mod tests {
     #[test]
     fn the_list_of_reasons_is_complete_and_their_names_differ() {
         // The last one declared: a new one below it changes this number.
-        assert_eq!(Reason::ALL.len(), Reason::LeaseLost as usize + 1);
+        assert_eq!(Reason::ALL.len(), Reason::OutcomeNotKept as usize + 1);
         let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         names.sort_unstable();
         names.dedup();

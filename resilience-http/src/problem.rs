@@ -132,6 +132,14 @@ pub const TABLE: &[Row] = &[
         "The idempotency key was used with another request; a key is for one request and its repetitions."),
     row(Reason::LeaseLost, StatusCode::SERVICE_UNAVAILABLE, false, "Given up",
         "The request was given up because it no longer held what it was working with."),
+    row(Reason::OutcomeUnknown, StatusCode::CONFLICT, false, UNCERTAIN,
+        "A request with this idempotency key may have been served, and may not have been; it is not served again until that is known."),
+    row(Reason::Superseded, StatusCode::CONFLICT, true, UNCERTAIN,
+        "Another request with the same idempotency key has taken over while this one was served; its answer counts."),
+    row(Reason::OutcomeUnreadable, StatusCode::INTERNAL_SERVER_ERROR, false, NO_REPLAY,
+        "A request with this idempotency key was served, and its answer cannot be read."),
+    row(Reason::OutcomeNotKept, StatusCode::CONFLICT, false, NO_REPLAY,
+        "A request with this idempotency key was served, and its answer was not kept."),
     row(Reason::TimedOut, StatusCode::GATEWAY_TIMEOUT, false, LATE,
         "The request was not finished within the time allowed for it."),
     row(Reason::NoTimeLeft, StatusCode::GATEWAY_TIMEOUT, false, LATE,
@@ -141,6 +149,8 @@ pub const TABLE: &[Row] = &[
 const FAILING: &str = "A dependency is failing";
 const BUSY: &str = "Too busy";
 const LATE: &str = "Out of time";
+const UNCERTAIN: &str = "The outcome is not known";
+const NO_REPLAY: &str = "Served before, and cannot be replayed";
 
 /// For a reason that is younger than the table.
 const OTHER: Row = row(
@@ -519,7 +529,11 @@ mod tests {
             let expected = match reason {
                 Reason::RateLimited => 429,
                 Reason::TooCostly | Reason::KeyReused => 422,
-                Reason::InFlight => 409,
+                Reason::InFlight
+                | Reason::OutcomeUnknown
+                | Reason::Superseded
+                | Reason::OutcomeNotKept => 409,
+                Reason::OutcomeUnreadable => 500,
                 Reason::TimedOut | Reason::NoTimeLeft => 504,
                 _ => 503,
             };

@@ -126,6 +126,20 @@ metrics! {
         "Calls answered by the fallback.";
     SHED_REJECTED = LoadShed Counter "resilience.load_shed.rejected" "{call}" None,
         "Calls shed because the inner service was not ready.";
+    IDEMPOTENCY_CLAIMS = Idempotency Counter "resilience.idempotency.claims" "{claim}" Some("answer"),
+        "Claims on idempotency keys, by the answer.";
+    IDEMPOTENCY_ENDED = Idempotency Counter "resilience.idempotency.ended" "{attempt}" Some("outcome"),
+        "Attempts at the work that have ended, by what the record says of them.";
+    IDEMPOTENCY_LEASES = Idempotency Counter "resilience.idempotency.leases" "{lease}" Some("event"),
+        "Leases renewed, and leases lost while the work was going on.";
+    IDEMPOTENCY_STORE_ERRORS = Idempotency Counter "resilience.idempotency.store_errors" "{error}" None,
+        "Steps that the store of idempotency records gave no answer to.";
+    IDEMPOTENCY_RECORD_BYTES = Idempotency Counter "resilience.idempotency.record_bytes" "By" None,
+        "Bytes of the outcomes that were recorded.";
+    IDEMPOTENCY_RUNNING = Idempotency UpDownCounter "resilience.idempotency.running" "{attempt}" None,
+        "Attempts at the work that are going on.";
+    IDEMPOTENCY_WAITING = Idempotency UpDownCounter "resilience.idempotency.waiting" "{call}" None,
+        "Callers that wait for the outcome of somebody else's work.";
 }
 
 /// One value of one metric. Readings of the same metric, name and attribute are added up by the exporter.

@@ -1,6 +1,7 @@
 //! What there is to see: every row of the table of metrics, and the events with their fields.
 
 mod events;
+mod keys;
 mod metrics;
 
 use std::time::Duration;

@@ -41,7 +41,7 @@ use resilience_tests::{
 };
 use tower::Layer;
 
-use crate::{LONG, MOMENT, once};
+use crate::{LONG, MOMENT, keys::everything_happens_to_keys, once};
 
 /// What one metric was exported as.
 #[derive(Debug)]
@@ -244,10 +244,11 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     closed.set(Readiness::Closed);
     assert!(!once(shed.layer().layer(closed), Plan::Answer).await);
 
+    let keys = everything_happens_to_keys(name).await;
     Box::new((
         (breaker, shared, bulkhead, permit, queued),
         (stopped, away),
-        (limit, waiting, fleet),
+        (limit, waiting, fleet, keys),
         (retry, timeout, fallback, shed),
     ))
 }
@@ -401,6 +402,21 @@ async fn the_figures_are_those_of_what_happened() {
     is("resilience.deadline.rejected", &[("", 1)]);
     is("resilience.fallback.used", &[("", 1)]);
     is("resilience.load_shed.rejected", &[("", 1)]);
+    is("resilience.idempotency.running", &[("", 1)]);
+    is("resilience.idempotency.waiting", &[("", 1)]);
+    let of_keys = |metric: &str| of(metric).into_iter().collect::<BTreeMap<_, _>>();
+    let claims = of_keys("resilience.idempotency.claims");
+    for answer in ["in_flight", "mismatched", "replayed", "unknown"] {
+        assert_eq!(claims[answer], 1, "{claims:?}");
+    }
+    // Done, failed, of unknown outcome, lost, hung; and what fitted into a store that is full now.
+    assert!(claims["granted"] >= 6, "{claims:?}");
+    let ended = of_keys("resilience.idempotency.ended");
+    for outcome in ["lost", "released", "unguarded", "unknown"] {
+        assert_eq!(ended[outcome], 1, "{ended:?}");
+    }
+    let leases = of_keys("resilience.idempotency.leases");
+    assert!(leases["lost"] == 1 && leases["renewed"] >= 1, "{leases:?}");
     let full = of("resilience.bulkhead.rejected");
     assert_eq!(full, [("full".to_owned(), 2)]);
 }

@@ -1,0 +1,324 @@
+//! The form in which outcomes and checkpoints are kept: a version, what was done to them, and the bytes.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | version: 1 |
+//! | 1 | flags: 1 compressed, 2 encrypted, 4 done but without a result |
+//! | 8 | for how long it is recorded, in milliseconds; zero for a checkpoint |
+//! | 4 + 24 | encrypted only: the number of the key, the nonce |
+//! | rest | the bytes; compressed first, encrypted second |
+
+use std::fmt;
+#[cfg(feature = "encrypt")]
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+const VERSION: u8 = 1;
+#[cfg(feature = "compress")]
+const COMPRESSED: u8 = 1;
+const ENCRYPTED: u8 = 2;
+const EMPTY: u8 = 4;
+
+/// Version, flags, time.
+const HEAD: usize = 10;
+
+/// More than sealing ever adds: the head, the number of a key, a nonce and a tag, and what zstd adds to what it cannot
+/// make smaller.
+pub(super) const OVERHEAD: usize = 1024;
+
+/// What is done to outcomes and checkpoints before they leave the process. The default is nothing.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Sealing {
+    #[cfg(feature = "compress")]
+    compress: Option<Compress>,
+    #[cfg(feature = "encrypt")]
+    keyring: Option<Keyring>,
+}
+
+#[cfg(feature = "compress")]
+#[derive(Clone, Copy, Debug)]
+struct Compress {
+    level: i32,
+    from: usize,
+}
+
+/// Why sealed bytes cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// Too short to be anything.
+    #[error("it is cut short")]
+    CutShort,
+    /// Of a version that is not known here.
+    #[error("it is of version {0}, which is not known here")]
+    Version(u8),
+    /// Of a kind that is not known here, or for which a feature is off.
+    #[error("its flags are {0:#04x}, which are not known here")]
+    Flags(u8),
+    /// It was encrypted with a key that the keyring does not have.
+    #[error("it was encrypted with key {0}, which is not in the keyring")]
+    NoSuchKey(u32),
+    /// It was changed, or belongs to another record, or was encrypted with another key of that number.
+    #[error("it cannot be decrypted: it was changed, or belongs elsewhere")]
+    Forged,
+    /// It cannot be decompressed, or not within the limit.
+    #[error("it cannot be decompressed within its limit")]
+    Corrupt,
+    /// It is not encrypted, and the handle has a keyring.
+    #[error("it is not encrypted, and should be")]
+    Plain,
+}
+
+impl Sealing {
+    /// Nothing is done.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Compresses what has at least `from` bytes, at zstd's `level` (1 is quick, 3 usual). What does not get smaller
+    /// stays as it is.
+    ///
+    /// Together with encryption, the size tells something about what is inside: leave it out where an attacker has a
+    /// say in a part of it and should not learn the rest.
+    #[cfg(feature = "compress")]
+    pub const fn compress(mut self, level: i32, from: usize) -> Self {
+        self.compress = Some(Compress { level, from });
+        self
+    }
+
+    /// Encrypts with the keyring's newest key (XChaCha20-Poly1305), bound to the record that it belongs to: what was
+    /// recorded under one key cannot be passed off under another. What is not encrypted is not read any more.
+    #[cfg(feature = "encrypt")]
+    pub fn encrypt(mut self, keyring: Keyring) -> Self {
+        self.keyring = Some(keyring);
+        self
+    }
+
+    /// What is kept, for `ttl_ms` milliseconds, in the record called `place`; `None` is work that is done, but without
+    /// a result.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn seal(
+        &self,
+        plain: Option<&[u8]>,
+        ttl_ms: u64,
+        place: &str,
+    ) -> Result<Bytes, SealFailed> {
+        let Some(plain) = plain else {
+            return self.lock(head(EMPTY, ttl_ms), &[], place);
+        };
+        #[cfg(feature = "compress")]
+        if let Some(smaller) = self.compress.and_then(|how| how.smaller(plain)) {
+            return self.lock(head(COMPRESSED, ttl_ms), &smaller, place);
+        }
+        self.lock(head(0, ttl_ms), plain, place)
+    }
+
+    /// What was sealed for `place`, if it is not of more than `limit` bytes.
+    ///
+    /// # Errors
+    /// If it is anything else than what was sealed for that place, with a key that is still known.
+    pub fn open(&self, sealed: &Bytes, place: &str, limit: usize) -> Result<Opened, Unreadable> {
+        let head = sealed.first_chunk::<HEAD>().ok_or(Unreadable::CutShort)?;
+        let [version, flags, ttl_ms @ ..] = *head;
+        if version != VERSION {
+            return Err(Unreadable::Version(version));
+        }
+        let body = sealed.slice(HEAD..);
+        let body = match flags & ENCRYPTED {
+            0 => self.unlocked(body)?,
+            _ => self.unlock(head, &body, place)?,
+        };
+        let plain = match flags & !ENCRYPTED {
+            0 if body.len() > limit => return Err(Unreadable::Corrupt),
+            0 => Some(body),
+            EMPTY => None,
+            #[cfg(feature = "compress")]
+            COMPRESSED => Some(
+                zstd::bulk::decompress(&body, limit)
+                    .map_err(|_| Unreadable::Corrupt)?
+                    .into(),
+            ),
+            _ => return Err(Unreadable::Flags(flags)),
+        };
+        let ttl_ms = u64::from_be_bytes(ttl_ms);
+        Ok(Opened { plain, ttl_ms })
+    }
+
+    fn lock(&self, head: [u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, SealFailed> {
+        #[cfg(feature = "encrypt")]
+        if let Some(keyring) = &self.keyring {
+            return keyring.lock(head, body, place);
+        }
+        let _ = place;
+        let mut sealed = BytesMut::with_capacity(HEAD + body.len());
+        sealed.put_slice(&head);
+        sealed.put_slice(body);
+        Ok(sealed.freeze())
+    }
+
+    fn unlocked(&self, body: Bytes) -> Result<Bytes, Unreadable> {
+        #[cfg(feature = "encrypt")]
+        if self.keyring.is_some() {
+            return Err(Unreadable::Plain);
+        }
+        Ok(body)
+    }
+
+    #[cfg(feature = "encrypt")]
+    fn unlock(&self, head: &[u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, Unreadable> {
+        match &self.keyring {
+            Some(keyring) => keyring.unlock(head, body, place),
+            None => Err(Unreadable::Flags(head[1])),
+        }
+    }
+
+    #[cfg(not(feature = "encrypt"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    const fn unlock(&self, head: &[u8; HEAD], _: &[u8], _: &str) -> Result<Bytes, Unreadable> {
+        Err(Unreadable::Flags(head[1]))
+    }
+}
+
+/// What was sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opened {
+    /// The bytes; `None` is work that is done, but without a result.
+    pub plain: Option<Bytes>,
+    /// For how long it was to be kept when it was sealed, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+fn head(flags: u8, ttl_ms: u64) -> [u8; HEAD] {
+    let mut head = [VERSION, flags, 0, 0, 0, 0, 0, 0, 0, 0];
+    head[2..].copy_from_slice(&ttl_ms.to_be_bytes());
+    head
+}
+
+/// Nothing could be sealed, because the system has no randomness to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SealFailed;
+
+impl fmt::Display for SealFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the system has no randomness to give")
+    }
+}
+
+impl std::error::Error for SealFailed {}
+
+#[cfg(feature = "compress")]
+impl Compress {
+    fn smaller(self, plain: &[u8]) -> Option<Vec<u8>> {
+        if plain.len() < self.from {
+            return None;
+        }
+        let smaller = zstd::bulk::compress(plain, self.level).ok()?;
+        (smaller.len() < plain.len()).then_some(smaller)
+    }
+}
+
+/// The keys that outcomes are encrypted with, by number: the newest encrypts, all of them decrypt.
+///
+/// To replace a key, give every instance a keyring that knows the new one, then one where it is the newest; drop the
+/// old one when the longest ttl has passed.
+#[cfg(feature = "encrypt")]
+#[derive(Clone)]
+#[must_use]
+pub struct Keyring {
+    newest: u32,
+    keys: Arc<[(u32, chacha20poly1305::XChaCha20Poly1305)]>,
+}
+
+#[cfg(feature = "encrypt")]
+impl Keyring {
+    /// A keyring whose newest key has this number.
+    pub fn new(number: u32, key: [u8; 32]) -> Self {
+        Self {
+            newest: number,
+            keys: Arc::new([]),
+        }
+        .with(number, key)
+    }
+
+    /// One more key that decrypts. A number that is there already gets the new key.
+    pub fn with(self, number: u32, key: [u8; 32]) -> Self {
+        use chacha20poly1305::KeyInit;
+        let others = self.keys.iter().filter(|(known, _)| *known != number);
+        let key = chacha20poly1305::XChaCha20Poly1305::new(&key.into());
+        Self {
+            newest: self.newest,
+            keys: others.cloned().chain([(number, key)]).collect(),
+        }
+    }
+
+    fn find(&self, number: u32) -> Option<&chacha20poly1305::XChaCha20Poly1305> {
+        let found = self.keys.iter().find(|(known, _)| *known == number);
+        found.map(|(_, key)| key)
+    }
+
+    fn lock(&self, mut head: [u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, SealFailed> {
+        use chacha20poly1305::{
+            XNonce,
+            aead::{Aead, Generate, Payload},
+        };
+        head[1] |= ENCRYPTED;
+        let nonce = XNonce::try_generate().map_err(|_| SealFailed)?;
+        let aad = bound_to(&head, self.newest, place);
+        let payload = Payload {
+            msg: body,
+            aad: &aad,
+        };
+        let key = self.find(self.newest).ok_or(SealFailed)?;
+        let secret = key.encrypt(&nonce, payload).map_err(|_| SealFailed)?;
+        let mut sealed = BytesMut::with_capacity(HEAD + 4 + 24 + secret.len());
+        sealed.put_slice(&head);
+        sealed.put_u32(self.newest);
+        sealed.put_slice(&nonce);
+        sealed.put_slice(&secret);
+        Ok(sealed.freeze())
+    }
+
+    fn unlock(&self, head: &[u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, Unreadable> {
+        use chacha20poly1305::{
+            XNonce,
+            aead::{Aead, Payload},
+        };
+        let (number, rest) = body.split_first_chunk::<4>().ok_or(Unreadable::CutShort)?;
+        let (nonce, secret) = rest.split_first_chunk::<24>().ok_or(Unreadable::CutShort)?;
+        let number = u32::from_be_bytes(*number);
+        let key = self.find(number).ok_or(Unreadable::NoSuchKey(number))?;
+        let aad = bound_to(head, number, place);
+        let payload = Payload {
+            msg: secret,
+            aad: &aad,
+        };
+        key.decrypt(&XNonce::from(*nonce), payload)
+            .map(Bytes::from)
+            .map_err(|_| Unreadable::Forged)
+    }
+}
+
+#[cfg(feature = "encrypt")]
+fn bound_to(head: &[u8; HEAD], number: u32, place: &str) -> Vec<u8> {
+    let mut aad = head.to_vec();
+    aad.extend(number.to_be_bytes());
+    aad.extend(place.as_bytes());
+    aad
+}
+
+#[cfg(feature = "encrypt")]
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers: Vec<u32> = self.keys.iter().map(|(number, _)| *number).collect();
+        f.debug_struct("Keyring")
+            .field("newest", &self.newest)
+            .field("numbers", &numbers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,245 @@
+//! What the clones of a handle share: its settings and its counts.
+
+use std::{
+    fmt,
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::{
+    cache::Cache,
+    config::{Reconcile, Unreachable},
+    key::Fingerprint,
+    memory::InProcess,
+    outcome::Disposition,
+    record::{Claim, Takeover},
+    seal::{Opened, Sealing},
+    store::{IdempotencyStore, MAX_OUTCOME, StoreFailure},
+};
+use crate::{
+    error::{Pattern, Reason, Rejected},
+    telemetry::{self, Metric, Reading, Source},
+};
+
+pub(super) struct Shared {
+    pub(super) name: Arc<str>,
+    pub(super) store: Arc<dyn IdempotencyStore>,
+    /// For [`Unreachable::Local`].
+    pub(super) local: InProcess,
+    pub(super) cache: Cache,
+    pub(super) reconcile: Option<Reconcile>,
+    pub(super) settings: Settings,
+    pub(super) totals: Totals,
+}
+
+/// Settings that are valid.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) lease: Duration,
+    pub(super) ceiling: Duration,
+    pub(super) cancel_at_ceiling: bool,
+    pub(super) ttl: Duration,
+    pub(super) retention: Duration,
+    pub(super) budget: Duration,
+    pub(super) wait: Option<(usize, Duration)>,
+    pub(super) takeover: Takeover,
+    pub(super) on_panic: Disposition,
+    pub(super) unreachable: Unreachable,
+    pub(super) max_outcome: usize,
+    pub(super) max_checkpoint: usize,
+    pub(super) sealing: Sealing,
+}
+
+/// Whole milliseconds, one at least.
+pub(super) fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+impl Shared {
+    pub(super) fn claim(&self, print: &Fingerprint) -> Claim {
+        Claim {
+            owner: fresh_owner(),
+            fingerprint: print.bytes().clone(),
+            lease_ms: ms(self.settings.lease),
+            retention_ms: ms(self.settings.retention),
+            takeover: self.settings.takeover,
+        }
+    }
+
+    /// One step of the store, within the budget; a failure is counted.
+    pub(super) async fn within_budget<T>(
+        &self,
+        step: impl Future<Output = Result<T, StoreFailure>>,
+    ) -> Result<T, StoreFailure> {
+        let answer = timeout(self.settings.budget, step).await;
+        let answer =
+            answer.unwrap_or_else(|_| Err(StoreFailure::new("no answer within the budget", true)));
+        if answer.is_err() {
+            self.totals.store_errors.fetch_add(1, Relaxed);
+        }
+        answer
+    }
+
+    /// What sealed bytes are bound to.
+    pub(super) fn place(&self, key: &str) -> String {
+        format!("{}:{}{key}", self.name.len(), self.name)
+    }
+
+    pub(super) fn open(&self, sealed: &Bytes, key: &str) -> Result<Opened, Rejected> {
+        let place = self.place(key);
+        let opened = self.settings.sealing.open(sealed, &place, MAX_OUTCOME);
+        opened.map_err(|why| self.unreadable(&why))
+    }
+
+    pub(super) fn unreadable(&self, why: &dyn fmt::Display) -> Rejected {
+        tracing::error!(
+            target: "resilience",
+            pattern = Pattern::Idempotency.as_str(),
+            name = &*self.name,
+            %why,
+            "a recorded outcome cannot be read"
+        );
+        self.reject(Reason::OutcomeUnreadable, None)
+    }
+
+    #[cold]
+    pub(super) fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejected {
+        tracing::debug!(
+            target: "resilience",
+            pattern = Pattern::Idempotency.as_str(),
+            name = &*self.name,
+            reason = reason.as_str(),
+            ?retry_after,
+            "rejected"
+        );
+        let rejected = Rejected::new(Pattern::Idempotency, reason, Arc::clone(&self.name));
+        match retry_after {
+            Some(wait) => rejected.with_retry_after(wait),
+            None => rejected,
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("name", &self.name)
+            .field("store", &self.store)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A name that nobody has used, here or in another process: 128 bits that the system has drawn, and a number.
+fn fresh_owner() -> Arc<str> {
+    static PROCESS: OnceLock<String> = OnceLock::new();
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let process = PROCESS.get_or_init(|| {
+        let half = |half: u8| RandomState::new().hash_one(half);
+        format!("{:016x}{:016x}", half(0), half(1))
+    });
+    format!("{process}-{}", NUMBER.fetch_add(1, Relaxed)).into()
+}
+
+macro_rules! totals {
+    ($($field:ident = $metric:ident $attribute:literal, $doc:literal;)*) => {
+        /// What is counted.
+        #[derive(Debug, Default)]
+        pub(super) struct Totals {
+            $(pub(super) $field: AtomicU64,)*
+        }
+
+        /// What an [`Idempotency`](super::Idempotency) has counted so far; see
+        /// [`snapshot`](super::Idempotency::snapshot).
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Snapshot {
+            $(#[doc = $doc] pub $field: u64,)*
+        }
+
+        impl Totals {
+            pub(super) fn snapshot(&self) -> Snapshot {
+                Snapshot { $($field: self.$field.load(Relaxed),)* }
+            }
+        }
+
+        impl Snapshot {
+            fn readings(&self) -> impl Iterator<Item = (&'static Metric, &'static str, u64)> {
+                [$((&telemetry::$metric, $attribute, self.$field),)*].into_iter()
+            }
+        }
+    };
+}
+
+totals! {
+    granted = IDEMPOTENCY_CLAIMS "granted", "Claims that were granted.";
+    replayed = IDEMPOTENCY_CLAIMS "replayed", "Claims that the store answered with a recorded outcome.";
+    replayed_here = IDEMPOTENCY_CLAIMS "replayed_here",
+        "Claims that a recorded outcome was in the local cache for.";
+    in_flight = IDEMPOTENCY_CLAIMS "in_flight", "Claims that found somebody at work.";
+    mismatched = IDEMPOTENCY_CLAIMS "mismatched", "Claims on a key that belongs to other work.";
+    unknown = IDEMPOTENCY_CLAIMS "unknown", "Claims that found an outcome that nobody knows.";
+    recorded = IDEMPOTENCY_ENDED "recorded", "Attempts whose outcome was recorded.";
+    released = IDEMPOTENCY_ENDED "released", "Attempts that gave the key back.";
+    left_unknown = IDEMPOTENCY_ENDED "unknown", "Attempts that left an unknown outcome.";
+    lost = IDEMPOTENCY_ENDED "lost", "Attempts whose end was refused, because somebody else holds the key.";
+    not_stored = IDEMPOTENCY_ENDED "not_stored", "Attempts whose end the store never heard of.";
+    unguarded = IDEMPOTENCY_ENDED "unguarded", "Attempts without a record, because the store could not be reached.";
+    renewed = IDEMPOTENCY_LEASES "renewed", "Leases that were renewed.";
+    leases_lost = IDEMPOTENCY_LEASES "lost", "Leases that ended or were lost while the work was going on.";
+    store_errors = IDEMPOTENCY_STORE_ERRORS "", "Steps that the store gave no answer to.";
+    record_bytes = IDEMPOTENCY_RECORD_BYTES "", "Bytes of outcomes that were recorded.";
+    running = IDEMPOTENCY_RUNNING "", "Attempts that are going on.";
+    waiting = IDEMPOTENCY_WAITING "", "Callers that wait for somebody else's outcome.";
+}
+
+impl Source for Shared {
+    fn pattern(&self) -> Pattern {
+        Pattern::Idempotency
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, out: &mut dyn FnMut(Reading)) {
+        for (metric, attribute, value) in self.totals.snapshot().readings() {
+            out(Reading {
+                metric,
+                attribute,
+                value,
+            });
+        }
+    }
+}
+
+/// One more, until it is dropped.
+pub(super) struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    pub(super) fn new(number: &'a AtomicU64) -> Self {
+        number.fetch_add(1, Relaxed);
+        Self(number)
+    }
+
+    /// If there are fewer than `most`.
+    pub(super) fn below(number: &'a AtomicU64, most: usize) -> Option<Self> {
+        let more = |now: u64| (now < most as u64).then_some(now + 1);
+        number.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Self(number))
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,34 @@
+//! Settings that cannot work.
+
+use std::time::Duration;
+
+use super::{Idempotency, SECOND};
+use crate::idempotency::{Disposition, IdempotencyBuilder, store::MAX_OUTCOME};
+
+#[test]
+fn what_cannot_work_is_said_when_it_is_built() {
+    type Spoil = fn(IdempotencyBuilder) -> IdempotencyBuilder;
+    let cases: [(&str, Spoil); 14] = [
+        ("lease", |it| it.lease(Duration::from_millis(9))),
+        ("ceiling", |it| it.ceiling(SECOND)),
+        ("retention", |it| it.retention(600 * SECOND)),
+        ("retention", |it| it.retention(Duration::MAX)),
+        ("ceiling", |it| it.lease(Duration::MAX)),
+        ("retention", |it| it.ceiling(Duration::MAX)),
+        ("ttl", |it| it.ttl(Duration::ZERO)),
+        ("ttl", |it| it.ttl(Duration::MAX)),
+        ("budget", |it| it.budget(Duration::ZERO)),
+        ("budget", |it| it.budget(31 * SECOND)),
+        ("wait", |it| it.wait(0, SECOND)),
+        ("wait", |it| it.wait(1, Duration::ZERO)),
+        ("on_panic", |it| it.on_panic(Disposition::Record)),
+        ("max_outcome", |it| it.max_outcome(MAX_OUTCOME)),
+    ];
+    for (field, spoil) in cases {
+        let error = spoil(Idempotency::builder("x")).build().unwrap_err();
+        assert_eq!(error.field(), field, "{error}");
+    }
+    let large = Idempotency::builder("x").max_checkpoint(1 << 20).build();
+    assert_eq!(large.unwrap_err().field(), "max_checkpoint");
+    assert!(Idempotency::builder("x").build().is_ok());
+}

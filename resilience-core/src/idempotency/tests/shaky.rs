@@ -1,0 +1,167 @@
+//! A store that fails at will.
+
+use std::sync::{
+    Arc,
+    atomic::{
+        AtomicBool, AtomicU32,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
+
+use bytes::Bytes;
+
+use crate::idempotency::{
+    Changes, IdempotencyStore, InProcess,
+    record::{Claim, Claimed, Completion, Holder, Kept, Resolution, View},
+    store::{Answer, StoreFailure},
+};
+
+/// The store of this process behind a bad line.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shaky {
+    pub(super) inner: InProcess,
+    line: Arc<Line>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    down: AtomicBool,
+    hangs: AtomicBool,
+    lose_replies: AtomicU32,
+    silent: AtomicBool,
+    asked: AtomicU32,
+}
+
+impl Shaky {
+    /// Steps are refused, and nothing is done.
+    pub(super) fn down(&self, down: bool) {
+        self.line.down.store(down, SeqCst);
+    }
+
+    /// Steps are done, and their answers never come.
+    pub(super) fn hangs(&self, hangs: bool) {
+        self.line.hangs.store(hangs, SeqCst);
+    }
+
+    /// The next steps are done, and their answers are lost.
+    pub(super) fn lose_replies(&self, number: u32) {
+        self.line.lose_replies.store(number, SeqCst);
+    }
+
+    /// Nobody is told of changes.
+    pub(super) fn silent(&self) {
+        self.line.silent.store(true, SeqCst);
+    }
+
+    /// Steps so far.
+    pub(super) fn asked(&self) -> u32 {
+        self.line.asked.load(SeqCst)
+    }
+
+    fn pass<'a, T: Send + 'a>(&'a self, step: Answer<'a, T>) -> Answer<'a, T> {
+        Box::pin(async move {
+            self.line.asked.fetch_add(1, SeqCst);
+            if self.line.down.load(SeqCst) {
+                return Err(StoreFailure::new("refused", false));
+            }
+            let answer = step.await;
+            if self.line.hangs.load(SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            let lose = |left: u32| left.checked_sub(1);
+            if self
+                .line
+                .lose_replies
+                .fetch_update(SeqCst, Relaxed, lose)
+                .is_ok()
+            {
+                return Err(StoreFailure::new("lost", true));
+            }
+            answer
+        })
+    }
+}
+
+impl IdempotencyStore for Shaky {
+    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed> {
+        self.pass(Box::pin(
+            async move { self.inner.claim(name, key, claim).await },
+        ))
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept> {
+        self.pass(Box::pin(async move {
+            self.inner.extend(name, key, holder, lease_ms).await
+        }))
+    }
+
+    fn checkpoint<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        checkpoint: &'a Bytes,
+        lease_ms: u64,
+    ) -> Answer<'a, Kept> {
+        self.pass(Box::pin(async move {
+            let saved = self
+                .inner
+                .checkpoint(name, key, holder, checkpoint, lease_ms);
+            saved.await
+        }))
+    }
+
+    fn complete<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+        completion: &'a Completion,
+    ) -> Answer<'a, Kept> {
+        self.pass(Box::pin(async move {
+            self.inner.complete(name, key, holder, completion).await
+        }))
+    }
+
+    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+        self.pass(Box::pin(async move {
+            self.inner.release(name, key, holder).await
+        }))
+    }
+
+    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+        self.pass(Box::pin(async move {
+            self.inner.unknown(name, key, holder).await
+        }))
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        fence: u64,
+        resolution: &'a Resolution,
+    ) -> Answer<'a, Kept> {
+        self.pass(Box::pin(async move {
+            self.inner.resolve(name, key, fence, resolution).await
+        }))
+    }
+
+    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
+        self.pass(Box::pin(async move { self.inner.look(name, key).await }))
+    }
+
+    fn subscribe(&self, name: &str, key: &str) -> Changes {
+        if self.line.silent.load(SeqCst) {
+            self.inner.subscribe(name, "another key")
+        } else {
+            self.inner.subscribe(name, key)
+        }
+    }
+}

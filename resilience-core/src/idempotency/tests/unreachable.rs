@@ -1,0 +1,164 @@
+//! A store that gives no answer.
+
+use std::io;
+
+use super::{Effects, Idempotency, LEASE, SECOND, fresh, refused, replayed, shaky::Shaky};
+use crate::{
+    error::Reason,
+    idempotency::{Attempt, CheckpointFailed, Recorded, Source, Unreachable},
+};
+
+fn over(store: &Shaky, unreachable: Unreachable) -> Idempotency {
+    let builder = Idempotency::builder("test").store(store.clone());
+    builder.unreachable(unreachable).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn closed_means_that_nothing_is_done() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let handle = over(&store, Unreachable::Closed);
+    store.down(true);
+    let (reason, wait) = refused(effects.once(&handle, "k").await);
+    assert_eq!(reason, Reason::StoreUnreachable);
+    assert!(wait.is_some());
+    assert_eq!((effects.count(), handle.snapshot().store_errors), (0, 3));
+    store.down(false);
+    assert_eq!(fresh(effects.once(&handle, "k").await), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_costs_its_budget_and_no_more() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let handle = over(&store, Unreachable::Closed);
+    store.hangs(true);
+    let start = tokio::time::Instant::now();
+    assert_eq!(
+        refused(effects.once(&handle, "k").await).0,
+        Reason::StoreUnreachable
+    );
+    assert!(start.elapsed() < 4 * SECOND, "{:?}", start.elapsed());
+    // What was granted without our knowing is given back, and keeps nobody out for a lease.
+    store.hangs(false);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(fresh(effects.once(&handle, "k").await), 1);
+}
+
+/// A claim without the claimant's name finds itself in flight when it is repeated.
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_answer_was_lost_is_the_claimants() {
+    for lost in 1..=2 {
+        let (store, effects) = (Shaky::default(), Effects::default());
+        let handle = over(&store, Unreachable::Closed);
+        store.lose_replies(lost);
+        assert_eq!(fresh(effects.once(&handle, "k").await), 1);
+        assert_eq!(replayed(effects.once(&handle, "k").await), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_before_the_store_answers_leaves_no_claim() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let handle = over(&store, Unreachable::Closed);
+    store.hangs(true);
+    let leaving = effects.once(&handle, "k");
+    assert!(tokio::time::timeout(SECOND / 10, leaving).await.is_err());
+    store.hangs(false);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(fresh(effects.once(&handle, "k").await), 1, "not in flight");
+}
+
+/// Told that it is not recorded, rather than kept waiting; and recorded as soon as can be.
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_cannot_be_stored_is_told_and_tried_on() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let handle = over(&store, Unreachable::Closed);
+    let (down, happens) = (store.clone(), effects.clone());
+    let run = handle.run("k", move |_| async move {
+        down.down(true);
+        Ok::<_, io::Error>(happens.happen())
+    });
+    let outcome = run.await.unwrap();
+    assert_eq!(outcome.source, Source::Fresh(Recorded::Pending));
+    tokio::time::sleep(LEASE / 2).await;
+    store.down(false);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(replayed(effects.once(&handle, "k").await), 1);
+    assert_eq!(
+        (handle.snapshot().recorded, handle.snapshot().not_stored),
+        (1, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stays_away_is_given_up_and_counted() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let handle = over(&store, Unreachable::Closed);
+    let (down, happens) = (store.clone(), effects.clone());
+    let run = handle.run("k", move |_| async move {
+        down.down(true);
+        Ok::<_, io::Error>(happens.happen())
+    });
+    assert_eq!(run.await.unwrap().source, Source::Fresh(Recorded::Pending));
+    tokio::time::sleep(3 * LEASE).await;
+    let snapshot = handle.snapshot();
+    assert_eq!((snapshot.not_stored, snapshot.running), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_whose_answer_was_lost_is_recorded_once() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let handle = over(&store, Unreachable::Closed);
+    let (lose, happens) = (store.clone(), effects.clone());
+    let run = handle.run("k", move |_| async move {
+        lose.lose_replies(1);
+        Ok::<_, io::Error>(happens.happen())
+    });
+    assert_eq!(run.await.unwrap().source, Source::Fresh(Recorded::Pending));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(handle.snapshot().recorded, 1);
+    assert_eq!(replayed(effects.once(&handle, "k").await), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_means_that_the_work_is_done_and_recorded_if_the_store_comes_back() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let handle = over(&store, Unreachable::Open);
+    store.down(true);
+    let happens = effects.clone();
+    let run = handle.run("k", move |attempt: Attempt| async move {
+        let saved = attempt.save_checkpoint("x").await;
+        assert!(matches!(saved, Err(CheckpointFailed::Unguarded)));
+        assert_eq!((attempt.fence(), attempt.is_lost()), (0, false));
+        Ok::<_, io::Error>(happens.happen())
+    });
+    assert_eq!(
+        run.await.unwrap().source,
+        Source::Fresh(Recorded::Unguarded)
+    );
+    store.down(false);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(replayed(effects.once(&handle, "k").await), 1);
+    assert_eq!(handle.snapshot().unguarded, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn local_means_that_this_instance_does_nothing_twice() {
+    let (store, effects) = (Shaky::default(), Effects::default());
+    let one = over(&store, Unreachable::Local);
+    store.down(true);
+    let working = effects.begin(&one, "k", 5 * SECOND).await;
+    assert_eq!(refused(effects.once(&one, "k").await).0, Reason::InFlight);
+    // The store is back, and knows nothing of it.
+    store.down(false);
+    assert_eq!(refused(effects.once(&one, "k").await).0, Reason::InFlight);
+    assert_eq!(fresh(working.await.unwrap()), 1);
+    assert_eq!(replayed(effects.once(&one, "k").await), 1);
+    tokio::time::sleep(SECOND).await;
+    let other = over(&store, Unreachable::Closed);
+    assert_eq!(
+        replayed(effects.once(&other, "k").await),
+        1,
+        "it was passed on"
+    );
+    assert_eq!(fresh(effects.once(&one, "other").await), 2);
+}
