@@ -70,13 +70,7 @@ impl Redis {
     ///
     /// The last status, when it is not up by then.
     pub async fn ready(&self, within: Duration) -> Result<(), Status> {
-        let mut status = self.link.status();
-        let up =
-            tokio::time::timeout(within, status.wait_for(|status| *status == Status::Up)).await;
-        match up {
-            Ok(_) => Ok(()),
-            Err(_) => Err(self.status()),
-        }
+        self.link.ready(within).await
     }
 
     /// How the connection fares now.

@@ -205,6 +205,15 @@ impl Link {
         self.shared.wanted.notify_one();
     }
 
+    /// Waits until the connection is up, but no longer than `within`.
+    pub(crate) async fn ready(&self, within: Duration) -> Result<(), Status> {
+        let mut status = self.status();
+        match timeout(within, status.wait_for(|status| *status == Status::Up)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.status().borrow().clone()),
+        }
+    }
+
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
     }

@@ -85,6 +85,8 @@ async fn with_a_replica_to_wait_for_it_conforms() {
     let (master, _replica) = replicated();
     let store = connect(&master.url()).await.idempotency();
     let durable = store.durable(1, Duration::from_secs(2)).expect("settings");
+    let soon = Duration::from_secs(30);
+    durable.ready(soon).await.expect("connects");
     let durable: Arc<dyn IdempotencyStore> = Arc::new(durable);
     idempotency_conformance::all(&durable, &|| flush(&master)).await;
 }

@@ -67,7 +67,13 @@ use resilience_core::{
 
 pub(crate) use self::news::Waiting;
 use self::wire::Args;
-use crate::{error::StoreError, handle::Redis, keys, link::Link, script::Script};
+use crate::{
+    error::StoreError,
+    handle::Redis,
+    keys,
+    link::{Link, Status},
+    script::Script,
+};
 
 macro_rules! script {
     ($id:ident, $file:literal) => {
@@ -127,7 +133,7 @@ impl RedisIdempotency {
     /// consensus: a master that is cut off from its replicas refuses to count, but one that others have replaced already
     /// still answers replays. Replays of outcomes are not waited for.
     ///
-    /// It uses a connection of its own, because WAIT holds up whatever comes behind it. The steps then go through one
+    /// It uses a connection of its own (see [`ready`](Self::ready)), because WAIT holds up whatever comes behind it. The steps then go through one
     /// after the other: some thousand a second, with a replica nearby.
     ///
     /// # Errors
@@ -152,6 +158,18 @@ impl RedisIdempotency {
             link,
         });
         Ok(self)
+    }
+
+    /// Waits until the connection is up that this store uses, but no longer than `within`: when it is
+    /// [durable](Self::durable), that is one of its own, which begins with it.
+    ///
+    /// # Errors
+    /// The last status, when it is not up by then.
+    pub async fn ready(&self, within: Duration) -> Result<(), Status> {
+        match &self.durable {
+            None => self.redis.ready(within).await,
+            Some(durable) => durable.link.ready(within).await,
+        }
     }
 
     fn tag(&self, name: &str, key: &str) -> Result<String, StoreFailure> {
