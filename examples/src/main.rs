@@ -1,8 +1,9 @@
 //! The storm: the same load through a plain HTTP client and through guarded ones, while the upstream misbehaves.
 //!
 //! `cargo run` runs it, `cargo run -- --help` explains the flags. The pieces: `script` (what happens when),
-//! `upstream` (misbehaves accordingly), `load` (who calls when), `clients` (those that are compared), `stats` and
-//! `timeline` (what is counted), `view` (while it runs), `report` (at the end), and `run`, which puts them together.
+//! `upstream` (misbehaves accordingly), `load` (who calls when), `clients` (those that are compared), `tenants` (a greedy
+//! one at the door of a service), `stats` and `timeline` (what is counted), `view` (while it runs), `report` (at the
+//! end), and `run`, which puts them together.
 
 mod clients;
 mod flags;
@@ -11,6 +12,7 @@ mod report;
 mod run;
 mod script;
 mod stats;
+mod tenants;
 mod timeline;
 mod upstream;
 mod view;

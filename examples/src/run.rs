@@ -17,6 +17,7 @@ use crate::{
     report::{self, Report, Run},
     script::{self, Phase, Script},
     stats::Recorder,
+    tenants,
     timeline::all_at_once,
     upstream::{Arrival, Upstream},
     view::{self, Scene, View},
@@ -39,16 +40,25 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         news: news.clone(),
     };
     let redis = flags.redis.clone();
-    let shared = redis.map_or(Sharing::InProcess, Sharing::Redis);
-    let (local, shared) = (fleet("guarded", Sharing::Local), fleet("shared", shared));
+    let sharing = redis.map_or(Sharing::InProcess, Sharing::Redis);
+    let (local, shared) = (
+        fleet("guarded", Sharing::Local),
+        fleet("shared", sharing.clone()),
+    );
     let (to_plain, to_local, to_shared) = &stages;
     let plain = Plain::new(to_plain.target(), flags.plain_retries, &to_plain.refusals)?;
     let local = Instances::in_a_hurry(local, &to_local.target(), &to_local.refusals).await?;
     let shared = Instances::in_a_hurry(shared, &to_shared.target(), &to_shared.refusals).await?;
 
+    let doors = [
+        tenants::Scene::set(flags.instances(), &Sharing::Local).await?,
+        tenants::Scene::set(flags.instances(), &sharing).await?,
+    ];
+
     let epoch = Instant::now();
     let due = load::arrivals(flags.seed, flags.rate(), script.total());
     let (stop, stopped) = watch::channel(false);
+    let tenants = doors.map(|door| tokio::spawn(door.play(script.total(), stopped.clone())));
     let load = Load {
         due,
         script,
@@ -69,6 +79,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     let drives = [plain_drive, guarded_drive, shared_drive];
     let interrupted = show.look_on(flags, drives, stop).await;
     conducting.abort();
+    let [with_own_limits, with_one_limit] = tenants;
     let recorders = [&plain, &guarded, &shared].map(|one| one.calls.lateness());
     let lateness = recorders.into_iter().max().unwrap_or_default();
     Ok(Report {
@@ -82,8 +93,14 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         },
         interrupted,
         plain: Some(plain.result(script)),
-        guarded: guarded.result(script),
-        shared: Some(shared.result(script)),
+        guarded: report::Side {
+            tenants: Some(with_own_limits.await?),
+            ..guarded.result(script)
+        },
+        shared: Some(report::Side {
+            tenants: Some(with_one_limit.await?),
+            ..shared.result(script)
+        }),
     })
 }
 
@@ -208,6 +225,7 @@ impl Contender {
             retries: self.client.retries(),
             upstream: self.stage.as_ref().map(Stage::served),
             fleet: None,
+            tenants: None,
             store: self.client.store(),
         }
     }

@@ -65,6 +65,27 @@ fn in_outage(json: &Value, client: &str) -> f64 {
     phases.into_iter().map(of).sum()
 }
 
+/// Limits of their own admit a greedy tenant once for each of the three instances; one that is shared, once in all.
+fn assert_a_greedy_tenant_is_held_to_its_quota(json: &Value) {
+    let of = |side: &str, key: &str| number(json, &format!("/{side}/tenants/{key}"));
+    let (admitted, allowed) = (
+        of("shared", "greedy_admitted"),
+        of("shared", "greedy_allowed"),
+    );
+    assert!(admitted <= allowed, "{admitted} of {allowed}: {json:#}");
+    assert!(
+        admitted >= 0.8 * allowed,
+        "{admitted} of {allowed}: {json:#}"
+    );
+    assert!(
+        of("guarded", "greedy_admitted") > 2.0 * of("guarded", "greedy_allowed"),
+        "{json:#}"
+    );
+    for side in ["guarded", "shared"] {
+        assert_eq!(of(side, "modest_refused"), 0.0, "{json:#}");
+    }
+}
+
 /// Shared breakers must not send more into an outage than local ones, but for what chance and a busy machine do.
 fn assert_sharing_spares_the_upstream(json: &Value) {
     let (local, shared) = (in_outage(json, "guarded"), in_outage(json, "shared"));
@@ -136,6 +157,7 @@ fn a_storm_shows_what_the_guarded_clients_spare_caller_and_upstream() {
         "{json:#}"
     );
     assert!(all_open("shared") < number(&json, "/script_ms/hanging"));
+    assert_a_greedy_tenant_is_held_to_its_quota(&json);
     let probes = |side: &str| number(&json, &format!("/{side}/recovery_probes"));
     assert!(probes("shared") < probes("guarded"), "{json:#}");
     assert_eq!(json["shared"]["store"]["degraded"], false, "{json:#}");
@@ -176,6 +198,7 @@ fn breakers_are_shared_through_a_real_redis_and_nobody_reads_its_password() {
     assert_eq!(store["degraded"], false, "{json:#}");
     assert!(number(&json, "/shared/all_open_ms") >= 0.0, "{json:#}");
     assert_sharing_spares_the_upstream(&json);
+    assert_a_greedy_tenant_is_held_to_its_quota(&json);
     assert!(
         log.contains("calls of the fleet failed") || log.contains("probes failed"),
         "{log}"

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long to wait for Redis before the storm starts without it.
 const PATIENCE_WITH_REDIS: Duration = Duration::from_millis(750);
 
-/// Through what the instances share their breakers.
+/// Through what the instances share what they share.
 #[derive(Clone, Debug)]
 pub(crate) enum Sharing {
     /// Through nothing: each has its own.
@@ -73,8 +73,7 @@ impl Instances {
         refusals: &Refusals,
     ) -> Result<Self, Box<dyn Error>> {
         let share = Share::of(plan.instances, plan.rate);
-        // Runs that follow each other on one port have nothing to tell each other.
-        let prefix = format!("storm-{:08x}", fastrand::u32(..));
+        let prefix = fresh_prefix();
         let (memory, mut redis) = (InProcess::new(), Vec::new());
         let mut all = Vec::with_capacity(plan.instances);
         for number in 1..=plan.instances {
@@ -86,12 +85,7 @@ impl Instances {
                 },
                 probing_too: plan.instances == 1,
             };
-            let connection = match &plan.sharing {
-                Sharing::Redis(url) => {
-                    Some(connect(url, &prefix).map_err(|error| error.to_string())?)
-                }
-                Sharing::Local | Sharing::InProcess => None,
-            };
+            let connection = plan.sharing.connect(&prefix, plan.instances).await?;
             let sharing = |builder: Builder| match (&plan.sharing, &connection) {
                 (Sharing::Local, _) => builder,
                 (_, Some(redis)) => builder.shared(redis.breakers()).fleet(fleet_rules()),
@@ -103,12 +97,6 @@ impl Instances {
                 target, seed, share, refusals, sharing, told,
             )?);
             redis.extend(connection);
-        }
-        for redis in &redis {
-            // What is not up by now may be up later.
-            let _ = redis
-                .ready(PATIENCE_WITH_REDIS / u32::try_from(plan.instances)?)
-                .await;
         }
         let name = plan.sharing.name();
         let settings = match &name {
@@ -147,8 +135,9 @@ impl Instances {
     }
 }
 
-fn connect(url: &str, prefix: &str) -> Result<Redis, Box<dyn Error + Send + Sync>> {
-    Redis::builder(url).prefix(prefix).connect()
+/// What keys start with: runs that follow each other have nothing to tell each other.
+pub(crate) fn fresh_prefix() -> String {
+    format!("storm-{:08x}", fastrand::u32(..))
 }
 
 /// Keeps count of the time without the store.
@@ -174,6 +163,24 @@ async fn look_after(store: Arc<Store>, instances: Arc<[Guarded]>) {
 }
 
 impl Sharing {
+    /// A connection for one of so many instances, if they share through Redis. Waits a little for it; what is not up by
+    /// then may be up later.
+    pub(crate) async fn connect(
+        &self,
+        prefix: &str,
+        instances: usize,
+    ) -> Result<Option<Redis>, Box<dyn Error>> {
+        let Self::Redis(url) = self else {
+            return Ok(None);
+        };
+        let redis = Redis::builder(url).prefix(prefix).connect();
+        let redis = redis.map_err(|error| error.to_string())?;
+        let _ = redis
+            .ready(PATIENCE_WITH_REDIS / u32::try_from(instances)?)
+            .await;
+        Ok(Some(redis))
+    }
+
     /// In words, without secrets; none if nothing is shared.
     fn name(&self) -> Option<String> {
         match self {

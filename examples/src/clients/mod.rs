@@ -22,7 +22,7 @@ use tower::{BoxError, util::MapErrLayer};
 
 pub(crate) use self::{
     guarded::News,
-    instances::{Instances, Plan, Sharing, instance_of},
+    instances::{Instances, Plan, Sharing, fresh_prefix, instance_of},
 };
 use crate::{
     script::Phase,

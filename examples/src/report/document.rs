@@ -57,6 +57,9 @@ struct SideDocument<'a> {
     /// Of clients with breakers, in the storm.
     #[serde(flatten)]
     fleet: Option<FleetDocument>,
+    /// Of a service that is called by a greedy tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenants: Option<TenantsDocument>,
     /// Of shared breakers.
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<StoreDocument<'a>>,
@@ -67,6 +70,14 @@ struct FleetDocument {
     all_open_ms: Option<f64>,
     all_closed_ms: Option<f64>,
     recovery_probes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct TenantsDocument {
+    greedy_sent: u64,
+    greedy_admitted: u64,
+    greedy_allowed: u64,
+    modest_refused: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -188,6 +199,12 @@ impl<'a> SideDocument<'a> {
                 all_open_ms: fleet.all_open.map(millis),
                 all_closed_ms: fleet.all_closed.map(millis),
                 recovery_probes: fleet.probes,
+            }),
+            tenants: side.tenants.map(|held| TenantsDocument {
+                greedy_sent: held.sent,
+                greedy_admitted: held.admitted,
+                greedy_allowed: held.allowed,
+                modest_refused: held.modest_refused,
             }),
             store: side.store.as_ref().map(|store| StoreDocument {
                 name: &store.name,

@@ -11,6 +11,7 @@ use crate::{
     clients::StoreHealth,
     script::{Phase, Script},
     stats::{Counts, Latency, Summary},
+    tenants::{self, Held},
 };
 
 /// The result of a run.
@@ -55,6 +56,8 @@ pub(crate) struct Side {
     pub(crate) upstream: Option<[u64; Phase::ALL.len()]>,
     /// How its breakers went through the outage, if it has some, in the storm.
     pub(crate) fleet: Option<Fleet>,
+    /// How tenants fared at a service with limits like its breakers: each instance's own, or shared.
+    pub(crate) tenants: Option<Held>,
     /// How it fared with its store, if its breakers are shared.
     pub(crate) store: Option<StoreHealth>,
 }
@@ -127,6 +130,7 @@ impl Report {
         }
         if self.plain.is_some() {
             text += NOTES;
+            text += &tenants();
         }
         text
     }
@@ -161,6 +165,7 @@ impl Report {
             });
             row("time to recover", &|side| moment(side.summary.recovery));
             through_the_outage(&mut row);
+            at_the_door(&mut row);
         }
         table
     }
@@ -247,6 +252,21 @@ fn through_the_outage(row: &mut Row<'_>) {
     fleet_row("  probes sent meanwhile", &|fleet| fleet.probes.to_string());
 }
 
+fn at_the_door(row: &mut Row<'_>) {
+    let mut held_row = |name: &str, value: &dyn Fn(&Held) -> String| {
+        row(name, &|side| {
+            side.tenants.as_ref().map_or_else(String::new, value)
+        });
+    };
+    held_row("a greedy tenant: calls sent", &|held| held.sent.to_string());
+    held_row("  admitted, of those its quota allows", &|held| {
+        format!("{} of {}", held.admitted, held.allowed)
+    });
+    held_row("  refused of a modest one beside it", &|held| {
+        held.modest_refused.to_string()
+    });
+}
+
 /// What is to be said of a store that was away; nothing, if it was not.
 fn degraded(store: &StoreHealth) -> String {
     if store.away.is_zero() {
@@ -275,6 +295,15 @@ takes long to be sure of what the fleet has seen together; with many (try --rate
 fleet. The probes are saved in any case: every instance of `guarded` sends its own, `shared` one set for all. With
 --instances 1 there is nobody to share with.
 ";
+
+/// What the tenants do.
+fn tenants() -> String {
+    wrapped(&format!(
+        "Tenants: a service of as many instances, each with a rate limit per tenant, its own (`guarded`) or one for all \
+         (`shared`): {}.",
+        tenants::quota()
+    ))
+}
 
 fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
@@ -352,6 +381,7 @@ mod tests {
             retries: 3,
             upstream,
             fleet: None,
+            tenants: None,
             store: None,
         }
     }

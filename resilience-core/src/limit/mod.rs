@@ -66,6 +66,8 @@
 //! # Cost
 //! A passing call pays for one reading of the clock and one compare-and-swap: no allocation, no lock. A keyed one pays
 //! for a lookup in a lock-free map too. A call that waits pays for a lock, an allocation and a timer.
+//!
+#![doc = include_str!("comparison.md")]
 
 mod config;
 #[cfg(all(test, not(loom)))]
