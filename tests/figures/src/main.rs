@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p resilience-figures                 all figures: about two minutes
-//! cargo run --release -p resilience-figures -- torture      a thousand instances: about a minute
+//! cargo run --release -p resilience-figures -- torture      a thousand instances, and processes that are killed: about two minutes
 //! cargo run --release -p resilience-figures -- only NAME    the groups whose name contains NAME
 //! ```
 //!
@@ -14,6 +14,8 @@
 
 mod commands;
 mod fleet;
+mod hammer;
+mod leases;
 mod limits;
 mod opening;
 mod probes;
@@ -39,11 +41,16 @@ async fn main() {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         [probes::HOLD, url, name] => probes::hold(url, name).await,
-        ["torture"] => torture::run().await,
+        [hammer::ONE, url, mode, file] => hammer::one(url, mode, file).await,
+        ["torture"] => {
+            torture::run().await;
+            hammer::run().await;
+        }
+        ["torture", "hammer"] => hammer::run().await,
         ["only", part] => figures(part).await,
         [] => figures("").await,
         _ => {
-            eprintln!("usage: resilience-figures [torture | only NAME]");
+            eprintln!("usage: resilience-figures [torture [hammer] | only NAME]");
             std::process::exit(2);
         }
     }
@@ -56,6 +63,9 @@ async fn figures(part: &str) {
     }
     if "limits".contains(part) {
         limits::run().await;
+    }
+    if "leases".contains(part) {
+        leases::run().await;
     }
     if "opening".contains(part) {
         opening::run().await;

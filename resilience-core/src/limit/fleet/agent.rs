@@ -8,18 +8,23 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     config::Mode,
     decide::{Core, within},
-    health::Health,
 };
 
 /// Ends soon after the last handle is gone: what is leased goes back, and the instance is taken off the list.
 pub(super) async fn run(core: Arc<Core>) {
     let mut next_beat = Instant::now();
+    let mut probe = FIRST_PROBE;
     let mut next_sweep = Instant::now() + sweep_interval(&core);
     while !core.health.is_closing() {
         tokio::select! {
             () = sleep_until(next_beat), if is_social(&core) => {
                 beat(&core, core.settings.heartbeat * 3).await;
-                next_beat = Instant::now() + pause(&core);
+                next_beat = Instant::now() + pause(&core, probe);
+                probe = if core.health.is_degraded() {
+                    LAST_PROBE.min(probe * 2)
+                } else {
+                    FIRST_PROBE
+                };
             }
             () = sleep_until(next_sweep) => {
                 // What does not arrive is lost, and comes in again at the rate of the limit.
@@ -27,7 +32,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 next_sweep = Instant::now() + sweep_interval(&core);
             }
             () = core.health.bell.notified() => {
-                next_beat = next_beat.min(Instant::now() + pause(&core));
+                next_beat = next_beat.min(Instant::now() + pause(&core, probe));
             }
         }
     }
@@ -51,10 +56,14 @@ fn sweep_interval(core: &Core) -> Duration {
 /// Nothing to sweep.
 const LONG: Duration = Duration::from_secs(3600);
 
+/// A store that is lost is asked again soon, as its connection may have been cut and no more; and then ever less often.
+const FIRST_PROBE: Duration = Duration::from_millis(25);
+const LAST_PROBE: Duration = Duration::from_millis(250);
+
 /// Until the next heartbeat. Instances that started together shall not beat together.
-fn pause(core: &Core) -> Duration {
+fn pause(core: &Core, probe: Duration) -> Duration {
     let interval = if core.health.is_degraded() {
-        Health::PROBE
+        probe
     } else {
         core.settings.heartbeat
     };

@@ -390,17 +390,17 @@ pub(super) fn standings(limits: &[Standing]) -> Standings {
     all
 }
 
-/// One of `parts` equal parts of a limit: at the same period it gains as many times less, and holds as many times
-/// less, but never less than one token.
+/// The smallest of so many parts of a limit, but one token at least.
 fn share(quota: &Quota, parts: u64) -> Quota {
-    let burst = (quota.capacity() / parts).max(1);
-    let parts_of_a_period = u32::try_from(parts).unwrap_or(u32::MAX);
-    let slower = (quota.period().checked_mul(parts_of_a_period))
-        .and_then(|period| Quota::per(quota.permits(), period).ok())
-        .and_then(|quota| quota.burst(burst).ok());
+    let parts = parts.max(1);
+    let share = quota.share(parts - 1, parts);
+    let share = share.and_then(|share| share.burst(share.capacity().max(1)));
     // Beyond what can be exact, whole tokens have to do.
-    let fewer = || Quota::per((quota.permits() / parts).max(1), quota.period())?.burst(burst);
-    slower.or_else(|| fewer().ok()).unwrap_or(*quota)
+    let fewer = || {
+        let burst = (quota.capacity() / parts).max(1);
+        Quota::per((quota.permits() / parts).max(1), quota.period())?.burst(burst)
+    };
+    share.or_else(|_| fewer()).unwrap_or(*quota)
 }
 
 impl Source for Core {

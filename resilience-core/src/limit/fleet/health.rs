@@ -1,11 +1,8 @@
 //! Whether the store answers, and how many instances there were when it last did.
 
-use std::{
-    sync::atomic::{
-        AtomicBool, AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Acquire, Relaxed, Release},
-    },
-    time::Duration,
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 use tokio::sync::Notify;
@@ -89,7 +86,4 @@ impl Health {
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Acquire)
     }
-
-    /// Until the agent next asks a store that is lost.
-    pub(super) const PROBE: Duration = Duration::from_millis(250);
 }
