@@ -14,9 +14,13 @@ const TABLE: &str = include_str!("../TRAPS.md");
 fn every_test_that_the_table_of_traps_names_exists() {
     let mut known = tests_in(&workspace());
     known.extend(CONTRACTS.iter().map(|contract| contract.name.to_owned()));
-    for suite in sources(&workspace().join("tests/src")) {
-        known.extend(checks_in(&fs::read_to_string(suite).unwrap()));
-    }
+    // A suite may be a file or a folder.
+    let suites = sources(&workspace().join("tests/src"));
+    let suites: Vec<String> = suites
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    known.extend(checks_in(&suites.concat()));
     let mut rows = 0;
     for row in rows_of(TABLE) {
         rows += 1;
@@ -47,6 +51,10 @@ fn what_is_no_test_is_not_taken_for_one() {
     let suite = "async fn all(store: &dyn AStore) {\n    a_check(store).await;\n}\nasync fn a_check(store: &dyn AStore) {}\n\
          async fn forgotten(store: &dyn AStore) {}\n";
     assert_eq!(checks_in(suite), ["a_check"]);
+    let folder = "async fn all(store: &Arc<dyn AStore>) {\n    steps::a_check(it).await;\n}\n\
+                  pub(super) async fn a_check(\n    store: &dyn AStore,\n) {\n}\n\
+                  pub(super) async fn forgotten(store: &dyn AStore) {}\n";
+    assert_eq!(checks_in(folder), ["a_check"]);
     let macros =
         "#[test]\n#[should_panic(expected = \"no\")]\nfn another() {}\n fn no_test(a: u8) {}\n";
     assert_eq!(names_in(macros), ["another"]);
@@ -116,16 +124,29 @@ fn names_in(source: &str) -> Vec<String> {
 
 /// The checks of a suite that every store passes: functions of a store that the suite itself calls.
 fn checks_in(source: &str) -> Vec<String> {
-    let of_a_store = |line: &str| {
-        let (name, takes) = (function(line)?, line.split_once('(')?.1);
-        takes.contains("Store").then(|| name.to_owned())
-    };
-    let called = |name: &String| source.contains(&format!("    {name}(store"));
-    let names = source.lines().filter_map(of_a_store);
-    names.filter(called).collect()
+    let mut checks = Vec::new();
+    for (at, line) in source.lines().enumerate() {
+        let Some(name) = function(line) else { continue };
+        let head: String = source.lines().skip(at).take(3).collect();
+        let of_a_store = head.split_once(name).is_some_and(|(_, takes)| {
+            takes
+                .split_once(')')
+                .is_some_and(|(takes, _)| takes.contains("Store"))
+        });
+        let called = [
+            format!("    {name}(store"),
+            format!("::{name}(it"),
+            format!("::{name}(store"),
+        ];
+        if of_a_store && called.iter().any(|call| source.contains(call)) {
+            checks.push(name.to_owned());
+        }
+    }
+    checks
 }
 
 fn function(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("pub(super) ").unwrap_or(line);
     let line = line.strip_prefix("async ").unwrap_or(line);
     let name = line.strip_prefix("fn ")?;
     Some(&name[..name.find(['(', '<'])?])
