@@ -6,6 +6,7 @@
 //! | [`guard`] | puts layers of this toolkit around handlers, and answers their rejections: 503, 429, 504 |
 //! | [`bulkhead`](fn@bulkhead) | limits how many requests are served at once, bodies included: 503 |
 //! | [`LimitRequests`] | holds requests to a rate limit, by client, and tells clients how they stand: 429 |
+//! | [`IdempotentRequests`] | serves a request with an `Idempotency-Key` once, and gives its answer again: 409, 422 |
 //! | [`AnswerLayer`] | the answering half alone, for services that speak [`Error<E>`](resilience_core::Error) themselves |
 //! | [`Problem`](crate::problem::Problem) | the answer, and an error type for handlers |
 //!
@@ -44,12 +45,17 @@
 mod address;
 mod answer;
 mod guard;
+mod idempotency;
 mod inbound;
 mod rate_limit;
 
 pub use address::{ClientAddress, Forwarding};
 pub use answer::{AnswerFuture, AnswerLayer, AnswerService};
 pub use guard::{GuardLayer, bulkhead, guard};
+pub use idempotency::{
+    IDEMPOTENT_REPLAYED, IdempotentBody, IdempotentRequests, IdempotentRequestsFuture,
+    IdempotentRequestsLayer, IdempotentRequestsService,
+};
 pub use inbound::{
     GRPC_TIMEOUT, InboundDeadline, InboundDeadlineFuture, InboundDeadlineLayer,
     InboundDeadlineService, Malformed, parse_grpc_timeout,
@@ -58,3 +64,7 @@ pub use rate_limit::{
     LimitKey, LimitRequests, LimitRequestsFuture, LimitRequestsLayer, LimitRequestsService,
     RequestLimit, WithoutKey,
 };
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use resilience_core::{
     Pattern, Reason, Rejected,
     bulkhead::Bulkhead,
+    idempotency::Idempotency,
     limit::{Quota, RateLimit, fleet::SharedRateLimit, store::InProcessLimits},
 };
 use resilience_http::{
     BodyEnd,
-    server::{self, InboundDeadline, LimitRequests},
+    server::{self, IdempotentBody, IdempotentRequests, InboundDeadline, LimitRequests},
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{
@@ -81,6 +84,18 @@ fn shared_limit_of_requests() {
     Subject::new("shared limit of requests", make).keeps_every_contract();
 }
 
+/// What has no key passes as if the layer were not there. What has one runs in a task of its own, which is meant to
+/// outlive its caller.
+#[test]
+fn idempotent_requests_without_a_key() {
+    let make = || async {
+        let handle = Idempotency::builder("contract").build().unwrap();
+        let once = IdempotentRequests::new(&handle);
+        Instance::new(move || over_bodies(once.layer()))
+    };
+    Subject::new("idempotent requests without a key", make).keeps_every_contract();
+}
+
 fn bulkhead() -> (Bulkhead, impl Fn() -> u64 + Send + Sync + 'static) {
     let bulkhead = Bulkhead::builder("contract")
         .max_concurrent(PLACES)
@@ -134,6 +149,64 @@ where
             .layer(MapResultLayer::new(told as fn(_) -> _))
             .service(layer.layer(inner))
     })
+}
+
+/// The same for layers that look at bodies: the question travels in the extensions of the request.
+fn over_bodies<L, B>(
+    layer: L,
+) -> impl Layer<
+    Stack,
+    Service = impl Service<Ask, Response = Answer, Error = BoxError, Future: Send>
+              + Clone
+              + Send
+              + Sync
+              + 'static,
+>
+where
+    L: Layer<Embodied>,
+    L::Service: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    B: 'static,
+{
+    layer_fn(move |stack: Stack| {
+        let inner = ServiceBuilder::new()
+            .layer(MapRequestLayer::new(
+                asked as fn(Request<IdempotentBody<Full<Bytes>>>) -> Ask,
+            ))
+            .layer(MapResponseLayer::new(
+                embodied as fn(Answer) -> Response<Full<Bytes>>,
+            ))
+            .service(stack);
+        let post = |ask: Ask| {
+            let request = Request::post("/").extension(ask);
+            request.body(Full::new(Bytes::from("a body"))).unwrap()
+        };
+        ServiceBuilder::new()
+            .layer(MapRequestLayer::new(
+                post as fn(Ask) -> Request<Full<Bytes>>,
+            ))
+            .layer(MapResultLayer::new(told as fn(_) -> _))
+            .service(layer.layer(inner))
+    })
+}
+
+type Embodied = tower::util::MapRequest<
+    tower::util::MapResponse<Stack, fn(Answer) -> Response<Full<Bytes>>>,
+    fn(Request<IdempotentBody<Full<Bytes>>>) -> Ask,
+>;
+
+fn asked(request: Request<IdempotentBody<Full<Bytes>>>) -> Ask {
+    let (mut head, _) = request.into_parts();
+    head.extensions
+        .remove()
+        .expect("every request has a question")
+}
+
+fn embodied(answer: Answer) -> Response<Full<Bytes>> {
+    answered(answer).map(|body| Full::new(Bytes::from(body)))
 }
 
 type Inner = tower::util::MapRequest<

@@ -2,5 +2,6 @@
 
 mod end_to_end;
 mod faults;
+mod lost_reply;
 mod network;
 mod rig;

@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use http::{HeaderName, request::Parts};
 use sha2::{Digest, Sha256};
 
-use super::super::address::{ClientAddress, customer};
+use super::super::{
+    address::{ClientAddress, customer},
+    hex,
+};
 
 /// Whom a request is charged to: a header, an address, a path, or what a closure makes of the request's head.
 ///
@@ -89,10 +92,6 @@ impl LimitKey {
     pub(super) fn of(&self, head: &Parts) -> Option<String> {
         (self.0)(head)
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl fmt::Debug for LimitKey {
