@@ -22,7 +22,10 @@ use std::{error::Error as StdError, time::Duration};
 
 use resilience_core::{
     Error, Reason,
-    idempotency::inbox::{Claimed, SqliteInbox, Work},
+    idempotency::{
+        Fingerprint, Key,
+        inbox::{Claimed, SqliteInbox, Work},
+    },
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{
@@ -34,7 +37,7 @@ use tokio::task::JoinSet;
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// What a client wants. The same key with another one of these is a mistake.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 struct Order {
     item: &'static str,
     pieces: i64,
@@ -113,17 +116,14 @@ impl Shop {
 
     /// Carries the order out, once for this key.
     async fn place(&self, key: &str, order: &Order) -> Result<Answer, Error<sqlx::Error>> {
-        let about = order.fingerprint();
-        let work = self.inbox.run(
-            &self.pool,
-            key,
-            &about,
-            |mut work: Work<Sqlite>| async move {
+        let key = order.key(key);
+        let work = self
+            .inbox
+            .run(&self.pool, key, |mut work: Work<Sqlite>| async move {
                 let answer = carry_out(&mut work, order).await?;
-                Ok(work.done(answer.to_bytes()))
-            },
-        );
-        Ok(Answer::from_bytes(&work.await?.recorded.outcome))
+                Ok(work.done(answer))
+            });
+        Ok(work.await?.value)
     }
 
     async fn orders(&self) -> Result<i64, sqlx::Error> {
@@ -173,20 +173,10 @@ async fn carry_out(
 }
 
 impl Order {
-    /// What tells one order from another, in at most 128 bytes: hash what may be longer.
-    fn fingerprint(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("plain data")
-    }
-}
-
-impl Answer {
-    fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("plain data")
-    }
-
-    /// A record that this version cannot read was written by another one: that is for the deployment to avoid.
-    fn from_bytes(bytes: &[u8]) -> Self {
-        serde_json::from_slice(bytes).expect("what `to_bytes` has written")
+    /// The client's key, and what tells this order from another.
+    fn key(&self, key: &str) -> Key {
+        let pieces = self.pieces.to_be_bytes();
+        Key::new(key).fingerprint(Fingerprint::of([self.item.as_bytes(), &pieces]))
     }
 }
 
@@ -235,13 +225,11 @@ async fn crash(shop: &Shop, seen: &mut Seen) -> Result<(), BoxError> {
     let before = shop.orders().await?;
     // The same by hand, without the closure, to die at the worst moment: all is written, nothing is committed.
     let mut tx = shop.pool.begin_with("begin immediate").await?;
-    if let Claimed::Fresh(entry) = shop
-        .inbox
-        .claim(&mut tx, "alan-1", &TEA.fingerprint())
-        .await?
-    {
+    if let Claimed::Fresh(entry) = shop.inbox.claim(&mut tx, &TEA.key("alan-1")).await? {
         let answer = carry_out(&mut tx, &TEA).await?;
-        entry.complete(&mut tx, &answer.to_bytes()).await?;
+        entry
+            .complete(&mut tx, &serde_json::to_vec(&answer)?)
+            .await?;
     }
     drop(tx);
     seen.after_the_crash = shop.orders().await? - before;

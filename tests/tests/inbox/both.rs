@@ -7,11 +7,14 @@ macro_rules! suite {
 
             use resilience_core::{
                 error::{Error, Reason},
-                idempotency::inbox::{Claimed, Recorded},
+                idempotency::{
+                    Key,
+                    inbox::{Claimed, Settled},
+                },
             };
             use tokio::task::JoinSet;
 
-            use crate::rig::{EFFECT, FINGERPRINT, ms};
+            use crate::rig::{EFFECT, coffee, ms, tea};
 
             type Rig = crate::rig::$rig;
             type TheInbox = resilience_core::idempotency::inbox::$inbox;
@@ -21,9 +24,9 @@ macro_rules! suite {
             }
 
             /// Claims, and does the work if it is to be done; commits.
-            async fn once(rig: &Rig, key: &str) -> Option<Recorded> {
+            async fn once(rig: &Rig, key: &str) -> Option<Settled> {
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                match rig.inbox.claim(&mut tx, key, FINGERPRINT).await.unwrap() {
+                match rig.inbox.claim(&mut tx, &tea(key)).await.unwrap() {
                     Claimed::Fresh(entry) => {
                         let effect = sqlx::query(EFFECT).bind(key).bind(entry.fence() as i64);
                         effect.execute(&mut *tx).await.unwrap();
@@ -51,19 +54,52 @@ macro_rules! suite {
             async fn an_empty_outcome_is_an_outcome_and_every_byte_comes_back() {
                 let rig = rig("bytes").await;
                 let all: Vec<u8> = (0..=255).collect();
-                for outcome in &[vec![], all] {
-                    let work = async || {
-                        let key = format!("of {}", outcome.len());
-                        let work = rig.inbox.run(&rig.pool, &key, b"", |work| async move {
-                            Ok::<_, sqlx::Error>(work.done(outcome.clone()))
-                        });
-                        work.await.unwrap()
+                for outcome in [vec![], all] {
+                    let key = Key::new(format!("of {}", outcome.len()));
+                    let mut tx = rig.pool.begin_with($begin).await.unwrap();
+                    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, &key).await.unwrap()
+                    else {
+                        panic!("recorded");
                     };
-                    assert!(!work().await.replayed);
-                    let again = work().await;
-                    assert!(again.replayed);
-                    assert_eq!(&again.recorded.outcome[..], &outcome[..]);
+                    entry.complete(&mut tx, &outcome).await.unwrap();
+                    let again = rig.inbox.claim(&mut tx, &key).await.unwrap();
+                    let Claimed::Done(settled) = again else {
+                        panic!("{again:?}")
+                    };
+                    assert_eq!(settled.outcome, outcome);
                 }
+            }
+
+            #[tokio::test]
+            async fn a_result_that_cannot_be_read_is_refused_and_not_made_again() {
+                let rig = rig("codec").await;
+                let text = rig.inbox.run(&rig.pool, tea("a"), |work| async move {
+                    Ok::<_, sqlx::Error>(work.done("no number".to_owned()))
+                });
+                assert_eq!(text.await.unwrap().replayed(), None);
+                let number = rig.inbox.run(&rig.pool, tea("a"), |work| async move {
+                    Ok::<_, sqlx::Error>(work.done(7_u32))
+                });
+                let refused = number.await.unwrap_err();
+                assert_eq!(
+                    refused.rejected().map(|no| no.reason()),
+                    Some(Reason::OutcomeUnreadable)
+                );
+                // JSON has no maps with such keys.
+                let formless = rig.inbox.run(&rig.pool, tea("b"), |mut work| async move {
+                    sqlx::query(EFFECT)
+                        .bind("b")
+                        .bind(1_i64)
+                        .execute(&mut *work)
+                        .await?;
+                    Ok::<_, sqlx::Error>(work.done(std::collections::BTreeMap::from([((1, 2), 3)])))
+                });
+                let failed = formless.await.unwrap_err();
+                assert!(
+                    matches!(failed, Error::Service(sqlx::Error::Encode(_))),
+                    "{failed:?}"
+                );
+                assert_eq!(rig.effects("b").await, 0);
             }
 
             #[tokio::test]
@@ -71,11 +107,11 @@ macro_rules! suite {
                 let rig = rig("mismatch").await;
                 assert_eq!(once(&rig, "a").await, None);
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                let other = rig.inbox.claim(&mut tx, "a", b"coffee").await.unwrap();
+                let other = rig.inbox.claim(&mut tx, &coffee("a")).await.unwrap();
                 assert!(matches!(other, Claimed::Mismatch), "{other:?}");
                 tx.commit().await.unwrap();
-                let work = rig.inbox.run(&rig.pool, "a", b"coffee", |work| async move {
-                    Ok::<_, sqlx::Error>(work.done(vec![]))
+                let work = rig.inbox.run(&rig.pool, coffee("a"), |work| async move {
+                    Ok::<_, sqlx::Error>(work.done(()))
                 });
                 let refused = work.await.unwrap_err();
                 assert_eq!(
@@ -91,7 +127,7 @@ macro_rules! suite {
                 assert_eq!(once(&rig, "a").await, None);
                 let other = TheInbox::builder("refunds").build().unwrap();
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                let claimed = other.claim(&mut tx, "a", b"coffee").await.unwrap();
+                let claimed = other.claim(&mut tx, &coffee("a")).await.unwrap();
                 assert!(matches!(claimed, Claimed::Fresh(_)), "{claimed:?}");
             }
 
@@ -101,8 +137,7 @@ macro_rules! suite {
                 let mut last = 0;
                 for dropped in [false, true, false] {
                     let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                    let Claimed::Fresh(entry) =
-                        rig.inbox.claim(&mut tx, "a", FINGERPRINT).await.unwrap()
+                    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, &tea("a")).await.unwrap()
                     else {
                         panic!("recorded");
                     };
@@ -128,8 +163,7 @@ macro_rules! suite {
                 let rig = rig("attempts").await;
                 for attempt in 1..=3 {
                     let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                    let Claimed::Fresh(entry) =
-                        rig.inbox.claim(&mut tx, "a", FINGERPRINT).await.unwrap()
+                    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, &tea("a")).await.unwrap()
                     else {
                         panic!("recorded");
                     };
@@ -137,7 +171,7 @@ macro_rules! suite {
                     tx.commit().await.unwrap();
                 }
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                let other = rig.inbox.claim(&mut tx, "a", b"coffee").await.unwrap();
+                let other = rig.inbox.claim(&mut tx, &coffee("a")).await.unwrap();
                 assert!(matches!(other, Claimed::Mismatch), "{other:?}");
                 tx.rollback().await.unwrap();
                 once(&rig, "a").await;
@@ -149,7 +183,7 @@ macro_rules! suite {
                 let rig = rig("stands").await;
                 let claim = async |connection: &mut _| match rig
                     .inbox
-                    .claim(connection, "a", FINGERPRINT)
+                    .claim(connection, &tea("a"))
                     .await
                     .unwrap()
                 {
@@ -182,17 +216,15 @@ macro_rules! suite {
             async fn work_that_fails_is_rolled_back_and_not_recorded() {
                 let rig = rig("fails").await;
                 let calls = &AtomicU32::new(0);
-                let work = rig
-                    .inbox
-                    .run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
-                        calls.fetch_add(1, SeqCst);
-                        let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
-                        effect.execute(&mut *work).await?;
-                        sqlx::query("INSERT INTO effects VALUES (NULL, NULL)")
-                            .execute(&mut *work)
-                            .await?;
-                        Ok::<_, sqlx::Error>(work.done(vec![]))
-                    });
+                let work = rig.inbox.run(&rig.pool, tea("a"), |mut work| async move {
+                    calls.fetch_add(1, SeqCst);
+                    let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
+                    effect.execute(&mut *work).await?;
+                    sqlx::query("INSERT INTO effects VALUES (NULL, NULL)")
+                        .execute(&mut *work)
+                        .await?;
+                    Ok::<_, sqlx::Error>(work.done(()))
+                });
                 let failed = work.await.unwrap_err();
                 assert!(
                     matches!(failed, Error::Service(sqlx::Error::Database(_))),
@@ -210,10 +242,10 @@ macro_rules! suite {
                     .build()
                     .unwrap();
                 let work = async |bytes: usize| {
-                    let work = rig.inbox.run(&rig.pool, "a", b"", |mut work| async move {
+                    let work = rig.inbox.run(&rig.pool, "a", |mut work| async move {
                         let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
                         effect.execute(&mut *work).await?;
-                        Ok::<_, sqlx::Error>(work.done(vec![0; bytes]))
+                        Ok::<_, sqlx::Error>(work.done("b".repeat(bytes - 2)))
                     });
                     work.await
                 };
@@ -228,29 +260,33 @@ macro_rules! suite {
             }
 
             #[tokio::test]
-            async fn keys_and_fingerprints_of_a_size_that_no_row_has_are_refused() {
+            async fn keys_of_any_length_are_told_apart_and_scopes_too() {
                 let rig = rig("sizes").await;
-                let mut connection = rig.pool.acquire().await.unwrap();
-                let (long, wide) = ("k".repeat(1025), [0; 129]);
-                for (key, fingerprint) in
-                    [("", &b""[..]), (&long, b""), ("nu\0l", b""), ("k", &wide)]
-                {
-                    let refused = rig
-                        .inbox
-                        .claim(&mut connection, key, fingerprint)
-                        .await
-                        .unwrap_err();
-                    assert!(
-                        matches!(refused, sqlx::Error::InvalidArgument(_)),
-                        "{refused}"
-                    );
+                let long = "k".repeat(10_000);
+                for key in [
+                    Key::new(""),
+                    Key::new(&*long),
+                    Key::new(format!("{long}!")),
+                    Key::new("a").scope("tenant-1"),
+                    Key::new("a").scope("tenant-2"),
+                ] {
+                    for replayed in [false, true] {
+                        let work = rig.inbox.run(&rig.pool, key.clone(), |work| async move {
+                            Ok::<_, sqlx::Error>(work.done(()))
+                        });
+                        assert_eq!(work.await.unwrap().replayed().is_some(), replayed);
+                    }
                 }
-                let longest = "k".repeat(1024);
-                let claimed = rig
+                let mut connection = rig.pool.acquire().await.unwrap();
+                let refused = rig
                     .inbox
-                    .claim(&mut connection, &longest, &wide[..128])
-                    .await;
-                assert!(matches!(claimed, Ok(Claimed::Fresh(_))), "{claimed:?}");
+                    .claim(&mut connection, &Key::new("nu\0l"))
+                    .await
+                    .unwrap_err();
+                assert!(
+                    matches!(refused, sqlx::Error::InvalidArgument(_)),
+                    "{refused}"
+                );
             }
 
             #[tokio::test]
@@ -261,27 +297,31 @@ macro_rules! suite {
                     let rig = std::sync::Arc::clone(&rig);
                     calls.spawn(async move {
                         let key = format!("key {}", call % 20);
-                        let ran =
-                            rig.inbox
-                                .run(&rig.pool, &key, FINGERPRINT, |mut work| async move {
-                                    let (fence, key) = (work.fence(), work.key().to_owned());
-                                    let effect = sqlx::query(EFFECT).bind(key);
-                                    effect.bind(fence as i64).execute(&mut *work).await?;
-                                    Ok::<_, sqlx::Error>(work.done(fence.to_be_bytes().to_vec()))
-                                });
+                        let what = &key;
+                        let ran = rig.inbox.run(&rig.pool, tea(&key), |mut work| async move {
+                            let fence = work.fence();
+                            let effect = sqlx::query(EFFECT).bind(what);
+                            effect.bind(fence as i64).execute(&mut *work).await?;
+                            Ok::<_, sqlx::Error>(work.done(fence))
+                        });
                         let ran = ran.await.unwrap();
                         (key, ran)
                     });
                 }
                 let ran = calls.join_all().await;
-                assert_eq!(ran.iter().filter(|(_, ran)| !ran.replayed).count(), 20);
+                assert_eq!(
+                    ran.iter()
+                        .filter(|(_, ran)| ran.replayed().is_none())
+                        .count(),
+                    20
+                );
                 for key in 0..20 {
                     let key = format!("key {key}");
                     assert_eq!(rig.effects(&key).await, 1, "{key}");
                     let mut outcomes = ran
                         .iter()
                         .filter(|(of, _)| *of == key)
-                        .map(|(_, ran)| &ran.recorded.outcome);
+                        .map(|(_, ran)| ran.value);
                     let first = outcomes.next().unwrap();
                     assert!(outcomes.all(|outcome| outcome == first), "{key}");
                 }
@@ -292,15 +332,13 @@ macro_rules! suite {
                 let rig = rig("dropped").await;
                 let (tell, mut told) = tokio::sync::mpsc::channel(1);
                 let tell = &tell;
-                let work = rig
-                    .inbox
-                    .run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
-                        let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
-                        effect.execute(&mut *work).await?;
-                        tell.send(()).await.unwrap();
-                        std::future::pending::<()>().await;
-                        Ok::<_, sqlx::Error>(work.done(""))
-                    });
+                let work = rig.inbox.run(&rig.pool, tea("a"), |mut work| async move {
+                    let effect = sqlx::query(EFFECT).bind("a").bind(1_i64);
+                    effect.execute(&mut *work).await?;
+                    tell.send(()).await.unwrap();
+                    std::future::pending::<()>().await;
+                    Ok::<_, sqlx::Error>(work.done(()))
+                });
                 tokio::select! {
                     ran = work => panic!("{ran:?}"),
                     done = told.recv() => done.unwrap(),
@@ -340,7 +378,8 @@ macro_rules! suite {
                 let rig = rig("retention").await;
                 for (key, retention) in [("short", ms(1)), ("long", ms(86_400_000))] {
                     let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, key, b"").await.unwrap()
+                    let Claimed::Fresh(entry) =
+                        rig.inbox.claim(&mut tx, &Key::new(key)).await.unwrap()
                     else {
                         panic!("recorded");
                     };
@@ -357,7 +396,7 @@ macro_rules! suite {
                 )
                 .await;
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                let long = rig.inbox.claim(&mut tx, "long", b"").await.unwrap();
+                let long = rig.inbox.claim(&mut tx, &Key::new("long")).await.unwrap();
                 assert!(matches!(long, Claimed::Done(_)), "{long:?}");
             }
 

@@ -11,7 +11,7 @@ use resilience_tests::{postgres::Postgres, until::eventually};
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
-use crate::rig::{EFFECT, FINGERPRINT, PgRig, ms};
+use crate::rig::{EFFECT, PgRig, ms, tea};
 
 const SOON: std::time::Duration = ms(20_000);
 
@@ -40,23 +40,20 @@ async fn the_second_waits_for_the_first_and_replays_what_it_committed_or_does_wh
     rig.inbox.migrate(&rig.pool).await.unwrap();
     for (key, commit) in [("committed", true), ("rolled back", false)] {
         let mut first = rig.pool.begin().await.unwrap();
-        let Claimed::Fresh(entry) = rig.inbox.claim(&mut first, key, FINGERPRINT).await.unwrap()
-        else {
+        let Claimed::Fresh(entry) = rig.inbox.claim(&mut first, &tea(key)).await.unwrap() else {
             panic!("recorded");
         };
         effect(&mut first, key).await.unwrap();
-        let second = rig
-            .inbox
-            .run(&rig.pool, key, FINGERPRINT, |mut work| async move {
-                effect(&mut work, key).await?;
-                Ok::<_, sqlx::Error>(work.done(b"second".to_vec()))
-            });
+        let second = rig.inbox.run(&rig.pool, tea(key), |mut work| async move {
+            effect(&mut work, key).await?;
+            Ok::<_, sqlx::Error>(work.done("second".to_owned()))
+        });
         let end = async {
             eventually("the second waits", SOON, async || {
                 waiting(&rig.pool).await == 1
             })
             .await;
-            entry.complete(&mut first, b"first").await.unwrap();
+            entry.complete(&mut first, b"\"first\"").await.unwrap();
             if commit {
                 first.commit().await.unwrap();
             } else {
@@ -65,11 +62,8 @@ async fn the_second_waits_for_the_first_and_replays_what_it_committed_or_does_wh
         };
         let (ran, ()) = tokio::join!(second, end);
         let ran = ran.unwrap();
-        assert_eq!(ran.replayed, commit);
-        assert_eq!(
-            ran.recorded.outcome,
-            if commit { "first" } else { "second" }
-        );
+        assert_eq!(ran.replayed().is_some(), commit);
+        assert_eq!(ran.value, if commit { "first" } else { "second" });
         assert_eq!(rig.effects(key).await, 1);
     }
 }
@@ -84,7 +78,7 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
         .execute(&mut *first)
         .await
         .unwrap();
-    rig.inbox.claim(&mut first, "a", FINGERPRINT).await.unwrap();
+    rig.inbox.claim(&mut first, &tea("a")).await.unwrap();
     let timeout: String = sqlx::query_scalar("SHOW lock_timeout")
         .fetch_one(&mut *first)
         .await
@@ -94,7 +88,7 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
     for (inbox, usable) in [(&none, true), (&short, false)] {
         let mut second = rig.pool.begin().await.unwrap();
         let began = Instant::now();
-        let busy = inbox.claim(&mut second, "a", FINGERPRINT).await.unwrap();
+        let busy = inbox.claim(&mut second, &tea("a")).await.unwrap();
         let took = began.elapsed();
         assert!(matches!(busy, Claimed::Busy), "{busy:?}");
         assert!(took < ms(5_000) && (usable || took >= ms(100)), "{took:?}");
@@ -105,8 +99,8 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
         assert!(timeout.is_err() || timeout.unwrap() == "0");
         second.rollback().await.unwrap();
         let ran = inbox
-            .run(&rig.pool, "a", FINGERPRINT, |work| async move {
-                Ok::<_, sqlx::Error>(work.done(vec![]))
+            .run(&rig.pool, tea("a"), |work| async move {
+                Ok::<_, sqlx::Error>(work.done(()))
             })
             .await;
         assert_eq!(
@@ -116,7 +110,7 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
     }
     first.rollback().await.unwrap();
     let mut free = rig.pool.begin().await.unwrap();
-    let claimed = none.claim(&mut free, "a", FINGERPRINT).await.unwrap();
+    let claimed = none.claim(&mut free, &tea("a")).await.unwrap();
     assert!(matches!(claimed, Claimed::Fresh(_)), "{claimed:?}");
 }
 
@@ -124,13 +118,13 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
 async fn a_replay_neither_writes_nor_locks() {
     let rig = PgRig::new("reads").await;
     rig.inbox
-        .run(&rig.pool, "a", FINGERPRINT, |work| async move {
-            Ok::<_, sqlx::Error>(work.done(vec![1]))
+        .run(&rig.pool, tea("a"), |work| async move {
+            Ok::<_, sqlx::Error>(work.done(()))
         })
         .await
         .unwrap();
     let mut tx = rig.pool.begin().await.unwrap();
-    let done = rig.inbox.claim(&mut tx, "a", FINGERPRINT).await.unwrap();
+    let done = rig.inbox.claim(&mut tx, &tea("a")).await.unwrap();
     assert!(matches!(done, Claimed::Done(_)), "{done:?}");
     // A transaction that has written something has an id.
     let left = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, \
@@ -170,14 +164,13 @@ async fn under_stricter_isolation_who_waited_is_told_to_begin_again_and_run_does
             .execute(&mut *second)
             .await
             .unwrap();
-        let Claimed::Fresh(entry) = inbox.claim(&mut first, &key, FINGERPRINT).await.unwrap()
-        else {
+        let Claimed::Fresh(entry) = inbox.claim(&mut first, &tea(&key)).await.unwrap() else {
             panic!("recorded");
         };
         effect(&mut first, &key).await.unwrap();
-        entry.complete(&mut first, b"first").await.unwrap();
+        entry.complete(&mut first, b"\"first\"").await.unwrap();
         first.commit().await.unwrap();
-        let claimed = inbox.claim(&mut second, &key, FINGERPRINT).await;
+        let claimed = inbox.claim(&mut second, &tea(&key)).await;
         match isolation {
             Isolation::ReadCommitted => {
                 assert!(matches!(claimed, Ok(Claimed::Done(_))), "{claimed:?}")
@@ -186,11 +179,11 @@ async fn under_stricter_isolation_who_waited_is_told_to_begin_again_and_run_does
         }
         drop(second);
         let ran = inbox
-            .run(&rig.pool, &key, FINGERPRINT, |work| async move {
-                Ok::<_, sqlx::Error>(work.done(vec![]))
+            .run(&rig.pool, tea(&key), |work| async move {
+                Ok::<_, sqlx::Error>(work.done(String::new()))
             })
             .await;
-        assert!(ran.unwrap().replayed);
+        assert!(ran.unwrap().replayed().is_some());
         assert_eq!(rig.effects(&key).await, 1);
     }
 }
@@ -213,19 +206,19 @@ async fn serialization_failures_of_the_work_begin_again_and_each_effect_takes_pl
         async move {
             // Each is asked for twice.
             let key = format!("key {}", call / 2);
-            let work = inbox.run(&rig.pool, &key, FINGERPRINT, |mut work| async move {
+            let work = inbox.run(&rig.pool, tea(&key), |mut work| async move {
                 begun.fetch_add(1, SeqCst);
                 let read = sqlx::query_scalar::<_, i64>("SELECT v FROM counters");
                 let value = read.fetch_one(&mut *work).await?;
                 let write = sqlx::query("UPDATE counters SET v = $1").bind(value + 1);
                 write.execute(&mut *work).await?;
-                Ok::<_, sqlx::Error>(work.done(vec![]))
+                Ok::<_, sqlx::Error>(work.done(()))
             });
             work.await.unwrap()
         }
     });
     let ran = futures_util::future::join_all(calls).await;
-    assert_eq!(ran.iter().filter(|ran| !ran.replayed).count(), 8);
+    assert_eq!(ran.iter().filter(|ran| ran.replayed().is_none()).count(), 8);
     let value: i64 = sqlx::query_scalar("SELECT v FROM counters")
         .fetch_one(&rig.pool)
         .await
@@ -247,7 +240,7 @@ async fn a_statement_that_is_cancelled_is_begun_again_up_to_the_limit() {
         async move {
             let begun = &AtomicU32::new(0);
             let key = format!("{times} times");
-            let ran = inbox.run(&rig.pool, &key, FINGERPRINT, |mut work| async move {
+            let ran = inbox.run(&rig.pool, tea(&key), |mut work| async move {
                 let begun = begun.fetch_add(1, SeqCst) + 1;
                 effect(&mut work, "cancelled").await?;
                 if begun <= times {
@@ -258,7 +251,8 @@ async fn a_statement_that_is_cancelled_is_begun_again_up_to_the_limit() {
                         .execute(&mut *work)
                         .await?;
                 }
-                Ok::<_, sqlx::Error>(work.done(vec![]))
+                let attempt = work.attempt();
+                Ok::<_, sqlx::Error>(work.done(attempt))
             });
             let ran = ran.await;
             (ran, begun.load(SeqCst))
@@ -266,11 +260,7 @@ async fn a_statement_that_is_cancelled_is_begun_again_up_to_the_limit() {
     };
     let (ran, begun) = cancel(2).await;
     assert_eq!(
-        (
-            ran.unwrap().recorded.attempt,
-            begun,
-            rig.effects("cancelled").await
-        ),
+        (ran.unwrap().value, begun, rig.effects("cancelled").await),
         (1, 3, 1)
     );
     let (ran, begun) = cancel(9).await;
@@ -290,15 +280,15 @@ async fn a_server_killed_before_the_commit_has_recorded_nothing_and_after_it_eve
     let rig = PgRig::on(&server, "killed").await;
     rig.inbox.migrate(&rig.pool).await.unwrap();
     rig.inbox
-        .run(&rig.pool, "before", FINGERPRINT, |mut work| async move {
+        .run(&rig.pool, tea("before"), |mut work| async move {
             effect(&mut work, "before").await?;
-            Ok::<_, sqlx::Error>(work.done(b"kept".to_vec()))
+            Ok::<_, sqlx::Error>(work.done("kept".to_owned()))
         })
         .await
         .unwrap();
 
     let mut tx = rig.pool.begin().await.unwrap();
-    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, "a", FINGERPRINT).await.unwrap() else {
+    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, &tea("a")).await.unwrap() else {
         panic!("recorded");
     };
     let fence = entry.fence();
@@ -313,21 +303,18 @@ async fn a_server_killed_before_the_commit_has_recorded_nothing_and_after_it_eve
     })
     .await;
     assert_eq!(rig.effects("a").await, 0);
-    let again = rig
-        .inbox
-        .run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
-            effect(&mut work, "a").await?;
-            Ok::<_, sqlx::Error>(work.done(b"done".to_vec()))
-        });
+    let again = rig.inbox.run(&rig.pool, tea("a"), |mut work| async move {
+        effect(&mut work, "a").await?;
+        let fence = work.fence();
+        Ok::<_, sqlx::Error>(work.done(fence))
+    });
     let again = again.await.unwrap();
-    assert!(!again.replayed && again.recorded.fence > fence);
+    assert!(again.replayed().is_none() && again.value > fence);
     assert_eq!(rig.effects("a").await, 1);
-    let before = rig
-        .inbox
-        .run(&rig.pool, "before", FINGERPRINT, |work| async move {
-            Ok::<_, sqlx::Error>(work.done(vec![]))
-        });
-    assert_eq!(before.await.unwrap().recorded.outcome, "kept");
+    let before = rig.inbox.run(&rig.pool, tea("before"), |work| async move {
+        Ok::<_, sqlx::Error>(work.done(String::new()))
+    });
+    assert_eq!(before.await.unwrap().value, "kept");
 }
 
 /// The commit is carried out, and the answer to it never comes: the caller asks again, and is told.
@@ -336,21 +323,25 @@ async fn a_commit_whose_answer_is_lost_is_found_again_and_not_repeated() {
     let rig = PgRig::new("lost").await;
     // What the work is told: its connection is to end right after the commit.
     let begun = &AtomicU32::new(0);
-    let ran = rig.inbox.run(&rig.pool, "a", FINGERPRINT, |mut work| async move {
+    let ran = rig.inbox.run(&rig.pool, tea("a"), |mut work| async move {
         begun.fetch_add(1, SeqCst);
         effect(&mut work, "a").await?;
         // Commits behind the back of `run`, with the record; what `run` does next fails as if the line had been cut.
-        let record = "UPDATE inbox SET outcome = 'committed', completed_at = now() WHERE key = 'a'; COMMIT; \
+        let record = "UPDATE inbox SET outcome = '\"committed\"', completed_at = now() WHERE key = '/a'; COMMIT; \
                       SELECT pg_terminate_backend(pg_backend_pid())";
         let cut = sqlx::raw_sql(record).execute(&mut *work).await.map(drop);
-        cut.map(|()| work.done(""))
+        cut.map(|()| work.done("".to_owned()))
     });
     let ran = ran.await.unwrap();
     assert_eq!(
-        (begun.load(SeqCst), ran.replayed, rig.effects("a").await),
+        (
+            begun.load(SeqCst),
+            ran.replayed().is_some(),
+            rig.effects("a").await
+        ),
         (1, true, 1)
     );
-    assert_eq!(ran.recorded.outcome, "committed");
+    assert_eq!(ran.value, "committed");
 }
 
 #[tokio::test]
@@ -359,11 +350,12 @@ async fn fences_go_on_above_the_clock_when_a_backup_is_restored() {
     let run = async |key: &str| {
         let ran = rig
             .inbox
-            .run(&rig.pool, key, FINGERPRINT, |work| async move {
-                Ok::<_, sqlx::Error>(work.done(vec![]))
+            .run(&rig.pool, tea(key), |work| async move {
+                let fence = work.fence();
+                Ok::<_, sqlx::Error>(work.done(fence))
             })
             .await;
-        ran.unwrap().recorded.fence
+        ran.unwrap().value
     };
     let before = run("a").await;
     // As an old backup would have it.
@@ -380,8 +372,9 @@ async fn prune_leaves_alone_what_a_transaction_is_at_work_on() {
     let rig = PgRig::new("atwork").await;
     for key in ["a", "b"] {
         rig.inbox
-            .run(&rig.pool, key, FINGERPRINT, |work| async move {
-                Ok::<_, sqlx::Error>(work.done(vec![]))
+            .run(&rig.pool, tea(key), |work| async move {
+                let fence = work.fence();
+                Ok::<_, sqlx::Error>(work.done(fence))
             })
             .await
             .unwrap();
@@ -391,7 +384,7 @@ async fn prune_leaves_alone_what_a_transaction_is_at_work_on() {
         .await
         .unwrap();
     let mut tx = rig.pool.begin().await.unwrap();
-    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, "a", FINGERPRINT).await.unwrap() else {
+    let Claimed::Fresh(entry) = rig.inbox.claim(&mut tx, &tea("a")).await.unwrap() else {
         panic!("it has expired");
     };
     assert_eq!(
@@ -415,12 +408,12 @@ async fn a_table_of_another_name_in_a_schema_of_its_own() {
     inbox.migrate(&rig.pool).await.unwrap();
     let run = async || {
         inbox
-            .run(&rig.pool, "a", FINGERPRINT, |work| async move {
-                Ok::<_, sqlx::Error>(work.done(vec![]))
+            .run(&rig.pool, tea("a"), |work| async move {
+                Ok::<_, sqlx::Error>(work.done(()))
             })
             .await
             .unwrap()
     };
-    assert!(!run().await.replayed && run().await.replayed);
+    assert!(run().await.replayed().is_none() && run().await.replayed().is_some());
     assert!(inbox.schema().contains("\"custom\".\"select\""));
 }

@@ -2,7 +2,10 @@
 
 use std::{sync::OnceLock, time::Duration};
 
-use resilience_core::idempotency::inbox::{Inbox, PgInbox, SqliteInbox};
+use resilience_core::idempotency::{
+    Fingerprint, Key,
+    inbox::{Inbox, PgInbox, SqliteInbox},
+};
 use resilience_tests::postgres::Postgres;
 use sqlx::{
     AssertSqlSafe, PgPool, SqlitePool,
@@ -11,7 +14,16 @@ use sqlx::{
 };
 use tempfile::TempDir;
 
-pub(crate) const FINGERPRINT: &[u8] = b"tea for two";
+/// The key of an order for tea.
+pub(crate) fn tea(key: &str) -> Key {
+    Key::new(key).fingerprint(Fingerprint::of([b"tea for two".as_slice()]))
+}
+
+/// The same key, for an order of something else.
+pub(crate) fn coffee(key: &str) -> Key {
+    Key::new(key).fingerprint(Fingerprint::of([b"coffee".as_slice()]))
+}
+
 pub(crate) const EFFECT: &str = "INSERT INTO effects (what, fence) VALUES ($1, $2)";
 const EFFECTS: &str = "CREATE TABLE effects (what TEXT NOT NULL, fence BIGINT NOT NULL)";
 

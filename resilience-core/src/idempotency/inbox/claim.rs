@@ -6,6 +6,7 @@ use ::sqlx::Database;
 use bytes::Bytes;
 
 use super::{Dialect, Shared, dialect::Complete};
+use crate::idempotency::key;
 
 /// The answer to [`Inbox::claim`](super::Inbox::claim).
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub enum Claimed<DB: Dialect> {
     /// The work is to be done in this transaction, and to be [completed](Entry::complete) in it.
     Fresh(Entry<DB>),
     /// It is done, and here is what was recorded.
-    Done(Recorded),
+    Done(Settled),
     /// The key belongs to other work.
     Mismatch,
     /// Another transaction is at work on it. This transaction can only be rolled back: PostgreSQL has aborted it, if it
@@ -25,7 +26,7 @@ pub enum Claimed<DB: Dialect> {
 /// What was recorded of work that is done.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Recorded {
+pub struct Settled {
     /// The outcome, as it was given to [`Entry::complete`].
     pub outcome: Bytes,
     /// The fence that the work was done under.
@@ -34,6 +35,8 @@ pub struct Recorded {
     pub attempt: u32,
     /// How long ago, by the database's clock, to the millisecond.
     pub age: Duration,
+    /// How much longer it is kept.
+    pub expires_in: Duration,
 }
 
 /// Work that is to be done, and to be recorded in the transaction that claimed it.
@@ -62,10 +65,17 @@ impl<DB: Dialect> Entry<DB> {
         }
     }
 
-    /// The key that was claimed.
+    /// The key that was claimed, as it is kept in the table.
     #[must_use]
     pub const fn key(&self) -> &str {
         &self.key
+    }
+
+    /// A key for a call to somebody else, in the form of a UUID: the same in every attempt at this work, another for
+    /// every label.
+    #[must_use]
+    pub fn child_key(&self, label: &str) -> String {
+        key::child(&self.shared.name, &self.key, label)
     }
 
     /// Higher than that of any claim before on this key, also of those that were rolled back, expired and pruned. For
@@ -154,13 +164,14 @@ impl<DB: Dialect> fmt::Debug for Entry<DB> {
 }
 
 /// Without the outcome, which may be anybody's.
-impl fmt::Debug for Recorded {
+impl fmt::Debug for Settled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorded")
+        f.debug_struct("Settled")
             .field("outcome_bytes", &self.outcome.len())
             .field("fence", &self.fence)
             .field("attempt", &self.attempt)
             .field("age", &self.age)
+            .field("expires_in", &self.expires_in)
             .finish()
     }
 }

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Dialect, Inbox, Shared, table::Table};
-use crate::{error::InvalidConfig, retry::Backoff};
+use super::{Dialect, Inbox, Shared, front::Front, table::Table};
+use crate::{error::InvalidConfig, idempotency::IdempotencyStore, retry::Backoff};
 
 /// What [`Inbox::builder`] makes; checked in [`build`](Self::build).
 #[derive(Clone)]
@@ -21,6 +21,7 @@ pub struct InboxBuilder<DB> {
     max_outcome: usize,
     max_attempts: u32,
     backoff: Backoff,
+    front: Option<Front>,
     begin: Option<&'static str>,
     database: PhantomData<fn() -> DB>,
 }
@@ -38,6 +39,7 @@ impl<DB: Dialect> InboxBuilder<DB> {
             max_outcome: 1 << 20,
             max_attempts: 5,
             backoff: Backoff::full_jitter(Duration::from_millis(5), Duration::from_millis(500)),
+            front: None,
             begin: None,
             database: PhantomData,
         }
@@ -92,11 +94,18 @@ impl<DB: Dialect> InboxBuilder<DB> {
         self
     }
 
+    /// A faster store in front of the database: see the [module](super). It may take `budget` for each of its two
+    /// steps; then the database is asked without it.
+    pub fn front(mut self, store: Arc<dyn IdempotencyStore>, budget: Duration) -> Self {
+        self.front = Some(Front { store, budget });
+        self
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
     /// If the name is empty or longer than 255 bytes, the table's is no identifier, the retention is below a second or beyond a hundred years, the
-    /// wait is zero (that is [`no_wait`](Self::no_wait)) or beyond a day, or a number is zero.
+    /// wait is zero (that is [`no_wait`](Self::no_wait)) or beyond a day, or a number or the budget of the front is zero.
     pub fn build(self) -> Result<Inbox<DB>, InvalidConfig> {
         // Part of the primary key, whose size PostgreSQL limits.
         if self.name.is_empty() || self.name.len() > 255 || self.name.contains('\0') {
@@ -125,6 +134,15 @@ impl<DB: Dialect> InboxBuilder<DB> {
                 "must be between a millisecond and a day",
             ));
         }
+        if let Some(front) = &self.front
+            && front.budget.is_zero()
+        {
+            return Err(InvalidConfig::new(
+                "front",
+                front.budget,
+                "must have a budget above zero",
+            ));
+        }
         if self.max_outcome == 0 {
             return Err(InvalidConfig::new("max_outcome", 0, "must be at least 1"));
         }
@@ -141,6 +159,7 @@ impl<DB: Dialect> InboxBuilder<DB> {
                 max_outcome: self.max_outcome,
                 max_attempts: self.max_attempts,
                 backoff: self.backoff,
+                front: self.front,
                 last_fence: AtomicI64::new(0),
                 database: PhantomData,
             }),

@@ -113,4 +113,5 @@ pub struct Row {
     pub(super) attempt: i32,
     pub(super) outcome: Option<Vec<u8>>,
     pub(super) age_ms: i64,
+    pub(super) left_ms: i64,
 }

@@ -8,7 +8,7 @@
 //! # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
 //! # #[cfg(feature = "sqlx-sqlite")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use resilience_core::idempotency::inbox::{Claimed, SqliteInbox};
+//! use resilience_core::idempotency::{Fingerprint, Key, inbox::{Claimed, SqliteInbox}};
 //! use sqlx::{SqlitePool, query};
 //!
 //! # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
@@ -16,20 +16,21 @@
 //! let inbox = SqliteInbox::builder("orders").build()?;
 //! inbox.migrate(&pool).await?;
 //!
+//! let key = Key::new("order-1").scope("tenant-7").fingerprint(Fingerprint::of([b"tea".as_slice()]));
 //! let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-//! match inbox.claim(&mut tx, "order-1", b"what it is about").await? {
+//! match inbox.claim(&mut tx, &key).await? {
 //!     Claimed::Fresh(entry) => {
 //!         query("INSERT INTO orders VALUES ('tea')").execute(&mut *tx).await?;
 //!         entry.complete(&mut tx, b"ordered").await?;
 //!         tx.commit().await?;
 //!     }
-//!     Claimed::Done(recorded) => println!("done before: {:?}", recorded.outcome),
+//!     Claimed::Done(settled) => println!("done before: {:?}", settled.outcome),
 //!     Claimed::Mismatch => println!("the key belongs to another order"),
 //!     Claimed::Busy => println!("somebody is at it"),
 //!     _ => {}
 //! }
 //! # let mut tx = pool.begin().await?;
-//! # assert!(matches!(inbox.claim(&mut tx, "order-1", b"what it is about").await?, Claimed::Done(_)));
+//! # assert!(matches!(inbox.claim(&mut tx, &key).await?, Claimed::Done(_)));
 //! # Ok(()) }
 //! ```
 //!
@@ -48,8 +49,16 @@
 //! is refused (`SQLITE_BUSY_SNAPSHOT`) when another has written since. Who has to wait longer than the connection's
 //! `busy_timeout` gets `SQLITE_BUSY`, which says nothing about the key.
 //!
+//! # A faster store in front
+//! With a [front](InboxBuilder::front), say in Redis, [`Inbox::run`] replays what is done from there, and does not touch
+//! the database. The database is the truth: the front is told what was committed, and believed in nothing else. When it
+//! is lost, slow or away, when it knows nothing, or says that somebody is at work or that the key is another's, the
+//! database decides. What it keeps, it keeps for no longer than the database does. After the database was restored from
+//! a backup, flush the front.
+//!
 //! # What it costs
-//! A claim is one statement, and so is a completion; in SQLite a replay is two. Times are read from the database's clock.
+//! A claim is one statement, and so is a completion; in SQLite a replay is two. A front adds its two round trips to the
+//! first call, and takes everything else from the replays. Times are read from the database's clock.
 //!
 //! # What it does not do
 //! Effects outside of the database are not rolled back with it. Give them [`Entry::fence`] or a key derived from
@@ -60,6 +69,7 @@ mod config;
 // Sealed: its trait can be seen and not be named, and so it is with what the trait mentions.
 #[allow(unnameable_types)]
 mod dialect;
+mod front;
 #[cfg(feature = "sqlx-postgres")]
 mod postgres;
 mod run;
@@ -77,15 +87,16 @@ use std::{
 
 use ::sqlx::{Database, Pool};
 
-pub use claim::{Claimed, Entry, Recorded};
+pub use claim::{Claimed, Entry, Settled};
 pub use config::InboxBuilder;
 #[cfg(feature = "sqlx-postgres")]
 pub use config::Isolation;
 pub use dialect::Dialect;
 use dialect::{Ask, Found, Row, Statements};
-pub use run::{Done, Ran, Work};
+use front::Front;
+pub use run::{Done, Work};
 
-use super::store::{MAX_KEY, MAX_WORD};
+use super::Key;
 use crate::retry::Backoff;
 
 /// An inbox in PostgreSQL.
@@ -110,6 +121,7 @@ struct Shared<DB> {
     max_outcome: usize,
     max_attempts: u32,
     backoff: Backoff,
+    front: Option<Front>,
     /// What SQLite, which has no sequences, might give out again after a rollback.
     last_fence: AtomicI64,
     database: PhantomData<fn() -> DB>,
@@ -148,26 +160,30 @@ impl<DB: Dialect> Inbox<DB> {
 
     /// Asks for the work, in the transaction that `connection` is in: the first statement of it, if it can be.
     ///
-    /// `fingerprint` says what the work is about, in at most 128 bytes, so that a key which is used for something else
-    /// is noticed; empty, if nothing is to be noticed. Keys have 1 to 1024 bytes. Outside of a transaction a claim
-    /// protects nothing.
+    /// The key's scope keeps tenants apart; its fingerprint says what the work is about, so that a key which is used for
+    /// something else is noticed. Outside of a transaction a claim protects nothing.
     ///
     /// A future that is dropped leaves the claim undecided; roll back, as a dropped transaction does of itself.
     ///
     /// # Errors
-    /// Those of the database, and `InvalidArgument` for a key or a fingerprint of another size, or with a NUL in it.
+    /// Those of the database, and `InvalidArgument` for a key with a NUL in it.
     pub async fn claim(
         &self,
         connection: &mut <DB as Database>::Connection,
-        key: &str,
-        fingerprint: &[u8],
+        key: &Key,
     ) -> Result<Claimed<DB>, ::sqlx::Error> {
-        validate(key, fingerprint)?;
+        let (key, fingerprint) = (key.stored(), key.print().bytes());
+        if key.contains('\0') {
+            // PostgreSQL cannot store it.
+            return Err(::sqlx::Error::InvalidArgument(
+                "a key has no NUL in it".to_owned(),
+            ));
+        }
         let shared = &self.shared;
         let wait_ms = shared.wait.map(|wait| wait.as_millis() as u64);
         let ask = Ask {
             name: &shared.name,
-            key,
+            key: &key,
             fingerprint,
             retention_ms: millis(shared.retention),
             wait_ms,
@@ -182,7 +198,7 @@ impl<DB: Dialect> Inbox<DB> {
         );
         let claimed = match found.await? {
             Found::Busy => Claimed::Busy,
-            Found::Row(row) => self.claimed(key, fingerprint, row),
+            Found::Row(row) => self.claimed(&key, fingerprint, row),
         };
         let answer = match &claimed {
             Claimed::Fresh(_) => "fresh",
@@ -200,11 +216,12 @@ impl<DB: Dialect> Inbox<DB> {
         }
         let attempt = row.attempt.cast_unsigned();
         match row.outcome {
-            Some(outcome) => Claimed::Done(Recorded {
+            Some(outcome) => Claimed::Done(Settled {
                 outcome: outcome.into(),
                 fence: row.fence.cast_unsigned(),
                 attempt,
                 age: Duration::from_millis(row.age_ms.max(0).cast_unsigned()),
+                expires_in: Duration::from_millis(row.left_ms.max(0).cast_unsigned()),
             }),
             None => Claimed::Fresh(Entry::new(
                 Arc::clone(&self.shared),
@@ -241,24 +258,6 @@ impl<DB: Dialect> Inbox<DB> {
 /// As a number of the database's.
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
-}
-
-fn validate(key: &str, fingerprint: &[u8]) -> Result<(), ::sqlx::Error> {
-    let no = |reason: String| Err(::sqlx::Error::InvalidArgument(reason));
-    if key.is_empty() || key.len() > MAX_KEY {
-        return no(format!("a key has 1 to {MAX_KEY} bytes, not {}", key.len()));
-    }
-    // PostgreSQL cannot store it.
-    if key.contains('\0') {
-        return no("a key has no NUL in it".to_owned());
-    }
-    if fingerprint.len() > MAX_WORD {
-        return no(format!(
-            "a fingerprint has at most {MAX_WORD} bytes, not {}",
-            fingerprint.len()
-        ));
-    }
-    Ok(())
 }
 
 impl<DB: Dialect> Clone for Inbox<DB> {

@@ -40,6 +40,10 @@ impl Sealed for Postgres {
                     .replace(
                         "{age}",
                         "(extract(epoch FROM clock_timestamp() - r.completed_at) * 1000)::bigint",
+                    )
+                    .replace(
+                        "{left}",
+                        "(extract(epoch FROM r.expires_at - clock_timestamp()) * 1000)::bigint",
                     ),
             )
         };
@@ -147,6 +151,7 @@ fn found(row: &PgRow) -> Result<Found, ::sqlx::Error> {
         attempt: row.try_get(3)?,
         outcome: row.try_get(4)?,
         age_ms: row.try_get::<Option<i64>, _>(5)?.unwrap_or(0),
+        left_ms: row.try_get(6)?,
     }))
 }
 

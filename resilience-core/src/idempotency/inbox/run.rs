@@ -9,12 +9,14 @@ use std::{
 
 use ::sqlx::{Database, Pool, Transaction};
 use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Claimed, Dialect, Entry, Inbox, Recorded};
+use super::{Claimed, Dialect, Entry, Inbox, Settled, front::Asked};
 use crate::{
     classify::{HasVerdict, Verdict},
     deadline,
     error::{Error, Pattern, Reason, Rejected},
+    idempotency::{Key, Outcome, Recorded, Source},
 };
 
 /// The transaction that [`Inbox::run`] does the work in. It is the connection: `query.execute(&mut *work)`.
@@ -27,13 +29,10 @@ pub struct Work<DB: Dialect> {
 }
 
 impl<DB: Dialect> Work<DB> {
-    /// The work is done: `outcome` is recorded, and everything is committed.
+    /// The work is done: `value` is recorded, and everything is committed.
     #[must_use = "nothing is committed unless this is returned"]
-    pub fn done(self, outcome: impl Into<Bytes>) -> Done<DB> {
-        Done {
-            work: self,
-            outcome: outcome.into(),
-        }
+    pub const fn done<T>(self, value: T) -> Done<DB, T> {
+        Done { work: self, value }
     }
 
     /// See [`Entry::fence`].
@@ -53,22 +52,18 @@ impl<DB: Dialect> Work<DB> {
     pub const fn key(&self) -> &str {
         self.entry.key()
     }
+
+    /// See [`Entry::child_key`].
+    #[must_use]
+    pub fn child_key(&self, label: &str) -> String {
+        self.entry.child_key(label)
+    }
 }
 
-/// Work that is done, with its outcome; from [`Work::done`].
-pub struct Done<DB: Dialect> {
+/// Work that is done, with its result; from [`Work::done`].
+pub struct Done<DB: Dialect, T> {
     work: Work<DB>,
-    outcome: Bytes,
-}
-
-/// What [`Inbox::run`] returns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Ran {
-    /// What is recorded now.
-    pub recorded: Recorded,
-    /// Whether it was there before, and the work was not done by this call.
-    pub replayed: bool,
+    value: T,
 }
 
 impl<DB: Dialect> Deref for Work<DB> {
@@ -85,12 +80,11 @@ impl<DB: Dialect> DerefMut for Work<DB> {
     }
 }
 
-impl<DB: Dialect> fmt::Debug for Done<DB> {
+impl<DB: Dialect, T> fmt::Debug for Done<DB, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Done")
             .field("work", &self.work)
-            .field("outcome_bytes", &self.outcome.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,6 +96,9 @@ impl<DB: Dialect> fmt::Debug for Work<DB> {
     }
 }
 
+/// What is recorded now, and the result, if it was made just now.
+type Ran<T> = (Settled, Option<T>);
+
 /// Why an attempt ended without a result.
 struct Failed<E> {
     error: Error<E>,
@@ -111,7 +108,7 @@ struct Failed<E> {
 
 impl<DB: Dialect> Inbox<DB> {
     /// Does `work` once for all calls with this key: in a transaction that is committed together with the record of
-    /// it, or tells what was recorded. See [`claim`](Self::claim) for keys and fingerprints.
+    /// it, or tells what was recorded. Results are recorded as JSON.
     ///
     /// The transaction is begun anew, up to [`max_attempts`](super::InboxBuilder::max_attempts) times and as long as the
     /// [current deadline](deadline::current) leaves time, when it fails for a reason that may pass: the error's
@@ -121,7 +118,7 @@ impl<DB: Dialect> Inbox<DB> {
     /// those that are, never. A pool without a free connection is not tried again.
     ///
     /// If `work` fails, everything is rolled back and nothing is recorded: the next call does it again. To record a
-    /// failure, return it as an outcome.
+    /// failure, return it as a result: `T` may be a `Result`.
     ///
     /// Dropping the future rolls back, unless the commit was under way; then the record tells.
     ///
@@ -136,36 +133,90 @@ impl<DB: Dialect> Inbox<DB> {
     /// let inbox = SqliteInbox::builder("orders").build()?;
     /// inbox.migrate(&pool).await?;
     /// for replayed in [false, true] {
-    ///     let ran = inbox.run(&pool, "order-1", b"tea", |mut work| async move {
+    ///     let ran = inbox.run(&pool, "order-1", |mut work| async move {
     ///         sqlx::query("INSERT INTO orders VALUES ('tea')").execute(&mut *work).await?;
-    ///         Ok::<_, sqlx::Error>(work.done("ordered"))
+    ///         Ok::<_, sqlx::Error>(work.done(String::from("ordered")))
     ///     });
-    ///     let ran = ran.await?;
-    ///     assert_eq!((ran.replayed, &ran.recorded.outcome[..]), (replayed, &b"ordered"[..]));
+    ///     let outcome = ran.await?;
+    ///     assert_eq!((outcome.replayed().is_some(), outcome.value), (replayed, String::from("ordered")));
     /// }
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// - `Rejected` with [`Reason::KeyReused`], if the key belongs to other work, or [`Reason::InFlight`], if another
-    ///   transaction was at work on it for longer than the inbox [waits](super::InboxBuilder::wait).
-    /// - `Service` with the error of `work`, or with that of the database.
-    pub async fn run<E, F, Fut>(
+    ///   transaction was at work on it for longer than the inbox [waits](super::InboxBuilder::wait), or
+    ///   [`Reason::OutcomeUnreadable`], if what was recorded is no `T`.
+    /// - `Service` with the error of `work`, or with that of the database; `Encode`, if the result has no form in JSON.
+    pub async fn run<T, E, F, Fut>(
         &self,
         pool: &Pool<DB>,
-        key: &str,
-        fingerprint: &[u8],
+        key: impl Into<Key>,
         mut work: F,
-    ) -> Result<Ran, Error<E>>
+    ) -> Result<Outcome<T>, Error<E>>
     where
         F: FnMut(Work<DB>) -> Fut,
-        Fut: Future<Output = Result<Done<DB>, E>>,
+        Fut: Future<Output = Result<Done<DB, T>, E>>,
+        T: Serialize + DeserializeOwned,
+        E: From<::sqlx::Error> + HasVerdict,
+    {
+        let key = key.into();
+        let Some(front) = &self.shared.front else {
+            let ran = self.until_settled(pool, &key, &mut work).await?;
+            return self.outcome(ran);
+        };
+        let (name, stored) = (&*self.shared.name, key.stored());
+        match front.ask(name, &stored, key.print().bytes()).await {
+            Asked::Done { outcome, age } => self.replay(&outcome, age),
+            Asked::Nothing => {
+                let ran = self.until_settled(pool, &key, &mut work).await?;
+                self.outcome(ran)
+            }
+            Asked::Tell(holder) => {
+                let ran = self.until_settled(pool, &key, &mut work).await;
+                let settled = ran.as_ref().ok().map(|(settled, _)| settled);
+                front.tell(name, &stored, &holder, settled).await;
+                self.outcome(ran?)
+            }
+        }
+    }
+
+    fn outcome<T: DeserializeOwned, E>(
+        &self,
+        (settled, value): Ran<T>,
+    ) -> Result<Outcome<T>, Error<E>> {
+        match value {
+            Some(value) => Ok(Outcome::new(value, Source::Fresh(Recorded::Stored))),
+            None => self.replay(&settled.outcome, settled.age),
+        }
+    }
+
+    fn replay<T: DeserializeOwned, E>(
+        &self,
+        outcome: &[u8],
+        age: Duration,
+    ) -> Result<Outcome<T>, Error<E>> {
+        let value = serde_json::from_slice(outcome);
+        let value = value.map_err(|_| self.rejected(Reason::OutcomeUnreadable))?;
+        Ok(Outcome::new(value, Source::Replayed { age }))
+    }
+
+    async fn until_settled<T, E, F, Fut>(
+        &self,
+        pool: &Pool<DB>,
+        key: &Key,
+        work: &mut F,
+    ) -> Result<Ran<T>, Error<E>>
+    where
+        F: FnMut(Work<DB>) -> Fut,
+        Fut: Future<Output = Result<Done<DB, T>, E>>,
+        T: Serialize,
         E: From<::sqlx::Error> + HasVerdict,
     {
         let mut delays = self.shared.backoff.delays();
         let mut left = self.shared.max_attempts;
         loop {
-            let Failed { error, again } = match self.once(pool, key, fingerprint, &mut work).await {
+            let Failed { error, again } = match self.once(pool, key, work).await {
                 Ok(ran) => return Ok(ran),
                 Err(failed) => failed,
             };
@@ -181,72 +232,66 @@ impl<DB: Dialect> Inbox<DB> {
         }
     }
 
-    async fn once<E, F, Fut>(
+    async fn once<T, E, F, Fut>(
         &self,
         pool: &Pool<DB>,
-        key: &str,
-        fingerprint: &[u8],
+        key: &Key,
         work: &mut F,
-    ) -> Result<Ran, Failed<E>>
+    ) -> Result<Ran<T>, Failed<E>>
     where
         F: FnMut(Work<DB>) -> Fut,
-        Fut: Future<Output = Result<Done<DB>, E>>,
+        Fut: Future<Output = Result<Done<DB, T>, E>>,
+        T: Serialize,
         E: From<::sqlx::Error> + HasVerdict,
     {
         let mut transaction = pool.begin_with(self.shared.begin).await.map_err(|error| {
-            let again = !matches!(error, ::sqlx::Error::PoolTimedOut);
-            let failed = Failed::by(E::from(error));
+            let full = matches!(error, ::sqlx::Error::PoolTimedOut);
+            let failed = database(error);
             Failed {
-                again: again && failed.again,
+                again: failed.again && !full,
                 ..failed
             }
         })?;
-        let claimed = self
-            .claim(&mut transaction, key, fingerprint)
-            .await
-            .map_err(database)?;
+        let claimed = self.claim(&mut transaction, key).await.map_err(database)?;
         let entry = match claimed {
             Claimed::Fresh(entry) => entry,
-            Claimed::Done(recorded) => {
-                return Ok(Ran {
-                    recorded,
-                    replayed: true,
-                });
-            }
+            Claimed::Done(settled) => return Ok((settled, None)),
             Claimed::Mismatch => return Err(self.refuse(Reason::KeyReused)),
             Claimed::Busy => return Err(self.refuse(Reason::InFlight)),
         };
         let done = work(Work { transaction, entry })
             .await
             .map_err(Failed::by)?;
-        let Done {
-            work: Work {
-                mut transaction,
-                entry,
-            },
-            outcome,
-        } = done;
-        let recorded = Recorded {
-            outcome: outcome.clone(),
+        let Done { work, value } = done;
+        let Work {
+            mut transaction,
+            entry,
+        } = work;
+        let encoded = serde_json::to_vec(&value);
+        let outcome = encoded.map_err(|error| database(::sqlx::Error::Encode(error.into())))?;
+        let mut settled = Settled {
+            outcome: Bytes::new(),
             fence: entry.fence(),
             attempt: entry.attempt(),
             age: Duration::ZERO,
+            expires_in: self.shared.retention,
         };
         entry
             .complete(&mut transaction, &outcome)
             .await
             .map_err(database)?;
         transaction.commit().await.map_err(database)?;
-        Ok(Ran {
-            recorded,
-            replayed: false,
-        })
+        settled.outcome = outcome.into();
+        Ok((settled, Some(value)))
+    }
+
+    fn rejected(&self, reason: Reason) -> Rejected {
+        Rejected::new(Pattern::Idempotency, reason, self.shared.name.clone())
     }
 
     fn refuse<E>(&self, reason: Reason) -> Failed<E> {
-        let name = self.shared.name.clone();
         Failed {
-            error: Rejected::new(Pattern::Idempotency, reason, name).into(),
+            error: self.rejected(reason).into(),
             again: false,
         }
     }

@@ -38,7 +38,7 @@ impl Sealed for Sqlite {
             schema: fill(include_str!("sqlite/0001_inbox.sql")),
             claim: fill(include_str!("sqlite/claim.sql")),
             look: fill(
-                "SELECT fingerprint, fence, attempt, outcome, {now} - completed_at FROM {table} \
+                "SELECT fingerprint, fence, attempt, outcome, {now} - completed_at, expires_at - {now} FROM {table} \
                  WHERE name = ?1 AND key = ?2",
             ),
             complete: fill(
@@ -83,6 +83,7 @@ impl Sealed for Sqlite {
                 attempt: row.try_get(1)?,
                 outcome: None,
                 age_ms: 0,
+                left_ms: retention_ms,
             }));
         }
         // The write lock is ours: it is still as the claim found it.
@@ -97,6 +98,7 @@ impl Sealed for Sqlite {
             attempt: row.try_get(2)?,
             outcome: row.try_get(3)?,
             age_ms: row.try_get::<Option<i64>, _>(4)?.unwrap_or(0),
+            left_ms: row.try_get(5)?,
         }))
     }
 

@@ -3,7 +3,7 @@
 -- of this transaction, lets one transaction at a time to the row; it is there because a row that nobody has committed
 -- cannot be seen, let alone skipped. What comes after the wait is decided on the row as it is then, not on the snapshot.
 WITH done AS MATERIALIZED (
-    SELECT fingerprint, fence, attempt, outcome, completed_at
+    SELECT fingerprint, fence, attempt, outcome, completed_at, expires_at
     FROM {table}
     WHERE name = $1 AND key = $2 AND outcome IS NOT NULL AND expires_at > clock_timestamp()
 ),
@@ -28,16 +28,16 @@ claimed AS (
         created_at = CASE WHEN {expired} THEN EXCLUDED.created_at ELSE r.created_at END,
         completed_at = CASE WHEN {expired} THEN NULL ELSE r.completed_at END,
         expires_at = CASE WHEN {expired} OR {again} THEN EXCLUDED.expires_at ELSE r.expires_at END
-    RETURNING fingerprint, fence, attempt, outcome, completed_at
+    RETURNING fingerprint, fence, attempt, outcome, completed_at, expires_at
 )
-SELECT true AS open, r.fingerprint, r.fence, r.attempt, r.outcome, {age} AS age,
+SELECT true AS open, r.fingerprint, r.fence, r.attempt, r.outcome, {age} AS age, {left} AS left,
        set_config('lock_timeout', gate.before, true)
 FROM claimed r, gate
 UNION ALL
-SELECT true, r.fingerprint, r.fence, r.attempt, r.outcome, {age}, NULL
+SELECT true, r.fingerprint, r.fence, r.attempt, r.outcome, {age}, {left}, NULL
 FROM done r
 UNION ALL
 -- The gate was shut: nothing was claimed.
-SELECT false, NULL, NULL, NULL, NULL, NULL, set_config('lock_timeout', before, true)
+SELECT false, NULL, NULL, NULL, NULL, NULL, NULL, set_config('lock_timeout', before, true)
 FROM gate
 WHERE NOT mine
