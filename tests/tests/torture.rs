@@ -2,14 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
-use resilience_tests::torture::{Plan, Report, Subject, run};
+use resilience_tests::torture::{Plan, Report, Subject, failover, run};
 
 async fn short(subject: Subject) -> Report {
     let plan = Plan {
         subject,
         workers: 4,
-        keys: 100,
-        operations: 4_000,
+        keys: 60,
+        operations: 2_000,
         calm: Duration::from_millis(150),
         seed: fastrand::u64(..),
         limit: Duration::from_secs(180),
@@ -33,4 +33,22 @@ async fn short(subject: Subject) -> Report {
 async fn work_in_the_inbox_is_done_once_however_its_processes_are_treated() {
     let report = short(Subject::Inbox).await;
     assert_eq!(report.books.effects, report.books.keys);
+}
+
+/// Whether the fence and the doubt are put to use is up to chance in a run as short as this.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_recorded_in_redis_is_done_once_under_the_fence_however_its_processes_are_treated() {
+    let report = short(Subject::Redis).await;
+    assert_eq!(report.books.effects, report.books.keys);
+}
+
+/// What is lost without waiting is a figure, and not a promise that could be broken here.
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_that_waited_for_the_replica_survive_a_failover_and_no_fence_goes_back() {
+    for durable in [true, false] {
+        let loss = failover(durable).await;
+        println!("durable: {durable}, {loss:?}");
+        assert!(loss.accepted > 0 && loss.fences_back == 0, "{loss:?}");
+        assert!(!durable || loss.lost == 0, "{loss:?}");
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::{env, time::Duration};
 
-use resilience_tests::torture::{Plan, Subject, run, work};
+use resilience_tests::torture::{DISTANCE, Loss, Plan, Subject, failover, run, work};
 
 #[path = "../../figures/src/report.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -29,7 +29,46 @@ async fn main() {
     for subject in Subject::ALL {
         tortured(*subject).await;
     }
+    for durable in [false, true] {
+        failovers(durable).await;
+    }
     report::load();
+}
+
+/// What is lost of completions that were accepted, when the primary dies with what it had not passed on.
+async fn failovers(durable: bool) {
+    const ROUNDS: usize = 10;
+    let mut sum = Loss::default();
+    for _ in 0..ROUNDS {
+        let loss = failover(durable).await;
+        sum.accepted += loss.accepted;
+        sum.lost += loss.lost;
+        sum.fences_back += loss.fences_back;
+    }
+    let how = if durable { "wait_1" } else { "async" };
+    let tell = |name: &str, value: f64, unit: &str, target| {
+        figure(&format!("failover_{how}_{name}"), value, unit, target)
+    };
+    let unit = format!("completions, {ROUNDS} failovers, replica {DISTANCE:?} away");
+    tell("accepted", sum.accepted as f64, &unit, Target::Open);
+    let target = if durable {
+        Target::Exactly(0.0)
+    } else {
+        Target::Open
+    };
+    tell("lost", sum.lost as f64, "completions", target);
+    tell(
+        "lost_per_million",
+        sum.lost as f64 * 1e6 / sum.accepted as f64,
+        "completions",
+        Target::Open,
+    );
+    tell(
+        "fences_gone_back",
+        sum.fences_back as f64,
+        "keys",
+        Target::Exactly(0.0),
+    );
 }
 
 async fn tortured(subject: Subject) {
@@ -88,7 +127,31 @@ async fn tortured(subject: Subject) {
     tell("stops", faults.stops, "kill -STOP", Target::Open);
     tell("cuts", faults.cuts, "lines", Target::Open);
     tell("delays", faults.delays, "lines", Target::Open);
+    tell(
+        "script_flushes",
+        faults.flushes,
+        "SCRIPT FLUSH",
+        Target::Open,
+    );
     tell("hung_up", faults.hung_up, "calls", Target::Open);
+    tell(
+        "fenced",
+        faults.fenced,
+        "late attempts refused by the fence",
+        Target::Open,
+    );
+    tell(
+        "doubted",
+        faults.doubted,
+        "attempts after one that may have done the work",
+        Target::Open,
+    );
+    tell(
+        "found_done",
+        faults.found,
+        "of those, the work was done",
+        Target::Open,
+    );
     let seconds = report.took.as_secs_f64();
     figure(&format!("once_{subject}_took"), seconds, "s", Target::Open);
 }

@@ -14,12 +14,13 @@ use tokio::{
 use super::{
     Plan,
     books::{Books, Tellings, balance},
-    subject::{Client, set_up},
+    subject::{Client, Subject, set_up},
     worker::{Task, name},
 };
 use crate::{
     postgres::Postgres,
     proxy::{Proxy, Weather},
+    redis::RedisServer,
 };
 
 /// What the processes went through.
@@ -33,8 +34,16 @@ pub struct Faults {
     pub cuts: usize,
     /// Lines that were slow, or silent.
     pub delays: usize,
+    /// `SCRIPT FLUSH`.
+    pub flushes: usize,
     /// Callers that hung up and asked again; of processes that lived to the end.
     pub hung_up: usize,
+    /// Attempts that came too late, and were refused by the fence in the database.
+    pub fenced: usize,
+    /// Attempts after one that may have done the work.
+    pub doubted: usize,
+    /// Of those, the ones after an attempt that had done it.
+    pub found: usize,
 }
 
 /// How long a process is stopped, or a line is bad.
@@ -61,6 +70,11 @@ enum Said {
     End {
         hung_up: usize,
     },
+    /// Its work begins, or has just taken effect, and is not recorded yet.
+    AtWork,
+    Fenced,
+    Doubted,
+    Found,
 }
 
 type Hearsay = mpsc::UnboundedSender<(usize, usize, Said)>;
@@ -73,14 +87,19 @@ enum Cure {
     Restart(usize),
 }
 
-pub(super) async fn run(plan: &Plan, program: &Path, postgres: &Postgres) -> (Books, Faults) {
+pub(super) async fn run(
+    plan: &Plan,
+    program: &Path,
+    postgres: &Postgres,
+    redis: &RedisServer,
+) -> (Books, Faults) {
     let pool = PgPool::connect(&postgres.url())
         .await
         .expect("a connection");
-    set_up(&pool).await;
-    let mut fleet = Fleet::start(plan, program, postgres).await;
+    set_up(&pool, plan.keys).await;
+    let mut fleet = Fleet::start(plan, program, postgres, redis).await;
     fleet.endure().await;
-    let stuck = fleet.quiet_round(postgres).await;
+    let stuck = fleet.quiet_round().await;
     let told = fleet.workers.iter().map(|worker| worker.told.len()).sum();
     (
         balance(&pool, told, &fleet.tellings, stuck).await,
@@ -98,15 +117,25 @@ struct Fleet<'a> {
     hear: Hearsay,
     heard: mpsc::UnboundedReceiver<(usize, usize, Said)>,
     cures: Vec<(Instant, Cure)>,
-    user: String,
+    postgres: &'a Postgres,
+    redis: &'a RedisServer,
 }
 
 impl<'a> Fleet<'a> {
-    async fn start(plan: &'a Plan, program: &'a Path, postgres: &Postgres) -> Self {
+    async fn start(
+        plan: &'a Plan,
+        program: &'a Path,
+        postgres: &'a Postgres,
+        redis: &'a RedisServer,
+    ) -> Self {
         let (hear, heard) = mpsc::unbounded_channel();
+        let weak = match plan.subject {
+            Subject::Inbox => postgres.address(),
+            Subject::Redis => redis.addr().parse().expect("an address"),
+        };
         let mut workers = Vec::new();
         for worker in 0..plan.workers {
-            let proxy = Proxy::to(postgres.address()).await.expect("a port");
+            let proxy = Proxy::to(weak).await.expect("a port");
             let task = Task {
                 worker,
                 from: 0,
@@ -132,7 +161,8 @@ impl<'a> Fleet<'a> {
             hear,
             heard,
             cures: Vec::new(),
-            user: "postgres".to_owned(),
+            postgres,
+            redis,
         };
         (0..plan.workers).for_each(|worker| fleet.launch(worker));
         fleet
@@ -146,9 +176,16 @@ impl<'a> Fleet<'a> {
             .find(|call| !it.told.contains(call))
             .unwrap_or(it.task.to);
         let Task { from, to, keys, .. } = it.task;
-        let database = format!("postgres://{}@{}/postgres", self.user, it.proxy.address());
+        let line = it.proxy.address();
+        let (database, redis) = match self.plan.subject {
+            Subject::Inbox => (
+                format!("postgres://postgres@{line}/postgres"),
+                self.redis.url(),
+            ),
+            Subject::Redis => (self.postgres.url(), format!("redis://{line}")),
+        };
         let mut child = Command::new(self.program)
-            .args(["worker", &self.plan.subject.to_string(), &database, "-"])
+            .args(["worker", &self.plan.subject.to_string(), &database, &redis])
             .args([worker, from, to, keys].map(|number| number.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -201,34 +238,27 @@ impl<'a> Fleet<'a> {
                 self.faults.hung_up += hung_up;
             }
             Said::End { .. } => {}
+            Said::AtWork if life == it.life && self.random.u8(..12) == 0 => self.ambush(worker),
+            Said::AtWork => {}
+            Said::Fenced => self.faults.fenced += 1,
+            Said::Doubted => self.faults.doubted += 1,
+            Said::Found => self.faults.found += 1,
         }
     }
 
     async fn fault(&mut self) {
+        if self.plan.subject == Subject::Redis && self.random.u8(..4) == 0 {
+            let _ = self.redis.command("SCRIPT FLUSH");
+            self.faults.flushes += 1;
+        }
         let worker = self.random.usize(..self.workers.len());
-        let until = Instant::now() + SPELL;
-        let busy = self.cures.iter().any(|(_, cure)| {
-            matches!(cure, Cure::Continue(of) | Cure::Fine(of) | Cure::Restart(of) if *of == worker)
-        });
-        let it = &mut self.workers[worker];
-        if busy || it.done {
+        if !self.may_suffer(worker) {
             return;
         }
+        let (now, it) = (Instant::now(), &mut self.workers[worker]);
         match self.random.u8(..6) {
-            0 | 1 => {
-                if let Some((mut child, _)) = it.process.take() {
-                    child.kill().await.expect("it dies");
-                }
-                self.faults.kills += 1;
-                // It comes back while what it left behind is still there.
-                self.cures
-                    .push((Instant::now() + SPELL / 9, Cure::Restart(worker)));
-            }
-            2 => {
-                signal(it, Signal::STOP);
-                self.faults.stops += 1;
-                self.cures.push((until, Cure::Continue(worker)));
-            }
+            0 | 1 => self.kill(worker),
+            2 => self.stop(worker),
             3 => {
                 it.proxy.set(Weather::Reset).await;
                 self.faults.cuts += 1;
@@ -240,7 +270,7 @@ impl<'a> Fleet<'a> {
                     .set(Weather::CutAfter(self.random.usize(1..4_000)))
                     .await;
                 self.faults.cuts += 1;
-                self.cures.push((until, Cure::Fine(worker)));
+                self.cures.push((now + SPELL, Cure::Fine(worker)));
             }
             _ => {
                 let bad = match self.random.bool() {
@@ -249,9 +279,41 @@ impl<'a> Fleet<'a> {
                 };
                 it.proxy.set(bad).await;
                 self.faults.delays += 1;
-                self.cures.push((until, Cure::Fine(worker)));
+                self.cures.push((now + SPELL, Cure::Fine(worker)));
             }
         }
+    }
+
+    /// Whether nothing is wrong with it at the moment.
+    fn may_suffer(&self, worker: usize) -> bool {
+        let suffers = self.cures.iter().any(|(_, cure)| {
+            matches!(cure, Cure::Continue(of) | Cure::Fine(of) | Cure::Restart(of) if *of == worker)
+        });
+        !suffers && !self.workers[worker].done
+    }
+
+    /// At the worst moment.
+    fn ambush(&mut self, worker: usize) {
+        match self.may_suffer(worker) {
+            true if self.random.bool() => self.kill(worker),
+            true => self.stop(worker),
+            false => {}
+        }
+    }
+
+    fn kill(&mut self, worker: usize) {
+        signal(&self.workers[worker], Signal::KILL);
+        self.faults.kills += 1;
+        // It comes back while what it left behind is still there.
+        self.cures
+            .push((Instant::now() + SPELL / 9, Cure::Restart(worker)));
+    }
+
+    fn stop(&mut self, worker: usize) {
+        signal(&self.workers[worker], Signal::STOP);
+        self.faults.stops += 1;
+        self.cures
+            .push((Instant::now() + SPELL, Cure::Continue(worker)));
     }
 
     async fn cure(&mut self, now: Instant) {
@@ -270,8 +332,8 @@ impl<'a> Fleet<'a> {
     }
 
     /// All is quiet: each key can be had now, and soon. How many cannot.
-    async fn quiet_round(&mut self, postgres: &Postgres) -> usize {
-        let client = Client::new(self.plan.subject, &postgres.url());
+    async fn quiet_round(&mut self) -> usize {
+        let client = Client::new(self.plan.subject, &self.postgres.url(), &self.redis.url());
         let mut stuck = 0;
         for key in 0..self.plan.keys {
             let mut told = None;
@@ -311,6 +373,10 @@ fn parse(line: &str) -> Option<Said> {
         ["end", hung_up] => Said::End {
             hung_up: hung_up.parse().ok()?,
         },
+        ["work"] => Said::AtWork,
+        ["fenced"] => Said::Fenced,
+        ["doubted"] => Said::Doubted,
+        ["found"] => Said::Found,
         _ => return None,
     })
 }

@@ -7,6 +7,7 @@
 //! for each key that anybody was told of, and it must be the one they were told of.
 
 mod books;
+mod failover;
 mod fleet;
 mod subject;
 mod worker;
@@ -14,11 +15,12 @@ mod worker;
 use std::{path::Path, time::Duration};
 
 pub use books::Books;
+pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
 pub use subject::Subject;
 pub use worker::work;
 
-use crate::postgres::Postgres;
+use crate::{postgres::Postgres, redis::RedisServer};
 
 /// What is to be endured.
 #[derive(Clone, Copy, Debug)]
@@ -57,9 +59,11 @@ pub struct Report {
 pub async fn run(plan: &Plan, program: &Path) -> Report {
     let began = tokio::time::Instant::now();
     let postgres = Postgres::start();
-    let (books, faults) = tokio::time::timeout(plan.limit, fleet::run(plan, program, &postgres))
-        .await
-        .unwrap_or_else(|_| panic!("not done within {:?}", plan.limit));
+    let redis = RedisServer::start();
+    let (books, faults) =
+        tokio::time::timeout(plan.limit, fleet::run(plan, program, &postgres, &redis))
+            .await
+            .unwrap_or_else(|_| panic!("not done within {:?}", plan.limit));
     Report {
         books,
         faults,

@@ -66,8 +66,7 @@ pub async fn work(arguments: &[String]) {
         keys,
     };
     let subject: Subject = subject.parse().expect("a subject");
-    let _ = redis;
-    let client = Arc::new(Client::new(subject, database));
+    let client = Arc::new(Client::new(subject, database, redis));
     let hung_up = Arc::new(AtomicU64::new(0));
     let mut lanes = JoinSet::new();
     for lane in 0..LANES {
@@ -78,11 +77,15 @@ pub async fn work(arguments: &[String]) {
             }
         });
     }
-    let mut ended = Vec::new();
+    let (mut ended, mut gone) = (Vec::new(), Vec::new());
     tokio::select! {
-        _ = lanes.join_all() => println!("end {}", hung_up.load(Relaxed)),
+        _ = lanes.join_all() => {
+            println!("end {}", hung_up.load(Relaxed));
+            // Work that goes on although its caller has hung up.
+            let _ = stdin().read_to_end(&mut ended).await;
+        }
         // Whoever started us is gone.
-        _ = async { stdin().read_to_end(&mut ended).await } => {}
+        _ = async { stdin().read_to_end(&mut gone).await } => {}
     }
 }
 
