@@ -19,7 +19,8 @@ const URL_MAX_SECONDS: u32 = 600;
 ///
 /// Real HTTP over loopback: three identical upstreams follow the same script (healthy, slow, failing, hanging, down,
 /// back). One is called by a plain reqwest client, one by several instances of a guarded client with breakers of their
-/// own, one by several instances that share what their breakers know. Beside that, a greedy tenant calls a service of as
+/// own, one by several instances that share what their breakers know. Each client also makes payments, and the table tells how
+/// often each took effect. Beside that, a greedy tenant calls a service of as
 /// many instances, with rate limits of their own and with one that they share. At the end one table compares them. Nothing
 /// outside of this machine is contacted (but for the Redis of --redis), and it ends by itself in under 30 seconds. With
 /// --url, one guarded client alone calls an address of yours.

@@ -1,13 +1,14 @@
 //! The storm: the same load through a plain HTTP client and through guarded ones, while the upstream misbehaves.
 //!
 //! `cargo run` runs it, `cargo run -- --help` explains the flags. The pieces: `script` (what happens when),
-//! `upstream` (misbehaves accordingly), `load` (who calls when), `clients` (those that are compared), `tenants` (a greedy
-//! one at the door of a service), `stats` and `timeline` (what is counted), `view` (while it runs), `report` (at the
+//! `upstream` (misbehaves accordingly), `load` (who calls when), `clients` (those that are compared), `payments`
+//! (which are to take effect once), `tenants` (a greedy one at the door of a service), `stats` and `timeline` (what is counted), `view` (while it runs), `report` (at the
 //! end), and `run`, which puts them together.
 
 mod clients;
 mod flags;
 mod load;
+mod payments;
 mod report;
 mod run;
 mod script;

@@ -2,6 +2,7 @@
 
 use std::{error::Error, io, sync::Arc, time::Duration};
 
+use resilience_http::server::IdempotentRequests;
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -14,6 +15,7 @@ use crate::{
     },
     flags::Flags,
     load,
+    payments::{self, Payer, Payments},
     report::{self, Report, Run},
     script::{self, Phase, Script},
     stats::Recorder,
@@ -28,8 +30,14 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     let script = Script::lasting(flags.duration());
     let (conductor, phase) = watch::channel(Phase::Healthy);
     let workers = script::workers(flags.rate());
-    let stage = || Stage::set(flags.seed, workers, &phase);
-    let stages = (stage().await?, stage().await?, stage().await?);
+    let sharing = flags.redis.clone();
+    let sharing = sharing.map_or(Sharing::InProcess, Sharing::Redis);
+    let stage = |once| Stage::set(flags.seed, workers, &phase, once);
+    let stages = (
+        stage(None).await?,
+        stage(Some(payments::once(&Sharing::Local).await?)).await?,
+        stage(Some(payments::once(&sharing).await?)).await?,
+    );
     let news = News::default();
     let fleet = |name, sharing| Plan {
         name,
@@ -39,8 +47,6 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         sharing,
         news: news.clone(),
     };
-    let redis = flags.redis.clone();
-    let sharing = redis.map_or(Sharing::InProcess, Sharing::Redis);
     let (local, shared) = (
         fleet("guarded", Sharing::Local),
         fleet("shared", sharing.clone()),
@@ -61,6 +67,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     let tenants = doors.map(|door| tokio::spawn(door.play(script.total(), stopped.clone())));
     let load = Load {
         due,
+        payments: (flags.seed, flags.rate()),
         script,
         epoch,
         stopped,
@@ -92,14 +99,14 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
             lateness,
         },
         interrupted,
-        plain: Some(plain.result(script)),
+        plain: Some(plain.result(script).await),
         guarded: report::Side {
             tenants: Some(with_own_limits.await?),
-            ..guarded.result(script)
+            ..guarded.result(script).await
         },
         shared: Some(report::Side {
             tenants: Some(with_one_limit.await?),
-            ..shared.result(script)
+            ..shared.result(script).await
         }),
     })
 }
@@ -140,6 +147,8 @@ pub(crate) async fn call_url(flags: &Flags, target: Target) -> Result<Report, Bo
 /// The calls that every client is given.
 struct Load {
     due: Vec<Duration>,
+    /// Where chance starts, and how many calls a second there are beside them.
+    payments: (u64, u32),
     script: Script,
     epoch: Instant,
     stopped: watch::Receiver<bool>,
@@ -147,7 +156,7 @@ struct Load {
 
 impl Load {
     /// Puts `client` under the load, against the upstream of `stage`.
-    fn put_on<C: Caller + Gauges + Sync>(
+    fn put_on<C: Caller + Payer + Gauges>(
         &self,
         name: &'static str,
         client: C,
@@ -155,8 +164,18 @@ impl Load {
     ) -> (Contender, JoinHandle<()>) {
         let calls = Arc::new(Recorder::start(self.epoch, Some(self.script)));
         let (due, stopped) = (self.due.clone(), self.stopped.clone());
+        let payments = Payments::start(
+            client.clone(),
+            self.epoch,
+            self.payments,
+            self.script,
+            stopped.clone(),
+        );
         let drive = load::drive(client.clone(), due, Arc::clone(&calls), stopped);
-        let contender = Contender::new(name, client, calls, Some(stage));
+        let contender = Contender {
+            payments: Some(payments),
+            ..Contender::new(name, client, calls, Some(stage))
+        };
         (contender, tokio::spawn(drive))
     }
 }
@@ -168,9 +187,14 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(seed: u64, workers: usize, phase: &watch::Receiver<Phase>) -> io::Result<Self> {
+    async fn set(
+        seed: u64,
+        workers: usize,
+        phase: &watch::Receiver<Phase>,
+        once: Option<IdempotentRequests>,
+    ) -> io::Result<Self> {
         Ok(Self {
-            upstream: Upstream::start(seed, workers, phase.clone()).await?,
+            upstream: Upstream::start(seed, workers, phase.clone(), once).await?,
             refusals: Refusals::new(phase.clone()),
         })
     }
@@ -191,6 +215,7 @@ struct Contender {
     client: Box<dyn Gauges>,
     calls: Arc<Recorder>,
     stage: Option<Stage>,
+    payments: Option<Payments>,
 }
 
 impl Contender {
@@ -205,6 +230,7 @@ impl Contender {
             client: Box::new(client),
             calls,
             stage,
+            payments: None,
         }
     }
 
@@ -226,13 +252,20 @@ impl Contender {
             upstream: self.stage.as_ref().map(Stage::served),
             fleet: None,
             tenants: None,
+            paid: None,
             store: self.client.store(),
         }
     }
 
-    fn result(&self, script: Script) -> report::Side {
+    async fn result(mut self, script: Script) -> report::Side {
+        let (payments, stage) = (self.payments.take(), self.stage.as_ref());
+        let paid = match payments.zip(stage) {
+            Some((payments, stage)) => Some(payments.end(stage.upstream.till()).await),
+            None => None,
+        };
         report::Side {
             fleet: self.fleet(script),
+            paid,
             ..self.side()
         }
     }

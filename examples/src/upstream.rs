@@ -6,21 +6,25 @@
 //!
 //! Each client gets an upstream of its own, so that neither feels the other's load. What becomes of a request is
 //! decided by seed, number of the call and how often that call was tried, so call 17 meets the same fate at all.
+//!
+//! Orders are asked for (`GET /orders/17`), payments are made (`POST /payments/17`): booked when a worker begins with
+//! them. An upstream that was given [`IdempotentRequests`] makes each of them once.
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use resilience_http::server::IdempotentRequests;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
@@ -28,7 +32,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{script::Phase, stats::PerPhase};
+use tower::{BoxError, Layer, Service, service_fn};
+
+use crate::{payments::Till, script::Phase, stats::PerPhase};
 
 /// A running upstream. Dropping it ends it.
 #[derive(Debug)]
@@ -53,6 +59,7 @@ impl Upstream {
         seed: u64,
         workers: usize,
         phase: watch::Receiver<Phase>,
+        once: Option<IdempotentRequests>,
     ) -> io::Result<Self> {
         let port = Port::reserve((Ipv4Addr::LOCALHOST, 0).into())?;
         let address = port.0.local_addr()?;
@@ -60,6 +67,8 @@ impl Upstream {
             seed,
             phase,
             workers: Semaphore::new(workers),
+            once,
+            till: Till::default(),
             served: PerPhase::default(),
             back: Mutex::default(),
             tries: Mutex::default(),
@@ -81,6 +90,11 @@ impl Upstream {
     /// Requests that arrived, by phase.
     pub(crate) fn served(&self) -> &PerPhase {
         &self.shop.served
+    }
+
+    /// What payments took effect.
+    pub(crate) fn till(&self) -> &Till {
+        &self.shop.till
     }
 
     /// Requests that arrived since it is back, oldest first.
@@ -150,17 +164,46 @@ async fn open_and_close(
 
 /// Serves one connection until the client closes it or the upstream goes down.
 async fn converse(shop: Arc<Shop>, stream: TcpStream) {
-    let service = service_fn(move |request: Request<Incoming>| answer(Arc::clone(&shop), request));
-    // An error here is the client's hanging up: expected, and seen on its side.
+    match shop.once.clone() {
+        Some(once) => serve(stream, once.layer().layer(desk(shop))).await,
+        None => serve(stream, desk(shop)).await,
+    }
+}
+
+async fn serve<S, B>(stream: TcpStream, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Crashed> + Clone,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    // An error here is the client's hanging up or the crash: expected, and seen on its side.
     let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .await;
 }
 
-async fn answer(
+fn desk<B: Send + 'static>(
     shop: Arc<Shop>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> impl Service<Request<B>, Response = Response<Full<Bytes>>, Error = Crashed, Future: Send>
++ Clone
++ Send
++ 'static {
+    service_fn(move |request: Request<B>| answer(Arc::clone(&shop), request))
+}
+
+/// The upstream went down: there is no answer, and the connection is reset.
+#[derive(Clone, Copy, Debug)]
+struct Crashed;
+
+impl fmt::Display for Crashed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("crashed")
+    }
+}
+
+impl std::error::Error for Crashed {}
+
+async fn answer<B>(shop: Arc<Shop>, request: Request<B>) -> Result<Response<Full<Bytes>>, Crashed> {
     let arrived = *shop.phase.borrow();
     shop.served.add(arrived);
     let call = request
@@ -170,17 +213,15 @@ async fn answer(
         .next()
         .and_then(|n| n.parse().ok())
         .unwrap_or(0);
+    let payment = (request.method() == Method::POST).then_some(call);
     if arrived == Phase::Back {
         let at = Instant::now();
         shop.lock_back().push(Arrival { at, call });
     }
     let mut fate = shop.fate(call);
     // Detached: a worker does not notice that the client has gone.
-    let work = tokio::spawn(async move { shop.work(&mut fate).await });
-    let Some(status) = work.await.ok().flatten() else {
-        // It crashed: no answer, and the connection is about to be reset.
-        return std::future::pending().await;
-    };
+    let work = tokio::spawn(async move { shop.work(&mut fate, payment).await });
+    let status = work.await.ok().flatten().ok_or(Crashed)?;
     let mut response = Response::new(Full::from(format!("{{\"order\":{call}}}\n")));
     *response.status_mut() = status;
     Ok(response)
@@ -192,6 +233,9 @@ struct Shop {
     seed: u64,
     phase: watch::Receiver<Phase>,
     workers: Semaphore,
+    /// If it sees to it that payments are made once.
+    once: Option<IdempotentRequests>,
+    till: Till,
     served: PerPhase,
     /// What arrived since it is back. Bounded by the length of the run.
     back: Mutex<Vec<Arrival>>,
@@ -213,28 +257,33 @@ impl Shop {
     }
 
     /// Waits for a worker and does the work; `None` if the upstream crashed meanwhile.
-    async fn work(&self, fate: &mut fastrand::Rng) -> Option<StatusCode> {
+    async fn work(&self, fate: &mut fastrand::Rng, payment: Option<u64>) -> Option<StatusCode> {
         let mut crash = self.phase.clone();
         tokio::select! {
             biased;
             _ = crash.wait_for(|&phase| phase == Phase::Down) => None,
-            status = self.work_through(fate) => Some(status),
+            status = self.work_through(fate, payment) => Some(status),
         }
     }
 
-    async fn work_through(&self, fate: &mut fastrand::Rng) -> StatusCode {
+    async fn work_through(&self, fate: &mut fastrand::Rng, payment: Option<u64>) -> StatusCode {
         let Ok(_worker) = self.workers.acquire().await else {
             return StatusCode::SERVICE_UNAVAILABLE;
         };
         let phase = *self.phase.borrow();
-        match phase.service_ms() {
-            Some(milliseconds) => sleep(Duration::from_millis(fate.u64(milliseconds))).await,
+        let takes = phase.service_ms().map(|range| fate.u64(range));
+        let fails = fate.f64() < phase.failing();
+        if let Some(payment) = payment.filter(|_| !fails) {
+            self.till.book(payment);
+        }
+        match takes {
+            Some(milliseconds) => sleep(Duration::from_millis(milliseconds)).await,
             None => {
                 let mut later = self.phase.clone();
                 let _ = later.wait_for(|&now| now != phase).await;
             }
         }
-        if fate.f64() < phase.failing() {
+        if fails {
             StatusCode::SERVICE_UNAVAILABLE
         } else {
             StatusCode::OK
@@ -254,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn while_it_is_down_connections_are_refused_and_it_comes_back_on_the_same_port() {
         let (conductor, phase) = watch::channel(Phase::Healthy);
-        let upstream = Upstream::start(7, 16, phase).await.unwrap();
+        let upstream = Upstream::start(7, 16, phase, None).await.unwrap();
         assert_eq!(get(&upstream, 1).await.unwrap(), 200);
 
         conductor.send_replace(Phase::Down);
@@ -283,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_in_use_is_reset_when_it_goes_down() {
         let (conductor, phase) = watch::channel(Phase::Hanging);
-        let upstream = Upstream::start(7, 16, phase).await.unwrap();
+        let upstream = Upstream::start(7, 16, phase, None).await.unwrap();
         let hung = get(&upstream, 1);
         tokio::pin!(hung);
         while upstream.served().get(Phase::Hanging) == 0 {
@@ -302,8 +351,8 @@ mod tests {
     #[tokio::test]
     async fn a_call_meets_the_same_fate_at_all_upstreams() {
         let (_conductor, phase) = watch::channel(Phase::Failing);
-        let one = Upstream::start(7, 16, phase.clone()).await.unwrap();
-        let other = Upstream::start(7, 16, phase).await.unwrap();
+        let one = Upstream::start(7, 16, phase.clone(), None).await.unwrap();
+        let other = Upstream::start(7, 16, phase, None).await.unwrap();
         let mut failed = 0;
         for call in 0..40 {
             let (here, there) = (

@@ -86,6 +86,22 @@ fn assert_a_greedy_tenant_is_held_to_its_quota(json: &Value) {
     }
 }
 
+/// Trying again makes payments twice; an idempotency key on both sides makes them once.
+fn assert_payments_take_effect_once_where_they_have_a_key(json: &Value) {
+    let of = |side: &str, key: &str| number(json, &format!("/{side}/payments/{key}"));
+    assert!(of("plain", "took_effect_repeatedly") > 0.0, "{json:#}");
+    assert!(of("plain", "most_effects") > 1.0, "{json:#}");
+    for side in ["guarded", "shared"] {
+        assert_eq!(of(side, "took_effect_repeatedly"), 0.0, "{json:#}");
+        assert_eq!(of(side, "told_made_but_not"), 0.0, "{json:#}");
+        assert!(
+            of(side, "took_effect_once") >= of(side, "told_made"),
+            "{json:#}"
+        );
+        assert!(of(side, "told_made") > 0.3 * of(side, "asked"), "{json:#}");
+    }
+}
+
 /// Shared breakers must not send more into an outage than local ones, but for what chance and a busy machine do.
 fn assert_sharing_spares_the_upstream(json: &Value) {
     let (local, shared) = (in_outage(json, "guarded"), in_outage(json, "shared"));
@@ -158,6 +174,7 @@ fn a_storm_shows_what_the_guarded_clients_spare_caller_and_upstream() {
     );
     assert!(all_open("shared") < number(&json, "/script_ms/hanging"));
     assert_a_greedy_tenant_is_held_to_its_quota(&json);
+    assert_payments_take_effect_once_where_they_have_a_key(&json);
     let probes = |side: &str| number(&json, &format!("/{side}/recovery_probes"));
     assert!(probes("shared") < probes("guarded"), "{json:#}");
     assert_eq!(json["shared"]["store"]["degraded"], false, "{json:#}");
@@ -199,6 +216,7 @@ fn breakers_are_shared_through_a_real_redis_and_nobody_reads_its_password() {
     assert!(number(&json, "/shared/all_open_ms") >= 0.0, "{json:#}");
     assert_sharing_spares_the_upstream(&json);
     assert_a_greedy_tenant_is_held_to_its_quota(&json);
+    assert_payments_take_effect_once_where_they_have_a_key(&json);
     assert!(
         log.contains("calls of the fleet failed") || log.contains("probes failed"),
         "{log}"

@@ -20,12 +20,13 @@ use resilience_core::{
 };
 use resilience_http::{
     Client,
-    client::{Host, reqwest_builder},
+    client::{Host, IdempotencyKeys, reqwest_builder},
 };
 use tokio::time::Instant;
 
 use super::{Caller, PATIENCE, Refusals, Target, failure, outcome};
 use crate::{
+    payments::Payer,
     script,
     stats::Outcome,
     timeline::{Diary, Timeline},
@@ -90,7 +91,7 @@ impl Share {
         format!(
             "{each}: deadline {} ms, {} ms per attempt; {} attempts, waits from {} to {} ms, a budget of {:.0} % and \
              {} a second; {} calls in flight, as many waiting up to {} ms; breaker at 50 % failures of at least {} \
-             calls in {} s or {} in a row, open for {} to {} ms, {} probes",
+             calls in {} s or {} in a row, open for {} to {} ms, {} probes; an idempotency key for each payment",
             ms(PATIENCE),
             ms(guard::ATTEMPT_TIMEOUT),
             guard::ATTEMPTS,
@@ -180,6 +181,7 @@ impl Guarded {
             .bulkhead(bulkheads.keyed(Keyed::new())?)
             .breaker(sharing(breakers).keyed(Keyed::new())?)
             .attempt_timeout(guard::ATTEMPT_TIMEOUT)
+            .idempotency_keys(IdempotencyKeys::new())
             .build()?;
         Self::over(client, target, told)
     }
@@ -234,14 +236,26 @@ impl Guarded {
 
 impl Caller for Guarded {
     async fn call(&self, number: u64) -> Outcome {
-        let response = match self.client.get(self.target.url(number)).send().await {
-            Ok(response) => response,
-            Err(CallError::Rejected(rejected)) => return Outcome::from(&rejected),
-            Err(CallError::Service(error)) => return Outcome::Failed(failure(&error)),
-        };
-        let status = response.status();
-        outcome(response.bytes().await.map(|_| status))
+        let call = self.client.get(self.target.url(number));
+        read(call.send().await).await
     }
+}
+
+impl Payer for Guarded {
+    async fn pay(&self, number: u64) -> Outcome {
+        let call = self.client.post(self.target.payment_url(number));
+        read(call.body(number.to_string()).send().await).await
+    }
+}
+
+async fn read(answer: Result<reqwest::Response, CallError<reqwest::Error>>) -> Outcome {
+    let response = match answer {
+        Ok(response) => response,
+        Err(CallError::Rejected(rejected)) => return Outcome::from(&rejected),
+        Err(CallError::Service(error)) => return Outcome::Failed(failure(&error)),
+    };
+    let status = response.status();
+    outcome(response.bytes().await.map(|_| status))
 }
 
 impl fmt::Debug for Guarded {

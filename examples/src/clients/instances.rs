@@ -19,7 +19,7 @@ use super::{
     Caller, Gauges, Refusals, StoreHealth, Target,
     guarded::{Guarded, News, Share, Told, fleet_rules, fleet_settings},
 };
-use crate::{stats::Outcome, timeline::Timeline};
+use crate::{payments::Payer, stats::Outcome, timeline::Timeline};
 
 /// How often the store's health is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -205,6 +205,14 @@ impl Caller for Instances {
     async fn call(&self, number: u64) -> Outcome {
         self.all[instance_of(number, self.all.len())]
             .call(number)
+            .await
+    }
+}
+
+impl Payer for Instances {
+    async fn pay(&self, number: u64) -> Outcome {
+        self.all[instance_of(number, self.all.len())]
+            .pay(number)
             .await
     }
 }

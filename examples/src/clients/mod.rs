@@ -25,6 +25,7 @@ pub(crate) use self::{
     instances::{Instances, Plan, Sharing, fresh_prefix, instance_of},
 };
 use crate::{
+    payments::Payer,
     script::Phase,
     stats::{Failure, Outcome, PerPhase},
     timeline::Timeline,
@@ -81,6 +82,14 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// Where payment `number` is made, at a built-in upstream.
+    fn payment_url(&self, number: u64) -> String {
+        match self {
+            Self::Orders(address) => format!("http://{address}/payments/{number}"),
+            Self::Url(url) => url.to_string(),
+        }
+    }
+
     fn url(&self, number: u64) -> String {
         match self {
             Self::Orders(address) => format!("http://{address}/orders/{number}"),
@@ -183,13 +192,42 @@ impl Caller for Plain {
     }
 }
 
+/// How often the plain client tries to make a payment, at once and whatever went wrong but a plain no.
+const PAYMENT_TRIES: u32 = 3;
+
+impl Payer for Plain {
+    async fn pay(&self, number: u64) -> Outcome {
+        let pay = async || {
+            let call = self.http.post(self.target.payment_url(number));
+            let response = call.body(number.to_string()).send().await?;
+            let status = response.status();
+            response.bytes().await?;
+            Ok(status)
+        };
+        let mut outcome = outcome(pay().await);
+        for _ in 1..PAYMENT_TRIES {
+            if matches!(
+                outcome,
+                Outcome::Ok | Outcome::Failed(Failure::Status(400..500))
+            ) {
+                break;
+            }
+            outcome = self::outcome(pay().await);
+        }
+        outcome
+    }
+}
+
 impl Gauges for Plain {
     fn settings(&self) -> String {
         let retries = match self.retries {
             0 => "no retries".to_owned(),
             many => format!("up to {many} retries, at once, each with the whole timeout"),
         };
-        format!("reqwest, timeout {} s, {retries}", PATIENCE.as_secs())
+        format!(
+            "reqwest, timeout {} s, {retries}; a payment is tried up to {PAYMENT_TRIES} times",
+            PATIENCE.as_secs()
+        )
     }
 
     fn retries(&self) -> u64 {

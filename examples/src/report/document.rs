@@ -57,6 +57,9 @@ struct SideDocument<'a> {
     /// Of clients with breakers, in the storm.
     #[serde(flatten)]
     fleet: Option<FleetDocument>,
+    /// In the storm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payments: Option<PaymentsDocument>,
     /// Of a service that is called by a greedy tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenants: Option<TenantsDocument>,
@@ -70,6 +73,16 @@ struct FleetDocument {
     all_open_ms: Option<f64>,
     all_closed_ms: Option<f64>,
     recovery_probes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PaymentsDocument {
+    asked: u64,
+    told_made: u64,
+    took_effect_once: u64,
+    took_effect_repeatedly: u64,
+    most_effects: u32,
+    told_made_but_not: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -199,6 +212,14 @@ impl<'a> SideDocument<'a> {
                 all_open_ms: fleet.all_open.map(millis),
                 all_closed_ms: fleet.all_closed.map(millis),
                 recovery_probes: fleet.probes,
+            }),
+            payments: side.paid.map(|paid| PaymentsDocument {
+                asked: paid.asked,
+                told_made: paid.told,
+                took_effect_once: paid.once,
+                took_effect_repeatedly: paid.repeatedly,
+                most_effects: paid.most,
+                told_made_but_not: paid.lost,
             }),
             tenants: side.tenants.map(|held| TenantsDocument {
                 greedy_sent: held.sent,

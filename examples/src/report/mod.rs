@@ -9,6 +9,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use self::document::Document;
 use crate::{
     clients::StoreHealth,
+    payments::Paid,
     script::{Phase, Script},
     stats::{Counts, Latency, Summary},
     tenants::{self, Held},
@@ -56,6 +57,8 @@ pub(crate) struct Side {
     pub(crate) upstream: Option<[u64; Phase::ALL.len()]>,
     /// How its breakers went through the outage, if it has some, in the storm.
     pub(crate) fleet: Option<Fleet>,
+    /// What became of its payments, in the storm.
+    pub(crate) paid: Option<Paid>,
     /// How tenants fared at a service with limits like its breakers: each instance's own, or shared.
     pub(crate) tenants: Option<Held>,
     /// How it fared with its store, if its breakers are shared.
@@ -165,6 +168,7 @@ impl Report {
             });
             row("time to recover", &|side| moment(side.summary.recovery));
             through_the_outage(&mut row);
+            at_the_till(&mut row);
             at_the_door(&mut row);
         }
         table
@@ -252,6 +256,24 @@ fn through_the_outage(row: &mut Row<'_>) {
     fleet_row("  probes sent meanwhile", &|fleet| fleet.probes.to_string());
 }
 
+fn at_the_till(row: &mut Row<'_>) {
+    let mut paid_row = |name: &str, value: &dyn Fn(&Paid) -> String| {
+        row(name, &|side| {
+            side.paid.as_ref().map_or_else(String::new, value)
+        });
+    };
+    paid_row("payments asked for", &|paid| paid.asked.to_string());
+    paid_row("  told that they are made", &|paid| paid.told.to_string());
+    paid_row("  took effect once", &|paid| paid.once.to_string());
+    paid_row("  took effect more than once", &|paid| match paid.most {
+        0 | 1 => paid.repeatedly.to_string(),
+        most => format!("{} (up to {most} times)", paid.repeatedly),
+    });
+    paid_row("  told to be made, but are not", &|paid| {
+        paid.lost.to_string()
+    });
+}
+
 fn at_the_door(row: &mut Row<'_>) {
     let mut held_row = |name: &str, value: &dyn Fn(&Held) -> String| {
         row(name, &|side| {
@@ -294,6 +316,9 @@ What sharing gains depends on how much one instance sees by itself. With few cal
 takes long to be sure of what the fleet has seen together; with many (try --rate 150), each is sure as soon as the
 fleet. The probes are saved in any case: every instance of `guarded` sends its own, `shared` one set for all. With
 --instances 1 there is nobody to share with.
+Payments: an upstream books one when it begins with it, so an answer that is late or lost is about something that has
+happened. `plain` tries again; `guarded` and `shared` send a key with each, and their upstreams keep a record per key.
+What a client was not told of may have been made all the same: that is what asking again with the same key is for.
 ";
 
 /// What the tenants do.
@@ -382,6 +407,7 @@ mod tests {
             upstream,
             fleet: None,
             tenants: None,
+            paid: None,
             store: None,
         }
     }
