@@ -14,6 +14,7 @@ use crate::{
     idempotency::{RedisIdempotency, Waiting},
     limit::RedisLimits,
     link::{Link, Status},
+    regions::RedisRegion,
     target::{InvalidUrl, Target},
 };
 
@@ -118,6 +119,13 @@ impl Redis {
     pub fn idempotency(&self) -> RedisIdempotency {
         let prefix = Arc::clone(&self.prefix);
         RedisIdempotency::new(self.clone(), prefix, Arc::clone(&self.waiting))
+    }
+
+    /// The ledger of the region that this Redis is in, for limits that are divided between regions: see
+    /// [`RegionalLimits`](resilience_core::limit::regions::RegionalLimits).
+    #[must_use]
+    pub fn regions(&self) -> RedisRegion {
+        RedisRegion::new(self.clone(), Arc::clone(&self.prefix))
     }
 
     /// One round trip to the server; of a Cluster, to all masters.

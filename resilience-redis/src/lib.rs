@@ -10,6 +10,7 @@ pub mod idempotency;
 mod keys;
 pub mod limit;
 mod link;
+pub mod regions;
 mod script;
 mod target;
 
@@ -20,4 +21,5 @@ pub use handle::{Redis, RedisBuilder};
 pub use idempotency::RedisIdempotency;
 pub use limit::RedisLimits;
 pub use link::Status;
+pub use regions::RedisRegion;
 pub use target::InvalidUrl;

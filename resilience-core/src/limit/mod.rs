@@ -81,6 +81,7 @@ mod machine_tests;
 mod meter;
 pub mod peer;
 mod quota;
+pub mod regions;
 mod shared;
 mod split;
 pub mod store;

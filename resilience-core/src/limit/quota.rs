@@ -101,6 +101,27 @@ impl Quota {
         Err(InvalidConfig::new("parts", of, rule))
     }
 
+    /// `parts` of `of` of the rate, and so much burst.
+    pub(super) fn portion(&self, parts: u64, of: u64, burst: u64) -> Result<Self, InvalidConfig> {
+        let (permits, period) = (
+            self.permits.saturating_mul(parts),
+            self.period.saturating_mul(of),
+        );
+        let common = gcd(permits, period);
+        let portion = Self {
+            permits,
+            period,
+            capacity: burst,
+            n: permits / common,
+            per: period / common,
+        };
+        if portion.is_exact() {
+            return Ok(portion);
+        }
+        let rule = "too many for this quota: its portions would no longer be exact";
+        Err(InvalidConfig::new("parts", of, rule))
+    }
+
     /// Tokens gained per [`period`](Self::period).
     #[must_use]
     pub const fn permits(&self) -> u64 {

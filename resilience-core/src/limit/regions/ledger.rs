@@ -1,0 +1,302 @@
+//! What a region has lent and borrowed: pure, and everything that keeps the sum of all shares at one.
+//!
+//! Each region has a ledger in a store of its own. The only times in it are that store's, in microseconds. A share is
+//! lent in four steps, each of which the next one waits for, so that no part of it is ever used twice:
+//!
+//! 1. The lender notes the loan in its own ledger: its own share shrinks.
+//! 2. After [`Rules::hold`], when no process of the lender uses the larger share any more, it enters the loan in the
+//!    borrower's ledger, with an end that comes before the one in its own.
+//! 3. To take it back, the lender lowers the entry in the borrower's ledger.
+//! 4. After another hold, when no process of the borrower uses what was borrowed any more, it lowers its own note.
+//!
+//! What cannot be renewed ends by itself, on the borrower's side first. Every write compares the version of what was
+//! read, and is refused when it comes later than an interval after the reading: so no writer that was stopped for long
+//! can undo what others have done since.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// All shares together.
+pub const WHOLE: u32 = 256;
+
+/// Times that all regions agree on, and what this region begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// This region's share while nothing is lent.
+    pub(super) base: u32,
+    /// What it never lends.
+    pub(super) floor: u32,
+    /// Microseconds between two turns.
+    pub(super) interval: u64,
+    /// For how many microseconds a loan lasts without being renewed.
+    pub(super) term: u64,
+}
+
+impl Rules {
+    /// For how long a process may use a share that it has read: three intervals, of which the writers use up two.
+    pub(super) const fn hold(&self) -> u64 {
+        3 * self.interval
+    }
+
+    pub(super) const fn hold_time(&self) -> Duration {
+        Duration::from_micros(self.hold())
+    }
+}
+
+/// A loan in the lender's ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Lent {
+    pub(super) parts: u32,
+    /// Since when it is at least so much.
+    pub(super) since: u64,
+    /// When the borrower's entry was last meant to grow.
+    pub(super) raised: u64,
+    pub(super) until: u64,
+}
+
+/// A loan in the borrower's ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Borrowed {
+    pub(super) parts: u32,
+    /// When it was last lowered.
+    pub(super) lowered: u64,
+    pub(super) until: u64,
+}
+
+/// What a region has lent and borrowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ledger {
+    /// When it was begun. One that was lost is begun anew, and then nobody knows what the last one had lent.
+    pub(super) born: u64,
+    /// When somebody may take the next turn.
+    pub(super) turn: u64,
+    pub(super) lent: BTreeMap<Arc<str>, Lent>,
+    pub(super) borrowed: BTreeMap<Arc<str>, Borrowed>,
+}
+
+/// A ledger as its store showed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Page {
+    /// The store's time.
+    pub now: u64,
+    /// Goes up with every change; zero while there is none.
+    pub version: u64,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// What the region's instances would use of the whole, in millionths of it.
+    pub demand: u64,
+}
+
+impl Page {
+    /// What a store shows.
+    #[must_use]
+    pub const fn new(now: u64, version: u64, ledger: Ledger, demand: u64) -> Self {
+        Self {
+            now,
+            version,
+            ledger,
+            demand,
+        }
+    }
+}
+
+/// A ledger to be written in place of the one that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Swap {
+    /// The version that was read.
+    pub expected: u64,
+    /// The store's time after which it is too late.
+    pub not_after: u64,
+    /// What to write.
+    pub ledger: Ledger,
+}
+
+impl Swap {
+    /// `ledger` in place of version `expected`, until `not_after` on the store's clock.
+    #[must_use]
+    pub const fn new(expected: u64, not_after: u64, ledger: Ledger) -> Self {
+        Self {
+            expected,
+            not_after,
+            ledger,
+        }
+    }
+}
+
+impl Ledger {
+    /// The share now, and what of it ends by itself: parts and the time left.
+    pub(super) fn share(&self, rules: &Rules, now: u64) -> (u32, Vec<(u32, u64)>) {
+        if self.is_young(rules, now) {
+            return (rules.floor, Vec::new());
+        }
+        let lent: u32 = self.lent_now(now).map(|(_, lent)| lent.parts).sum();
+        let ending = self
+            .borrowed
+            .values()
+            .filter(|borrowed| borrowed.until > now);
+        let ending = ending.map(|borrowed| (borrowed.parts, borrowed.until - now));
+        (
+            rules.base.saturating_sub(lent).max(rules.floor),
+            ending.collect(),
+        )
+    }
+
+    /// Whether loans of a ledger that was lost may still be out.
+    const fn is_young(&self, rules: &Rules, now: u64) -> bool {
+        self.born == 0 || now < self.born + rules.term
+    }
+
+    pub(super) const fn is_turn(&self, now: u64) -> bool {
+        now >= self.turn
+    }
+
+    fn lent_now(&self, now: u64) -> impl Iterator<Item = (&Arc<str>, &Lent)> {
+        self.lent.iter().filter(move |(_, lent)| lent.until > now)
+    }
+
+    fn borrowed_from(&self, lender: &str, now: u64) -> Option<Borrowed> {
+        let borrowed = self.borrowed.get(lender).copied()?;
+        let parts = if borrowed.until > now {
+            borrowed.parts
+        } else {
+            0
+        };
+        Some(Borrowed { parts, ..borrowed })
+    }
+}
+
+/// A peer's page, and how many microseconds after our own was asked for it had come.
+pub(super) struct PeerPage {
+    pub(super) page: Page,
+    pub(super) late: u64,
+}
+
+/// One turn of a region: what to write into its own ledger, and then, if that went well, into those of its peers.
+pub(super) fn turn(
+    me: &Arc<str>,
+    rules: &Rules,
+    own: &Page,
+    peers: &BTreeMap<Arc<str>, PeerPage>,
+    wanted: &BTreeMap<Arc<str>, u32>,
+) -> (Swap, Vec<(Arc<str>, Swap)>) {
+    let now = own.now;
+    let mut ledger = own.ledger.clone();
+    if ledger.born == 0 {
+        ledger.born = now;
+    }
+    ledger.turn = now + rules.interval;
+    ledger.lent.retain(|_, lent| lent.until > now);
+    ledger
+        .borrowed
+        .retain(|_, borrowed| borrowed.until + rules.term > now);
+    let mut swaps = Vec::new();
+    if !ledger.is_young(rules, now) {
+        for (peer, seen) in peers {
+            let wanted = wanted.get(peer).copied().unwrap_or(0);
+            settle(
+                &mut ledger,
+                rules,
+                now,
+                peer,
+                seen.page.ledger.borrowed_from(me, seen.page.now),
+                seen.page.now,
+                wanted,
+            );
+            if let Some(swap) = enter(&mut ledger, me, rules, now, peer, seen, wanted) {
+                swaps.push((Arc::clone(peer), swap));
+            }
+        }
+    }
+    let own = Swap {
+        expected: own.version,
+        not_after: now + rules.interval,
+        ledger,
+    };
+    (own, swaps)
+}
+
+/// The lender's side of one loan.
+fn settle(
+    ledger: &mut Ledger,
+    rules: &Rules,
+    now: u64,
+    peer: &Arc<str>,
+    theirs: Option<Borrowed>,
+    their_now: u64,
+    wanted: u32,
+) {
+    let others: u32 = ledger
+        .lent
+        .iter()
+        .filter(|(other, _)| *other != peer)
+        .map(|(_, lent)| lent.parts)
+        .sum();
+    let most = (rules.base - rules.floor).saturating_sub(others);
+    let wanted = wanted.min(most);
+    let mut lent = ledger.lent.get(peer).copied().unwrap_or_default();
+    // One growth after the other: each begins the wait for step 2 anew.
+    if wanted > lent.parts && now >= lent.since + rules.hold() {
+        lent.parts = wanted;
+        lent.since = now;
+    } else if wanted < lent.parts && now >= lent.raised + rules.hold() {
+        // What the borrower has heard of, and no process of it goes beyond any more.
+        let settled = theirs.filter(|theirs| their_now >= theirs.lowered + rules.hold());
+        if let Some(theirs) = settled {
+            lent.parts = lent.parts.min(theirs.parts.max(wanted));
+        }
+    }
+    if lent.parts == 0 {
+        ledger.lent.remove(peer);
+    } else {
+        lent.until = now + rules.term;
+        ledger.lent.insert(Arc::clone(peer), lent);
+    }
+}
+
+/// The borrower's side of it.
+fn enter(
+    ledger: &mut Ledger,
+    me: &Arc<str>,
+    rules: &Rules,
+    now: u64,
+    peer: &Arc<str>,
+    seen: &PeerPage,
+    wanted: u32,
+) -> Option<Swap> {
+    let theirs = seen.page.ledger.borrowed_from(me, seen.page.now);
+    let lent = ledger.lent.get_mut(peer)?;
+    let before = theirs.map_or(0, |theirs| theirs.parts);
+    let ready = now >= lent.since + rules.hold();
+    let most = if ready {
+        lent.parts
+    } else {
+        before.min(lent.parts)
+    };
+    let parts = wanted.min(most);
+    // A little before its end here, counted from before our own page was asked for.
+    let left = (lent.until - now).saturating_sub(seen.late + rules.interval / 4);
+    if left == 0 {
+        return None;
+    }
+    if parts > before {
+        lent.raised = now;
+    }
+    let lowered = match theirs {
+        Some(theirs) if parts >= before => theirs.lowered,
+        _ => seen.page.now,
+    };
+    let mut ledger = seen.page.ledger.clone();
+    let until = seen.page.now + left;
+    let entry = Borrowed {
+        parts,
+        lowered,
+        until,
+    };
+    ledger.borrowed.insert(Arc::clone(me), entry);
+    Some(Swap {
+        expected: seen.page.version,
+        not_after: seen.page.now + rules.interval,
+        ledger,
+    })
+}

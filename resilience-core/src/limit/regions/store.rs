@@ -1,0 +1,125 @@
+//! What a store of ledgers offers, and the one for one process.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::ledger::{Ledger, Page, Swap};
+use crate::{clock::Clock, limit::store::Answer};
+
+/// Where one region keeps its ledger, and what its instances would use. Each region has one of its own; the others
+/// reach it across.
+pub trait RegionStore: fmt::Debug + Send + Sync + 'static {
+    /// Notes that `instance` would use `demand` millionths of the whole, for `ttl_ms` milliseconds; and shows the
+    /// ledger of `name`.
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        demand: u64,
+        ttl_ms: u64,
+    ) -> Answer<'a, Page>;
+
+    /// Shows the ledger of `name`.
+    fn look<'a>(&'a self, name: &'a str) -> Answer<'a, Page>;
+
+    /// Writes a ledger, if nobody else has since it was read and it is not too late. The version goes up, also from one
+    /// that was lost. Kept for `ttl_ms` milliseconds at least. Whether it was written.
+    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> Answer<'a, bool>;
+}
+
+/// Keeps the ledger of one region in this process. Clones share it.
+#[derive(Clone, Debug)]
+pub struct InProcessRegion {
+    clock: Clock,
+    entries: Arc<Mutex<HashMap<String, Entry>>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    version: u64,
+    ledger: Ledger,
+    /// By instance: demand, until.
+    demands: HashMap<String, (u64, u64)>,
+}
+
+impl InProcessRegion {
+    /// An empty ledger.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            clock: Clock::auto(),
+            entries: Arc::default(),
+        }
+    }
+
+    /// Forgets everything, as a flushed or failed-over server does.
+    pub fn flush(&self) {
+        self.lock().clear();
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now().as_nanos() / 1000
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn page(&self, name: &str, report: Option<(&str, u64, u64)>) -> Page {
+        let now = self.now();
+        let mut entries = self.lock();
+        let entry = entries.entry(name.to_owned()).or_default();
+        entry.demands.retain(|_, (_, until)| *until > now);
+        if let Some((instance, demand, ttl_ms)) = report {
+            let until = now + ttl_ms * 1000;
+            entry.demands.insert(instance.to_owned(), (demand, until));
+        }
+        let demand = entry.demands.values().map(|(demand, _)| demand).sum();
+        Page::new(now, entry.version, entry.ledger.clone(), demand)
+    }
+
+    fn write(&self, name: &str, swap: &Swap) -> bool {
+        let now = self.now();
+        let mut entries = self.lock();
+        let entry = entries.entry(name.to_owned()).or_default();
+        let is_due = entry.version == swap.expected && now <= swap.not_after;
+        if is_due {
+            entry.version = (entry.version + 1).max(now);
+            entry.ledger.clone_from(&swap.ledger);
+        }
+        is_due
+    }
+}
+
+impl Default for InProcessRegion {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn ready<T: Send + 'static>(value: T) -> Answer<'static, T> {
+    Box::pin(std::future::ready(Ok(value)))
+}
+
+impl RegionStore for InProcessRegion {
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        demand: u64,
+        ttl_ms: u64,
+    ) -> Answer<'a, Page> {
+        ready(self.page(name, Some((instance, demand, ttl_ms))))
+    }
+
+    fn look<'a>(&'a self, name: &'a str) -> Answer<'a, Page> {
+        ready(self.page(name, None))
+    }
+
+    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, _: u64) -> Answer<'a, bool> {
+        ready(self.write(name, swap))
+    }
+}

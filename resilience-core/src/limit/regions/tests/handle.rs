@@ -1,0 +1,130 @@
+//! The store as callers have it, over ledgers in this process and a clock that the test moves.
+
+use super::*;
+use crate::limit::store::InProcessLimits;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Two {
+    ledgers: [InProcessRegion; 2],
+    regions: [RegionalLimits; 2],
+}
+
+fn builder(ledgers: &[InProcessRegion; 2], here: usize) -> RegionalLimitsBuilder {
+    let names = ["eu", "us"];
+    RegionalLimits::builder("api", InProcessLimits::new())
+        .here(names[here], 1, ledgers[here].clone())
+        .peer(names[1 - here], 1, ledgers[1 - here].clone())
+}
+
+impl Two {
+    fn new() -> Self {
+        let ledgers = [(); 2].map(|()| InProcessRegion::new());
+        let regions = [0, 1].map(|here| builder(&ledgers, here).build().unwrap());
+        Self { ledgers, regions }
+    }
+
+    fn shares(&self) -> [u32; 2] {
+        self.regions.each_ref().map(RegionalLimits::share)
+    }
+
+    /// Asks region `of` ten times a second for so many seconds; how many were admitted.
+    async fn ask(&self, of: usize, subject: &str, quota: Quota, seconds: u64) -> u64 {
+        let mut admitted = 0;
+        for _ in 0..seconds * 10 {
+            let demand = Demand {
+                limit: "per-second",
+                quota,
+                cost: 1,
+            };
+            let decision = self.regions[of].decide("api", subject, &[demand]).await;
+            admitted += u64::from(decision.unwrap().outcome.is_admitted());
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        admitted
+    }
+}
+
+fn quota() -> Quota {
+    Quota::per(8, SECOND).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_with_all_the_demand_gets_nearly_all_of_the_rate_and_gives_it_back() {
+    let two = Two::new();
+    assert_eq!(two.shares(), [13, 13], "the floors, to begin with");
+    two.ask(0, "tenant", quota(), 40).await;
+    let [eu, us] = two.shares();
+    assert!(eu >= 240 && us >= 13 && eu + us <= WHOLE, "{eu} and {us}");
+    let admitted = two.ask(0, "tenant", quota(), 20).await;
+    assert!((140..=164).contains(&admitted), "{admitted} of 160");
+    two.ask(1, "tenant", quota(), 40).await;
+    let [eu, us] = two.shares();
+    assert!(us >= 240 && eu + us <= WHOLE, "{eu} and {us}");
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(two.shares(), [128, 128], "each its base when nobody asks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flushed_ledger_keeps_its_region_to_the_floor_until_all_loans_have_ended() {
+    let two = Two::new();
+    two.ask(0, "tenant", quota(), 40).await;
+    two.ledgers[1].flush();
+    for _ in 0..100 {
+        tokio::time::sleep(SECOND / 10).await;
+        let [eu, us] = two.shares();
+        assert!(eu + us <= WHOLE, "{eu} and {us}");
+    }
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(two.shares(), [128, 128]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_burst_is_divided_once_and_for_all_and_to_the_token() {
+    let two = Two::new();
+    let quota = Quota::per(1, 3600 * SECOND).unwrap().burst(7).unwrap();
+    let of = async |region: usize| {
+        let mut got = 0;
+        let demand = Demand {
+            limit: "l",
+            quota,
+            cost: 1,
+        };
+        while let decision = two.regions[region]
+            .decide("api", "t", &[demand])
+            .await
+            .unwrap()
+            && decision.outcome.is_admitted()
+        {
+            got += 1;
+        }
+        got
+    };
+    assert_eq!([of(0).await, of(1).await], [3, 4]);
+    let single = Demand {
+        limit: "l",
+        quota: Quota::per(1, SECOND).unwrap(),
+        cost: 1,
+    };
+    let failure = two.regions[0]
+        .decide("api", "u", &[single])
+        .await
+        .unwrap_err();
+    assert!(failure.reason.contains("cannot be divided"), "{failure}");
+    assert!(two.regions[1].decide("api", "u", &[single]).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_work_is_refused_when_the_region_is_built() {
+    let ledgers = [(); 2].map(|()| InProcessRegion::new());
+    let of = || builder(&ledgers, 0);
+    let field = |builder: RegionalLimitsBuilder| builder.build().unwrap_err().field();
+    assert_eq!(field(of().keep(0.0)), "keep");
+    assert_eq!(field(of().keep(1.1)), "keep");
+    assert_eq!(field(of().interval(SECOND / 1000)), "interval");
+    assert_eq!(field(of().term(5 * SECOND)), "term");
+    assert_eq!(field(of().peer("eu", 1, ledgers[1].clone())), "peer");
+    assert_eq!(field(of().peer("ap", 1_000, ledgers[1].clone())), "region");
+    let nowhere = RegionalLimits::builder("api", InProcessLimits::new());
+    assert_eq!(field(nowhere), "here");
+}

@@ -1,0 +1,126 @@
+//! The ledger of a region, for limits that are divided between regions.
+//!
+//! The arithmetic is [`resilience_core::limit::regions`]'; here a ledger is one line of text with a version. Reading it
+//! and writing it are one script each, on keys of one slot:
+//!
+//! | key | type | what | TTL |
+//! |---|---|---|---|
+//! | `{prefix:region:GROUP}:ledger` | hash | version, and what is lent and borrowed | 100 terms |
+//! | `{prefix:region:GROUP}:demand` | hash | instance, `demand:until`: what it would use, in millionths of the whole | 5 intervals |
+//!
+//! All times are the server's, in microseconds. Each region has a Redis of its own; the regions reach each other's with
+//! a connection of their own across.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use redis::Value;
+use resilience_core::limit::regions::{Ledger, Page, RegionStore, Swap};
+use resilience_core::limit::store::{Answer, StoreFailure};
+
+use crate::{error::StoreError, handle::Redis, keys, script::Script};
+
+static PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("page.lua")));
+static SWAP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("swap.lua")));
+
+/// The ledgers of the region that this Redis is in. Made by [`Redis::regions`]; cheap to clone.
+#[derive(Clone)]
+pub struct RedisRegion {
+    redis: Redis,
+    prefix: Arc<str>,
+}
+
+impl RedisRegion {
+    pub(crate) const fn new(redis: Redis, prefix: Arc<str>) -> Self {
+        Self { redis, prefix }
+    }
+
+    async fn run<T>(
+        &self,
+        script: &Script,
+        group: &str,
+        args: &[&[u8]],
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, StoreFailure> {
+        let tag = keys::tag(&self.prefix, "region", group);
+        let keys = ["ledger", "demand"].map(|part| format!("{tag}:{part}"));
+        let keys = keys.each_ref().map(String::as_str);
+        let answer = script.run(self.redis.link(), &keys, args).await;
+        let answer = answer.and_then(|answer| {
+            read(&answer).ok_or_else(|| StoreError::Unexpected(format!("{answer:?}")))
+        });
+        answer.map_err(|error| StoreFailure::new(error.to_string(), error.is_ambiguous()))
+    }
+}
+
+impl fmt::Debug for RedisRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRegion")
+            .field("redis", &self.redis)
+            .field("prefix", &self.prefix)
+            .finish()
+    }
+}
+
+impl RegionStore for RedisRegion {
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        demand: u64,
+        ttl_ms: u64,
+    ) -> Answer<'a, Page> {
+        Box::pin(async move {
+            let numbers = [demand, ttl_ms].map(|number| number.to_string());
+            let [demand, ttl_ms] = numbers.each_ref().map(String::as_bytes);
+            let args = [instance.as_bytes(), demand, ttl_ms];
+            self.run(&PAGE, name, &args, page).await
+        })
+    }
+
+    fn look<'a>(&'a self, name: &'a str) -> Answer<'a, Page> {
+        Box::pin(self.run(&PAGE, name, &[], page))
+    }
+
+    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let numbers = [swap.expected, swap.not_after, ttl_ms].map(|number| number.to_string());
+            let [expected, not_after, ttl_ms] = numbers.each_ref().map(String::as_bytes);
+            let text = swap.ledger.to_string();
+            let args = [expected, not_after, text.as_bytes(), ttl_ms];
+            let written = |answer: &Value| match answer {
+                Value::Int(flag) => Some(*flag == 1),
+                _ => None,
+            };
+            self.run(&SWAP, name, &args, written).await
+        })
+    }
+}
+
+fn page(answer: &Value) -> Option<Page> {
+    let Value::Array(items) = answer else {
+        return None;
+    };
+    let word = |item: &Value| match item {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        _ => None,
+    };
+    let words: Vec<String> = items.iter().map(word).collect::<Option<_>>()?;
+    let [now, version, text, demand] = &words[..] else {
+        return None;
+    };
+    let ledger: Ledger = if text.is_empty() {
+        Ledger::default()
+    } else {
+        text.parse().ok()?
+    };
+    let number = |word: &String| word.parse().ok();
+    Some(Page::new(
+        number(now)?,
+        number(version)?,
+        ledger,
+        number(demand)?,
+    ))
+}
