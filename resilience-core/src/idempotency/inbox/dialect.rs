@@ -82,6 +82,10 @@ pub struct Ask<'a> {
     pub(super) fingerprint: &'a [u8],
     pub(super) retention_ms: i64,
     /// How long to wait for another transaction; nothing: not at all.
+    #[cfg_attr(
+        not(feature = "sqlx-postgres"),
+        allow(dead_code, reason = "SQLite waits as its connection says")
+    )]
     pub(super) wait_ms: Option<u64>,
 }
 
