@@ -30,7 +30,8 @@ pub enum Mode {
     /// that moment come on top, while the bucket gains on: at most what the fleet uses in a quarter of a lease time.
     /// It may admit less: of an instance that dies its leases are lost, and what others hold and do not use can be
     /// used by nobody else, for a lease time at most; together no more than the live instances times the largest
-    /// lease. A refusal may be told a wait that is up to 10 ms longer than in exact mode.
+    /// lease. A refusal may be told a wait that is up to 10 ms longer than in exact mode, and may come while the
+    /// bucket holds as little as comes in during that time.
     Leased(LeaseRules),
     /// This instance decides alone, each by the whole limit, and asks no store.
     Local,

@@ -80,6 +80,13 @@ impl LeaseRules {
     }
 }
 
+impl LeaseRules {
+    /// Tokens that come in during a pause. When fewer are left, they are not worth a question.
+    pub(super) fn gain(&self, quota: &Quota) -> u64 {
+        self.pause(quota).saturating_mul(quota.rate()) / quota.unit()
+    }
+}
+
 impl Default for LeaseRules {
     fn default() -> Self {
         Self::new()
@@ -149,8 +156,7 @@ fn part(scene: &Scene, quota: &Quota, rules: &LeaseRules) -> u64 {
         Some((standing, ago)) => standing::later(quota, standing, ago).remaining,
         None => quota.capacity(),
     };
-    let gain = rules.pause(quota).saturating_mul(quota.rate()) / quota.unit();
-    (left / scene.live.max(1)).max(left.min(gain))
+    (left / scene.live.max(1)).max(left.min(rules.gain(quota)))
 }
 
 pub(super) fn micros(time: Duration) -> u64 {

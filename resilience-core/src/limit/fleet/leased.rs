@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::{task::JoinSet, time::timeout};
+
 use super::{
     costs::Prices,
     decide::{Core, signed, standings},
@@ -33,6 +35,9 @@ const NO_PRICES: Prices = [0; MAX_LIMITS];
 
 /// Others take what the store has just told of: so often one asks again for what is left.
 const QUESTIONS: u32 = 3;
+
+/// So many pools are emptied at a time.
+const AT_ONCE: usize = 32;
 
 /// A pool can be retired so many times under a call before it goes to the store by itself.
 const TRIES: usize = 4;
@@ -92,8 +97,24 @@ impl Core {
         }
     }
 
-    /// For a call that the pool could not pay for: one of those that wait asks the store for all.
+    /// For a call that the pool could not pay for. It waits for no longer than it would for the store, though others
+    /// may come first.
     pub(super) async fn lease(
+        self: &Arc<Self>,
+        rules: &LeaseRules,
+        subject: &str,
+        plan: Plan,
+        prices: &Prices,
+    ) -> Ruling {
+        let leasing = self.in_turn(rules, subject, plan.clone(), prices);
+        match timeout(self.settings.budget, leasing).await {
+            Ok(ruling) => ruling,
+            Err(_) => self.without_store(subject, plan, prices).await,
+        }
+    }
+
+    /// One of those that wait asks the store for all.
+    async fn in_turn(
         self: &Arc<Self>,
         rules: &LeaseRules,
         subject: &str,
@@ -213,38 +234,59 @@ impl Core {
         differences.iter().all(|difference| *difference >= 0) && pool.take(&amounts)
     }
 
-    /// Gives back what is over, or everything, and drops pools that nobody uses.
+    /// Gives back what is over, or everything, and drops pools that nobody uses. Stops when the store is lost: what is
+    /// over then goes back when it is found again.
     pub(super) async fn sweep(self: &Arc<Self>, all: bool) -> Result<(), StoreFailure> {
         let now = self.settings.clock.now();
         let over: Vec<_> = (self.pools.pin().iter())
             .filter(|(_, pool)| all || pool.is_over(now))
             .map(|(subject, pool)| (subject.clone(), Arc::clone(pool)))
             .collect();
-        let mut last = Ok(());
+        let (mut under_way, mut last) = (JoinSet::new(), Ok(()));
         for (subject, pool) in over {
-            let turn = if all {
-                Some(pool.turn().await)
-            } else {
-                pool.turn_at_once()
-            };
-            if turn.is_none() {
-                continue;
+            if self.health.is_degraded() {
+                break;
             }
-            let tokens = pool.drain();
-            if tokens == NO_PRICES {
-                // Over, and empty since the last look: nobody uses it.
-                pool.retire();
-                let same = |_: &_, other: &Arc<Pool>| Arc::ptr_eq(other, &pool);
-                let _ = self.pools.pin().remove_if(&*subject, same);
-                continue;
+            if under_way.len() == AT_ONCE
+                && let Some(Ok(Err(failure))) = under_way.join_next().await
+            {
+                last = Err(failure);
             }
-            let answer = self.give_back(&subject, &pool.plan, &tokens).await;
-            drop(turn);
-            if let Err(failure) = answer {
+            let core = Arc::clone(self);
+            under_way.spawn_on(
+                async move { core.empty(&subject, &pool, all).await },
+                &self.settings.runtime,
+            );
+        }
+        while let Some(emptied) = under_way.join_next().await {
+            if let Ok(Err(failure)) = emptied {
                 last = Err(failure);
             }
         }
         last
+    }
+
+    /// Gives back what is in a pool, or drops it if nothing is. Unless that `has_to_be`, not while it is in use.
+    async fn empty(
+        self: &Arc<Self>,
+        subject: &str,
+        pool: &Arc<Pool>,
+        has_to_be: bool,
+    ) -> Result<(), StoreFailure> {
+        let turn = if has_to_be {
+            Some(pool.turn().await)
+        } else {
+            pool.turn_at_once()
+        };
+        let Some(_turn) = turn else {
+            return Ok(());
+        };
+        let tokens = pool.drain();
+        if tokens == NO_PRICES {
+            self.retire(subject, pool);
+            return Ok(());
+        }
+        self.give_back(subject, &pool.plan, &tokens).await.map(drop)
     }
 }
 
@@ -352,22 +394,36 @@ impl Asking {
         book.seen = Some((self.core.settings.clock.now(), standings));
         // Counted from before it was asked for.
         pool.expire_at(start + self.rules.time);
-        let mut rationed = None;
+        let (mut rationed, mut scarce) = (None, standings);
         for (index, limit) in pool.plan.as_slice().iter().enumerate() {
             let demand = &mut book.demands[index];
             demand.level = pool.level(index) + amounts[index];
             pool.set_low(index, demand.low());
             if demand.level < demand.size {
                 rationed = rationed.max(Some(self.rules.pause(&limit.quota)));
+                if standings[index].remaining < self.rules.gain(&limit.quota) {
+                    scarce[index].remaining = 0;
+                }
             }
         }
-        if let Some(pause) = rationed {
-            pool.quiet_until(start + Duration::from_micros(pause));
-        }
         drop(book);
+        if let Some(pause) = rationed {
+            self.ration(Duration::from_micros(pause), &standings, &scarce);
+        }
         let rest: Prices = std::array::from_fn(|index| amounts[index] - missing[index]);
         pool.put(&rest);
         Asked::Paid(Paid::new(Arc::clone(pool), self.need))
+    }
+
+    /// There was less than is wanted: for a moment only calls ask the store. If next to nothing is left, they do not
+    /// either, or each of them would ask for what has come in since the one before.
+    fn ration(&self, pause: Duration, standings: &Standings, scarce: &Standings) {
+        let now = self.core.settings.clock.now();
+        self.pool.quiet_until(now + pause);
+        if scarce != standings {
+            let (memory, plan) = (&self.core.memory, &self.pool.plan);
+            memory.note(&self.subject, plan, scarce, pause, pause, now);
+        }
     }
 
     fn refused(&self, decision: &Decision) -> Asked {

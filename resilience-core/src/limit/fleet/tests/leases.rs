@@ -138,6 +138,28 @@ async fn a_refusal_says_when_and_then_it_passes() {
     assert!(server.asked() < 100);
 }
 
+/// Twice as many calls as are allowed, without a break.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_reached_is_used_up_with_few_round_trips() {
+    let server = Server::default();
+    let quota = per(100_000, SECOND).burst(4_000).unwrap();
+    let limit = leased(&server, quota).build().unwrap();
+    let (start, mut admitted, mut calls) = (Instant::now(), 0_u32, 0_u32);
+    while start.elapsed() < SECOND / 4 {
+        admitted += u32::from(limit.ask("t", 1).await.is_admitted());
+        calls += 1;
+        if calls.is_multiple_of(20) {
+            advance(Duration::from_micros(100)).await;
+        }
+    }
+    assert!(
+        (27_500..=29_010).contains(&admitted),
+        "{admitted} of {calls}"
+    );
+    let asked = server.asked();
+    assert!(asked < 200, "{asked}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn several_limits_are_paid_together_or_not_at_all() {
     let server = Server::default();
@@ -200,6 +222,60 @@ async fn leases_outlive_the_store_for_their_time_and_then_the_policy_has_the_wor
     assert!(paid > 0);
     let rejected = limit.check("t", 1).await.unwrap_err();
     assert_eq!(rejected.reason(), Reason::StoreUnreachable);
+}
+
+/// A crowd behind one that asks a server that hangs: nobody waits for more than one answer.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_those_who_wait_for_the_store() {
+    let server = Server::default();
+    let budget = Duration::from_millis(50);
+    let limit = leased(&server, per(1_000, HOUR))
+        .unreachable(Unreachable::Closed)
+        .budget(budget)
+        .build()
+        .unwrap();
+    settled().await;
+    server.hang(true);
+    let mut crowd = JoinSet::new();
+    for _ in 0..100 {
+        let limit = limit.clone();
+        crowd.spawn(async move {
+            let start = Instant::now();
+            let ruling = limit.ask("t", 1).await;
+            (ruling.is_admitted(), start.elapsed())
+        });
+    }
+    for (admitted, waited) in crowd.join_all().await {
+        assert!(
+            !admitted && waited <= budget + Duration::from_millis(2),
+            "{waited:?}"
+        );
+    }
+    server.hang(false);
+    sleep(SECOND).await;
+    assert!(limit.check("t", 1).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_subjects_are_given_back_when_a_program_ends() {
+    let server = Server::default();
+    let limit = leased(&server, per(1_000, HOUR)).build().unwrap();
+    for subject in 0..1_000 {
+        for _ in 0..5 {
+            assert!(limit.check(&subject.to_string(), 1).await.is_ok());
+        }
+    }
+    limit.return_leases().await.unwrap();
+    for subject in 0..1_000 {
+        assert_eq!(left(&limit, &subject.to_string()).await, 995);
+    }
+    server.hang(true);
+    let start = Instant::now();
+    let _ = limit.return_leases().await;
+    assert!(
+        start.elapsed() <= SECOND,
+        "a store that hangs is not asked a thousand times"
+    );
 }
 
 #[tokio::test(start_paused = true)]
