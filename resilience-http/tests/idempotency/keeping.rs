@@ -7,12 +7,16 @@ use std::sync::{
 
 use axum::{Router, body::Body, extract::State};
 use bytes::Bytes;
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, Request, Response, StatusCode, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use resilience_core::idempotency::Disposition;
-use resilience_http::server::IdempotentRequests;
+use resilience_http::{
+    headers::IDEMPOTENCY_KEY,
+    server::{IDEMPOTENT_REPLAYED, IdempotentBody, IdempotentRequests},
+};
 use tokio::sync::mpsc;
+use tower::{Layer, ServiceExt, service_fn};
 
 use crate::rig::*;
 
@@ -185,4 +189,39 @@ async fn a_panic_reaches_the_caller_and_leaves_the_outcome_unknown() {
     assert!(first.await.unwrap_err().is_panic());
     let (kind, _) = refused(ask.send(&app).await, StatusCode::CONFLICT).await;
     assert_eq!((&*kind, effects.count()), ("outcome_unknown", 1));
+}
+
+/// Around a plain service, whose errors are not answers.
+#[tokio::test]
+async fn a_service_that_fails_instead_of_answering_leaves_the_outcome_unknown() {
+    let effects = Effects::default();
+    let paid = effects.clone();
+    let service = service_fn(move |request: Request<IdempotentBody<Full<Bytes>>>| {
+        let paid = paid.clone();
+        async move {
+            paid.another();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            match &*body {
+                b"fail" => Err(std::io::Error::other("disk")),
+                _ => Ok(Response::new(Full::new(body))),
+            }
+        }
+    });
+    let service = once().layer().layer(service);
+    let send = |key: &'static str, body: &'static str| {
+        let request = Request::post("/pay").header(IDEMPOTENCY_KEY, key);
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        service.clone().oneshot(request)
+    };
+    assert_eq!(send("a", "fail").await.unwrap_err().to_string(), "disk");
+    assert_eq!(send("a", "fail").await.unwrap().status(), 409);
+    assert_eq!(effects.count(), 1);
+    for replay in [false, true] {
+        let response = send("b", "echo").await.unwrap();
+        let marked = response.headers().contains_key(IDEMPOTENT_REPLAYED);
+        assert_eq!(marked, replay);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "echo");
+    }
+    assert_eq!(effects.count(), 2);
 }
