@@ -18,6 +18,7 @@ mod hammer;
 mod leases;
 mod limits;
 mod opening;
+mod places;
 mod probes;
 mod report;
 mod torture;
@@ -41,6 +42,7 @@ async fn main() {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         [probes::HOLD, url, name] => probes::hold(url, name).await,
+        [places::CROWD, url, addr] => return places::crowd(url, addr).await,
         [hammer::ONE, url, mode, file] => hammer::one(url, mode, file).await,
         ["torture"] => {
             torture::run().await;
@@ -69,6 +71,9 @@ async fn figures(part: &str) {
     }
     if "opening".contains(part) {
         opening::run().await;
+    }
+    if "places".contains(part) {
+        places::run().await;
     }
     if "probes".contains(part) {
         probes::run().await;
