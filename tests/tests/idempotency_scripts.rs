@@ -2,7 +2,7 @@
 //! the same.
 //!
 //! The scripts run as they are, with another `redis` around them: its time is told by the caller, and its keys do not
-//! expire. So both sides see the same clock, to the microsecond.
+//! expire. So both sides see the same clock, to the microsecond. Packed numbers are packed and unpacked around them.
 
 use bytes::Bytes;
 use resilience_core::idempotency::record::{
@@ -21,15 +21,43 @@ function redis.call(name, ...)
 end
 ";
 
+/// Numbers come as text with commas between them.
+const PACK: &str = "
+local function pack(at)
+  if not string.find(ARGV[at], '^[%d,]+$') then return end
+  local all = ''
+  for number in string.gmatch(ARGV[at], '[^,]+') do all = all .. struct.pack('<d', tonumber(number)) end
+  ARGV[at] = all
+end
+";
+
+/// A claim's answer in numbers, with what is quoted behind them.
+const UNPACK: &str = "
+local answer = run()
+local head, quoted = answer, nil
+if type(answer) == 'table' then head, quoted = answer[1], answer[2] end
+local how, first, second, third = struct.unpack('<Bddd', head)
+return { how, first, second, third, quoted }
+";
+
 macro_rules! script {
-    ($file:literal) => {
+    ($at:literal, $($file:literal),+) => {
         concat!(
+            "pack(", $at, ")\nlocal function run()\n",
             include_str!("../../resilience-redis/src/idempotency/common.lua"),
-            "\n",
-            include_str!(concat!("../../resilience-redis/src/idempotency/", $file))
+            $("\n", include_str!(concat!("../../resilience-redis/src/idempotency/", $file)),)+
+            "\nend\n"
         )
     };
 }
+
+const CLAIM: &str = script!(4, "claim.lua");
+const EXTEND: &str = script!(4, "holder.lua", "extend.lua");
+const CHECKPOINT: &str = script!(4, "holder.lua", "checkpoint.lua");
+const COMPLETE: &str = script!(4, "holder.lua", "complete.lua");
+const REST: &str = script!(4, "holder.lua", "rest.lua");
+const RESOLVE: &str = script!(2, "resolve.lua");
+const LOOK: &str = script!(1, "look.lua");
 
 const KEY: &str = "{t}:record";
 const OLDER: &str = "{t}:older";
@@ -46,7 +74,12 @@ struct Both {
 
 impl Both {
     fn run(&self, script: &str, args: &[String]) -> String {
-        let source = format!("{TOLD}{script}");
+        let end = if script == CLAIM {
+            UNPACK
+        } else {
+            "return run()"
+        };
+        let source = format!("{TOLD}{PACK}{script}{end}");
         let now = self.now.to_string();
         let mut words = vec!["EVAL", &source, "1", KEY, "{t}:news"];
         words.extend(args.iter().map(String::as_str));
@@ -54,33 +87,30 @@ impl Both {
         self.server.try_words(&words).expect("an answer")
     }
 
-    fn holder(&self, script: &str, holder: &Holder, more: &[String]) -> String {
-        let mut args = vec![
+    fn holder(&self, script: &str, holder: &Holder, number: u64, bytes: &Bytes) -> String {
+        let (fence, attempt) = (holder.fence, holder.attempt);
+        let (previous, retention) = (previous(holder.previous), holder.retention_ms);
+        let args = [
             holder.owner.to_string(),
-            holder.fence.to_string(),
-            holder.attempt.to_string(),
-            previous(holder.previous).to_owned(),
             text(&holder.fingerprint),
-            holder.retention_ms.to_string(),
+            format!("{fence},{attempt},{previous},{retention},{number}"),
+            text(bytes),
         ];
-        args.extend_from_slice(more);
         self.run(script, &args)
     }
 
     fn claim(&mut self, claim: &Claim) -> Option<Grant> {
         let takeover = match claim.takeover {
-            Takeover::Never => "never",
-            Takeover::Any => "any",
-            _ => "ended",
+            Takeover::Never => 0,
+            Takeover::Any => 2,
+            _ => 1,
         };
         let args = [
             claim.owner.to_string(),
             text(&claim.fingerprint),
-            claim.lease_ms.to_string(),
-            claim.retention_ms.to_string(),
-            takeover.to_owned(),
+            format!("{},{},{takeover}", claim.lease_ms, claim.retention_ms),
         ];
-        let told = self.run(script!("claim.lua"), &args);
+        let told = self.run(CLAIM, &args);
         let claimed = self.record.claim(claim, self.now);
         assert_eq!(told, claim_words(&claimed), "{claim:?} at {}", self.now);
         match claimed {
@@ -93,17 +123,14 @@ impl Both {
         let now = self.now;
         let (lease, ttl) = (lease(rng), retention(rng));
         let mark = Bytes::from(format!("mark {}", rng.u8(..)));
+        let none = Bytes::new();
         let (told, kept) = match rng.u8(0..8) {
             0 | 1 => (
-                self.holder(script!("extend.lua"), holder, &[lease.to_string()]),
+                self.holder(EXTEND, holder, lease, &none),
                 self.record.extend(holder, lease, now),
             ),
             2 | 3 => (
-                self.holder(
-                    script!("checkpoint.lua"),
-                    holder,
-                    &[lease.to_string(), text(&mark)],
-                ),
+                self.holder(CHECKPOINT, holder, lease, &mark),
                 self.record.checkpoint(holder, &mark, lease, now),
             ),
             4 => {
@@ -111,18 +138,17 @@ impl Both {
                     outcome: mark.clone(),
                     ttl_ms: ttl,
                 };
-                let more = [ttl.to_string(), text(&mark)];
                 (
-                    self.holder(script!("complete.lua"), holder, &more),
+                    self.holder(COMPLETE, holder, ttl, &mark),
                     self.record.complete(holder, &completion, now),
                 )
             }
             5 | 6 => (
-                self.holder(script!("rest.lua"), holder, &["released".to_owned()]),
+                self.holder(REST, holder, 1, &none),
                 self.record.release(holder, now),
             ),
             _ => (
-                self.holder(script!("rest.lua"), holder, &["unknown".to_owned()]),
+                self.holder(REST, holder, 4, &none),
                 self.record.unknown(holder, now),
             ),
         };
@@ -132,15 +158,14 @@ impl Both {
 
     fn resolve(&mut self, rng: &mut fastrand::Rng, fence: u64) {
         let (ttl, outcome) = (retention(rng), Bytes::from_static(b"found out"));
-        let (args, resolution) = if rng.bool() {
-            let args = vec!["done".to_owned(), ttl.to_string(), text(&outcome)];
-            let ttl_ms = ttl;
-            (args, Resolution::Done(Completion { outcome, ttl_ms }))
+        let (done, resolution) = if rng.bool() {
+            let (outcome, ttl_ms) = (outcome.clone(), ttl);
+            (1, Resolution::Done(Completion { outcome, ttl_ms }))
         } else {
-            (vec!["release".to_owned()], Resolution::Release)
+            (0, Resolution::Release)
         };
-        let args = [vec![fence.to_string()], args].concat();
-        let told = self.run(script!("resolve.lua"), &args);
+        let args = [format!("{fence},{done},{ttl}"), text(&outcome)];
+        let told = self.run(RESOLVE, &args);
         let kept = self.record.resolve(fence, &resolution, self.now);
         assert_eq!(told, kept_word(kept), "{fence}, {resolution:?}");
     }
@@ -170,7 +195,7 @@ impl Both {
     }
 
     fn compare(&self) {
-        let told = self.run(script!("look.lua"), &[]);
+        let told = self.run(LOOK, &[]);
         let view = self.record.view(self.now);
         assert_eq!(told, view.map(view_words).unwrap_or_default());
     }
@@ -276,12 +301,12 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-fn previous(previous: Previous) -> &'static str {
+const fn previous(previous: Previous) -> u64 {
     match previous {
-        Previous::Released => "released",
-        Previous::Ended => "ended",
-        Previous::Unknown => "unknown",
-        _ => "none",
+        Previous::Released => 1,
+        Previous::Ended => 2,
+        Previous::Unknown => 3,
+        _ => 0,
     }
 }
 
@@ -296,46 +321,40 @@ fn kept_word(kept: Kept) -> &'static str {
     }
 }
 
-/// As [`RedisServer::try_words`] shows a list: an item a line, nothing for nil.
-fn lines(items: &[String]) -> String {
-    items.join("\n")
+/// As [`RedisServer::try_words`] shows a list: an item a line.
+fn lines(numbers: &[u64], quoted: Option<&Bytes>) -> String {
+    let numbers = numbers.iter().map(ToString::to_string);
+    numbers
+        .chain(quoted.map(text))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn claim_words(claimed: &Claimed) -> String {
-    let granted = |how: &str, grant: &Grant| {
-        lines(&[
-            how.to_owned(),
-            grant.fence.to_string(),
-            grant.attempt.to_string(),
-            previous(grant.previous).to_owned(),
-            grant.checkpoint.as_ref().map(text).unwrap_or_default(),
-        ])
+    let granted = |how, grant: &Grant| {
+        let numbers = [
+            how,
+            grant.fence,
+            grant.attempt.into(),
+            previous(grant.previous),
+        ];
+        lines(&numbers, grant.checkpoint.as_ref())
     };
     match claimed {
-        Claimed::New(grant) => granted("new", grant),
-        Claimed::Mine(grant) => granted("mine", grant),
-        Claimed::Busy { remaining_ms } => lines(&["busy".to_owned(), remaining_ms.to_string()]),
+        Claimed::New(grant) => granted(0, grant),
+        Claimed::Mine(grant) => granted(1, grant),
+        Claimed::Busy { remaining_ms } => lines(&[2, *remaining_ms, 0, 0], None),
         Claimed::Done {
             outcome,
             age_ms,
             fence,
-        } => lines(&[
-            "done".to_owned(),
-            text(outcome),
-            age_ms.to_string(),
-            fence.to_string(),
-        ]),
-        Claimed::Mismatch => "mismatch".to_owned(),
+        } => lines(&[3, *age_ms, *fence, 0], Some(outcome)),
+        Claimed::Mismatch => lines(&[4, 0, 0, 0], None),
         Claimed::Unknown {
             fence,
             attempt,
             age_ms,
-        } => lines(&[
-            "unknown".to_owned(),
-            fence.to_string(),
-            attempt.to_string(),
-            age_ms.to_string(),
-        ]),
+        } => lines(&[5, *fence, (*attempt).into(), *age_ms], None),
         other => panic!("no words for {other:?}"),
     }
 }
@@ -343,12 +362,13 @@ fn claim_words(claimed: &Claimed) -> String {
 #[expect(clippy::needless_pass_by_value, reason = "for `map`")]
 fn view_words(view: View) -> String {
     let phase = match view.phase {
-        Phase::Running => "running",
-        Phase::Done => "done",
-        Phase::Unknown => "unknown",
-        _ => "released",
+        Phase::Running => 1,
+        Phase::Done => 2,
+        Phase::Unknown => 3,
+        _ => 0,
     };
     let numbers = [
+        phase,
         view.fence,
         view.attempt.into(),
         view.age_ms,
@@ -357,11 +377,5 @@ fn view_words(view: View) -> String {
         view.outcome_bytes,
         view.checkpoint_bytes,
     ];
-    let numbers = numbers.iter().map(ToString::to_string);
-    lines(
-        &[phase.to_owned()]
-            .into_iter()
-            .chain(numbers)
-            .collect::<Vec<_>>(),
-    )
+    lines(&numbers, None)
 }

@@ -1,7 +1,7 @@
--- ARGV: 1 channel, 2 to 7 the holder, 8 lease, 9 checkpoint
-local lease, checkpoint = span(8, 'lease'), ARGV[9]
-if not checkpoint then error(redis.error_reply('ERR no checkpoint')) end
-return step({ running = true }, function(...)
-  live(lease)
-  save('checkpoint', checkpoint, ...)
-end)
+-- A sign of life, and what the next attempt begins with. The holder's number: its lease from now on; its bytes: the
+-- checkpoint
+if phase ~= 1 then return 'over' end
+lease, till, expires = number, now + number * 1000, now + math.max(number, retention) * 1000
+left = 1
+save('checkpoint', bytes)
+return answer

@@ -1,51 +1,48 @@
--- ARGV: 1 channel, 2 owner, 3 fingerprint, 4 lease, 5 retention, 6 takeover (never, ended, any)
--- Answer: new or mine, fence, attempt, previous, checkpoint | busy, remaining | done, outcome, age, fence | mismatch |
--- unknown, fence, attempt, age
-local owner, fingerprint = word(2, 'owner'), ARGV[3]
-local lease, retention, takeover = span(4, 'lease'), span(5, 'retention'), word(6, 'takeover')
-if retention < lease then error(redis.error_reply('ERR retention below lease')) end
-
-local function granted(how)
-  local checkpoint = false
-  if r.attempt > 1 or how == 'mine' then checkpoint = redis.call('HGET', key, 'checkpoint') end
-  return { how, r.fence, r.attempt, r.previous, checkpoint }
+-- ARGV: 1 channel, 2 owner, 3 fingerprint, 4 packed doubles: lease, retention, takeover (0 never, 1 ended, 2 any)
+-- Answer: a byte and three doubles, alone or with what is quoted: 0 new or 1 mine, fence, attempt, previous, "checkpoint"
+-- | 2 busy, remaining | 3 done, age, fence, "outcome" | 4 mismatch | 5 unknown, fence, attempt, age
+local asker, about = ARGV[2], ARGV[3]
+local for_ms, keep_ms, takeover = struct.unpack('<ddd', ARGV[4])
+if asker == '' or not (for_ms >= 1 and for_ms <= keep_ms and keep_ms <= 1000000000000
+    and for_ms % 1 + keep_ms % 1 == 0 and (takeover == 0 or takeover == 1 or takeover == 2)) then
+  refuse('a claim that makes no sense')
 end
 
-if r.fence ~= 0 and r.fingerprint ~= fingerprint then return { 'mismatch' } end
-if r.phase == 'done' then return { 'done', redis.call('HGET', key, 'outcome'), age_ms(), r.fence } end
-if r.phase == 'running' then
-  if r.owner == owner then
-    live(lease)
-    save()
-    return granted('mine')
-  end
-  if r.till > now then
+local how = 0
+if known then
+  if fingerprint ~= about then return struct.pack('<Bddd', 4, 0, 0, 0) end
+  local age = math.floor(math.max(now - since, 0) / 1000)
+  if phase == 2 then return { struct.pack('<Bddd', 3, age, fence, 0), call('HGET', key, 'outcome') } end
+  if phase == 1 and owner == asker then
+    how = 1
+  elseif phase == 1 and till > now then
     -- A clock that has stepped back does not make a lease longer than it was.
-    local longest = ahead(now, r.lease)
-    if r.till > longest then
-      r.till = longest
+    local longest = now + lease * 1000
+    if till > longest then
+      till = longest
       save()
     end
-    return { 'busy', remaining_ms() }
+    return struct.pack('<Bddd', 2, math.ceil((till - now) / 1000), 0, 0)
+  elseif phase ~= 0 and (takeover == 0 or (takeover == 1 and (phase == 3 or previous == 3))) then
+    return struct.pack('<Bddd', 5, fence, attempt, age)
+  elseif phase == 0 then
+    previous = 1
+  elseif phase == 3 or previous == 3 then
+    previous = 3
+  else
+    previous = 2
   end
 end
 
-local in_doubt = r.previous == 'unknown'
-if r.phase ~= 'released' and (takeover == 'never'
-    or (takeover ~= 'any' and (r.phase == 'unknown' or in_doubt))) then
-  return { 'unknown', r.fence, r.attempt, age_ms() }
-end
-if r.fence == 0 then
-  r.previous = 'none'
-elseif r.phase == 'released' then
-  r.previous = 'released'
-elseif r.phase == 'unknown' or in_doubt then
-  r.previous = 'unknown'
+lease, till = for_ms, now + for_ms * 1000
+if how == 1 then
+  expires = now + math.max(lease, retention) * 1000
+  save()
 else
-  r.previous = 'ended'
+  phase, attempt, since, retention, expires = 1, math.min(attempt + 1, 4294967295), now, keep_ms, now + keep_ms * 1000
+  fence = math.max(fence + 1, now)
+  save('owner', asker, 'fingerprint', about)
 end
-r.phase, r.owner, r.fence = 'running', owner, math.max(r.fence + 1, now)
-r.attempt, r.since, r.retention = math.min(r.attempt + 1, 4294967295), now, retention
-live(lease)
-save('owner', owner, 'fingerprint', fingerprint)
-return granted('new')
+local granted = struct.pack('<Bddd', how, fence, attempt, previous)
+if left == 0 then return granted end
+return { granted, call('HGET', key, 'checkpoint') }

@@ -1,4 +1,14 @@
--- ARGV: 1 channel, 2 to 7 the holder, 8 ttl, 9 outcome
-local ttl, outcome = span(8, 'ttl'), ARGV[9]
-if not outcome then error(redis.error_reply('ERR no outcome')) end
-return step({ running = true, unknown = true, done = true }, function(...) done(outcome, ttl, ...) end)
+-- The work is done. The holder's number: for how long the outcome is kept; its bytes: the outcome. The first one stays,
+-- should the holder say so again
+if phase == 0 then return 'over' end
+if phase == 2 then
+  save()
+  return answer
+end
+phase, since, till, expires, news = 2, now, 0, now + number * 1000, true
+if left == 1 then
+  left = 0
+  call('HDEL', key, 'checkpoint')
+end
+save('outcome', bytes)
+return answer

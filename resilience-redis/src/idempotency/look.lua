@@ -1,6 +1,6 @@
 -- Answer: phase, fence, attempt, age, remaining, expires, bytes of the outcome, of the checkpoint; nothing, if there is
 -- no record
-if r.fence == 0 then return false end
-local remaining = r.phase == 'running' and remaining_ms() or 0
-return { r.phase, r.fence, r.attempt, age_ms(), remaining, math.ceil((r.expires - now) / 1000),
-  redis.call('HSTRLEN', key, 'outcome'), redis.call('HSTRLEN', key, 'checkpoint') }
+if not known then return false end
+local remaining = phase == 1 and math.ceil(math.max(till - now, 0) / 1000) or 0
+return { phase, fence, attempt, math.floor(math.max(now - since, 0) / 1000), remaining,
+  math.ceil((expires - now) / 1000), call('HSTRLEN', key, 'outcome'), call('HSTRLEN', key, 'checkpoint') }

@@ -5,7 +5,7 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:idempotency:NAME:KEY}:record` | hash | state (phase, fence, attempt, previous, since, until, lease, retention, expires), owner, fingerprint, checkpoint, outcome | retention, or the outcome's own time |
+//! | `{prefix:idempotency:NAME:KEY}:record` | hash | state (packed: phase, previous, attempt, fence, since, until, lease, retention, expires), owner, fingerprint, checkpoint, outcome | retention, or the outcome's own time |
 //!
 //! Moments are the server's, in microseconds; leases and retentions are in milliseconds. A lease is part of the state
 //! and not the key's TTL: a record outlives its lease, so that fence, fingerprint, attempts and checkpoint do. A new
@@ -66,7 +66,6 @@ use resilience_core::{
 };
 
 pub(crate) use self::news::Waiting;
-use self::wire::Args;
 use crate::{
     error::StoreError,
     handle::Redis,
@@ -76,22 +75,21 @@ use crate::{
 };
 
 macro_rules! script {
-    ($id:ident, $file:literal) => {
+    ($id:ident, $($file:literal),+) => {
         static $id: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
                 include_str!("common.lua"),
-                "\n",
-                include_str!($file)
+                $("\n", include_str!($file)),+
             ))
         });
     };
 }
 
 script!(CLAIM, "claim.lua");
-script!(EXTEND, "extend.lua");
-script!(CHECKPOINT, "checkpoint.lua");
-script!(COMPLETE, "complete.lua");
-script!(REST, "rest.lua");
+script!(EXTEND, "holder.lua", "extend.lua");
+script!(CHECKPOINT, "holder.lua", "checkpoint.lua");
+script!(COMPLETE, "holder.lua", "complete.lua");
+script!(REST, "holder.lua", "rest.lua");
 script!(RESOLVE, "resolve.lua");
 script!(LOOK, "look.lua");
 
@@ -182,18 +180,17 @@ impl RedisIdempotency {
         &self,
         script: &Script,
         tag: &str,
-        args: &Args<'_>,
+        args: &[&[u8]],
         lasts: impl FnOnce(&T) -> bool,
         read: impl FnOnce(Value) -> Option<T>,
     ) -> Result<T, StoreFailure> {
         let key = format!("{tag}:record");
-        let args = args.slices();
         let Some(durable) = &self.durable else {
-            let answer = script.run(self.redis.link(), &[&key], &args).await;
+            let answer = script.run(self.redis.link(), &[&key], args).await;
             return understood(answer, read);
         };
         let waited = script
-            .run_and_wait(&durable.link, &key, &args, durable.replicas, durable.within)
+            .run_and_wait(&durable.link, &key, args, durable.replicas, durable.within)
             .await;
         let (answer, replicas) = waited.map_err(failure)?;
         let answer = understood(Ok(answer), read)?;
@@ -205,28 +202,31 @@ impl RedisIdempotency {
         Ok(answer)
     }
 
+    /// A step of the holder's, with a number and bytes that the script takes. With `lasts`, as in [`run`](Self::run).
+    #[expect(clippy::too_many_arguments, reason = "what all steps have in common")]
     async fn step(
         &self,
         script: &Script,
-        tag: &str,
-        args: &Args<'_>,
-    ) -> Result<Kept, StoreFailure> {
-        let lasts = |kept: &Kept| matches!(kept, Kept::Kept | Kept::Restored);
-        self.run(script, tag, args, lasts, wire::kept).await
-    }
-
-    async fn rest(
-        &self,
         name: &str,
         key: &str,
         holder: &Holder,
-        phase: &'static str,
+        number: u64,
+        bytes: &[u8],
+        lasts: bool,
     ) -> Result<Kept, StoreFailure> {
         validate::holder(holder)?;
         let tag = self.tag(name, key)?;
         let channel = channel(&tag);
-        let args = Args::new(&channel).holder(holder).bytes(phase.as_bytes());
-        self.step(&REST, &tag, &args).await
+        let numbers = wire::holder_numbers(holder, number);
+        let args: [&[u8]; 5] = [
+            channel.as_bytes(),
+            holder.owner.as_bytes(),
+            &holder.fingerprint,
+            &numbers,
+            bytes,
+        ];
+        let lasts = |kept: &Kept| lasts && matches!(kept, Kept::Kept | Kept::Restored);
+        self.run(script, &tag, &args, lasts, wire::kept).await
     }
 }
 
@@ -270,12 +270,13 @@ impl IdempotencyStore for RedisIdempotency {
             validate::claim(claim)?;
             let tag = self.tag(name, key)?;
             let channel = channel(&tag);
-            let args = Args::new(&channel)
-                .bytes(claim.owner.as_bytes())
-                .bytes(&claim.fingerprint)
-                .number(claim.lease_ms)
-                .number(claim.retention_ms)
-                .bytes(wire::takeover_word(claim.takeover).as_bytes());
+            let numbers = wire::claim_numbers(claim);
+            let args: [&[u8]; 4] = [
+                channel.as_bytes(),
+                claim.owner.as_bytes(),
+                &claim.fingerprint,
+                &numbers,
+            ];
             let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
             self.run(&CLAIM, &tag, &args, lasts, wire::claimed).await
         })
@@ -289,14 +290,10 @@ impl IdempotencyStore for RedisIdempotency {
         lease_ms: u64,
     ) -> Answer<'a, Kept> {
         Box::pin(async move {
-            validate::holder(holder)?;
             validate::lease(lease_ms)?;
-            let tag = self.tag(name, key)?;
-            let channel = channel(&tag);
-            let args = Args::new(&channel).holder(holder).number(lease_ms);
             // A lease that a failover forgets is one that ends: nobody has to have it.
-            let lasts = |_: &Kept| false;
-            self.run(&EXTEND, &tag, &args, lasts, wire::kept).await
+            self.step(&EXTEND, name, key, holder, lease_ms, b"", false)
+                .await
         })
     }
 
@@ -309,16 +306,10 @@ impl IdempotencyStore for RedisIdempotency {
         lease_ms: u64,
     ) -> Answer<'a, Kept> {
         Box::pin(async move {
-            validate::holder(holder)?;
             validate::lease(lease_ms)?;
             validate::checkpoint(checkpoint.len())?;
-            let tag = self.tag(name, key)?;
-            let channel = channel(&tag);
-            let args = Args::new(&channel)
-                .holder(holder)
-                .number(lease_ms)
-                .bytes(checkpoint);
-            self.step(&CHECKPOINT, &tag, &args).await
+            self.step(&CHECKPOINT, name, key, holder, lease_ms, checkpoint, true)
+                .await
         })
     }
 
@@ -330,24 +321,19 @@ impl IdempotencyStore for RedisIdempotency {
         completion: &'a Completion,
     ) -> Answer<'a, Kept> {
         Box::pin(async move {
-            validate::holder(holder)?;
             validate::completion(completion)?;
-            let tag = self.tag(name, key)?;
-            let channel = channel(&tag);
-            let args = Args::new(&channel)
-                .holder(holder)
-                .number(completion.ttl_ms)
-                .bytes(&completion.outcome);
-            self.step(&COMPLETE, &tag, &args).await
+            let (ttl, outcome) = (completion.ttl_ms, &completion.outcome);
+            self.step(&COMPLETE, name, key, holder, ttl, outcome, true)
+                .await
         })
     }
 
     fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
-        Box::pin(self.rest(name, key, holder, "released"))
+        Box::pin(self.step(&REST, name, key, holder, 1, b"", true))
     }
 
     fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
-        Box::pin(self.rest(name, key, holder, "unknown"))
+        Box::pin(self.step(&REST, name, key, holder, 4, b"", true))
     }
 
     fn resolve<'a>(
@@ -362,19 +348,18 @@ impl IdempotencyStore for RedisIdempotency {
             validate::resolution(resolution)?;
             let tag = self.tag(name, key)?;
             let channel = channel(&tag);
-            let args = Args::new(&channel).number(fence);
-            let args = match resolution {
-                Resolution::Done(completion) => args
-                    .bytes(b"done")
-                    .number(completion.ttl_ms)
-                    .bytes(&completion.outcome),
-                Resolution::Release => args.bytes(b"release"),
+            let (numbers, outcome): (_, &[u8]) = match resolution {
+                Resolution::Done(done) => ([fence, 1, done.ttl_ms], &done.outcome),
+                Resolution::Release => ([fence, 0, 1], b""),
                 other => {
                     let reason = format!("this store does not know {other:?}");
                     return Err(StoreFailure::new(reason, false));
                 }
             };
-            self.step(&RESOLVE, &tag, &args).await
+            let numbers = wire::packed(&numbers);
+            let args: [&[u8]; 3] = [channel.as_bytes(), &numbers, outcome];
+            let lasts = |kept: &Kept| *kept == Kept::Kept;
+            self.run(&RESOLVE, &tag, &args, lasts, wire::kept).await
         })
     }
 

@@ -1,15 +1,24 @@
 -- Somebody found out what has become of an attempt.
--- ARGV: 1 channel, 2 fence, 3 done or release, and of what is done: 4 ttl, 5 outcome
-local fence, how = number(2, 'fence', 1), ARGV[3]
-local ttl = how == 'done' and span(4, 'ttl')
-if how ~= 'release' and not (how == 'done' and ARGV[5]) then error(redis.error_reply('ERR no resolution')) end
-if r.fence == 0 then return 'gone' end
-if r.fence ~= fence or (r.phase == 'running' and r.till > now) then return 'taken' end
-if r.phase == 'done' or r.phase == 'released' then return 'over' end
-if how == 'done' then
-  done(ARGV[5], ttl)
+-- ARGV: 1 channel, 2 packed doubles: fence, 1 if it was done, for how long the outcome is kept; 3 outcome
+-- Answer: kept | taken, over or gone: nothing was changed
+local about, was_done, ttl = struct.unpack('<ddd', ARGV[2])
+if not ARGV[3] or not (about >= 1 and about < 9007199254740992 and (was_done == 0 or was_done == 1)
+    and ttl >= 1 and ttl <= 1000000000000 and about % 1 + ttl % 1 == 0) then
+  refuse('a resolution that makes no sense')
+end
+if not known then return 'gone' end
+if fence ~= about or (phase == 1 and till > now) then return 'taken' end
+if phase == 2 or phase == 0 then return 'over' end
+since, till, news = now, 0, true
+if was_done == 1 then
+  phase, expires = 2, now + ttl * 1000
+  if left == 1 then
+    left = 0
+    call('HDEL', key, 'checkpoint')
+  end
+  save('outcome', ARGV[3])
 else
-  rest('released')
+  phase, expires = 0, now + retention * 1000
   save()
 end
 return 'kept'

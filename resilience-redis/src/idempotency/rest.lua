@@ -1,8 +1,10 @@
--- The holder gives the key back, or does not know what has become of its work.
--- ARGV: 1 channel, 2 to 7 the holder, 8 released or unknown
-local phase = ARGV[8]
-if phase ~= 'released' and phase ~= 'unknown' then error(redis.error_reply('ERR no phase to rest in')) end
-return step({ running = true, unknown = true, released = phase == 'released' }, function(...)
-  rest(phase)
-  save(...)
-end)
+-- The holder gives the key back, or does not know what has become of its work. The holder's number: 1 for the one, 4 for
+-- the other
+local rested = number - 1
+if rested ~= 0 and rested ~= 3 then refuse('no phase to rest in') end
+if phase == 2 or (phase == 0 and rested == 3) then return 'over' end
+if phase ~= rested then
+  phase, since, till, expires, news = rested, now, 0, now + retention * 1000, true
+end
+save()
+return answer

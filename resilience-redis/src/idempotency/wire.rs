@@ -1,117 +1,107 @@
-//! What goes to the scripts, and what their answers say.
+//! What goes to the scripts, and what their answers say. Numbers are packed doubles: they are whole and below 2^53.
 
-use bytes::Bytes;
 use redis::Value;
 use resilience_core::idempotency::record::{
-    Claimed, Grant, Holder, Kept, Loss, Phase, Previous, Takeover, View,
+    Claim, Claimed, Grant, Holder, Kept, Loss, Phase, Previous, Takeover, View,
 };
 
-/// The arguments of a script: the channel, and then what it takes.
-#[derive(Debug)]
-pub(super) struct Args<'a> {
-    words: Vec<Word<'a>>,
-}
-
-#[derive(Debug)]
-enum Word<'a> {
-    Lent(&'a [u8]),
-    Number(String),
-}
-
-impl<'a> Args<'a> {
-    pub(super) fn new(channel: &'a str) -> Self {
-        Self {
-            words: vec![Word::Lent(channel.as_bytes())],
-        }
-    }
-
-    pub(super) fn bytes(mut self, bytes: &'a [u8]) -> Self {
-        self.words.push(Word::Lent(bytes));
-        self
-    }
-
-    pub(super) fn number(mut self, number: u64) -> Self {
-        self.words.push(Word::Number(number.to_string()));
-        self
-    }
-
-    /// What a holder says of itself, in the order of `step` in `common.lua`.
-    pub(super) fn holder(self, holder: &'a Holder) -> Self {
-        self.bytes(holder.owner.as_bytes())
-            .number(holder.fence)
-            .number(holder.attempt.into())
-            .bytes(previous_word(holder.previous).as_bytes())
-            .bytes(&holder.fingerprint)
-            .number(holder.retention_ms)
-    }
-
-    pub(super) fn slices(&self) -> Vec<&[u8]> {
-        let slice = |word| match word {
-            &Word::Lent(bytes) => bytes,
-            Word::Number(text) => text.as_bytes(),
-        };
-        self.words.iter().map(slice).collect()
-    }
-}
-
-pub(super) const fn takeover_word(takeover: Takeover) -> &'static str {
-    match takeover {
-        Takeover::Never => "never",
-        Takeover::Any => "any",
+/// The numbers of a claim.
+pub(super) fn claim_numbers(claim: &Claim) -> Vec<u8> {
+    let takeover = match claim.takeover {
+        Takeover::Never => 0,
+        Takeover::Any => 2,
         // What it is by default.
-        _ => "ended",
-    }
+        _ => 1,
+    };
+    packed(&[claim.lease_ms, claim.retention_ms, takeover])
 }
 
-const fn previous_word(previous: Previous) -> &'static str {
-    match previous {
-        Previous::Released => "released",
-        Previous::Ended => "ended",
-        Previous::Unknown => "unknown",
-        _ => "none",
-    }
+/// The numbers of a holder, and one that the script takes.
+pub(super) fn holder_numbers(holder: &Holder, number: u64) -> Vec<u8> {
+    let previous = match holder.previous {
+        Previous::Released => 1,
+        Previous::Ended => 2,
+        Previous::Unknown => 3,
+        _ => 0,
+    };
+    packed(&[
+        holder.fence,
+        holder.attempt.into(),
+        previous,
+        holder.retention_ms,
+        number,
+    ])
+}
+
+pub(super) fn packed(numbers: &[u64]) -> Vec<u8> {
+    let doubles = numbers.iter().map(|&number| number as f64);
+    doubles.flat_map(f64::to_le_bytes).collect()
 }
 
 /// The answer to a claim.
 pub(super) fn claimed(answer: Value) -> Option<Claimed> {
-    let mut items = Items::of(answer)?;
-    Some(match items.word()?.as_slice() {
-        b"new" => Claimed::New(grant(&mut items)?),
-        b"mine" => Claimed::Mine(grant(&mut items)?),
-        b"busy" => Claimed::Busy {
-            remaining_ms: items.number()?,
+    let (head, quoted) = match answer {
+        Value::BulkString(head) => (head, None),
+        Value::Array(items) => match <[Value; 2]>::try_from(items).ok()? {
+            [Value::BulkString(head), Value::BulkString(quoted)] => (head, Some(quoted)),
+            _ => return None,
         },
-        b"done" => Claimed::Done {
-            outcome: items.word()?.into(),
-            age_ms: items.number()?,
-            fence: items.number()?,
+        _ => return None,
+    };
+    let (how, numbers) = head.split_first()?;
+    let numbers: Vec<u64> = numbers.chunks(8).map(number).collect::<Option<_>>()?;
+    let [first, second, third] = <[u64; 3]>::try_from(numbers).ok()?;
+    Some(match how {
+        0 | 1 => {
+            let grant = Grant {
+                fence: first,
+                attempt: second.try_into().ok()?,
+                previous: previous(third)?,
+                checkpoint: quoted.map(Into::into),
+            };
+            if *how == 0 {
+                Claimed::New(grant)
+            } else {
+                Claimed::Mine(grant)
+            }
+        }
+        2 => Claimed::Busy {
+            remaining_ms: first,
         },
-        b"mismatch" => Claimed::Mismatch,
-        b"unknown" => Claimed::Unknown {
-            fence: items.number()?,
-            attempt: items.number()?.try_into().ok()?,
-            age_ms: items.number()?,
+        3 => Claimed::Done {
+            outcome: quoted?.into(),
+            age_ms: first,
+            fence: second,
+        },
+        4 => Claimed::Mismatch,
+        5 => Claimed::Unknown {
+            fence: first,
+            attempt: second.try_into().ok()?,
+            age_ms: third,
         },
         _ => return None,
     })
 }
 
-fn grant(items: &mut Items) -> Option<Grant> {
-    Some(Grant {
-        fence: items.number()?,
-        attempt: items.number()?.try_into().ok()?,
-        previous: match items.word()?.as_slice() {
-            b"none" => Previous::None,
-            b"released" => Previous::Released,
-            b"ended" => Previous::Ended,
-            b"unknown" => Previous::Unknown,
-            _ => return None,
-        },
-        checkpoint: items.maybe()?.map(Bytes::from),
+/// A double that is a whole number.
+fn number(bytes: &[u8]) -> Option<u64> {
+    let number = f64::from_le_bytes(bytes.try_into().ok()?);
+    let whole = (0.0..9_007_199_254_740_992.0).contains(&number) && number.fract() == 0.0;
+    whole.then_some(number as u64)
+}
+
+const fn previous(number: u64) -> Option<Previous> {
+    Some(match number {
+        0 => Previous::None,
+        1 => Previous::Released,
+        2 => Previous::Ended,
+        3 => Previous::Unknown,
+        _ => return None,
     })
 }
 
 /// The answer to a step of the holder.
+#[expect(clippy::needless_pass_by_value, reason = "as the others")]
 pub(super) fn kept(answer: Value) -> Option<Kept> {
     let Value::BulkString(word) = answer else {
         return None;
@@ -128,55 +118,41 @@ pub(super) fn kept(answer: Value) -> Option<Kept> {
 
 /// The record as it is, if there is one.
 pub(super) fn view(answer: Value) -> Option<Option<View>> {
-    if answer == Value::Nil {
-        return Some(None);
-    }
-    let mut items = Items::of(answer)?;
+    let items = match answer {
+        Value::Nil => return Some(None),
+        Value::Array(items) => items,
+        _ => return None,
+    };
+    let number = |item: &Value| match item {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    let items: Vec<u64> = items.iter().map(number).collect::<Option<_>>()?;
+    let [
+        phase,
+        fence,
+        attempt,
+        age_ms,
+        remaining_ms,
+        expires_ms,
+        outcome_bytes,
+        checkpoint_bytes,
+    ] = <[u64; 8]>::try_from(items).ok()?;
+    let phase = match phase {
+        0 => Phase::Released,
+        1 => Phase::Running,
+        2 => Phase::Done,
+        3 => Phase::Unknown,
+        _ => return None,
+    };
     Some(Some(View {
-        phase: match items.word()?.as_slice() {
-            b"released" => Phase::Released,
-            b"running" => Phase::Running,
-            b"done" => Phase::Done,
-            b"unknown" => Phase::Unknown,
-            _ => return None,
-        },
-        fence: items.number()?,
-        attempt: items.number()?.try_into().ok()?,
-        age_ms: items.number()?,
-        remaining_ms: items.number()?,
-        expires_ms: items.number()?,
-        outcome_bytes: items.number()?,
-        checkpoint_bytes: items.number()?,
+        phase,
+        fence,
+        attempt: attempt.try_into().ok()?,
+        age_ms,
+        remaining_ms,
+        expires_ms,
+        outcome_bytes,
+        checkpoint_bytes,
     }))
-}
-
-/// The items of a list, one after the other. Outcomes are not copied.
-struct Items(std::vec::IntoIter<Value>);
-
-impl Items {
-    fn of(answer: Value) -> Option<Self> {
-        match answer {
-            Value::Array(items) => Some(Self(items.into_iter())),
-            _ => None,
-        }
-    }
-
-    fn word(&mut self) -> Option<Vec<u8>> {
-        self.maybe()?
-    }
-
-    fn maybe(&mut self) -> Option<Option<Vec<u8>>> {
-        match self.0.next()? {
-            Value::BulkString(bytes) => Some(Some(bytes)),
-            Value::Nil => Some(None),
-            _ => None,
-        }
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        match self.0.next()? {
-            Value::Int(number) => number.try_into().ok(),
-            _ => None,
-        }
-    }
 }
