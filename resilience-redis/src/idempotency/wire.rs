@@ -101,7 +101,6 @@ const fn previous(number: u64) -> Option<Previous> {
 }
 
 /// The answer to a step of the holder.
-#[expect(clippy::needless_pass_by_value, reason = "as the others")]
 pub(super) fn kept(answer: Value) -> Option<Kept> {
     let Value::BulkString(word) = answer else {
         return None;

@@ -1,22 +1,13 @@
 //! Shared rate limits: exactness, the server's CPU and memory beside a GCRA's, and what the store adds to its script.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
-
-use ::redis::{
-    Cmd, IntoConnectionInfo, Pipeline, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
-};
+use ::redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
 use resilience_core::limit::{
     Quota, machine,
     store::{Demand, LimitStore},
 };
 
 use crate::{
+    bare::{connection, evalsha, load, per_second},
     fleet::{connect, ms},
     limit_script,
     redis::RedisServer,
@@ -175,6 +166,7 @@ async fn memory(server: &RedisServer) {
 /// many at once, in turns.
 async fn throughput(server: &RedisServer) {
     const TURNS: usize = 9;
+    const TASKS: usize = 64;
     let store = connect(&server.url()).await.limits();
     let mut conn = connection(server).await;
     let digest = load(&mut conn, OURS).await;
@@ -182,7 +174,7 @@ async fn throughput(server: &RedisServer) {
     for _ in 0..TURNS {
         let (conn, digest) = (conn.clone(), digest.clone());
         bare.push(
-            per_second(move || {
+            per_second(TASKS, move || {
                 let (mut conn, digest) = (conn.clone(), digest.clone());
                 async move {
                     let asked = [1e6, 1.0, 1e3, 1.0_f64].map(f64::to_le_bytes).concat();
@@ -198,7 +190,7 @@ async fn throughput(server: &RedisServer) {
         );
         let store = store.clone();
         whole.push(
-            per_second(move || {
+            per_second(TASKS, move || {
                 let store = store.clone();
                 async move {
                     let quota =
@@ -236,59 +228,6 @@ async fn throughput(server: &RedisServer) {
         "share",
         least,
     );
-}
-
-/// How often `call` is done per second by 64 tasks.
-async fn per_second<F: Future<Output = ()> + Send>(
-    call: impl Fn() -> F + Clone + Send + 'static,
-) -> f64 {
-    const TASKS: usize = 64;
-    const LASTING: Duration = ms(700);
-    let (done, over) = (
-        Arc::new(AtomicU64::new(0)),
-        Arc::new(AtomicBool::new(false)),
-    );
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..TASKS)
-        .map(|_| {
-            let (call, done, over) = (call.clone(), Arc::clone(&done), Arc::clone(&over));
-            tokio::spawn(async move {
-                while !over.load(Relaxed) {
-                    call().await;
-                    done.fetch_add(1, Relaxed);
-                }
-            })
-        })
-        .collect();
-    tokio::time::sleep(LASTING).await;
-    over.store(true, Relaxed);
-    for task in tasks {
-        task.await.expect("no panic");
-    }
-    done.load(Relaxed) as f64 / start.elapsed().as_secs_f64()
-}
-
-/// As the store connects: RESP3, and packets go out at once.
-async fn connection(server: &RedisServer) -> MultiplexedConnection {
-    // Without TCP_NODELAY, busy connections send larger batches, and idle ones can wait for 40 ms on a real network.
-    let info = format!("{}/?protocol=resp3", server.url()).into_connection_info();
-    let tcp = TcpSettings::default().set_nodelay(true);
-    let info = info.expect("a good URL").set_tcp_settings(tcp);
-    let client = ::redis::Client::open(info).expect("a good URL");
-    let conn = client.get_multiplexed_async_connection();
-    conn.await.expect("the server runs")
-}
-
-async fn load(conn: &mut MultiplexedConnection, script: &str) -> String {
-    let mut load = ::redis::cmd("SCRIPT");
-    let load = load.arg("LOAD").arg(script);
-    load.query_async(conn).await.expect("a good script")
-}
-
-fn evalsha(digest: &str, key: &str, args: &[&[u8]]) -> Cmd {
-    let mut command = ::redis::cmd("EVALSHA");
-    command.arg(digest).arg(1).arg(key).arg(args);
-    command
 }
 
 /// Microseconds that the server has spent on scripts.

@@ -12,6 +12,7 @@
 // What is measured here is real time, which is what std's clock is for.
 #![allow(clippy::disallowed_types)]
 
+mod bare;
 mod commands;
 mod fleet;
 mod hammer;
@@ -20,6 +21,7 @@ mod limits;
 mod opening;
 mod places;
 mod probes;
+mod records;
 mod report;
 mod torture;
 mod traffic;
@@ -77,6 +79,9 @@ async fn figures(part: &str) {
     }
     if "probes".contains(part) {
         probes::run().await;
+    }
+    if "records".contains(part) {
+        records::run().await;
     }
     if "traffic".contains(part) {
         traffic::run().await;
