@@ -2,10 +2,15 @@
 
 use std::io;
 
+use bytes::Bytes;
+
 use super::{Effects, Idempotency, LEASE, SECOND, fresh, refused, replayed, shaky::Shaky};
 use crate::{
     error::Reason,
-    idempotency::{Attempt, CheckpointFailed, Recorded, Source, Unreachable},
+    idempotency::{
+        Attempt, CheckpointFailed, IdempotencyStore, Recorded, Source, Unreachable,
+        record::{Claim, Claimed, Holder, Takeover},
+    },
 };
 
 fn over(store: &Shaky, unreachable: Unreachable) -> Idempotency {
@@ -65,6 +70,43 @@ async fn a_caller_that_goes_away_before_the_store_answers_leaves_no_claim() {
     store.hangs(false);
     tokio::time::sleep(SECOND).await;
     assert_eq!(fresh(effects.once(&handle, "k").await), 1, "not in flight");
+}
+
+/// A claim that is given back says that nothing had been, and the next attempt does again what the crashed one did.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_before_the_store_answers_takes_no_doubt_with_it() {
+    for unknown in [false, true] {
+        let store = Shaky::default();
+        let builder = Idempotency::builder("test").store(store.clone());
+        let handle = builder.takeover(Takeover::Any).build().unwrap();
+        let crashed = Claim {
+            owner: "crashed".into(),
+            fingerprint: Bytes::new(),
+            lease_ms: 1_000,
+            retention_ms: 86_400_000,
+            takeover: Takeover::Any,
+        };
+        let claimed = store.inner.claim("test", "/k", &crashed).await.unwrap();
+        let Claimed::New(grant) = claimed else {
+            panic!("{claimed:?}");
+        };
+        if unknown {
+            let holder = Holder::new(&crashed, &grant);
+            store.inner.unknown("test", "/k", &holder).await.unwrap();
+        }
+        tokio::time::sleep(2 * SECOND).await;
+        store.hangs(true);
+        let leaving = Effects::default();
+        let leaving = leaving.once(&handle, "k");
+        assert!(tokio::time::timeout(SECOND / 10, leaving).await.is_err());
+        store.hangs(false);
+        tokio::time::sleep(2 * LEASE).await;
+        let look = handle.run("k", |attempt: Attempt| async move {
+            Ok::<_, io::Error>((attempt.number(), format!("{:?}", attempt.previous())))
+        });
+        let expected = if unknown { "Unknown" } else { "Ended" };
+        assert_eq!(look.await.unwrap().value, (3, expected.to_owned()));
+    }
 }
 
 /// Told that it is not recorded, rather than kept waiting; and recorded as soon as can be.
