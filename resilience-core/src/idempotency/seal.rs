@@ -322,3 +322,7 @@ impl fmt::Debug for Keyring {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "seal_tests.rs"]
+mod tests;

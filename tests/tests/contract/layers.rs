@@ -1,6 +1,12 @@
 //! Every layer of the toolkit, held to every contract. Exemptions are listed with their reasons.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use resilience_core::{
     Error, Verdict,
@@ -11,6 +17,7 @@ use resilience_core::{
     },
     deadline::Timeout,
     fallback::{Fallback, FallbackLayer},
+    idempotency::{Disposition, Idempotency, IdempotencyBuilder, Key},
     keyed::Keyed,
     lift::LiftLayer,
     limit::{
@@ -333,6 +340,59 @@ fn lift() {
     let lift =
         move || layer_fn(move |inner: Stack| MapErr::new(LiftLayer::new().layer(inner), lower));
     Subject::new("lift", move || async move { Instance::new(lift) }).keeps_every_contract();
+}
+
+const GOES_ON: &str = "work that has begun goes on without its caller: that is what it is for";
+
+/// Each request has a key of its own.
+#[test]
+fn idempotency() {
+    let make = || async {
+        let keys = Arc::new(AtomicU64::new(0));
+        of_keys(Idempotency::builder("contract"), move |_| {
+            Some(Key::new(keys.fetch_add(1, Relaxed).to_string()))
+        })
+    };
+    Subject::new("idempotency", make)
+        .exempt("a_dropped_call_gives_back_what_it_held", GOES_ON)
+        .keeps_every_contract();
+}
+
+#[test]
+fn idempotency_of_requests_without_a_key() {
+    let make = || async { of_keys(Idempotency::builder("contract"), |_| None) };
+    Subject::new("idempotency without keys", make).keeps_every_contract();
+}
+
+/// Requests that hang have one key, so that the second is refused, or waits.
+#[test]
+fn idempotency_of_a_key_in_flight() {
+    Subject::new("idempotency of a key in flight", || async {
+        of_keys(Idempotency::builder("contract"), one_key())
+    })
+    .rejects_after(1, Plan::Hang)
+    .exempt("a_dropped_call_gives_back_what_it_held", GOES_ON)
+    .keeps_every_contract();
+}
+
+fn one_key() -> impl Fn(&Ask) -> Option<Key> + Clone + Send + Sync + 'static {
+    |_| Some(Key::new("one"))
+}
+
+fn of_keys(
+    builder: IdempotencyBuilder,
+    key: impl Fn(&Ask) -> Option<Key> + Clone + Send + Sync + 'static,
+) -> Instance {
+    let handle = builder
+        .on_panic(Disposition::Release)
+        .ttl(SECOND)
+        .build()
+        .unwrap();
+    let counted = handle.clone();
+    Instance::new(move || handle.layer(key.clone())).held(move || {
+        let snapshot = counted.snapshot();
+        snapshot.running + snapshot.waiting
+    })
 }
 
 const ANSWERED: &str = "it answers in place of the service: that is what it is for";
