@@ -20,8 +20,8 @@
 //!
 //! # A record that was lost
 //! Whoever holds a claim knows enough of it ([`Holder`]) to bring the record back: every step of a holder does, when
-//! nothing stands, or something older than its own fence. It does not when a retention has passed since the claim,
-//! because by then the record may have been completed by somebody else and forgotten in due course.
+//! nothing stands, or something older than its own fence that is not done. It does not when a retention has passed since
+//! the claim, because by then the record may have been completed by somebody else and forgotten in due course.
 
 use std::sync::Arc;
 
@@ -403,7 +403,8 @@ impl Record {
             step(self);
             return Kept::Kept;
         }
-        if self.fence >= holder.fence {
+        // An outcome that was accepted stays, whoever has brought it back.
+        if self.fence >= holder.fence || self.phase == Phase::Done {
             return Kept::Lost(Loss::Taken);
         }
         // Fences are made of the clock, so this one tells when the claim was granted.

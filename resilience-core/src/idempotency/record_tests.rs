@@ -336,6 +336,13 @@ fn what_stands_is_not_brought_back_over_unless_it_is_older() {
     assert_eq!(stale.extend(&new, LEASE, later), Kept::Restored);
     assert_eq!(stale.complete(&old, &done("8"), later), lost);
     assert_eq!(stale.complete(&new, &done("7"), later), Kept::Kept);
+    // Lost again, and the older one was first to bring it back: what was accepted stays.
+    let mut again = Record::default();
+    assert_eq!(again.complete(&old, &done("8"), later), Kept::Restored);
+    let before = again.clone();
+    assert_eq!(again.complete(&new, &done("7"), later), lost);
+    assert_eq!(again.extend(&new, LEASE, later), lost);
+    assert_eq!(again, before);
 }
 
 #[test]

@@ -14,7 +14,8 @@ end
 
 local answer = 'kept'
 if fence ~= held or owner ~= holder then
-  if fence >= held then return 'taken' end
+  -- An outcome that was accepted stays, whoever has brought it back.
+  if fence >= held or phase == 2 then return 'taken' end
   -- Fences are made of the clock, so this one tells when the claim was granted.
   if now > held + keep_ms * 1000 then return 'gone' end
   -- Brought back. Only the checkpoint of the same work is of use.

@@ -67,6 +67,12 @@ pub(super) async fn a_lost_record_is_not_brought_back_over_a_newer_one(
     assert_eq!(complete(store, key, &new, b"7").await, Kept::Restored);
     assert_eq!(complete(store, key, &old, b"8").await, lost);
     assert_eq!(replayed(claim(store, key, &claim_of("c")).await), "7");
+    // Lost once more, and the older one is first to bring it back: what was accepted stays.
+    flush();
+    assert_eq!(complete(store, key, &old, b"8").await, Kept::Restored);
+    assert_eq!(complete(store, key, &new, b"7").await, lost);
+    assert_eq!(extend(store, key, &new).await, lost);
+    assert_eq!(replayed(claim(store, key, &claim_of("c")).await), "8");
 }
 
 pub(super) async fn fences_go_up_over_every_loss(
