@@ -8,6 +8,7 @@
 //! | [`breaker`] | stops calling what keeps failing, and finds out by a few probes when it is back; alone, or [with a fleet](breaker::fleet) |
 //! | [`bulkhead`] | bounds the calls in flight, with a bounded queue if wanted |
 //! | [`limit`] | bounds the calls per time, exactly |
+//! | [`idempotency`] | work that is asked for more than once takes effect once |
 //! | [`fallback`], [`shed`] | another answer; no answer at once |
 //! | [`execute`], [`lift`] | closures as requests; services with a plain error in a typed stack |
 //! | [`classify`] | what a result says about the dependency: one answer for the whole stack |
@@ -62,7 +63,8 @@
 //!
 //! # Features
 //!
-//! None is on by default. `otel`: `telemetry::export`. `sqlx`: classification of sqlx errors.
+//! None is on by default. `otel`: `telemetry::export`. `compress`, `encrypt`: what idempotency keys record, at rest.
+//! `sqlx`: classification of sqlx errors.
 //! `sqlx-postgres`, `sqlx-sqlite`: the same, and the inbox in that database.
 
 pub mod breaker;
