@@ -143,10 +143,17 @@ impl Both {
                     self.record.complete(holder, &completion, now),
                 )
             }
-            5 | 6 => (
-                self.holder(REST, holder, 1, &none),
-                self.record.release(holder, now),
-            ),
+            5 | 6 => {
+                let mut holder = holder.clone();
+                if rng.u8(0..4) == 0 {
+                    // It has found out what became of the attempt before.
+                    holder.previous = Previous::Released;
+                }
+                (
+                    self.holder(REST, &holder, 1, &none),
+                    self.record.release(&holder, now),
+                )
+            }
             _ => (
                 self.holder(REST, holder, 4, &none),
                 self.record.unknown(holder, now),
@@ -191,6 +198,12 @@ impl Both {
                 }
                 self.record = self.older.clone();
             }
+        }
+        // A look removes what is over from the server, but not from the record, where it would come back with a clock that
+        // steps back.
+        if self.record.is_gone(self.now) {
+            let _ = self.server.try_words(&["DEL", KEY]).expect("an answer");
+            self.record = Record::default();
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     config::Unreachable,
     key::{Fingerprint, Key},
     lead::{Hold, Lead},
-    record::{Claim, Claimed, Grant, Holder, Previous},
+    record::{Claim, Claimed, Grant, Holder},
     seal::Opened,
     shared::{Counted, Shared},
     store::{Changes, IdempotencyStore, StoreFailure},
@@ -375,16 +375,8 @@ impl Lost {
                 Ok(Claimed::New(grant) | Claimed::Mine(grant)) => {
                     let holder = Holder::new(&self.claim, &grant);
                     let (name, key) = (&self.shared.name, &self.key);
-                    // The work was not begun. What became of it before is as open as it was, and a release would say
-                    // that nothing had been.
-                    let step = match grant.previous {
-                        Previous::None | Previous::Released => {
-                            self.store.release(name, key, &holder)
-                        }
-                        Previous::Unknown => self.store.unknown(name, key, &holder),
-                        // The lease runs out, and the next claim finds what this one found.
-                        Previous::Ended => return,
-                    };
+                    // The work was not begun. What became of it before is as open as it was.
+                    let step = self.store.release(name, key, &holder);
                     let _ = self.shared.within_budget(step).await;
                     return;
                 }

@@ -75,7 +75,8 @@ enum Settlement {
         plain: Option<Bytes>,
         completion: Completion,
     },
-    Release,
+    /// With what is known of the attempt before.
+    Release(Previous),
     Unknown,
 }
 
@@ -122,11 +123,13 @@ impl Lead {
         let running = Counted::new(&self.shared.totals.running);
         let attempt = Attempt::new(self);
         let mut beat = Beat::new(self, &attempt);
-        let (ended, decided) = match self.reconcile(&attempt, &mut beat).await {
-            Some((ended, decided)) => (ended, decided),
-            None => self.work(outcomes, work, attempt, &mut beat).await,
+        let (settlement, ended) = match self.reconcile(&attempt, &mut beat).await {
+            Err((ended, decided)) => (self.seal(decided, self.previous), ended),
+            Ok(previous) => {
+                let (ended, decided) = self.work(outcomes, work, attempt, &mut beat).await;
+                (self.seal(decided, previous), ended)
+            }
         };
-        let settlement = self.seal(decided);
         let settling = self.settle(&settlement, Some((tell, ended)));
         tokio::select! {
             biased;
@@ -196,16 +199,16 @@ impl Lead {
         (ended, decided)
     }
 
-    /// Asks the hook, if there is one and something to ask. `None`: do the work.
+    /// Asks the hook, if there is one and something to ask. `Ok`: do the work, this being known of the attempt before.
     async fn reconcile<R>(
         &self,
         attempt: &Attempt,
         beat: &mut Beat<'_>,
-    ) -> Option<(Ended<R>, Decided)> {
-        let hook = self.shared.reconcile.as_ref()?;
-        if !matches!(self.previous, Previous::Ended | Previous::Unknown) {
-            return None;
-        }
+    ) -> Result<Previous, (Ended<R>, Decided)> {
+        let hook = match &self.shared.reconcile {
+            Some(hook) if self.previous.is_in_doubt() => hook,
+            _ => return Ok(self.previous),
+        };
         let asked = hook(Doubt {
             key: Arc::clone(&self.key),
             previous: self.previous,
@@ -223,11 +226,11 @@ impl Lead {
             }
         };
         match found.unwrap_or(Reconciled::Unknown) {
-            Reconciled::NotDone => None,
-            Reconciled::Unknown => Some((Ended::StillUnknown, Decided::Unknown)),
+            Reconciled::NotDone => Ok(Previous::Released),
+            Reconciled::Unknown => Err((Ended::StillUnknown, Decided::Unknown)),
             Reconciled::Done(outcome) => {
                 let plain = Some(outcome.clone());
-                Some((
+                Err((
                     Ended::Reconciled(outcome),
                     Decided::Done { plain, ttl: None },
                 ))
@@ -235,9 +238,9 @@ impl Lead {
         }
     }
 
-    fn seal(&self, decided: Decided) -> Settlement {
+    fn seal(&self, decided: Decided, previous: Previous) -> Settlement {
         let (plain, ttl) = match decided {
-            Decided::Release => return Settlement::Release,
+            Decided::Release => return Settlement::Release(previous),
             Decided::Unknown => return Settlement::Unknown,
             Decided::Done { plain, ttl } => (plain, ttl),
         };
@@ -306,7 +309,13 @@ impl Lead {
             Settlement::Done { completion, .. } => {
                 store.complete(name, &self.key, holder, completion).await
             }
-            Settlement::Release => store.release(name, &self.key, holder).await,
+            Settlement::Release(previous) => {
+                let holder = Holder {
+                    previous: *previous,
+                    ..holder.clone()
+                };
+                store.release(name, &self.key, &holder).await
+            }
             Settlement::Unknown => store.unknown(name, &self.key, holder).await,
         }
     }
@@ -315,7 +324,7 @@ impl Lead {
     fn settled(&self, settlement: &Settlement, asked: Instant) -> Recorded {
         let totals = &self.shared.totals;
         let (recorded, counter) = match settlement {
-            Settlement::Release => (Recorded::Released, &totals.released),
+            Settlement::Release(_) => (Recorded::Released, &totals.released),
             Settlement::Unknown => (Recorded::Unknown, &totals.left_unknown),
             Settlement::Done { plain, completion } => {
                 let until = asked + Duration::from_millis(completion.ttl_ms);
@@ -361,7 +370,8 @@ impl Lead {
 
     /// Work that is not begun.
     pub(super) async fn give_back(&self) {
-        self.settle::<()>(&Settlement::Release, None).await;
+        let settlement = Settlement::Release(self.previous);
+        self.settle::<()>(&settlement, None).await;
     }
 
     fn complain(&self, why: &dyn std::fmt::Display, what: &'static str) {

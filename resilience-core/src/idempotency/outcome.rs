@@ -14,7 +14,10 @@ pub enum Disposition {
     Record,
     /// The same, for so long.
     RecordFor(Duration),
-    /// Not done: nothing happened that matters, and the next caller does the work.
+    /// Not done: nothing happened in this attempt that matters, and the next caller does the work. An attempt before,
+    /// of which nobody knows how it ended, stays in doubt: the next attempt has the same
+    /// [`previous`](super::Attempt::previous), unless the [reconcile hook](super::IdempotencyBuilder::reconcile) found
+    /// that it had not done the work either.
     Release,
     /// Nobody knows: the next caller is treated as the handle's
     /// [`takeover`](super::IdempotencyBuilder::takeover) says, which is to be refused unless told otherwise.

@@ -10,6 +10,13 @@
 //!                 |-the lease ends           nothing happens; the next claim takes over, or is told
 //! ```
 //!
+//! # Doubt
+//! Whoever takes over from an attempt that did not say how it ended inherits the doubt, and hands it on unless they find
+//! out: a release says that *their* attempt has done nothing, not what became of the one before. So after it the next
+//! claim finds what this one found, an ended lease ([`Previous::Ended`]) or an unknown outcome. A completion or a
+//! [resolution](Record::resolve) ends the doubt, and so does the release of a holder who says that the attempt before
+//! had not done the work, which is a [`Holder::previous`] of [`Previous::Released`].
+//!
 //! # The fence
 //! Each granted claim has a number that is higher than that of every claim before it on that key: one above the last
 //! one, or the store's clock in microseconds, whichever is more. So it goes on upwards when the record is released,
@@ -70,10 +77,19 @@ pub enum Previous {
     None,
     /// It gave the key back: nothing happened that matters.
     Released,
-    /// Its lease ended: it crashed, or hangs. It may have done its work, or some of it.
+    /// Its lease ended: it crashed, or hangs. It may have done its work, or some of it. Stays so over attempts that give
+    /// the key back without having found out.
     Ended,
     /// It did not know itself what had become of its work. Stays so over attempts that end without saying more.
     Unknown,
+}
+
+impl Previous {
+    /// Whether it may have done its work: [`Ended`](Self::Ended) or [`Unknown`](Self::Unknown).
+    #[must_use]
+    pub const fn is_in_doubt(self) -> bool {
+        matches!(self, Self::Ended | Self::Unknown)
+    }
 }
 
 /// The work is the claimant's to do.
@@ -133,7 +149,8 @@ pub struct Holder {
     pub fence: u64,
     /// See [`Grant::attempt`].
     pub attempt: u32,
-    /// See [`Grant::previous`].
+    /// See [`Grant::previous`]. Whoever has found out that the attempt before did not do the work says
+    /// [`Previous::Released`] instead, when giving the key back.
     pub previous: Previous,
     /// See [`Claim::fingerprint`].
     pub fingerprint: Bytes,
@@ -204,7 +221,8 @@ pub enum Loss {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Free: given back, or never claimed.
+    /// Free: given back, or never claimed. The lease of an attempt before the one that gave it back may have ended
+    /// ([`Previous::Ended`]): the next claim hears of it.
     #[default]
     Released,
     /// Claimed. The lease may have ended.
@@ -282,7 +300,7 @@ impl Record {
                 let remaining_ms = self.remaining_ms(now);
                 Claimed::Busy { remaining_ms }
             }
-            Phase::Running | Phase::Unknown if !self.may_take(claim.takeover) => Claimed::Unknown {
+            _ if !self.may_take(claim.takeover) => Claimed::Unknown {
                 fence: self.fence,
                 attempt: self.attempt,
                 age_ms: self.age_ms(now),
@@ -321,11 +339,19 @@ impl Record {
         self.step(holder, now, &from, |record| record.done(completion, now))
     }
 
-    /// The work was not done: the next claim is granted at once.
+    /// This attempt did nothing that matters: the next claim finds what this one found. It is granted at once, unless that
+    /// was an unknown outcome, which it is again.
     pub fn release(&mut self, holder: &Holder, now: u64) -> Kept {
         let from = [Phase::Running, Phase::Unknown, Phase::Released];
         self.step(holder, now, &from, |record| {
-            record.rest(Phase::Released, now);
+            if !holder.previous.is_in_doubt() {
+                record.previous = holder.previous;
+            }
+            let phase = match record.previous {
+                Previous::Unknown => Phase::Unknown,
+                _ => Phase::Released,
+            };
+            record.rest_once(phase, now);
         })
     }
 
@@ -333,12 +359,12 @@ impl Record {
     pub fn unknown(&mut self, holder: &Holder, now: u64) -> Kept {
         let from = [Phase::Running, Phase::Unknown];
         self.step(holder, now, &from, |record| {
-            record.rest(Phase::Unknown, now);
+            record.rest_once(Phase::Unknown, now);
         })
     }
 
     /// Somebody found out what had become of the attempt under `fence`, whose outcome is unknown or whose lease has
-    /// ended. Of several who say so, the first counts.
+    /// ended; that of all attempts before it with it. Of several who say so, the first counts.
     pub fn resolve(&mut self, fence: u64, resolution: &Resolution, now: u64) -> Kept {
         self.forget(now);
         if self.fence == 0 {
@@ -348,12 +374,15 @@ impl Record {
         if self.fence != fence || held {
             return Kept::Lost(Loss::Taken);
         }
-        if matches!(self.phase, Phase::Done | Phase::Released) {
+        if self.doubt().is_none() {
             return Kept::Lost(Loss::Over);
         }
         match resolution {
             Resolution::Done(completion) => self.done(completion, now),
-            Resolution::Release => self.rest(Phase::Released, now),
+            Resolution::Release => {
+                self.previous = Previous::Released;
+                self.rest(Phase::Released, now);
+            }
         }
         Kept::Kept
     }
@@ -433,11 +462,10 @@ impl Record {
     }
 
     fn begin(&mut self, claim: &Claim, now: u64) {
-        self.previous = match self.phase {
+        self.previous = match self.doubt() {
             _ if self.fence == 0 => Previous::None,
-            Phase::Running if !self.in_doubt() => Previous::Ended,
-            Phase::Running | Phase::Unknown => Previous::Unknown,
-            Phase::Released | Phase::Done => Previous::Released,
+            Some(doubt) => doubt,
+            None => Previous::Released,
         };
         self.phase = Phase::Running;
         self.owner = Arc::clone(&claim.owner);
@@ -465,26 +493,36 @@ impl Record {
         self.expires = ahead(now, completion.ttl_ms);
     }
 
-    fn rest(&mut self, phase: Phase, now: u64) {
-        if self.phase == phase {
-            return;
+    fn rest_once(&mut self, phase: Phase, now: u64) {
+        if self.phase != phase {
+            self.rest(phase, now);
         }
+    }
+
+    fn rest(&mut self, phase: Phase, now: u64) {
         self.phase = phase;
         self.since = now;
         self.until = 0;
         self.expires = ahead(now, self.retention_ms);
     }
 
-    /// Whether an attempt before the one that runs is of unknown outcome, and this one has not found out.
-    fn in_doubt(&self) -> bool {
-        self.previous == Previous::Unknown
+    /// What a claim takes over, once nobody holds the lease: an attempt that did not say how it ended, or one before it.
+    fn doubt(&self) -> Option<Previous> {
+        match self.phase {
+            Phase::Done => None,
+            Phase::Unknown => Some(Previous::Unknown),
+            Phase::Running if self.previous != Previous::Unknown => Some(Previous::Ended),
+            Phase::Running | Phase::Released => {
+                Some(self.previous).filter(|previous| previous.is_in_doubt())
+            }
+        }
     }
 
     fn may_take(&self, takeover: Takeover) -> bool {
-        match takeover {
-            Takeover::Never => false,
-            Takeover::Ended => self.phase == Phase::Running && !self.in_doubt(),
-            Takeover::Any => true,
+        match self.doubt() {
+            None => true,
+            Some(Previous::Unknown) => takeover == Takeover::Any,
+            Some(_) => takeover != Takeover::Never,
         }
     }
 

@@ -278,6 +278,54 @@ fn whoever_did_not_know_may_find_out_after_all() {
     assert_eq!(next.previous, Previous::Released);
 }
 
+/// Work that takes over in doubt, and gives the key back, has done nothing; what the attempt before it did, nobody has
+/// learnt.
+#[test]
+fn a_doubt_is_handed_on_by_a_release_unless_the_holder_found_out() {
+    for (unknown, previous) in [(false, Previous::Ended), (true, Previous::Unknown)] {
+        let mut record = Record::default();
+        let first = hold(&mut record, "a", START);
+        if unknown {
+            record.unknown(&first, START);
+        }
+        let mut now = START;
+        for attempt in 2..5 {
+            now += LEASE * MS;
+            let claim = bold_of("b");
+            let grant = granted(record.claim(&claim, now));
+            assert_eq!((grant.attempt, grant.previous), (attempt, previous));
+            let holder = Holder::new(&claim, &grant);
+            assert_eq!(record.release(&holder, now), Kept::Kept);
+            let before = record.clone();
+            assert_eq!(record.release(&holder, now + MS), Kept::Kept);
+            assert_eq!(record, before, "the answer was lost");
+            let careful = Claim {
+                takeover: Takeover::Never,
+                ..claim
+            };
+            let blocked = record.clone().claim(&careful, now);
+            assert!(matches!(blocked, Claimed::Unknown { .. }), "{blocked:?}");
+
+            let mut resolved = record.clone();
+            let kept = resolved.resolve(holder.fence, &Resolution::Release, now);
+            assert_eq!(kept, Kept::Kept);
+            // The holder's release comes again, late.
+            assert_eq!(resolved.release(&holder, now), Kept::Kept);
+            let next = granted(resolved.claim(&careful, now));
+            assert_eq!(next.previous, Previous::Released);
+        }
+        let claim = bold_of("c");
+        let grant = granted(record.claim(&claim, now));
+        let sure = Holder {
+            previous: Previous::Released,
+            ..Holder::new(&claim, &grant)
+        };
+        assert_eq!(record.release(&sure, now), Kept::Kept);
+        let next = granted(record.claim(&bold_of("d"), now));
+        assert_eq!(next.previous, Previous::Released);
+    }
+}
+
 #[test]
 fn with_no_takeover_a_crash_is_an_unknown_outcome() {
     let careful = |owner| Claim {

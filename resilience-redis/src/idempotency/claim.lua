@@ -23,10 +23,11 @@ if known then
       save()
     end
     return struct.pack('<Bddd', 2, math.ceil((till - now) / 1000), 0, 0)
-  elseif phase ~= 0 and (takeover == 0 or (takeover == 1 and (phase == 3 or previous == 3))) then
+  elseif (phase ~= 0 or previous == 2) and (takeover == 0 or (takeover == 1 and (phase == 3 or previous == 3))) then
     return struct.pack('<Bddd', 5, fence, attempt, age)
   elseif phase == 0 then
-    previous = 1
+    -- A release says nothing of the attempt before the one that was released.
+    if previous ~= 2 then previous = 1 end
   elseif phase == 3 or previous == 3 then
     previous = 3
   else

@@ -8,7 +8,7 @@ if not ARGV[3] or not (about >= 1 and about < 9007199254740992 and (was_done == 
 end
 if not known then return 'gone' end
 if fence ~= about or (phase == 1 and till > now) then return 'taken' end
-if phase == 2 or phase == 0 then return 'over' end
+if phase == 2 or (phase == 0 and previous ~= 2) then return 'over' end
 since, till, news = now, 0, true
 if was_done == 1 then
   phase, expires = 2, now + ttl * 1000
@@ -18,7 +18,7 @@ if was_done == 1 then
   end
   save('outcome', ARGV[3])
 else
-  phase, expires = 0, now + retention * 1000
+  phase, previous, expires = 0, 1, now + retention * 1000
   save()
 end
 return 'kept'

@@ -3,6 +3,9 @@
 local rested = number - 1
 if rested ~= 0 and rested ~= 3 then refuse('no phase to rest in') end
 if phase == 2 or (phase == 0 and rested == 3) then return 'over' end
+-- What became of the attempt before is as open as it was, unless the holder knows.
+if rested == 0 and before < 2 then previous = before end
+if rested == 0 and previous == 3 then rested = 3 end
 if phase ~= rested then
   phase, since, till, expires, news = rested, now, 0, now + retention * 1000, true
 end

@@ -39,6 +39,7 @@ pub async fn all(store: &Arc<dyn IdempotencyStore>, flush: &(dyn Fn() + Sync)) {
     steps::every_step_can_be_repeated(it).await;
     unknown::an_unknown_outcome_blocks_until_resolved(it).await;
     unknown::an_unknown_outcome_is_taken_over_by_who_wants_to(it).await;
+    unknown::a_release_after_a_crash_says_nothing_of_the_crash(it).await;
     unknown::a_crash_blocks_who_does_not_take_over(it).await;
     unknown::a_live_claim_is_not_resolved(it).await;
     bounds::a_record_outlives_its_lease_and_is_forgotten_in_the_end(it).await;

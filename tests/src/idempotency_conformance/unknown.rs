@@ -2,7 +2,7 @@
 
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Kept, Loss, Phase, Previous, Resolution, Takeover},
+    record::{Claim, Claimed, Holder, Kept, Loss, Phase, Previous, Resolution, Takeover},
 };
 
 use super::{
@@ -70,9 +70,73 @@ pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn
     );
     let (holder, grant) = hold_by(store, key, &bold("d")).await;
     assert_eq!((grant.attempt, grant.previous), (3, Previous::Unknown));
-    assert_eq!(release(store, key, &holder).await, Kept::Kept);
-    let (_, grant) = hold_by(store, key, &claim_of("e")).await;
-    assert_eq!(grant.previous, Previous::Released);
+    for _ in 0..2 {
+        assert_eq!(release(store, key, &holder).await, Kept::Kept);
+    }
+    assert_eq!(phase(store, key).await, Some(Phase::Unknown));
+    let blocked = claim(store, key, &claim_of("e")).await;
+    assert!(
+        matches!(blocked, Claimed::Unknown { attempt: 3, .. }),
+        "the doubt outlives a release: {blocked:?}"
+    );
+    let (holder, grant) = hold_by(store, key, &bold("f")).await;
+    assert_eq!((grant.attempt, grant.previous), (4, Previous::Unknown));
+    // Until somebody finds out.
+    assert_eq!(release(store, key, &sure(&holder)).await, Kept::Kept);
+    let (_, grant) = hold_by(store, key, &claim_of("g")).await;
+    assert_eq!((grant.attempt, grant.previous), (5, Previous::Released));
+}
+
+/// Whoever takes over from a crash, and gives the key back, has not said what the crashed one did.
+pub(super) async fn a_release_after_a_crash_says_nothing_of_the_crash(
+    store: &dyn IdempotencyStore,
+) {
+    let key = "handed-on";
+    hold_by(store, key, &brief("a")).await;
+    lease_is_over(store, key).await;
+    for (owner, attempt) in [("b", 2), ("c", 3)] {
+        let (holder, grant) = hold_by(store, key, &claim_of(owner)).await;
+        assert_eq!(
+            (grant.attempt, grant.previous),
+            (attempt, Previous::Ended),
+            "{owner}"
+        );
+        for _ in 0..2 {
+            assert_eq!(release(store, key, &holder).await, Kept::Kept);
+        }
+        assert_eq!(phase(store, key).await, Some(Phase::Released));
+    }
+    let careful = Claim {
+        takeover: Takeover::Never,
+        ..claim_of("d")
+    };
+    let Claimed::Unknown { fence, .. } = claim(store, key, &careful).await else {
+        panic!("the crash is forgotten");
+    };
+    let resolve = async || {
+        let resolved = store.resolve(NAME, key, fence, &Resolution::Release).await;
+        resolved.expect("an answer")
+    };
+    assert_eq!(resolve().await, Kept::Kept);
+    assert_eq!(resolve().await, Kept::Lost(Loss::Over));
+    let (_, grant) = hold_by(store, key, &careful).await;
+    assert_eq!((grant.attempt, grant.previous), (4, Previous::Released));
+
+    let key = "found-out";
+    hold_by(store, key, &brief("a")).await;
+    lease_is_over(store, key).await;
+    let (holder, _) = hold_by(store, key, &claim_of("b")).await;
+    assert_eq!(release(store, key, &sure(&holder)).await, Kept::Kept);
+    let (_, grant) = hold_by(store, key, &claim_of("c")).await;
+    assert_eq!((grant.attempt, grant.previous), (3, Previous::Released));
+}
+
+/// The same holder, who has found out that the attempt before had done nothing.
+fn sure(holder: &Holder) -> Holder {
+    Holder {
+        previous: Previous::Released,
+        ..holder.clone()
+    }
 }
 
 pub(super) async fn a_crash_blocks_who_does_not_take_over(store: &dyn IdempotencyStore) {

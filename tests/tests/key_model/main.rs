@@ -25,6 +25,7 @@ struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Ask(usize),
+    AskBoldly(usize),
     TakeEffect(usize),
     Complete(usize),
     Extend(usize),
@@ -66,7 +67,12 @@ impl Model for Key {
         match action {
             Action::Ask(n) => {
                 budget.claims -= 1;
-                next.ask(n, mistake);
+                next.ask(n, false, mistake);
+            }
+            Action::AskBoldly(n) => {
+                budget.claims -= 1;
+                budget.bold -= 1;
+                next.ask(n, true, mistake);
             }
             Action::Extend(n) => {
                 budget.extends -= 1;
@@ -186,6 +192,9 @@ fn of_one(world: &World, n: usize, actions: &mut Vec<Action>) {
     if one.holder.is_none() {
         if budget.claims > 0 {
             actions.push(Action::Ask(n));
+            if budget.bold > 0 {
+                actions.push(Action::AskBoldly(n));
+            }
         }
         return;
     }
@@ -293,6 +302,21 @@ fn doubts() -> Key {
     )
 }
 
+/// The same when somebody takes over, and gives the key back.
+fn handed_on() -> Key {
+    Key::new(
+        2,
+        Budget {
+            claims: 3,
+            bold: 1,
+            unknowns: 1,
+            releases: 2,
+            ticks: 1,
+            ..Budget::default()
+        },
+    )
+}
+
 /// The record is lost, at any moment.
 fn flushes() -> Key {
     Key::new(
@@ -333,6 +357,7 @@ fn zombies_change_nothing_and_no_accepted_outcome_is_lost() {
 #[test]
 fn a_doubt_stays_until_somebody_knows() {
     holds("doubts", doubts());
+    holds("handed on", handed_on());
 }
 
 #[test]
@@ -372,6 +397,11 @@ fn the_checker_finds_every_mistake_that_is_built_in() {
         (
             doubts(),
             Mistake::UnknownIsRetried,
+            "a doubt is not forgotten",
+        ),
+        (
+            handed_on(),
+            Mistake::ReleaseForgets,
             "a doubt is not forgotten",
         ),
     ] {

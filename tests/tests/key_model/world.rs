@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use resilience_core::idempotency::record::{
-    Claim, Claimed, Completion, Holder, Kept, Phase, Record, Takeover,
+    Claim, Claimed, Completion, Holder, Kept, Phase, Previous, Record, Takeover,
 };
 
 /// Milliseconds that a lease lasts, an outcome is kept, and an unfinished record.
@@ -34,12 +34,16 @@ pub(crate) enum Mistake {
     ClockBehind,
     /// An unknown outcome is taken over by anybody.
     UnknownIsRetried,
+    /// A release says that the attempt before had done nothing either.
+    ReleaseForgets,
 }
 
 /// How often what may happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Budget {
     pub(crate) claims: u8,
+    /// Of which so many take over an unknown outcome.
+    pub(crate) bold: u8,
     pub(crate) extends: u8,
     pub(crate) releases: u8,
     pub(crate) unknowns: u8,
@@ -100,8 +104,10 @@ pub(crate) struct World {
     effects: BTreeMap<u64, u8>,
     /// What the store has accepted, and until when it is to be replayed.
     accepted: Option<(Bytes, u64)>,
-    /// Somebody left an unknown outcome, and nobody has said since what became of it.
-    doubt: bool,
+    /// What nobody has said since what became of it: somebody left an unknown outcome, or a lease has ended.
+    doubt: Previous,
+    /// In which doubt each fence was granted.
+    inherited: BTreeMap<u64, Previous>,
     names: u8,
 }
 
@@ -116,7 +122,8 @@ impl World {
             granted: BTreeMap::new(),
             effects: BTreeMap::new(),
             accepted: None,
-            doubt: false,
+            doubt: Previous::None,
+            inherited: BTreeMap::new(),
             names: 0,
         }
     }
@@ -127,7 +134,7 @@ impl World {
 
     // --- what an instance does
 
-    pub(crate) fn ask(&mut self, n: usize, mistake: Mistake) {
+    pub(crate) fn ask(&mut self, n: usize, bold: bool, mistake: Mistake) {
         self.names += 1;
         let claim = Claim {
             owner: format!("{n}-{}", self.names).into(),
@@ -137,6 +144,7 @@ impl World {
             },
             takeover: match mistake {
                 Mistake::UnknownIsRetried => Takeover::Any,
+                _ if bold => Takeover::Any,
                 _ => Takeover::Ended,
             },
             ..fresh_claim()
@@ -251,7 +259,7 @@ impl World {
     pub(crate) fn flush(&mut self, mistake: Mistake) {
         self.record = Record::default();
         self.accepted = None;
-        self.doubt = false;
+        self.doubt = Previous::None;
         match mistake {
             Mistake::ClockBehind => self.now -= 50 * TICK,
             _ => self.now += 1,
@@ -263,9 +271,15 @@ impl World {
     fn grant(&mut self, wish: &Wish, mistake: Mistake) -> Reply {
         let (before, now) = (self.record.clone(), self.now);
         let kept = match wish {
-            Wish::Claim(claim) => return Reply::Claimed(self.claim(claim)),
+            Wish::Claim(claim) => return Reply::Claimed(self.claim(claim, mistake)),
             Wish::Extend(holder) => self.record.extend(holder, LEASE, now),
-            Wish::Release(holder) => self.record.release(holder, now),
+            Wish::Release(holder) => {
+                let mut holder = holder.clone();
+                if mistake == Mistake::ReleaseForgets {
+                    holder.previous = Previous::Released;
+                }
+                self.record.release(&holder, now)
+            }
             Wish::Unknown(holder) => self.record.unknown(holder, now),
             Wish::Complete(holder, completion) => {
                 let holder = match mistake {
@@ -281,22 +295,33 @@ impl World {
         if !lost {
             match wish {
                 Wish::Complete(_, completion) => self.accept(&completion.outcome, &before),
-                Wish::Release(_) => self.doubt = false,
-                Wish::Unknown(_) => self.doubt = true,
+                Wish::Release(holder) => self.doubt = self.inherited[&holder.fence],
+                Wish::Unknown(_) => self.doubt = Previous::Unknown,
+                Wish::Extend(holder) if kept == Kept::Restored => {
+                    self.doubt = self.inherited[&holder.fence];
+                }
                 _ => {}
             }
         }
         Reply::Kept(kept)
     }
 
-    fn claim(&mut self, claim: &Claim) -> Claimed {
-        let expired = self.record.is_gone(self.now);
+    fn claim(&mut self, claim: &Claim, mistake: Mistake) -> Claimed {
+        let before = self.record.view(self.now).map(|view| view.phase);
         let claimed = self.record.claim(claim, self.now);
         if let Claimed::New(grant) = &claimed {
             let last = self.granted.last_key_value().map_or(0, |(fence, _)| *fence);
             self.broken.fence_back |= grant.fence < last;
-            self.broken.doubt_forgotten |= self.doubt && !expired;
-            self.doubt &= !expired;
+            self.doubt = match (before, self.doubt) {
+                (None, _) => Previous::None,
+                (Some(Phase::Running), Previous::None) => Previous::Ended,
+                (Some(_), doubt) => doubt,
+            };
+            let asked_for = claim.takeover == Takeover::Any && mistake != Mistake::UnknownIsRetried;
+            let blocks = self.doubt == Previous::Unknown && !asked_for;
+            let untold = self.doubt.is_in_doubt() && grant.previous != self.doubt;
+            self.broken.doubt_forgotten |= blocks || untold;
+            self.inherited.insert(grant.fence, self.doubt);
         }
         if let Claimed::New(grant) | Claimed::Mine(grant) = &claimed {
             let owner = self.granted.entry(grant.fence);
@@ -308,7 +333,7 @@ impl World {
 
     /// A completion is accepted, again or for the first time.
     fn accept(&mut self, outcome: &Bytes, before: &Record) {
-        self.doubt = false;
+        self.doubt = Previous::None;
         let was_done = before
             .view(self.now)
             .is_some_and(|view| view.phase == Phase::Done);

@@ -10,9 +10,9 @@ use std::{
 
 use super::{Effects, Idempotency, SECOND, builder, fresh, refused};
 use crate::{
-    error::Reason,
+    error::{Error, Reason},
     idempotency::{
-        Disposition, Doubt, InProcess, Json, Reconciled, Source,
+        Attempt, Disposition, Doubt, InProcess, Json, Reconciled, Source,
         record::{Phase, Previous, Takeover},
     },
 };
@@ -84,6 +84,28 @@ async fn a_hook_that_does_not_know_or_panics_leaves_it_unknown() {
         let view = handle.look("k").await.unwrap().unwrap();
         assert_eq!((view.phase, effects.count()), (Phase::Unknown, 0));
     }
+}
+
+/// Work that fails after it took over has said nothing of the attempt before it, unless the hook has.
+#[tokio::test(start_paused = true)]
+async fn work_that_fails_in_doubt_hands_the_doubt_on_unless_the_hook_has_looked() {
+    let store = InProcess::new();
+    let bold = builder(&store).takeover(Takeover::Any).build().unwrap();
+    let (careful, effects) = (builder(&store).build().unwrap(), Effects::default());
+    leave_unknown(&bold, "k").await;
+    for _ in 0..2 {
+        let seen = |attempt: Attempt| async move { Err::<u32, _>(attempt.previous()) };
+        let failed = bold.run("k", seen).await.unwrap_err();
+        assert!(matches!(failed, Error::Service(Previous::Unknown)));
+        let blocked = effects.once(&careful, "k").await;
+        assert_eq!(refused(blocked).0, Reason::OutcomeUnknown);
+    }
+    let (looking, asked) = asking(&store, |_| Reconciled::NotDone);
+    for _ in 0..2 {
+        assert!(looking.run("k", super::fail).await.is_err());
+        assert_eq!(asked.load(SeqCst), 1);
+    }
+    assert_eq!(fresh(effects.once(&careful, "k").await), 1);
 }
 
 #[tokio::test(start_paused = true)]
