@@ -62,6 +62,8 @@
 //! # Cost
 //! Work: two round trips, two tasks and a few allocations. A replay: one round trip, or none with a
 //! [cache](IdempotencyBuilder::cache). A request without a key costs nothing.
+//!
+#![doc = include_str!("comparison.md")]
 
 mod admit;
 mod attempt;
