@@ -135,8 +135,9 @@ async fn a_step_whose_answer_is_lost_can_be_repeated() {
     proxy.set(late).await;
     let lost = store.complete(NAME, "lost", &holder, &done("7")).await;
     assert!(lost.is_err_and(|failure| failure.ambiguous));
-    let exists = || async { server.command(&format!("HGET {} outcome", record("lost"))) == "7" };
-    eventually("it was completed all the same", SOON, exists).await;
+    let ends = format!("GETRANGE {} -1 -1", record("lost"));
+    let completed = || async { server.command(&ends) == "7" };
+    eventually("it was completed all the same", SOON, completed).await;
     proxy.set(Weather::Fine).await;
     eventually("it is kept", SOON, || async {
         store.complete(NAME, "lost", &holder, &done("8")).await == Ok(Kept::Kept)
@@ -193,16 +194,24 @@ async fn what_is_no_record_is_an_error_and_is_left_as_it_is() {
     let server = RedisServer::start();
     let store = store(&server.url(), BUDGET).await;
     let holder = hold(&store, "real", "a").await;
-    for (key, command) in [
-        ("text", "SET {} 5"),
-        ("list", "RPUSH {} 5"),
-        ("hash", "HSET {} state running"),
-        (
-            "half",
-            "HSET {} state 5555555555555555555555555555555555555555555555555555555",
-        ),
+    let (real, long) = (record("real"), "5".repeat(500));
+    let cut = "redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[2], 0, 60))";
+    let garbled = "redis.call('COPY', KEYS[2], KEYS[1]) redis.call('SETRANGE', KEYS[1], 1, 'x')";
+    for (key, words) in [
+        ("empty", &["SET", "{}", ""][..]),
+        ("text", &["SET", "{}", "5"]),
+        ("long", &["SET", "{}", &long]),
+        ("list", &["RPUSH", "{}", "5"]),
+        ("hash", &["HSET", "{}", "phase", "1"]),
+        ("cut", &["EVAL", cut, "2", "{}", &real]),
+        ("garbled", &["EVAL", garbled, "2", "{}", &real]),
     ] {
-        let _ = server.command(&command.replace("{}", &record(key)));
+        let named = record(key);
+        let words: Vec<&str> = words
+            .iter()
+            .map(|&word| if word == "{}" { named.as_str() } else { word })
+            .collect();
+        let _ = server.try_words(&words).expect("an answer");
         let before = server.command(&format!("DUMP {}", record(key)));
         let claimed = store.claim(NAME, key, &claim("a")).await;
         assert!(claimed.is_err_and(|failure| !failure.ambiguous), "{key}");
@@ -210,6 +219,29 @@ async fn what_is_no_record_is_an_error_and_is_left_as_it_is() {
         assert!(completed.is_err(), "{key}");
         assert!(store.look(NAME, key).await.is_err(), "{key}");
         assert_eq!(server.command(&format!("DUMP {}", record(key))), before);
+    }
+}
+
+/// However large a checkpoint is, a sign of life reads and writes no more than who holds the record, and neither does
+/// its end without an outcome; what was left is still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_of_life_costs_the_same_whatever_the_checkpoint() {
+    let server = RedisServer::start();
+    let store = store(&server.url(), BUDGET).await;
+    let holder = hold(&store, "large", "a").await;
+    let checkpoint = Bytes::from(vec![b'c'; 1 << 20]);
+    let kept = Ok(Kept::Kept);
+    let left = store.checkpoint(NAME, "large", &holder, &checkpoint, HOUR);
+    assert_eq!(left.await, kept);
+    assert_eq!(server.command("CONFIG RESETSTAT"), "OK");
+    assert_eq!(store.extend(NAME, "large", &holder, HOUR).await, kept);
+    assert_eq!(store.release(NAME, "large", &holder).await, kept);
+    let stats = server.command("INFO commandstats");
+    let whole = |line: &&str| line.starts_with("cmdstat_get:") || line.starts_with("cmdstat_set:");
+    assert_eq!(stats.lines().find(whole), None);
+    match store.claim(NAME, "large", &claim("b")).await {
+        Ok(Claimed::New(grant)) => assert_eq!(grant.checkpoint, Some(checkpoint)),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -13,21 +13,23 @@ use resilience_tests::redis::RedisServer;
 
 const TOLD: &str = "
 local real, told = redis, tonumber(ARGV[#ARGV])
-local redis = { error_reply = real.error_reply, pcall = real.pcall }
+local redis = { error_reply = real.error_reply }
 function redis.call(name, ...)
   if name == 'TIME' then return { math.floor(told / 1000000), told % 1000000 } end
   if name == 'PEXPIRE' then return 1 end
+  if name == 'SET' then return real.call(name, (...), (select(2, ...))) end
   return real.call(name, ...)
 end
+redis.pcall = redis.call
 ";
 
-/// Numbers come as text with commas between them.
+/// Numbers come as text with commas between them, behind the form to pack them in; then what follows them unpacked.
 const PACK: &str = "
-local function pack(at)
-  if not string.find(ARGV[at], '^[%d,]+$') then return end
-  local all = ''
-  for number in string.gmatch(ARGV[at], '[^,]+') do all = all .. struct.pack('<d', tonumber(number)) end
-  ARGV[at] = all
+local form, numbers, behind = string.match(ARGV[1], '^(%S+) ([%d,]+) (.*)$')
+if form then
+  local all = {}
+  for number in string.gmatch(numbers, '[^,]+') do all[#all + 1] = tonumber(number) end
+  ARGV[1] = struct.pack(form, unpack(all)) .. behind
 end
 ";
 
@@ -37,27 +39,33 @@ local answer = run()
 local head, quoted = answer, nil
 if type(answer) == 'table' then head, quoted = answer[1], answer[2] end
 local how, first, second, third = struct.unpack('<Bddd', head)
+if how == 3 then quoted, third = string.sub(quoted, third + 1), 0 end
 return { how, first, second, third, quoted }
 ";
 
 macro_rules! script {
-    ($at:literal, $($file:literal),+) => {
+    ($($file:literal),+) => {
         concat!(
-            "pack(", $at, ")\nlocal function run()\n",
-            include_str!("../../resilience-redis/src/idempotency/common.lua"),
-            $("\n", include_str!(concat!("../../resilience-redis/src/idempotency/", $file)),)+
-            "\nend\n"
+            "local function run()\n",
+            $(include_str!(concat!("../../resilience-redis/src/idempotency/", $file)), "\n",)+
+            "end\n"
         )
     };
 }
 
-const CLAIM: &str = script!(4, "claim.lua");
-const EXTEND: &str = script!(4, "holder.lua", "extend.lua");
-const CHECKPOINT: &str = script!(4, "holder.lua", "checkpoint.lua");
-const COMPLETE: &str = script!(4, "holder.lua", "complete.lua");
-const REST: &str = script!(4, "holder.lua", "rest.lua");
-const RESOLVE: &str = script!(2, "resolve.lua");
-const LOOK: &str = script!(1, "look.lua");
+macro_rules! step {
+    ($file:literal) => {
+        script!("head.lua", "common.lua", "holder.lua", $file, "save.lua")
+    };
+}
+
+const CLAIM: &str = script!("whole.lua", "common.lua", "claim.lua");
+const EXTEND: &str = step!("extend.lua");
+const CHECKPOINT: &str = step!("checkpoint.lua");
+const COMPLETE: &str = step!("complete.lua");
+const REST: &str = step!("rest.lua");
+const RESOLVE: &str = script!("head.lua", "common.lua", "resolve.lua", "save.lua");
+const LOOK: &str = script!("head.lua", "common.lua", "look.lua");
 
 const KEY: &str = "{t}:record";
 const OLDER: &str = "{t}:older";
@@ -81,7 +89,7 @@ impl Both {
         };
         let source = format!("{TOLD}{PACK}{script}{end}");
         let now = self.now.to_string();
-        let mut words = vec!["EVAL", &source, "1", KEY, "{t}:news"];
+        let mut words = vec!["EVAL", &source, "1", KEY];
         words.extend(args.iter().map(String::as_str));
         words.push(&now);
         self.server.try_words(&words).expect("an answer")
@@ -90,11 +98,13 @@ impl Both {
     fn holder(&self, script: &str, holder: &Holder, number: u64, bytes: &Bytes) -> String {
         let (fence, attempt) = (holder.fence, holder.attempt);
         let (previous, retention) = (previous(holder.previous), holder.retention_ms);
+        let (about, owner) = (text(&holder.fingerprint), &holder.owner);
+        let sizes = format!("{},{}", about.len(), owner.len());
+        let head = format!("249,1,{previous},0,{attempt},{fence},0,0,0,{retention},0,{sizes}");
         let args = [
-            holder.owner.to_string(),
-            text(&holder.fingerprint),
-            format!("{fence},{attempt},{previous},{retention},{number}"),
-            text(bytes),
+            format!("<BBBBI4ddddddBB {head} {about}{owner}{}", text(bytes)),
+            number.to_string(),
+            "{t}:news".to_owned(),
         ];
         self.run(script, &args)
     }
@@ -105,10 +115,12 @@ impl Both {
             Takeover::Any => 2,
             _ => 1,
         };
+        let (about, retention) = (text(&claim.fingerprint), claim.retention_ms);
+        let numbers = format!("{},{retention},{takeover},{}", claim.lease_ms, about.len());
         let args = [
-            claim.owner.to_string(),
-            text(&claim.fingerprint),
-            format!("{},{},{takeover}", claim.lease_ms, claim.retention_ms),
+            format!("<ddBB {numbers} "),
+            format!("{about}{}", claim.owner),
+            retention.to_string(),
         ];
         let told = self.run(CLAIM, &args);
         let claimed = self.record.claim(claim, self.now);
@@ -171,7 +183,12 @@ impl Both {
         } else {
             (0, Resolution::Release)
         };
-        let args = [format!("{fence},{done},{ttl}"), text(&outcome)];
+        let args = [
+            format!("<dd {fence},{done} "),
+            ttl.to_string(),
+            "{t}:news".to_owned(),
+            text(&outcome),
+        ];
         let told = self.run(RESOLVE, &args);
         let kept = self.record.resolve(fence, &resolution, self.now);
         assert_eq!(told, kept_word(kept), "{fence}, {resolution:?}");

@@ -2,6 +2,4 @@
 -- checkpoint
 if phase ~= 1 then return 'over' end
 lease, till, expires = number, now + number * 1000, now + math.max(number, retention) * 1000
-left = 1
-save('checkpoint', bytes)
-return answer
+left, whole = 1, ours

@@ -5,9 +5,11 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:idempotency:NAME:KEY}:record` | hash | state (packed: phase, previous, attempt, fence, since, until, lease, retention, expires), owner, fingerprint, checkpoint, outcome | retention, or the outcome's own time |
+//! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, expires; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
 //!
-//! Moments are the server's, in microseconds; leases and retentions are in milliseconds. A lease is part of the state
+//! Moments are the server's, in microseconds; leases and retentions are in milliseconds. What is no record is an error,
+//! and left as it is. A sign of life writes the packed head over the one that is there, and nothing else, however large
+//! the checkpoint is; a claim and a completion write the whole once. A lease is part of the state
 //! and not the key's TTL: a record outlives its lease, so that fence, fingerprint, attempts and checkpoint do. A new
 //! outcome costs two round trips in all, and being told of one a single one.
 //!
@@ -77,21 +79,31 @@ use crate::{
 macro_rules! script {
     ($id:ident, $($file:literal),+) => {
         static $id: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("common.lua"),
-                $("\n", include_str!($file)),+
-            ))
+            Script::new(concat!($(include_str!($file), "\n"),+))
         });
     };
 }
 
-script!(CLAIM, "claim.lua");
-script!(EXTEND, "holder.lua", "extend.lua");
-script!(CHECKPOINT, "holder.lua", "checkpoint.lua");
-script!(COMPLETE, "holder.lua", "complete.lua");
-script!(REST, "holder.lua", "rest.lua");
-script!(RESOLVE, "resolve.lua");
-script!(LOOK, "look.lua");
+macro_rules! step {
+    ($id:ident, $file:literal) => {
+        script!(
+            $id,
+            "head.lua",
+            "common.lua",
+            "holder.lua",
+            $file,
+            "save.lua"
+        );
+    };
+}
+
+script!(CLAIM, "whole.lua", "common.lua", "claim.lua");
+step!(EXTEND, "extend.lua");
+step!(CHECKPOINT, "checkpoint.lua");
+step!(COMPLETE, "complete.lua");
+step!(REST, "rest.lua");
+script!(RESOLVE, "head.lua", "common.lua", "resolve.lua", "save.lua");
+script!(LOOK, "head.lua", "common.lua", "look.lua");
 
 /// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`]; cheap to clone.
 #[derive(Clone)]
@@ -217,14 +229,8 @@ impl RedisIdempotency {
         validate::holder(holder)?;
         let tag = self.tag(name, key)?;
         let channel = channel(&tag);
-        let numbers = wire::holder_numbers(holder, number);
-        let args: [&[u8]; 5] = [
-            channel.as_bytes(),
-            holder.owner.as_bytes(),
-            &holder.fingerprint,
-            &numbers,
-            bytes,
-        ];
+        let (record, number) = (wire::record(holder, bytes), number.to_string());
+        let args: [&[u8]; 3] = [&record, number.as_bytes(), channel.as_bytes()];
         let lasts = |kept: &Kept| lasts && matches!(kept, Kept::Kept | Kept::Restored);
         self.run(script, &tag, &args, lasts, wire::kept).await
     }
@@ -269,14 +275,8 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             validate::claim(claim)?;
             let tag = self.tag(name, key)?;
-            let channel = channel(&tag);
-            let numbers = wire::claim_numbers(claim);
-            let args: [&[u8]; 4] = [
-                channel.as_bytes(),
-                claim.owner.as_bytes(),
-                &claim.fingerprint,
-                &numbers,
-            ];
+            let args = wire::claim(claim);
+            let args: [&[u8]; 3] = [&args[0], &args[1], &args[2]];
             let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
             self.run(&CLAIM, &tag, &args, lasts, wire::claimed).await
         })
@@ -348,16 +348,16 @@ impl IdempotencyStore for RedisIdempotency {
             validate::resolution(resolution)?;
             let tag = self.tag(name, key)?;
             let channel = channel(&tag);
-            let (numbers, outcome): (_, &[u8]) = match resolution {
-                Resolution::Done(done) => ([fence, 1, done.ttl_ms], &done.outcome),
-                Resolution::Release => ([fence, 0, 1], b""),
+            let (was_done, ttl_ms, outcome): (_, _, &[u8]) = match resolution {
+                Resolution::Done(done) => (1, done.ttl_ms, &done.outcome),
+                Resolution::Release => (0, 1, b""),
                 other => {
                     let reason = format!("this store does not know {other:?}");
                     return Err(StoreFailure::new(reason, false));
                 }
             };
-            let numbers = wire::packed(&numbers);
-            let args: [&[u8]; 3] = [channel.as_bytes(), &numbers, outcome];
+            let (numbers, ttl) = (wire::packed(&[fence, was_done]), ttl_ms.to_string());
+            let args: [&[u8]; 4] = [&numbers, ttl.as_bytes(), channel.as_bytes(), outcome];
             let lasts = |kept: &Kept| *kept == Kept::Kept;
             self.run(&RESOLVE, &tag, &args, lasts, wire::kept).await
         })
@@ -366,14 +366,8 @@ impl IdempotencyStore for RedisIdempotency {
     fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
         Box::pin(async move {
             let tag = self.tag(name, key)?;
-            let channel = channel(&tag);
-            let answer = LOOK
-                .run(
-                    self.redis.link(),
-                    &[&format!("{tag}:record")],
-                    &[channel.as_bytes()],
-                )
-                .await;
+            let key = format!("{tag}:record");
+            let answer = LOOK.run(self.redis.link(), &[&key], &[]).await;
             understood(answer, wire::view)
         })
     }

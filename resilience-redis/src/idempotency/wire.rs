@@ -1,36 +1,57 @@
-//! What goes to the scripts, and what their answers say. Numbers are packed doubles: they are whole and below 2^53.
+//! What goes to the scripts, and what their answers say. Numbers are packed doubles: they are whole and below 2^53. See
+//! `common.lua` for the form of a record.
 
+use bytes::Bytes;
 use redis::Value;
 use resilience_core::idempotency::record::{
     Claim, Claimed, Grant, Holder, Kept, Loss, Phase, Previous, Takeover, View,
 };
 
-/// The numbers of a claim.
-pub(super) fn claim_numbers(claim: &Claim) -> Vec<u8> {
+/// What no text begins with.
+const MARK: u8 = 249;
+/// Bytes of a record before its fingerprint.
+const HEAD: usize = 58;
+
+/// The numbers of a claim; fingerprint and owner; the retention once more, as text.
+pub(super) fn claim(claim: &Claim) -> [Vec<u8>; 3] {
     let takeover = match claim.takeover {
         Takeover::Never => 0,
         Takeover::Any => 2,
         // What it is by default.
         _ => 1,
     };
-    packed(&[claim.lease_ms, claim.retention_ms, takeover])
+    let mut numbers = packed(&[claim.lease_ms, claim.retention_ms]);
+    numbers.extend([takeover, size(&claim.fingerprint)]);
+    let who = [&claim.fingerprint[..], claim.owner.as_bytes()].concat();
+    [numbers, who, claim.retention_ms.to_string().into_bytes()]
 }
 
-/// The numbers of a holder, and one that the script takes.
-pub(super) fn holder_numbers(holder: &Holder, number: u64) -> Vec<u8> {
+/// The record as its holder knows it, with `bytes` that the script takes.
+pub(super) fn record(holder: &Holder, bytes: &[u8]) -> Vec<u8> {
     let previous = match holder.previous {
         Previous::Released => 1,
         Previous::Ended => 2,
         Previous::Unknown => 3,
         _ => 0,
     };
-    packed(&[
-        holder.fence,
-        holder.attempt.into(),
-        previous,
-        holder.retention_ms,
-        number,
-    ])
+    let (fingerprint, owner) = (&holder.fingerprint[..], holder.owner.as_bytes());
+    let mut record = Vec::with_capacity(HEAD + fingerprint.len() + owner.len() + bytes.len());
+    record.extend([MARK, 1, previous, 0]);
+    record.extend(holder.attempt.to_le_bytes());
+    // Since, until and lease are the server's to say, as is when it expires.
+    for number in [holder.fence, 0, 0, 0, holder.retention_ms, 0] {
+        record.extend((number as f64).to_le_bytes());
+    }
+    record.extend([size(fingerprint), size(owner)]);
+    for part in [fingerprint, owner, bytes] {
+        record.extend(part);
+    }
+    record
+}
+
+/// Of words, which [have been found](resilience_core::idempotency::store::MAX_WORD) to be short.
+const fn size(word: &[u8]) -> u8 {
+    word.len() as u8
 }
 
 pub(super) fn packed(numbers: &[u64]) -> Vec<u8> {
@@ -68,11 +89,14 @@ pub(super) fn claimed(answer: Value) -> Option<Claimed> {
         2 => Claimed::Busy {
             remaining_ms: first,
         },
-        3 => Claimed::Done {
-            outcome: quoted?.into(),
-            age_ms: first,
-            fence: second,
-        },
+        3 => {
+            let (record, before) = (Bytes::from(quoted?), usize::try_from(third).ok()?);
+            Claimed::Done {
+                outcome: (before <= record.len()).then(|| record.slice(before..))?,
+                age_ms: first,
+                fence: second,
+            }
+        }
         4 => Claimed::Mismatch,
         5 => Claimed::Unknown {
             fence: first,

@@ -28,8 +28,14 @@ macro_rules! script {
     };
 }
 
-const CLAIM: &str = script!("common.lua", "claim.lua");
-const COMPLETE: &str = script!("common.lua", "holder.lua", "complete.lua");
+const CLAIM: &str = script!("whole.lua", "common.lua", "claim.lua");
+const COMPLETE: &str = script!(
+    "head.lua",
+    "common.lua",
+    "holder.lua",
+    "complete.lua",
+    "save.lua"
+);
 const DAY: u64 = 86_400_000;
 /// An answer of some size, as a payment service gives.
 const OUTCOME: [u8; 1024] = [b'o'; 1024];
@@ -186,22 +192,22 @@ async fn bare_call(mut conn: MultiplexedConnection, digests: Arc<[String; 2]>, n
         let doubles = numbers.iter().map(|&number| number as f64);
         doubles.flat_map(f64::to_le_bytes).collect()
     };
-    let numbers = packed(&[30_000, DAY, 1]);
-    let claim: [&[u8]; 4] = [channel.as_bytes(), owner.as_bytes(), &fingerprint, &numbers];
-    let claim = evalsha(&digests[0], &key, &claim);
+    let (size, day) = (fingerprint.len() as u8, DAY.to_string());
+    let numbers = [packed(&[30_000, DAY]), vec![1, size]].concat();
+    let who = [&fingerprint[..], owner.as_bytes()].concat();
+    let claim = evalsha(&digests[0], &key, &[&numbers, &who, day.as_bytes()]);
     let claimed: Value = claim.query_async(&mut conn).await.expect("an answer");
     let Value::BulkString(head) = claimed else {
         panic!("not granted: {claimed:?}");
     };
     let fence = f64::from_le_bytes(head[1..9].try_into().expect("eight bytes"));
-    let numbers = packed(&[fence as u64, 1, 0, DAY, DAY]);
-    let complete: [&[u8]; 5] = [
-        channel.as_bytes(),
-        owner.as_bytes(),
-        &fingerprint,
-        &numbers,
-        &OUTCOME,
+    let head = [
+        vec![249, 1, 0, 0, 1, 0, 0, 0],
+        packed(&[fence as u64, 0, 0, 0, DAY, 0]),
+        vec![size, owner.len() as u8],
     ];
+    let record = [&head.concat(), &who, &OUTCOME[..]].concat();
+    let complete: [&[u8]; 3] = [&record, day.as_bytes(), channel.as_bytes()];
     let complete = evalsha(&digests[1], &key, &complete);
     let kept: String = complete.query_async(&mut conn).await.expect("an answer");
     assert_eq!(kept, "kept");
