@@ -303,10 +303,17 @@ pub fn replicated() -> (RedisServer, RedisServer) {
     let of = format!("127.0.0.1 {}", master.port());
     let replica = RedisServer::start_with(&["--replicaof", &of]);
     let start = Instant::now();
-    while !master.command("INFO replication").contains("state=online") {
-        assert!(start.elapsed() < Duration::from_secs(30), "not linked");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let wait = |is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(start.elapsed() < Duration::from_secs(30), "not linked");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait(&|| master.command("INFO replication").contains("state=online"));
+    // One that is online may have to say so once more, up to a second later, before it gets what is written from now on.
+    assert_eq!(master.command("SET linked yes"), "OK");
+    wait(&|| replica.command("GET linked") == "yes");
+    assert_eq!(master.command("DEL linked"), "1");
     (master, replica)
 }
 
