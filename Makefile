@@ -8,7 +8,7 @@ CARGO ?= cargo
 TESTED := --workspace --exclude resilience-benches --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint fmt docs features loom deny figures torture bench storm ci
+.PHONY: help setup test lint fmt docs features loom deny fuzz figures torture bench storm ci
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ loom: ## Explore the interleavings of the circuit breaker's atomics
 
 deny: ## Check licences, sources and bans of the dependencies (installs cargo-deny if it is missing)
 	CARGO="$(CARGO)" .ci/deny
+
+fuzz: ## Fuzz what reads foreign bytes, guided by coverage, FUZZ_SECONDS (20) a target (installs cargo-fuzz if it is missing)
+	CARGO="$(CARGO)" .ci/fuzz
 
 figures: ## Run every bench and print each figure as one JSON line
 	@$(CARGO) bench -q -p resilience-benches -- --figures
