@@ -182,7 +182,7 @@ impl Asking<'_> {
             }
             let asked = Instant::now();
             let step = store.claim(&self.shared.name, &self.key, &self.claim);
-            match self.shared.within_budget(step).await {
+            match self.shared.within_budget(store, step).await {
                 Ok(claimed) => {
                     orphan.disown_in_place();
                     return Ok((asked, claimed));
@@ -371,13 +371,13 @@ impl Lost {
         let mut pause = Duration::from_millis(20);
         while Instant::now() < until {
             let step = self.store.claim(&self.shared.name, &self.key, &self.claim);
-            match self.shared.within_budget(step).await {
+            match self.shared.within_budget(&self.store, step).await {
                 Ok(Claimed::New(grant) | Claimed::Mine(grant)) => {
                     let holder = Holder::new(&self.claim, &grant);
                     let (name, key) = (&self.shared.name, &self.key);
                     // The work was not begun. What became of it before is as open as it was.
                     let step = self.store.release(name, key, &holder);
-                    let _ = self.shared.within_budget(step).await;
+                    let _ = self.shared.within_budget(&self.store, step).await;
                     return;
                 }
                 Ok(_) => return,

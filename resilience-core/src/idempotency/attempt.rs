@@ -199,7 +199,7 @@ impl Attempt {
         let step = hold
             .store
             .checkpoint(&shared.name, &self.0.key, &hold.holder, sealed, lease_ms);
-        shared.within_budget(step).await
+        shared.within_budget(&hold.store, step).await
     }
 
     fn saved(&self) -> std::sync::MutexGuard<'_, Option<Bytes>> {

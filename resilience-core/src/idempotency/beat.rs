@@ -77,7 +77,7 @@ impl<'a> Beat<'a> {
         let extended = hold
             .store
             .extend(&shared.name, &self.lead.key, &hold.holder, ms(lease));
-        match shared.within_budget(extended).await {
+        match shared.within_budget(&hold.store, extended).await {
             Ok(Kept::Lost(_)) => self.lose("somebody else holds the key"),
             Ok(kept) => {
                 shared.totals.renewed.fetch_add(1, Relaxed);

@@ -259,6 +259,7 @@ impl IdempotencyBuilder {
             reconcile: self.reconcile,
             settings: self.settings,
             totals: Default::default(),
+            silent: Default::default(),
         });
         telemetry::register(&shared);
         Ok(Idempotency { shared })

@@ -125,7 +125,7 @@ impl Idempotency {
     pub async fn look(&self, key: impl Into<Key>) -> Result<Option<View>, StoreFailure> {
         let stored = key.into().stored();
         let look = self.shared.store.look(&self.shared.name, &stored);
-        self.shared.within_budget(look).await
+        self.shared.within_budget(&self.shared.store, look).await
     }
 
     /// Settles work whose outcome is unknown, or whose lease has ended, as of the attempt under `fence`
@@ -166,7 +166,7 @@ impl Idempotency {
         let step = shared
             .store
             .resolve(&shared.name, stored, fence, resolution);
-        let kept = shared.within_budget(step).await?;
+        let kept = shared.within_budget(&shared.store, step).await?;
         Ok(!matches!(
             kept,
             Kept::Lost(Loss::Taken | Loss::Over | Loss::Gone)

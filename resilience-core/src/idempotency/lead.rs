@@ -281,7 +281,7 @@ impl Lead {
         let mut pause = Duration::from_millis(20);
         loop {
             let (asked, step) = (Instant::now(), self.told(hold, settlement));
-            match self.shared.within_budget(step).await {
+            match self.shared.within_budget(&hold.store, step).await {
                 Ok(Kept::Lost(loss)) => {
                     totals.lost.fetch_add(1, Relaxed);
                     self.complain(
@@ -325,7 +325,10 @@ impl Lead {
         let totals = &self.shared.totals;
         let (recorded, counter) = match settlement {
             Settlement::Release(_) => (Recorded::Released, &totals.released),
-            Settlement::Unknown => (Recorded::Unknown, &totals.left_unknown),
+            Settlement::Unknown => {
+                self.complain(&"nobody knows how it ended", "the outcome is left unknown");
+                (Recorded::Unknown, &totals.left_unknown)
+            }
             Settlement::Done { plain, completion } => {
                 let until = asked + Duration::from_millis(completion.ttl_ms);
                 let cache = &self.shared.cache;
@@ -360,7 +363,7 @@ impl Lead {
                 }
                 Ok(())
             };
-            if shared.within_budget(step).await.is_ok() {
+            if shared.within_budget(store, step).await.is_ok() {
                 return;
             }
             sleep(pause).await;

@@ -86,6 +86,7 @@ mod shared;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod totals;
 
 #[cfg(feature = "encrypt")]
 pub use self::seal::Keyring;

@@ -23,10 +23,11 @@ use super::{
     record::{Claim, Takeover},
     seal::{Opened, Sealing},
     store::{IdempotencyStore, MAX_OUTCOME, StoreFailure},
+    totals::totals,
 };
 use crate::{
     error::{Pattern, Reason, Rejected},
-    telemetry::{self, Metric, Reading, Source},
+    telemetry::{Reading, Source},
 };
 
 pub(super) struct Shared {
@@ -38,7 +39,12 @@ pub(super) struct Shared {
     pub(super) reconcile: Option<Reconcile>,
     pub(super) settings: Settings,
     pub(super) totals: Totals,
+    /// Steps in a row that the store gave no answer to.
+    pub(super) silent: AtomicU64,
 }
+
+/// So many, that it is not one packet that was lost: as often as a claim is tried.
+const SILENT: u64 = 3;
 
 /// Settings that are valid.
 #[derive(Clone, Debug)]
@@ -74,9 +80,10 @@ impl Shared {
         }
     }
 
-    /// One step of the store, within the budget; a failure is counted.
+    /// One step of `store`, within the budget; a failure is counted.
     pub(super) async fn within_budget<T>(
         &self,
+        store: &Arc<dyn IdempotencyStore>,
         step: impl Future<Output = Result<T, StoreFailure>>,
     ) -> Result<T, StoreFailure> {
         let answer = timeout(self.settings.budget, step).await;
@@ -85,7 +92,32 @@ impl Shared {
         if answer.is_err() {
             self.totals.store_errors.fetch_add(1, Relaxed);
         }
+        if Arc::ptr_eq(store, &self.store) {
+            self.heard(answer.as_ref().err());
+        }
         answer
+    }
+
+    /// Says when the handle's own store falls silent, and when it is back.
+    fn heard(&self, failure: Option<&StoreFailure>) {
+        if let Some(failure) = failure {
+            if self.silent.fetch_add(1, Relaxed) + 1 == SILENT {
+                tracing::warn!(
+                    target: "resilience",
+                    pattern = Pattern::Idempotency.as_str(),
+                    name = &*self.name,
+                    %failure,
+                    "the store gives no answer"
+                );
+            }
+        } else if self.silent.load(Relaxed) > 0 && self.silent.swap(0, Relaxed) >= SILENT {
+            tracing::info!(
+                target: "resilience",
+                pattern = Pattern::Idempotency.as_str(),
+                name = &*self.name,
+                "the store answers again"
+            );
+        }
     }
 
     /// What sealed bytes are bound to.
@@ -149,37 +181,10 @@ fn fresh_owner() -> Arc<str> {
     format!("{process}-{}", NUMBER.fetch_add(1, Relaxed)).into()
 }
 
-macro_rules! totals {
-    ($($field:ident = $metric:ident $attribute:literal, $doc:literal;)*) => {
-        /// What is counted.
-        #[derive(Debug, Default)]
-        pub(super) struct Totals {
-            $(pub(super) $field: AtomicU64,)*
-        }
-
-        /// What an [`Idempotency`](super::Idempotency) has counted so far; see
-        /// [`snapshot`](super::Idempotency::snapshot).
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct Snapshot {
-            $(#[doc = $doc] pub $field: u64,)*
-        }
-
-        impl Totals {
-            pub(super) fn snapshot(&self) -> Snapshot {
-                Snapshot { $($field: self.$field.load(Relaxed),)* }
-            }
-        }
-
-        impl Snapshot {
-            fn readings(&self) -> impl Iterator<Item = (&'static Metric, &'static str, u64)> {
-                [$((&telemetry::$metric, $attribute, self.$field),)*].into_iter()
-            }
-        }
-    };
-}
-
 totals! {
+    /// What an [`Idempotency`](super::Idempotency) has counted so far; see
+    /// [`snapshot`](super::Idempotency::snapshot).
+    Snapshot;
     granted = IDEMPOTENCY_CLAIMS "granted", "Claims that were granted.";
     replayed = IDEMPOTENCY_CLAIMS "replayed", "Claims that the store answered with a recorded outcome.";
     replayed_here = IDEMPOTENCY_CLAIMS "replayed_here",
@@ -211,13 +216,7 @@ impl Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        for (metric, attribute, value) in self.totals.snapshot().readings() {
-            out(Reading {
-                metric,
-                attribute,
-                value,
-            });
-        }
+        self.totals.snapshot().readings().for_each(out);
     }
 }
 

@@ -140,6 +140,12 @@ metrics! {
         "Attempts at the work that are going on.";
     IDEMPOTENCY_WAITING = Idempotency UpDownCounter "resilience.idempotency.waiting" "{call}" None,
         "Callers that wait for the outcome of somebody else's work.";
+    INBOX_CLAIMS = Idempotency Counter "resilience.inbox.claims" "{claim}" Some("answer"),
+        "Claims on the keys of an inbox, by the answer, and by who gave it: the database, or the front.";
+    INBOX_RETRIES = Idempotency Counter "resilience.inbox.retries" "{transaction}" None,
+        "Transactions of an inbox that were begun again.";
+    INBOX_FRONT_ERRORS = Idempotency Counter "resilience.inbox.front_errors" "{error}" None,
+        "Steps that the store in front of an inbox gave no answer to.";
 }
 
 /// One value of one metric. Readings of the same metric, name and attribute are added up by the exporter.

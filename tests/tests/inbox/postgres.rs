@@ -107,6 +107,7 @@ async fn waiting_is_bounded_and_leaves_the_transactions_own_lock_timeout_as_it_w
             ran.unwrap_err().rejected().map(|no| no.reason()),
             Some(Reason::InFlight)
         );
+        assert_eq!(inbox.snapshot().busy, 2);
     }
     first.rollback().await.unwrap();
     let mut free = rig.pool.begin().await.unwrap();

@@ -2,20 +2,31 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, io,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use resilience_core::{
     breaker::{CircuitBreaker, HalfOpen, OpenFor, Order},
     bulkhead::Bulkhead,
     deadline::Timeout,
     fallback::Fallback,
+    idempotency::{
+        self, Disposition, Fingerprint, IdempotencyStore, Json, Key,
+        inbox::SqliteInbox,
+        record::{Claim, Takeover},
+    },
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
 };
-use resilience_tests::contract::{Ask, Driven, Plan, Probe, Readiness};
+use resilience_redis::Redis;
+use resilience_tests::{
+    contract::{Ask, Driven, Plan, Probe, Readiness},
+    redis::free_port,
+};
 use tower::Layer;
 use tracing::{
     Event, Level, Subscriber,
@@ -26,7 +37,7 @@ use tracing_subscriber::{
     registry::Registry,
 };
 
-use crate::{LONG, MOMENT, once};
+use crate::{LONG, MOMENT, inbox::fails_first, once};
 
 /// One event of the target `resilience`.
 #[derive(Clone, Debug)]
@@ -261,4 +272,151 @@ async fn a_call_that_passes_is_silent() {
         assert!(once(stack.clone(), Plan::Answer).await);
     }
     assert!(recorder.take().is_empty());
+}
+
+/// What callers see of a key, and what only operators do.
+#[tokio::test(start_paused = true)]
+async fn events_of_idempotency_keys_have_stable_names_and_fields() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let store = idempotency::InProcess::new();
+    let keys = idempotency::Idempotency::builder("keys");
+    let keys = keys.store(store.clone()).max_outcome(8).build().unwrap();
+    let is = |level, message: &str, more: &[(&'static str, &str)]| {
+        let of_keys = [("pattern", "idempotency"), ("name", "keys")];
+        let mut fields = [&of_keys[..], more].concat();
+        fields.push(("message", message));
+        recorder.has(level, &fields)
+    };
+    let seven = |_| async { Ok::<_, io::Error>(7_u32) };
+    assert!(keys.run("done", seven).await.is_ok());
+    assert!(keys.run("done", seven).await.is_ok());
+    assert!(recorder.take().is_empty(), "nothing to tell");
+
+    let other = Key::new("done").fingerprint(Fingerprint::of([b"other".as_slice()]));
+    assert!(keys.run(other, seven).await.is_err());
+    is(Level::DEBUG, "rejected", &[("reason", "key_reused")]);
+    let text = keys.run("done", |_| async { Ok::<_, io::Error>(String::new()) });
+    assert!(text.await.is_err());
+    let why = is(Level::ERROR, "a recorded outcome cannot be read", &[]);
+    assert!(why.fields.contains_key("why"), "{why:?}");
+
+    let unknown = Json::new().on_error(|_: &io::Error| Disposition::Unknown);
+    let fail = |_| async { Err::<u32, _>(io::Error::other("failed")) };
+    assert!(keys.run_with("unknown", unknown, fail).await.is_ok());
+    let left = is(Level::WARN, "the outcome is left unknown", &[]);
+    assert!(left.fields.contains_key("fence"), "{left:?}");
+    assert!(keys.run("unknown", seven).await.is_err());
+    is(Level::DEBUG, "rejected", &[("reason", "outcome_unknown")]);
+
+    let mut at_work = Driven::new(keys.run("busy", |_| async {
+        tokio::time::sleep(LONG).await;
+        Ok::<_, io::Error>(7_u32)
+    }));
+    at_work.poll();
+    tokio::time::sleep(MOMENT).await;
+    assert!(keys.run("busy", seven).await.is_err());
+    let busy = is(Level::DEBUG, "rejected", &[("reason", "in_flight")]);
+    assert!(busy.fields.contains_key("retry_after"), "{busy:?}");
+    drop(at_work);
+
+    let large = keys.run("large", |_| async { Ok::<_, io::Error>("x".repeat(9)) });
+    assert!(large.await.is_ok());
+    let message = "the work counts as done, but its outcome is not kept";
+    is(Level::WARN, message, &[("why", "11 bytes are more than 8")]);
+    let panics = |_| async { panic!("as asked for") };
+    let panicked = keys.run::<u32, io::Error, _, _>("panics", panics);
+    assert!(AssertUnwindSafe(panicked).catch_unwind().await.is_err());
+    is(
+        Level::ERROR,
+        "the work was broken off",
+        &[("panicked", "true")],
+    );
+}
+
+/// A lease that is lost is told as soon as it is, and once more when the work has ended.
+#[tokio::test(start_paused = true)]
+async fn the_loss_of_a_lease_is_told() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let store = idempotency::InProcess::new();
+    let keys = idempotency::Idempotency::builder("lost");
+    let keys = keys.store(store.clone()).build().unwrap();
+    let told = recorder.clone();
+    let run = keys.run("k", |attempt| async move {
+        store.flush();
+        let rival = Claim {
+            owner: "rival".into(),
+            fingerprint: Fingerprint::default().bytes().clone(),
+            lease_ms: 3_600_000,
+            retention_ms: 3_600_000,
+            takeover: Takeover::Ended,
+        };
+        assert!(store.claim("lost", "/k", &rival).await.is_ok());
+        attempt.lost().await;
+        let why = ("why", "somebody else holds the key");
+        let lost = told.has(Level::WARN, &[why, ("message", "lease lost")]);
+        assert_eq!(lost.fields["fence"], attempt.fence().to_string());
+        Ok::<_, io::Error>(7_u32)
+    });
+    assert!(run.await.is_err());
+    let message = ("message", "the end of the work is not recorded");
+    recorder.has(Level::WARN, &[("name", "lost"), ("why", "Taken"), message]);
+}
+
+/// Once, however many calls there are meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_falls_silent_is_told_and_that_it_is_back() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let seven = |_| async { Ok::<_, io::Error>(7_u32) };
+    let redis = Redis::connect(&format!("redis://127.0.0.1:{}", free_port())).unwrap();
+    let keys = idempotency::Idempotency::builder("silent").store(redis.idempotency());
+    let keys = keys.build().unwrap();
+    for key in ["a", "b", "c"] {
+        assert!(keys.run(key, seven).await.is_err());
+    }
+    let of = |name| [("pattern", "idempotency"), ("name", name)];
+    let silent = [
+        &of("silent")[..],
+        &[("message", "the store gives no answer")],
+    ]
+    .concat();
+    let silent = recorder.has(Level::WARN, &silent);
+    assert!(silent.fields.contains_key("failure"), "{silent:?}");
+
+    // A store that is full gives no answer to new keys.
+    let store = idempotency::InProcess::bounded(1, 1);
+    let keys = idempotency::Idempotency::builder("full").store(store.clone());
+    let keys = keys.build().unwrap();
+    let (mut number, mut in_a_row) = (0_u32, 0);
+    while in_a_row < 50 {
+        number += 1;
+        let ran = keys.run(number.to_string(), seven).await;
+        in_a_row = if ran.is_ok() { 0 } else { in_a_row + 1 };
+    }
+    recorder.take();
+    store.flush();
+    assert!(keys.run("a", seven).await.is_ok());
+    assert!(keys.run("a", seven).await.is_ok());
+    let back = [&of("full")[..], &[("message", "the store answers again")]].concat();
+    recorder.has(Level::INFO, &back);
+}
+
+#[tokio::test]
+async fn a_transaction_of_an_inbox_that_begins_again_is_told() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect("sqlite::memory:").await.unwrap();
+    let inbox = SqliteInbox::builder("inbox").build().unwrap();
+    inbox.migrate(&pool).await.unwrap();
+    fails_first(&inbox, &pool).await;
+    let again = [
+        ("pattern", "idempotency"),
+        ("name", "inbox"),
+        ("left", "4"),
+        ("message", "transaction of the inbox begins again"),
+    ];
+    recorder.has(Level::DEBUG, &again);
 }

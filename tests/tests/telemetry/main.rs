@@ -1,7 +1,9 @@
 //! What there is to see: every row of the table of metrics, and the events with their fields.
 
 mod events;
+mod inbox;
 mod keys;
+mod limits;
 mod metrics;
 
 use std::time::Duration;

@@ -23,7 +23,7 @@ use resilience_core::{
     keyed::Keyed,
     limit::{
         Quota, RateLimit,
-        fleet::{self, SharedRateLimit, Unreachable},
+        fleet::{self, SharedRateLimit},
         store::InProcessLimits,
     },
     retry::{Backoff, Retry, RetryBudget},
@@ -41,7 +41,10 @@ use resilience_tests::{
 };
 use tower::Layer;
 
-use crate::{LONG, MOMENT, keys::everything_happens_to_keys, once};
+use crate::{
+    LONG, MOMENT, inbox::everything_happens_to_an_inbox, keys::everything_happens_to_keys,
+    limits::shared_limits, once,
+};
 
 /// What one metric was exported as.
 #[derive(Debug)]
@@ -245,53 +248,13 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(!once(shed.layer().layer(closed), Plan::Answer).await);
 
     let keys = everything_happens_to_keys(name).await;
+    let inboxes = everything_happens_to_an_inbox(name).await;
     Box::new((
         (breaker, shared, bulkhead, permit, queued),
         (stopped, away),
-        (limit, waiting, fleet, keys),
+        (limit, waiting, fleet, keys, inboxes),
         (retry, timeout, fallback, shed),
     ))
-}
-
-/// One whose store answers, one that leases, and one whose store is missing.
-async fn shared_limits(name: &'static str, missing: &Redis) -> [SharedRateLimit; 3] {
-    let quota = Quota::per(2, LONG).unwrap();
-    let found = SharedRateLimit::builder(name, InProcessLimits::new())
-        .limit("per-long", quota)
-        .limit("never", Quota::per(1_000_000, LONG).unwrap())
-        .build()
-        .unwrap();
-    assert!(found.check("t", 2).await.is_ok());
-    assert!(found.check("t", 1).await.is_err());
-    found.set_shadow(true);
-    assert!(found.check("t", 1).await.unwrap().is_shadowed());
-    let leasing = SharedRateLimit::builder(name, InProcessLimits::new())
-        .limit("many", Quota::per(1_000_000, LONG).unwrap())
-        .mode(fleet::Mode::Leased(fleet::LeaseRules::new().time(LONG)))
-        .build()
-        .unwrap();
-    while leasing
-        .peek("t")
-        .await
-        .unwrap()
-        .binding()
-        .unwrap()
-        .remaining
-        + 10
-        > 1_000_000
-    {
-        assert!(leasing.check("t", 1).await.is_ok());
-    }
-    let lost = SharedRateLimit::builder(name, missing.limits())
-        .limit("per-long", quota)
-        .unreachable(Unreachable::Closed)
-        .build()
-        .unwrap();
-    eventually("the store is found missing", LONG, || async {
-        lost.check("t", 0).await.is_err() && lost.is_degraded()
-    })
-    .await;
-    [found, leasing, lost]
 }
 
 #[tokio::test]
@@ -417,6 +380,12 @@ async fn the_figures_are_those_of_what_happened() {
     }
     let leases = of_keys("resilience.idempotency.leases");
     assert!(leases["lost"] == 1 && leases["renewed"] >= 1, "{leases:?}");
+    let inbox = of_keys("resilience.inbox.claims");
+    for answer in ["mismatched", "replayed", "replayed_in_front"] {
+        assert_eq!(inbox[answer], 1, "{inbox:?}");
+    }
+    assert!(inbox["fresh"] >= 5, "{inbox:?}");
+    is("resilience.inbox.retries", &[("", 1)]);
     let full = of("resilience.bulkhead.rejected");
     assert_eq!(full, [("full".to_owned(), 2)]);
 }

@@ -6,7 +6,7 @@ use ::sqlx::Database;
 use bytes::Bytes;
 
 use super::{Dialect, Shared, dialect::Complete};
-use crate::idempotency::key;
+use crate::{error::Pattern, idempotency::key};
 
 /// The answer to [`Inbox::claim`](super::Inbox::claim).
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl<DB: Dialect> Entry<DB> {
                 self.key
             )));
         }
-        tracing::debug!(target: "resilience", name = &**name, attempt = self.attempt, "recorded in the inbox");
+        tracing::debug!(target: "resilience", pattern = Pattern::Idempotency.as_str(), name = &**name, attempt = self.attempt, "recorded in the inbox");
         Ok(())
     }
 }

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Dialect, Inbox, Shared, front::Front, table::Table};
-use crate::{error::InvalidConfig, idempotency::IdempotencyStore, retry::Backoff};
+use super::{Dialect, Inbox, Shared, front::Front, table::Table, totals::Totals};
+use crate::{error::InvalidConfig, idempotency::IdempotencyStore, retry::Backoff, telemetry};
 
 /// What [`Inbox::builder`] makes; checked in [`build`](Self::build).
 #[derive(Clone)]
@@ -149,21 +149,22 @@ impl<DB: Dialect> InboxBuilder<DB> {
         if self.max_attempts == 0 {
             return Err(InvalidConfig::new("max_attempts", 0, "must be at least 1"));
         }
-        Ok(Inbox {
-            shared: Arc::new(Shared {
-                statements: DB::statements(&table, self.wait.is_some()),
-                begin: self.begin.unwrap_or(DB::BEGIN),
-                name: self.name,
-                retention: self.retention,
-                wait: self.wait,
-                max_outcome: self.max_outcome,
-                max_attempts: self.max_attempts,
-                backoff: self.backoff,
-                front: self.front,
-                last_fence: AtomicI64::new(0),
-                database: PhantomData,
-            }),
-        })
+        let shared = Arc::new(Shared {
+            statements: DB::statements(&table, self.wait.is_some()),
+            begin: self.begin.unwrap_or(DB::BEGIN),
+            name: self.name,
+            retention: self.retention,
+            wait: self.wait,
+            max_outcome: self.max_outcome,
+            max_attempts: self.max_attempts,
+            backoff: self.backoff,
+            front: self.front,
+            last_fence: AtomicI64::new(0),
+            totals: Totals::default(),
+            database: PhantomData,
+        });
+        telemetry::register(&shared);
+        Ok(Inbox { shared })
     }
 }
 

@@ -1,14 +1,17 @@
 //! A faster store in front of an inbox.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::timeout;
 
 use super::Settled;
-use crate::idempotency::{
-    record::{Claim, Claimed, Completion, Holder, Takeover},
-    store::IdempotencyStore,
+use crate::{
+    error::Pattern,
+    idempotency::{
+        record::{Claim, Claimed, Completion, Holder, Takeover},
+        store::IdempotencyStore,
+    },
 };
 
 /// A store that is asked before the database is, and told afterwards.
@@ -29,6 +32,8 @@ pub(super) enum Asked {
     Tell(Holder),
     /// Nothing that counts.
     Nothing,
+    /// Nothing at all, within the budget.
+    NoAnswer,
 }
 
 impl Front {
@@ -48,22 +53,21 @@ impl Front {
             Ok(Ok(Claimed::New(grant) | Claimed::Mine(grant))) => {
                 Asked::Tell(Holder::new(&claim, &grant))
             }
-            Ok(Err(error)) => {
-                tracing::debug!(target: "resilience", name = &*name, %error, "front of the inbox gives no answer");
-                Asked::Nothing
-            }
-            _ => Asked::Nothing,
+            Ok(Ok(_)) => Asked::Nothing,
+            Ok(Err(error)) => no_answer(&name, &error),
+            Err(late) => no_answer(&name, &late),
         }
     }
 
-    /// Passes on what is committed, or gives the place back. What goes wrong here costs a call to the database later.
+    /// Passes on what is committed, or gives the place back; whether there was an answer. What goes wrong here costs a
+    /// call to the database later.
     pub(super) async fn tell(
         &self,
         name: &str,
         key: &str,
         holder: &Holder,
         settled: Option<&Settled>,
-    ) {
+    ) -> bool {
         let name = in_front(name);
         let told = async {
             match settled.and_then(completion) {
@@ -71,10 +75,20 @@ impl Front {
                 None => self.store.release(&name, key, holder).await,
             }
         };
-        if let Ok(Err(error)) = timeout(self.budget, told).await {
-            tracing::debug!(target: "resilience", name = &*name, %error, "front of the inbox was not told");
-        }
+        let answer = timeout(self.budget, told).await;
+        let error: &dyn fmt::Display = match &answer {
+            Ok(Ok(_)) => return true,
+            Ok(Err(error)) => error,
+            Err(late) => late,
+        };
+        tracing::debug!(target: "resilience", pattern = Pattern::Idempotency.as_str(), name = &*name, %error, "front of the inbox was not told");
+        false
     }
+}
+
+fn no_answer(name: &str, error: &dyn fmt::Display) -> Asked {
+    tracing::debug!(target: "resilience", pattern = Pattern::Idempotency.as_str(), name, %error, "front of the inbox gives no answer");
+    Asked::NoAnswer
 }
 
 /// So that a handle of the same name and store does not take these records for its own.

@@ -77,11 +77,15 @@ mod run;
 mod sqlite;
 #[allow(unnameable_types)]
 mod table;
+mod totals;
 
 use std::{
     fmt,
     marker::PhantomData,
-    sync::{Arc, atomic::AtomicI64},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -95,9 +99,11 @@ pub use dialect::Dialect;
 use dialect::{Ask, Found, Row, Statements};
 use front::Front;
 pub use run::{Done, Work};
+pub use totals::Snapshot;
+use totals::Totals;
 
 use super::Key;
-use crate::retry::Backoff;
+use crate::{error::Pattern, retry::Backoff};
 
 /// An inbox in PostgreSQL.
 #[cfg(feature = "sqlx-postgres")]
@@ -124,6 +130,7 @@ struct Shared<DB> {
     front: Option<Front>,
     /// What SQLite, which has no sequences, might give out again after a rollback.
     last_fence: AtomicI64,
+    totals: Totals,
     database: PhantomData<fn() -> DB>,
 }
 
@@ -144,6 +151,12 @@ impl<DB: Dialect> Inbox<DB> {
     #[must_use]
     pub fn schema(&self) -> &str {
         self.shared.statements.schema.as_str()
+    }
+
+    /// What it has counted so far, for all of its clones.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.totals.snapshot()
     }
 
     /// Creates the table and what belongs to it, unless they are there. Any number of instances may do so at once, at
@@ -200,13 +213,15 @@ impl<DB: Dialect> Inbox<DB> {
             Found::Busy => Claimed::Busy,
             Found::Row(row) => self.claimed(&key, fingerprint, row),
         };
-        let answer = match &claimed {
-            Claimed::Fresh(_) => "fresh",
-            Claimed::Done(_) => "done",
-            Claimed::Mismatch => "mismatch",
-            Claimed::Busy => "busy",
+        let totals = &shared.totals;
+        let (answer, counter) = match &claimed {
+            Claimed::Fresh(_) => ("fresh", &totals.fresh),
+            Claimed::Done(_) => ("done", &totals.replayed),
+            Claimed::Mismatch => ("mismatch", &totals.mismatched),
+            Claimed::Busy => ("busy", &totals.busy),
         };
-        tracing::debug!(target: "resilience", name = &*shared.name, answer, "claim on the inbox");
+        counter.fetch_add(1, Relaxed);
+        tracing::debug!(target: "resilience", pattern = Pattern::Idempotency.as_str(), name = &*shared.name, answer, "claim on the inbox");
         Ok(claimed)
     }
 

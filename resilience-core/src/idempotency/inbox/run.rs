@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::Future,
     ops::{Deref, DerefMut},
+    sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 
@@ -166,16 +167,25 @@ impl<DB: Dialect> Inbox<DB> {
             return self.outcome(ran);
         };
         let (name, stored) = (&*self.shared.name, key.stored());
+        let totals = &self.shared.totals;
         match front.ask(name, &stored, key.print().bytes()).await {
-            Asked::Done { outcome, age } => self.replay(&outcome, age),
-            Asked::Nothing => {
+            Asked::Done { outcome, age } => {
+                totals.replayed_in_front.fetch_add(1, Relaxed);
+                self.replay(&outcome, age)
+            }
+            asked @ (Asked::Nothing | Asked::NoAnswer) => {
+                if matches!(asked, Asked::NoAnswer) {
+                    totals.front_errors.fetch_add(1, Relaxed);
+                }
                 let ran = self.until_settled(pool, &key, &mut work).await?;
                 self.outcome(ran)
             }
             Asked::Tell(holder) => {
                 let ran = self.until_settled(pool, &key, &mut work).await;
                 let settled = ran.as_ref().ok().map(|(settled, _)| settled);
-                front.tell(name, &stored, &holder, settled).await;
+                if !front.tell(name, &stored, &holder, settled).await {
+                    totals.front_errors.fetch_add(1, Relaxed);
+                }
                 self.outcome(ran?)
             }
         }
@@ -227,7 +237,8 @@ impl<DB: Dialect> Inbox<DB> {
             let Some(pause) = pause else {
                 return Err(error);
             };
-            tracing::debug!(target: "resilience", name = &*self.shared.name, left, "transaction of the inbox begins again");
+            self.shared.totals.retries.fetch_add(1, Relaxed);
+            tracing::debug!(target: "resilience", pattern = Pattern::Idempotency.as_str(), name = &*self.shared.name, left, "transaction of the inbox begins again");
             tokio::time::sleep(pause).await;
         }
     }
