@@ -4,8 +4,8 @@
 # in a program; `make features` sees to them.
 FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
-# The peers in the benches bring features of their own, which must not leak into what is tested: built apart.
-TESTED := --workspace --exclude resilience-benches --features $(FEATURES)
+# The peers bring features of their own, which must not leak into what is tested: built apart.
+TESTED := --workspace --exclude resilience-benches --exclude resilience-peers --features $(FEATURES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint fmt docs features loom deny fuzz figures torture bench storm ci
@@ -19,11 +19,12 @@ setup: ## Install what the tests need beside Rust (PostgreSQL's server programs,
 test: setup ## Every test: units, properties, real servers, a real PostgreSQL, real Redis servers, documentation, allocations
 	$(CARGO) test $(TESTED)
 	$(CARGO) test -p resilience-benches
+	$(CARGO) test -p resilience-peers
 
 lint: ## Formatting and lints, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(TESTED) --all-targets -- -D warnings
-	$(CARGO) clippy -p resilience-benches --all-targets -- -D warnings
+	$(CARGO) clippy -p resilience-benches -p resilience-peers --all-targets -- -D warnings
 
 fmt: ## Format everything
 	$(CARGO) fmt --all
@@ -46,6 +47,7 @@ fuzz: ## Fuzz what reads foreign bytes, guided by coverage, FUZZ_SECONDS (20) a 
 figures: ## Run every bench and print each figure as one JSON line
 	@$(CARGO) bench -q -p resilience-benches -- --figures
 	@$(CARGO) run -q --release -p resilience-figures
+	@$(CARGO) run -q --release -p resilience-peers
 
 torture: ## A thousand instances with ten shared breakers each on one Redis; work done once by processes that are killed and cut off
 	@$(CARGO) run -q --release -p resilience-figures -- torture

@@ -1,0 +1,174 @@
+//! Idempotency records in Redis: the same work through this toolkit and through another crate, on one real server, in
+//! turns, one connection each; one JSON line for each figure. The server shares the machine with them: the last line
+//! says how loaded it was.
+//!
+//! ```text
+//! cargo run --release -p resilience-peers
+//! ```
+
+// What is measured here is real time, which is what std's clock is for.
+#![allow(clippy::disallowed_types)]
+
+#[path = "../../figures/src/bare.rs"]
+#[allow(dead_code)]
+mod bare;
+#[path = "../../src/keeper.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod keeper;
+mod ours;
+#[path = "../../src/redis.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod redis;
+#[path = "../../figures/src/report.rs"]
+#[allow(dead_code)]
+mod report;
+mod theirs;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+
+use crate::{bare::per_second, ours::Ours, redis::RedisServer, report::quantile, theirs::Theirs};
+
+const TURNS: usize = 9;
+/// Callers at once.
+const TASKS: usize = 64;
+/// How long a claim holds, and for how long an outcome is kept.
+const LEASE: Duration = Duration::from_secs(30);
+const KEPT: Duration = Duration::from_secs(86_400);
+/// An answer of some size, as a payment service gives.
+const OUTCOME: &[u8] = &[b'o'; 1024];
+
+/// Calls per second, and what one costs the server, in microseconds of its processor.
+#[derive(Default)]
+struct Rounds {
+    per_second: Vec<f64>,
+    server_us: Vec<f64>,
+}
+
+/// What all who are compared do.
+trait Records: Clone + Send + Sync + 'static {
+    /// A claim and a completion.
+    fn first_call(&self, number: u64) -> impl Future<Output = ()> + Send;
+    /// A call that is done already.
+    fn replay(&self, number: u64) -> impl Future<Output = ()> + Send;
+}
+
+#[tokio::main]
+async fn main() {
+    let server = RedisServer::start();
+    let ours = Ours::new(&server).await;
+    let theirs = Theirs::new(&server, false).await;
+    let at_once = Theirs::new(&server, true).await;
+    let next = Arc::new(AtomicU64::new(0));
+    let mut rounds = <[Rounds; 3]>::default();
+    for _ in 0..TURNS {
+        rounds[0].first_calls(&server, &ours, &next).await;
+        rounds[1].first_calls(&server, &theirs, &next).await;
+        rounds[2].first_calls(&server, &at_once, &next).await;
+        // Memory that is full of records is slower for whoever comes second.
+        assert_eq!(server.command("FLUSHALL"), "OK");
+    }
+    tell("record_first_calls", rounds);
+
+    ours.first_call(0).await;
+    theirs.first_call(0).await;
+    let mut rounds = <[Rounds; 3]>::default();
+    for _ in 0..TURNS {
+        rounds[0].replays(&server, &ours).await;
+        rounds[1].replays(&server, &theirs).await;
+        rounds[2].replays(&server, &at_once).await;
+    }
+    tell("record_replays", rounds);
+    report::load();
+}
+
+impl Rounds {
+    async fn first_calls(
+        &mut self,
+        server: &RedisServer,
+        records: &impl Records,
+        next: &Arc<AtomicU64>,
+    ) {
+        let (records, numbers) = (records.clone(), Arc::clone(next));
+        let call = move || {
+            let (records, number) = (records.clone(), numbers.fetch_add(1, Relaxed));
+            async move { records.first_call(number).await }
+        };
+        self.take(server, call).await;
+    }
+
+    async fn replays(&mut self, server: &RedisServer, records: &impl Records) {
+        let records = records.clone();
+        let call = move || {
+            let records = records.clone();
+            async move { records.replay(0).await }
+        };
+        self.take(server, call).await;
+    }
+
+    async fn take<F: Future<Output = ()> + Send>(
+        &mut self,
+        server: &RedisServer,
+        call: impl Fn() -> F + Clone + Send + 'static,
+    ) {
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&calls);
+        let before = processor(server);
+        let per_second = per_second(TASKS, move || {
+            counted.fetch_add(1, Relaxed);
+            call()
+        });
+        self.per_second.push(per_second.await);
+        let spent = processor(server) - before;
+        self.server_us
+            .push(spent * 1e6 / calls.load(Relaxed) as f64);
+    }
+}
+
+/// Seconds of a processor that the server has used.
+fn processor(server: &RedisServer) -> f64 {
+    let text = server.command("INFO cpu");
+    let seconds = |field: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
+        let seconds = line.and_then(|line| line.trim().parse().ok());
+        seconds.expect("INFO says what the server has used")
+    };
+    seconds("used_cpu_sys:") + seconds("used_cpu_user:")
+}
+
+/// The medians, ours beside theirs.
+fn tell(name: &str, rounds: [Rounds; 3]) {
+    let medians = rounds.map(|mut rounds| {
+        let per_second = quantile(&mut rounds.per_second, 0.5).round();
+        let server_us = quantile(&mut rounds.server_us, 0.5);
+        (per_second, (server_us * 100.0).round() / 100.0)
+    });
+    let [our, theirs, at_once] = medians;
+    for (peer, their) in [(theirs::NAME, theirs), (theirs::AT_ONCE, at_once)] {
+        let line = json!({
+            "figure": format!("{name}_per_second_beside_a_peer"),
+            "value": our.0,
+            "unit": "calls/s",
+            "peer": peer,
+            "peer_value": their.0,
+            "target": ">= the peer's",
+            "met": our.0 >= their.0,
+        });
+        println!("{line}");
+        let line = json!({
+            "figure": format!("{name}_server_us_beside_a_peer"),
+            "value": our.1,
+            "unit": "us of the server's processor per call",
+            "peer": peer,
+            "peer_value": their.1,
+        });
+        println!("{line}");
+    }
+}
