@@ -16,6 +16,7 @@ mod bare;
 mod commands;
 mod fleet;
 mod hammer;
+mod hang_ups;
 mod leases;
 mod limits;
 mod opening;
@@ -64,6 +65,9 @@ async fn main() {
 async fn figures(part: &str) {
     if "commands".contains(part) {
         commands::run().await;
+    }
+    if "hang_ups".contains(part) {
+        hang_ups::run().await;
     }
     if "limits".contains(part) {
         limits::run().await;
