@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -80,7 +80,11 @@ impl<B: Body<Data = Bytes>> Body for IdempotentBody<B> {
             return Poll::Ready(Some(Err(error)));
         }
         if let Some(rest) = this.rest {
-            return rest.as_mut().poll_frame(cx);
+            let frame = ready!(rest.as_mut().poll_frame(cx));
+            if frame.is_none() {
+                *this.rest = None;
+            }
+            return Poll::Ready(frame);
         }
         let trailers = this.trailers.take();
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
