@@ -209,14 +209,25 @@ impl Conn {
 
     /// A round trip; of a Cluster, to any one node: a shard that is gone is not the end of the others.
     pub(crate) async fn ping(&mut self) -> RedisResult<Value> {
-        let ping = redis::cmd("PING");
+        self.ask_anyone(redis::cmd("PING")).await
+    }
+
+    /// What the server, or any one node of a Cluster, says of its memory.
+    pub(crate) async fn memory(&mut self) -> RedisResult<String> {
+        let mut info = redis::cmd("INFO");
+        info.arg("memory");
+        let answer = self.ask_anyone(info).await?;
+        Ok(redis::from_redis_value(answer)?)
+    }
+
+    async fn ask_anyone(&mut self, cmd: Cmd) -> RedisResult<Value> {
         let answer = match self {
-            Self::Single(conn) => conn.req_packed_command(&ping).await,
+            Self::Single(conn) => conn.req_packed_command(&cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
                 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
                 let anywhere = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
-                conn.route_command(ping, anywhere).await
+                conn.route_command(cmd, anywhere).await
             }
         };
         answer.and_then(Value::extract_error)

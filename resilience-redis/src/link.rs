@@ -50,6 +50,9 @@ const PROVEN: Duration = Duration::from_secs(1);
 /// A server that turned out to be a replica is asked again so often, at most, whether that has changed.
 const REPLICA_AGAIN: Duration = Duration::from_secs(2);
 
+/// The name of the connection's own breaker and events.
+const GUARD: &str = "resilience.redis";
+
 /// How the connection fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -95,6 +98,8 @@ struct Shared {
     replica: AtomicU64,
     /// Told once that there are no pushes.
     without_pushes: AtomicBool,
+    /// Told once that keys may be evicted.
+    told_of_eviction: AtomicBool,
     /// Rings when `timeouts` or `lost` should be looked at.
     trouble: Notify,
     closed: Notify,
@@ -137,6 +142,7 @@ impl Link {
             lost: AtomicU64::new(0),
             replica: AtomicU64::new(0),
             without_pushes: AtomicBool::new(false),
+            told_of_eviction: AtomicBool::new(false),
             trouble: Notify::new(),
             closed: Notify::new(),
             subscribers: Mutex::default(),
@@ -372,12 +378,36 @@ impl Shared {
     /// Subscribes and unsubscribes as channels come and go, for as long as the connection lives. One task does it all:
     /// two would overtake each other.
     async fn keep_subscribed(&self, mut subscribed: HashSet<String>) -> Infallible {
+        self.tell_of_eviction().await;
         loop {
             self.wanted.notified().await;
             while self.match_subscriptions(&mut subscribed).await.is_err() {
                 // What has no answer may have been done: it is asked for again.
                 tokio::time::sleep(self.budget).await;
             }
+        }
+    }
+
+    /// A server that evicts keys when its memory is full forgets limits and records that are in use, and says nothing.
+    /// Who may not look is not told.
+    async fn tell_of_eviction(&self) {
+        let Some(live) = self.current.load_full() else {
+            return;
+        };
+        let Ok(Ok(memory)) = timeout(self.budget, live.conn.clone().memory()).await else {
+            return;
+        };
+        let Some(policy) = evicts(&memory) else {
+            return;
+        };
+        if !self.told_of_eviction.swap(true, Relaxed) {
+            tracing::warn!(
+                target: "resilience",
+                name = GUARD,
+                redis = ?self.target,
+                policy,
+                "this Redis evicts keys when it is full: limits and idempotency records would be forgotten"
+            );
         }
     }
 
@@ -549,7 +579,7 @@ fn is_elsewhere(error: &str) -> bool {
 /// Opens after as many silences in a row as make the connection suspicious. Its events and metrics have the name
 /// `resilience.redis`.
 fn guard() -> CircuitBreaker {
-    CircuitBreaker::builder("resilience.redis")
+    CircuitBreaker::builder(GUARD)
         .no_failure_rate()
         .consecutive_failures(SUSPICIOUS)
         .open_for(OpenFor::exponential(
@@ -560,6 +590,16 @@ fn guard() -> CircuitBreaker {
         .dropped(Dropped::Ignored)
         .build()
         .expect("fixed settings that are good")
+}
+
+/// The policy by which a server with this `INFO memory` drops keys that have not expired, if it does.
+fn evicts(memory: &str) -> Option<&str> {
+    let value = |field: &str| {
+        let mut lines = memory.lines();
+        lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+    };
+    let policy = value("maxmemory_policy")?;
+    (value("maxmemory")? != "0" && policy != "noeviction").then_some(policy)
 }
 
 /// Doubles from [`FIRST_RETRY`] to [`LAST_RETRY`], less up to a half: instances that lost Redis together do not come

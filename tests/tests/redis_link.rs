@@ -5,6 +5,7 @@ use std::time::Duration;
 use resilience_redis::{Redis, Status, StoreError};
 use resilience_tests::{
     redis::{RedisServer, free_port},
+    redis_scene::events,
     until::eventually,
 };
 use tokio::time::Instant;
@@ -103,6 +104,27 @@ async fn a_wrong_password_is_reported_and_nothing_hangs() {
     assert_eq!(wrong.ping().await, Err(StoreError::Down));
     let right = Redis::connect(&format!("redis://:right@{}", server.addr())).expect("a good URL");
     right.ready(SOON).await.expect("connects");
+}
+
+/// Counters and records in a Redis that evicts are gone without a word: limits begin anew, work is done twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_evicts_keys_is_told_of_and_one_that_does_not_is_not() {
+    let told = || {
+        let events = events("resilience.redis");
+        let of = events
+            .iter()
+            .filter(|(told, _)| told.contains("evicts keys"));
+        of.map(|(_, times)| times).sum::<usize>()
+    };
+    let memory = ["--maxmemory", "100mb", "--maxmemory-policy"];
+    let args = |policy| [memory[0], memory[1], memory[2], policy];
+    let keeps = RedisServer::start_with(&args("noeviction"));
+    let unbounded = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
+    let evicts = RedisServer::start_with(&args("allkeys-lru"));
+    assert_eq!(told(), 0);
+    let _harmless = (connected(&keeps).await, connected(&unbounded).await);
+    let _forgetful = connected(&evicts).await;
+    eventually("it is told", SOON, || async { told() == 1 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
