@@ -11,6 +11,8 @@
 //! - keeps the connection subscribed to what is listened to, restores that on every new connection and tells
 //!   subscribers that messages may have been missed.
 
+mod subscriptions;
+
 use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
@@ -23,7 +25,6 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
 use resilience_core::{
     Verdict,
@@ -313,7 +314,7 @@ impl Shared {
                 match self.connect(number).await {
                     Ok(subscribed) => tokio::select! {
                         end = self.until_lost(number) => end,
-                        never = self.keep_subscribed(subscribed) => match never {},
+                        never = self.look_after(subscribed) => match never {},
                     },
                     Err(why) => End::Lost(why),
                 }
@@ -375,17 +376,10 @@ impl Shared {
         Ok(subscribed)
     }
 
-    /// Subscribes and unsubscribes as channels come and go, for as long as the connection lives. One task does it all:
-    /// two would overtake each other.
-    async fn keep_subscribed(&self, mut subscribed: HashSet<String>) -> Infallible {
+    /// What there is to do while the connection lives.
+    async fn look_after(&self, subscribed: HashSet<String>) -> Infallible {
         self.tell_of_eviction().await;
-        loop {
-            self.wanted.notified().await;
-            while self.match_subscriptions(&mut subscribed).await.is_err() {
-                // What has no answer may have been done: it is asked for again.
-                tokio::time::sleep(self.budget).await;
-            }
-        }
+        self.keep_subscribed(subscribed).await
     }
 
     /// A server that evicts keys when its memory is full forgets limits and records that are in use, and says nothing.
@@ -408,82 +402,6 @@ impl Shared {
                 policy,
                 "this Redis evicts keys when it is full: limits and idempotency records would be forgotten"
             );
-        }
-    }
-
-    /// Brings what the connection is `subscribed` to in line with what is wanted.
-    async fn match_subscriptions(
-        &self,
-        subscribed: &mut HashSet<String>,
-    ) -> Result<(), StoreError> {
-        let (new, gone): (Vec<String>, Vec<String>) = {
-            let wanted = self.lock_subscribers();
-            let new = wanted
-                .keys()
-                .filter(|&channel| !subscribed.contains(channel));
-            let gone = subscribed
-                .iter()
-                .filter(|&channel| !wanted.contains_key(channel));
-            (new.cloned().collect(), gone.cloned().collect())
-        };
-        let subscribing = new.iter().map(|channel| self.subscribe_or_poll(channel));
-        let unsubscribing = gone.iter().map(|channel| self.unsubscribe_now(channel));
-        let (new_answers, gone_answers) =
-            futures_util::future::join(join_all(subscribing), join_all(unsubscribing)).await;
-        let mut outcome = Ok(());
-        for (channel, answer) in gone.iter().zip(gone_answers) {
-            match answer {
-                Ok(()) => drop(subscribed.remove(channel)),
-                Err(error) => outcome = Err(error),
-            }
-        }
-        for (channel, answer) in new.into_iter().zip(new_answers) {
-            match answer {
-                Ok(()) => drop(subscribed.insert(channel)),
-                Err(error) => outcome = Err(error),
-            }
-        }
-        outcome
-    }
-
-    /// Without pushes the store is still of use: what they tell is asked for, somewhat later.
-    async fn subscribe_or_poll(&self, channel: &str) -> Result<(), StoreError> {
-        match self.subscribe_now(channel).await {
-            Err(StoreError::Refused(_)) if self.without_pushes.swap(true, Relaxed) => Ok(()),
-            Err(StoreError::Refused(reason)) => {
-                tracing::warn!(target: "resilience", redis = ?self.target, channel, reason, "no pushes from Redis");
-                Ok(())
-            }
-            answer => answer,
-        }
-    }
-
-    async fn subscribe_now(&self, channel: &str) -> Result<(), StoreError> {
-        let live = self.current.load_full().ok_or(StoreError::Down)?;
-        match timeout(
-            self.budget.max(self.patience.connect),
-            live.conn.clone().subscribe(channel),
-        )
-        .await
-        {
-            Ok(Ok(())) => self.push(channel, Push::Restored),
-            Ok(Err(error)) => return Err(StoreError::from_redis(&error)),
-            Err(_) => return Err(StoreError::TimedOut),
-        }
-        Ok(())
-    }
-
-    async fn unsubscribe_now(&self, channel: &str) -> Result<(), StoreError> {
-        let live = self.current.load_full().ok_or(StoreError::Down)?;
-        let patience = self.budget.max(self.patience.connect);
-        match timeout(patience, live.conn.clone().unsubscribe(channel)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => match StoreError::from_redis(&error) {
-                // Without the right to listen there is nothing to end.
-                StoreError::Refused(_) => Ok(()),
-                error => Err(error),
-            },
-            Err(_) => Err(StoreError::TimedOut),
         }
     }
 
