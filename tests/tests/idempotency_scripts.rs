@@ -33,13 +33,13 @@ if form then
 end
 ";
 
-/// A claim's answer in numbers, with what is quoted behind them.
+/// A claim's answer in numbers, with what is quoted behind them: of work that is done, in the same reply.
 const UNPACK: &str = "
 local answer = run()
 local head, quoted = answer, nil
 if type(answer) == 'table' then head, quoted = answer[1], answer[2] end
 local how, first, second, third = struct.unpack('<Bddd', head)
-if how == 3 then quoted, third = string.sub(quoted, third + 1), 0 end
+if how == 3 then quoted, third = string.sub(head, 25 + third + 1), 0 end
 return { how, first, second, third, quoted }
 ";
 

@@ -1,8 +1,8 @@
 -- ARGV: 1 packed: lease, retention (doubles), takeover (0 never, 1 ended, 2 any), bytes of the fingerprint; 2 fingerprint
 -- and owner; 3 retention once more, as text
 -- Answer: a byte and three doubles, alone or with what is quoted: 0 new or 1 mine, fence, attempt, previous, "checkpoint"
--- | 2 busy, remaining | 3 done, age, fence, bytes before the outcome, "record" | 4 mismatch | 5 unknown, fence, attempt,
--- age
+-- | 2 busy, remaining | 3 done, age, fence, bytes before the outcome, and the record in the same reply | 4 mismatch
+-- | 5 unknown, fence, attempt, age
 local who, keep = ARGV[2], ARGV[3]
 local for_ms, keep_ms, takeover, size = struct.unpack('<ddBB', ARGV[1])
 if not (size < #who and #who <= size + 128 and size <= 128 and for_ms >= 1 and for_ms <= keep_ms
@@ -18,7 +18,7 @@ if known then
   local age = now - since
   if age < 0 then age = 0 end
   age = (age - age % 1000) / 1000
-  if phase == 2 then return { struct.pack('<Bddd', 3, age, fence, behind), read } end
+  if phase == 2 then return struct.pack('<Bddd', 3, age, fence, behind) .. read end
   if phase == 1 and string.sub(read, 59, behind) == who then
     how = 1
   elseif phase == 1 and till > now then

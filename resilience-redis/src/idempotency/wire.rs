@@ -69,9 +69,13 @@ pub(super) fn claimed(answer: Value) -> Option<Claimed> {
         },
         _ => return None,
     };
-    let (how, numbers) = head.split_first()?;
-    let numbers: Vec<u64> = numbers.chunks(8).map(number).collect::<Option<_>>()?;
-    let [first, second, third] = <[u64; 3]>::try_from(numbers).ok()?;
+    let (how, rest) = head.split_first()?;
+    let (numbers, record) = rest.split_at_checked(24)?;
+    let nth = |n: usize| number(&numbers[8 * n..8 * (n + 1)]);
+    let (first, second, third) = (nth(0)?, nth(1)?, nth(2)?);
+    if !record.is_empty() && *how != 3 {
+        return None;
+    }
     Some(match how {
         0 | 1 => {
             let grant = Grant {
@@ -90,9 +94,10 @@ pub(super) fn claimed(answer: Value) -> Option<Claimed> {
             remaining_ms: first,
         },
         3 => {
-            let (record, before) = (Bytes::from(quoted?), usize::try_from(third).ok()?);
+            let before = usize::try_from(third).ok()?.checked_add(1 + 24)?;
+            let answer = Bytes::from(head);
             Claimed::Done {
-                outcome: (before <= record.len()).then(|| record.slice(before..))?,
+                outcome: (before <= answer.len()).then(|| answer.slice(before..))?,
                 age_ms: first,
                 fence: second,
             }
