@@ -176,7 +176,7 @@ impl Conn {
 
     pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Single(conn) => conn.req_packed_command(cmd).await,
+            Self::Single(conn) => conn.send_packed_command(cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => conn.req_packed_command(cmd).await,
         }
@@ -210,6 +210,13 @@ impl Conn {
     /// A round trip; of a Cluster, to any one node: a shard that is gone is not the end of the others.
     pub(crate) async fn ping(&mut self) -> RedisResult<Value> {
         self.ask_anyone(redis::cmd("PING")).await
+    }
+
+    /// What the clock of the server, or of any one node of a Cluster, shows, in microseconds.
+    pub(crate) async fn time(&mut self) -> RedisResult<u64> {
+        let answer = self.ask_anyone(redis::cmd("TIME")).await?;
+        let (seconds, micros): (u64, u64) = redis::from_redis_value(answer)?;
+        Ok(seconds.saturating_mul(1_000_000).saturating_add(micros))
     }
 
     /// What the server, or any one node of a Cluster, says of its memory.

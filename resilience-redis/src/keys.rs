@@ -8,59 +8,66 @@ const LONG: usize = 120;
 
 /// `{prefix:pattern:name}`, with what could be mistaken for structure percent-escaped and long names hashed.
 pub(crate) fn tag(prefix: &str, pattern: &str, name: &str) -> String {
-    let name = escaped(name);
-    let name = if name.len() > LONG {
-        format!("%sha1:{}", sha1_smol::Sha1::from(&name).digest())
-    } else {
-        name
-    };
-    format!("{{{}:{pattern}:{name}}}", escaped(prefix))
+    tagged(prefix, pattern, &[name])
 }
 
 /// `{prefix:pattern:name:subject}`, for what is kept for each subject of one thing.
 pub(crate) fn subject_tag(prefix: &str, pattern: &str, name: &str, subject: &str) -> String {
-    let both = format!("{}:{}", escaped(name), escaped(subject));
-    let both = if both.len() > LONG {
-        format!("%sha1:{}", sha1_smol::Sha1::from(&both).digest())
-    } else {
-        both
-    };
-    format!("{{{}:{pattern}:{both}}}", escaped(prefix))
+    tagged(prefix, pattern, &[name, subject])
 }
 
 /// A key's last part.
 pub(crate) fn part(part: &str) -> String {
-    escaped(part)
+    let mut out = String::with_capacity(part.len());
+    escape(part, &mut out);
+    out
 }
 
 /// `{prefix:pattern}`, for what is about all names.
 pub(crate) fn family(prefix: &str, pattern: &str) -> String {
-    format!("{{{}:{pattern}}}", escaped(prefix))
+    format!("{{{}:{pattern}}}", part(prefix))
 }
 
-fn escaped(part: &str) -> String {
-    let mut out = String::with_capacity(part.len());
-    for byte in part.bytes() {
-        match byte {
-            b'A'..=b'Z'
-            | b'a'..=b'z'
-            | b'0'..=b'9'
-            | b'-'
-            | b'_'
-            | b'.'
-            | b'/'
-            | b'@'
-            | b'+'
-            | b'=' => {
-                out.push(char::from(byte));
-            }
-            other => {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "%{other:02X}");
-            }
-        }
+fn tagged(prefix: &str, pattern: &str, names: &[&str]) -> String {
+    let length: usize = names.iter().map(|name| name.len() + 1).sum();
+    // With room for a last part, so that a key is one allocation.
+    let mut tag = String::with_capacity(prefix.len() + pattern.len() + length + 24);
+    tag.push('{');
+    escape(prefix, &mut tag);
+    tag.push(':');
+    tag.push_str(pattern);
+    let start = tag.len() + 1;
+    for name in names {
+        tag.push(':');
+        escape(name, &mut tag);
     }
-    out
+    if tag.len() - start > LONG {
+        let digest = sha1_smol::Sha1::from(&tag[start..]).digest();
+        tag.truncate(start);
+        let _ = write!(tag, "%sha1:{digest}");
+    }
+    tag.push('}');
+    tag
+}
+
+fn escape(mut part: &str, out: &mut String) {
+    // Mostly there is nothing to escape.
+    while let Some(at) = part.bytes().position(|byte| !is_plain(byte)) {
+        let (plain, rest) = part.split_at(at);
+        let structure = rest.chars().next().map_or(0, char::len_utf8);
+        let (structure, rest) = rest.split_at(structure);
+        out.push_str(plain);
+        for byte in structure.bytes() {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+        part = rest;
+    }
+    out.push_str(part);
+}
+
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b'@' | b'+' | b'=')
 }
 
 #[cfg(test)]

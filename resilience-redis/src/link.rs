@@ -5,12 +5,14 @@
 //! one background task
 //!
 //! - connects, with capped and jittered backoff, for as long as the handle lives; a server that does not answer a
-//!   PING within the budget is of no use, however well it takes connections;
+//!   TIME within the budget is of no use, however well it takes connections;
 //! - after [`SUSPICIOUS`] timeouts in a row sends a PING, and drops the connection if that is not answered either;
 //! - connects anew, the old connection meanwhile in use, when the server turns out to be a replica;
 //! - keeps the connection subscribed to what is listened to, restores that on every new connection and tells
 //!   subscribers that messages may have been missed.
 
+mod budget;
+mod clock;
 mod subscriptions;
 
 use std::{
@@ -36,6 +38,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::{budget::Budget, clock::ServerClock};
 use crate::{
     conn::{Conn, OnPush, Patience, Roots},
     error::{StoreError, is_broken, is_read_only},
@@ -83,13 +86,14 @@ pub(crate) struct Link {
 /// What the background task needs; it must not keep the link itself alive.
 struct Shared {
     target: Target,
-    budget: Duration,
+    budget: Budget,
     patience: Patience,
     roots: Option<Roots>,
     /// Between its callers and a server that has stopped answering: of many that would each wait for their budget to
     /// run out, a few do, now and then.
     guard: CircuitBreaker,
     current: ArcSwapOption<Live>,
+    clock: ServerClock,
     status: watch::Sender<Status>,
     /// Timeouts in a row.
     timeouts: AtomicU32,
@@ -133,11 +137,12 @@ impl Link {
     ) -> Self {
         let shared = Arc::new(Shared {
             target,
-            budget,
+            budget: Budget::new(budget),
             patience,
             roots,
             guard: guard(),
             current: ArcSwapOption::empty(),
+            clock: ServerClock::new(),
             status: watch::Sender::new(Status::Connecting),
             timeouts: AtomicU32::new(0),
             lost: AtomicU64::new(0),
@@ -188,14 +193,18 @@ impl Link {
         let shared = &self.shared;
         Self::start(
             shared.target.clone(),
-            shared.budget,
+            shared.budget.limit(),
             shared.patience,
             shared.roots.clone(),
         )
     }
 
     pub(crate) fn budget(&self) -> Duration {
-        self.shared.budget
+        self.shared.budget.limit()
+    }
+
+    pub(crate) fn clock(&self) -> &ServerClock {
+        &self.shared.clock
     }
 
     /// Calls `subscriber` for every message on `channel`, on the connection's own task: it must be quick. One
@@ -257,7 +266,7 @@ impl Shared {
     {
         let live = self.current.load_full().ok_or(StoreError::Down)?;
         let mut call = self.guard.acquire().map_err(|_| StoreError::LeftAlone)?;
-        let Ok(answer) = timeout(self.budget, work(live.conn.clone())).await else {
+        let Some(answer) = self.budget.within(work(live.conn.clone())).await else {
             call.settle(Verdict::transient());
             self.in_trouble();
             return Err(StoreError::TimedOut);
@@ -307,6 +316,14 @@ impl Shared {
     }
 
     async fn supervise(self: Arc<Self>) {
+        tokio::select! {
+            () = self.keep_connected() => {}
+            never = self.budget.watch() => match never {},
+        }
+    }
+
+    /// Until the link is closed.
+    async fn keep_connected(self: &Arc<Self>) {
         let mut failures: u32 = 0;
         for number in 1.. {
             let started = Instant::now();
@@ -351,8 +368,8 @@ impl Shared {
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("no answer while connecting".into()),
         };
-        match timeout(self.budget, conn.ping()).await {
-            Ok(Ok(_)) => {}
+        match timeout(self.budget.limit(), conn.time()).await {
+            Ok(Ok(micros)) => self.clock.shows(micros),
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("connected, but no answer within the budget".into()),
         }
@@ -368,7 +385,7 @@ impl Shared {
             self.current.store(None);
             return Err(error.to_string());
         }
-        // The guard is left as it is: a server may answer PINGs on every new connection, and nothing else.
+        // The guard is left as it is: a server may tell the TIME on every new connection, and do nothing else.
         if *self.status.borrow() != Status::Up {
             tracing::info!(target: "resilience", redis = ?self.target, "connected to Redis");
             self.status.send_replace(Status::Up);
@@ -388,7 +405,7 @@ impl Shared {
         let Some(live) = self.current.load_full() else {
             return;
         };
-        let Ok(Ok(memory)) = timeout(self.budget, live.conn.clone().memory()).await else {
+        let Ok(Ok(memory)) = timeout(self.budget.limit(), live.conn.clone().memory()).await else {
             return;
         };
         let Some(policy) = evicts(&memory) else {
@@ -425,7 +442,7 @@ impl Shared {
         let Some(live) = self.current.load_full() else {
             return false;
         };
-        let pong = timeout(self.budget, live.conn.clone().ping()).await;
+        let pong = timeout(self.budget.limit(), live.conn.clone().ping()).await;
         let answered = matches!(pong, Ok(Ok(_)));
         if answered {
             self.timeouts.store(0, Relaxed);

@@ -62,8 +62,13 @@ impl Script {
     }
 
     fn command(&self, name: &str, script: &str, keys: &[&str], args: &[&[u8]]) -> Cmd {
-        let mut cmd = redis::cmd(name);
-        cmd.arg(script).arg(keys.len());
+        let words = keys
+            .iter()
+            .map(|key| key.as_bytes())
+            .chain(args.iter().copied());
+        let bytes: usize = words.map(<[u8]>::len).sum();
+        let mut cmd = Cmd::with_capacity(keys.len() + args.len() + 3, bytes + script.len() + 16);
+        cmd.arg(name).arg(script).arg(keys.len());
         for key in keys {
             cmd.arg(*key);
         }

@@ -194,8 +194,11 @@ async fn what_is_no_record_is_an_error_and_is_left_as_it_is() {
     let server = RedisServer::start();
     let store = store(&server.url(), BUDGET).await;
     let holder = hold(&store, "real", "a").await;
-    let (real, long) = (record("real"), "5".repeat(500));
-    let cut = "redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[2], 0, 60))";
+    let (real, long, over) = (record("real"), "5".repeat(500), record("over"));
+    let ended = hold(&store, "over", "a").await;
+    let kept = store.complete(NAME, "over", &ended, &done("7")).await;
+    assert_eq!(kept, Ok(Kept::Kept));
+    let cut = "redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[2], 0, 51))";
     let garbled = "redis.call('COPY', KEYS[2], KEYS[1]) redis.call('SETRANGE', KEYS[1], 1, 'x')";
     for (key, words) in [
         ("empty", &["SET", "{}", ""][..]),
@@ -204,6 +207,7 @@ async fn what_is_no_record_is_an_error_and_is_left_as_it_is() {
         ("list", &["RPUSH", "{}", "5"]),
         ("hash", &["HSET", "{}", "phase", "1"]),
         ("cut", &["EVAL", cut, "2", "{}", &real]),
+        ("cut-over", &["EVAL", cut, "2", "{}", &over]),
         ("garbled", &["EVAL", garbled, "2", "{}", &real]),
     ] {
         let named = record(key);
@@ -368,6 +372,12 @@ async fn a_wait_is_one_subscription_and_leaves_none_behind() {
     let store = store(&server.url(), BUDGET).await;
     let channel = "{resilience:idempotency:faults:waited}:news";
     let listeners = || server.command(&format!("PUBSUB NUMSUB {channel}"));
+    let published = || server.command("INFO commandstats").contains("publish");
+    let unwaited = hold(&store, "unwaited", "a").await;
+    let kept = store
+        .complete(NAME, "unwaited", &unwaited, &done("7"))
+        .await;
+    assert_eq!(kept, Ok(Kept::Kept));
     let holder = hold(&store, "waited", "a").await;
     assert!(listeners().ends_with("\n0"), "{}", listeners());
     let mut first = store.subscribe(NAME, "waited");
@@ -383,12 +393,17 @@ async fn a_wait_is_one_subscription_and_leaves_none_behind() {
     tokio::time::timeout(SOON, second.next())
         .await
         .expect("told");
+    // Whoever listens asks once more, and with that is told.
+    let busy = store.claim(NAME, "waited", &claim("b")).await;
+    assert!(matches!(busy, Ok(Claimed::Busy { .. })), "{busy:?}");
     // Signs of life are not.
     let _ = store.extend(NAME, "waited", &holder, HOUR).await;
     let quiet = tokio::time::timeout(Duration::from_millis(100), first.next()).await;
     assert!(quiet.is_err());
+    assert!(!published(), "to nobody");
     let kept = store.complete(NAME, "waited", &holder, &done("7")).await;
     assert_eq!(kept, Ok(Kept::Kept));
+    assert!(published());
     tokio::time::timeout(SOON, first.next())
         .await
         .expect("told");
@@ -403,6 +418,30 @@ async fn a_wait_is_one_subscription_and_leaves_none_behind() {
         listeners().ends_with("\n0")
     })
     .await;
+}
+
+/// Whoever did the work and whoever is told of it have read the server's clock by themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_age_of_an_outcome_is_the_time_that_has_passed() {
+    let server = RedisServer::start();
+    let worker = store(&server.url(), BUDGET).await;
+    let caller = store(&server.url(), BUDGET).await;
+    let holder = hold(&worker, "aging", "a").await;
+    let start = Instant::now();
+    let kept = worker.complete(NAME, "aging", &holder, &done("7")).await;
+    assert_eq!(kept, Ok(Kept::Kept));
+    eventually("it is 300 ms old", SOON, || async {
+        let claimed = caller.claim(NAME, "aging", &claim("b")).await;
+        let Ok(Claimed::Done { age_ms, .. }) = claimed else {
+            panic!("{claimed:?}");
+        };
+        let passed = start.elapsed().as_millis() as u64;
+        // Answers take their time, on both sides.
+        assert!(age_ms <= passed + 100, "{age_ms} ms after {passed}");
+        age_ms >= 300
+    })
+    .await;
+    assert!(start.elapsed() >= Duration::from_millis(200));
 }
 
 async fn durable(url: &str, within: Duration) -> RedisIdempotency {

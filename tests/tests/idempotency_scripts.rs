@@ -1,8 +1,8 @@
 //! The scripts against the record: whatever is done to both, in whatever order and at whatever time, both answer and show
 //! the same.
 //!
-//! The scripts run as they are, with another `redis` around them: its time is told by the caller, and its keys do not
-//! expire. So both sides see the same clock, to the microsecond. Packed numbers are packed and unpacked around them.
+//! The scripts run as they are, with another `redis` around them: its time is told by the caller, and its keys expire by
+//! that. So both sides see the same clock, to the microsecond. Packed numbers are packed and unpacked around them.
 
 use bytes::Bytes;
 use resilience_core::idempotency::record::{
@@ -13,11 +13,20 @@ use resilience_tests::redis::RedisServer;
 
 const TOLD: &str = "
 local real, told = redis, tonumber(ARGV[#ARGV])
+ARGV[#ARGV] = nil
 local redis = { error_reply = real.error_reply }
+local over = KEYS[1] .. ':over'
+local till = real.call('GET', over)
+if till and tonumber(till) <= told then real.call('DEL', KEYS[1], over) end
+local function expire(ms) real.call('SET', over, string.format('%.0f', told + ms * 1000)) end
 function redis.call(name, ...)
   if name == 'TIME' then return { math.floor(told / 1000000), told % 1000000 } end
-  if name == 'PEXPIRE' then return 1 end
-  if name == 'SET' then return real.call(name, (...), (select(2, ...))) end
+  if name == 'PTTL' then return math.ceil((real.call('GET', over) - told) / 1000) end
+  if name == 'PEXPIRE' then expire((select(2, ...))) return 1 end
+  if name == 'SET' then
+    expire((select(4, ...)))
+    return real.call(name, (...), (select(2, ...)))
+  end
   return real.call(name, ...)
 end
 redis.pcall = redis.call
@@ -25,7 +34,7 @@ redis.pcall = redis.call
 
 /// Numbers come as text with commas between them, behind the form to pack them in; then what follows them unpacked.
 const PACK: &str = "
-local form, numbers, behind = string.match(ARGV[1], '^(%S+) ([%d,]+) (.*)$')
+local form, numbers, behind = string.match(ARGV[1] or '', '^(%S+) ([%d,]+) (.*)$')
 if form then
   local all = {}
   for number in string.gmatch(numbers, '[^,]+') do all[#all + 1] = tonumber(number) end
@@ -33,14 +42,26 @@ if form then
 end
 ";
 
-/// A claim's answer in numbers, with what is quoted behind them: of work that is done, in the same reply.
+/// A claim's answer in numbers, with what is quoted behind them. What is to be made of a fence alone, and of the record of
+/// work that is done, the store finds out: here as there.
 const UNPACK: &str = "
 local answer = run()
 local head, quoted = answer, nil
+if type(answer) == 'number' then return { 0, answer, 1, 0 } end
 if type(answer) == 'table' then head, quoted = answer[1], answer[2] end
-local how, first, second, third = struct.unpack('<Bddd', head)
-if how == 3 then quoted, third = string.sub(head, 25 + third + 1), 0 end
-return { how, first, second, third, quoted }
+if string.byte(head) ~= 249 then
+  local how, first, second, third = struct.unpack('<Bddd', head)
+  return { how, first, second, third, quoted }
+end
+local _, _, _, _, _, fence, since, _, _, _, about, owner = struct.unpack('<BBBBI4dddddBBB', head)
+local asked = string.sub(ARGV[1], 36, 35 + string.byte(ARGV[1], 33))
+if string.sub(head, 52, 51 + about) ~= asked then return { 4, 0, 0, 0 } end
+return { 3, math.floor(math.max(told - since, 0) / 1000), fence, 0, string.sub(head, 52 + about + owner) }
+";
+
+/// Two digits become two bytes.
+const MANNER: &str = "
+ARGV[3] = string.char(string.sub(ARGV[3], 1, 1), string.sub(ARGV[3], 2))
 ";
 
 macro_rules! script {
@@ -55,17 +76,36 @@ macro_rules! script {
 
 macro_rules! step {
     ($file:literal) => {
-        script!("head.lua", "common.lua", "holder.lua", $file, "save.lua")
+        script!(
+            "head.lua",
+            "time.lua",
+            "common.lua",
+            "holder.lua",
+            $file,
+            "save.lua"
+        )
     };
 }
 
-const CLAIM: &str = script!("whole.lua", "common.lua", "claim.lua");
+const CLAIM: &str = script!("whole.lua", "time.lua", "common.lua", "claim.lua");
 const EXTEND: &str = step!("extend.lua");
 const CHECKPOINT: &str = step!("checkpoint.lua");
-const COMPLETE: &str = step!("complete.lua");
+const COMPLETE: &str = script!(
+    "head.lua",
+    "short.lua",
+    "common.lua",
+    "holder.lua",
+    "complete.lua"
+);
 const REST: &str = step!("rest.lua");
-const RESOLVE: &str = script!("head.lua", "common.lua", "resolve.lua", "save.lua");
-const LOOK: &str = script!("head.lua", "common.lua", "look.lua");
+const RESOLVE: &str = script!(
+    "head.lua",
+    "time.lua",
+    "common.lua",
+    "resolve.lua",
+    "save.lua"
+);
+const LOOK: &str = script!("head.lua", "time.lua", "common.lua", "look.lua");
 
 const KEY: &str = "{t}:record";
 const OLDER: &str = "{t}:older";
@@ -87,7 +127,8 @@ impl Both {
         } else {
             "return run()"
         };
-        let source = format!("{TOLD}{PACK}{script}{end}");
+        let more = if script == CLAIM { MANNER } else { "" };
+        let source = format!("{TOLD}{PACK}{more}{script}{end}");
         let now = self.now.to_string();
         let mut words = vec!["EVAL", &source, "1", KEY];
         words.extend(args.iter().map(String::as_str));
@@ -100,11 +141,15 @@ impl Both {
         let (previous, retention) = (previous(holder.previous), holder.retention_ms);
         let (about, owner) = (text(&holder.fingerprint), &holder.owner);
         let sizes = format!("{},{}", about.len(), owner.len());
-        let head = format!("249,1,{previous},0,{attempt},{fence},0,0,0,{retention},0,{sizes}");
+        let (phase, since) = match script {
+            COMPLETE => (2, self.now),
+            _ => (1, 0),
+        };
+        let head =
+            format!("249,{phase},{previous},0,{attempt},{fence},{since},0,0,{retention},{sizes},0");
         let args = [
-            format!("<BBBBI4ddddddBB {head} {about}{owner}{}", text(bytes)),
+            format!("<BBBBI4dddddBBB {head} {about}{owner}{}", text(bytes)),
             number.to_string(),
-            "{t}:news".to_owned(),
         ];
         self.run(script, &args)
     }
@@ -116,11 +161,12 @@ impl Both {
             _ => 1,
         };
         let (about, retention) = (text(&claim.fingerprint), claim.retention_ms);
-        let numbers = format!("{},{retention},{takeover},{}", claim.lease_ms, about.len());
+        let (lease, owner) = (claim.lease_ms, &claim.owner);
+        let sizes = format!("{},{}", about.len(), owner.len());
         let args = [
-            format!("<ddBB {numbers} "),
-            format!("{about}{}", claim.owner),
+            format!("<ddddBBB 0,0,{lease},{retention},{sizes},0 {about}{owner}"),
             retention.to_string(),
+            format!("{takeover}{}", self.now % 2),
         ];
         let told = self.run(CLAIM, &args);
         let claimed = self.record.claim(claim, self.now);
@@ -186,7 +232,6 @@ impl Both {
         let args = [
             format!("<dd {fence},{done} "),
             ttl.to_string(),
-            "{t}:news".to_owned(),
             text(&outcome),
         ];
         let told = self.run(RESOLVE, &args);
@@ -198,29 +243,38 @@ impl Both {
     fn lose(&mut self, rng: &mut fastrand::Rng) {
         match rng.u8(0..3) {
             0 => {
-                let _ = self.server.try_words(&["DEL", KEY]).expect("an answer");
+                self.delete();
                 self.record = Record::default();
             }
             1 => {
-                let words: &[&str] = &["COPY", KEY, OLDER, "REPLACE"];
-                if self.server.try_words(words).expect("an answer") == "0" {
-                    let _ = self.server.try_words(&["DEL", OLDER]).expect("an answer");
-                }
+                self.copy([KEY, OLDER]);
                 self.older = self.record.clone();
             }
             _ => {
-                let words: &[&str] = &["COPY", OLDER, KEY, "REPLACE"];
-                if self.server.try_words(words).expect("an answer") == "0" {
-                    let _ = self.server.try_words(&["DEL", KEY]).expect("an answer");
-                }
+                self.copy([OLDER, KEY]);
                 self.record = self.older.clone();
             }
         }
         // A look removes what is over from the server, but not from the record, where it would come back with a clock that
         // steps back.
         if self.record.is_gone(self.now) {
-            let _ = self.server.try_words(&["DEL", KEY]).expect("an answer");
+            self.delete();
             self.record = Record::default();
+        }
+    }
+
+    fn delete(&self) {
+        let words = ["DEL", KEY, &over(KEY)];
+        let _ = self.server.try_words(&words).expect("an answer");
+    }
+
+    /// With the moment at which it is over.
+    fn copy(&self, names: [&str; 2]) {
+        for [from, to] in [names.map(str::to_owned), names.map(over)] {
+            let words = ["COPY", &from, &to, "REPLACE"];
+            if self.server.try_words(&words).expect("an answer") == "0" {
+                let _ = self.server.try_words(&["DEL", &to]).expect("an answer");
+            }
         }
     }
 
@@ -293,6 +347,10 @@ fn every_script_answers_as_the_record_does() {
         granted > 1_000 && kept > 1_000 && restored > 100 && lost > 1_000,
         "{granted} granted, {kept} kept, {restored} restored, {lost} lost"
     );
+}
+
+fn over(key: &str) -> String {
+    format!("{key}:over")
 }
 
 /// The last holder, one of those before, or one that never was.

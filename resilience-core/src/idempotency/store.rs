@@ -76,8 +76,8 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     /// The record as it is, if there is one.
     fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>>;
 
-    /// Tells when the record of `key` may have changed, from now on. Nothing is stored for it; it ends with the last
-    /// clone of what is returned.
+    /// Tells when the record of `key` may have changed, from now on, those who subscribe first and then claim, and are told
+    /// that somebody is at work: a store need not tell anybody else. It ends with the last clone of what is returned.
     fn subscribe(&self, name: &str, key: &str) -> Changes;
 }
 
@@ -216,7 +216,10 @@ pub mod validate {
 
     fn word(what: &str, word: &str) -> Result<(), StoreFailure> {
         size(what, word.len(), MAX_WORD)?;
-        least(&format!("bytes of the {what}"), word.len() as u64, 1)
+        if word.is_empty() {
+            return Err(no(format!("the {what} is empty")));
+        }
+        Ok(())
     }
 
     fn ms(what: &str, ms: u64) -> Result<(), StoreFailure> {

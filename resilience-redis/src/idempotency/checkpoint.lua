@@ -1,5 +1,5 @@
 -- A sign of life, and what the next attempt begins with. The holder's number: its lease from now on; its bytes: the
 -- checkpoint
 if phase ~= 1 then return 'over' end
-lease, till, expires = number, now + number * 1000, now + math.max(number, retention) * 1000
-left, whole = 1, ours
+lease, till, keep = number, now + number * 1000, math.max(number, retention)
+left, tail = 1, string.sub(ours, 52)

@@ -5,7 +5,7 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, expires; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
+//! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, whether somebody listens; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
 //!
 //! Moments are the server's, in microseconds; leases and retentions are in milliseconds. What is no record is an error,
 //! and left as it is. A sign of life writes the packed head over the one that is there, and nothing else, however large
@@ -13,9 +13,15 @@
 //! and not the key's TTL: a record outlives its lease, so that fence, fingerprint, attempts and checkpoint do. A new
 //! outcome costs two round trips in all, and being told of one a single one.
 //!
-//! Whatever ends a wait is published on `{prefix:idempotency:NAME:KEY}:news`. A process listens to the channels of
-//! the records that somebody in it waits for at the moment, and to no others: a wait costs a SUBSCRIBE and an
-//! UNSUBSCRIBE, however many callers wait for the same record. (In a Cluster, each publication goes to all nodes.)
+//! Whatever ends a wait is published on `{prefix:idempotency:NAME:KEY}:news`, if somebody waits. A process listens to the
+//! channels of the records that somebody in it waits for at the moment, and to no others: a wait costs a SUBSCRIBE and an
+//! UNSUBSCRIBE, however many callers wait for the same record. A claim says whether its process listens, and the record
+//! remembers that. (In a Cluster, each publication goes to all nodes.)
+//!
+//! The age of an outcome is the difference of two moments that processes believe to have read off the server's clock: they
+//! see it when they connect, and again with each key that is new. An age is wrong by the time that answers take, and by a
+//! step of the server's clock that was not seen yet; in a Cluster, by what the clocks of its nodes differ. Nothing is
+//! decided by it but how long a copy in the local cache is good.
 //!
 //! # Memory
 //! Give the server a `maxmemory-policy` that evicts nothing (`noeviction`). A record that is evicted is work that can be
@@ -89,6 +95,7 @@ macro_rules! step {
         script!(
             $id,
             "head.lua",
+            "time.lua",
             "common.lua",
             "holder.lua",
             $file,
@@ -97,13 +104,27 @@ macro_rules! step {
     };
 }
 
-script!(CLAIM, "whole.lua", "common.lua", "claim.lua");
+script!(CLAIM, "whole.lua", "time.lua", "common.lua", "claim.lua");
 step!(EXTEND, "extend.lua");
 step!(CHECKPOINT, "checkpoint.lua");
-step!(COMPLETE, "complete.lua");
+script!(
+    COMPLETE,
+    "head.lua",
+    "short.lua",
+    "common.lua",
+    "holder.lua",
+    "complete.lua"
+);
 step!(REST, "rest.lua");
-script!(RESOLVE, "head.lua", "common.lua", "resolve.lua", "save.lua");
-script!(LOOK, "head.lua", "common.lua", "look.lua");
+script!(
+    RESOLVE,
+    "head.lua",
+    "time.lua",
+    "common.lua",
+    "resolve.lua",
+    "save.lua"
+);
+script!(LOOK, "head.lua", "time.lua", "common.lua", "look.lua");
 
 /// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`]; cheap to clone.
 #[derive(Clone)]
@@ -182,27 +203,33 @@ impl RedisIdempotency {
         }
     }
 
-    fn tag(&self, name: &str, key: &str) -> Result<String, StoreFailure> {
+    fn key(&self, name: &str, key: &str) -> Result<String, StoreFailure> {
         validate::key(key)?;
-        Ok(keys::subject_tag(&self.prefix, "idempotency", name, key))
+        Ok(self.part(name, key, "record"))
+    }
+
+    fn part(&self, name: &str, key: &str, part: &str) -> String {
+        let mut whole = keys::subject_tag(&self.prefix, "idempotency", name, key);
+        whole.push(':');
+        whole.push_str(part);
+        whole
     }
 
     /// Runs a script on a record; with `lasts`, until replicas have what it wrote, if that is asked for.
     async fn run<T>(
         &self,
         script: &Script,
-        tag: &str,
+        key: &str,
         args: &[&[u8]],
         lasts: impl FnOnce(&T) -> bool,
         read: impl FnOnce(Value) -> Option<T>,
     ) -> Result<T, StoreFailure> {
-        let key = format!("{tag}:record");
         let Some(durable) = &self.durable else {
-            let answer = script.run(self.redis.link(), &[&key], args).await;
+            let answer = script.run(self.redis.link(), &[key], args).await;
             return understood(answer, read);
         };
         let waited = script
-            .run_and_wait(&durable.link, &key, args, durable.replicas, durable.within)
+            .run_and_wait(&durable.link, key, args, durable.replicas, durable.within)
             .await;
         let (answer, replicas) = waited.map_err(failure)?;
         let answer = understood(Ok(answer), read)?;
@@ -214,30 +241,34 @@ impl RedisIdempotency {
         Ok(answer)
     }
 
-    /// A step of the holder's, with a number and bytes that the script takes. With `lasts`, as in [`run`](Self::run).
-    #[expect(clippy::too_many_arguments, reason = "what all steps have in common")]
+    async fn rest(
+        &self,
+        name: &str,
+        key: &str,
+        holder: &Holder,
+        how: u64,
+    ) -> Result<Kept, StoreFailure> {
+        validate::holder(holder)?;
+        let record = wire::record(holder, None, b"");
+        self.step(&REST, name, key, &record, how, true).await
+    }
+
+    /// A step of the holder's, with its record and a number that the script takes. With `lasts`, as in [`run`](Self::run).
     async fn step(
         &self,
         script: &Script,
         name: &str,
         key: &str,
-        holder: &Holder,
+        record: &[u8],
         number: u64,
-        bytes: &[u8],
         lasts: bool,
     ) -> Result<Kept, StoreFailure> {
-        validate::holder(holder)?;
-        let tag = self.tag(name, key)?;
-        let channel = channel(&tag);
-        let (record, number) = (wire::record(holder, bytes), number.to_string());
-        let args: [&[u8]; 3] = [&record, number.as_bytes(), channel.as_bytes()];
+        let key = self.key(name, key)?;
+        let number = number.to_string();
+        let args: [&[u8]; 2] = [record, number.as_bytes()];
         let lasts = |kept: &Kept| lasts && matches!(kept, Kept::Kept | Kept::Restored);
-        self.run(script, &tag, &args, lasts, wire::kept).await
+        self.run(script, &key, &args, lasts, wire::kept).await
     }
-}
-
-fn channel(tag: &str) -> String {
-    format!("{tag}:news")
 }
 
 fn understood<T>(
@@ -246,12 +277,12 @@ fn understood<T>(
 ) -> Result<T, StoreFailure> {
     let answer = answer.map_err(failure)?;
     // An outcome does not belong into an error.
-    let kind = match &answer {
-        Value::Array(items) => format!("a list of {}", items.len()),
-        Value::BulkString(bytes) => format!("{} bytes", bytes.len()),
-        other => format!("{other:?}"),
+    let (kind, size) = match &answer {
+        Value::Array(items) => ("a list of", items.len()),
+        Value::BulkString(bytes) => ("bytes:", bytes.len()),
+        _ => ("neither list nor text, but values:", 1),
     };
-    read(answer).ok_or_else(|| failure(StoreError::Unexpected(kind)))
+    read(answer).ok_or_else(|| failure(StoreError::Unexpected(format!("{kind} {size}"))))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
@@ -274,11 +305,22 @@ impl IdempotencyStore for RedisIdempotency {
     fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed> {
         Box::pin(async move {
             validate::claim(claim)?;
-            let tag = self.tag(name, key)?;
-            let args = wire::claim(claim);
-            let args: [&[u8]; 3] = [&args[0], &args[1], &args[2]];
+            let at = self.key(name, key)?;
+            let listens = self.waiting.listens(|| self.part(name, key, "news"));
+            let (asked, manner) = (wire::claim(claim), wire::manner(claim, listens));
+            let retention = claim.retention_ms.to_string();
+            let args: [&[u8]; 3] = [&asked, retention.as_bytes(), &manner];
+            let clock = self.redis.link().clock();
             let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
-            self.run(&CLAIM, &tag, &args, lasts, wire::claimed).await
+            let read = |answer| wire::claimed(answer, claim, clock.now());
+            let claimed = self.run(&CLAIM, &at, &args, lasts, read).await?;
+            if let Claimed::New(grant) = &claimed
+                && grant.attempt == 1
+            {
+                // Of a key that was unknown, the first fence is the time.
+                clock.shows(grant.fence);
+            }
+            Ok(claimed)
         })
     }
 
@@ -290,9 +332,11 @@ impl IdempotencyStore for RedisIdempotency {
         lease_ms: u64,
     ) -> Answer<'a, Kept> {
         Box::pin(async move {
+            validate::holder(holder)?;
             validate::lease(lease_ms)?;
+            let record = wire::record(holder, None, b"");
             // A lease that a failover forgets is one that ends: nobody has to have it.
-            self.step(&EXTEND, name, key, holder, lease_ms, b"", false)
+            self.step(&EXTEND, name, key, &record, lease_ms, false)
                 .await
         })
     }
@@ -306,9 +350,11 @@ impl IdempotencyStore for RedisIdempotency {
         lease_ms: u64,
     ) -> Answer<'a, Kept> {
         Box::pin(async move {
+            validate::holder(holder)?;
             validate::lease(lease_ms)?;
             validate::checkpoint(checkpoint.len())?;
-            self.step(&CHECKPOINT, name, key, holder, lease_ms, checkpoint, true)
+            let record = wire::record(holder, None, checkpoint);
+            self.step(&CHECKPOINT, name, key, &record, lease_ms, true)
                 .await
         })
     }
@@ -321,19 +367,21 @@ impl IdempotencyStore for RedisIdempotency {
         completion: &'a Completion,
     ) -> Answer<'a, Kept> {
         Box::pin(async move {
+            validate::holder(holder)?;
             validate::completion(completion)?;
-            let (ttl, outcome) = (completion.ttl_ms, &completion.outcome);
-            self.step(&COMPLETE, name, key, holder, ttl, outcome, true)
+            let since = Some(self.redis.link().clock().now());
+            let record = wire::record(holder, since, &completion.outcome);
+            self.step(&COMPLETE, name, key, &record, completion.ttl_ms, true)
                 .await
         })
     }
 
     fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
-        Box::pin(self.step(&REST, name, key, holder, 1, b"", true))
+        Box::pin(self.rest(name, key, holder, 1))
     }
 
     fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
-        Box::pin(self.step(&REST, name, key, holder, 4, b"", true))
+        Box::pin(self.rest(name, key, holder, 4))
     }
 
     fn resolve<'a>(
@@ -346,8 +394,7 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             validate::fence(fence)?;
             validate::resolution(resolution)?;
-            let tag = self.tag(name, key)?;
-            let channel = channel(&tag);
+            let key = self.key(name, key)?;
             let (was_done, ttl_ms, outcome): (_, _, &[u8]) = match resolution {
                 Resolution::Done(done) => (1, done.ttl_ms, &done.outcome),
                 Resolution::Release => (0, 1, b""),
@@ -356,24 +403,23 @@ impl IdempotencyStore for RedisIdempotency {
                     return Err(StoreFailure::new(reason, false));
                 }
             };
-            let (numbers, ttl) = (wire::packed(&[fence, was_done]), ttl_ms.to_string());
-            let args: [&[u8]; 4] = [&numbers, ttl.as_bytes(), channel.as_bytes(), outcome];
+            let (numbers, ttl) = (wire::packed([fence, was_done]), ttl_ms.to_string());
+            let args: [&[u8]; 3] = [&numbers, ttl.as_bytes(), outcome];
             let lasts = |kept: &Kept| *kept == Kept::Kept;
-            self.run(&RESOLVE, &tag, &args, lasts, wire::kept).await
+            self.run(&RESOLVE, &key, &args, lasts, wire::kept).await
         })
     }
 
     fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
         Box::pin(async move {
-            let tag = self.tag(name, key)?;
-            let key = format!("{tag}:record");
+            let key = self.key(name, key)?;
             let answer = LOOK.run(self.redis.link(), &[&key], &[]).await;
             understood(answer, wire::view)
         })
     }
 
     fn subscribe(&self, name: &str, key: &str) -> Changes {
-        let channel = channel(&keys::subject_tag(&self.prefix, "idempotency", name, key));
+        let channel = self.part(name, key, "news");
         self.waiting.listen(self.redis.shared_link(), channel)
     }
 }

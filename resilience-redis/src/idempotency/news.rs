@@ -61,6 +61,13 @@ impl Waiting {
         changes
     }
 
+    /// Whether somebody in this process listens to the channel.
+    pub(super) fn listens(&self, channel: impl FnOnce() -> String) -> bool {
+        // Mostly nobody listens to any.
+        let heard = self.lock();
+        !heard.is_empty() && heard.contains_key(&channel())
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }

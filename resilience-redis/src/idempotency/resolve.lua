@@ -1,20 +1,20 @@
 -- Somebody found out what has become of an attempt.
--- ARGV: 1 packed doubles: fence, 1 if it was done; 2 for how long the outcome is kept, as text; 3 channel; 4 outcome
+-- ARGV: 1 packed doubles: fence, 1 if it was done; 2 for how long the outcome is kept, as text; 3 outcome
 -- Answer: kept | taken, over or gone: nothing was changed
 local held, was_done = struct.unpack('<dd', ARGV[1])
-local number, outcome = tonumber(ARGV[2]), ARGV[4]
+local number, outcome = tonumber(ARGV[2]), ARGV[3]
 if not outcome or not (held >= 1 and held < 9007199254740992 and held % 1 == 0 and (was_done == 0 or was_done == 1))
     or not (number and number >= 1 and number <= 1000000000000 and number % 1 == 0) then
   error(redis.error_reply('ERR a resolution that makes no sense: ' .. key))
 end
-if not known then return 'gone' end
+if not read then return 'gone' end
 if fence ~= held or (phase == 1 and till > now) then return 'taken' end
 if phase == 2 or (phase == 0 and previous ~= 2) then return 'over' end
-local answer, whole, keep, news = 'kept', nil, nil, '0'
+local answer, tail, keep, news = 'kept', nil, retention, '0'
 since, till = now, 0
 if was_done == 1 then
-  phase, left, expires, keep, news = 2, 0, now + number * 1000, ARGV[2], '2'
-  whole = string.sub(read, 1, behind) .. outcome
+  phase, left, keep, news = 2, 0, ARGV[2], '2'
+  tail = string.sub(read, 52, behind) .. outcome
 else
-  phase, previous, expires = 0, 1, now + retention * 1000
+  phase, previous = 0, 1
 end

@@ -7,5 +7,5 @@ if phase == 2 or (phase == 0 and rested == 3) then return 'over' end
 if rested == 0 and before < 2 then previous = before end
 if rested == 0 and previous == 3 then rested = 3 end
 if phase ~= rested then
-  phase, since, till, expires, news = rested, now, 0, now + retention * 1000, rested
+  phase, since, till, keep, news = rested, now, 0, retention, rested
 end

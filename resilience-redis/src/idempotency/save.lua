@@ -1,17 +1,22 @@
--- Stands last in the scripts that write more than a claim. See holder.lua for what it writes.
+-- Stands last in the scripts that write more than a claim or an outcome. See holder.lua for what it writes.
 --
+-- Who listens has said so with a claim, and claims again once told. Those who could not say so look again by themselves.
+local told = news and heard == 1
+if told then heard = 0 end
+local head = struct.pack('<BBBBI4dddddBBB', 249, phase, previous, left, attempt, fence, since, till, lease, retention,
+  about_size, owner_size, heard)
 -- A server that is out of memory refuses what would take more of it, but not in the middle of a script that has written:
 -- beginning with the expiry, whatever was granted can be ended even then, and only new keys are refused.
-keep = keep or math.ceil((expires - now) / 1000)
-if not whole then
-  redis.call('PEXPIRE', key, keep)
-elseif redis.pcall('SET', key, whole, 'PX', keep).err then
-  if known then redis.call('PEXPIRE', key, keep) end
-  redis.call('SET', key, whole, 'PX', keep)
+if not tail then
+  if keep then redis.call('PEXPIRE', key, keep) end
+  redis.call('SETRANGE', key, '0', head)
+else
+  local record = head .. tail
+  if redis.pcall('SET', key, record, 'PX', keep).err then
+    if read then redis.call('PEXPIRE', key, keep) end
+    redis.call('SET', key, record, 'PX', keep)
+  end
 end
--- Over the head that is there, because a copy of all that is behind it would cost more.
-redis.call('SETRANGE', key, '0', struct.pack('<BBBBI4ddddddBB', 249, phase, previous, left, attempt, fence, since, till,
-  lease, retention, expires, about_size, owner_size))
--- Without the right to publish, whoever waits looks again by themselves.
-if news then redis.pcall('PUBLISH', ARGV[3], news) end
+-- Without the right to publish, the same.
+if told then redis.pcall('PUBLISH', string.sub(key, 1, -8) .. ':news', news) end
 return answer

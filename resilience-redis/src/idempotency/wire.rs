@@ -10,43 +10,59 @@ use resilience_core::idempotency::record::{
 /// What no text begins with.
 const MARK: u8 = 249;
 /// Bytes of a record before its fingerprint.
-const HEAD: usize = 58;
+const HEAD: usize = 51;
 
-/// The numbers of a claim; fingerprint and owner; the retention once more, as text.
-pub(super) fn claim(claim: &Claim) -> [Vec<u8>; 3] {
+/// The record of a new key, as it is behind its fence.
+pub(super) fn claim(claim: &Claim) -> Vec<u8> {
+    let names = [&claim.fingerprint[..], claim.owner.as_bytes()];
+    let mut asked = Vec::with_capacity(HEAD + names[0].len() + names[1].len());
+    asked.extend([0; 16]);
+    asked.extend(packed([claim.lease_ms, claim.retention_ms]));
+    asked.extend(names.map(size));
+    asked.push(0);
+    names.iter().for_each(|name| asked.extend(*name));
+    asked
+}
+
+/// How far a claim goes, and whether its process `listens` for news.
+pub(super) fn manner(claim: &Claim, listens: bool) -> [u8; 2] {
     let takeover = match claim.takeover {
         Takeover::Never => 0,
         Takeover::Any => 2,
         // What it is by default.
         _ => 1,
     };
-    let mut numbers = packed(&[claim.lease_ms, claim.retention_ms]);
-    numbers.extend([takeover, size(&claim.fingerprint)]);
-    let who = [&claim.fingerprint[..], claim.owner.as_bytes()].concat();
-    [numbers, who, claim.retention_ms.to_string().into_bytes()]
+    [takeover, listens.into()]
 }
 
-/// The record as its holder knows it, with `bytes` that the script takes.
-pub(super) fn record(holder: &Holder, bytes: &[u8]) -> Vec<u8> {
-    let previous = match holder.previous {
+/// The record as its holder knows it, with `bytes` that the script takes. If the work is done, `since` that moment.
+pub(super) fn record(holder: &Holder, since: Option<u64>, bytes: &[u8]) -> Vec<u8> {
+    let names = [&holder.fingerprint[..], holder.owner.as_bytes()];
+    let length = HEAD + names[0].len() + names[1].len() + bytes.len();
+    let mut record = Vec::with_capacity(length);
+    let phase = if since.is_some() { 2 } else { 1 };
+    record.extend([MARK, phase, code(holder.previous), 0]);
+    record.extend(holder.attempt.to_le_bytes());
+    // Until when, and the lease, are the server's to say.
+    for number in [holder.fence, since.unwrap_or(0), 0, 0, holder.retention_ms] {
+        record.extend((number as f64).to_le_bytes());
+    }
+    record.extend(names.map(size));
+    // Whoever listens is told now, or known to the server.
+    record.push(0);
+    for part in [names[0], names[1], bytes] {
+        record.extend(part);
+    }
+    record
+}
+
+const fn code(previous: Previous) -> u8 {
+    match previous {
         Previous::Released => 1,
         Previous::Ended => 2,
         Previous::Unknown => 3,
         _ => 0,
-    };
-    let (fingerprint, owner) = (&holder.fingerprint[..], holder.owner.as_bytes());
-    let mut record = Vec::with_capacity(HEAD + fingerprint.len() + owner.len() + bytes.len());
-    record.extend([MARK, 1, previous, 0]);
-    record.extend(holder.attempt.to_le_bytes());
-    // Since, until and lease are the server's to say, as is when it expires.
-    for number in [holder.fence, 0, 0, 0, holder.retention_ms, 0] {
-        record.extend((number as f64).to_le_bytes());
     }
-    record.extend([size(fingerprint), size(owner)]);
-    for part in [fingerprint, owner, bytes] {
-        record.extend(part);
-    }
-    record
 }
 
 /// Of words, which [have been found](resilience_core::idempotency::store::MAX_WORD) to be short.
@@ -54,14 +70,26 @@ const fn size(word: &[u8]) -> u8 {
     word.len() as u8
 }
 
-pub(super) fn packed(numbers: &[u64]) -> Vec<u8> {
-    let doubles = numbers.iter().map(|&number| number as f64);
-    doubles.flat_map(f64::to_le_bytes).collect()
+pub(super) fn packed(numbers: [u64; 2]) -> [u8; 16] {
+    let mut packed = [0; 16];
+    for (slot, number) in packed.chunks_exact_mut(8).zip(numbers) {
+        slot.copy_from_slice(&(number as f64).to_le_bytes());
+    }
+    packed
 }
 
-/// The answer to a claim.
-pub(super) fn claimed(answer: Value) -> Option<Claimed> {
+/// The answer to `claim`, of a server whose clock shows `now`.
+pub(super) fn claimed(answer: Value, claim: &Claim, now: u64) -> Option<Claimed> {
     let (head, quoted) = match answer {
+        Value::Int(fence) => {
+            return Some(Claimed::New(Grant {
+                fence: fence.try_into().ok()?,
+                attempt: 1,
+                previous: Previous::None,
+                checkpoint: None,
+            }));
+        }
+        Value::BulkString(head) if head.first() == Some(&MARK) => return done(head, claim, now),
         Value::BulkString(head) => (head, None),
         Value::Array(items) => match <[Value; 2]>::try_from(items).ok()? {
             [Value::BulkString(head), Value::BulkString(quoted)] => (head, Some(quoted)),
@@ -69,13 +97,10 @@ pub(super) fn claimed(answer: Value) -> Option<Claimed> {
         },
         _ => return None,
     };
-    let (how, rest) = head.split_first()?;
-    let (numbers, record) = rest.split_at_checked(24)?;
+    let (how, numbers) = head.split_first()?;
+    let numbers: &[u8; 24] = numbers.try_into().ok()?;
     let nth = |n: usize| number(&numbers[8 * n..8 * (n + 1)]);
     let (first, second, third) = (nth(0)?, nth(1)?, nth(2)?);
-    if !record.is_empty() && *how != 3 {
-        return None;
-    }
     Some(match how {
         0 | 1 => {
             let grant = Grant {
@@ -93,15 +118,6 @@ pub(super) fn claimed(answer: Value) -> Option<Claimed> {
         2 => Claimed::Busy {
             remaining_ms: first,
         },
-        3 => {
-            let before = usize::try_from(third).ok()?.checked_add(1 + 24)?;
-            let answer = Bytes::from(head);
-            Claimed::Done {
-                outcome: (before <= answer.len()).then(|| answer.slice(before..))?,
-                age_ms: first,
-                fence: second,
-            }
-        }
         4 => Claimed::Mismatch,
         5 => Claimed::Unknown {
             fence: first,
@@ -109,6 +125,23 @@ pub(super) fn claimed(answer: Value) -> Option<Claimed> {
             age_ms: third,
         },
         _ => return None,
+    })
+}
+
+/// What the record of work that is done is to `claim`.
+fn done(record: Vec<u8>, claim: &Claim, now: u64) -> Option<Claimed> {
+    let head = record.get(..HEAD)?;
+    let (fence, since) = (number(&head[8..16])?, number(&head[16..24])?);
+    let owner = HEAD + usize::from(head[48]);
+    let outcome = owner + usize::from(head[49]);
+    if record.get(HEAD..owner)? != claim.fingerprint {
+        return Some(Claimed::Mismatch);
+    }
+    let record = Bytes::from(record);
+    Some(Claimed::Done {
+        outcome: (outcome <= record.len()).then(|| record.slice(outcome..))?,
+        age_ms: now.saturating_sub(since) / 1000,
+        fence,
     })
 }
 

@@ -16,7 +16,7 @@ impl Shared {
             self.wanted.notified().await;
             while self.match_subscriptions(&mut subscribed).await.is_err() {
                 // What has no answer may have been done: it is asked for again.
-                tokio::time::sleep(self.budget).await;
+                tokio::time::sleep(self.budget.limit()).await;
             }
         }
     }
@@ -71,7 +71,7 @@ impl Shared {
     async fn subscribe_now(&self, channel: &str) -> Result<(), StoreError> {
         let live = self.current.load_full().ok_or(StoreError::Down)?;
         match timeout(
-            self.budget.max(self.patience.connect),
+            self.budget.limit().max(self.patience.connect),
             live.conn.clone().subscribe(channel),
         )
         .await
@@ -85,7 +85,7 @@ impl Shared {
 
     async fn unsubscribe_now(&self, channel: &str) -> Result<(), StoreError> {
         let live = self.current.load_full().ok_or(StoreError::Down)?;
-        let patience = self.budget.max(self.patience.connect);
+        let patience = self.budget.limit().max(self.patience.connect);
         match timeout(patience, live.conn.clone().unsubscribe(channel)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => match StoreError::from_redis(&error) {

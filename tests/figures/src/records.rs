@@ -28,13 +28,13 @@ macro_rules! script {
     };
 }
 
-const CLAIM: &str = script!("whole.lua", "common.lua", "claim.lua");
+const CLAIM: &str = script!("whole.lua", "time.lua", "common.lua", "claim.lua");
 const COMPLETE: &str = script!(
     "head.lua",
+    "short.lua",
     "common.lua",
     "holder.lua",
-    "complete.lua",
-    "save.lua"
+    "complete.lua"
 );
 const DAY: u64 = 86_400_000;
 /// An answer of some size, as a payment service gives.
@@ -185,29 +185,24 @@ async fn throughput(server: &RedisServer, store: &RedisIdempotency) {
 }
 
 async fn bare_call(mut conn: MultiplexedConnection, digests: Arc<[String; 2]>, number: u64) {
-    let tag = format!("{{resilience:idempotency:bare:key-{number}}}");
-    let (key, channel) = (format!("{tag}:record"), format!("{tag}:news"));
+    let key = format!("{{resilience:idempotency:bare:key-{number}}}:record");
     let (owner, fingerprint) = (format!("instance-7-{number}"), [7; 32]);
-    let packed = |numbers: &[u64]| -> Vec<u8> {
-        let doubles = numbers.iter().map(|&number| number as f64);
-        doubles.flat_map(f64::to_le_bytes).collect()
-    };
+    let packed = |numbers: [u64; 2]| numbers.map(|number| (number as f64).to_le_bytes()).concat();
     let (size, day) = (fingerprint.len() as u8, DAY.to_string());
-    let numbers = [packed(&[30_000, DAY]), vec![1, size]].concat();
+    let sizes = [size, owner.len() as u8];
     let who = [&fingerprint[..], owner.as_bytes()].concat();
-    let claim = evalsha(&digests[0], &key, &[&numbers, &who, day.as_bytes()]);
+    let times = [packed([0, 0]), packed([30_000, DAY])].concat();
+    let asked = [&times, &sizes[..], &[0], &who].concat();
+    let claim = evalsha(&digests[0], &key, &[&asked, day.as_bytes(), &[1, 0]]);
     let claimed: Value = claim.query_async(&mut conn).await.expect("an answer");
-    let Value::BulkString(head) = claimed else {
+    let Value::Int(fence) = claimed else {
         panic!("not granted: {claimed:?}");
     };
-    let fence = f64::from_le_bytes(head[1..9].try_into().expect("eight bytes"));
-    let head = [
-        vec![249, 1, 0, 0, 1, 0, 0, 0],
-        packed(&[fence as u64, 0, 0, 0, DAY, 0]),
-        vec![size, owner.len() as u8],
-    ];
-    let record = [&head.concat(), &who, &OUTCOME[..]].concat();
-    let complete: [&[u8]; 3] = [&record, day.as_bytes(), channel.as_bytes()];
+    let moments = [packed([fence as u64, fence as u64]), packed([0, 0])].concat();
+    let begin = [249, 2, 0, 0, 1, 0, 0, 0];
+    let end = [&packed([DAY, 0])[..8], &sizes, &[0]].concat();
+    let record = [&begin[..], &moments, &end, &who, &OUTCOME].concat();
+    let complete: [&[u8]; 2] = [&record, day.as_bytes()];
     let complete = evalsha(&digests[1], &key, &complete);
     let kept: String = complete.query_async(&mut conn).await.expect("an answer");
     assert_eq!(kept, "kept");

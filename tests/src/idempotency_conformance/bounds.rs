@@ -162,6 +162,8 @@ pub(super) async fn whoever_waits_is_told(store: &dyn IdempotencyStore) {
         let holder = hold(store, key, "a").await;
         let mut changes = store.subscribe(NAME, key);
         let mut second = changes.clone();
+        let busy = store.claim(NAME, key, &claim_of("b")).await;
+        assert!(matches!(busy, Ok(Claimed::Busy { .. })), "{busy:?}");
         // Subscriptions take effect in their own time: whoever waits looks again now and then.
         let told = async {
             loop {

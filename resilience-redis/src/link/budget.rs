@@ -1,0 +1,201 @@
+//! How long a command may take, watched without a timer for each: to set one costs more than the rest of a call, and
+//! hardly any of them ever rings.
+
+use std::{
+    array,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::atomic::{
+        AtomicBool, AtomicU64, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval},
+};
+
+/// A budget has so many terms.
+const TERMS: u64 = 4;
+/// More than the terms that calls are told apart by: those that are over when the next begins, and the one that has.
+const SLOTS: usize = 8;
+
+/// Ends calls that take longer than a budget, a fourth of it later at most. Somebody has to [`watch`](Self::watch).
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: Duration,
+    /// Counts up while there are calls.
+    term: AtomicU64,
+    /// Calls, by the term that they began in.
+    over: [Notify; SLOTS],
+    calls: AtomicUsize,
+    /// Nobody counts the terms, for want of calls.
+    idle: AtomicBool,
+    begun: Notify,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            term: AtomicU64::new(0),
+            over: array::from_fn(|_| Notify::new()),
+            calls: AtomicUsize::new(0),
+            idle: AtomicBool::new(true),
+            begun: Notify::new(),
+        }
+    }
+
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// What `call` comes to, if it ends within the budget.
+    pub(crate) async fn within<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        let _call = Call::begin(self);
+        let mut over = pin!(self.over[slot(self.term.load(Relaxed))].notified());
+        let mut call = pin!(call);
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = call.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            over.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Counts the terms for as long as there are calls, and waits for calls when there are none.
+    pub(crate) async fn watch(&self) -> ! {
+        let length = (self.limit / TERMS as u32).max(Duration::from_micros(100));
+        loop {
+            let mut ends = interval(length);
+            ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ends.tick().await;
+            let mut quiet = false;
+            loop {
+                ends.tick().await;
+                let term = self.term.fetch_add(1, Relaxed) + 1;
+                // Those that began in a term which ended as many terms ago as a budget has.
+                self.over[slot(term + SLOTS as u64 - TERMS - 1)].notify_waiters();
+                let was_quiet = quiet;
+                quiet = self.calls.load(Relaxed) == 0;
+                if quiet && was_quiet {
+                    break;
+                }
+            }
+            self.idle.store(true, SeqCst);
+            // Either we see the call, or the call sees that nobody counts.
+            if self.calls.load(SeqCst) == 0 {
+                self.begun.notified().await;
+            }
+            self.idle.store(false, SeqCst);
+        }
+    }
+}
+
+const fn slot(term: u64) -> usize {
+    (term % SLOTS as u64) as usize
+}
+
+/// A call that is going on.
+struct Call<'a>(&'a Budget);
+
+impl<'a> Call<'a> {
+    fn begin(budget: &'a Budget) -> Self {
+        budget.calls.fetch_add(1, SeqCst);
+        if budget.idle.load(SeqCst) {
+            budget.begun.notify_one();
+        }
+        Self(budget)
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Arc};
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    fn watched() -> Arc<Budget> {
+        let budget = Arc::new(Budget::new(LIMIT));
+        let watched = Arc::clone(&budget);
+        tokio::spawn(async move { watched.watch().await });
+        budget
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_ends_after_the_budget_and_soon_after() {
+        let budget = watched();
+        for lag in 0..200 {
+            sleep(Duration::from_millis(lag * 7)).await;
+            let start = Instant::now();
+            assert_eq!(budget.within(pending::<()>()).await, None);
+            let took = start.elapsed();
+            assert!(
+                took >= LIMIT && took <= LIMIT * 5 / 4 + Duration::from_millis(2),
+                "{took:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_begin_at_any_time_each_have_their_budget() {
+        let budget = watched();
+        let calls: Vec<_> = (0..500)
+            .map(|at| {
+                let budget = Arc::clone(&budget);
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(at)).await;
+                    let start = Instant::now();
+                    let answered = budget.within(sleep(Duration::from_millis(at % 99))).await;
+                    assert_eq!(answered, Some(()), "call {at} is in time");
+                    assert_eq!(budget.within(pending::<()>()).await, None);
+                    start.elapsed() - Duration::from_millis(at % 99)
+                })
+            })
+            .collect();
+        for call in calls {
+            let took = call.await.expect("no panic");
+            assert!(
+                took >= LIMIT && took <= LIMIT * 5 / 4 + Duration::from_millis(4),
+                "{took:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_calls_nothing_wakes_up() {
+        let budget = watched();
+        assert_eq!(budget.within(async { 7 }).await, Some(7));
+        sleep(LIMIT * 2).await;
+        assert!(budget.idle.load(SeqCst));
+        let term = budget.term.load(SeqCst);
+        sleep(LIMIT * 100).await;
+        assert_eq!(budget.term.load(SeqCst), term);
+        tokio::select! {
+            biased;
+            _ = budget.within(pending::<()>()) => unreachable!("it hangs"),
+            () = sleep(LIMIT / 2) => {}
+        }
+        assert_eq!(
+            budget.calls.load(SeqCst),
+            0,
+            "a call that is given up is none"
+        );
+        sleep(LIMIT * 2).await;
+        assert!(budget.idle.load(SeqCst));
+    }
+}
