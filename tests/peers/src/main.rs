@@ -2,8 +2,12 @@
 //! turns, one connection each; one JSON line for each figure. The server shares the machine with them: the last line
 //! says how loaded it was.
 //!
+//! The peer comes in two versions (see Cargo.toml), each twice: as it connects by itself, and with the setting that ours
+//! has, with which small packets go out at once. Without it, busy connections send larger batches, and idle ones can wait
+//! for 40 ms on a real network.
+//!
 //! ```text
-//! cargo run --release -p resilience-peers
+//! cargo run --release --ignore-rust-version -p resilience-peers
 //! ```
 
 // What is measured here is real time, which is what std's clock is for.
@@ -15,6 +19,7 @@ mod bare;
 #[path = "../../src/keeper.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod keeper;
+mod newest;
 mod ours;
 #[path = "../../src/redis.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -34,7 +39,10 @@ use std::{
 
 use serde_json::json;
 
-use crate::{bare::per_second, ours::Ours, redis::RedisServer, report::quantile, theirs::Theirs};
+use crate::{
+    bare::per_second, newest::Newest, ours::Ours, redis::RedisServer, report::quantile,
+    theirs::Theirs,
+};
 
 const TURNS: usize = 9;
 /// Callers at once.
@@ -60,30 +68,50 @@ trait Records: Clone + Send + Sync + 'static {
     fn replay(&self, number: u64) -> impl Future<Output = ()> + Send;
 }
 
+/// Who is compared to ours.
+const PEERS: [&str; 4] = [
+    "idempotent 0.3",
+    "idempotent 0.3 with TCP_NODELAY",
+    "idempotent 2.0",
+    "idempotent 2.0 with TCP_NODELAY",
+];
+
+/// Does the same with all of them, one after the other: into `$rounds`, ours first.
+macro_rules! with_each {
+    ($rounds:ident, $all:ident, $do:ident($($with:expr),*)) => {
+        $rounds[0].$do($($with,)* &$all.0).await;
+        $rounds[1].$do($($with,)* &$all.1).await;
+        $rounds[2].$do($($with,)* &$all.2).await;
+        $rounds[3].$do($($with,)* &$all.3).await;
+        $rounds[4].$do($($with,)* &$all.4).await;
+    };
+}
+
 #[tokio::main]
 async fn main() {
     let server = RedisServer::start();
-    let ours = Ours::new(&server).await;
-    let theirs = Theirs::new(&server, false).await;
-    let at_once = Theirs::new(&server, true).await;
+    let all = (
+        Ours::new(&server).await,
+        Theirs::new(&server, false).await,
+        Theirs::new(&server, true).await,
+        Newest::new(&server, false).await,
+        Newest::new(&server, true).await,
+    );
     let next = Arc::new(AtomicU64::new(0));
-    let mut rounds = <[Rounds; 3]>::default();
+    let mut rounds = <[Rounds; 5]>::default();
     for _ in 0..TURNS {
-        rounds[0].first_calls(&server, &ours, &next).await;
-        rounds[1].first_calls(&server, &theirs, &next).await;
-        rounds[2].first_calls(&server, &at_once, &next).await;
+        with_each!(rounds, all, first_calls(&server, &next));
         // Memory that is full of records is slower for whoever comes second.
         assert_eq!(server.command("FLUSHALL"), "OK");
     }
     tell("record_first_calls", rounds);
 
-    ours.first_call(0).await;
-    theirs.first_call(0).await;
-    let mut rounds = <[Rounds; 3]>::default();
+    all.0.first_call(0).await;
+    all.1.first_call(0).await;
+    all.3.first_call(0).await;
+    let mut rounds = <[Rounds; 5]>::default();
     for _ in 0..TURNS {
-        rounds[0].replays(&server, &ours).await;
-        rounds[1].replays(&server, &theirs).await;
-        rounds[2].replays(&server, &at_once).await;
+        with_each!(rounds, all, replays(&server));
     }
     tell("record_replays", rounds);
     report::load();
@@ -93,8 +121,8 @@ impl Rounds {
     async fn first_calls(
         &mut self,
         server: &RedisServer,
-        records: &impl Records,
         next: &Arc<AtomicU64>,
+        records: &impl Records,
     ) {
         let (records, numbers) = (records.clone(), Arc::clone(next));
         let call = move || {
@@ -144,14 +172,14 @@ fn processor(server: &RedisServer) -> f64 {
 }
 
 /// The medians, ours beside theirs.
-fn tell(name: &str, rounds: [Rounds; 3]) {
+fn tell(name: &str, rounds: [Rounds; 5]) {
     let medians = rounds.map(|mut rounds| {
         let per_second = quantile(&mut rounds.per_second, 0.5).round();
         let server_us = quantile(&mut rounds.server_us, 0.5);
         (per_second, (server_us * 100.0).round() / 100.0)
     });
-    let [our, theirs, at_once] = medians;
-    for (peer, their) in [(theirs::NAME, theirs), (theirs::AT_ONCE, at_once)] {
+    let our = medians[0];
+    for (peer, their) in PEERS.into_iter().zip(&medians[1..]) {
         let line = json!({
             "figure": format!("{name}_per_second_beside_a_peer"),
             "value": our.0,

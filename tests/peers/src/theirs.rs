@@ -1,4 +1,4 @@
-//! The work through the peer's store.
+//! The work through the store of the peer's newest version that asks for no newer compiler.
 
 use std::sync::Arc;
 
@@ -12,11 +12,6 @@ use idempotent::{
 };
 
 use crate::{KEPT, LEASE, OUTCOME, Records, redis::RedisServer};
-
-pub(crate) const NAME: &str = "idempotent 0.3";
-/// On a connection with the settings that ours has: small packets go out at once. Without, busy connections send larger
-/// batches, and idle ones can wait for 40 ms on a real network.
-pub(crate) const AT_ONCE: &str = "idempotent 0.3 with TCP_NODELAY";
 
 #[derive(Clone)]
 pub(crate) struct Theirs {
