@@ -12,6 +12,7 @@ use resilience_tests::{
     redis::{Flavour, RedisServer},
     redis_cluster::RedisCluster,
     redis_scene,
+    redis_sentinel::RedisSentinels,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,6 +38,15 @@ async fn a_cluster_conforms() {
     let store: Arc<dyn LimitStore> = Arc::new(redis_scene::connect(&cluster.url()).await.limits());
     limit_conformance::all(&store).await;
     split_conforms(redis_scene::connect(&cluster.url()).await.limits()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_found_through_sentinels_conforms() {
+    let group = RedisSentinels::start();
+    let limits = redis_scene::connect(&group.url()).await.limits();
+    let store: Arc<dyn LimitStore> = Arc::new(limits.clone());
+    limit_conformance::all(&store).await;
+    split_conforms(limits).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
