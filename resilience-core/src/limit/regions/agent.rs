@@ -72,14 +72,15 @@ async fn tend(shared: &Shared, demand: &mut Demand) -> Result<(), StoreFailure> 
         .await?;
     let (parts, ending) = own.ledger.share(&shared.rules, own.now);
     let at = |left| sent + Duration::from_micros(left);
-    shared.known.read(Reading {
+    let reading = Reading {
         own: parts,
         borrowed: ending
             .into_iter()
             .map(|(parts, left)| (parts, at(left)))
             .collect(),
         until: Some(sent + shared.rules.hold_time()),
-    });
+    };
+    shared.known.read(reading, shared.clock.now());
     if own.ledger.is_turn(own.now) {
         take_turn(shared, &own, sent).await?;
     }

@@ -39,7 +39,7 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 struct State {
     reading: Reading,
-    /// The shares that were used, the newest last, each with its number.
+    /// The shares that there were, the newest last, each with its number.
     shares: VecDeque<u32>,
     /// The number of the newest.
     newest: u64,
@@ -67,8 +67,13 @@ impl Known {
         }
     }
 
-    pub(super) fn read(&self, reading: Reading) {
-        self.lock().reading = reading;
+    /// The store has just said so. What the share has come down to since it was last looked at, and what it is from here on,
+    /// counts for every bucket, whether or not a decision fell in between.
+    pub(super) fn read(&self, reading: Reading, now: Moment) {
+        let mut state = self.lock();
+        state.note(now, self.floor);
+        state.reading = reading;
+        state.note(now, self.floor);
     }
 
     /// The share of the moment.
@@ -80,14 +85,7 @@ impl Known {
     pub(super) fn for_bucket(&self, bucket: &impl Hash, now: Moment) -> Used {
         let bucket = self.hasher.hash_one(bucket);
         let mut state = self.lock();
-        let share = state.reading.share(now, self.floor);
-        if state.shares.back() != Some(&share) {
-            state.newest += 1;
-            state.shares.push_back(share);
-            if state.shares.len() > CHANGES {
-                state.shares.pop_front();
-            }
-        }
+        let share = state.note(now, self.floor);
         let since = state.written.get(&bucket).copied();
         let back = since.map(|since| (state.newest - since) as usize);
         let parts = match back {
@@ -118,6 +116,21 @@ impl Known {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Notes the share of the moment.
+    fn note(&mut self, now: Moment, floor: u32) -> u32 {
+        let share = self.reading.share(now, floor);
+        if self.shares.back() != Some(&share) {
+            self.newest += 1;
+            self.shares.push_back(share);
+            if self.shares.len() > CHANGES {
+                self.shares.pop_front();
+            }
+        }
+        share
     }
 }
 

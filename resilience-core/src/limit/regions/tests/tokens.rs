@@ -30,12 +30,13 @@ impl Region {
         }
     }
 
-    fn hear(&self, process: usize) {
-        self.processes[process].read(Reading {
+    fn hear(&self, process: usize, now: u64) {
+        let reading = Reading {
             own: self.share,
             borrowed: Vec::new(),
             until: Some(Moment::from_nanos(u64::MAX)),
-        });
+        };
+        self.processes[process].read(reading, Moment::from_nanos(now));
     }
 
     fn ask(&mut self, quota: &Quota, process: usize, cost: u64, now: u64) -> bool {
@@ -96,7 +97,43 @@ fn op() -> impl Strategy<Value = (Op, u64)> {
     )
 }
 
+/// A share that went down and up again between two decisions: the time is paid at the least that it was.
+#[test]
+fn a_share_that_was_less_for_a_while_is_paid_as_less() {
+    let quota = Quota::per(1, Duration::from_secs(1)).unwrap();
+    let (quota, mut region, second) = (quota.burst(80).unwrap(), Region::new(), 1_000_000);
+    region.hear(0, 0);
+    assert!(region.ask(&quota, 0, 40, 0), "it is full");
+    region.share = FLOOR;
+    region.hear(0, second);
+    region.share = WHOLE - FLOOR;
+    region.hear(0, 2 * second);
+    // Three seconds at 8 of 256 parts are no token.
+    assert!(!region.ask(&quota, 0, 1, 3 * second));
+    assert!(region.ask(&quota, 0, 1, 32 * second), "but 32 are");
+}
+
+/// The same where what was borrowed came to its end, and nobody asked until more was lent.
+#[test]
+fn a_loan_that_ended_unnoticed_is_paid_as_less() {
+    let known = Known::new(FLOOR);
+    let at = |seconds: u64| Moment::from_nanos(seconds * 1_000_000_000);
+    let lent = |parts, until| Reading {
+        own: FLOOR,
+        borrowed: vec![(parts, at(until))],
+        until: Some(at(100)),
+    };
+    known.read(lent(64, 10), at(0));
+    let used = known.for_bucket(&"bucket", at(0));
+    known.written(std::iter::once(used));
+    known.read(lent(128, 90), at(20));
+    assert_eq!(known.share(at(20)), FLOOR + 128);
+    assert_eq!(known.for_bucket(&"bucket", at(20)).parts, FLOOR);
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
     /// In every stretch of time, all regions together: never more than the burst and the time times the rate.
     #[test]
     fn no_stretch_of_time_admits_more_than_the_limit_allows(
@@ -130,12 +167,12 @@ proptest! {
                         let of = |process: &Known| process.share(Moment::from_nanos(now));
                         for process in 0..2 {
                             if of(&region.processes[process]) > region.share {
-                                region.hear(process);
+                                region.hear(process, now);
                             }
                         }
                     }
                 }
-                Op::Hear { region, process } => regions[region].hear(process),
+                Op::Hear { region, process } => regions[region].hear(process, now),
             }
         }
         for (first, (from, _)) in admitted.iter().enumerate() {
