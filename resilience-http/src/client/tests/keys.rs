@@ -1,7 +1,17 @@
 //! One key for one call.
 
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+};
+
 use http::Method;
 use resilience_core::retry::RetryBudget;
+use tower::{
+    BoxError, Layer, ServiceExt,
+    hedge::{Hedge, Policy},
+    service_fn,
+};
 
 use super::*;
 use crate::idempotency::{KeyForm, KeyRules};
@@ -40,6 +50,45 @@ async fn all_attempts_of_a_call_carry_one_key_and_the_next_call_another() {
     assert!(keys[..3].iter().all(|key| *key == keys[0]), "{keys:?}");
     assert!(keys[3..].iter().all(|key| *key == keys[3]), "{keys:?}");
     assert_ne!(keys[0], keys[3]);
+}
+
+#[derive(Clone)]
+struct CopyAll;
+
+impl Policy<http::Request<()>> for CopyAll {
+    fn clone_request(&self, request: &http::Request<()>) -> Option<http::Request<()>> {
+        Some(request.clone())
+    }
+
+    fn can_retry(&self, _: &http::Request<()>) -> bool {
+        true
+    }
+}
+
+/// tower's hedge asks a second time when the first answer takes long.
+#[tokio::test(start_paused = true)]
+async fn a_hedge_carries_the_key_of_the_call_that_it_copies() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let hangs_once = service_fn(move |request: http::Request<()>| {
+        let mut seen = log.lock().unwrap();
+        seen.push(request.headers()[headers::IDEMPOTENCY_KEY].clone());
+        let first = seen.len() == 1;
+        async move {
+            if first {
+                pending::<()>().await;
+            }
+            Ok::<_, BoxError>(())
+        }
+    });
+    let hedge =
+        Hedge::new_with_mock_latencies(hangs_once, CopyAll, 10, 0.9, 60_000 * MS, &[10; 20]);
+    let call = http::Request::post("/").body(()).unwrap();
+    let stack = IdempotencyKeys::new().layer().layer(hedge);
+    stack.oneshot(call).await.unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0], seen[1]);
 }
 
 #[tokio::test]
