@@ -202,7 +202,8 @@ impl RedisBuilder {
         self
     }
 
-    /// How long any one command may take before it counts as unanswered. Default 100 ms.
+    /// How long any one command may take before it counts as unanswered; up to an eighth less, because commands are watched
+    /// together and not by a timer each. Default 100 ms.
     pub const fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
         self
