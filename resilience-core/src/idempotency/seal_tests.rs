@@ -16,18 +16,18 @@ fn opened(plain: &[u8], ttl_ms: u64) -> Opened {
 
 /// Every way of sealing that the features allow.
 fn all() -> Vec<Sealing> {
-    let mut all = vec![Sealing::new()];
+    let all = vec![Sealing::new()];
     #[cfg(feature = "compress")]
-    all.push(Sealing::new().compress(3, 0));
+    let all = [all, vec![Sealing::new().compress(3, 0)]].concat();
     #[cfg(feature = "encrypt")]
-    {
+    let all = {
         let keyring = super::Keyring::new(7, [1; 32]);
         let encrypted: Vec<_> = all
             .iter()
             .map(|sealing| sealing.clone().encrypt(keyring.clone()))
             .collect();
-        all.extend(encrypted);
-    }
+        [all, encrypted].concat()
+    };
     all
 }
 

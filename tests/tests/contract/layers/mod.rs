@@ -1,5 +1,8 @@
 //! Every layer of the toolkit, held to every contract. Exemptions are listed with their reasons.
 
+mod breakers;
+mod limits;
+
 use std::{
     sync::{
         Arc,
@@ -9,8 +12,7 @@ use std::{
 };
 
 use resilience_core::{
-    Error, Verdict,
-    breaker::{self, CircuitBreaker, HalfOpen, OpenFor, Order, State, Window},
+    Error,
     bulkhead::{
         Bulkhead,
         fleet::{FleetBulkhead, InProcess, WhenLost},
@@ -20,14 +22,8 @@ use resilience_core::{
     idempotency::{Disposition, Idempotency, IdempotencyBuilder, Key},
     keyed::Keyed,
     lift::LiftLayer,
-    limit::{
-        Quota, RateLimit, RateLimitBuilder,
-        fleet::{LeaseRules, Mode, SharedRateLimit, SharedRateLimitBuilder},
-        store::InProcessLimits,
-    },
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
-    until::Guard,
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Probe, Stack, Subject};
 use tower::{
@@ -183,137 +179,6 @@ fn of_fleet(queue: Option<(usize, Duration)>) -> Instance {
         let snapshot = counted.snapshot();
         snapshot.in_flight + snapshot.waiting as u64
     })
-}
-
-/// More than any check calls, unless it wants to be rejected.
-const TOKENS: u64 = 500;
-
-#[test]
-fn rate_limit() {
-    let make = || async {
-        let limit = limit().build().unwrap();
-        Instance::new(move || limit.layer())
-    };
-    Subject::new("rate limit", make)
-        .rejects_after(TOKENS as usize, Plan::Answer)
-        .keeps_every_contract();
-}
-
-#[test]
-fn rate_limit_that_lets_calls_wait() {
-    let make = || async {
-        let limit = limit().queue(PLACES, 10 * SECOND).build().unwrap();
-        let counted = limit.clone();
-        Instance::new(move || limit.layer()).held(move || counted.snapshot().waiting as u64)
-    };
-    let subject = Subject::new("rate limit that lets calls wait", make)
-        .rejects_after(TOKENS as usize, Plan::Answer);
-    let waits = |subject: Subject, contract| {
-        subject.exempt(
-            contract,
-            "a call that finds no token waits for one, and gets it",
-        )
-    };
-    [
-        "a_rejection_can_be_told_from_a_failure",
-        "a_rejection_does_not_reach_the_service",
-        "a_rejection_does_not_kill_a_buffer_above",
-        "the_state_is_shared_by_clones_and_by_layers_of_one_handle",
-        "it_takes_calls_again_after_rejecting",
-    ]
-    .into_iter()
-    .fold(subject, waits)
-    .keeps_every_contract();
-}
-
-#[test]
-fn rate_limit_that_lets_no_call_wait_so_long() {
-    let make = || async {
-        let limit = limit().queue(PLACES, SECOND / 2).build().unwrap();
-        let counted = limit.clone();
-        Instance::new(move || limit.layer()).held(move || counted.snapshot().waiting as u64)
-    };
-    Subject::new("rate limit that lets no call wait so long", make)
-        .rejects_after(TOKENS as usize, Plan::Answer)
-        .keeps_every_contract();
-}
-
-#[test]
-fn keyed_rate_limit() {
-    let make = || async {
-        let limits = limit().keyed(Keyed::new()).unwrap();
-        Instance::new(move || limits.layer(|_: &Ask| "key"))
-    };
-    Subject::new("keyed rate limit", make)
-        .rejects_after(TOKENS as usize, Plan::Answer)
-        .keeps_every_contract();
-}
-
-#[test]
-fn shared_rate_limit() {
-    for (name, mode) in [
-        ("shared rate limit", Mode::Exact),
-        ("leased rate limit", Mode::Leased(LeaseRules::new())),
-        ("local rate limit", Mode::Local),
-    ] {
-        let make = move || async move {
-            let limit = shared_limit().mode(mode).build().unwrap();
-            Instance::new(move || limit.layer(|_: &Ask| "subject"))
-        };
-        Subject::new(name, make)
-            .rejects_after(TOKENS as usize, Plan::Answer)
-            .keeps_every_contract();
-    }
-}
-
-#[test]
-fn shared_rate_limit_that_lets_no_call_wait_so_long() {
-    let make = || async {
-        let limit = shared_limit().queue(PLACES, SECOND / 2).build().unwrap();
-        let counted = limit.clone();
-        Instance::new(move || limit.layer(|_: &Ask| "subject"))
-            .held(move || counted.waiting() as u64)
-    };
-    Subject::new("shared rate limit that lets no call wait so long", make)
-        .rejects_after(TOKENS as usize, Plan::Answer)
-        .keeps_every_contract();
-}
-
-#[test]
-fn shared_rate_limit_that_lets_calls_wait() {
-    let make = || async {
-        let limit = shared_limit().queue(PLACES, 10 * SECOND).build().unwrap();
-        let counted = limit.clone();
-        Instance::new(move || limit.layer(|_: &Ask| "subject"))
-            .held(move || counted.waiting() as u64)
-    };
-    let subject = Subject::new("shared rate limit that lets calls wait", make)
-        .rejects_after(TOKENS as usize, Plan::Answer);
-    let waits = |subject: Subject, contract| {
-        subject.exempt(
-            contract,
-            "a call that finds no token waits for one, and gets it",
-        )
-    };
-    [
-        "a_rejection_can_be_told_from_a_failure",
-        "a_rejection_does_not_reach_the_service",
-        "a_rejection_does_not_kill_a_buffer_above",
-        "the_state_is_shared_by_clones_and_by_layers_of_one_handle",
-        "it_takes_calls_again_after_rejecting",
-    ]
-    .into_iter()
-    .fold(subject, waits)
-    .keeps_every_contract();
-}
-
-fn shared_limit() -> SharedRateLimitBuilder {
-    let quota = Quota::per(TOKENS, 500 * SECOND).unwrap();
-    SharedRateLimit::builder("contract", InProcessLimits::new()).limit("calls", quota)
-}
-
-fn limit() -> RateLimitBuilder {
-    RateLimit::builder("contract").permits(TOKENS, 500 * SECOND)
 }
 
 async fn queueing() -> Instance {
@@ -489,133 +354,6 @@ fn load_shed() {
         .keeps_every_contract();
 }
 
-/// More failures than the checks cause beside the point, fewer than they cause when they mean to.
-const TRIPS: usize = 80;
-
-#[test]
-fn circuit_breaker() {
-    Subject::new("circuit breaker", || async {
-        of_breaker(&breaker(), CircuitBreaker::layer)
-    })
-    .rejects_after(TRIPS, Plan::Fail)
-    .keeps_every_contract();
-}
-
-#[test]
-fn circuit_breaker_over_a_time_window() {
-    let make = || async {
-        let breaker = settings()
-            .window(Window::time(600 * SECOND))
-            .build()
-            .unwrap();
-        of_breaker(&breaker, CircuitBreaker::layer)
-    };
-    Subject::new("circuit breaker over time", make)
-        .rejects_after(TRIPS, Plan::Fail)
-        .keeps_every_contract();
-}
-
-/// Its probes are what it hands out, and what must come back.
-#[test]
-fn circuit_breaker_half_open() {
-    let make = || async {
-        let breaker = breaker();
-        trip(&breaker);
-        tokio::time::advance(6 * SECOND).await;
-        of_breaker(&breaker, CircuitBreaker::layer)
-    };
-    let failed =
-        "a panic is a failed probe, and the breaker opens again: see the breaker's own tests";
-    Subject::new("half-open circuit breaker", make)
-        .rejects_after(PLACES, Plan::Hang)
-        .exempt("a_panic_in_the_inner_call_leaks_nothing", failed)
-        .exempt("a_panic_in_the_inner_future_leaks_nothing", failed)
-        .keeps_every_contract();
-}
-
-#[test]
-fn circuit_breaker_as_gate() {
-    let waits = "it lets callers wait instead of rejecting them";
-    let layer = |breaker: &CircuitBreaker| breaker.layer().gate();
-    Subject::new("circuit breaker as gate", move || async move {
-        of_breaker(&breaker(), layer)
-    })
-    .rejects_after(TRIPS, Plan::Fail)
-    .exempt("a_rejection_can_be_told_from_a_failure", waits)
-    .exempt("a_rejection_does_not_reach_the_service", waits)
-    .exempt("a_rejection_does_not_kill_a_buffer_above", waits)
-    .exempt(
-        "the_state_is_shared_by_clones_and_by_layers_of_one_handle",
-        waits,
-    )
-    .exempt("it_takes_calls_again_after_rejecting", waits)
-    .exempt(
-        "a_rejected_caller_does_not_keep_what_it_readied_below",
-        "it takes services that cannot be cloned, and so cannot be renewed",
-    )
-    .keeps_every_contract();
-}
-
-#[test]
-fn circuit_breaker_with_orders() {
-    let make = || async {
-        let breaker = breaker();
-        trip(&breaker);
-        breaker.order(Order::force_closed("the contract"));
-        of_breaker(&breaker, CircuitBreaker::layer)
-    };
-    Subject::new("circuit breaker forced closed", make).keeps_every_contract();
-}
-
-#[test]
-fn keyed_circuit_breaker() {
-    let make = || async {
-        let breakers = settings().keyed(Keyed::new()).unwrap();
-        Instance::new(move || breakers.layer(|_: &Ask| "key"))
-    };
-    Subject::new("keyed circuit breaker", make)
-        .rejects_after(TRIPS, Plan::Fail)
-        .keeps_every_contract();
-}
-
-fn settings() -> breaker::Builder {
-    CircuitBreaker::builder("contract")
-        .window(Window::count(2 * TRIPS))
-        .minimum_calls(TRIPS as u32)
-        .failure_rate(0.9)
-        .open_for(OpenFor::fixed(5 * SECOND))
-        .half_open(HalfOpen::probes(PLACES as u32).failure_rate(1.0))
-}
-
-fn breaker() -> CircuitBreaker {
-    settings().build().unwrap()
-}
-
-fn trip(breaker: &CircuitBreaker) {
-    for _ in 0..TRIPS {
-        breaker.acquire().unwrap().settle(Verdict::transient());
-    }
-    assert_eq!(breaker.state(), State::Open);
-}
-
-fn of_breaker<L>(
-    breaker: &CircuitBreaker,
-    layer: impl Fn(&CircuitBreaker) -> L + Send + Sync + 'static,
-) -> Instance
-where
-    L: Layer<Stack>,
-    L::Service: Service<Ask, Response = Answer, Error = BoxError> + Clone + Send + Sync + 'static,
-    <L::Service as Service<Ask>>::Future: Send + 'static,
-{
-    let (breaker, counted) = (breaker.clone(), breaker.clone());
-    Instance::new(move || layer(&breaker)).held(move || {
-        counted
-            .snapshot()
-            .probes
-            .map_or(0, |probes| probes.out.into())
-    })
-}
-
 /// All of them on top of each other, as the guides say.
 #[test]
 fn five_layers() {
@@ -650,7 +388,10 @@ async fn five_layers_outermost_first(shed: bool) -> Instance {
         .max_concurrent(PLACES)
         .build()
         .unwrap();
-    let (breaker, attempt) = (breaker(), Timeout::new("attempt", 50 * SECOND).unwrap());
+    let (breaker, attempt) = (
+        breakers::breaker(),
+        Timeout::new("attempt", 50 * SECOND).unwrap(),
+    );
     let (counted, load) = (bulkhead.clone(), LoadShed::new("contract"));
     let stack = move || {
         ServiceBuilder::new()
