@@ -4,10 +4,10 @@
 //! lent in four steps, each of which the next one waits for, so that no part of it is ever used twice:
 //!
 //! 1. The lender notes the loan in its own ledger: its own share shrinks.
-//! 2. After [`Rules::hold`], when no process of the lender uses the larger share any more, it enters the loan in the
+//! 2. After [`Rules::settled`], when no process of the lender uses the larger share any more, it enters the loan in the
 //!    borrower's ledger, with an end that comes before the one in its own.
 //! 3. To take it back, the lender lowers the entry in the borrower's ledger.
-//! 4. After another hold, when no process of the borrower uses what was borrowed any more, it lowers its own note.
+//! 4. After as long again, when no process of the borrower uses what was borrowed any more, it lowers its own note.
 //!
 //! What cannot be renewed ends by itself, on the borrower's side first. Every write compares the version of what was
 //! read, and is refused when it comes later than an interval after the reading: so no writer that was stopped for long
@@ -32,9 +32,15 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// For how long a process may use a share that it has read: three intervals, of which the writers use up two.
+    /// For how long a process may use a share that it has read.
     pub(super) const fn hold(&self) -> u64 {
         3 * self.interval
+    }
+
+    /// How long after the reading that led to a write no process uses what stood before it: the write may come an interval
+    /// later, and somebody may have read just before it came.
+    const fn settled(&self) -> u64 {
+        self.interval + self.hold()
     }
 
     pub(super) const fn hold_time(&self) -> Duration {
@@ -208,9 +214,11 @@ pub(super) fn turn(
             }
         }
     }
+    // A loan is renewed before it lapses or not at all: somebody may have read that the share is whole again.
+    let lapses = own.ledger.lent_now(now).map(|(_, lent)| lent.until - 1);
     let own = Swap {
         expected: own.version,
-        not_after: now + rules.interval,
+        not_after: lapses.fold(now + rules.interval, u64::min),
         ledger,
     };
     (own, swaps)
@@ -236,12 +244,12 @@ fn settle(
     let wanted = wanted.min(most);
     let mut lent = ledger.lent.get(peer).copied().unwrap_or_default();
     // One growth after the other: each begins the wait for step 2 anew.
-    if wanted > lent.parts && now >= lent.since + rules.hold() {
+    if wanted > lent.parts && now >= lent.since + rules.settled() {
         lent.parts = wanted;
         lent.since = now;
-    } else if wanted < lent.parts && now >= lent.raised + rules.hold() {
+    } else if wanted < lent.parts && now >= lent.raised + rules.settled() {
         // What the borrower has heard of, and no process of it goes beyond any more.
-        let settled = theirs.filter(|theirs| their_now >= theirs.lowered + rules.hold());
+        let settled = theirs.filter(|theirs| their_now >= theirs.lowered + rules.settled());
         if let Some(theirs) = settled {
             lent.parts = lent.parts.min(theirs.parts.max(wanted));
         }
@@ -267,7 +275,7 @@ fn enter(
     let theirs = seen.page.ledger.borrowed_from(me, seen.page.now);
     let lent = ledger.lent.get_mut(peer)?;
     let before = theirs.map_or(0, |theirs| theirs.parts);
-    let ready = now >= lent.since + rules.hold();
+    let ready = now >= lent.since + rules.settled();
     let most = if ready {
         lent.parts
     } else {

@@ -3,6 +3,7 @@
 
 mod handle;
 mod tokens;
+mod turns;
 mod world;
 
 use super::*;
