@@ -30,7 +30,7 @@
 //! lend longer than it meant to.
 //!
 //! - A loan is noted by the lender first, and entered at the borrower when no process of the lender can still use it; it
-//!   is taken back in the reverse order. So a share changes hands within some six [intervals](RegionalLimitsBuilder::interval).
+//!   is taken back in the reverse order. So a share changes hands within some eight [intervals](RegionalLimitsBuilder::interval).
 //! - A region that cannot be reached keeps what it was lent until the [term](RegionalLimitsBuilder::term) ends, and the
 //!   lender has it back then. Each has its base share then, and a process that cannot reach its own region's ledger its floor.
 //! - A region whose ledger was lost keeps to its floor for one term: what the last ledger had lent may still be out. So
