@@ -8,18 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::redis::{Cmd, IntoConnectionInfo, aio::MultiplexedConnection, io::tcp::TcpSettings};
+use ::redis::{
+    AsyncConnectionConfig, Cmd, IntoConnectionInfo, aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
+};
 
 use crate::redis::RedisServer;
 
-/// As the stores connect: RESP3, and packets go out at once.
+/// As the stores connect: RESP3, packets go out at once, and no command has a timer of its own.
 pub(crate) async fn connection(server: &RedisServer) -> MultiplexedConnection {
     // Without TCP_NODELAY, busy connections send larger batches, and idle ones can wait for 40 ms on a real network.
     let info = format!("{}/?protocol=resp3", server.url()).into_connection_info();
     let tcp = TcpSettings::default().set_nodelay(true);
     let info = info.expect("a good URL").set_tcp_settings(tcp);
     let client = ::redis::Client::open(info).expect("a good URL");
-    let conn = client.get_multiplexed_async_connection();
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let conn = client.get_multiplexed_async_connection_with_config(&config);
     conn.await.expect("the server runs")
 }
 
