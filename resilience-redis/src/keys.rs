@@ -3,6 +3,13 @@
 
 use std::fmt::Write;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+/// A key of up to so many bytes is of the same size to Redis' allocator; more take 16 more.
+const SHORT: usize = 44;
+/// So many bytes of a digest: among a thousand million keys, the odds that two are the same are 1 to 10^11.
+const DIGEST: usize = 12;
+
 /// Names longer than this many bytes are shortened to a digest.
 const LONG: usize = 120;
 
@@ -28,6 +35,25 @@ pub(crate) fn family(prefix: &str, pattern: &str) -> String {
     format!("{{{}:{pattern}}}", part(prefix))
 }
 
+/// `{prefix:pattern:name:subject}`, of which there are many, and whose size counts: what makes it longer than [`SHORT`] is
+/// shortened to a digest, the subject first. (No escaped name has a `~`.)
+pub(crate) fn short(prefix: &str, pattern: &str, name: &str, subject: &str) -> String {
+    let whole = subject_tag(prefix, pattern, name, subject);
+    if whole.len() <= SHORT {
+        return whole;
+    }
+    let mut both = String::with_capacity(name.len() + subject.len() + 1);
+    join(&[name, subject], &mut both);
+    let digest = sha1_smol::Sha1::from(&both).digest().bytes();
+    let digest = BASE64_URL_SAFE_NO_PAD.encode(&digest[..DIGEST]);
+    let (prefix, name) = (part(prefix), part(name));
+    let named = format!("{{{prefix}:{pattern}:{name}:~{digest}}}");
+    if named.len() <= SHORT {
+        return named;
+    }
+    format!("{{{prefix}:{pattern}:~{digest}}}")
+}
+
 fn tagged(prefix: &str, pattern: &str, names: &[&str]) -> String {
     let length: usize = names.iter().map(|name| name.len() + 1).sum();
     // With room for a last part, so that a key is one allocation.
@@ -36,11 +62,9 @@ fn tagged(prefix: &str, pattern: &str, names: &[&str]) -> String {
     escape(prefix, &mut tag);
     tag.push(':');
     tag.push_str(pattern);
-    let start = tag.len() + 1;
-    for name in names {
-        tag.push(':');
-        escape(name, &mut tag);
-    }
+    tag.push(':');
+    let start = tag.len();
+    join(names, &mut tag);
     if tag.len() - start > LONG {
         let digest = sha1_smol::Sha1::from(&tag[start..]).digest();
         tag.truncate(start);
@@ -48,6 +72,16 @@ fn tagged(prefix: &str, pattern: &str, names: &[&str]) -> String {
     }
     tag.push('}');
     tag
+}
+
+/// `name:name`, each escaped.
+fn join(names: &[&str], out: &mut String) {
+    for (index, name) in names.iter().enumerate() {
+        if index > 0 {
+            out.push(':');
+        }
+        escape(name, out);
+    }
 }
 
 fn escape(mut part: &str, out: &mut String) {
@@ -106,5 +140,42 @@ mod tests {
             tag("p", "breaker", &"x".repeat(501))
         );
         assert!(tag("p", "breaker", &long).len() < 200);
+    }
+
+    #[test]
+    fn a_key_that_redis_would_need_more_memory_for_is_shortened_and_stays_itself() {
+        fn key(name: &str, subject: &str) -> String {
+            short("resilience", "limit", name, subject)
+        }
+        let uuid = "5f0c9a52-6c1e-4f43-9a53-0d6c3a1f9c11";
+        assert_eq!(
+            key("api", "203.0.113.17"),
+            "{resilience:limit:api:203.0.113.17}"
+        );
+        assert_eq!(key("api", uuid), "{resilience:limit:api:~lxb6Wj6NNZr_9m77}");
+        let long = "a-name-that-is-long";
+        assert_eq!(key(long, uuid), "{resilience:limit:~jM8lSS9mT72A769Y}");
+        for (name, subject) in [
+            ("api", uuid),
+            (long, uuid),
+            (long, ""),
+            (long, "x"),
+            (uuid, "~"),
+        ] {
+            assert!(key(name, subject).len() <= SHORT);
+            assert_eq!(key(name, subject), key(name, subject));
+        }
+        assert_ne!(key("api", uuid), key("api", &format!("{uuid}0")));
+        assert_ne!(key("api", uuid), key("web", uuid));
+        assert_ne!(key(long, "x"), key(long, "y"));
+        assert_ne!(
+            key(long, &format!("x:{uuid}")),
+            key(&format!("{long}:x"), uuid)
+        );
+        // Who names himself like a digest has a key of his own.
+        let forged = key("api", uuid)
+            .replace("{resilience:limit:api:", "")
+            .replace('}', "");
+        assert_ne!(key("api", &forged), key("api", uuid));
     }
 }

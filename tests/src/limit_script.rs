@@ -25,9 +25,14 @@ function redis.call(name, key, value)
   return real.call(name, key)
 end
 ";
-const CONVERT: &str = include_str!("../../resilience-redis/src/limit/convert.lua");
-const DECIDE: &str = include_str!("../../resilience-redis/src/limit/decide.lua");
-const DECIDE_ALL: &str = include_str!("../../resilience-redis/src/limit/decide_all.lua");
+/// A decision about shared limits, as the store sends it.
+pub const DECIDE: &str = concat!(
+    include_str!("../../resilience-redis/src/limit/one.lua"),
+    "\n",
+    include_str!("../../resilience-redis/src/limit/bucket.lua"),
+    "\n",
+    include_str!("../../resilience-redis/src/limit/decide.lua")
+);
 
 /// What came of a comparison.
 #[derive(Debug, Default)]
@@ -44,8 +49,8 @@ pub struct Compared {
     pub wrong: Option<String>,
 }
 
-/// Makes so many random calls, on one to three limits at once, to the scripts on `server` and to the machine. Idle
-/// times of months, steps back, changes of plan, primes, costs from beyond every bound.
+/// Makes so many random calls, on one to three limits of a subject with up to three, to the scripts on `server` and to the
+/// machine. Idle times of months, steps back, changes of plan, primes, costs from beyond every bound.
 ///
 /// # Panics
 /// When the server gives no answer.
@@ -80,7 +85,10 @@ struct Held {
 }
 
 /// What is sent to a script, and what it ought to answer.
-type Call = (Vec<Vec<u8>>, Vec<f64>);
+struct Call {
+    args: [Vec<u8>; 4],
+    answer: Vec<f64>,
+}
 
 impl Held {
     fn new(rng: &mut fastrand::Rng) -> Self {
@@ -101,23 +109,28 @@ impl Held {
         let pause = pause(rng, &self.quotas[0]);
         compared.steps += usize::from(pause < 0);
         self.now += pause;
-        let costs: Vec<i64> = self.quotas.iter().map(|quota| cost(rng, quota)).collect();
-        let args = self.args(&costs);
-        let (answer, outcome) = self.decide(&costs);
+        let mut asked: Vec<usize> = (0..self.quotas.len()).collect();
+        rng.shuffle(&mut asked);
+        if rng.u8(0..4) == 0 {
+            asked.truncate(rng.usize(1..=asked.len()));
+        }
+        let asked: Vec<(usize, i64)> = asked
+            .into_iter()
+            .map(|which| (which, cost(rng, &self.quotas[which])))
+            .collect();
+        let args = self.args(&asked);
+        let (answer, outcome) = self.decide(&asked);
         compared.refused += usize::from(!outcome.is_admitted());
-        (args, answer)
+        Call { args, answer }
     }
 
-    /// What the script ought to answer.
-    fn decide(&mut self, costs: &[i64]) -> (Vec<f64>, Outcome) {
-        let claims: Vec<Claim<'_>> = self
-            .buckets
+    /// What the script ought to answer, when so much is asked of these limits.
+    fn decide(&mut self, asked: &[(usize, i64)]) -> (Vec<f64>, Outcome) {
+        let claims: Vec<Claim<'_>> = asked
             .iter()
-            .zip(&self.quotas)
-            .zip(costs)
-            .map(|((bucket, quota), cost)| Claim {
-                bucket: *bucket,
-                quota,
+            .map(|(which, cost)| Claim {
+                bucket: self.buckets[*which],
+                quota: &self.quotas[*which],
                 cost: *cost,
             })
             .collect();
@@ -129,27 +142,27 @@ impl Held {
             Outcome::Impossible { binding } => (-1.0, binding, 0),
         };
         let mut answer = vec![code, binding as f64 + 1.0, micros as f64];
-        for (bucket, after) in self.buckets.iter_mut().zip(&afters) {
+        for ((which, _), after) in asked.iter().zip(&afters) {
             answer.extend([after.remaining as f64, after.full_in as f64]);
             if after.changed {
-                *bucket = after.bucket;
+                self.buckets[*which] = after.bucket;
             }
         }
         (answer, outcome)
     }
 
-    fn args(&self, costs: &[i64]) -> Vec<Vec<u8>> {
-        let text = |number: usize| number.to_string().into_bytes();
-        let mut args = vec![text(costs.len())];
-        args.extend((0..costs.len()).map(|key| format!("{{t}}:{key}").into_bytes()));
-        for (quota, cost) in self.quotas.iter().zip(costs) {
+    fn args(&self, asked: &[(usize, i64)]) -> [Vec<u8>; 4] {
+        let mut packed = Vec::new();
+        for (which, cost) in asked {
+            let quota = &self.quotas[*which];
+            packed.extend((*which as u32).to_le_bytes());
             let numbers =
                 [quota.capacity(), quota.rate(), quota.unit()].map(|number| number as f64);
             let numbers = numbers.into_iter().chain([*cost as f64]);
-            args.push(numbers.flat_map(f64::to_le_bytes).collect());
+            packed.extend(numbers.flat_map(f64::to_le_bytes));
         }
-        args.push(self.now.to_string().into_bytes());
-        args
+        let now = self.now.to_string().into_bytes();
+        [b"1".to_vec(), b"t".to_vec(), packed, now]
     }
 }
 
@@ -209,8 +222,7 @@ fn cost(rng: &mut fastrand::Rng, quota: &Quota) -> i64 {
 /// A connection of its own, that speaks RESP2 and sends whole batches.
 struct Told {
     stream: BufReader<TcpStream>,
-    one: String,
-    several: String,
+    digest: String,
 }
 
 impl Told {
@@ -221,15 +233,13 @@ impl Told {
             .expect("a timeout can be set");
         let mut told = Self {
             stream: BufReader::new(stream),
-            one: String::new(),
-            several: String::new(),
+            digest: String::new(),
         };
-        told.one = told.digest(&[TOLD, CONVERT, DECIDE].concat());
-        told.several = told.digest(&[TOLD, CONVERT, DECIDE_ALL].concat());
+        told.digest = told.load_script(&[TOLD, DECIDE].concat());
         told
     }
 
-    fn digest(&mut self, source: &str) -> String {
+    fn load_script(&mut self, source: &str) -> String {
         self.send(&command(&[&b"SCRIPT"[..], b"LOAD", source.as_bytes()]));
         String::from_utf8(self.answer()).expect("a digest")
     }
@@ -242,23 +252,23 @@ impl Told {
     /// Sends every call, and tells of the first answer that is not what it ought to be.
     fn first_difference(&mut self, batch: &[Call]) -> Option<String> {
         let mut all = Vec::new();
-        for (args, _) in batch {
-            let digest = if args[0] == b"1" {
-                &self.one
-            } else {
-                &self.several
-            };
-            let mut words = vec![b"EVALSHA".to_vec(), digest.clone().into_bytes()];
-            words.extend_from_slice(args);
+        for call in batch {
+            let mut words = vec![b"EVALSHA".to_vec(), self.digest.clone().into_bytes()];
+            words.extend_from_slice(&call.args);
             all.extend(command(&words));
         }
         self.send(&all);
         let answers: Vec<Vec<u8>> = batch.iter().map(|_| self.answer()).collect();
-        let difference = |((args, expected), answer): (&Call, &Vec<u8>)| {
-            let numbers = answer.chunks_exact(8);
-            let numbers: Vec<f64> = numbers
-                .map(|number| f64::from_le_bytes(number.try_into().expect("eight bytes")))
-                .collect();
+        let difference = |(call, answer): (&Call, &Vec<u8>)| {
+            let (head, rest) = answer.split_at(3);
+            let code = f64::from(head[0].cast_signed());
+            let binding = f64::from(u16::from_le_bytes([head[1], head[2]]));
+            let doubles = rest.chunks_exact(8).map(|double| {
+                let double = double.try_into().expect("eight bytes");
+                f64::from_le_bytes(double)
+            });
+            let numbers: Vec<f64> = [code, binding].into_iter().chain(doubles).collect();
+            let (expected, args) = (&call.answer, &call.args);
             (numbers != *expected).then(|| format!("{numbers:?} is not {expected:?}: {args:?}"))
         };
         batch.iter().zip(&answers).find_map(difference)

@@ -1,12 +1,19 @@
 //! Rate limits that a fleet shares through Redis.
 //!
-//! A decision about the limits of one subject is one script, one round trip, on keys of one slot. The arithmetic is
+//! A decision about the limits of one subject is one script, one round trip, on one key. The arithmetic is
 //! [`resilience_core::limit::machine`]'s, and the answers are the same.
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:limit:NAME:SUBJECT}:LIMIT` | string, 24 bytes | three doubles: parts of a token, microsecond, how many parts are a token | until it is full |
+//! | `{prefix:limit:NAME:SUBJECT}` | string, 28 bytes a limit | mark of the limit; three doubles: parts of a token, microsecond, how many parts are a token | until all are full |
 //! | `{prefix:limit:NAME}:live` | zset | instance, live until (ms) | until the last of them is no longer live |
+//!
+//! A subject with one limit takes 120 bytes of Redis 7 (its MEMORY USAGE): what is longer than 44 bytes would take more, so
+//! the subject of a longer key is shortened to a digest of 96 bits, and if that is not enough, the name with it
+//! (`{prefix:limit:NAME:~DIGEST}`, `{prefix:limit:~DIGEST}`). [`RedisLimits::key`] tells a subject's key. A mark is a
+//! hash of the limit's name in 32 bits; two limits of one decision whose marks are the same are refused.
+//!
+//! Of limits that a decision does not ask about, a subject's key keeps the 32 that were decided about last.
 //!
 //! A subject too hot for one server can be divided over several buckets, in different slots:
 //! [`SplitLimits`](resilience_core::limit::store::SplitLimits).
@@ -25,21 +32,15 @@ use resilience_core::limit::{
 
 use crate::{error::StoreError, handle::Redis, keys, script::Script};
 
-macro_rules! script {
-    ($id:ident, $file:literal) => {
-        static $id: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("convert.lua"),
-                "\n",
-                include_str!($file)
-            ))
-        });
-    };
-}
-
-// One limit goes without what only several need: it is the common case, and the server's CPU is its price.
-script!(DECIDE, "decide.lua");
-script!(DECIDE_ALL, "decide_all.lua");
+static DECIDE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("one.lua"),
+        "\n",
+        include_str!("bucket.lua"),
+        "\n",
+        include_str!("decide.lua")
+    ))
+});
 
 static ENROL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("enrol.lua")));
 
@@ -58,26 +59,22 @@ impl RedisLimits {
         Self { redis, prefix }
     }
 
+    /// The key that holds the buckets of `subject` under the limits called `name`: to look at, or to delete. Without it
+    /// they are full.
+    #[must_use]
+    pub fn key(&self, name: &str, subject: &str) -> String {
+        keys::short(&self.prefix, "limit", name, subject)
+    }
+
     async fn run(
         &self,
         name: &str,
         subject: &str,
         demands: &[Demand<'_>],
     ) -> Result<Decision, StoreError> {
-        let tag = keys::subject_tag(&self.prefix, "limit", name, subject);
-        let keys: Vec<String> = demands
-            .iter()
-            .map(|demand| format!("{tag}:{}", keys::part(demand.limit)))
-            .collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let asked: Vec<[u8; 32]> = demands.iter().map(asked).collect();
-        let asked: Vec<&[u8]> = asked.iter().map(<[u8; 32]>::as_slice).collect();
-        let script = if demands.len() == 1 {
-            &DECIDE
-        } else {
-            &DECIDE_ALL
-        };
-        let answer = script.run(self.redis.link(), &keys, &asked).await?;
+        let key = self.key(name, subject);
+        let asked: Vec<u8> = demands.iter().flat_map(asked).collect();
+        let answer = DECIDE.run(self.redis.link(), &[&key], &[&asked]).await?;
         decision(&answer, demands.len())
             .ok_or_else(|| StoreError::Unexpected(format!("{answer:?}")))
     }
@@ -113,6 +110,7 @@ impl LimitStore for RedisLimits {
     ) -> Answer<'a, Decision> {
         Box::pin(async move {
             validate(demands)?;
+            distinct(demands)?;
             self.run(name, subject, demands).await.map_err(failure)
         })
     }
@@ -127,8 +125,31 @@ fn failure(error: StoreError) -> StoreFailure {
     StoreFailure::new(error.to_string(), error.is_ambiguous())
 }
 
-/// What the scripts take for each key: numbers below 2^53, as doubles that need no parsing.
-fn asked(demand: &Demand<'_>) -> [u8; 32] {
+/// Limits of one decision are told apart by their marks.
+fn distinct(demands: &[Demand<'_>]) -> Result<(), StoreFailure> {
+    for (index, demand) in demands.iter().enumerate().skip(1) {
+        let is_its = |other: &&Demand<'_>| mark(other.limit) == mark(demand.limit);
+        if let Some(other) = demands[..index].iter().find(is_its) {
+            let (one, other) = (other.limit, demand.limit);
+            let reason = format!("limits `{one}` and `{other}` have the same mark: rename one");
+            return Err(StoreFailure::new(reason, false));
+        }
+    }
+    Ok(())
+}
+
+/// What tells the limits of a subject apart: FNV-1a of the name.
+const fn mark(limit: &str) -> u32 {
+    let (mut hash, mut rest) = (0x811c_9dc5_u32, limit.as_bytes());
+    while let [byte, behind @ ..] = rest {
+        hash = (hash ^ *byte as u32).wrapping_mul(0x0100_0193);
+        rest = behind;
+    }
+    hash
+}
+
+/// What the scripts take for each limit: its mark, and numbers below 2^53, as doubles that need no parsing.
+fn asked(demand: &Demand<'_>) -> [u8; 36] {
     let quota = &demand.quota;
     let numbers = [
         quota.capacity() as f64,
@@ -136,8 +157,10 @@ fn asked(demand: &Demand<'_>) -> [u8; 32] {
         quota.unit() as f64,
         demand.cost.clamp(-MOST, MOST) as f64,
     ];
-    let mut bytes = [0; 32];
-    for (slot, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+    let mut bytes = [0; 36];
+    let (begin, rest) = bytes.split_at_mut(4);
+    begin.copy_from_slice(&mark(demand.limit).to_le_bytes());
+    for (slot, number) in rest.chunks_exact_mut(8).zip(numbers) {
         slot.copy_from_slice(&number.to_le_bytes());
     }
     bytes
@@ -148,17 +171,17 @@ fn decision(answer: &Value, limits: usize) -> Option<Decision> {
     let Value::BulkString(bytes) = answer else {
         return None;
     };
-    if bytes.len() != 8 * (3 + 2 * limits) {
+    let (head, rest) = bytes.split_at_checked(3)?;
+    if rest.len() != 8 * (1 + 2 * limits) {
         return None;
     }
-    let mut numbers = bytes.chunks_exact(8).map(number);
+    let binding = u16::from_le_bytes([head[1], head[2]]).checked_sub(1)?;
+    let binding = usize::from(binding);
+    let mut numbers = rest.chunks_exact(8).map(number);
     let mut next = || numbers.next().flatten();
-    let outcome = next()?;
-    let binding = usize::try_from(next()? - 1)
-        .ok()
-        .filter(|at| *at < limits)?;
     let micros = u64::try_from(next()?).ok()?;
-    let outcome = match outcome {
+    let outcome = match head[0].cast_signed() {
+        _ if binding >= limits => return None,
         1 => Outcome::Admitted { binding },
         0 => Outcome::Wait { binding, micros },
         -1 => Outcome::Impossible { binding },
@@ -178,4 +201,30 @@ fn decision(answer: &Value, limits: usize) -> Option<Decision> {
 fn number(bytes: &[u8]) -> Option<i64> {
     let number = f64::from_le_bytes(bytes.try_into().ok()?);
     (number.fract() == 0.0 && number.abs() <= MOST as f64).then_some(number as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use resilience_core::limit::Quota;
+
+    use super::*;
+
+    #[test]
+    fn limits_that_the_store_could_not_tell_apart_are_refused() {
+        // A known collision of this hash.
+        let (one, other) = ("costarring", "liquid");
+        assert_eq!(mark(one), mark(other));
+        let quota = Quota::per(1, Duration::from_secs(1)).unwrap();
+        let ask = |limits: &[&'static str]| {
+            let demand = |limit: &&'static str| Demand {
+                limit,
+                quota,
+                cost: 1,
+            };
+            distinct(&limits.iter().map(demand).collect::<Vec<_>>())
+        };
+        assert_eq!(ask(&[one, "per-second", "per-day"]), Ok(()));
+        let refused = ask(&["per-second", one, other]).unwrap_err();
+        assert!(refused.to_string().contains("`costarring` and `liquid`"));
+    }
 }

@@ -18,7 +18,9 @@ use crate::{
 mod exact;
 
 const OURS: &str = concat!(
-    include_str!("../../../resilience-redis/src/limit/convert.lua"),
+    include_str!("../../../resilience-redis/src/limit/one.lua"),
+    "\n",
+    include_str!("../../../resilience-redis/src/limit/bucket.lua"),
     "\n",
     include_str!("../../../resilience-redis/src/limit/decide.lua")
 );
@@ -98,13 +100,11 @@ impl Asked {
 /// batches, taken in turn.
 async fn cpu(server: &RedisServer) {
     let mut conn = connection(server).await;
-    let ours = |capacity: f64, rate: f64, unit: f64| {
-        [capacity, rate, unit, 1.0].map(f64::to_le_bytes).concat()
-    };
+    let ours = |capacity, rate, unit| asked([capacity, rate, unit, 1.0]);
     let (passes, refuses) = (ours(1e6, 1.0, 1e3), ours(10.0, 1.0, 1e9));
     let gcra_passes: [&[u8]; 4] = [b"1000000", b"1000", b"1", b"1"];
     let gcra_refuses: [&[u8]; 4] = [b"10", b"1", b"1000", b"1"];
-    let key = |name: &str| format!("{{resilience:limit:api:{name}}}:per-second");
+    let key = |name: &str| format!("{{resilience:limit:api:{name}}}");
     let mut all = [
         Asked::new(&mut conn, OURS, &key("tenant-1"), &[&passes]).await,
         Asked::new(&mut conn, OURS, &key("tenant-2"), &[&refuses]).await,
@@ -137,29 +137,35 @@ async fn cpu(server: &RedisServer) {
 /// What a bucket takes, by the server's own count, under keys as they are.
 async fn memory(server: &RedisServer) {
     let store = connect(&server.url()).await.limits();
-    for (subject, limit, target) in [
-        ("tenant-7", "per-second", Target::AtMost(120.0)),
-        ("203.0.113.17", "per-second", Target::Open),
+    for (name, subject) in [
+        ("api", "tenant-7"),
+        ("api", "203.0.113.17"),
+        ("api", "2001:db8:85a3:8d3:1319:8a2e:370:7348"),
+        ("api", "5f0c9a52-6c1e-4f43-9a53-0d6c3a1f9c11"),
         (
+            "checkout-of-the-shop",
             "5f0c9a52-6c1e-4f43-9a53-0d6c3a1f9c11",
-            "per-second",
-            Target::Open,
         ),
     ] {
         let quota = Quota::per(1_000_000, ms(86_400_000)).expect("a good quota");
         let demands = [Demand {
-            limit,
+            limit: "per-day",
             quota,
             cost: 1_000,
         }];
-        let decision = store.decide("api", subject, &demands).await;
+        let decision = store.decide(name, subject, &demands).await;
         assert!(decision.expect("an answer").outcome.is_admitted());
-        let key = format!("{{resilience:limit:api:{subject}}}:{limit}");
-        let answer = server.command(&format!("MEMORY USAGE {key}"));
+        let answer = server.command(&format!("MEMORY USAGE {}", store.key(name, subject)));
         let bytes: f64 = answer.trim().parse().expect("a key");
-        let name = format!("limit_memory_of_a_key_of_{}_bytes", key.len());
-        figure(&name, bytes, "bytes", target);
+        let unit = format!("bytes, for {subject} in {name}");
+        figure("limit_memory", bytes, &unit, Target::AtMost(120.0));
     }
+}
+
+/// What the script takes, of the limit that one is measured with.
+fn asked(numbers: [f64; 4]) -> Vec<u8> {
+    let mark = 7_u32.to_le_bytes();
+    [&mark[..], &numbers.map(f64::to_le_bytes).concat()].concat()
 }
 
 /// Decisions of the store beside its script alone, sent by the client crate on a connection with the same settings: as
@@ -177,8 +183,8 @@ async fn throughput(server: &RedisServer) {
             per_second(TASKS, move || {
                 let (mut conn, digest) = (conn.clone(), digest.clone());
                 async move {
-                    let asked = [1e6, 1.0, 1e3, 1.0_f64].map(f64::to_le_bytes).concat();
-                    let key = "{resilience:limit:api:bare}:per-second";
+                    let asked = asked([1e6, 1.0, 1e3, 1.0]);
+                    let key = "{resilience:limit:api:bare}";
                     let answer: Value = evalsha(&digest, key, &[&asked])
                         .query_async(&mut conn)
                         .await
