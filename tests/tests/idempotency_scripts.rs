@@ -59,11 +59,6 @@ if string.sub(head, 52, 51 + about) ~= asked then return { 4, 0, 0, 0 } end
 return { 3, math.floor(math.max(told - since, 0) / 1000), fence, 0, string.sub(head, 52 + about + owner) }
 ";
 
-/// Two digits become two bytes.
-const MANNER: &str = "
-ARGV[3] = string.char(string.sub(ARGV[3], 1, 1), string.sub(ARGV[3], 2))
-";
-
 macro_rules! script {
     ($($file:literal),+) => {
         concat!(
@@ -127,8 +122,7 @@ impl Both {
         } else {
             "return run()"
         };
-        let more = if script == CLAIM { MANNER } else { "" };
-        let source = format!("{TOLD}{PACK}{more}{script}{end}");
+        let source = format!("{TOLD}{PACK}{script}{end}");
         let now = self.now.to_string();
         let mut words = vec!["EVAL", &source, "1", KEY];
         words.extend(args.iter().map(String::as_str));
@@ -160,15 +154,12 @@ impl Both {
             Takeover::Any => 2,
             _ => 1,
         };
+        let manner = takeover + 4 * (self.now % 2);
         let (about, retention) = (text(&claim.fingerprint), claim.retention_ms);
         let (lease, owner) = (claim.lease_ms, &claim.owner);
         let sizes = format!("{},{}", about.len(), owner.len());
-        let args = [
-            format!("<ddddBBB 0,0,{lease},{retention},{sizes},0 {about}{owner}"),
-            retention.to_string(),
-            format!("{takeover}{}", self.now % 2),
-        ];
-        let told = self.run(CLAIM, &args);
+        let asked = format!("<ddddBBB 0,{manner},{lease},{retention},{sizes},0 {about}{owner}");
+        let told = self.run(CLAIM, &[asked]);
         let claimed = self.record.claim(claim, self.now);
         assert_eq!(told, claim_words(&claimed), "{claim:?} at {}", self.now);
         match claimed {

@@ -12,27 +12,25 @@ const MARK: u8 = 249;
 /// Bytes of a record before its fingerprint.
 const HEAD: usize = 51;
 
-/// The record of a new key, as it is behind its fence.
-pub(super) fn claim(claim: &Claim) -> Vec<u8> {
-    let names = [&claim.fingerprint[..], claim.owner.as_bytes()];
-    let mut asked = Vec::with_capacity(HEAD + names[0].len() + names[1].len());
-    asked.extend([0; 16]);
-    asked.extend(packed([claim.lease_ms, claim.retention_ms]));
-    asked.extend(names.map(size));
-    asked.push(0);
-    names.iter().for_each(|name| asked.extend(*name));
-    asked
-}
-
-/// How far a claim goes, and whether its process `listens` for news.
-pub(super) fn manner(claim: &Claim, listens: bool) -> [u8; 2] {
+/// The record of a new key, as it is behind its fence, with how far the claim goes, and whether its process `listens` for
+/// news, where others have a moment.
+pub(super) fn claim(claim: &Claim, listens: bool) -> Vec<u8> {
     let takeover = match claim.takeover {
         Takeover::Never => 0,
         Takeover::Any => 2,
         // What it is by default.
         _ => 1,
     };
-    [takeover, listens.into()]
+    let manner = takeover + 4 * u64::from(listens);
+    let names = [&claim.fingerprint[..], claim.owner.as_bytes()];
+    let mut asked = Vec::with_capacity(HEAD + names[0].len() + names[1].len());
+    for number in [0, manner, claim.lease_ms, claim.retention_ms] {
+        asked.extend((number as f64).to_le_bytes());
+    }
+    asked.extend(names.map(size));
+    asked.push(0);
+    names.iter().for_each(|name| asked.extend(*name));
+    asked
 }
 
 /// The record as its holder knows it, with `bytes` that the script takes. If the work is done, `since` that moment.
