@@ -31,7 +31,7 @@
 //! # Size
 //! Redis' Lua hashes every byte of an outcome, when it is recorded and with each replay: some 2 us of the server a kilobyte,
 //! where a GET takes 0.1. Outcomes of more than some ten kilobytes are better
-//! [compressed](resilience_core::idempotency::Seal), or kept elsewhere and recorded by name.
+//! [compressed](resilience_core::idempotency::Sealing), or kept elsewhere and recorded by name.
 //!
 //! # What a failover loses
 //! Redis copies to its replicas after it has answered. A claim or an outcome that was answered a moment before the
