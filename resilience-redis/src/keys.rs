@@ -100,9 +100,21 @@ fn escape(mut part: &str, out: &mut String) {
     out.push_str(part);
 }
 
-const fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b'@' | b'+' | b'=')
+fn is_plain(byte: u8) -> bool {
+    PLAIN[byte as usize]
 }
+
+/// By byte: every key is looked through.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        plain[byte] = (byte as u8).is_ascii_alphanumeric()
+            || matches!(byte as u8, b'-' | b'_' | b'.' | b'/' | b'@' | b'+' | b'=');
+        byte += 1;
+    }
+    plain
+};
 
 #[cfg(test)]
 mod tests {
