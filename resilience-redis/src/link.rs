@@ -16,9 +16,11 @@ mod clock;
 mod subscriptions;
 
 use std::{
+    any::Any,
     collections::{HashMap, HashSet},
     convert::Infallible,
     fmt,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -27,6 +29,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures_util::FutureExt;
 use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
 use resilience_core::{
     Verdict,
@@ -363,9 +366,13 @@ impl Shared {
         let on_push = self.on_push(number);
         let opening = Conn::open(&self.target, self.patience, self.roots.as_ref(), on_push);
         // The client's own timeout covers the socket, not the lookup and the handshake.
+        // The TLS library panics in a program that has to choose how it encrypts, and has not: as an error, that can be seen
+        // from outside, and ends when it is chosen.
+        let opening = AssertUnwindSafe(opening).catch_unwind();
         let mut conn = match timeout(self.patience.connect * 2, opening).await {
-            Ok(Ok(conn)) => conn,
-            Ok(Err(error)) => return Err(error.to_string()),
+            Ok(Ok(Ok(conn))) => conn,
+            Ok(Ok(Err(error))) => return Err(error.to_string()),
+            Ok(Err(panic)) => return Err(format!("panicked: {}", said(&*panic))),
             Err(_) => return Err("no answer while connecting".into()),
         };
         match timeout(self.budget.limit(), conn.time()).await {
@@ -525,6 +532,13 @@ fn guard() -> CircuitBreaker {
         .dropped(Dropped::Ignored)
         .build()
         .expect("fixed settings that are good")
+}
+
+/// What a panic has to say.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("without a word").trim()
 }
 
 /// The policy by which a server with this `INFO memory` drops keys that have not expired, if it does.

@@ -30,6 +30,8 @@ impl Authority {
 }
 
 fn connect(server: &RedisServer, roots: &str) -> Redis {
+    // What a program does; the tests share one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Redis::builder(&server.tls_url())
         .budget(Duration::from_secs(2))
         .root_certificates(roots)
