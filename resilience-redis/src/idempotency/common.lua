@@ -8,7 +8,8 @@
 -- 1 released, 2 ended, 3 unknown), whether there is a checkpoint, attempt; then doubles: fence, since, until, lease,
 -- retention; then the bytes of the fingerprint and of the owner, and whether somebody listens for what becomes of it.
 -- Moments are in microseconds on the server's clock, leases and retentions in milliseconds. A record that is new has no
--- moment but its fence, from which the other two follow (in the place of `until` it has what claim.lua was asked). When a record is over, the key's TTL knows.
+-- moment but its fence, from which the other two follow (in the place of `until` it has what claim.lua was asked). When a
+-- record is over, the key's TTL knows.
 
 local key = KEYS[1]
 local mark, phase, previous, left, attempt, fence, since, till, lease, retention, about_size, owner_size, heard =

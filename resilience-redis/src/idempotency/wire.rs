@@ -24,9 +24,8 @@ pub(super) fn claim(claim: &Claim, listens: bool) -> Vec<u8> {
     let manner = takeover + 4 * u64::from(listens);
     let names = [&claim.fingerprint[..], claim.owner.as_bytes()];
     let mut asked = Vec::with_capacity(HEAD + names[0].len() + names[1].len());
-    for number in [0, manner, claim.lease_ms, claim.retention_ms] {
-        asked.extend((number as f64).to_le_bytes());
-    }
+    asked.extend(packed([0, manner]));
+    asked.extend(packed([claim.lease_ms, claim.retention_ms]));
     asked.extend(names.map(size));
     asked.push(0);
     names.iter().for_each(|name| asked.extend(*name));

@@ -9,7 +9,7 @@ use resilience_core::limit::{
 use crate::{
     bare::{connection, evalsha, load, per_second},
     fleet::{connect, ms},
-    limit_script,
+    limit_script::{self, DECIDE},
     redis::RedisServer,
     report::{Target, figure, quantile},
 };
@@ -17,13 +17,6 @@ use crate::{
 #[path = "../../../resilience-core/src/limit/exact.rs"]
 mod exact;
 
-const OURS: &str = concat!(
-    include_str!("../../../resilience-redis/src/limit/one.lua"),
-    "\n",
-    include_str!("../../../resilience-redis/src/limit/bucket.lua"),
-    "\n",
-    include_str!("../../../resilience-redis/src/limit/decide.lua")
-);
 const GCRA: &str = include_str!("gcra.lua");
 
 pub(crate) async fn run() {
@@ -106,8 +99,8 @@ async fn cpu(server: &RedisServer) {
     let gcra_refuses: [&[u8]; 4] = [b"10", b"1", b"1000", b"1"];
     let key = |name: &str| format!("{{resilience:limit:api:{name}}}");
     let mut all = [
-        Asked::new(&mut conn, OURS, &key("tenant-1"), &[&passes]).await,
-        Asked::new(&mut conn, OURS, &key("tenant-2"), &[&refuses]).await,
+        Asked::new(&mut conn, DECIDE, &key("tenant-1"), &[&passes]).await,
+        Asked::new(&mut conn, DECIDE, &key("tenant-2"), &[&refuses]).await,
         Asked::new(&mut conn, GCRA, &key("tenant-3"), &gcra_passes).await,
         Asked::new(&mut conn, GCRA, &key("tenant-4"), &gcra_refuses).await,
     ];
@@ -175,7 +168,7 @@ async fn throughput(server: &RedisServer) {
     const TASKS: usize = 64;
     let store = connect(&server.url()).await.limits();
     let mut conn = connection(server).await;
-    let digest = load(&mut conn, OURS).await;
+    let digest = load(&mut conn, DECIDE).await;
     let (mut bare, mut whole) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
         let (conn, digest) = (conn.clone(), digest.clone());
