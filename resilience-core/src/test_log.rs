@@ -2,7 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
+};
+
+use tracing::{
+    Dispatch,
+    subscriber::{DefaultGuard, NoSubscriber},
 };
 
 #[derive(Clone, Default)]
@@ -19,8 +24,13 @@ impl io::Write for Log {
     }
 }
 
-/// The events of target `resilience` that `work` leaves on this thread, one a line, without time and level.
-pub(crate) fn events_of(work: impl FnOnce()) -> Vec<String> {
+/// This thread's log, until it is dropped.
+pub(crate) struct Listening {
+    log: Log,
+    _default: DefaultGuard,
+}
+
+pub(crate) fn listen() -> Listening {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -29,10 +39,37 @@ pub(crate) fn events_of(work: impl FnOnce()) -> Vec<String> {
         .without_time()
         .with_writer(move || writer.clone())
         .finish();
-    tracing::subscriber::with_default(subscriber, work);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let ours = text
-        .lines()
-        .filter_map(|line| line.split_once(" resilience: "));
-    ours.map(|(_, event)| event.to_owned()).collect()
+    Listening {
+        log,
+        _default: set_default(subscriber),
+    }
+}
+
+impl Listening {
+    /// The events of target `resilience` so far, one a line, without time and level.
+    pub(crate) fn events(&self) -> Vec<String> {
+        let text = String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap();
+        let ours = text
+            .lines()
+            .filter_map(|line| line.split_once(" resilience: "));
+        ours.map(|(_, event)| event.to_owned()).collect()
+    }
+}
+
+/// The events of target `resilience` that `work` leaves on this thread, one a line, without time and level.
+pub(crate) fn events_of(work: impl FnOnce()) -> Vec<String> {
+    let listening = listen();
+    work();
+    listening.events()
+}
+
+/// Makes this thread's events go to `subscriber`.
+///
+/// As long as there is a single subscriber in a process, `tracing` asks the thread that meets an event first whether anybody
+/// wants it, and remembers the answer for all threads; that thread may be another test's, which does not listen. So there
+/// is always a second one here: then it asks all of them.
+pub(crate) fn set_default(subscriber: impl Into<Dispatch>) -> DefaultGuard {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+    LazyLock::force(&SECOND);
+    tracing::dispatcher::set_default(&subscriber.into())
 }

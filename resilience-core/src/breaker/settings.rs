@@ -151,7 +151,8 @@ impl HalfOpen {
     }
 
     /// How long after the first probe the verdict falls at the latest: probes that are still out then count as
-    /// failures, probes never sent do not count. Default: 30 seconds.
+    /// failures, probes never sent do not count. Once all probes have come back with results that are ignored, the next
+    /// one counts as the first. Default: 30 seconds.
     pub const fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = Some(wait);
         self

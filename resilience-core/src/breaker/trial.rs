@@ -10,7 +10,9 @@ pub(super) struct Trial {
     pub(super) judged: u32,
     pub(super) failed: u32,
     pub(super) slow: u32,
-    /// When the first of the probes that matter went out.
+    /// When the first probe went out since there was none, out or judged. Which of several is given back cannot be told
+    /// apart, so the others do not get a longer wait: with one that hangs, calls that come and go would put off its end
+    /// for ever.
     since: Option<Moment>,
 }
 
@@ -150,6 +152,15 @@ mod tests {
         assert_eq!(trial.ends(&rules), Some(at(35)));
         trial.give_back();
         assert_eq!(trial.ends(&rules), None);
+        trial.send(&rules, at(40));
+        trial.send(&rules, at(45));
+        trial.give_back();
+        assert_eq!(
+            trial.ends(&rules),
+            Some(at(70)),
+            "one is out: the clock runs from the first"
+        );
+        trial.give_back();
         trial.send(&rules, at(50));
         trial.judge(false, false);
         trial.send(&rules, at(60));

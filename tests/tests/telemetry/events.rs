@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,8 +29,9 @@ use resilience_tests::{
 };
 use tower::Layer;
 use tracing::{
-    Event, Level, Subscriber,
+    Dispatch, Event, Level, Subscriber,
     field::{Field, Visit},
+    subscriber::{DefaultGuard, NoSubscriber},
 };
 use tracing_subscriber::{
     layer::{Context, SubscriberExt},
@@ -80,6 +81,16 @@ impl Visit for Fields {
     }
 }
 
+/// What this thread says, until the guard is dropped. There is always a second subscriber: with a single one, `tracing` may
+/// remember for all threads that a test which does not listen has no use for an event.
+fn listen() -> (Recorder, DefaultGuard) {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+    LazyLock::force(&SECOND);
+    let recorder = Recorder::default();
+    let subscriber = Registry::default().with(recorder.clone());
+    (recorder, tracing::subscriber::set_default(subscriber))
+}
+
 impl Recorder {
     /// Takes the events out that were seen so far.
     fn take(&self) -> Vec<Seen> {
@@ -104,8 +115,7 @@ impl Recorder {
 
 #[tokio::test(start_paused = true)]
 async fn events_have_stable_names_and_fields() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let (recorder, _default) = listen();
     let (name, probe) = ("events", Probe::default());
 
     let breaker = CircuitBreaker::builder(name)
@@ -257,8 +267,7 @@ async fn events_have_stable_names_and_fields() {
 /// A call that passes says nothing: at some thousands a second, even a debug line is too much.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_passes_is_silent() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let (recorder, _default) = listen();
     let probe = Probe::default();
     let timeout = Timeout::new("silent", LONG).unwrap();
     let retry = Retry::builder("silent").build().unwrap();
@@ -277,8 +286,7 @@ async fn a_call_that_passes_is_silent() {
 /// What callers see of a key, and what only operators do.
 #[tokio::test(start_paused = true)]
 async fn events_of_idempotency_keys_have_stable_names_and_fields() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let (recorder, _default) = listen();
     let store = idempotency::InProcess::new();
     let keys = idempotency::Idempotency::builder("keys");
     let keys = keys.store(store.clone()).max_outcome(8).build().unwrap();
@@ -337,8 +345,7 @@ async fn events_of_idempotency_keys_have_stable_names_and_fields() {
 /// A lease that is lost is told as soon as it is, and once more when the work has ended.
 #[tokio::test(start_paused = true)]
 async fn the_loss_of_a_lease_is_told() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let (recorder, _default) = listen();
     let store = idempotency::InProcess::new();
     let keys = idempotency::Idempotency::builder("lost");
     let keys = keys.store(store.clone()).build().unwrap();
@@ -367,8 +374,7 @@ async fn the_loss_of_a_lease_is_told() {
 /// Once, however many calls there are meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_falls_silent_is_told_and_that_it_is_back() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let (recorder, _default) = listen();
     let seven = |_| async { Ok::<_, io::Error>(7_u32) };
     let redis = Redis::connect(&format!("redis://127.0.0.1:{}", free_port())).unwrap();
     let keys = idempotency::Idempotency::builder("silent").store(redis.idempotency());
@@ -405,8 +411,7 @@ async fn a_store_that_falls_silent_is_told_and_that_it_is_back() {
 
 #[tokio::test]
 async fn a_transaction_of_an_inbox_that_begins_again_is_told() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(Registry::default().with(recorder.clone()));
+    let (recorder, _default) = listen();
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
     let pool = pool.connect("sqlite::memory:").await.unwrap();
     let inbox = SqliteInbox::builder("inbox").build().unwrap();

@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     breaker::{Cause, Event, Order, State},
     telemetry::Source,
+    test_log,
 };
 
 fn rest(events: &mut super::super::Events) -> Vec<Event> {
@@ -140,7 +141,7 @@ async fn changes_and_rejections_are_logged_and_the_subscriber_may_look_at_the_br
     let subscriber = tracing_subscriber::registry().with(log.clone().with_filter(
         tracing_subscriber::filter::filter_fn(|metadata| metadata.target() == "resilience"),
     ));
-    let _default = tracing::subscriber::set_default(subscriber);
+    let _default = test_log::set_default(subscriber);
     let breaker = builder().half_open(HalfOpen::probes(1)).build().unwrap();
     *log.breaker.lock().unwrap() = Some(breaker.clone());
     trip(&breaker);

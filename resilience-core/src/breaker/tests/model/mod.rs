@@ -90,6 +90,7 @@ fn run(setup: &Setup, steps: &[Step]) -> Result<u64, TestCaseError> {
         order: None,
         calls: Vec::new(),
         probes: Vec::new(),
+        probing_since: None,
         trips: 0,
         closed_at: 0,
     };

@@ -89,7 +89,6 @@ pub(super) struct Done {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe {
     pub(super) generation: u64,
-    pub(super) sent: u64,
     pub(super) judged: Option<(bool, bool)>,
 }
 
@@ -103,6 +102,8 @@ pub(super) struct Model<'a> {
     pub(super) order: Option<(Kind, Option<u64>)>,
     pub(super) calls: Vec<Done>,
     pub(super) probes: Vec<Probe>,
+    /// When the first probe went out since there was none.
+    pub(super) probing_since: Option<u64>,
     pub(super) trips: u32,
     pub(super) closed_at: u64,
 }
@@ -164,8 +165,7 @@ impl Model<'_> {
     }
 
     pub(super) fn wait_ends(&self) -> Option<u64> {
-        let first = self.live_probes().iter().map(|p| p.sent).min()?;
-        Some(first + self.setup.max_wait?)
+        Some(self.probing_since? + self.setup.max_wait?)
     }
 
     pub(super) fn bad_probes(&self, failed: usize, slow: usize, of: usize) -> bool {
@@ -179,6 +179,7 @@ impl Model<'_> {
         }
         self.phase = phase;
         self.generation += 1;
+        self.probing_since = None;
     }
 
     pub(super) fn enter_stage(&mut self, stage: usize) {
@@ -241,10 +242,9 @@ impl Model<'_> {
         match decision {
             Ok(ticket) => {
                 if ticket.probe {
-                    let (generation, sent) = (self.generation, self.now);
+                    self.probing_since.get_or_insert(self.now);
                     self.probes.push(Probe {
-                        generation,
-                        sent,
+                        generation: self.generation,
                         judged: None,
                     });
                 }
@@ -310,6 +310,9 @@ impl Model<'_> {
         } = how
         else {
             self.probes.remove(at);
+            if self.live_probes().is_empty() {
+                self.probing_since = None;
+            }
             return;
         };
         self.probes[at].judged = Some((failed, slow));
