@@ -36,7 +36,7 @@ docs: ## Build the documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(TESTED)
 
 features: ## Check every combination of features that somebody may choose
-	CARGO="$(CARGO)" .ci/features
+	CARGO="$(CARGO)" TESTED="$(TESTED)" .ci/features
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --profile loom --lib loom

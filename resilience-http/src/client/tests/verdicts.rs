@@ -96,26 +96,6 @@ async fn a_handshake_that_tls_refuses_is_permanent() {
     assert_eq!(verdict(refused), Verdict::Permanent);
 }
 
-#[cfg(feature = "rustls")]
-#[tokio::test]
-async fn a_server_that_does_not_speak_tls_is_permanent() {
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
-
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream
-            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            .await
-            .unwrap();
-        stream
-    };
-    let call = plain().get(format!("https://{address}/")).send();
-    let (result, _stream) = tokio::join!(call, server);
-    assert_eq!(verdict(result.unwrap_err()), Verdict::Permanent);
-}
-
 #[tokio::test]
 async fn a_connection_that_breaks_is_transient() {
     for end in [Step::Reset, Step::Close] {
