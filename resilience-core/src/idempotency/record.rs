@@ -425,7 +425,7 @@ impl Record {
         step: impl FnOnce(&mut Self),
     ) -> Kept {
         self.forget(now);
-        if self.fence == holder.fence && self.owner == holder.owner {
+        if self.is_held_by(holder) {
             if !from.contains(&self.phase) {
                 return Kept::Lost(Loss::Over);
             }
@@ -443,6 +443,14 @@ impl Record {
         self.restore(holder);
         step(self);
         Kept::Restored
+    }
+
+    /// A fence may be given twice where a record was lost, and the clock stood still or stepped back: to whom, and for what,
+    /// tells these apart.
+    fn is_held_by(&self, holder: &Holder) -> bool {
+        self.fence == holder.fence
+            && self.owner == holder.owner
+            && self.fingerprint == holder.fingerprint
     }
 
     fn restore(&mut self, holder: &Holder) {

@@ -181,6 +181,23 @@ fn owner_and_fence_must_both_be_right() {
     }
 }
 
+/// The record is lost, and the same owner claims the key for other work within the same microsecond.
+#[test]
+fn a_fence_that_is_given_twice_is_of_the_work_that_is_in_the_record() {
+    let mut record = Record::default();
+    let first = hold(&mut record, "a", START);
+    let mut record = Record::default();
+    let other = Claim {
+        fingerprint: Bytes::from_static(b"other"),
+        ..claim("a")
+    };
+    let second = Holder::new(&other, &granted(record.claim(&other, START)));
+    assert_eq!(first.fence, second.fence);
+    let taken = Kept::Lost(Loss::Taken);
+    assert_eq!(record.complete(&first, &done("7"), START + MS), taken);
+    assert_eq!(record.complete(&second, &done("8"), START + MS), Kept::Kept);
+}
+
 #[test]
 fn a_lease_that_has_ended_is_still_the_holders_until_somebody_takes_over() {
     let mut record = Record::default();
