@@ -77,8 +77,7 @@ impl RedisServer {
     /// A server of another program, with further arguments.
     #[must_use]
     pub fn start_flavour(flavour: Flavour, args: &[&str]) -> Self {
-        let dir = new_dir();
-        Self::on_some_port(|port| Self::new(flavour, port, &dir, plain(port, args)))
+        Self::on_some_port(|port, dir| Self::new(flavour, port, dir, plain(port, args)))
     }
 
     /// A server on a port that was chosen before.
@@ -91,11 +90,10 @@ impl RedisServer {
     /// A server that speaks TLS only; the files are in PEM. See [`tls_url`](Self::tls_url).
     #[must_use]
     pub fn start_tls(certificate: &str, key: &str, ca: &str) -> Self {
-        let dir = new_dir();
-        for (name, text) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
-            fs::write(dir.join(name), text).expect("a file for the server");
-        }
-        Self::on_some_port(|port| {
+        Self::on_some_port(|port, dir| {
+            for (name, text) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
+                fs::write(dir.join(name), text).expect("a file for the server");
+            }
             let mut args = plain(0, &["--tls-auth-clients", "no", "--tls-port"]);
             args.push(port.to_string());
             for (option, name) in [
@@ -105,19 +103,18 @@ impl RedisServer {
             ] {
                 args.extend([option.to_owned(), dir.join(name).display().to_string()]);
             }
-            Self::new(Flavour::Redis, port, &dir, args)
+            Self::new(Flavour::Redis, port, dir, args)
         })
     }
 
     /// A sentinel; `config` are the lines of its file, but for the port.
     pub(crate) fn start_sentinel(config: &str) -> Self {
-        let dir = new_dir();
-        Self::on_some_port(|port| {
+        Self::on_some_port(|port, dir| {
             let file = dir.join("sentinel.conf");
             let head = format!("port {port}\nbind 127.0.0.1\ndir {}\n", dir.display());
             fs::write(&file, head + config).expect("a configuration file");
             let args = vec![file.display().to_string(), "--sentinel".to_owned()];
-            let mut server = Self::new(Flavour::Redis, port, &dir, args);
+            let mut server = Self::new(Flavour::Redis, port, dir, args);
             server.ready = "+monitor";
             server
         })
@@ -238,10 +235,11 @@ impl RedisServer {
         }
     }
 
-    fn on_some_port(make: impl Fn(u16) -> Self) -> Self {
+    /// Each try has a directory of its own: a server that did not come up takes its own with it.
+    fn on_some_port(make: impl Fn(u16, &Path) -> Self) -> Self {
         let mut failures = Vec::new();
         for port in free_ports().take(5) {
-            match make(port).run() {
+            match make(port, &new_dir()).run() {
                 Ok(server) => return server,
                 // Somebody else was quicker to take the port: try the next.
                 Err(log) => failures.push(log),
@@ -433,5 +431,18 @@ mod tests {
         server.restart();
         assert_eq!(server.command("GET a"), "");
         assert_ne!(server.process(), process);
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_took_costs_one_try() {
+        let first = RedisServer::start();
+        let tries = std::cell::Cell::new(0);
+        let second = RedisServer::on_some_port(|port, dir| {
+            tries.set(tries.get() + 1);
+            let port = if tries.get() == 1 { first.port } else { port };
+            RedisServer::new(Flavour::Redis, port, dir, plain(port, &[]))
+        });
+        assert_eq!(tries.get(), 2);
+        assert_eq!(second.command("PING"), "PONG");
     }
 }
