@@ -1,16 +1,18 @@
 # The commands that people repeat. `make help` lists them. Continuous integration calls the same ones (.ci/run).
 
-# What tests and lints switch on. The TLS features stay out: they cost a minute of C, and only one TLS library can be
-# in a program; `make features` sees to them.
+# What tests and lints switch on. TLS is switched on by the tests themselves (tests/Cargo.toml).
 FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
 # The peers bring features of their own, which must not leak into what is tested: built apart. One of them asks for a newer
 # compiler than it needs.
 PEERS := --ignore-rust-version -p resilience-peers
-TESTED := --workspace --exclude resilience-benches --exclude resilience-peers --features $(FEATURES)
+# One selection for whatever is only checked (lints, documentation, combinations of features), and one for what is run: so
+# dependencies are compiled twice in all.
+CHECKED := --workspace --exclude resilience-peers --features $(FEATURES)
+TESTED := --workspace --exclude resilience-peers --exclude resilience-benches --exclude resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint fmt docs features loom deny fuzz figures torture bench storm ci
+.PHONY: help setup test peers lint fmt docs features loom deny fuzz figures torture bench storm ci
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,25 +20,28 @@ help: ## List the targets
 setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, redis-server)
 	tests/setup.sh
 
+# Part of it: make test ONLY="--test redis" FILTER=regions::
 test: setup ## Every test: units, properties, real servers, a real PostgreSQL, real Redis servers, documentation, allocations
-	$(CARGO) test --no-fail-fast $(TESTED)
+	$(CARGO) test --no-fail-fast $(TESTED) $(or $(ONLY),--tests) $(and $(FILTER),-- $(FILTER))
+	$(if $(ONLY)$(FILTER),,$(CARGO) test --no-fail-fast $(TESTED) --doc)
+
+peers: setup ## What the peers do when it matters, beside ours (a job of its own: not part of `make ci`)
+	$(CARGO) clippy $(PEERS) --all-targets -- -D warnings
 	$(CARGO) test --no-fail-fast -p resilience-benches
 	$(CARGO) test --no-fail-fast $(PEERS)
 
 lint: ## Formatting and lints, warnings as errors
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(TESTED) --all-targets -- -D warnings
-	$(CARGO) clippy -p resilience-benches --all-targets -- -D warnings
-	$(CARGO) clippy $(PEERS) --all-targets -- -D warnings
+	$(CARGO) clippy $(CHECKED) --all-targets -- -D warnings
 
 fmt: ## Format everything
 	$(CARGO) fmt --all
 
 docs: ## Build the documentation, warnings as errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(TESTED)
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(CHECKED)
 
 features: ## Check every combination of features that somebody may choose
-	CARGO="$(CARGO)" TESTED="$(TESTED)" .ci/features
+	CARGO="$(CARGO)" .ci/features
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --profile loom --lib loom

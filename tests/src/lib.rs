@@ -1,4 +1,4 @@
-//! What the cross-crate tests share.
+#![doc = include_str!("../README.md")]
 
 pub mod breaker_conformance;
 pub mod bulkhead_conformance;

@@ -1,4 +1,5 @@
-//! The contracts of every layer: the harness proven on layers that break them, then run over the toolkit.
+//! What holds for every layer: the contracts (the harness proven on layers that break them, then run over the toolkit), the
+//! metrics and events, and the table of traps.
 
 mod client;
 mod company;
@@ -6,4 +7,6 @@ mod harness;
 mod layers;
 mod server;
 mod stacks;
+mod telemetry;
+mod traps;
 mod types;

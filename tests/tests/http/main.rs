@@ -5,3 +5,4 @@ mod faults;
 mod lost_reply;
 mod network;
 mod rig;
+mod tls;

@@ -1,0 +1,7 @@
+//! Requests that take effect once, around axum: in memory where that is enough, on a real socket where clients hang up.
+
+mod hang_up;
+mod keeping;
+mod refusing;
+mod replaying;
+mod rig;

@@ -1,0 +1,9 @@
+//! The layers of a server and the guarded client, around axum and plain services. One program: linking is what costs.
+#![cfg(feature = "server")]
+
+#[cfg(all(feature = "axum", feature = "client"))]
+mod idempotency;
+#[cfg(all(feature = "axum", feature = "client"))]
+mod rate_limit;
+mod server;
+mod server_on_the_wire;

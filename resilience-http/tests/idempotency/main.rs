@@ -1,8 +1,0 @@
-//! Requests that take effect once, around axum: in memory where that is enough, on a real socket where clients hang up.
-#![cfg(all(feature = "axum", feature = "client"))]
-
-mod hang_up;
-mod keeping;
-mod refusing;
-mod replaying;
-mod rig;

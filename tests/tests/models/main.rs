@@ -1,0 +1,4 @@
+//! Protocols, model-checked: every order of events in a small world, over the records that run in production.
+
+mod fleet;
+mod key;

@@ -1,0 +1,22 @@
+//! What is shared over Redis, on real servers: the suite that every store passes, the scripts held to the records in Rust,
+//! and servers and processes that fail in every way.
+
+mod breaker_faults;
+mod breaker_scripts;
+mod breaker_stores;
+mod bulkhead_faults;
+mod bulkhead_scripts;
+mod bulkhead_stores;
+mod harness;
+mod idempotency_faults;
+mod idempotency_scripts;
+mod idempotency_stores;
+mod limit_stores;
+mod link;
+mod peer_limits;
+mod regions;
+mod shared_breaker;
+mod shared_breaker_processes;
+mod shared_limits;
+mod tls;
+mod torture;
