@@ -5,7 +5,7 @@
 //! cargo bench -p resilience-benches -- --figures     one JSON line per figure, for scripts
 //! cargo bench -p resilience-benches -- --json        one JSON line per subject
 //! cargo bench -p resilience-benches -- --only TEXT   subjects whose name contains TEXT (with =TEXT: is TEXT)
-//! cargo test -p resilience-benches                   counts allocations, takes no times
+//! cargo test -p resilience-benches                   what the peers do when it matters (`make peers`), takes no times
 //! ```
 //!
 //! How it is measured:
