@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
+    handle::{HandleTasks, StillRunning, StoreHandle},
     subscription::{Pushed, Subscription},
-    tasks::{HandleTasks, StillRunning, StoreTasks},
 };
 
 /// What a handle does in the background. The methods run one at a time; each should be bounded by time budgets, since the
@@ -103,7 +103,7 @@ pub(crate) fn spawn<A: Agent>(
     agent: A,
     pushes: Option<Subscription<A::Push>>,
     waker: Waker,
-    tasks: &StoreTasks,
+    tasks: &StoreHandle,
     runtime: &Handle,
 ) -> AgentHandle {
     let tasks = tasks.of_handle();
@@ -111,7 +111,7 @@ pub(crate) fn spawn<A: Agent>(
     AgentHandle { waker, tasks }
 }
 
-async fn run<A: Agent>(
+pub(super) async fn run<A: Agent>(
     mut agent: A,
     mut pushes: Option<Subscription<A::Push>>,
     waker: Waker,

@@ -12,7 +12,7 @@
 //! | [`FleetOptions`] | the builder part for instance name, time budget, heartbeat and outage policy |
 //! | [`OnOutage`] | what happens to calls while the store is unavailable |
 //! | [`Subscription`], [`Pushed`] | messages from a store, latest value only |
-//! | [`StoreTasks`] | the background tasks that use one store, for an orderly shutdown |
+//! | [`StoreHandle`], [`MemberStore`] | one process' use of one store: background tasks, orderly shutdown, heartbeat |
 //!
 //! # Health
 //! A store is unavailable after three failures in a row: errors, or no answer within the budget. From then on
@@ -25,27 +25,30 @@
 //! force, and one `INFO` event `store available` when it answers again, both with `pattern` and `name`.
 //!
 //! # Shutdown
-//! Handles that run a task have a `shutdown` method. [`StoreTasks::shutdown`] ends all tasks of a store.
+//! Handles that run a task have a `shutdown` method. [`StoreHandle::shutdown`] ends all tasks of a store.
 
 #![allow(dead_code, reason = "the patterns move onto the kernel one at a time")]
 
 mod agent;
 mod client;
+mod handle;
 mod health;
+mod heartbeat;
 mod instance;
+mod membership;
 mod options;
 mod outage;
 mod store;
 mod subscription;
-mod tasks;
 mod time;
 
 pub use self::{
+    handle::{StillRunning, StoreHandle},
+    membership::MemberStore,
     options::FleetOptions,
     outage::OnOutage,
     store::{StoreError, StoreFuture},
     subscription::{Pushed, Subscription},
-    tasks::{StillRunning, StoreTasks},
 };
 
 #[allow(
@@ -55,8 +58,9 @@ pub use self::{
 pub(crate) use self::{
     agent::{Agent, AgentHandle, Waker, spawn},
     client::{Probe, StoreClient},
+    handle::HandleTasks,
+    heartbeat::join,
     instance::instance_id,
     options::{FleetDefaults, FleetSettings},
-    tasks::HandleTasks,
     time::{certain_until, jittered, millis},
 };

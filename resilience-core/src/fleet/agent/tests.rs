@@ -48,7 +48,7 @@ struct Started {
     handle: AgentHandle,
     entries: Arc<Mutex<Vec<String>>>,
     pushes: watch::Sender<Pushed<u32>>,
-    tasks: StoreTasks,
+    tasks: StoreHandle,
 }
 
 fn start(closing_takes: Duration) -> Started {
@@ -58,7 +58,7 @@ fn start(closing_takes: Duration) -> Started {
         next_due: Instant::now() + Duration::from_secs(10),
         closing_takes,
     };
-    let (pushes, tasks) = (watch::Sender::new(Pushed::None), StoreTasks::new());
+    let (pushes, tasks) = (watch::Sender::new(Pushed::None), StoreHandle::new());
     let subscription = Some(Subscription::new(pushes.subscribe()));
     let handle = spawn(
         agent,

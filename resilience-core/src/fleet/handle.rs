@@ -1,4 +1,4 @@
-//! Background tasks, and their orderly end.
+//! One process' use of one store: background tasks, their orderly end, and the sign of life.
 
 use std::{
     any::{Any, TypeId},
@@ -12,23 +12,62 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The background tasks of all handles that use one store.
+use super::membership::{MemberStore, Membership};
+
+/// One process' use of one store: its background tasks, and its sign of life.
 ///
-/// A store keeps one and returns it from its trait's `tasks` method; clones of the store share it. Handles register
-/// their tasks with it, so that one [`shutdown`](Self::shutdown) ends them all in order: leases, places and tokens go
-/// back, what was acknowledged is written. `Redis` of `resilience-redis` has one for all stores made from it.
-#[derive(Clone, Default)]
-pub struct StoreTasks {
+/// A store keeps one and returns it from its trait's `handle` method; clones of the store share it. All handles built on
+/// the store (breakers, limits, ..) register their tasks with it, so that one [`shutdown`](Self::shutdown) ends them
+/// all in order: leases, places and tokens go back, what was acknowledged is written. One heartbeat for all of them tells
+/// the store that this instance is live. `Redis` of `resilience-redis` has one for all stores made from it. Two store
+/// handles in one process are two instances.
+#[derive(Clone)]
+pub struct StoreHandle(Arc<Inner>);
+
+struct Inner {
     closing: CancellationToken,
     running: TaskTracker,
-    shared: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
+    membership: Option<Arc<Membership>>,
+    shared: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
-impl StoreTasks {
-    /// No tasks yet.
+impl Drop for Inner {
+    /// The heartbeat ends with the last clone.
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+impl StoreHandle {
+    /// A handle without a heartbeat: live instances are counted by each pattern's own records.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::over(None)
+    }
+
+    /// A handle whose heartbeat goes to `members`.
+    #[must_use]
+    pub fn with_members(members: Arc<dyn MemberStore>) -> Self {
+        Self::over(Some(Arc::new(Membership::new(members))))
+    }
+
+    fn over(membership: Option<Arc<Membership>>) -> Self {
+        Self(Arc::new(Inner {
+            closing: CancellationToken::new(),
+            running: TaskTracker::new(),
+            membership,
+            shared: Mutex::default(),
+        }))
+    }
+
+    /// Live instances of this store, this one included, as of the last answered heartbeat. `None`: not known.
+    #[must_use]
+    pub fn live_instances(&self) -> Option<u64> {
+        self.0.membership.as_ref()?.live()
+    }
+
+    pub(super) fn membership(&self) -> Option<&Arc<Membership>> {
+        self.0.membership.as_ref()
     }
 
     /// Asks all tasks to end, and waits until what they must write is written, for at most `within`.
@@ -38,22 +77,22 @@ impl StoreTasks {
     /// # Errors
     /// [`StillRunning`] when some had not ended by then. They go on in the background.
     pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
-        self.closing.cancel();
-        ended(&self.running, within).await
+        self.0.closing.cancel();
+        ended(&self.0.running, within).await
     }
 
     /// The tasks of one handle.
     pub(crate) fn of_handle(&self) -> HandleTasks {
         HandleTasks {
-            closing: self.closing.child_token(),
+            closing: self.0.closing.child_token(),
             running: TaskTracker::new(),
-            of_store: self.running.clone(),
+            of_store: self.0.running.clone(),
         }
     }
 
     /// What all handles of one pattern on this store share, made when the first asks for it.
     pub(crate) fn shared<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.0.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = shared
             .entry(TypeId::of::<T>())
             .or_insert_with(|| Arc::new(T::default()));
@@ -63,11 +102,17 @@ impl StoreTasks {
     }
 }
 
-impl fmt::Debug for StoreTasks {
+impl Default for StoreHandle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for StoreHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreTasks")
-            .field("running", &self.running.len())
-            .field("closing", &self.closing.is_cancelled())
+        f.debug_struct("StoreHandle")
+            .field("running", &self.0.running.len())
+            .field("closing", &self.0.closing.is_cancelled())
             .finish_non_exhaustive()
     }
 }
