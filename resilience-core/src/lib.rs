@@ -67,6 +67,8 @@
 //! `sqlx`: classification of sqlx errors.
 //! `sqlx-postgres`, `sqlx-sqlite`: the same, and the inbox in that database.
 
+pub mod admission;
+mod backoff;
 pub mod breaker;
 pub mod bulkhead;
 pub mod classify;
@@ -75,6 +77,7 @@ pub mod deadline;
 pub mod error;
 pub mod execute;
 pub mod fallback;
+pub mod fleet;
 pub mod idempotency;
 pub mod keyed;
 pub mod lift;

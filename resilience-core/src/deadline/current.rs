@@ -10,6 +10,7 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::clock::{Clock, Moment};
 
@@ -231,5 +232,23 @@ pub(super) fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
+    }
+}
+
+/// When a wait of at most `max_wait` that begins now ends: one tick of tokio's timers before the deadline of the current
+/// call at the latest, so that a guard of the deadline further out receives a rejection and not a timeout that looks like
+/// the dependency's.
+pub(crate) fn before_deadline(max_wait: Duration) -> Instant {
+    const MARGIN: Duration = Duration::from_millis(1);
+    // As tokio has it: 30 years.
+    const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
+    let now = Instant::now();
+    let until = now.checked_add(max_wait).unwrap_or(now + FOREVER);
+    match current() {
+        Some(deadline) => {
+            let last = deadline.instant().checked_sub(MARGIN);
+            until.min(last.unwrap_or(now))
+        }
+        None => until,
     }
 }

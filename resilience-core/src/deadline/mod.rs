@@ -71,6 +71,8 @@ mod layer;
 mod readiness;
 mod timeout;
 
+#[allow(unused_imports, reason = "queues move onto it one at a time")]
+pub(crate) use current::before_deadline;
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
 pub use layer::{
     Clonable, PerRequest, ResponseFuture, SameForAll, TimeoutLayer, TimeoutService, Unclonable,

@@ -101,7 +101,6 @@
 //! thread's own reference counter and one on its own request counter. No allocation, no lock, no clock.
 
 mod attempt;
-mod backoff;
 mod bucket;
 mod budget;
 mod config;
@@ -110,8 +109,8 @@ mod layer;
 mod machine;
 mod replay;
 
+pub use crate::backoff::{Backoff, Delays};
 pub use attempt::attempt;
-pub use backoff::{Backoff, Delays};
 pub use budget::{RetryBudget, RetryBudgetBuilder};
 pub use config::{Retry, RetryBuilder};
 pub use future::ResponseFuture;

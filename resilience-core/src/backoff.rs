@@ -150,7 +150,7 @@ impl Backoff {
         Rng::with_seed(seed.wrapping_add(call))
     }
 
-    pub(super) fn validate(&self) -> Result<(), InvalidConfig> {
+    pub(crate) fn validate(&self) -> Result<(), InvalidConfig> {
         match self.kind {
             Kind::Fixed(_) | Kind::Custom(_) => Ok(()),
             Kind::Exponential { base, max }

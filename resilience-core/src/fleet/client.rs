@@ -1,0 +1,275 @@
+//! How a pattern asks its store.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    FleetSettings, OnOutage, Waker,
+    health::{Edge, Health},
+    store::{StoreError, StoreFuture},
+};
+use crate::{backoff::Backoff, error::Pattern};
+
+/// The cheapest question of a store trait: whether the store answers. Asked while it is unavailable.
+pub(crate) trait Probe: Send + Sync + 'static {
+    fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()>;
+}
+
+/// A store with a time budget for each step, and a memory of whether it answers. Clones share both.
+///
+/// Generic over the store trait (`StoreClient<dyn LimitStore>`). A step is a closure from the store to one of its
+/// futures. Cancel safe: a dropped step counts neither as a failure nor as a success.
+pub(crate) struct StoreClient<S: ?Sized>(Arc<Inner<S>>);
+
+struct Inner<S: ?Sized> {
+    pattern: Pattern,
+    name: Arc<str>,
+    budget: Duration,
+    on_outage: OnOutage,
+    health: Health,
+    /// Whether a task asks the store until it answers.
+    probing: AtomicBool,
+    /// The agent that is woken when the store is available again.
+    agent: OnceLock<Waker>,
+    live: AtomicU64,
+    errors: AtomicU64,
+    store: Arc<S>,
+}
+
+impl<S: Probe + ?Sized> StoreClient<S> {
+    pub(crate) fn new(
+        store: Arc<S>,
+        pattern: Pattern,
+        name: Arc<str>,
+        settings: &FleetSettings,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            pattern,
+            name,
+            budget: settings.budget,
+            on_outage: settings.on_outage,
+            health: Health::default(),
+            probing: AtomicBool::new(false),
+            agent: OnceLock::new(),
+            live: AtomicU64::new(1),
+            errors: AtomicU64::new(0),
+            store,
+        }))
+    }
+
+    /// One step, within the budget. Fails at once while the store is unavailable: for new questions.
+    pub(crate) async fn call<'a, T>(
+        &'a self,
+        step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        if !self.is_available() {
+            self.keep_probing();
+            return Err(StoreError::unavailable());
+        }
+        self.attempt(step).await
+    }
+
+    /// One step, within the budget, whether or not the store is available: for what completes, gives back or acknowledges.
+    pub(crate) async fn attempt<'a, T>(
+        &'a self,
+        step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        let answer = timeout(self.0.budget, step(&self.0.store)).await;
+        let answer = answer.unwrap_or_else(|_| Err(StoreError::timed_out()));
+        self.note(answer.as_ref().err());
+        answer
+    }
+
+    /// Repeats a step that may be repeated, with jittered backoff, until it succeeds or the next attempt would begin after
+    /// `until`; attempts it once at least. The error is ambiguous if any attempt's was.
+    pub(crate) async fn call_until<'a, T>(
+        &'a self,
+        until: Instant,
+        mut step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        let mut delays = backoff().delays();
+        let mut ambiguous = false;
+        loop {
+            let mut error = match self.attempt(&mut step).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            ambiguous |= error.ambiguous;
+            let wait = delays.next().unwrap_or(LONGEST_PAUSE);
+            if Instant::now() + wait >= until {
+                error.ambiguous = ambiguous;
+                return Err(error);
+            }
+            sleep(wait).await;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_available(&self) -> bool {
+        self.0.health.is_available()
+    }
+
+    /// Wakes an agent whenever the store is available again after it was not. The first call wins.
+    pub(crate) fn wake_on_return(&self, agent: Waker) {
+        // Losing to an earlier call is what the first line says.
+        let _ = self.0.agent.set(agent);
+    }
+
+    /// What becomes of calls while the store is unavailable.
+    pub(crate) fn on_outage(&self) -> OnOutage {
+        self.0.on_outage
+    }
+
+    pub(crate) fn budget(&self) -> Duration {
+        self.0.budget
+    }
+
+    /// Steps that failed so far.
+    pub(crate) fn errors(&self) -> u64 {
+        self.0.errors.load(Relaxed)
+    }
+
+    /// Notes how many instances the store counts as live, this one included.
+    pub(crate) fn saw_live(&self, instances: u64) {
+        self.0.live.store(instances.max(1), Relaxed);
+    }
+
+    /// How many instances were live when the store last told.
+    pub(crate) fn live_instances(&self) -> u64 {
+        self.0.live.load(Relaxed)
+    }
+
+    /// This instance's share of a limit of the fleet.
+    pub(crate) fn share(&self, limit: u64) -> u64 {
+        limit / self.live_instances()
+    }
+
+    pub(crate) fn store(&self) -> &Arc<S> {
+        &self.0.store
+    }
+
+    /// What a step's result says about the store.
+    fn note(&self, error: Option<&StoreError>) {
+        if let Some(error) = error {
+            self.0.errors.fetch_add(1, Relaxed);
+            if self.0.health.failed() == Edge::Lost {
+                self.0.tell_lost(error);
+                self.keep_probing();
+            }
+        } else if self.0.health.succeeded() == Edge::Returned {
+            self.0.tell_returned();
+        }
+    }
+
+    /// Starts the task that asks the store until it answers, unless it runs already. Its runtime may have ended with it, so
+    /// every call that the outage refuses looks again.
+    #[cold]
+    fn keep_probing(&self) {
+        if self.0.probing.load(Acquire) || self.0.probing.swap(true, AcqRel) {
+            return;
+        }
+        let inner = Arc::downgrade(&self.0);
+        let probing = Probing(Weak::clone(&inner));
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(probe(inner, probing))),
+            // Dropping `probing` lets the next call try.
+            Err(_) => drop(probing),
+        }
+    }
+}
+
+impl<S: ?Sized> Inner<S> {
+    #[cold]
+    fn tell_lost(&self, error: &StoreError) {
+        tracing::warn!(
+            target: "resilience",
+            pattern = self.pattern.as_str(),
+            name = &*self.name,
+            reason = %error,
+            policy = self.on_outage.as_str(),
+            "store unavailable"
+        );
+    }
+
+    #[cold]
+    fn tell_returned(&self) {
+        tracing::info!(
+            target: "resilience",
+            pattern = self.pattern.as_str(),
+            name = &*self.name,
+            "store available"
+        );
+        if let Some(agent) = self.agent.get() {
+            agent.wake();
+        }
+    }
+}
+
+/// Asks the store until it answers, or the last handle is gone.
+async fn probe<S: Probe + ?Sized>(inner: Weak<Inner<S>>, _probing: Probing<S>) {
+    for wait in backoff().delays() {
+        sleep(wait).await;
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        let client = StoreClient(inner);
+        if client.is_available() {
+            return;
+        }
+        let name = Arc::clone(&client.0.name);
+        if client.attempt(|store| store.probe(&name)).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Marks the end of the probing task, however it ends.
+struct Probing<S: ?Sized>(Weak<Inner<S>>);
+
+impl<S: ?Sized> Drop for Probing<S> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.probing.store(false, Release);
+        }
+    }
+}
+
+/// The pauses between attempts. Jittered, so that a fleet does not return to its store in one moment.
+fn backoff() -> Backoff {
+    Backoff::decorrelated_jitter(FIRST_PAUSE, LONGEST_PAUSE)
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl<S: ?Sized> Clone for StoreClient<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: fmt::Debug + ?Sized> fmt::Debug for StoreClient<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreClient")
+            .field("store", &&*self.0.store)
+            .field("available", &self.0.health.is_available())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,180 @@
+//! One process' use of one store: background tasks, their orderly end, and the sign of life.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::membership::{MemberStore, Membership};
+
+/// One process' use of one store: its background tasks, and its sign of life.
+///
+/// A store keeps one and returns it from its trait's `handle` method; clones of the store share it. All handles built on
+/// the store (breakers, limits, ..) register their tasks with it, so that one [`shutdown`](Self::shutdown) ends them
+/// all in order: leases, places and tokens go back, what was acknowledged is written. One heartbeat for all of them tells
+/// the store that this instance is live. `Redis` of `resilience-redis` has one for all stores made from it. Two store
+/// handles in one process are two instances.
+#[derive(Clone)]
+pub struct StoreHandle(Arc<Inner>);
+
+struct Inner {
+    closing: CancellationToken,
+    running: TaskTracker,
+    membership: Option<Arc<Membership>>,
+    shared: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+impl Drop for Inner {
+    /// The heartbeat ends with the last clone.
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+impl StoreHandle {
+    /// A handle without a heartbeat: live instances are counted by each pattern's own records.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::over(None)
+    }
+
+    /// A handle whose heartbeat goes to `members`.
+    #[must_use]
+    pub fn with_members(members: Arc<dyn MemberStore>) -> Self {
+        Self::over(Some(Arc::new(Membership::new(members))))
+    }
+
+    fn over(membership: Option<Arc<Membership>>) -> Self {
+        Self(Arc::new(Inner {
+            closing: CancellationToken::new(),
+            running: TaskTracker::new(),
+            membership,
+            shared: Mutex::default(),
+        }))
+    }
+
+    /// Live instances of this store, this one included, as of the last answered heartbeat. `None`: not known.
+    #[must_use]
+    pub fn live_instances(&self) -> Option<u64> {
+        self.0.membership.as_ref()?.live()
+    }
+
+    pub(super) fn membership(&self) -> Option<&Arc<Membership>> {
+        self.0.membership.as_ref()
+    }
+
+    /// Asks all tasks to end, and waits until what they must write is written, for at most `within`.
+    ///
+    /// Handles that are built on the store afterwards run no tasks. Cancel safe: the tasks end all the same.
+    ///
+    /// # Errors
+    /// [`StillRunning`] when some had not ended by then. They go on in the background.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        self.0.closing.cancel();
+        ended(&self.0.running, within).await
+    }
+
+    /// The tasks of one handle.
+    pub(crate) fn of_handle(&self) -> HandleTasks {
+        HandleTasks {
+            closing: self.0.closing.child_token(),
+            running: TaskTracker::new(),
+            of_store: self.0.running.clone(),
+        }
+    }
+
+    /// What all handles of one pattern on this store share, made when the first asks for it.
+    pub(crate) fn shared<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let mut shared = self.0.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = shared
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Arc::new(T::default()));
+        Arc::clone(entry)
+            .downcast()
+            .unwrap_or_else(|_| unreachable!("kept under its own type"))
+    }
+}
+
+impl Default for StoreHandle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreHandle")
+            .field("running", &self.0.running.len())
+            .field("closing", &self.0.closing.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The background tasks of one handle, registered with those of its store.
+#[derive(Clone, Debug)]
+pub(crate) struct HandleTasks {
+    closing: CancellationToken,
+    running: TaskTracker,
+    of_store: TaskTracker,
+}
+
+impl HandleTasks {
+    /// Runs `task`, which a shutdown waits for. It should end soon after [`closing`](Self::closing) completes.
+    pub(crate) fn spawn(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.running.track_future(task);
+        drop(runtime.spawn(self.of_store.track_future(task)));
+    }
+
+    /// Asks the tasks to end.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// Completes when the tasks are asked to end.
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+
+    /// Asks the tasks to end, and waits for them, for at most `within`.
+    pub(crate) async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        self.close();
+        ended(&self.running, within).await
+    }
+}
+
+async fn ended(running: &TaskTracker, within: Duration) -> Result<(), StillRunning> {
+    running.close();
+    match timeout(within, running.wait()).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(StillRunning {
+            tasks: running.len(),
+        }),
+    }
+}
+
+/// A shutdown that did not end in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StillRunning {
+    /// How many tasks still run.
+    pub tasks: usize,
+}
+
+impl fmt::Display for StillRunning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} background tasks still run", self.tasks)
+    }
+}
+
+impl std::error::Error for StillRunning {}

@@ -1,0 +1,66 @@
+//! What every pattern needs to share state between instances: store errors, time budgets, health, the outage policy,
+//! background tasks.
+//!
+//! A fleet is the set of instances that share one store. Each pattern has a store trait of its own
+//! ([`BreakerStore`](crate::breaker::fleet::BreakerStore), [`LimitStore`](crate::limit::store::LimitStore), ..); this
+//! module is what they have in common, so that a store that hangs, flaps or loses its data is survived in the same
+//! way, and reported in the same words, everywhere.
+//!
+//! | what | where |
+//! |---|---|
+//! | [`StoreFuture`], [`StoreError`] | what the methods of every store trait return |
+//! | [`FleetOptions`] | the builder part for instance name, time budget, heartbeat and outage policy |
+//! | [`OnOutage`] | what happens to calls while the store is unavailable |
+//! | [`Subscription`], [`Pushed`] | messages from a store, latest value only |
+//! | [`StoreHandle`], [`MemberStore`] | one process' use of one store: background tasks, orderly shutdown, heartbeat |
+//!
+//! # Health
+//! A store is unavailable after three failures in a row: errors, or no answer within the budget. From then on
+//! new questions (claims, decisions, reports, probe requests) fail at once, without waiting for the budget, and one
+//! background task asks the store until it answers, with jittered backoff from 25 ms to 1 s. Steps that complete, give
+//! back or acknowledge are never skipped: they are repeated until they are too late to matter.
+//!
+//! # Events
+//! One `WARN` event `store unavailable` when the store becomes unavailable, with the reason and the policy in
+//! force, and one `INFO` event `store available` when it answers again, both with `pattern` and `name`.
+//!
+//! # Shutdown
+//! Handles that run a task have a `shutdown` method. [`StoreHandle::shutdown`] ends all tasks of a store.
+
+#![allow(dead_code, reason = "the patterns move onto the kernel one at a time")]
+
+mod agent;
+mod client;
+mod handle;
+mod health;
+mod heartbeat;
+mod instance;
+mod membership;
+mod options;
+mod outage;
+mod store;
+mod subscription;
+mod time;
+
+pub use self::{
+    handle::{StillRunning, StoreHandle},
+    membership::MemberStore,
+    options::FleetOptions,
+    outage::OnOutage,
+    store::{StoreError, StoreFuture},
+    subscription::{Pushed, Subscription},
+};
+
+#[allow(
+    unused_imports,
+    reason = "the patterns move onto the kernel one at a time"
+)]
+pub(crate) use self::{
+    agent::{Agent, AgentHandle, Waker, spawn},
+    client::{Probe, StoreClient},
+    handle::HandleTasks,
+    heartbeat::join,
+    instance::instance_id,
+    options::{FleetDefaults, FleetSettings},
+    time::{certain_until, jittered, millis},
+};
