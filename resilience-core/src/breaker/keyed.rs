@@ -24,11 +24,11 @@ use super::{
 use crate::{
     classify::{self, Classify},
     clock::{Clock, Moment},
+    completion::{self, Until},
     error::{InvalidConfig, Pattern, ServiceError},
     keyed::{Keyed, Member, Registry},
     stripe::{self, Striped},
     telemetry::{self, BREAKER_STATE, Reading},
-    until::{self, Until},
 };
 
 /// A family of circuit breakers of one configuration, one per key, made when a key is first seen. From
@@ -104,7 +104,7 @@ where
             breakers: self.clone(),
             key,
             classify: classify::Standard,
-            until: until::Response,
+            until: completion::Response,
         }
     }
 
@@ -257,7 +257,7 @@ where
 /// Guards each request with the breaker of its key. From [`KeyedCircuitBreaker::layer`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = until::Response> {
+pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = completion::Response> {
     breakers: KeyedCircuitBreaker<K>,
     key: F,
     classify: C,
@@ -275,7 +275,7 @@ impl<K, F, C, U> KeyedCircuitBreakerLayer<K, F, C, U> {
         }
     }
 
-    /// When a call that was answered is over. Default: [`until::Response`], at once.
+    /// When a call that was answered is over. Default: [`completion::Response`], at once.
     pub fn until<V>(self, until: V) -> KeyedCircuitBreakerLayer<K, F, C, V> {
         KeyedCircuitBreakerLayer {
             breakers: self.breakers,
@@ -311,7 +311,7 @@ where
 /// It is ready when the inner service is: which breaker a call will meet is not known before. A call that is
 /// rejected leaves a fresh clone of the inner service behind, so that nothing stays reserved for it.
 #[derive(Clone, Debug)]
-pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = until::Response> {
+pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = completion::Response> {
     inner: S,
     breakers: KeyedCircuitBreaker<K>,
     key: F,

@@ -13,10 +13,10 @@ use tower_service::Service;
 
 use super::{Bulkhead, BulkheadBuilder, Permit, ResponseFuture, Snapshot, shared::Totals};
 use crate::{
+    completion::{self, Until},
     error::{InvalidConfig, Pattern, ServiceError},
     keyed::{Keyed, Registry},
     telemetry::{self, Reading, Source},
-    until::{self, Until},
 };
 
 /// A bulkhead per key (host, tenant, shard), all with the same settings and all reporting under one name. Clones
@@ -77,7 +77,7 @@ where
         KeyedBulkheadLayer {
             bulkheads: self.clone(),
             key,
-            until: until::Response,
+            until: completion::Response,
         }
     }
 
@@ -171,7 +171,7 @@ where
 
 /// Makes [`KeyedBulkheadService`]s. See [`KeyedBulkhead::layer`].
 #[must_use]
-pub struct KeyedBulkheadLayer<K, F, U = until::Response> {
+pub struct KeyedBulkheadLayer<K, F, U = completion::Response> {
     bulkheads: KeyedBulkhead<K>,
     key: F,
     until: U,
@@ -203,7 +203,7 @@ impl<S, K, F: Clone, U: Clone> Layer<S> for KeyedBulkheadLayer<K, F, U> {
 }
 
 /// A service of whose calls so many *per key* can be in flight at once. Made by [`KeyedBulkheadLayer`].
-pub struct KeyedBulkheadService<S, K, F, U = until::Response> {
+pub struct KeyedBulkheadService<S, K, F, U = completion::Response> {
     inner: S,
     bulkheads: KeyedBulkhead<K>,
     key: F,

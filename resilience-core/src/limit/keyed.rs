@@ -3,11 +3,12 @@
 use std::{borrow::Borrow, fmt, hash::Hash, sync::Arc};
 
 use super::{
-    Each, RateLimit, Snapshot,
+    RateLimit, Snapshot,
     config::{QuotaOf, Settings},
     layer::{ByKey, RateLimitLayer},
 };
 use crate::{
+    cost::Each,
     error::{InvalidConfig, Pattern, Rejected},
     keyed::{Keyed, Registry},
     telemetry::{self, Reading, Source},

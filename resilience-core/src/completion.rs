@@ -4,7 +4,7 @@
 //! guard to an [`Until`]: the default, [`Response`], settles it there and then. An HTTP body says later whether the
 //! answer was whole; `resilience_http::BodyEnd` keeps the guard inside the body.
 
-use crate::classify::Verdict;
+use crate::verdict::Verdict;
 
 /// What a layer holds for one call: a permit, a probe, a count in flight. Dropping it gives back what it holds.
 pub trait Guard {

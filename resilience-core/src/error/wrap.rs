@@ -8,7 +8,7 @@
 //! stack type with a closure in it.
 //!
 //! ```
-//! use resilience_core::{Error, lift::LiftLayer};
+//! use resilience_core::{Error, error::wrap::LiftLayer};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -33,7 +33,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::error::Error;
+use super::Error;
 
 /// Makes [`LiftService`]s.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,14 +4,16 @@
 //! layer itself has to say no, it makes a [`Rejected`] and converts it with `From`. A stack of six layers has the
 //! error type of a stack of one.
 //!
-//! - Typed stacks use [`Error<E>`]: `Rejected` or the service's own `E`. [`Lift`](crate::lift) brings a service
+//! - Typed stacks use [`Error<E>`]: `Rejected` or the service's own `E`. [`LiftLayer`](wrap::LiftLayer) brings a service
 //!   whose error is a plain `E` there.
 //! - Stacks of tower's `BoxError` work as they are.
 //! - An error enum of your own joins in with two small impls: `From<Rejected>` and [`ServiceError`].
 
+pub mod wrap;
+
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use crate::classify::Verdict;
+use crate::verdict::Verdict;
 
 /// A call that a layer of this toolkit did not let through, or gave up on: which pattern, which instance of it, why,
 /// and how long to wait before it is worth another try.
