@@ -89,6 +89,7 @@ mod snapshot;
 mod tally;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod totals;
 mod trial;
 mod window;
 mod word;
