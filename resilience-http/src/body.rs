@@ -57,8 +57,9 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use resilience_core::{
-    Pattern, Reason, Rejected, Verdict, deadline,
+    Pattern, Reason, Rejected, Verdict,
     completion::{Guard, Until},
+    deadline,
 };
 use tokio::time::Sleep;
 
