@@ -1,4 +1,5 @@
-//! The cost of a request, for every pattern that charges one: rate limits in tokens, bulkheads in permits.
+//! The cost of a request, for every pattern that charges one: rate limits in tokens, bulkheads in
+//! permits.
 
 /// The number of tokens or permits that a request takes: a closure over the request, or [`Each`].
 pub trait Cost<Req> {

@@ -10,14 +10,17 @@ use std::time::Duration;
 pub enum Verdict {
     /// The dependency did its work.
     Success,
-    /// The dependency failed, and the same call may succeed later: counts as a failure, may be retried.
+    /// The dependency failed, and the same call may succeed later: counts as a failure, may be
+    /// retried.
     Transient {
         /// How long the dependency asked to be left alone.
         retry_after: Option<Duration>,
     },
-    /// The dependency failed, and the same call will fail again: counts as a failure, is not retried.
+    /// The dependency failed, and the same call will fail again: counts as a failure, is not
+    /// retried.
     Permanent,
-    /// The caller's own doing (bad request, not found, cancelled): says nothing about the dependency.
+    /// The caller's own doing (bad request, not found, cancelled): says nothing about the
+    /// dependency.
     Ignored,
 }
 

@@ -1,4 +1,5 @@
-//! Rejections as HTTP answers: status, `Retry-After`, and an `application/problem+json` document (RFC 9457).
+//! Rejections as HTTP answers: status, `Retry-After`, and an `application/problem+json` document
+//! (RFC 9457).
 //!
 //! | reason | status | `Retry-After` if the layer knows no wait | title |
 //! |---|---|---|---|
@@ -22,9 +23,10 @@
 //! | `outcome_unreadable` | 500 | none | Processed before, and cannot be replayed |
 //! | `outcome_not_kept` | 409 | none | Processed before, and cannot be replayed |
 //!
-//! The same table is [`TABLE`] for programs. A layer that knows how long to wait says so in `Retry-After`, whatever
-//! the table says. `Retry-After` is in whole seconds, rounded up, at least 1: a client that is told "0" comes straight
-//! back. A reason that a later version of the core adds has the status of its [kind](ReasonKind).
+//! The same table is [`TABLE`] for programs. A layer that knows how long to wait says so in
+//! `Retry-After`, whatever the table says. `Retry-After` is in whole seconds, rounded up, at least
+//! 1: a client that is told "0" comes straight back. A reason that a later version of the core adds
+//! has the status of its [kind](ReasonKind).
 //!
 //! A document looks like this:
 //!
@@ -40,17 +42,17 @@
 //! }
 //! ```
 //!
-//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`] + `:` + [`Reason::as_str`]. It names the problem,
-//! it is no address to fetch. It is stable, as are the members `pattern` and `reason`, so a client may match on
-//! them. `retry_after_ms` is there when the layer that said no knew the wait; it is the exact figure for clients
-//! that can use one.
+//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`] + `:` + [`Reason::as_str`]. It
+//! names the problem, it is no address to fetch. It is stable, as are the members `pattern` and
+//! `reason`, so a client may match on them. `retry_after_ms` is there when the layer that said no
+//! knew the wait; it is the exact figure for clients that can use one.
 //!
-//! The **name** of the breaker or bulkhead is not told to clients: "orders-db-replica-2" is the server's own
-//! business, and for a keyed handle it may be somebody's key. [`Problems::show_names`] adds it as `name`, for
-//! services whose clients are their own.
+//! The **name** of the breaker or bulkhead is not told to clients: "orders-db-replica-2" is the
+//! server's own business, and for a keyed handle it may be somebody's key. [`Problems::show_names`]
+//! adds it as `name`, for services whose clients are their own.
 //!
-//! In a handler, [`Problem`] is an error type that `?` converts rejections to. With the feature `axum` it is a
-//! response as well:
+//! In a handler, [`Problem`] is an error type that `?` converts rejections to. With the feature
+//! `axum` it is a response as well:
 //!
 //! ```
 //! use resilience_core::{Error, Pattern, Reason, Rejected};
@@ -152,7 +154,8 @@ impl Problems {
         Self { show_names: false }
     }
 
-    /// Whether the document's `name` tells clients the name that the pattern's handle was built with. Default: no.
+    /// Whether the document's `name` tells clients the name that the pattern's handle was built
+    /// with. Default: no.
     #[must_use]
     pub const fn show_names(mut self, show: bool) -> Self {
         self.show_names = show;
@@ -190,13 +193,14 @@ impl<B, F: Fn(&Rejected) -> Response<B>> Answer<B> for F {
 
 /// A problem document and the response that carries it.
 ///
-/// Made from a [`Rejected`], or by hand for a handler's own errors, so that one error type serves the whole handler.
-/// One pointer in size.
+/// Made from a [`Rejected`], or by hand for a handler's own errors, so that one error type serves
+/// the whole handler. One pointer in size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(Box<Document>);
 
 impl Problem {
-    /// A problem of the handler's own. `type` is `about:blank` until [`with_type`](Self::with_type) says otherwise.
+    /// A problem of the handler's own. `type` is `about:blank` until [`with_type`](Self::with_type)
+    /// says otherwise.
     #[must_use]
     pub fn new(status: StatusCode, title: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Document {
@@ -213,7 +217,8 @@ impl Problem {
         }))
     }
 
-    /// For a `BoxError` of a tower stack: the rejection somewhere in it, or a plain 500 that tells nothing of it.
+    /// For a `BoxError` of a tower stack: the rejection somewhere in it, or a plain 500 that tells
+    /// nothing of it.
     ///
     /// ```
     /// # use resilience_http::problem::Problem;

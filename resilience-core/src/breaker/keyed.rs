@@ -31,16 +31,17 @@ use crate::{
     telemetry::{BREAKER_STATE, Reading},
 };
 
-/// A family of circuit breakers of one configuration, one per key, made when a key is first seen. From
-/// [`Builder::keyed`](super::Builder::keyed).
+/// A family of circuit breakers of one configuration, one per key, made when a key is first seen.
+/// From [`Builder::keyed`](super::Builder::keyed).
 ///
-/// The family is bounded ([`Keyed`]): breakers that are closed and idle are dropped; when none can go, keys that are
-/// new share one overflow breaker.
+/// The family is bounded ([`Keyed`]): breakers that are closed and idle are dropped; when none can
+/// go, keys that are new share one overflow breaker.
 ///
-/// Rejections, events and logs carry the key as name; metrics carry the family's name, never the key.
+/// Rejections, events and logs carry the key as name; metrics carry the family's name, never the
+/// key.
 ///
-/// Memory: a breaker with a time window takes about 4.5 KiB (4 stripes at most, however many cores), the key and
-/// its name extra.
+/// Memory: a breaker with a time window takes about 4.5 KiB (4 stripes at most, however many
+/// cores), the key and its name extra.
 pub type KeyedCircuitBreaker<K> = Family<K, CircuitBreaker>;
 
 /// What the breakers of a family have in common.
@@ -52,7 +53,8 @@ pub struct Common {
 }
 
 impl Builder {
-    /// Checks all values and makes a family of such breakers, one per key. See [`KeyedCircuitBreaker`].
+    /// Checks all values and makes a family of such breakers, one per key. See
+    /// [`KeyedCircuitBreaker`].
     ///
     /// # Errors
     ///
@@ -97,7 +99,8 @@ where
 }
 
 impl<K> KeyedCircuitBreaker<K> {
-    /// A layer that guards each request with the breaker of the key that `key` finds in it. Fail-fast.
+    /// A layer that guards each request with the breaker of the key that `key` finds in it.
+    /// Fail-fast.
     pub fn layer<Req, F>(&self, key: F) -> KeyedCircuitBreakerLayer<K, F>
     where
         F: Fn(&Req) -> K,
@@ -221,8 +224,9 @@ where
 
 /// A service behind a family of circuit breakers. From [`KeyedCircuitBreakerLayer`].
 ///
-/// It is ready when the inner service is: which breaker a call will meet is not known before. A call that is
-/// rejected leaves a fresh clone of the inner service behind, so that nothing stays reserved for it.
+/// It is ready when the inner service is: which breaker a call will meet is not known before. A
+/// call that is rejected leaves a fresh clone of the inner service behind, so that nothing stays
+/// reserved for it.
 #[derive(Clone, Debug)]
 pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = completion::Response> {
     inner: S,

@@ -1,4 +1,5 @@
-//! The numbers that a breaker has counted, and what a family keeps of the numbers of breakers that have left it.
+//! The numbers that a breaker has counted, and what a family keeps of the numbers of breakers that
+//! have left it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -80,7 +81,8 @@ impl Departed {
     }
 }
 
-/// Where one breaker leaves its numbers when it leaves its family: what a metric has counted must not go down.
+/// Where one breaker leaves its numbers when it leaves its family: what a metric has counted must
+/// not go down.
 #[derive(Debug)]
 pub(super) struct Bequest {
     to: Arc<Departed>,
@@ -96,13 +98,14 @@ impl Bequest {
         }
     }
 
-    /// Whether the numbers were left already, so that the breaker is no longer to be counted as a member.
+    /// Whether the numbers were left already, so that the breaker is no longer to be counted as a
+    /// member.
     pub(super) fn is_left(&self) -> bool {
         self.left.get().is_some()
     }
 
-    /// Leaves what was counted. Called when the breaker ceases to be a member, and again when the last call through
-    /// it is over: the second time only the difference is added.
+    /// Leaves what was counted. Called when the breaker ceases to be a member, and again when the
+    /// last call through it is over: the second time only the difference is added.
     pub(super) fn leave(&self, count: impl FnOnce() -> BreakerTotals) {
         let mut departed = self.to.lock();
         let before = self.left.get().copied().unwrap_or_default();

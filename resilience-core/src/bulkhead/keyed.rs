@@ -18,8 +18,8 @@ use crate::{
     telemetry::Reading,
 };
 
-/// A bulkhead per key (host, tenant, shard), all with the same settings and all reporting under one name. Clones
-/// share the family.
+/// A bulkhead per key (host, tenant, shard), all with the same settings and all reporting under one
+/// name. Clones share the family.
 ///
 /// ```
 /// use resilience_core::{Rejected, bulkhead::Bulkhead, keyed::Keyed};
@@ -35,8 +35,8 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// A member that is idle for long enough is dropped and made anew when its key comes back; one with calls in flight
-/// or queued stays. The limits are in [`Keyed`].
+/// A member that is idle for long enough is dropped and made anew when its key comes back; one with
+/// calls in flight or queued stays. The limits are in [`Keyed`].
 pub type KeyedBulkhead<K> = Family<K, Bulkhead>;
 
 impl BulkheadBuilder {
@@ -70,8 +70,8 @@ where
         }
     }
 
-    /// The sums over all members: places, calls in flight and queued, and the family's totals of rejections.
-    /// [`typical_hold`](Snapshot::typical_hold) is left out.
+    /// The sums over all members: places, calls in flight and queued, and the family's totals of
+    /// rejections. [`typical_hold`](Snapshot::typical_hold) is left out.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.members(sum)
@@ -124,8 +124,8 @@ pub struct KeyedBulkheadLayer<K, F, U = completion::Response> {
 }
 
 impl<K, F, U> KeyedBulkheadLayer<K, F, U> {
-    /// When a call gives its place back. The default is when its response is there; an HTTP body can keep it until
-    /// it has been read.
+    /// When a call gives its place back. The default is when its response is there; an HTTP body
+    /// can keep it until it has been read.
     pub fn until<V>(self, until: V) -> KeyedBulkheadLayer<K, F, V> {
         KeyedBulkheadLayer {
             bulkheads: self.bulkheads,
@@ -148,7 +148,8 @@ impl<S, K, F: Clone, U: Clone> Layer<S> for KeyedBulkheadLayer<K, F, U> {
     }
 }
 
-/// A service of whose calls so many *per key* can be in flight at once. Made by [`KeyedBulkheadLayer`].
+/// A service of whose calls so many *per key* can be in flight at once. Made by
+/// [`KeyedBulkheadLayer`].
 pub struct KeyedBulkheadService<S, K, F, U = completion::Response> {
     inner: S,
     bulkheads: KeyedBulkhead<K>,

@@ -1,13 +1,14 @@
 //! The one error that every layer raises, and how it travels through a stack.
 //!
-//! Layers do not wrap each other's errors. A layer's `Service::Error` is the inner service's error type; when the
-//! layer itself has to say no, it makes a [`Rejected`] and converts it with `From`. A stack of six layers has the
-//! error type of a stack of one.
+//! Layers do not wrap each other's errors. A layer's `Service::Error` is the inner service's error
+//! type; when the layer itself has to say no, it makes a [`Rejected`] and converts it with `From`.
+//! A stack of six layers has the error type of a stack of one.
 //!
-//! - Typed stacks use [`Error<E>`]: `Rejected` or the service's own `E`. [`LiftLayer`](wrap::LiftLayer) brings a service
-//!   whose error is a plain `E` there.
+//! - Typed stacks use [`Error<E>`]: `Rejected` or the service's own `E`.
+//!   [`LiftLayer`](wrap::LiftLayer) brings a service whose error is a plain `E` there.
 //! - Stacks of tower's `BoxError` work as they are.
-//! - An error enum of your own joins in with two small impls: `From<Rejected>` and [`ServiceError`].
+//! - An error enum of your own joins in with two small impls: `From<Rejected>` and
+//!   [`ServiceError`].
 
 mod pattern;
 mod reason;
@@ -22,11 +23,11 @@ pub use self::{
 
 use crate::verdict::Verdict;
 
-/// A call that a layer of this toolkit did not let through, or gave up on: which pattern, which instance of it, why,
-/// and how long to wait before it is worth another try.
+/// A call that a layer of this toolkit did not let through, or gave up on: which pattern, which
+/// instance of it, why, and how long to wait before it is worth another try.
 ///
-/// It is not an error of the dependency. The one exception is [`Reason::TimedOut`], which is raised after the
-/// dependency was given its time: [`verdict`](Self::verdict) tells the two apart.
+/// It is not an error of the dependency. The one exception is [`Reason::TimedOut`], which is raised
+/// after the dependency was given its time: [`verdict`](Self::verdict) tells the two apart.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,8 +39,8 @@ use crate::verdict::Verdict;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rejected(Box<Details>);
 
-/// Behind a pointer: a `Result` is moved through every layer of a stack, and a call that passes should not have to
-/// carry the room for a rejection along.
+/// Behind a pointer: a `Result` is moved through every layer of a stack, and a call that passes
+/// should not have to carry the room for a rejection along.
 #[derive(Clone, PartialEq, Eq)]
 struct Details {
     pattern: Pattern,
@@ -91,7 +92,8 @@ impl Rejected {
         self.0.retry_after
     }
 
-    /// What this says about the dependency: nothing, unless the dependency was given its time and did not answer.
+    /// What this says about the dependency: nothing, unless the dependency was given its time and
+    /// did not answer.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self.0.reason {
@@ -181,11 +183,12 @@ impl<E: StdError + 'static> StdError for Error<E> {
     }
 }
 
-/// What a layer asks of the error type of the service that it wraps: it can be made from a [`Rejected`], and a
-/// `Rejected` raised further down can be seen in it.
+/// What a layer asks of the error type of the service that it wraps: it can be made from a
+/// [`Rejected`], and a `Rejected` raised further down can be seen in it.
 ///
-/// The second half is what keeps layers from feeding each other: a breaker must not count the "full" of a bulkhead
-/// beneath it as a failure of the dependency, whatever classifier the user wrote.
+/// The second half is what keeps layers from feeding each other: a breaker must not count the
+/// "full" of a bulkhead beneath it as a failure of the dependency, whatever classifier the user
+/// wrote.
 ///
 /// ```
 /// use resilience_core::{Rejected, ServiceError};

@@ -59,14 +59,16 @@ patterns! {
 }
 
 impl Pattern {
-    /// The pattern of a layer that is not part of this toolkit, for the [`Rejected`](super::Rejected) that it raises.
+    /// The pattern of a layer that is not part of this toolkit, for the
+    /// [`Rejected`](super::Rejected) that it raises.
     ///
-    /// `name` appears where the names of patterns do: in rejections, in logs, and in the `type` of problem documents.
+    /// `name` appears where the names of patterns do: in rejections, in logs, and in the `type` of
+    /// problem documents.
     ///
     /// # Panics
     ///
-    /// If `name` is not made of `a` to `z`, `0` to `9` and `_`, is empty, or names a pattern of this toolkit. In a
-    /// constant, this is an error of the compiler.
+    /// If `name` is not made of `a` to `z`, `0` to `9` and `_`, is empty, or names a pattern of
+    /// this toolkit. In a constant, this is an error of the compiler.
     ///
     /// ```
     /// use resilience_core::{Pattern, Reason, Rejected};

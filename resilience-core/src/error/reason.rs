@@ -1,9 +1,10 @@
-//! The reasons for a rejection, each stated once: with everything that answers, metrics and logs say about it.
+//! The reasons for a rejection, each stated once: with everything that answers, metrics and logs
+//! say about it.
 
 use std::fmt;
 
-/// What a reason means to the caller, in terms that every protocol has. Closed on purpose: a protocol maps all of
-/// these, and with them every [`Reason`], also those that are added later.
+/// What a reason means to the caller, in terms that every protocol has. Closed on purpose: a
+/// protocol maps all of these, and with them every [`Reason`], also those that are added later.
 ///
 /// | kind | HTTP | gRPC |
 /// |---|---|---|
@@ -29,8 +30,8 @@ pub enum ReasonKind {
     Internal,
 }
 
-/// Makes [`Reason`] out of one entry per reason: its name for programs, its text for `Display`, its kind, whether an
-/// early retry makes sense, and a title and a sentence that clients may see.
+/// Makes [`Reason`] out of one entry per reason: its name for programs, its text for `Display`, its
+/// kind, whether an early retry makes sense, and a title and a sentence that clients may see.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $text:literal {
         kind: $kind:ident,
@@ -121,7 +122,8 @@ reasons! {
         title: FAILING,
         detail: "A service that this request depends on has been failing and is being tested with a few requests; this was not one of them.",
     }
-    /// The circuit breaker lets only a share of the calls through while it ramps up, and this was not one of them.
+    /// The circuit breaker lets only a share of the calls through while it ramps up, and this was
+    /// not one of them.
     RampingUp = "ramping_up", "ramping up, not admitted" {
         kind: Unavailable,
         retry_soon: true,
@@ -219,7 +221,8 @@ reasons! {
         title: UNCERTAIN,
         detail: "A request with this idempotency key may or may not have been processed; it is not processed again until that is known.",
     }
-    /// The work was done, but another caller had taken over its idempotency key meanwhile, and that outcome counts.
+    /// The work was done, but another caller had taken over its idempotency key meanwhile, and that
+    /// outcome counts.
     Superseded = "superseded", "another caller has taken over, its outcome counts" {
         kind: Conflict,
         retry_soon: true,

@@ -12,9 +12,11 @@ use crate::{
     telemetry::{self, Reading, Source},
 };
 
-/// A family of handles of one configuration, one per key, made when a key is first seen. Clones share the family.
+/// A family of handles of one configuration, one per key, made when a key is first seen. Clones
+/// share the family.
 ///
-/// It is bounded: see the [module](self) and [`Keyed`]. All members report metrics under the family's name.
+/// It is bounded: see the [module](super) and [`Keyed`]. All members report metrics under the
+/// family's name.
 pub struct Family<K, H: Member> {
     inner: Arc<Inner<K, H>>,
 }
@@ -26,8 +28,8 @@ struct Inner<K, H: Member> {
     common: H::Common,
 }
 
-/// A handle of which a [`Family`] can have one per key. Implemented by the handles of this crate, for which it is
-/// sealed.
+/// A handle of which a [`Family`] can have one per key. Implemented by the handles of this crate,
+/// for which it is sealed.
 pub trait Member: InFamily {
     /// The state of one member at one moment.
     type Snapshot;
@@ -72,8 +74,8 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     H: Member,
 {
-    /// An empty family called `name` that is known to the exporter. `make` builds the member of a key, or the
-    /// overflow member (`None`).
+    /// An empty family called `name` that is known to the exporter. `make` builds the member of a
+    /// key, or the overflow member (`None`).
     pub(crate) fn start(
         name: Arc<str>,
         clock: Clock,
@@ -91,8 +93,8 @@ where
         Ok(Self { inner })
     }
 
-    /// The member of `key`, made if there is none. It stays usable after the family has dropped it, but is then no
-    /// longer the one that new calls go through: get it again.
+    /// The member of `key`, made if there is none. It stays usable after the family has dropped it,
+    /// but is then no longer the one that new calls go through: get it again.
     #[must_use]
     pub fn get<Q>(&self, key: &Q) -> H
     where
@@ -124,7 +126,8 @@ where
         all
     }
 
-    /// Runs `f` on the member of `key`, which is made if there is none. The clock is read on a miss only.
+    /// Runs `f` on the member of `key`, which is made if there is none. The clock is read on a miss
+    /// only.
     #[inline]
     pub(crate) fn with<Q, R>(&self, key: &Q, f: impl FnOnce(&H) -> R) -> R
     where

@@ -1,20 +1,25 @@
 //! Families of handles: one breaker, bulkhead or rate limit per key (host, tenant, shard), bounded.
 //!
-//! Keys come from requests, so their number is not under the program's control: a [`Family`] has a cap, and drops
-//! members that have not been used for a while. [`Keyed`] holds these two numbers; the families are
-//! [`KeyedCircuitBreaker`](crate::breaker::KeyedCircuitBreaker), [`KeyedBulkhead`](crate::bulkhead::KeyedBulkhead)
-//! and [`KeyedRateLimit`](crate::limit::KeyedRateLimit).
+//! Keys come from requests, so their number is not under the program's control: a [`Family`] has a
+//! cap, and drops members that have not been used for a while. [`Keyed`] holds these two numbers;
+//! the families are [`KeyedCircuitBreaker`](crate::breaker::KeyedCircuitBreaker),
+//! [`KeyedBulkhead`](crate::bulkhead::KeyedBulkhead) and
+//! [`KeyedRateLimit`](crate::limit::KeyedRateLimit).
 //!
-//! - A member is dropped when it was idle for [`idle`](Keyed::idle) *and* holds nothing that matters: an open
-//!   breaker, a bulkhead with calls in flight and a bucket that is not full stay. Idle members are looked for when a
-//!   new key arrives and whenever metrics are exported.
-//! - When the family is full, the members unused for longest make room, an eighth of the family at once.
-//! - When no member can be dropped, because every one of them is open or busy, new keys share one overflow member.
+//! - A member is dropped when it was idle for [`idle`](Keyed::idle) *and* holds nothing that
+//!   matters: an open breaker, a bulkhead with calls in flight and a bucket that is not full stay.
+//!   Idle members are looked for when a new key arrives and whenever metrics are exported.
+//! - When the family is full, the members unused for longest make room, an eighth of the family at
+//!   once.
+//! - When no member can be dropped, because every one of them is open or busy, new keys share one
+//!   overflow member.
 //! - Metrics carry the family's name, never a key.
 //!
-//! A family holds its members and nothing of theirs; what it keeps of a member that leaves is numbers.
+//! A family holds its members and nothing of theirs; what it keeps of a member that leaves is
+//! numbers.
 //!
-//! **Cost**: a lookup of a known key takes no lock and allocates nothing. A new key takes a lock and builds a member.
+//! **Cost**: a lookup of a known key takes no lock and allocates nothing. A new key takes a lock
+//! and builds a member.
 
 mod family;
 mod registry;
@@ -54,8 +59,8 @@ impl Keyed {
         self
     }
 
-    /// How long a member may go unused before it is dropped. The moment of the last use is known to the nearest
-    /// look-round, so a member may live up to twice as long.
+    /// How long a member may go unused before it is dropped. The moment of the last use is known to
+    /// the nearest look-round, so a member may live up to twice as long.
     pub const fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self

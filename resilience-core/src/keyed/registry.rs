@@ -54,8 +54,8 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     H: Evict,
 {
-    /// `make` builds the member of a key, or the overflow member (`None`); `evicted` sees members that go, so that
-    /// the family can keep their totals.
+    /// `make` builds the member of a key, or the overflow member (`None`); `evicted` sees members
+    /// that go, so that the family can keep their totals.
     pub(crate) fn new(
         limits: Keyed,
         make: impl Fn(Option<&K>) -> H + Send + Sync + 'static,
@@ -73,7 +73,8 @@ where
         })
     }
 
-    /// Runs `f` on the member of `key`, which is made if there is none. `now` is read on a miss only.
+    /// Runs `f` on the member of `key`, which is made if there is none. `now` is read on a miss
+    /// only.
     #[inline]
     pub(crate) fn with<Q, R>(
         &self,
@@ -135,7 +136,8 @@ where
         });
     }
 
-    /// Drops an eighth of the family, those unused for longest first. False if nobody could go. Under `entering`.
+    /// Drops an eighth of the family, those unused for longest first. False if nobody could go.
+    /// Under `entering`.
     fn make_room(&self) -> bool {
         let members = self.members.pin();
         let mut idle: Vec<_> = members

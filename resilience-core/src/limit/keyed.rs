@@ -15,7 +15,8 @@ use crate::{
     telemetry::Reading,
 };
 
-/// A rate limit per key (tenant, address, token), all reporting under one name. Clones share the family.
+/// A rate limit per key (tenant, address, token), all reporting under one name. Clones share the
+/// family.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,9 +33,9 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A bucket that is full is as good as none: members are dropped when they are full and idle for long enough, or when
-/// there are too many and these were unused for longest. While none of them is full, new keys share one bucket. The
-/// bounds are in [`Keyed`].
+/// A bucket that is full is as good as none: members are dropped when they are full and idle for
+/// long enough, or when there are too many and these were unused for longest. While none of them is
+/// full, new keys share one bucket. The bounds are in [`Keyed`].
 pub type KeyedRateLimit<K> = Family<K, RateLimit>;
 
 impl RateLimitBuilder {
@@ -49,8 +50,9 @@ impl RateLimitBuilder {
         family(self.settings()?, limits, None)
     }
 
-    /// Builds a family of limits, one per key, each with the quota that `quota_of` gives its key when it is first
-    /// seen, or comes back after it was idle. Keys beyond the family's bounds share one limit of the quota set here.
+    /// Builds a family of limits, one per key, each with the quota that `quota_of` gives its key
+    /// when it is first seen, or comes back after it was idle. Keys beyond the family's bounds
+    /// share one limit of the quota set here.
     ///
     /// # Errors
     /// If a value is out of bounds: names it and the rule.
