@@ -114,7 +114,7 @@ pub struct Once<F>(pub F);
 #[derive(Clone, Copy)]
 pub struct Idempotent<F>(pub F);
 
-/// Never: that is its point.
+/// Returns no copy: the closure runs at most once.
 impl<F> Replayable for Once<F> {
     #[inline]
     fn replay(&self) -> Option<Self> {

@@ -10,7 +10,8 @@
 //! | [`limit`] | bounds the calls per time, exactly |
 //! | [`idempotency`] | work that is asked for more than once takes effect once |
 //! | [`fallback`], [`shed`] | another answer; no answer at once |
-//! | [`execute`], [`lift`] | closures as requests; services with a plain error in a typed stack |
+//! | [`execute`], [`error::wrap`] | closures as requests; services with a plain error in a typed stack |
+//! | [`completion`], [`cost`], [`sealing`] | when a call is over; what a request costs; values compressed and encrypted for a store |
 //! | [`classify`] | what a result says about the dependency: one answer for the whole stack |
 //! | [`error`](mod@error) | what every layer says no with |
 //! | [`keyed`] | a breaker or bulkhead per host, tenant or shard, bounded |
@@ -73,6 +74,8 @@ pub mod breaker;
 pub mod bulkhead;
 pub mod classify;
 pub mod clock;
+pub mod completion;
+pub mod cost;
 pub mod deadline;
 pub mod error;
 pub mod execute;
@@ -80,9 +83,9 @@ pub mod fallback;
 pub mod fleet;
 pub mod idempotency;
 pub mod keyed;
-pub mod lift;
 pub mod limit;
 pub mod retry;
+pub mod sealing;
 pub mod shed;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
@@ -91,8 +94,9 @@ pub(crate) mod sync;
 pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod test_log;
-pub mod until;
+mod verdict;
 
-pub use classify::{Classify, Verdict};
+pub use classify::Classify;
 pub use clock::{Clock, Moment};
 pub use error::{Error, InvalidConfig, Pattern, Reason, Rejected, ServiceError};
+pub use verdict::Verdict;

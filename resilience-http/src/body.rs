@@ -21,7 +21,7 @@
 //! ```
 //! use http::Response;
 //! use http_body_util::{BodyExt, Full};
-//! use resilience_core::{Verdict, until::{Guard, Until}};
+//! use resilience_core::{Verdict, completion::{Guard, Until}};
 //! use resilience_http::BodyEnd;
 //!
 //! struct Told;
@@ -57,8 +57,9 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use resilience_core::{
-    Pattern, Reason, Rejected, Verdict, deadline,
-    until::{Guard, Until},
+    Pattern, Reason, Rejected, Verdict,
+    completion::{Guard, Until},
+    deadline,
 };
 use tokio::time::Sleep;
 

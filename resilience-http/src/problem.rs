@@ -1,18 +1,32 @@
-//! Rejections as HTTP answers: status, `Retry-After`, and an `application/problem+json` document (RFC 9457).
+//! Rejections as HTTP answers: status, `Retry-After`, and an `application/problem+json` document
+//! (RFC 9457).
 //!
-//! | reason | status | `Retry-After` |
-//! |---|---|---|
-//! | `open`, `no_probe_left`, `ramping_up` (circuit breaker) | 503 | what the breaker says, else 1 |
-//! | `forced_open` (circuit breaker) | 503 | only if the breaker says: an operator's order has no end known here |
-//! | `full`, `queue_timed_out` (bulkhead) | 503 | what the bulkhead says, else 1 |
-//! | `overloaded` (load shed) | 503 | what the layer says, else 1 |
-//! | `rate_limited` | 429 | what the limit says, else 1 |
-//! | `timed_out`, `no_time_left` (deadline) | 504 | only if the layer says: a second try takes as long as the first |
-//! | `in_flight` (idempotency key) | 409 | what is left of the other's lease, if known, else 1 |
-//! | `key_reused` (idempotency key) | 422 | no: the key belongs to another request |
+//! | reason | status | `Retry-After` if the layer knows no wait | title |
+//! |---|---|---|---|
+//! | `open` | 503 | 1 | A dependency is failing |
+//! | `no_probe_left` | 503 | 1 | A dependency is failing |
+//! | `ramping_up` | 503 | 1 | A dependency is failing |
+//! | `forced_open` | 503 | none | A dependency is switched off |
+//! | `full` | 503 | 1 | Too busy |
+//! | `queue_timed_out` | 503 | 1 | Too busy |
+//! | `timed_out` | 504 | none | Out of time |
+//! | `no_time_left` | 504 | none | Out of time |
+//! | `overloaded` | 503 | 1 | Too busy |
+//! | `rate_limited` | 429 | 1 | Too many requests |
+//! | `too_costly` | 422 | none | Request too costly |
+//! | `store_unreachable` | 503 | 1 | A dependency is failing |
+//! | `in_flight` | 409 | 1 | A request is outstanding for this key |
+//! | `key_reused` | 422 | none | Idempotency key is already used |
+//! | `lease_lost` | 503 | none | Request abandoned |
+//! | `outcome_unknown` | 409 | none | The outcome is unknown |
+//! | `superseded` | 409 | 1 | The outcome is unknown |
+//! | `outcome_unreadable` | 500 | none | Processed before, and cannot be replayed |
+//! | `outcome_not_kept` | 409 | none | Processed before, and cannot be replayed |
 //!
-//! The same table is [`TABLE`] for programs. A reason that is not in it is answered 503 with `Retry-After: 1`.
-//! `Retry-After` is in whole seconds, rounded up, at least 1: a client told "0" would come straight back.
+//! The same table is [`TABLE`] for programs. A layer that knows how long to wait says so in
+//! `Retry-After`, whatever the table says. `Retry-After` is in whole seconds, rounded up, at least
+//! 1: a client that is told "0" comes straight back. A reason that a later version of the core adds
+//! has the status of its [kind](ReasonKind).
 //!
 //! A document looks like this:
 //!
@@ -21,24 +35,24 @@
 //!   "type": "urn:problem-type:resilience:circuit_breaker:open",
 //!   "title": "A dependency is failing",
 //!   "status": 503,
-//!   "detail": "A service that this request depends on is failing, so it was not asked. Try again in 3 s.",
+//!   "detail": "A service that this request depends on is failing, so it was not called. Try again in 3 s.",
 //!   "pattern": "circuit_breaker",
 //!   "reason": "open",
 //!   "retry_after_ms": 2480
 //! }
 //! ```
 //!
-//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`] + `:` + [`Reason::as_str`]. It names the problem,
-//! it is no address to fetch. It is stable, as are the members `pattern` and `reason`, so a client may match on
-//! them. `retry_after_ms` is there when the layer that said no knew the wait; it is the exact figure for clients
-//! that can use one.
+//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`] + `:` + [`Reason::as_str`]. It
+//! names the problem, it is no address to fetch. It is stable, as are the members `pattern` and
+//! `reason`, so a client may match on them. `retry_after_ms` is there when the layer that said no
+//! knew the wait; it is the exact figure for clients that can use one.
 //!
-//! The **name** of the breaker or bulkhead is not told to clients: "orders-db-replica-2" is the server's own
-//! business, and for a keyed handle it may be somebody's key. [`Problems::show_names`] adds it as `name`, for
-//! services whose clients are their own.
+//! The **name** of the breaker or bulkhead is not told to clients: "orders-db-replica-2" is the
+//! server's own business, and for a keyed handle it may be somebody's key. [`Problems::show_names`]
+//! adds it as `name`, for services whose clients are their own.
 //!
-//! In a handler, [`Problem`] is an error type that `?` converts rejections to. With the feature `axum` it is a
-//! response as well:
+//! In a handler, [`Problem`] is an error type that `?` converts rejections to. With the feature
+//! `axum` it is a response as well:
 //!
 //! ```
 //! use resilience_core::{Error, Pattern, Reason, Rejected};
@@ -62,7 +76,7 @@
 use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
-use resilience_core::{Error, Pattern, Reason, Rejected, ServiceError};
+use resilience_core::{Error, Pattern, Reason, Rejected, ServiceError, error::ReasonKind};
 use serde::Serialize;
 
 /// The media type of a problem document.
@@ -71,7 +85,7 @@ pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/prob
 /// What the `type` of every rejection's document starts with.
 pub const TYPE_PREFIX: &str = "urn:problem-type:resilience:";
 
-/// How one [`Reason`] is answered.
+/// The answer to one [`Reason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Row {
@@ -79,7 +93,7 @@ pub struct Row {
     pub reason: Reason,
     /// The status of the answer.
     pub status: StatusCode,
-    /// Whether to say `Retry-After: 1` when the layer that said no did not know how long to wait.
+    /// Whether the answer has `Retry-After: 1` when the layer does not know how long to wait.
     pub retry_by_default: bool,
     /// The document's `title`: the same for every occurrence.
     pub title: &'static str,
@@ -87,79 +101,43 @@ pub struct Row {
     pub detail: &'static str,
 }
 
-const fn row(
-    reason: Reason,
-    status: StatusCode,
-    retry_by_default: bool,
-    title: &'static str,
-    detail: &'static str,
-) -> Row {
-    Row {
-        reason,
-        status,
-        retry_by_default,
-        title,
-        detail,
+impl Row {
+    /// The answer to `reason`.
+    #[must_use]
+    pub const fn of(reason: Reason) -> Self {
+        Self {
+            reason,
+            status: status(reason.kind()),
+            retry_by_default: reason.retry_soon(),
+            title: reason.title(),
+            detail: reason.detail(),
+        }
     }
 }
 
-/// How each [`Reason`] is answered.
-#[rustfmt::skip]
-pub const TABLE: &[Row] = &[
-    row(Reason::Open, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
-        "A service that this request depends on is failing, so it was not asked."),
-    row(Reason::NoProbeLeft, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
-        "A service that this request depends on has been failing and is being tried with a few requests; this was not one of them."),
-    row(Reason::RampingUp, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
-        "A service that this request depends on is recovering and takes a share of the requests; this was not one of them."),
-    row(Reason::ForcedOpen, StatusCode::SERVICE_UNAVAILABLE, false, "A dependency is switched off",
-        "A service that this request depends on has been switched off by an operator."),
-    row(Reason::Full, StatusCode::SERVICE_UNAVAILABLE, true, BUSY,
-        "All places for requests of this kind are taken."),
-    row(Reason::QueueTimedOut, StatusCode::SERVICE_UNAVAILABLE, true, BUSY,
-        "All places for requests of this kind are taken, and none came free in time."),
-    row(Reason::Overloaded, StatusCode::SERVICE_UNAVAILABLE, true, BUSY,
-        "The server takes no further requests of this kind at the moment."),
-    row(Reason::RateLimited, StatusCode::TOO_MANY_REQUESTS, true, "Too many requests",
-        "The limit for requests of this kind is reached."),
-    row(Reason::TooCostly, StatusCode::UNPROCESSABLE_ENTITY, false, "Request too costly",
-        "The request alone is more than the limit for requests of this kind allows at once."),
-    row(Reason::StoreUnreachable, StatusCode::SERVICE_UNAVAILABLE, true, FAILING,
-        "What decides whether this request may be served cannot be reached at the moment."),
-    row(Reason::InFlight, StatusCode::CONFLICT, true, "A request is outstanding for this key",
-        "Another request with the same idempotency key is being served."),
-    row(Reason::KeyReused, StatusCode::UNPROCESSABLE_ENTITY, false, "Idempotency key is already used",
-        "The idempotency key was used with another request; a key is for one request and its repetitions."),
-    row(Reason::LeaseLost, StatusCode::SERVICE_UNAVAILABLE, false, "Given up",
-        "The request was given up because it no longer held what it was working with."),
-    row(Reason::OutcomeUnknown, StatusCode::CONFLICT, false, UNCERTAIN,
-        "A request with this idempotency key may have been served, and may not have been; it is not served again until that is known."),
-    row(Reason::Superseded, StatusCode::CONFLICT, true, UNCERTAIN,
-        "Another request with the same idempotency key has taken over while this one was served; its answer counts."),
-    row(Reason::OutcomeUnreadable, StatusCode::INTERNAL_SERVER_ERROR, false, NO_REPLAY,
-        "A request with this idempotency key was served, and its answer cannot be read."),
-    row(Reason::OutcomeNotKept, StatusCode::CONFLICT, false, NO_REPLAY,
-        "A request with this idempotency key was served, and its answer was not kept."),
-    row(Reason::TimedOut, StatusCode::GATEWAY_TIMEOUT, false, LATE,
-        "The request was not finished within the time allowed for it."),
-    row(Reason::NoTimeLeft, StatusCode::GATEWAY_TIMEOUT, false, LATE,
-        "The time allowed for the request was over, or too short, before the work began."),
-];
+const fn status(kind: ReasonKind) -> StatusCode {
+    match kind {
+        ReasonKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ReasonKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        ReasonKind::OutOfTime => StatusCode::GATEWAY_TIMEOUT,
+        ReasonKind::Conflict => StatusCode::CONFLICT,
+        ReasonKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+        ReasonKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
 
-const FAILING: &str = "A dependency is failing";
-const BUSY: &str = "Too busy";
-const LATE: &str = "Out of time";
-const UNCERTAIN: &str = "The outcome is not known";
-const NO_REPLAY: &str = "Served before, and cannot be replayed";
+/// The answers to all reasons.
+pub const TABLE: &[Row] = &ROWS;
 
-/// For a reason that is younger than the table.
-const OTHER: Row = row(
-    Reason::Overloaded,
-    StatusCode::SERVICE_UNAVAILABLE,
-    true,
-    BUSY,
-    "The request cannot be served at the moment.",
-);
+const ROWS: [Row; Reason::ALL.len()] = {
+    let mut rows = [Row::of(Reason::ALL[0]); Reason::ALL.len()];
+    let mut at = 1;
+    while at < rows.len() {
+        rows[at] = Row::of(Reason::ALL[at]);
+        at += 1;
+    }
+    rows
+};
 
 /// How rejections become answers. Settings, `Copy`; [`new`](Self::new) is the default.
 ///
@@ -176,7 +154,8 @@ impl Problems {
         Self { show_names: false }
     }
 
-    /// Whether the document's `name` tells clients the name that the pattern's handle was built with. Default: no.
+    /// Whether the document's `name` tells clients the name that the pattern's handle was built
+    /// with. Default: no.
     #[must_use]
     pub const fn show_names(mut self, show: bool) -> Self {
         self.show_names = show;
@@ -214,13 +193,14 @@ impl<B, F: Fn(&Rejected) -> Response<B>> Answer<B> for F {
 
 /// A problem document and the response that carries it.
 ///
-/// Made from a [`Rejected`], or by hand for a handler's own errors, so that one error type serves the whole handler.
-/// One pointer in size.
+/// Made from a [`Rejected`], or by hand for a handler's own errors, so that one error type serves
+/// the whole handler. One pointer in size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(Box<Document>);
 
 impl Problem {
-    /// A problem of the handler's own. `type` is `about:blank` until [`with_type`](Self::with_type) says otherwise.
+    /// A problem of the handler's own. `type` is `about:blank` until [`with_type`](Self::with_type)
+    /// says otherwise.
     #[must_use]
     pub fn new(status: StatusCode, title: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Document {
@@ -237,7 +217,8 @@ impl Problem {
         }))
     }
 
-    /// For a `BoxError` of a tower stack: the rejection somewhere in it, or a plain 500 that tells nothing of it.
+    /// For a `BoxError` of a tower stack: the rejection somewhere in it, or a plain 500 that tells
+    /// nothing of it.
     ///
     /// ```
     /// # use resilience_http::problem::Problem;
@@ -357,10 +338,7 @@ impl StdError for Problem {}
 impl From<&Rejected> for Problem {
     fn from(rejected: &Rejected) -> Self {
         let (pattern, reason) = (rejected.pattern(), rejected.reason());
-        let row = TABLE
-            .iter()
-            .find(|row| row.reason == reason)
-            .unwrap_or(&OTHER);
+        let row = Row::of(reason);
         let wait = rejected.retry_after();
         let mut problem = Self::new(row.status, row.title)
             .with_type(type_uri(pattern, reason))

@@ -34,7 +34,7 @@ use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor},
-    until::Guard,
+    completion::Guard,
 };
 use tokio::{
     sync::{Notify, watch},

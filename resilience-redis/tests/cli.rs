@@ -8,7 +8,7 @@ use std::{
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, State},
-    until::Guard,
+    completion::Guard,
 };
 use resilience_redis::Redis;
 use resilience_tests::{redis::RedisServer, until::eventually};

@@ -17,7 +17,7 @@ use resilience_core::{
         fleet::{FleetRules, View},
     },
     error::Error,
-    until::Guard,
+    completion::Guard,
 };
 use resilience_redis::Redis;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};

@@ -10,12 +10,12 @@ use super::{
     word::Permit,
 };
 use crate::{
-    classify::Verdict,
     clock::Moment,
+    completion::Guard,
     deadline::{self, Deadline},
     error::Rejected,
     stripe::{Local, Striped},
-    until::Guard,
+    verdict::Verdict,
 };
 
 /// A call that a breaker let through. [`Guard::settle`] tells how it ended.

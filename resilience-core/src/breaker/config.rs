@@ -1,14 +1,14 @@
 //! What a breaker can be told when it is built. Everything is checked in [`Builder::build`], nothing at run time.
 
-use std::{fmt, hash::Hash, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    CircuitBreaker, KeyedCircuitBreaker,
+    CircuitBreaker,
     fleet::{BreakerStore, FleetRules},
     rules::{Rate, Rules, WindowRules},
     settings::{Dropped, HalfOpen, OpenFor, RampUp, Window},
 };
-use crate::{clock::Clock, error::InvalidConfig, keyed::Keyed, stripe};
+use crate::{clock::Clock, error::InvalidConfig, stripe};
 
 /// Makes a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
 #[derive(Clone, Debug)]
@@ -159,18 +159,6 @@ impl Builder {
     /// Names the first value that cannot work, and the rule that it breaks.
     pub fn build(self) -> Result<CircuitBreaker, InvalidConfig> {
         self.check().map(CircuitBreaker::new)
-    }
-
-    /// Checks all values and makes a family of such breakers, one per key. See [`KeyedCircuitBreaker`].
-    ///
-    /// # Errors
-    ///
-    /// Names the first value that cannot work, and the rule that it breaks.
-    pub fn keyed<K>(self, keyed: Keyed) -> Result<KeyedCircuitBreaker<K>, InvalidConfig>
-    where
-        K: Hash + Eq + fmt::Display + Send + Sync + 'static,
-    {
-        KeyedCircuitBreaker::new(self.check()?, keyed)
     }
 
     pub(super) fn check(self) -> Result<Config, InvalidConfig> {

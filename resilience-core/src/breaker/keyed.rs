@@ -4,7 +4,7 @@ use std::{
     fmt,
     hash::Hash,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,90 +12,95 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Call, CircuitBreaker,
+    Builder, Call, CircuitBreaker,
     asking::Asking,
     config::Config,
     events::{Events, Hub},
     layer::ResponseFuture,
     machine::Refusal,
-    shared::{Counted, Shared, read_counted},
+    shared::{InFamily, Shared},
     snapshot::{Snapshot, State},
+    totals::{Bequest, Departed},
 };
 use crate::{
     classify::{self, Classify},
-    clock::{Clock, Moment},
+    completion::{self, Until},
     error::{InvalidConfig, Pattern, ServiceError},
-    keyed::{Keyed, Member, Registry},
+    keyed::{self, Evict, Family, Keyed, Member, Members},
     stripe::{self, Striped},
-    telemetry::{self, BREAKER_STATE, Reading},
-    until::{self, Until},
+    telemetry::{BREAKER_STATE, Reading},
 };
 
-/// A family of circuit breakers of one configuration, one per key, made when a key is first seen. From
-/// [`Builder::keyed`](super::Builder::keyed).
+/// A family of circuit breakers of one configuration, one per key, made when a key is first seen.
+/// From [`Builder::keyed`](super::Builder::keyed).
 ///
-/// The family is bounded ([`Keyed`]): breakers that are closed and idle are dropped; when none can go, keys that are
-/// new share one overflow breaker.
+/// The family is bounded ([`Keyed`]): breakers that are closed and idle are dropped; when none can
+/// go, keys that are new share one overflow breaker.
 ///
-/// Rejections, events and logs carry the key as name; metrics carry the family's name, never the key.
+/// Rejections, events and logs carry the key as name; metrics carry the family's name, never the
+/// key.
 ///
-/// Memory: a breaker with a time window takes about 4.5 KiB (4 stripes at most, however many cores), the key and
-/// its name extra.
-pub struct KeyedCircuitBreaker<K> {
-    pub(super) inner: Arc<Inner<K>>,
-}
+/// Memory: a breaker with a time window takes about 4.5 KiB (4 stripes at most, however many
+/// cores), the key and its name extra.
+pub type KeyedCircuitBreaker<K> = Family<K, CircuitBreaker>;
 
-pub(super) struct Inner<K> {
-    members: Registry<K, CircuitBreaker>,
-    family: Arc<Family>,
-    clock: Clock,
-}
-
-/// What the members of a family have in common.
+/// What the breakers of a family have in common.
 #[derive(Debug)]
-pub(super) struct Family {
-    name: Arc<str>,
+#[expect(unnameable_types, reason = "sealed")]
+pub struct Common {
     hub: Arc<Hub>,
-    /// What members that are gone have counted.
-    gone: Mutex<Counted>,
+    departed: Arc<Departed>,
 }
 
-impl<K> KeyedCircuitBreaker<K>
+impl Builder {
+    /// Checks all values and makes a family of such breakers, one per key. See
+    /// [`KeyedCircuitBreaker`].
+    ///
+    /// # Errors
+    ///
+    /// Names the first value that cannot work, and the rule that it breaks.
+    pub fn keyed<K>(self, keyed: Keyed) -> Result<KeyedCircuitBreaker<K>, InvalidConfig>
+    where
+        K: Hash + Eq + fmt::Display + Send + Sync + 'static,
+    {
+        family(self.check()?, keyed)
+    }
+}
+
+fn family<K>(mut config: Config, keyed: Keyed) -> Result<KeyedCircuitBreaker<K>, InvalidConfig>
 where
     K: Hash + Eq + fmt::Display + Send + Sync + 'static,
 {
-    pub(super) fn new(mut config: Config, keyed: Keyed) -> Result<Self, InvalidConfig> {
-        let family = Arc::new(Family {
+    let (name, clock) = (Arc::clone(&config.name), config.clock);
+    let (hub, departed) = (
+        Arc::new(Hub::new(config.event_capacity)),
+        Arc::<Departed>::default(),
+    );
+    let common = Common {
+        hub: Arc::clone(&hub),
+        departed: Arc::clone(&departed),
+    };
+    config.rules.stripes = stripe::count().min(4);
+    let make = move |key: Option<&K>| {
+        let in_family = InFamily {
             name: Arc::clone(&config.name),
-            hub: Arc::new(Hub::new(config.event_capacity)),
-            gone: Mutex::default(),
-        });
-        let stripes = stripe::count().min(4);
-        config.rules.stripes = stripes;
-        let (clock, shared_family) = (config.clock, Arc::clone(&family));
-        let make = move |key: Option<&K>| {
-            let mut config = config.clone();
-            config.name = match key {
-                Some(key) => key.to_string().into(),
-                None => format!("{} (overflow)", config.name).into(),
-            };
-            let hub = Arc::clone(&shared_family.hub);
-            CircuitBreaker {
-                shared: Shared::start(config, hub, Some(Arc::clone(&shared_family))),
-            }
+            bequest: Bequest::new(Arc::clone(&departed)),
         };
-        let heir = Arc::clone(&family);
-        let evicted = move |breaker: &CircuitBreaker| heir.inherit(&breaker.shared);
-        let inner = Arc::new(Inner {
-            members: Registry::new(keyed, make, evicted)?,
-            family,
-            clock,
-        });
-        telemetry::register(&inner);
-        Ok(Self { inner })
-    }
+        let mut config = config.clone();
+        config.name = match key {
+            Some(key) => key.to_string().into(),
+            None => format!("{} (overflow)", config.name).into(),
+        };
+        CircuitBreaker {
+            shared: Shared::start(config, Arc::clone(&hub), Some(in_family)),
+        }
+    };
+    Family::start(name, clock, keyed, common, make)
+}
 
-    /// A layer that guards each request with the breaker of the key that `key` finds in it. Fail-fast.
+impl<K> KeyedCircuitBreaker<K> {
+    /// A layer that guards each request with the breaker of the key that `key` finds in it.
+    /// Fail-fast.
     pub fn layer<Req, F>(&self, key: F) -> KeyedCircuitBreakerLayer<K, F>
     where
         F: Fn(&Req) -> K,
@@ -104,145 +109,56 @@ where
             breakers: self.clone(),
             key,
             classify: classify::Standard,
-            until: until::Response,
+            until: completion::Response,
         }
-    }
-
-    /// The breaker of this key. It stays usable when the family has dropped it, but is then no longer the one that
-    /// new calls go through: ask for it anew.
-    #[must_use]
-    pub fn get(&self, key: &K) -> CircuitBreaker
-    where
-        K: Clone,
-    {
-        self.inner
-            .members
-            .with(key, || self.inner.clock.now(), Clone::clone)
-    }
-
-    /// The name of the family.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.inner.family.name
-    }
-
-    /// The number of keys that have a breaker at present.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.inner.members.len()
-    }
-
-    /// Whether no key has a breaker at present.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How each of the breakers stands, in no particular order.
-    #[must_use]
-    pub fn snapshots(&self) -> Vec<Snapshot> {
-        let mut all = Vec::with_capacity(self.len());
-        self.inner
-            .members
-            .for_each(|_, breaker| all.push(breaker.snapshot()));
-        all
     }
 
     /// The events of all breakers of the family, from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.inner.family.hub.subscribe()
+        self.common().hub.subscribe()
     }
 }
 
-impl<K> Clone for KeyedCircuitBreaker<K> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: Arc::clone(&self.inner),
-        }
-    }
-}
-
-impl<K> fmt::Debug for KeyedCircuitBreaker<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedCircuitBreaker")
-            .field("name", &self.inner.family.name)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Family {
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Keeps what a member that goes has counted. Called when it is no longer a member, and once more when the last
-    /// call through it is over.
-    pub(super) fn inherit(&self, member: &Shared) {
-        let mut gone = self.gone();
-        let before = member.handed_over().get().copied().unwrap_or_default();
-        let all = member.counted();
-        add(&mut gone, &all);
-        subtract(&mut gone, &before);
-        // The second time it is the last, and nobody will ask again.
-        let _ = member.handed_over().set(all);
-    }
-
-    fn gone(&self) -> MutexGuard<'_, Counted> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn add(sum: &mut Counted, more: &Counted) {
-    combine(sum, more, u64::wrapping_add);
-}
-
-/// Of what was added before.
-fn subtract(sum: &mut Counted, less: &Counted) {
-    combine(sum, less, u64::wrapping_sub);
-}
-
-fn combine(sum: &mut Counted, other: &Counted, with: fn(u64, u64) -> u64) {
-    sum.0.combine(&other.0, with);
-    for (sum, count) in sum.1.iter_mut().zip(other.1) {
-        *sum = with(*sum, count);
-    }
-}
-
-impl Member for CircuitBreaker {
+impl Evict for CircuitBreaker {
     fn evictable(&self) -> bool {
         self.shared.is_idle()
     }
 }
 
-impl<K> telemetry::Source for Inner<K>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-{
-    fn pattern(&self) -> Pattern {
-        Pattern::CircuitBreaker
+impl Member for CircuitBreaker {
+    type Snapshot = Snapshot;
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot()
+    }
+}
+
+impl keyed::InFamily for CircuitBreaker {
+    const PATTERN: Pattern = Pattern::CircuitBreaker;
+
+    type Common = Common;
+
+    fn left(&self) {
+        self.shared.leave_family();
     }
 
-    fn name(&self) -> &str {
-        &self.family.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.members.sweep(self.clock.now());
+    #[expect(private_interfaces, reason = "sealed")]
+    fn read(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
         let mut states = [0; State::ALL.len()];
-        self.members.for_each(|_, breaker| {
+        members.for_each(|breaker| {
             states[breaker.state() as usize] += 1;
             breaker.shared.read_degraded(out);
         });
-        // Nobody leaves while the sum is made: each is counted as a member or as gone. No code of others runs here.
-        let gone = self.family.gone();
-        let mut sum = *gone;
-        self.members.for_each(|_, breaker| {
-            if breaker.shared.handed_over().get().is_none() {
-                add(&mut sum, &breaker.shared.counted());
+        let departed = members.common.departed.lock();
+        let mut sum = *departed;
+        // Under the lock only numbers are added: no code of the user's runs here.
+        members.for_each(|breaker| {
+            if !breaker.shared.has_left_family() {
+                sum.add(&breaker.shared.counted());
             }
         });
-        drop(gone);
+        drop(departed);
         for state in State::ALL {
             out(Reading {
                 metric: &BREAKER_STATE,
@@ -250,14 +166,14 @@ where
                 value: states[state as usize],
             });
         }
-        read_counted(&sum, out);
+        sum.read(out);
     }
 }
 
 /// Guards each request with the breaker of its key. From [`KeyedCircuitBreaker::layer`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = until::Response> {
+pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = completion::Response> {
     breakers: KeyedCircuitBreaker<K>,
     key: F,
     classify: C,
@@ -275,7 +191,7 @@ impl<K, F, C, U> KeyedCircuitBreakerLayer<K, F, C, U> {
         }
     }
 
-    /// When a call that was answered is over. Default: [`until::Response`], at once.
+    /// When a call that was answered is over. Default: [`completion::Response`], at once.
     pub fn until<V>(self, until: V) -> KeyedCircuitBreakerLayer<K, F, C, V> {
         KeyedCircuitBreakerLayer {
             breakers: self.breakers,
@@ -308,10 +224,11 @@ where
 
 /// A service behind a family of circuit breakers. From [`KeyedCircuitBreakerLayer`].
 ///
-/// It is ready when the inner service is: which breaker a call will meet is not known before. A call that is
-/// rejected leaves a fresh clone of the inner service behind, so that nothing stays reserved for it.
+/// It is ready when the inner service is: which breaker a call will meet is not known before. A
+/// call that is rejected leaves a fresh clone of the inner service behind, so that nothing stays
+/// reserved for it.
 #[derive(Clone, Debug)]
-pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = until::Response> {
+pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = completion::Response> {
     inner: S,
     breakers: KeyedCircuitBreaker<K>,
     key: F,
@@ -339,7 +256,7 @@ where
     fn call(&mut self, req: Req) -> Self::Future {
         let (classify, until) = (self.classify.clone(), self.until.clone());
         let inner = &mut self.inner;
-        match self.breakers.inner.admit(&(self.key)(&req)) {
+        match admit(&self.breakers, &(self.key)(&req)) {
             Ok(call) => ResponseFuture::calling(inner, req, call, classify, until),
             Err(refused) => {
                 let (breaker, refusal) = *refused;
@@ -358,18 +275,15 @@ where
     }
 }
 
-impl<K> Inner<K>
+#[inline]
+fn admit<K>(breakers: &KeyedCircuitBreaker<K>, key: &K) -> Result<Call, Refused>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
 {
-    #[inline]
-    fn admit(&self, key: &K) -> Result<Call, Refused> {
-        let now = || -> Moment { self.clock.now() };
-        self.members.with(key, now, |breaker| {
-            let breaker = &breaker.shared;
-            Call::pass(breaker).map_or_else(|| admit_otherwise(breaker), Ok)
-        })
-    }
+    breakers.with(key, |breaker| {
+        let breaker = &breaker.shared;
+        Call::pass(breaker).map_or_else(|| admit_otherwise(breaker), Ok)
+    })
 }
 
 /// Behind a pointer, so that calls that pass do not carry the room for it.

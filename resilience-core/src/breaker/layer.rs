@@ -18,18 +18,19 @@ use super::{
     Call, CircuitBreaker, asking::Asking, gate::Waiting, machine::Refusal, shared::Shared,
 };
 use crate::{
-    classify::{self, Classify, Verdict},
+    classify::{self, Classify},
+    completion::{self, Guard, Until},
     error::{Reason, Rejected, ServiceError},
     stripe::Striped,
-    until::{self, Guard, Until},
+    verdict::Verdict,
 };
 
 /// Guards services with a [`CircuitBreaker`]. From [`CircuitBreaker::layer`].
 ///
-/// `M` is the mode: [`FailFast`], [`Gate`] or [`Unclonable`].
+/// `M` is the mode: [`FailFast`] or [`Gate`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct CircuitBreakerLayer<C = classify::Standard, U = until::Response, M = FailFast> {
+pub struct CircuitBreakerLayer<C = classify::Standard, U = completion::Response, M = FailFast> {
     breaker: CircuitBreaker,
     classify: C,
     until: U,
@@ -40,18 +41,13 @@ pub struct CircuitBreakerLayer<C = classify::Standard, U = until::Response, M = 
 ///
 /// The inner service must be `Clone`: when a call is rejected after the inner service was made ready for it, a fresh
 /// clone takes its place, so that whatever it had reserved (a place in a `ConcurrencyLimit`) goes to a call that is
-/// made. A service that is not `Clone` can be guarded with [`CircuitBreakerLayer::unclonable`].
+/// made.
 #[derive(Clone, Copy, Debug)]
 pub struct FailFast;
 
 /// Mode of a layer: `poll_ready` is pending while the breaker rejects.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate;
-
-/// Mode of a layer: like [`FailFast`], but a rejected call leaves the inner service ready, with what it may have
-/// reserved.
-#[derive(Clone, Copy, Debug)]
-pub struct Unclonable;
 
 impl<C, U> CircuitBreakerLayer<C, U> {
     pub(super) const fn new(breaker: CircuitBreaker, classify: C, until: U) -> Self {
@@ -69,13 +65,6 @@ impl<C, U> CircuitBreakerLayer<C, U> {
     pub fn gate(self) -> CircuitBreakerLayer<C, U, Gate> {
         self.in_mode()
     }
-
-    /// For inner services that are not `Clone`. A call that is rejected after the inner service was made ready for
-    /// it leaves it ready: do not use it over a service that reserves something in `poll_ready` which others wait
-    /// for.
-    pub fn unclonable(self) -> CircuitBreakerLayer<C, U, Unclonable> {
-        self.in_mode()
-    }
 }
 
 impl<C, U, M> CircuitBreakerLayer<C, U, M> {
@@ -89,7 +78,7 @@ impl<C, U, M> CircuitBreakerLayer<C, U, M> {
         }
     }
 
-    /// When a call that was answered is over. Default: [`until::Response`], at once.
+    /// When a call that was answered is over. Default: [`completion::Response`], at once.
     pub fn until<V>(self, until: V) -> CircuitBreakerLayer<C, V, M> {
         CircuitBreakerLayer {
             breaker: self.breaker,
@@ -126,7 +115,7 @@ impl<S: Clone, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, FailFa
     type Service = CircuitBreakerService<S, C, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.service(inner, Mode::FailFast { take: Some(take) })
+        self.service(inner, Mode::FailFast { take })
     }
 }
 
@@ -138,19 +127,11 @@ impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Gate> {
     }
 }
 
-impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Unclonable> {
-    type Service = CircuitBreakerService<S, C, U>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        self.service(inner, Mode::FailFast { take: None })
-    }
-}
-
 /// A service behind a circuit breaker. From [`CircuitBreakerLayer`].
 ///
 /// A clone is not ready and holds nothing. A call that was rejected because `poll_ready` found the breaker open is
 /// rejected even if it has closed meanwhile: the inner service was not asked whether it is ready.
-pub struct CircuitBreakerService<S, C = classify::Standard, U = until::Response> {
+pub struct CircuitBreakerService<S, C = classify::Standard, U = completion::Response> {
     inner: S,
     /// `poll_ready` has found the inner service ready, for the next call.
     inner_is_ready: bool,
@@ -163,7 +144,7 @@ pub struct CircuitBreakerService<S, C = classify::Standard, U = until::Response>
 enum Mode<S> {
     FailFast {
         /// Takes the service that was made ready and puts a fresh clone in its place.
-        take: Option<fn(&mut S) -> S>,
+        take: fn(&mut S) -> S,
     },
     Gate(Waiting),
 }
@@ -186,7 +167,7 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
 
     /// The inner service was made ready for a call that is not made.
     fn give_readiness_back(&mut self) {
-        if let Mode::FailFast { take: Some(take) } = self.mode {
+        if let Mode::FailFast { take } = self.mode {
             drop(take(&mut self.inner));
         }
     }
@@ -224,14 +205,14 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
     {
         let inner = &mut self.inner;
         let req = match self.mode {
-            Mode::FailFast { take: Some(take) } => {
+            Mode::FailFast { take } => {
                 match Asking::start(&self.breaker, &refusal, req, || take(inner)) {
                     Ok(asking) => return State::asking(asking),
                     Err(req) => req,
                 }
             }
             // Without a clone of the service there is nothing to wait with.
-            _ => match Call::admit_parked(&self.breaker, &refusal) {
+            Mode::Gate(_) => match Call::admit_parked(&self.breaker, &refusal) {
                 Some(call) => return State::calling_begun(inner, req, call),
                 None => req,
             },

@@ -89,6 +89,7 @@ mod snapshot;
 mod tally;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod totals;
 mod trial;
 mod window;
 mod word;
@@ -99,15 +100,13 @@ pub use call::Call;
 pub use config::Builder;
 pub use events::{Cause, Counts, Event, Events, Missed};
 pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer, KeyedCircuitBreakerService};
-pub use layer::{
-    CircuitBreakerLayer, CircuitBreakerService, FailFast, Gate, ResponseFuture, Unclonable,
-};
+pub use layer::{CircuitBreakerLayer, CircuitBreakerService, FailFast, Gate, ResponseFuture};
 pub use orders::{Order, OrderInfo};
 pub use settings::{Dropped, HalfOpen, OpenFor, RampUp, Window};
 pub use snapshot::{Probes, Snapshot, Stage, State, Totals};
 
 use self::{config::Config, events::Hub, shared::Shared};
-use crate::{classify, error::Rejected, stripe::Striped, telemetry, until};
+use crate::{classify, completion, error::Rejected, stripe::Striped, telemetry};
 
 /// The handle of one breaker. Clones, layers and services made from it all share its state.
 #[derive(Clone)]
@@ -130,11 +129,11 @@ impl CircuitBreaker {
 
     /// A layer that guards a service with this breaker. Make as many as you like; all share this breaker.
     pub fn layer(&self) -> CircuitBreakerLayer {
-        CircuitBreakerLayer::new(self.clone(), classify::Standard, until::Response)
+        CircuitBreakerLayer::new(self.clone(), classify::Standard, completion::Response)
     }
 
     /// Asks for the right to make one call, for use without tower. Hold the [`Call`] while the work is done, then
-    /// [`settle`](until::Guard::settle) it; dropped unsettled, it counts as [`Dropped`] says, by its age since this
+    /// [`settle`](completion::Guard::settle) it; dropped unsettled, it counts as [`Dropped`] says, by its age since this
     /// moment.
     ///
     /// Reads the clock, unless drops are ignored and slow calls are not watched.
@@ -144,7 +143,7 @@ impl CircuitBreaker {
     /// Rejects when the breaker would reject a call.
     ///
     /// ```
-    /// use resilience_core::{breaker::CircuitBreaker, until::Guard, Verdict};
+    /// use resilience_core::{breaker::CircuitBreaker, completion::Guard, Verdict};
     ///
     /// let breaker = CircuitBreaker::builder("cache").build()?;
     /// let mut call = breaker.acquire()?;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, TryLockError,
+        Arc, Mutex, PoisonError, TryLockError,
         atomic::{Ordering::SeqCst, fence},
     },
     time::Duration,
@@ -15,22 +15,19 @@ use super::{
     control::{Imposed, Transition},
     events::{Cause, Event, Hub},
     fleet::{self, HeldProbes, Lease, Membership},
-    keyed::Family,
     machine::{Effect, Machine, Outcome, Refusal},
     orders::Order,
     settings::Dropped,
-    snapshot::{Snapshot, State, Totals},
+    snapshot::{Snapshot, State},
     tally::Count,
+    totals::{Bequest, BreakerTotals},
     word::Permit,
 };
 use crate::{
     clock::{Clock, Moment},
-    error::{Pattern, Reason, Rejected},
+    error::{Pattern, Rejected},
     stripe::Striped,
-    telemetry::{
-        self, BREAKER_CALLS, BREAKER_DEGRADED, BREAKER_REJECTED, BREAKER_STATE,
-        BREAKER_TRANSITIONS, Reading,
-    },
+    telemetry::{self, BREAKER_DEGRADED, BREAKER_STATE, Reading},
 };
 
 pub(super) struct Shared {
@@ -46,26 +43,23 @@ pub(super) struct Shared {
     announcing: Mutex<()>,
     /// The lots of a ramp-up, where they must be repeatable.
     lots: Option<Mutex<fastrand::Rng>>,
-    family: Option<Arc<Family>>,
-    /// What the family has taken over already, if this breaker is no longer a member.
-    handed_over: OnceLock<Counted>,
+    family: Option<InFamily>,
     member: Option<Arc<Membership>>,
     /// Those of the fleet's probes that this instance holds.
     probes: HeldProbes,
 }
 
-/// What a breaker has counted, and by state, how often it was entered.
-pub(super) type Counted = (Totals, [u64; State::ALL.len()]);
+/// What the breaker of a key knows of its family.
+pub(super) struct InFamily {
+    pub(super) name: Arc<str>,
+    pub(super) bequest: Bequest,
+}
 
 impl Shared {
     /// The shared part of a breaker, in stripes; if a fleet shares it, the task that speaks for it runs.
-    pub(super) fn start(
-        config: Config,
-        hub: Arc<Hub>,
-        family: Option<Arc<Family>>,
-    ) -> Striped<Self> {
+    pub(super) fn start(config: Config, hub: Arc<Hub>, family: Option<InFamily>) -> Striped<Self> {
         let name = match &family {
-            Some(family) => format!("{}/{}", family.name(), config.name).into(),
+            Some(family) => format!("{}/{}", family.name, config.name).into(),
             None => Arc::clone(&config.name),
         };
         let (member, mail) = fleet::join(&config, name).unzip();
@@ -80,7 +74,7 @@ impl Shared {
     fn new(
         config: Config,
         hub: Arc<Hub>,
-        family: Option<Arc<Family>>,
+        family: Option<InFamily>,
         member: Option<Arc<Membership>>,
     ) -> Self {
         Self {
@@ -94,7 +88,6 @@ impl Shared {
             announcing: Mutex::new(()),
             lots: config.seed.map(fastrand::Rng::with_seed).map(Mutex::new),
             family,
-            handed_over: OnceLock::new(),
             member,
             probes: HeldProbes::default(),
         }
@@ -312,12 +305,24 @@ impl Shared {
         self.machine.is_idle()
     }
 
-    pub(super) fn counted(&self) -> Counted {
-        (self.machine.totals(), self.machine.entered())
+    pub(super) fn counted(&self) -> BreakerTotals {
+        BreakerTotals {
+            calls: self.machine.totals(),
+            entered: self.machine.entered(),
+        }
     }
 
-    pub(super) const fn handed_over(&self) -> &OnceLock<Counted> {
-        &self.handed_over
+    /// Leaves the family what was counted here, if this is the breaker of a key.
+    pub(super) fn leave_family(&self) {
+        if let Some(family) = &self.family {
+            family.bequest.leave(|| self.counted());
+        }
+    }
+
+    /// Whether the family counts this breaker among those that have left.
+    pub(super) fn has_left_family(&self) -> bool {
+        let family = self.family.as_ref();
+        family.is_some_and(|family| family.bequest.is_left())
     }
 
     /// One while a shared breaker has no store, zero while it has; a breaker that is not shared has no such value.
@@ -391,7 +396,7 @@ impl Shared {
                     target: "resilience",
                     pattern = Pattern::CircuitBreaker.as_str(),
                     name = &*self.name,
-                    family = self.family.as_ref().map(|family| family.name()),
+                    family = self.family.as_ref().map(|family| &*family.name),
                     generation,
                     from = from.as_str(),
                     to = to.as_str(),
@@ -426,7 +431,7 @@ impl telemetry::Source for Shared {
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         read_state(self.state(), out);
         self.read_degraded(out);
-        read_counted(&self.counted(), out);
+        self.counted().read(out);
     }
 }
 
@@ -441,50 +446,9 @@ pub(super) fn read_state(state: State, out: &mut dyn FnMut(Reading)) {
     }
 }
 
-pub(super) fn read_counted((totals, entered): &Counted, out: &mut dyn FnMut(Reading)) {
-    let calls = [
-        ("success", totals.successes),
-        ("failure", totals.failures),
-        ("slow_success", totals.slow_successes),
-        ("slow_failure", totals.slow_failures),
-        ("ignored", totals.ignored),
-        ("stale", totals.stale),
-    ];
-    let rejected = [
-        (Reason::Open, totals.rejected_open),
-        (Reason::NoProbeLeft, totals.rejected_no_probe),
-        (Reason::RampingUp, totals.rejected_ramping_up),
-        (Reason::ForcedOpen, totals.rejected_forced_open),
-    ];
-    for (attribute, value) in calls {
-        out(Reading {
-            metric: &BREAKER_CALLS,
-            attribute,
-            value,
-        });
-    }
-    for (reason, value) in rejected {
-        out(Reading {
-            metric: &BREAKER_REJECTED,
-            attribute: reason.as_str(),
-            value,
-        });
-    }
-    for state in State::ALL {
-        out(Reading {
-            metric: &BREAKER_TRANSITIONS,
-            attribute: state.as_str(),
-            value: entered[state as usize],
-        });
-    }
-}
-
-/// A member of a family leaves it its totals: what a metric has counted must not go down.
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(family) = &self.family {
-            family.inherit(self);
-        }
+        self.leave_family();
         if let Some(member) = &self.member {
             member.leave();
         }

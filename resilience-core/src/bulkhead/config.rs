@@ -1,14 +1,14 @@
 //! The builder of a bulkhead: what is wrong is said when it is built.
 
-use std::{hash::Hash, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    Bulkhead, KeyedBulkhead,
+    Bulkhead,
     hold::Holds,
     machine::{Gate, MOST},
     shared::{Shared, Totals},
 };
-use crate::{clock::Clock, error::InvalidConfig, keyed::Keyed, stripe::Striped, telemetry};
+use crate::{clock::Clock, error::InvalidConfig, stripe::Striped, telemetry};
 
 /// Settings of a [`Bulkhead`].
 ///
@@ -80,20 +80,6 @@ impl BulkheadBuilder {
         Ok(bulkhead)
     }
 
-    /// Builds a family of bulkheads, one per key, each with these settings.
-    ///
-    /// # Errors
-    /// If a value is out of bounds: names it and the rule.
-    pub fn keyed<K>(self, limits: Keyed) -> Result<KeyedBulkhead<K>, InvalidConfig>
-    where
-        K: Hash + Eq + Send + Sync + 'static,
-    {
-        self.validate()?;
-        let name = Arc::clone(&self.name);
-        let clock = self.clock.unwrap_or_default();
-        KeyedBulkhead::new(name, self.clock(clock), limits)
-    }
-
     /// A bulkhead of valid settings that the exporter does not know of.
     pub(super) fn unregistered(&self, totals: &Arc<Totals>) -> Bulkhead {
         let (length, max_wait) = self.queue.unwrap_or_default();
@@ -110,8 +96,11 @@ impl BulkheadBuilder {
         }
     }
 
-    pub(super) fn clock_now(&self) -> crate::clock::Moment {
-        self.clock.unwrap_or_default().now()
+    /// The name, and these settings with the clock that they resolve to.
+    pub(super) fn resolved(self) -> Result<(Arc<str>, Clock, Self), InvalidConfig> {
+        self.validate()?;
+        let clock = self.clock.unwrap_or_default();
+        Ok((Arc::clone(&self.name), clock, self.clock(clock)))
     }
 
     fn validate(&self) -> Result<(), InvalidConfig> {

@@ -1,7 +1,6 @@
 //! One bulkhead per key.
 
 use std::{
-    borrow::Borrow,
     fmt,
     hash::Hash,
     sync::Arc,
@@ -13,14 +12,14 @@ use tower_service::Service;
 
 use super::{Bulkhead, BulkheadBuilder, Permit, ResponseFuture, Snapshot, shared::Totals};
 use crate::{
+    completion::{self, Until},
     error::{InvalidConfig, Pattern, ServiceError},
-    keyed::{Keyed, Registry},
-    telemetry::{self, Reading, Source},
-    until::{self, Until},
+    keyed::{Evict, Family, InFamily, Keyed, Member, Members},
+    telemetry::Reading,
 };
 
-/// A bulkhead per key (host, tenant, shard), all with the same settings and all reporting under one name. Clones
-/// share the family.
+/// A bulkhead per key (host, tenant, shard), all with the same settings and all reporting under one
+/// name. Clones share the family.
 ///
 /// ```
 /// use resilience_core::{Rejected, bulkhead::Bulkhead, keyed::Keyed};
@@ -36,150 +35,97 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// A member that is idle for long enough is dropped and made anew when its key comes back; one with calls in flight
-/// or queued stays. The limits are in [`Keyed`].
-pub struct KeyedBulkhead<K> {
-    family: Arc<Family<K>>,
-}
+/// A member that is idle for long enough is dropped and made anew when its key comes back; one with
+/// calls in flight or queued stays. The limits are in [`Keyed`].
+pub type KeyedBulkhead<K> = Family<K, Bulkhead>;
 
-struct Family<K> {
-    name: Arc<str>,
-    settings: BulkheadBuilder,
-    members: Registry<K, Bulkhead>,
-    totals: Arc<Totals>,
+impl BulkheadBuilder {
+    /// Builds a family of bulkheads, one per key, each with these settings.
+    ///
+    /// # Errors
+    /// If a value is out of bounds: names it and the rule.
+    pub fn keyed<K>(self, limits: Keyed) -> Result<KeyedBulkhead<K>, InvalidConfig>
+    where
+        K: Hash + Eq + Send + Sync + 'static,
+    {
+        let (name, clock, settings) = self.resolved()?;
+        // The totals are the family's: nothing has to be kept of a member that leaves.
+        let totals = Arc::<Totals>::default();
+        let of_all = Arc::clone(&totals);
+        let make = move |_: Option<&K>| settings.unregistered(&of_all);
+        Family::start(name, clock, limits, totals, make)
+    }
 }
 
 impl<K> KeyedBulkhead<K>
 where
     K: Hash + Eq + Send + Sync + 'static,
 {
-    pub(super) fn new(
-        name: Arc<str>,
-        settings: BulkheadBuilder,
-        limits: Keyed,
-    ) -> Result<Self, InvalidConfig> {
-        let totals = Arc::<Totals>::default();
-        let (make, of_all) = (settings.clone(), Arc::clone(&totals));
-        // Totals are the family's, so nothing has to be saved of a member that goes.
-        let members = Registry::new(limits, move |_| make.unregistered(&of_all), |_| {})?;
-        let family = Arc::new(Family {
-            name,
-            settings,
-            members,
-            totals,
-        });
-        telemetry::register(&family);
-        Ok(Self { family })
-    }
-
     /// A layer that sends each request through the bulkhead of `key(&request)`.
     pub fn layer<F>(&self, key: F) -> KeyedBulkheadLayer<K, F> {
         KeyedBulkheadLayer {
             bulkheads: self.clone(),
             key,
-            until: until::Response,
+            until: completion::Response,
         }
     }
 
-    /// The bulkhead of `key`, made if there is none. Holding on to it does not keep it in the family.
-    pub fn get<Q>(&self, key: &Q) -> Bulkhead
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        self.family.with(key, Bulkhead::clone)
-    }
-
-    /// The sums over all members: places, calls in flight and queued, and the family's totals of rejections.
-    /// [`typical_hold`](Snapshot::typical_hold) is left out.
+    /// The sums over all members: places, calls in flight and queued, and the family's totals of
+    /// rejections. [`typical_hold`](Snapshot::typical_hold) is left out.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.family.snapshot()
-    }
-
-    /// How many keys have a bulkhead at this moment.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.family.members.len()
-    }
-
-    /// Whether no key has a bulkhead.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.members(sum)
     }
 }
 
-impl<K> Family<K>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-{
-    #[inline]
-    fn with<Q, R>(&self, key: &Q, f: impl FnOnce(&Bulkhead) -> R) -> R
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        self.members.with(key, || self.settings.clock_now(), f)
+fn sum(members: &Members<'_, Bulkhead>) -> Snapshot {
+    let mut sum = members.common.snapshot();
+    members.for_each(|bulkhead| {
+        let load = bulkhead.shared.gate.load();
+        sum.in_flight += load.in_flight;
+        sum.queued += load.waiting;
+        sum.max_concurrent += load.limit;
+    });
+    sum
+}
+
+impl Evict for Bulkhead {
+    fn evictable(&self) -> bool {
+        let load = self.shared.gate.load();
+        load.in_flight == 0 && load.waiting == 0
     }
+}
+
+impl Member for Bulkhead {
+    type Snapshot = Snapshot;
 
     fn snapshot(&self) -> Snapshot {
-        let mut sum = self.totals.snapshot();
-        self.members.for_each(|_, bulkhead| {
-            let load = bulkhead.shared.gate.load();
-            sum.in_flight += load.in_flight;
-            sum.queued += load.waiting;
-            sum.max_concurrent += load.limit;
-        });
-        sum
+        self.snapshot()
     }
 }
 
-impl<K> Clone for KeyedBulkhead<K> {
-    fn clone(&self) -> Self {
-        Self {
-            family: Arc::clone(&self.family),
-        }
-    }
-}
+impl InFamily for Bulkhead {
+    const PATTERN: Pattern = Pattern::Bulkhead;
 
-impl<K> fmt::Debug for KeyedBulkhead<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedBulkhead")
-            .field("name", &self.family.name)
-            .finish_non_exhaustive()
-    }
-}
+    type Common = Arc<Totals>;
 
-impl<K> Source for Family<K>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-{
-    fn pattern(&self) -> Pattern {
-        Pattern::Bulkhead
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.members.sweep(self.settings.clock_now());
-        self.snapshot().read(out);
+    #[expect(private_interfaces, reason = "sealed")]
+    fn read(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
+        sum(members).read(out);
     }
 }
 
 /// Makes [`KeyedBulkheadService`]s. See [`KeyedBulkhead::layer`].
 #[must_use]
-pub struct KeyedBulkheadLayer<K, F, U = until::Response> {
+pub struct KeyedBulkheadLayer<K, F, U = completion::Response> {
     bulkheads: KeyedBulkhead<K>,
     key: F,
     until: U,
 }
 
 impl<K, F, U> KeyedBulkheadLayer<K, F, U> {
-    /// When a call gives its place back. The default is when its response is there; an HTTP body can keep it until
-    /// it has been read.
+    /// When a call gives its place back. The default is when its response is there; an HTTP body
+    /// can keep it until it has been read.
     pub fn until<V>(self, until: V) -> KeyedBulkheadLayer<K, F, V> {
         KeyedBulkheadLayer {
             bulkheads: self.bulkheads,
@@ -202,8 +148,9 @@ impl<S, K, F: Clone, U: Clone> Layer<S> for KeyedBulkheadLayer<K, F, U> {
     }
 }
 
-/// A service of whose calls so many *per key* can be in flight at once. Made by [`KeyedBulkheadLayer`].
-pub struct KeyedBulkheadService<S, K, F, U = until::Response> {
+/// A service of whose calls so many *per key* can be in flight at once. Made by
+/// [`KeyedBulkheadLayer`].
+pub struct KeyedBulkheadService<S, K, F, U = completion::Response> {
     inner: S,
     bulkheads: KeyedBulkhead<K>,
     key: F,
@@ -230,7 +177,7 @@ where
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let key = (self.key)(&req);
-        let admission = self.bulkheads.family.with(&key, Bulkhead::admit);
+        let admission = self.bulkheads.with(&key, Bulkhead::admit);
         ResponseFuture::new(&mut self.inner, req, admission, self.until.clone())
     }
 }

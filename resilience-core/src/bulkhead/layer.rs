@@ -13,15 +13,15 @@ use tower_service::Service;
 
 use super::{Admission, Bulkhead, NotNow, Permit, Wait};
 use crate::{
-    classify::Verdict,
+    completion::{self, Until},
     error::{Rejected, ServiceError},
-    until::{self, Until},
+    verdict::Verdict,
 };
 
 /// Makes [`BulkheadService`]s. See [`Bulkhead::layer`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct BulkheadLayer<U = until::Response> {
+pub struct BulkheadLayer<U = completion::Response> {
     bulkhead: Bulkhead,
     until: U,
 }
@@ -52,7 +52,7 @@ impl<S, U: Clone> Layer<S> for BulkheadLayer<U> {
 
 /// A service of whose calls so many can be in flight at once. Made by [`BulkheadLayer`].
 #[derive(Clone, Debug)]
-pub struct BulkheadService<S, U = until::Response> {
+pub struct BulkheadService<S, U = completion::Response> {
     inner: S,
     bulkhead: Bulkhead,
     until: U,

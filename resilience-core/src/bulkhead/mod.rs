@@ -84,10 +84,10 @@ pub use self::{
 
 use self::{hold::is_sample, machine::Entry, shared::Shared, wait::Wait};
 use crate::{
-    classify::Verdict,
+    completion::{self, Guard},
     error::{InvalidConfig, Reason, Rejected},
     stripe::{Local, Striped},
-    until::{self, Guard},
+    verdict::Verdict,
 };
 
 /// A bulkhead, as its owner holds it. Clones share the places.
@@ -104,7 +104,7 @@ impl Bulkhead {
 
     /// A layer over this bulkhead's places. Any number of them share the places.
     pub fn layer(&self) -> BulkheadLayer {
-        BulkheadLayer::new(self.clone(), until::Response)
+        BulkheadLayer::new(self.clone(), completion::Response)
     }
 
     /// Takes a place if there is one, without waiting in any queue.

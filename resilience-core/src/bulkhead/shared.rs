@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Bulkhead, Snapshot, hold::Holds, machine::Gate};
+use super::{Snapshot, hold::Holds, machine::Gate};
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
-    keyed::Member,
     telemetry::{self, Reading, Source},
 };
 
@@ -31,7 +30,8 @@ pub(super) struct Shared {
 /// What is counted for the export and not kept anyway. One per family of keyed bulkheads, so that it survives the
 /// eviction of a member.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
+#[expect(unnameable_types, reason = "sealed")]
+pub struct Totals {
     full: AtomicU64,
     timed_out: AtomicU64,
 }
@@ -82,13 +82,6 @@ impl Shared {
             "rejected"
         );
         Rejected::new(Pattern::Bulkhead, reason, Arc::clone(&self.name)).with_retry_after(wait)
-    }
-}
-
-impl Member for Bulkhead {
-    fn evictable(&self) -> bool {
-        let load = self.shared.gate.load();
-        load.in_flight == 0 && load.waiting == 0
     }
 }
 

@@ -49,22 +49,15 @@ impl<Req> PerRequest<Req> for SameForAll {
 
 /// Bounds calls by a deadline and makes it visible to everything beneath. Made by
 /// [`Timeout::layer`](super::Timeout::layer).
-pub struct TimeoutLayer<P = SameForAll, M = Clonable> {
+///
+/// The inner service must be `Clone`: when a call is refused, a fresh clone takes the place of the inner service that
+/// was made ready for it, or that is still waiting to become ready. What that one has reserved below (a place in a
+/// `ConcurrencyLimit`, say) goes to a call that is made.
+pub struct TimeoutLayer<P = SameForAll> {
     shared: Striped<Shared>,
     per_request: P,
     gate: bool,
-    inner: PhantomData<fn() -> M>,
 }
-
-/// The inner service is `Clone`. The default: when a call is refused, a fresh clone takes the place of the inner
-/// service that was made ready for it, or that still waits in line to become ready. What that one has reserved below
-/// (a place in a `ConcurrencyLimit`, say) goes to a call that is made.
-#[derive(Clone, Copy, Debug)]
-pub struct Clonable;
-
-/// The inner service need not be `Clone`. A call that is refused leaves it as it is, with what it may have reserved.
-#[derive(Clone, Copy, Debug)]
-pub struct Unclonable;
 
 impl<P> TimeoutLayer<P> {
     pub(super) const fn new(shared: Striped<Shared>, per_request: P) -> Self {
@@ -72,28 +65,13 @@ impl<P> TimeoutLayer<P> {
             shared,
             per_request,
             gate: false,
-            inner: PhantomData,
         }
     }
 
-    /// For inner services that are not `Clone`. A call that is refused leaves the inner service ready, or waiting:
-    /// do not use it over one that reserves something in `poll_ready` which others wait for.
-    #[must_use]
-    pub fn unclonable(self) -> TimeoutLayer<P, Unclonable> {
-        TimeoutLayer {
-            shared: self.shared,
-            per_request: self.per_request,
-            gate: self.gate,
-            inner: PhantomData,
-        }
-    }
-}
-
-impl<P, M> TimeoutLayer<P, M> {
     /// Lets `choose` say how long each call may take, shorter or longer than the handle's timeout. The deadline that
     /// a call comes in under still bounds it.
     #[must_use]
-    pub fn per_request<Req, F>(self, choose: F) -> TimeoutLayer<F, M>
+    pub fn per_request<Req, F>(self, choose: F) -> TimeoutLayer<F>
     where
         F: Fn(&Req) -> Option<Duration>,
     {
@@ -101,7 +79,6 @@ impl<P, M> TimeoutLayer<P, M> {
             shared: self.shared,
             per_request: choose,
             gate: self.gate,
-            inner: PhantomData,
         }
     }
 
@@ -112,11 +89,12 @@ impl<P, M> TimeoutLayer<P, M> {
         self.gate = true;
         self
     }
+}
 
-    fn service<S>(&self, inner: S, renew: Option<fn(&mut S)>) -> TimeoutService<S, P>
-    where
-        P: Clone,
-    {
+impl<S: Clone, P: Clone> Layer<S> for TimeoutLayer<P> {
+    type Service = TimeoutService<S, P>;
+
+    fn layer(&self, inner: S) -> Self::Service {
         TimeoutService {
             inner,
             shared: self.shared.clone(),
@@ -124,39 +102,22 @@ impl<P, M> TimeoutLayer<P, M> {
             gate: self.gate,
             wait: None,
             refuse: false,
-            renew,
+            renew: |inner| *inner = inner.clone(),
         }
     }
 }
 
-impl<S: Clone, P: Clone> Layer<S> for TimeoutLayer<P, Clonable> {
-    type Service = TimeoutService<S, P>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        self.service(inner, Some(|inner| *inner = inner.clone()))
-    }
-}
-
-impl<S, P: Clone> Layer<S> for TimeoutLayer<P, Unclonable> {
-    type Service = TimeoutService<S, P>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        self.service(inner, None)
-    }
-}
-
-impl<P: Clone, M> Clone for TimeoutLayer<P, M> {
+impl<P: Clone> Clone for TimeoutLayer<P> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
             per_request: self.per_request.clone(),
             gate: self.gate,
-            inner: PhantomData,
         }
     }
 }
 
-impl<P, M> fmt::Debug for TimeoutLayer<P, M> {
+impl<P> fmt::Debug for TimeoutLayer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimeoutLayer")
             .field("name", &self.shared.name)
@@ -177,7 +138,7 @@ pub struct TimeoutService<S, P = SameForAll> {
     /// The wait was too long: answered as ready, to refuse the next call.
     refuse: bool,
     /// Puts a fresh clone in the place of an inner service that was made ready in vain.
-    renew: Option<fn(&mut S)>,
+    renew: fn(&mut S),
 }
 
 impl<S, P> TimeoutService<S, P> {
@@ -210,9 +171,7 @@ impl<S, P> TimeoutService<S, P> {
     #[cold]
     fn refuse(&mut self) {
         self.refuse = false;
-        if let Some(renew) = self.renew {
-            renew(&mut self.inner);
-        }
+        (self.renew)(&mut self.inner);
     }
 
     /// When somebody who starts to wait now has waited long enough.

@@ -39,7 +39,7 @@
 //!   readiness belongs to the service, not to a request. [`scope`] around both bounds the sum.
 //!   [`gate`](TimeoutLayer::gate) turns this off.
 //! - A call that is refused keeps nothing below: the inner service gives way to a fresh clone of itself. This is why
-//!   it has to be `Clone` ([`unclonable`](TimeoutLayer::unclonable) does without).
+//!   it has to be `Clone`.
 //!
 //! A response body is outside: the call ends with the response. `resilience-http` bounds bodies.
 //!
@@ -74,9 +74,7 @@ mod timeout;
 #[allow(unused_imports, reason = "queues move onto it one at a time")]
 pub(crate) use current::before_deadline;
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
-pub use layer::{
-    Clonable, PerRequest, ResponseFuture, SameForAll, TimeoutLayer, TimeoutService, Unclonable,
-};
+pub use layer::{PerRequest, ResponseFuture, SameForAll, TimeoutLayer, TimeoutService};
 pub use timeout::Timeout;
 
 #[cfg(test)]

@@ -437,13 +437,13 @@ async fn a_timeout_of_centuries_is_none() {
 }
 
 impl Timeout {
-    fn layer_over<S>(&self, inner: S) -> TimeoutService<S> {
-        tower::Layer::layer(&self.layer().unclonable(), inner)
+    fn layer_over<S: Clone>(&self, inner: S) -> TimeoutService<S> {
+        tower::Layer::layer(&self.layer(), inner)
     }
 }
 
 impl<P: Clone> TimeoutLayer<P> {
-    fn layer_for_test<S>(&self, inner: S) -> TimeoutService<S, P> {
-        tower::Layer::layer(&self.clone().unclonable(), inner)
+    fn layer_for_test<S: Clone>(&self, inner: S) -> TimeoutService<S, P> {
+        tower::Layer::layer(self, inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Fallback: what to answer when the dependency does not.
 //!
 //! ```
-//! use resilience_core::{Error, fallback::Fallback, lift::LiftLayer};
+//! use resilience_core::{Error, fallback::Fallback, error::wrap::LiftLayer};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {

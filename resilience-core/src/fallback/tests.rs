@@ -11,7 +11,7 @@ use tower_test::{assert_request_eq, mock};
 use super::*;
 use crate::{
     Error, Pattern, Reason, Rejected, Verdict, classify,
-    lift::{LiftLayer, LiftService},
+    error::wrap::{LiftLayer, LiftService},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

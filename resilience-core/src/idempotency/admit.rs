@@ -19,13 +19,13 @@ use super::{
     key::{Fingerprint, Key},
     lead::{Hold, Lead},
     record::{Claim, Claimed, Grant, Holder},
-    seal::Opened,
     shared::{Counted, Shared},
     store::{Changes, IdempotencyStore, StoreFailure},
 };
 use crate::{
     deadline,
     error::{Pattern, Reason, Rejected},
+    sealing::Opened,
 };
 
 /// What is to be done.

@@ -11,11 +11,14 @@ use super::{
     memory::InProcess,
     outcome::{CodecError, Disposition, to_json},
     record::{Previous, Takeover},
-    seal::{OVERHEAD, Sealing},
     shared::{Settings, Shared},
     store::{IdempotencyStore, MAX_CHECKPOINT, MAX_OUTCOME, validate::MAX_MS},
 };
-use crate::{error::InvalidConfig, telemetry};
+use crate::{
+    error::InvalidConfig,
+    sealing::{OVERHEAD, Sealing},
+    telemetry,
+};
 
 /// What happens to calls while the store gives no answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -81,15 +81,12 @@ mod outcome;
 pub mod record;
 #[cfg(all(test, not(loom)))]
 mod record_tests;
-mod seal;
 mod shared;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod totals;
 
-#[cfg(feature = "encrypt")]
-pub use self::seal::Keyring;
 pub use self::{
     attempt::{Attempt, CheckpointFailed},
     config::{Doubt, IdempotencyBuilder, Reconciled, Unreachable},
@@ -101,7 +98,9 @@ pub use self::{
         ByError, CodecError, Disposition, Json, OnError, Outcome, Outcomes, Recorded, Released,
         Source,
     },
-    seal::{Opened, SealFailed, Sealing, Unreadable},
     shared::Snapshot,
     store::{Changes, IdempotencyStore},
 };
+#[cfg(feature = "encrypt")]
+pub use crate::sealing::Keyring;
+pub use crate::sealing::{Opened, SealFailed, Sealing, Unreadable};

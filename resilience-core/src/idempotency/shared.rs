@@ -21,12 +21,12 @@ use super::{
     memory::InProcess,
     outcome::Disposition,
     record::{Claim, Takeover},
-    seal::{Opened, Sealing},
     store::{IdempotencyStore, MAX_OUTCOME, StoreFailure},
     totals::totals,
 };
 use crate::{
     error::{Pattern, Reason, Rejected},
+    sealing::{Opened, Sealing},
     telemetry::{Reading, Source},
 };
 

@@ -1,12 +1,12 @@
 //! The builder of a rate limit: what is wrong is said when it is built.
 
-use std::{hash::Hash, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    KeyedRateLimit, Quota, RateLimit,
+    Quota, RateLimit,
     shared::{Patience, Shared, Totals},
 };
-use crate::{clock::Clock, error::InvalidConfig, keyed::Keyed, telemetry};
+use crate::{clock::Clock, error::InvalidConfig, telemetry};
 
 /// Settings of a [`RateLimit`].
 ///
@@ -79,45 +79,7 @@ impl RateLimitBuilder {
         Ok(limit)
     }
 
-    /// Builds a family of limits, one per key, each with this quota.
-    ///
-    /// # Errors
-    /// If a value is out of bounds: names it and the rule.
-    pub fn keyed<K>(self, limits: Keyed) -> Result<KeyedRateLimit<K>, InvalidConfig>
-    where
-        K: Hash + Eq + Send + Sync + 'static,
-    {
-        self.family(limits, None)
-    }
-
-    /// Builds a family of limits, one per key, each with the quota that `quota_of` gives its key when it is first
-    /// seen, or comes back after it was idle. Keys beyond the family's bounds share one limit of the quota set here.
-    ///
-    /// # Errors
-    /// If a value is out of bounds: names it and the rule.
-    pub fn keyed_with<K>(
-        self,
-        limits: Keyed,
-        quota_of: impl Fn(&K) -> Quota + Send + Sync + 'static,
-    ) -> Result<KeyedRateLimit<K>, InvalidConfig>
-    where
-        K: Hash + Eq + Send + Sync + 'static,
-    {
-        self.family(limits, Some(Box::new(quota_of)))
-    }
-
-    fn family<K>(
-        self,
-        limits: Keyed,
-        quota_of: Option<QuotaOf<K>>,
-    ) -> Result<KeyedRateLimit<K>, InvalidConfig>
-    where
-        K: Hash + Eq + Send + Sync + 'static,
-    {
-        KeyedRateLimit::new(self.settings()?, limits, quota_of)
-    }
-
-    fn settings(self) -> Result<Settings, InvalidConfig> {
+    pub(super) fn settings(self) -> Result<Settings, InvalidConfig> {
         let quota = Quota::per(self.permits, self.period)?;
         let quota = match self.burst {
             Some(burst) => quota.burst(burst)?,

@@ -1,19 +1,22 @@
 //! One limit per key.
 
-use std::{borrow::Borrow, fmt, hash::Hash, sync::Arc};
+use std::{borrow::Borrow, hash::Hash, sync::Arc};
 
 use super::{
-    Each, RateLimit, Snapshot,
+    Quota, RateLimit, RateLimitBuilder, Snapshot,
     config::{QuotaOf, Settings},
     layer::{ByKey, RateLimitLayer},
+    shared::Totals,
 };
 use crate::{
+    cost::Each,
     error::{InvalidConfig, Pattern, Rejected},
-    keyed::{Keyed, Registry},
-    telemetry::{self, Reading, Source},
+    keyed::{Evict, Family, InFamily, Keyed, Member, Members},
+    telemetry::Reading,
 };
 
-/// A rate limit per key (tenant, address, token), all reporting under one name. Clones share the family.
+/// A rate limit per key (tenant, address, token), all reporting under one name. Clones share the
+/// family.
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,46 +33,70 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A bucket that is full is as good as none: members are dropped when they are full and idle for long enough, or when
-/// there are too many and these were unused for longest. While none of them is full, new keys share one bucket. The
-/// bounds are in [`Keyed`].
-pub struct KeyedRateLimit<K> {
-    family: Arc<Family<K>>,
+/// A bucket that is full is as good as none: members are dropped when they are full and idle for
+/// long enough, or when there are too many and these were unused for longest. While none of them is
+/// full, new keys share one bucket. The bounds are in [`Keyed`].
+pub type KeyedRateLimit<K> = Family<K, RateLimit>;
+
+impl RateLimitBuilder {
+    /// Builds a family of limits, one per key, each with this quota.
+    ///
+    /// # Errors
+    /// If a value is out of bounds: names it and the rule.
+    pub fn keyed<K>(self, limits: Keyed) -> Result<KeyedRateLimit<K>, InvalidConfig>
+    where
+        K: Hash + Eq + Send + Sync + 'static,
+    {
+        family(self.settings()?, limits, None)
+    }
+
+    /// Builds a family of limits, one per key, each with the quota that `quota_of` gives its key
+    /// when it is first seen, or comes back after it was idle. Keys beyond the family's bounds
+    /// share one limit of the quota set here.
+    ///
+    /// # Errors
+    /// If a value is out of bounds: names it and the rule.
+    pub fn keyed_with<K>(
+        self,
+        limits: Keyed,
+        quota_of: impl Fn(&K) -> Quota + Send + Sync + 'static,
+    ) -> Result<KeyedRateLimit<K>, InvalidConfig>
+    where
+        K: Hash + Eq + Send + Sync + 'static,
+    {
+        family(self.settings()?, limits, Some(Box::new(quota_of)))
+    }
 }
 
-struct Family<K> {
+fn family<K>(
     settings: Settings,
-    members: Registry<K, RateLimit>,
+    limits: Keyed,
+    quota_of: Option<QuotaOf<K>>,
+) -> Result<KeyedRateLimit<K>, InvalidConfig>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+{
+    let (name, clock) = (Arc::clone(&settings.name), settings.clock);
+    // The totals are the family's: nothing has to be kept of a member that leaves.
+    let totals = Arc::clone(&settings.totals);
+    let make = move |key: Option<&K>| {
+        let quota = key.zip(quota_of.as_ref()).map(|(key, of)| of(key));
+        settings.limit(quota)
+    };
+    Family::start(name, clock, limits, totals, make)
 }
 
 impl<K> KeyedRateLimit<K>
 where
     K: Hash + Eq + Send + Sync + 'static,
 {
-    pub(super) fn new(
-        settings: Settings,
-        limits: Keyed,
-        quota_of: Option<QuotaOf<K>>,
-    ) -> Result<Self, InvalidConfig> {
-        let of_member = settings.clone();
-        let make = move |key: Option<&K>| {
-            let quota = key.zip(quota_of.as_ref()).map(|(key, of)| of(key));
-            of_member.limit(quota)
-        };
-        // Totals are the family's, so nothing has to be saved of a member that goes.
-        let members = Registry::new(limits, make, |_| {})?;
-        let family = Arc::new(Family { settings, members });
-        telemetry::register(&family);
-        Ok(Self { family })
-    }
-
     /// A layer that charges each request to the limit of `key(&request)`: one token, unless
     /// [`RateLimitLayer::cost`] says otherwise.
     pub fn layer<F>(&self, key: F) -> RateLimitLayer<ByKey<K, F>> {
         RateLimitLayer::new(ByKey::new(self.clone(), key, Each(1)))
     }
 
-    /// Takes `cost` tokens of `key`, if they are there and nobody waits for them.
+    /// Takes `cost` tokens of `key`, if they are there and no call is waiting for them.
     ///
     /// # Errors
     /// As [`RateLimit::try_acquire`].
@@ -82,86 +109,42 @@ where
         self.with(key, |limit| limit.try_acquire(cost))
     }
 
-    /// The limit of `key`, made if there is none. Holding on to it does not keep it in the family.
-    pub fn get<Q>(&self, key: &Q) -> RateLimit
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        self.with(key, RateLimit::clone)
-    }
-
-    /// The family's totals, and how many calls wait. What is said of tokens is zero.
+    /// The family's totals, and the number of calls that wait. What is said of tokens is zero.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.family.snapshot()
-    }
-
-    /// How many keys have a limit at this moment.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.family.members.len()
-    }
-
-    /// Whether no key has a limit.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    #[inline]
-    pub(super) fn with<Q, R>(&self, key: &Q, f: impl FnOnce(&RateLimit) -> R) -> R
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let family = &self.family;
-        family.members.with(key, || family.settings.clock.now(), f)
+        self.members(sum)
     }
 }
 
-impl<K> Family<K>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-{
+fn sum(members: &Members<'_, RateLimit>) -> Snapshot {
+    let mut sum = members.common.snapshot();
+    members.for_each(|limit| sum.waiting += limit.shared.meter.waiting());
+    sum
+}
+
+impl Evict for RateLimit {
+    /// A full bucket is as good as none.
+    fn evictable(&self) -> bool {
+        let snapshot = self.snapshot();
+        snapshot.waiting == 0 && snapshot.full_in.is_zero()
+    }
+}
+
+impl Member for RateLimit {
+    type Snapshot = Snapshot;
+
     fn snapshot(&self) -> Snapshot {
-        let mut sum = self.settings.totals.snapshot();
-        self.members
-            .for_each(|_, limit| sum.waiting += limit.shared.meter.waiting());
-        sum
+        self.snapshot()
     }
 }
 
-impl<K> Clone for KeyedRateLimit<K> {
-    fn clone(&self) -> Self {
-        Self {
-            family: Arc::clone(&self.family),
-        }
-    }
-}
+impl InFamily for RateLimit {
+    const PATTERN: Pattern = Pattern::RateLimit;
 
-impl<K> fmt::Debug for KeyedRateLimit<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedRateLimit")
-            .field("name", &self.family.settings.name)
-            .finish_non_exhaustive()
-    }
-}
+    type Common = Arc<Totals>;
 
-impl<K> Source for Family<K>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-{
-    fn pattern(&self) -> Pattern {
-        Pattern::RateLimit
-    }
-
-    fn name(&self) -> &str {
-        &self.settings.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.members.sweep(self.settings.clock.now());
-        self.snapshot().read(out);
+    #[expect(private_interfaces, reason = "sealed")]
+    fn read(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
+        sum(members).read(out);
     }
 }

@@ -17,31 +17,10 @@ use super::{
     shared::NotNow,
     wait::{Paid, Wait},
 };
-use crate::error::{Rejected, ServiceError};
-
-/// What a request costs: a closure, or [`Each`].
-pub trait Cost<Req> {
-    /// In tokens.
-    fn cost(&self, request: &Req) -> u64;
-}
-
-/// Every request costs the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Each(pub u64);
-
-impl<Req> Cost<Req> for Each {
-    #[inline]
-    fn cost(&self, _: &Req) -> u64 {
-        self.0
-    }
-}
-
-impl<F: Fn(&Req) -> u64, Req> Cost<Req> for F {
-    #[inline]
-    fn cost(&self, request: &Req) -> u64 {
-        self(request)
-    }
-}
+use crate::{
+    cost::{Cost, Each},
+    error::{Rejected, ServiceError},
+};
 
 /// Whom a request is charged to, and how much: [`Whole`] or [`ByKey`].
 pub trait Admit<Req>: sealed::Decide<Req> {}

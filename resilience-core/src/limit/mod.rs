@@ -94,9 +94,11 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use self::{
     config::RateLimitBuilder,
     keyed::KeyedRateLimit,
-    layer::{Admit, ByKey, Cost, Each, RateLimitLayer, RateLimitService, ResponseFuture, Whole},
+    layer::{Admit, ByKey, RateLimitLayer, RateLimitService, ResponseFuture, Whole},
     quota::Quota,
 };
+
+pub use crate::cost::{Cost, Each};
 
 use self::shared::{NotNow, Shared};
 #[cfg(doc)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Quota, RateLimit, Snapshot,
+    Quota, Snapshot,
     config::Settings,
     meter::{Meter, Refusal},
     wait::Wait,
@@ -17,7 +17,6 @@ use crate::{
     clock::{Clock, Moment},
     deadline,
     error::{Pattern, Reason, Rejected},
-    keyed::Member,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     telemetry::{self, Reading, Source},
 };
@@ -59,7 +58,8 @@ pub(super) type Ticket = u64;
 
 /// What is counted for the export. One per family, so that it survives the eviction of a member.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
+#[expect(unnameable_types, reason = "sealed")]
+pub struct Totals {
     limited: AtomicU64,
     too_costly: AtomicU64,
 }
@@ -279,14 +279,6 @@ fn time_left() -> u64 {
         let left = deadline.remaining().saturating_sub(BEFORE_DEADLINE);
         u64::try_from(left.as_micros()).unwrap_or(u64::MAX)
     })
-}
-
-impl Member for RateLimit {
-    /// A full bucket is as good as none.
-    fn evictable(&self) -> bool {
-        let snapshot = self.snapshot();
-        snapshot.waiting == 0 && snapshot.full_in.is_zero()
-    }
 }
 
 impl Source for Shared {

@@ -18,10 +18,11 @@ use super::{
     machine::{Decision, Means, Outcome},
 };
 use crate::{
-    classify::{Classify, Verdict, judge},
+    classify::{Classify, judge},
     deadline::{self, Deadline},
     error::ServiceError,
     stripe::Local,
+    verdict::Verdict,
 };
 
 pin_project! {

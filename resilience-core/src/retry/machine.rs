@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::classify::Verdict;
+use crate::verdict::Verdict;
 
 /// What the user configured.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use ::sqlx::error::DatabaseError;
 
-use crate::classify::Verdict;
+use crate::verdict::Verdict;
 
 /// By SQLSTATE, which PostgreSQL always has and MySQL often.
 pub(super) fn sqlstate(state: &str) -> Verdict {

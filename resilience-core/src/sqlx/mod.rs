@@ -86,8 +86,9 @@
 use ::sqlx::error::{DatabaseError, ErrorKind};
 
 use crate::{
-    classify::{Classify, HasVerdict, Verdict},
+    classify::{Classify, HasVerdict},
     error::Error,
+    verdict::Verdict,
 };
 
 mod codes;

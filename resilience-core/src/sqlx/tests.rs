@@ -309,7 +309,7 @@ async fn a_half_open_breaker_closes_on_any_answer_of_the_database() {
 
     use crate::{
         breaker::{CircuitBreaker, HalfOpen, OpenFor, State},
-        until::Guard,
+        completion::Guard,
     };
     let breaker = CircuitBreaker::builder("db")
         .consecutive_failures(1)

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::{Verdict, deadline::Deadline, until::Guard};
+use resilience_core::{Verdict, completion::Guard, deadline::Deadline};
 use tokio::time::Instant;
 
 use super::{HalfRead, Policy};

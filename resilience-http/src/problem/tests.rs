@@ -33,12 +33,36 @@ fn a_rejection_becomes_the_documented_document() {
             "type": "urn:problem-type:resilience:circuit_breaker:open",
             "title": "A dependency is failing",
             "status": 503,
-            "detail": "A service that this request depends on is failing, so it was not asked. \
+            "detail": "A service that this request depends on is failing, so it was not called. \
                        Try again in 3 s.",
             "pattern": "circuit_breaker",
             "reason": "open",
             "retry_after_ms": 2480,
         })
+    );
+}
+
+/// As it stands at the top of `problem.rs`.
+fn documented(row: &Row) -> String {
+    let Row { status, title, .. } = row;
+    let (reason, status) = (row.reason.as_str(), status.as_u16());
+    let retry = if row.retry_by_default { "1" } else { "none" };
+    format!("//! | `{reason}` | {status} | {retry} | {title} |")
+}
+
+#[test]
+fn the_table_in_the_documentation_is_the_table() {
+    let source = include_str!("../problem.rs");
+    let written: Vec<_> = source
+        .lines()
+        .filter(|line| line.starts_with("//! | `"))
+        .collect();
+    let expected: Vec<_> = TABLE.iter().map(documented).collect();
+    assert_eq!(
+        written,
+        expected,
+        "the lines must be:\n{}\n",
+        expected.join("\n")
     );
 }
 

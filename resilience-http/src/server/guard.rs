@@ -2,7 +2,7 @@
 
 use resilience_core::{
     bulkhead::{Bulkhead, BulkheadLayer},
-    lift::{LiftLayer, LiftService},
+    error::wrap::{LiftLayer, LiftService},
 };
 use tower_layer::Layer;
 

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use resilience_core::{
     Clock, InvalidConfig,
     deadline::{self, Deadline, Timeout, TimeoutService},
-    lift::LiftService,
+    error::wrap::LiftService,
 };
 use tower_layer::Layer;
 use tower_service::Service;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use resilience_core::{
     Verdict,
     breaker::{Builder, CircuitBreaker, OpenFor, State, fleet::FleetRules},
-    until::Guard,
+    completion::Guard,
 };
 use resilience_redis::{Redis, RedisBreakers};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, State, fleet::FleetRules},
-    until::Guard,
+    completion::Guard,
 };
 
 use crate::{

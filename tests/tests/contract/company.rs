@@ -15,7 +15,7 @@ use resilience_core::{
     breaker::{CircuitBreaker, HalfOpen, OpenFor, Order, State},
     bulkhead::Bulkhead,
     deadline::Timeout,
-    until::Guard,
+    completion::Guard,
 };
 use resilience_http::{BodyEnd, HttpVerdicts, server};
 use resilience_tests::contract::{Ask, Driven, Plan, Probe, Readiness, Stack, rest};

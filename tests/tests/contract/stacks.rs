@@ -203,7 +203,7 @@ fn layers_that_reject(probe: &Probe) -> Vec<(&'static str, Stack, Box<dyn std::a
         .open_for(OpenFor::fixed(3600 * SECOND));
     let open = open.build().unwrap();
     let mut call = open.acquire().unwrap();
-    resilience_core::until::Guard::settle(&mut call, resilience_core::Verdict::transient());
+    resilience_core::completion::Guard::settle(&mut call, resilience_core::Verdict::transient());
     drop(call);
     assert_eq!(open.state(), State::Open);
     let no_time = Timeout::new("below", SECOND).unwrap();

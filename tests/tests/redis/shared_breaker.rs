@@ -17,7 +17,7 @@ use resilience_core::{
         fleet::{BreakerStore, FleetOrder, FleetState, OrderKind},
     },
     error::Error,
-    until::Guard,
+    completion::Guard,
 };
 use resilience_tests::{
     redis::RedisServer,

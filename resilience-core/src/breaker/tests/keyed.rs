@@ -10,7 +10,6 @@ use crate::{
     Pattern,
     breaker::{KeyedCircuitBreaker, State},
     keyed::Keyed,
-    telemetry::Source,
 };
 
 type Request = (&'static str, bool);
@@ -89,7 +88,7 @@ fn read<K>(breakers: &KeyedCircuitBreaker<K>) -> Vec<(&'static str, &'static str
 where
     K: std::hash::Hash + Eq + std::fmt::Display + Send + Sync + 'static,
 {
-    let source: &dyn Source = &*breakers.inner;
+    let source = breakers.source();
     assert_eq!(
         (source.name(), source.pattern()),
         ("test", Pattern::CircuitBreaker)

@@ -7,7 +7,9 @@ use tower::{BoxError, ServiceBuilder, buffer::Buffer, limit::ConcurrencyLimit, s
 use tower_test::mock;
 
 use super::*;
-use crate::{Pattern, ServiceError, breaker::State, classify, deadline::Timeout, until::Until};
+use crate::{
+    Pattern, ServiceError, breaker::State, classify, completion::Until, deadline::Timeout,
+};
 
 #[tokio::test(start_paused = true)]
 async fn opens_rejects_probes_and_closes() {

@@ -23,7 +23,7 @@ use std::{
 use tower::{Layer, Service, ServiceExt};
 
 use super::{Builder, CircuitBreaker, CircuitBreakerService, HalfOpen, OpenFor, Snapshot, Window};
-use crate::{Error, Reason, Rejected, Verdict, until::Guard};
+use crate::{Error, Reason, Rejected, Verdict, completion::Guard};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -14,16 +14,16 @@ use tower_service::Service;
 
 use super::{acquire::acquire, config::WhenLost, current, permit::FleetPermit, shared::Shared};
 use crate::{
-    classify::Verdict,
+    completion::{self, Until},
+    cost::{Cost, Each},
     error::{Reason, Rejected, ServiceError},
-    limit::{Cost, Each},
-    until::{self, Until},
+    verdict::Verdict,
 };
 
 /// Makes [`FleetBulkheadService`]s. See [`FleetBulkhead::layer`](super::FleetBulkhead::layer).
 #[derive(Clone)]
 #[must_use]
-pub struct FleetBulkheadLayer<C = Each, U = until::Response> {
+pub struct FleetBulkheadLayer<C = Each, U = completion::Response> {
     shared: Arc<Shared>,
     cost: C,
     until: U,
@@ -34,7 +34,7 @@ impl FleetBulkheadLayer {
         Self {
             shared,
             cost: Each(1),
-            until: until::Response,
+            until: completion::Response,
         }
     }
 }
@@ -83,7 +83,7 @@ impl<S, C: Clone, U: Clone> Layer<S> for FleetBulkheadLayer<C, U> {
 
 /// A service of whose calls the whole fleet can have so many in flight at once. Made by [`FleetBulkheadLayer`].
 #[derive(Clone)]
-pub struct FleetBulkheadService<S, C = Each, U = until::Response> {
+pub struct FleetBulkheadService<S, C = Each, U = completion::Response> {
     inner: S,
     shared: Arc<Shared>,
     cost: C,

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 
 use super::shared::Shared;
 use crate::{
-    classify::Verdict,
     clock::Moment,
+    completion::Guard,
     error::{Reason, Rejected},
-    until::Guard,
+    verdict::Verdict,
 };
 
 /// A lease of this instance.

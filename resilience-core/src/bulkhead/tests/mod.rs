@@ -23,8 +23,8 @@ use tower_test::{assert_request_eq, mock};
 
 use super::*;
 use crate::{
-    Pattern, ServiceError, deadline, keyed::Keyed, telemetry::Source, test_log::events_of,
-    until::Until,
+    Pattern, ServiceError, completion::Until, deadline, keyed::Keyed, telemetry::Source,
+    test_log::events_of,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -14,10 +14,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Claimed, Dialect, Entry, Inbox, Settled, front::Asked};
 use crate::{
-    classify::{HasVerdict, Verdict},
+    classify::HasVerdict,
     deadline,
     error::{Error, Pattern, Reason, Rejected},
     idempotency::{Key, Outcome, Recorded, Source},
+    verdict::Verdict,
 };
 
 /// The transaction that [`Inbox::run`] does the work in. It is the connection: `query.execute(&mut *work)`.

@@ -19,8 +19,8 @@ use super::{
     ruling::{DecidedBy, Ruling},
 };
 use crate::{
+    cost::Each,
     error::{Rejected, ServiceError},
-    limit::Each,
 };
 
 /// What a request costs: a closure that returns [`Costs`] or what can be made into them, or [`Each`].

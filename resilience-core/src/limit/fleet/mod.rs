@@ -97,11 +97,9 @@ use self::decide::Core;
 #[cfg(doc)]
 use crate::error::Reason;
 use crate::{
+    cost::Each,
     error::Rejected,
-    limit::{
-        Each,
-        store::{LimitStore, StoreFailure},
-    },
+    limit::store::{LimitStore, StoreFailure},
     telemetry,
 };
 

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     clock::{Clock, Moment},
-    keyed::Member,
+    keyed::Evict,
 };
 
 /// Moments are nanoseconds on the clock.
@@ -106,7 +106,7 @@ impl Peer {
     }
 }
 
-impl Member for Arc<Peer> {
+impl Evict for Arc<Peer> {
     fn evictable(&self) -> bool {
         let now = self.clock.now().as_nanos();
         self.in_flight.load(Acquire) == 0

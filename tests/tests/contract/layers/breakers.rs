@@ -4,7 +4,7 @@ use resilience_core::{
     Verdict,
     breaker::{self, CircuitBreaker, HalfOpen, OpenFor, Order, State, Window},
     keyed::Keyed,
-    until::Guard,
+    completion::Guard,
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{BoxError, Layer, Service};

@@ -21,7 +21,7 @@ use resilience_core::{
     fallback::{Fallback, FallbackLayer},
     idempotency::{Disposition, Idempotency, IdempotencyBuilder, Key},
     keyed::Keyed,
-    lift::LiftLayer,
+    error::wrap::LiftLayer,
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
 };

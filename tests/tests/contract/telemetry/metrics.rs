@@ -29,7 +29,7 @@ use resilience_core::{
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
     telemetry::{self, Kind, TABLE},
-    until::Guard,
+    completion::Guard,
 };
 use resilience_http::{Client, client::Host};
 use resilience_redis::Redis;

@@ -18,8 +18,8 @@ use super::*;
 use crate::{
     Verdict,
     breaker::{Builder, CircuitBreaker, HalfOpen, OpenFor, RampUp, State},
+    completion::Guard,
     error::{Error, Reason, Rejected},
-    until::Guard,
 };
 
 fn ms(ms: u64) -> Duration {

@@ -3,7 +3,7 @@
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
-use crate::{limit::Each, telemetry::Source};
+use crate::{cost::Each, telemetry::Source};
 
 #[tokio::test(start_paused = true)]
 async fn a_place_costs_one_round_trip_and_is_given_back_in_the_background() {

@@ -1,4 +1,4 @@
-//! The form in which outcomes and checkpoints are kept: a version, what was done to them, and the bytes.
+//! The form in which values leave the process for a store: a version, what was done to them, and the bytes.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -25,7 +25,7 @@ const HEAD: usize = 10;
 
 /// More than sealing ever adds: the head, the number of a key, a nonce and a tag, and what zstd adds to what it cannot
 /// make smaller.
-pub(super) const OVERHEAD: usize = 1024;
+pub(crate) const OVERHEAD: usize = 1024;
 
 /// What is done to outcomes and checkpoints before they leave the process. The default is nothing.
 #[derive(Clone, Debug, Default)]
@@ -324,5 +324,5 @@ impl fmt::Debug for Keyring {
 }
 
 #[cfg(all(test, not(loom)))]
-#[path = "seal_tests.rs"]
+#[path = "sealing_tests.rs"]
 mod tests;

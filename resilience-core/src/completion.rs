@@ -1,15 +1,17 @@
 //! How long a call lasts: until the response is there, or until its body has been read.
 //!
-//! A layer that guards a call holds a [`Guard`] for it. When the inner service has answered, the layer hands the
-//! guard to an [`Until`]: the default, [`Response`], settles it there and then. An HTTP body says later whether the
-//! answer was whole; `resilience_http::BodyEnd` keeps the guard inside the body.
+//! A layer that guards a call holds a [`Guard`] for it. When the inner service has answered, the
+//! layer hands the guard to an [`Until`]: the default, [`Response`], settles it there and then. An
+//! HTTP body says later whether the answer was whole; `resilience_http::BodyEnd` keeps the guard
+//! inside the body.
 
-use crate::classify::Verdict;
+use crate::verdict::Verdict;
 
-/// What a layer holds for one call: a permit, a probe, a count in flight. Dropping it gives back what it holds.
+/// What a layer holds for one call: a permit, a probe, a count in flight. Dropping it gives back
+/// what it holds.
 pub trait Guard {
-    /// Tells how the call ended. The first word counts, later ones change nothing. What is held is given back when
-    /// the guard is dropped.
+    /// Tells how the call ended. The first call wins; later calls are ignored. What is held is
+    /// given back when the guard is dropped.
     fn settle(&mut self, verdict: Verdict);
 }
 
@@ -18,15 +20,15 @@ pub trait Until<Res, G>: Clone {
     /// What the caller gets: the response, or the response with the guard inside.
     type Response;
 
-    /// Whether the guard may outlive [`hold`](Self::hold). A layer that watches for how long a call has gone on may
-    /// save itself a reading of the clock where it cannot.
+    /// Whether the guard may outlive [`hold`](Self::hold). A layer that watches for how long a call
+    /// has gone on may save itself a reading of the clock where it cannot.
     const HOLDS_ON: bool = true;
 
     /// `response` was judged `verdict`; `guard` is to be settled and dropped when the call is over.
     fn hold(&self, response: Res, verdict: Verdict, guard: G) -> Self::Response;
 
-    /// The same for a guard that lies in `place`, and need not be moved out of there if the call is over at once.
-    /// Leaves `None`. Layers call this one.
+    /// The same for a guard that lies in `place`, and need not be moved out of there if the call is
+    /// over at once. Leaves `None`. Layers call this one.
     ///
     /// # Panics
     ///

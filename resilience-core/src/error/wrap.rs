@@ -1,14 +1,15 @@
 //! Brings a service with an error type of its own into a typed stack.
 //!
-//! The layers of this toolkit ask for an error that a [`Rejected`](crate::Rejected) can be turned into. A service
-//! whose error is tower's `BoxError` has that already, and so has one of [`Error<E>`]. For everything else, put
-//! [`LiftLayer`] innermost: it turns `E` into [`Error::Service`]`(E)` and changes nothing else.
+//! The layers of this toolkit ask for an error that a [`Rejected`](crate::Rejected) can be turned
+//! into. A service whose error is tower's `BoxError` has that already, and so has one of
+//! [`Error<E>`]. For everything else, put [`LiftLayer`] innermost: it turns `E` into
+//! [`Error::Service`]`(E)` and changes nothing else.
 //!
-//! It is not an error mapper for general use: that is tower's `MapErr`, which would do here too, at the price of a
-//! stack type with a closure in it.
+//! It is not an error mapper for general use: that is tower's `MapErr`, which would do here too, at
+//! the price of a stack type with a closure in it.
 //!
 //! ```
-//! use resilience_core::{Error, lift::LiftLayer};
+//! use resilience_core::{Error, error::wrap::LiftLayer};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -21,7 +22,8 @@
 //! # }
 //! ```
 //!
-//! **Cost**: none that can be measured; one enum tag on the error. **Cancellation**: drops the inner future.
+//! **Cost**: none that can be measured; one enum tag on the error. **Cancellation**: drops the
+//! inner future.
 
 use std::{
     future::Future,
@@ -33,7 +35,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::error::Error;
+use super::Error;
 
 /// Makes [`LiftService`]s.
 #[derive(Clone, Copy, Debug, Default)]

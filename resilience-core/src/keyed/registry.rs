@@ -1,14 +1,4 @@
-//! One breaker or bulkhead per key (host, tenant, shard), bounded.
-//!
-//! Keys come from requests, so their number is not ours to choose: a family of keyed handles has a cap, and drops
-//! members that nobody has used for a while. [`Keyed`] holds these two numbers; the families are
-//! [`KeyedCircuitBreaker`](crate::breaker::KeyedCircuitBreaker) and [`KeyedBulkhead`](crate::bulkhead::KeyedBulkhead).
-//!
-//! - A member is dropped when it was idle for [`idle`](Keyed::idle) *and* holds nothing that matters (an open
-//!   breaker or a bulkhead with calls in flight stays). Idle members are looked for when a new key comes in and
-//!   whenever metrics are exported.
-//! - When the family is full, the members unused for longest make room, an eighth of the family at once.
-//! - When nobody can go, because every member is open or busy, new keys share one overflow member.
+//! The members of a family by key: bounded, idle members dropped, lookups without a lock.
 
 use std::{
     borrow::Borrow,
@@ -26,64 +16,13 @@ use std::{
 
 use papaya::HashMap;
 
+use super::Keyed;
 use crate::{clock::Moment, error::InvalidConfig};
 
-/// How many members a keyed family may have, and how long an idle one is kept.
-///
-/// Defaults: 1,024 keys, 10 minutes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Keyed {
-    max_keys: usize,
-    idle: Duration,
-}
-
-impl Keyed {
-    /// The defaults.
-    pub const fn new() -> Self {
-        Self {
-            max_keys: 1024,
-            idle: Duration::from_secs(600),
-        }
-    }
-
-    /// The most members the family may have; memory is proportional to it.
-    pub const fn max_keys(mut self, max_keys: usize) -> Self {
-        self.max_keys = max_keys;
-        self
-    }
-
-    /// How long a member may go unused before it is dropped. The moment of the last use is known to the nearest
-    /// look-round, so a member may live up to twice as long.
-    pub const fn idle(mut self, idle: Duration) -> Self {
-        self.idle = idle;
-        self
-    }
-
-    pub(crate) fn validate(&self) -> Result<(), InvalidConfig> {
-        if self.max_keys == 0 {
-            return Err(InvalidConfig::new(
-                "max_keys",
-                self.max_keys,
-                "must be at least 1",
-            ));
-        }
-        if self.idle.is_zero() {
-            return Err(InvalidConfig::new("idle", self.idle, "must be above zero"));
-        }
-        Ok(())
-    }
-}
-
-impl Default for Keyed {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A member that can say whether it may be forgotten.
-pub(crate) trait Member: Send + Sync + 'static {
-    /// Whether nothing is lost but statistics if this member is dropped now.
+/// A member that can say whether it may be dropped.
+#[expect(unnameable_types, reason = "sealed")]
+pub trait Evict: Send + Sync + 'static {
+    /// Whether dropping this member now would lose nothing but statistics.
     fn evictable(&self) -> bool;
 }
 
@@ -96,7 +35,7 @@ pub(crate) struct Registry<K, H> {
     evicted: Box<dyn Fn(&H) + Send + Sync>,
     /// When the next look-round for idle members is due.
     next_sweep: AtomicU64,
-    /// Held by whoever brings in a new key, so that the cap is exact.
+    /// Held while a new key enters, so that the cap is exact.
     entering: Mutex<()>,
 }
 
@@ -113,10 +52,10 @@ struct Entry<H> {
 impl<K, H> Registry<K, H>
 where
     K: Hash + Eq + Send + Sync + 'static,
-    H: Member,
+    H: Evict,
 {
-    /// `make` builds the member of a key, or the overflow member (`None`); `evicted` sees members that go, so that
-    /// the family can keep their totals.
+    /// `make` builds the member of a key, or the overflow member (`None`); `evicted` sees members
+    /// that go, so that the family can keep their totals.
     pub(crate) fn new(
         limits: Keyed,
         make: impl Fn(Option<&K>) -> H + Send + Sync + 'static,
@@ -134,7 +73,8 @@ where
         })
     }
 
-    /// Runs `f` on the member of `key`, which is made if there is none. `now` is read on a miss only.
+    /// Runs `f` on the member of `key`, which is made if there is none. `now` is read on a miss
+    /// only.
     #[inline]
     pub(crate) fn with<Q, R>(
         &self,
@@ -196,7 +136,8 @@ where
         });
     }
 
-    /// Drops an eighth of the family, those unused for longest first. False if nobody could go. Under `entering`.
+    /// Drops an eighth of the family, those unused for longest first. False if nobody could go.
+    /// Under `entering`.
     fn make_room(&self) -> bool {
         let members = self.members.pin();
         let mut idle: Vec<_> = members
@@ -289,7 +230,7 @@ mod tests {
         uses: AtomicUsize,
     }
 
-    impl Member for Arc<Thing> {
+    impl Evict for Arc<Thing> {
         fn evictable(&self) -> bool {
             !self.busy.load(Relaxed)
         }
@@ -407,22 +348,6 @@ mod tests {
                     .all(|handle| Arc::ptr_eq(handle, &handles[0]))
             );
         }
-    }
-
-    #[test]
-    fn limits_of_zero_are_refused_by_name() {
-        assert_eq!(
-            Keyed::new().max_keys(0).validate().unwrap_err().field(),
-            "max_keys"
-        );
-        assert_eq!(
-            Keyed::new()
-                .idle(Duration::ZERO)
-                .validate()
-                .unwrap_err()
-                .field(),
-            "idle"
-        );
     }
 
     proptest! {

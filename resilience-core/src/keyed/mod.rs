@@ -1,0 +1,109 @@
+//! Families of handles: one breaker, bulkhead or rate limit per key (host, tenant, shard), bounded.
+//!
+//! Keys come from requests, so their number is not under the program's control: a [`Family`] has a
+//! cap, and drops members that have not been used for a while. [`Keyed`] holds these two numbers;
+//! the families are [`KeyedCircuitBreaker`](crate::breaker::KeyedCircuitBreaker),
+//! [`KeyedBulkhead`](crate::bulkhead::KeyedBulkhead) and
+//! [`KeyedRateLimit`](crate::limit::KeyedRateLimit).
+//!
+//! - A member is dropped when it was idle for [`idle`](Keyed::idle) *and* holds nothing that
+//!   matters: an open breaker, a bulkhead with calls in flight and a bucket that is not full stay.
+//!   Idle members are looked for when a new key arrives and whenever metrics are exported.
+//! - When the family is full, the members unused for longest make room, an eighth of the family at
+//!   once.
+//! - When no member can be dropped, because every one of them is open or busy, new keys share one
+//!   overflow member.
+//! - Metrics carry the family's name, never a key.
+//!
+//! A family holds its members and nothing of theirs; what it keeps of a member that leaves is
+//! numbers.
+//!
+//! **Cost**: a lookup of a known key takes no lock and allocates nothing. A new key takes a lock
+//! and builds a member.
+
+mod family;
+mod registry;
+
+use std::time::Duration;
+
+use crate::error::InvalidConfig;
+
+pub use self::family::{Family, Member};
+pub(crate) use self::{
+    family::{InFamily, Members},
+    registry::{Evict, Registry},
+};
+
+/// How many members a keyed family may have, and how long an idle one is kept.
+///
+/// Defaults: 1,024 keys, 10 minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Keyed {
+    max_keys: usize,
+    idle: Duration,
+}
+
+impl Keyed {
+    /// The defaults.
+    pub const fn new() -> Self {
+        Self {
+            max_keys: 1024,
+            idle: Duration::from_secs(600),
+        }
+    }
+
+    /// The most members the family may have; memory is proportional to it.
+    pub const fn max_keys(mut self, max_keys: usize) -> Self {
+        self.max_keys = max_keys;
+        self
+    }
+
+    /// How long a member may go unused before it is dropped. The moment of the last use is known to
+    /// the nearest look-round, so a member may live up to twice as long.
+    pub const fn idle(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), InvalidConfig> {
+        if self.max_keys == 0 {
+            return Err(InvalidConfig::new(
+                "max_keys",
+                self.max_keys,
+                "must be at least 1",
+            ));
+        }
+        if self.idle.is_zero() {
+            return Err(InvalidConfig::new("idle", self.idle, "must be above zero"));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Keyed {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_zero_are_refused_by_name() {
+        assert_eq!(
+            Keyed::new().max_keys(0).validate().unwrap_err().field(),
+            "max_keys"
+        );
+        assert_eq!(
+            Keyed::new()
+                .idle(Duration::ZERO)
+                .validate()
+                .unwrap_err()
+                .field(),
+            "idle"
+        );
+    }
+}
