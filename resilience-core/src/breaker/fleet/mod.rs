@@ -21,6 +21,7 @@
 mod agent;
 mod handle;
 mod ledger;
+mod local;
 mod member;
 mod memory;
 mod policy;
@@ -34,6 +35,7 @@ mod tests;
 
 pub use handle::Fleet;
 pub use ledger::{Ledger, Sight, Standing};
+pub use local::LocalState;
 pub use memory::InProcess;
 pub use policy::{Policy, Proposal};
 pub use record::{
