@@ -285,8 +285,7 @@ impl Agent {
                     self.asked = None;
                 }
                 let local = breaker.local_state();
-                self.ledger
-                    .propose(&member.policy, view, local, lasting)?
+                self.ledger.propose(&member.policy, view, local, lasting)?
             }
         };
         drop(breaker);

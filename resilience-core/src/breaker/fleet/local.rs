@@ -96,8 +96,14 @@ mod tests {
             ..View::default()
         };
         let better = |one: LocalState, view: &View| one.knows_better(&known, view);
-        assert!(better(LocalState::Recovered, &news(FleetState::HalfOpen, 1)));
-        assert!(!better(LocalState::Recovered, &news(FleetState::HalfOpen, 2)));
+        assert!(better(
+            LocalState::Recovered,
+            &news(FleetState::HalfOpen, 1)
+        ));
+        assert!(!better(
+            LocalState::Recovered,
+            &news(FleetState::HalfOpen, 2)
+        ));
         assert!(!better(LocalState::Recovered, &news(FleetState::Open, 1)));
         assert!(!better(LocalState::Passing, &news(FleetState::HalfOpen, 1)));
     }
