@@ -353,15 +353,15 @@ fn flush() -> Fleet {
 }
 
 /// The store freezes while the fleet is open, and instances recover, or not, by themselves.
-fn frozen() -> Fleet {
+fn frozen(crashes: u8, resets: u8) -> Fleet {
     let mut fleet = Fleet::new(World::opened(
         2,
         Budget {
             asks: 2,
             freezes: 1,
             own_probes: 2,
-            crashes: 1,
-            resets: 1,
+            crashes,
+            resets,
             ..Budget::default()
         },
     ));
@@ -402,7 +402,8 @@ fn the_fleet_gets_out_of_every_state() {
 
 #[test]
 fn record_and_instances_agree_again_after_the_store_was_frozen() {
-    holds("frozen", frozen());
+    holds("frozen, one dies", frozen(1, 0));
+    holds("frozen, one is reset", frozen(0, 1));
 }
 
 #[test]
@@ -469,7 +470,7 @@ fn the_checker_finds_every_mistake_that_is_built_in() {
         ),
         (flush(), Mistake::AdoptWhatIsOlder, "no epoch goes back"),
         (
-            frozen(),
+            frozen(0, 0),
             Mistake::KeepToItself,
             "the fleet closes once all is well",
         ),
