@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     events::{Cause, Counts},
+    fleet::LocalState,
     machine::{Machine, NEVER, moment},
     orders::{Order, OrderInfo, OrderKind, Standing},
     snapshot::{Probes, Stage, State, Totals},
@@ -30,6 +31,8 @@ pub(super) struct Control {
     /// Since when the breaker has been closed, if it is.
     closed_at: Moment,
     order: Option<Standing>,
+    /// Probes of its own have passed, and nothing has said otherwise since.
+    recovered: bool,
     random: fastrand::Rng,
     news: VecDeque<Transition>,
     /// By state, how often it was entered.
@@ -70,6 +73,7 @@ impl Control {
             trips: 0,
             closed_at: now,
             order: None,
+            recovered: false,
             random: seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed),
             news: VecDeque::new(),
             entered: [0; State::ALL.len()],
@@ -90,6 +94,7 @@ impl Machine {
             OrderKind::ForceClosed => Phase::Closed,
             _ => self.word().phase(),
         };
+        control.recovered &= standing.kind() != OrderKind::ForceClosed;
         control.order = Some(standing);
         self.enter(&mut control, phase, Cause::Ordered, now);
     }
@@ -111,6 +116,7 @@ impl Machine {
         self.advance(now);
         let mut control = self.lock();
         control.trips = 0;
+        control.recovered = false;
         self.enter(&mut control, Phase::Closed, Cause::Reset { reason }, now);
     }
 
@@ -118,6 +124,7 @@ impl Machine {
     pub(super) fn impose(&self, verdict: Imposed, cause: Cause, now: Moment) {
         self.advance(now);
         let mut control = self.lock();
+        control.recovered = false;
         match verdict {
             Imposed::Closed => self.enter(&mut control, Phase::Closed, cause, now),
             Imposed::Open(left) => {
@@ -148,6 +155,21 @@ impl Machine {
         let mut control = self.lock();
         if self.word().phase() == Phase::FleetHalfOpen {
             self.enter(&mut control, Phase::HalfOpen, Cause::FleetLost, now);
+        }
+    }
+
+    /// The state of this breaker beside the fleet's verdict.
+    pub(super) fn local_state(&self, now: Moment) -> LocalState {
+        self.advance(now);
+        let control = self.lock();
+        let word = self.word();
+        match word.phase() {
+            _ if word.order() != OrderKind::None => LocalState::Overridden,
+            Phase::FleetOpen | Phase::FleetHalfOpen => LocalState::Following,
+            Phase::Open => LocalState::Open,
+            Phase::HalfOpen => LocalState::Probing,
+            Phase::Closed | Phase::RampUp if control.recovered => LocalState::Recovered,
+            Phase::Closed | Phase::RampUp => LocalState::Passing,
         }
     }
 
@@ -232,6 +254,7 @@ impl Machine {
         let interval = open.interval(control.trips, control.random.f64(), asked);
         control.trips = control.trips.saturating_add(1);
         control.tripped += 1;
+        control.recovered = false;
         let until = (now + interval).as_nanos();
         self.head.open_until.store(until, Release);
         self.enter(control, Phase::Open, cause, now);
@@ -243,6 +266,7 @@ impl Machine {
     /// The probes came back well.
     pub(super) fn pass_trial(&self, control: &mut Control, now: Moment) {
         self.enter_stage(control, 0, Cause::ProbesPassed, now);
+        control.recovered = true;
     }
 
     /// The ramp-up's stage of this number, or closed if it has no such stage.

@@ -204,6 +204,9 @@ impl CircuitBreaker {
 
     /// Back to closed with an empty window, and the open interval back to its first value, whatever the state is
     /// now. An order in force stays in force.
+    ///
+    /// Closes this instance only. A [`shared`](Builder::shared) breaker whose fleet is open or half-open
+    /// returns to the fleet's state at its next report; [`Fleet::reset`](fleet::Fleet::reset) closes the fleet.
     pub fn reset(&self, reason: impl Into<Arc<str>>) {
         self.shared.reset(reason.into());
     }

@@ -345,7 +345,7 @@ impl Shared {
 
     /// Tells everybody of the transitions that are to be told, oldest first. Whoever finds another thread at it (or
     /// itself, called from a subscriber) leaves it the rest: that thread looks again before it is done.
-    fn announce(&self) {
+    pub(super) fn announce(&self) {
         while self.machine.has_news() {
             // Between "there is news" and "somebody is at it", here and there: one of the two sees the other.
             fence(SeqCst);

@@ -24,6 +24,7 @@ mod places;
 mod probes;
 mod records;
 mod report;
+mod stuck;
 mod torture;
 mod traffic;
 
@@ -49,13 +50,15 @@ async fn main() {
         [hammer::ONE, url, mode, file] => hammer::one(url, mode, file).await,
         ["torture"] => {
             torture::run().await;
+            stuck::run().await;
             hammer::run().await;
         }
         ["torture", "hammer"] => hammer::run().await,
+        ["torture", "stuck"] => stuck::run().await,
         ["only", part] => figures(part).await,
         [] => figures("").await,
         _ => {
-            eprintln!("usage: resilience-figures [torture [hammer] | only NAME]");
+            eprintln!("usage: resilience-figures [torture [hammer | stuck] | only NAME]");
             std::process::exit(2);
         }
     }

@@ -19,7 +19,7 @@ use super::{
     member::{Letter, Mail, Membership, millis},
     policy::Proposal,
     record::{BUCKETS, FleetState, View},
-    store::{Push, Subscription},
+    store::{Push, Subscription, in_time},
 };
 use crate::{breaker::shared::Shared, clock::Moment};
 
@@ -136,16 +136,15 @@ impl Agent {
         };
         let known = self.ledger.lost(breaker.fleet_time_left(), self.now());
         drop(breaker);
-        self.see(&known).await;
+        if let Some(view) = self.propose(&known).await {
+            self.see(&view).await;
+        }
     }
 
     async fn settle(&mut self, lease: &str, epoch: u64, success: Option<bool>) {
         let member = Arc::clone(&self.member);
-        match member
-            .store
-            .settle(&member.name, lease, epoch, success)
-            .await
-        {
+        let answer = member.store.settle(&member.name, lease, epoch, success);
+        match in_time(answer).await {
             Ok((_, view)) => {
                 self.store_answered();
                 self.see(&view).await;
@@ -186,7 +185,7 @@ impl Agent {
         let now = self.now();
         let report = self.ledger.next_report(&standing, now);
         let member = Arc::clone(&self.member);
-        let answer = member.store.report(&member.name, &report).await;
+        let answer = in_time(member.store.report(&member.name, &report)).await;
         self.last_report = Instant::now();
         match answer {
             Ok(view) => {
@@ -249,8 +248,16 @@ impl Agent {
         let Some(breaker) = self.breaker.upgrade() else {
             return;
         };
-        if self.ledger.sight(view) == Sight::News {
-            breaker.obey(self.ledger.known(), view);
+        let local = breaker.local_state();
+        let obeys = self.ledger.must_obey(view, local);
+        let is_news = self.ledger.sight(view) == Sight::News;
+        if obeys && !is_news {
+            breaker.follow(view, local);
+        }
+        if is_news {
+            if obeys {
+                breaker.obey(self.ledger.known(), view);
+            }
             if view.state != FleetState::Closed {
                 self.next_report = self
                     .next_report
@@ -277,11 +284,12 @@ impl Agent {
                     // The fleet knows.
                     self.asked = None;
                 }
-                self.ledger.propose(&member.policy, view, lasting)?
+                let local = breaker.local_state();
+                self.ledger.propose(&member.policy, view, local, lasting)?
             }
         };
         drop(breaker);
-        match member.store.change(&member.name, &change).await {
+        match in_time(member.store.change(&member.name, &change)).await {
             Ok((_, view)) => {
                 self.store_answered();
                 // Whoever won, something new holds now; if not, somebody lost the record: the next report will tell.
@@ -306,7 +314,7 @@ impl Agent {
         let known = self.ledger.lost(breaker.fleet_time_left(), self.now());
         drop(breaker);
         let member = Arc::clone(&self.member);
-        match member.store.restore(&member.name, &known).await {
+        match in_time(member.store.restore(&member.name, &known)).await {
             Ok((_, view)) => (self.ledger.sight(&view) != Sight::Behind).then_some(view),
             Err(failure) => {
                 self.store_failed(&failure.to_string());

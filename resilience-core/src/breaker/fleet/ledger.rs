@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    local::LocalState,
     policy::{Policy, Proposal},
     record::{BUCKETS, Change, Counts, FleetOrder, Report, View},
 };
@@ -86,6 +87,17 @@ impl Ledger {
             std::cmp::Ordering::Greater => Sight::News,
             std::cmp::Ordering::Equal => Sight::Same,
             std::cmp::Ordering::Less => Sight::Behind,
+        }
+    }
+
+    /// Whether the instance's own breaker has to do what `view` says: at a new verdict, and where it has
+    /// left a known one.
+    #[must_use]
+    pub fn must_obey(&self, view: &View, local: LocalState) -> bool {
+        match self.sight(view) {
+            Sight::Behind => false,
+            Sight::Same => local.has_left(view),
+            Sight::News => !local.knows_better(&self.known, view),
         }
     }
 
@@ -179,18 +191,22 @@ impl Ledger {
         Some(self.change(view, proposal, lasting_ms))
     }
 
-    /// What to propose at this sight, if anything. `lasting_ms` tells how long the proposed state is to last.
+    /// What to propose at this sight, if anything. `local` is the state of the instance's own breaker;
+    /// `lasting_ms` tells how long the proposed state is to last.
     #[must_use]
     pub fn propose(
         &self,
         policy: &Policy,
         view: &View,
+        local: LocalState,
         lasting_ms: impl FnOnce(&Proposal) -> u64,
     ) -> Option<Change> {
         if view.order.is_some() {
             return None;
         }
-        let proposal = policy.decide(view)?;
+        let proposal = policy
+            .decide(view)
+            .or_else(|| policy.recover(view, local))?;
         Some(self.change(view, proposal, lasting_ms))
     }
 

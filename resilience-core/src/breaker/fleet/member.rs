@@ -21,7 +21,7 @@ use super::{
     policy::Policy,
     record::{LeaseAnswer, View},
     rules::FleetRules,
-    store::BreakerStore,
+    store::{BreakerStore, in_time},
 };
 use crate::clock::{Clock, Moment};
 
@@ -137,11 +137,10 @@ impl Membership {
         let lease: Arc<str> = format!("{}-{:016x}", self.instance, fastrand::u64(..)).into();
         let time = self.rules.probe_lease;
         let started = self.clock.now();
-        let answer = self
+        let question = self
             .store
-            .lease(&self.name, &lease, self.policy.probes, millis(time))
-            .await;
-        let answer = match answer {
+            .lease(&self.name, &lease, self.policy.probes, millis(time));
+        let answer = match in_time(question).await {
             Ok((answer, view)) => {
                 self.post(Letter::Seen(Box::new(view)));
                 answer

@@ -16,11 +16,50 @@
 //!   for it, but for those that ask for one of the fleet's probes while it is half-open.
 //! - [`BreakerStore`] is what a store offers.
 //!
+//! # Agreement after an outage of the store
+//!
+//! While the store does not answer, instances go on by their local windows, and may close or open by
+//! themselves. At each view that the store gives afterwards, an instance compares the record with its own
+//! breaker ([`LocalState`]):
+//!
+//! | record | own breaker | then |
+//! |---|---|---|
+//! | newer epoch | any | follows the record; exception: half-open, while its own probes have passed since the same trip |
+//! | older epoch | any | restores the record, then as below |
+//! | open or half-open | closed or ramping up after its own probes passed | proposes that the fleet recovers: the first ramp-up stage, or closed |
+//! | open or half-open | closed or ramping up without such probes (a reset, an expired override) | returns to the record's state, and asks for probes |
+//! | open or half-open | open by itself | returns to the record's state, open for the longer of both times |
+//! | open or half-open | half-open with its own probes | finishes them first |
+//! | closed or ramping up | open or half-open by the fleet's verdict | returns to the record's state |
+//! | closed or ramping up | open or half-open by itself | keeps its own state: one instance may open alone |
+//! | any, with an override | any | the override holds; afterwards as above |
+//! | any | an override of this instance | nothing until it ends; afterwards as above |
+//!
+//! A proposal names the epoch that it is based on, so it loses to anything newer. Only the half-open state
+//! of the same trip gives way to an instance's own probes: a fleet that has opened again since does not close
+//! by the recovery of one instance.
+//!
+//! The bound: with the store answering, calls flowing and no override in force, record and instances agree
+//! after at most 1.2 `calm` intervals where an instance recovered alone. Otherwise after at most the sum of
+//!
+//! - 1.2 `calm` intervals until the next report,
+//! - the time left of the open state, of the record or of the instance, whichever is longer,
+//! - `max_wait` of half-open, and one more open time, where an instance's own probes hang,
+//! - one `probe_lease`, where instances died with the fleet's probes,
+//! - the duration of the probes, and 250 ms for each step of the store,
+//!
+//! whichever instances are left. Probes that fail open the record again, which is agreement too. The stages of a
+//! ramp-up follow.
+//!
+//! Each step of the store has 250 ms. A store without an answer by then counts as unreachable; the agent goes
+//! on hearing pushes, and reports itself degraded after two such steps in a row.
+//!
 //! Times between instances are durations on the store's own clock: ages and remainders, never wall-clock instants.
 
 mod agent;
 mod handle;
 mod ledger;
+mod local;
 mod member;
 mod memory;
 mod policy;
@@ -34,6 +73,7 @@ mod tests;
 
 pub use handle::Fleet;
 pub use ledger::{Ledger, Sight, Standing};
+pub use local::LocalState;
 pub use memory::InProcess;
 pub use policy::{Policy, Proposal};
 pub use record::{

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::record::{Counts, FleetState, View};
+use super::{
+    local::LocalState,
+    record::{Counts, FleetState, View},
+};
 
 /// When a fleet opens, how it probes, and how it recovers. Every instance of a breaker should have the same one; the
 /// compare-and-set on the epoch keeps the peace where they differ.
@@ -56,6 +59,19 @@ impl Policy {
             FleetState::HalfOpen => self.judge_probes(view),
             FleetState::RampUp(stage) => self.judge_stage(view, stage),
         }
+    }
+
+    /// What to propose where the fleet has no evidence of its own yet, and this instance's own probes
+    /// have passed: that it recovers, as if those had been the fleet's. Whether the record's open time
+    /// is over does not matter: it was when the instance sent its probes.
+    #[must_use]
+    pub fn recover(&self, view: &View, local: LocalState) -> Option<Proposal> {
+        let waits = matches!(view.state, FleetState::Open | FleetState::HalfOpen);
+        (waits && local == LocalState::Recovered).then(|| Proposal {
+            to: self.after_probes(),
+            trips: view.trips,
+            cause: "probes of one instance passed while it had no shared state".to_owned(),
+        })
     }
 
     /// What to propose when the dependency itself has asked one instance to be left alone for `asked_ms` more: its

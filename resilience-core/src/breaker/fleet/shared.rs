@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     agent::Agent,
+    local::LocalState,
     member::{Mail, Membership},
     policy::Policy,
     record::{Counts, FleetOrder, FleetState, OrderKind, View},
@@ -107,6 +108,26 @@ impl Shared {
         super::member::millis(self.machine().time_left(self.clock().now()))
     }
 
+    /// The state of this breaker beside the fleet's verdict.
+    pub(super) fn local_state(&self) -> LocalState {
+        let state = self.machine().local_state(self.clock().now());
+        self.announce();
+        state
+    }
+
+    /// Returns to a known verdict that the breaker has left without evidence against it. An open time of
+    /// its own is not shortened: it backs off from probes that failed.
+    pub(super) fn follow(&self, view: &View, local: LocalState) {
+        let left = Duration::from_millis(view.remaining_ms);
+        let imposed = match (view.state, local) {
+            (FleetState::Open | FleetState::HalfOpen, LocalState::Open) => {
+                Imposed::Open(left.max(self.machine().time_left(self.clock().now())))
+            }
+            (state, _) => imposed(state, left),
+        };
+        self.impose(imposed, cause(view));
+    }
+
     /// Does what the fleet has decided.
     pub(super) fn obey(&self, previous: &View, view: &View) {
         let same_order = same_order(previous.order.as_ref(), view.order.as_ref());
@@ -120,22 +141,30 @@ impl Shared {
         }
         let anew = view.age_ms < previous.age_ms;
         let left = Duration::from_millis(view.remaining_ms);
-        let imposed = match view.state {
-            FleetState::Open => Imposed::Open(left),
-            FleetState::HalfOpen => Imposed::HalfOpen,
-            FleetState::RampUp(stage) => Imposed::Stage(stage.into(), left),
-            FleetState::Closed if previous.state != FleetState::Closed => Imposed::Closed,
-            // Closed it was, and was entered anew, or no order came or went: somebody has reset it.
-            FleetState::Closed if anew || (same_order && previous.epoch != 0) => {
-                return self.reset(view.cause.as_str().into());
+        if view.state == FleetState::Closed && previous.state == FleetState::Closed {
+            // It was entered again, or no order came or went: the fleet was reset.
+            if anew || (same_order && previous.epoch != 0) {
+                self.reset(view.cause.as_str().into());
             }
-            FleetState::Closed => return,
-        };
-        let cause = Cause::Fleet {
-            by: view.by.as_str().into(),
-            why: view.cause.as_str().into(),
-        };
-        self.impose(imposed, cause);
+            return;
+        }
+        self.impose(imposed(view.state, left), cause(view));
+    }
+}
+
+fn imposed(state: FleetState, left: Duration) -> Imposed {
+    match state {
+        FleetState::Open => Imposed::Open(left),
+        FleetState::HalfOpen => Imposed::HalfOpen,
+        FleetState::RampUp(stage) => Imposed::Stage(stage.into(), left),
+        FleetState::Closed => Imposed::Closed,
+    }
+}
+
+fn cause(view: &View) -> Cause {
+    Cause::Fleet {
+        by: view.by.as_str().into(),
+        why: view.cause.as_str().into(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a store of shared breakers offers.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::record::{Change, FleetOrder, LeaseAnswer, Report, View};
 
@@ -36,6 +36,18 @@ impl fmt::Display for StoreFailure {
 }
 
 impl std::error::Error for StoreFailure {}
+
+/// Maximum time for one step of the store. A store that keeps its own, shorter budget never meets it;
+/// one that never answers would otherwise stop the agent at its report, deaf to pushes.
+pub(super) const STEP_BUDGET: Duration = Duration::from_millis(250);
+
+/// Waits for `answer` for at most [`STEP_BUDGET`]. What the store has done by then is unknown.
+pub(super) async fn in_time<T>(answer: Answer<'_, T>) -> Result<T, StoreFailure> {
+    timeout(STEP_BUDGET, answer).await.unwrap_or_else(|_| {
+        let reason = format!("no answer within {STEP_BUDGET:?}");
+        Err(StoreFailure::new(reason, true))
+    })
+}
 
 /// Where a fleet keeps its breakers' records.
 ///

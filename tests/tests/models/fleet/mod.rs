@@ -9,7 +9,7 @@ mod world;
 
 use std::time::Duration;
 
-use resilience_core::breaker::fleet::{FleetState, Policy};
+use resilience_core::breaker::fleet::{FleetState, LocalState, Policy};
 use stateright::{Checker, Model, Property};
 
 use world::{Budget, Mistake, TICK, Wish, World, policy};
@@ -45,6 +45,11 @@ enum Action {
     GiveUp(usize),
     Refuse(usize),
     LoseAsk(usize),
+    ServeLateAsk(usize),
+    EndOwn(usize, bool),
+    ResetOne(usize),
+    Freeze,
+    Thaw,
     Crash(usize),
     Flush,
     Tick,
@@ -71,6 +76,11 @@ impl Model for Fleet {
         if world.budget.ticks > 0 {
             actions.push(Action::Tick);
         }
+        if world.frozen {
+            actions.push(Action::Thaw);
+        } else if world.budget.freezes > 0 {
+            actions.push(Action::Freeze);
+        }
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {
@@ -81,7 +91,12 @@ impl Model for Fleet {
             Action::Report(_) => budget.reports -= 1,
             Action::Ask(_) => budget.asks -= 1,
             Action::ServeTwice(_) => budget.repeats -= 1,
+            // A store that is frozen answers nothing.
+            Action::GiveUp(_) | Action::LoseAsk(_) if next.frozen => {}
             Action::GiveUp(_) | Action::Refuse(_) | Action::LoseAsk(_) => budget.losses -= 1,
+            Action::EndOwn(..) => budget.own_probes -= 1,
+            Action::ResetOne(_) => budget.resets -= 1,
+            Action::Freeze => budget.freezes -= 1,
             Action::Crash(_) => budget.crashes -= 1,
             Action::Flush => budget.flushes -= 1,
             Action::Tick => budget.ticks -= 1,
@@ -106,7 +121,12 @@ impl Model for Fleet {
             Action::Hear(n) => next.hear(n, mistake, &self.policy),
             Action::GiveUp(n) => next.give_up(n, true),
             Action::Refuse(n) => next.give_up(n, false),
-            Action::LoseAsk(n) => next.instances[n].asking = None,
+            Action::LoseAsk(n) => next.lose_ask(n),
+            Action::ServeLateAsk(n) => next.serve_late_ask(n),
+            Action::EndOwn(n, ok) => next.end_own(n, ok),
+            Action::ResetOne(n) => next.reset_one(n),
+            Action::Freeze => next.frozen = true,
+            Action::Thaw => next.frozen = false,
             Action::Crash(n) => next.crash(n),
             Action::Flush => next.flush(),
             Action::Tick => next.now += TICK,
@@ -171,9 +191,10 @@ impl Fleet {
     /// What may become of the messages of one instance, alive or not.
     fn on_the_way(&self, world: &World, n: usize, actions: &mut Vec<Action>) {
         let one = &world.instances[n];
-        let losses = world.budget.losses > 0;
+        let losses = world.budget.losses > 0 || world.frozen;
+        let works = !world.frozen;
         if let Some(waiting) = &one.waiting {
-            if waiting.answer.is_none() {
+            if waiting.answer.is_none() && works {
                 actions.push(Action::Serve(n));
                 if world.budget.repeats > 0 && one.late.is_none() {
                     actions.push(Action::ServeTwice(n));
@@ -182,22 +203,26 @@ impl Fleet {
                 if losses && matches!(waiting.wish, Wish::Report(_)) {
                     actions.push(Action::Refuse(n));
                 }
-            } else {
+            } else if waiting.answer.is_some() {
                 actions.push(Action::Deliver(n));
             }
             if losses && (waiting.answer.is_some() || one.late.is_none()) {
                 actions.push(Action::GiveUp(n));
             }
         }
-        if one.late.is_some() {
+        if one.late.is_some() && works {
             actions.push(Action::ServeLate(n));
         }
+        if one.late_ask.is_some() && works {
+            actions.push(Action::ServeLateAsk(n));
+        }
         match &one.asking {
-            Some((_, None)) => actions.push(Action::ServeAsk(n)),
+            Some((_, None)) if works => actions.push(Action::ServeAsk(n)),
             Some((_, Some(_))) if one.is_free() => actions.push(Action::DeliverAsk(n)),
             _ => {}
         }
-        if losses && one.alive && one.asking.is_some() {
+        let may_lose = one.late_ask.is_none() || works;
+        if losses && may_lose && one.alive && one.asking.is_some() {
             actions.push(Action::LoseAsk(n));
         }
     }
@@ -227,6 +252,12 @@ impl Fleet {
         }
         if budget.asks > 0 && world.may_ask(n) {
             actions.push(Action::Ask(n));
+        }
+        if budget.own_probes > 0 && world.local(n) == LocalState::Probing {
+            actions.extend([true, false].map(|ok| Action::EndOwn(n, ok)));
+        }
+        if budget.resets > 0 && !world.passes(n) {
+            actions.push(Action::ResetOne(n));
         }
         if budget.crashes > 0 {
             actions.push(Action::Crash(n));
@@ -321,6 +352,24 @@ fn flush() -> Fleet {
     ))
 }
 
+/// The store freezes while the fleet is open, and instances recover, or not, by themselves.
+fn frozen(crashes: u8, resets: u8) -> Fleet {
+    let mut fleet = Fleet::new(World::opened(
+        2,
+        Budget {
+            asks: 2,
+            freezes: 1,
+            own_probes: 2,
+            crashes,
+            resets,
+            ..Budget::default()
+        },
+    ));
+    fleet.policy = policy(1);
+    fleet.recovers = true;
+    fleet
+}
+
 #[test]
 fn reports_lost_late_or_repeated_count_once_and_one_change_wins() {
     holds("reports", reports());
@@ -349,6 +398,12 @@ fn the_fleet_gets_out_of_every_state() {
     fleet.policy = policy(1);
     fleet.recovers = true;
     holds("recovery", fleet);
+}
+
+#[test]
+fn record_and_instances_agree_again_after_the_store_was_frozen() {
+    holds("frozen, one dies", frozen(1, 0));
+    holds("frozen, one is reset", frozen(0, 1));
 }
 
 #[test]
@@ -414,6 +469,11 @@ fn the_checker_finds_every_mistake_that_is_built_in() {
             "a lone bad instance never opens the fleet",
         ),
         (flush(), Mistake::AdoptWhatIsOlder, "no epoch goes back"),
+        (
+            frozen(0, 0),
+            Mistake::KeepToItself,
+            "the fleet closes once all is well",
+        ),
     ] {
         let broken = found(fleet, mistake);
         assert!(broken.contains(&property), "{mistake:?}: found {broken:?}");

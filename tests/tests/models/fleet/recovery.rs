@@ -1,6 +1,6 @@
 //! Whether the fleet still gets to where it should be, once nothing goes wrong any more.
 
-use resilience_core::breaker::fleet::{FleetState, Policy};
+use resilience_core::breaker::fleet::{FleetState, LocalState, Policy};
 
 use super::world::{Mistake, TICK, World};
 
@@ -10,9 +10,13 @@ const STEPS: usize = 12;
 /// From here on every message arrives, every call succeeds: do all instances that live find the fleet closed?
 pub(crate) fn closes(world: &World, policy: &Policy, mistake: Mistake) -> bool {
     let mut world = world.clone();
+    world.frozen = false;
     let done = |world: &World| {
         let view = world.view();
-        let agreed = |n| world.epoch_of(n) == view.epoch && world.state_of(n) == view.state;
+        let agreed = |n| {
+            let same = world.epoch_of(n) == view.epoch && world.state_of(n) == view.state;
+            same && world.passes(n)
+        };
         view.state == FleetState::Closed && living(world).all(agreed)
     };
     for _ in 0..STEPS {
@@ -27,6 +31,7 @@ pub(crate) fn closes(world: &World, policy: &Policy, mistake: Mistake) -> bool {
 /// From here on every probe fails: is half-open left, for open?
 pub(crate) fn reopens(world: &World, policy: &Policy, mistake: Mistake) -> bool {
     let mut world = world.clone();
+    world.frozen = false;
     for _ in 0..STEPS {
         let state = world.view().state;
         if living(&world).next().is_none() || state != FleetState::HalfOpen {
@@ -47,11 +52,15 @@ fn step(world: &mut World, ok: bool, policy: &Policy, mistake: Mistake) {
     let living: Vec<_> = living(world).collect();
     for n in 0..world.instances.len() {
         world.serve_late(n, mistake);
+        world.serve_late_ask(n);
     }
     for &n in &living {
         settle(world, n, policy, mistake);
         world.report(n);
         settle(world, n, policy, mistake);
+        if world.local(n) == LocalState::Probing {
+            world.end_own(n, ok);
+        }
         if world.may_ask(n) {
             world.ask(n);
             settle(world, n, policy, mistake);

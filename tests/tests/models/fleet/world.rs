@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use resilience_core::breaker::fleet::{
-    Change, Counts, FleetState, LeaseAnswer, Ledger, Policy, Record, Report, Sight, Standing, View,
+    Change, Counts, FleetState, LeaseAnswer, Ledger, LocalState, Policy, Record, Report, Sight,
+    Standing, View,
 };
 
 /// Milliseconds of one step of time: more than there are changes of state in one.
@@ -53,6 +54,8 @@ pub(crate) enum Mistake {
     QuorumOfOne,
     /// An instance takes the last thing that it hears for what holds.
     AdoptWhatIsOlder,
+    /// An instance that left the verdict while the store was frozen says and does nothing about it.
+    KeepToItself,
 }
 
 /// What an instance wants of the store.
@@ -81,13 +84,17 @@ pub(crate) struct Instance {
     ledger: Ledger,
     totals: Counts,
     failing: bool,
-    /// Until when its own machine keeps the fleet's open state.
+    /// The state of its own machine beside the verdict.
+    local: LocalState,
+    /// Until when its own machine keeps the open state, the fleet's or its own.
     open_until: u64,
     pub(crate) waiting: Option<Waiting>,
     /// Given up by the instance, but not gone: the store may still get it.
     pub(crate) late: Option<Wish>,
     /// Asks for a probe: the lease, and the answer on its way back.
     pub(crate) asking: Option<Asking>,
+    /// A lease that the instance no longer waits for, but that the store may still grant.
+    pub(crate) late_ask: Option<Arc<str>>,
     pub(crate) push: Option<View>,
     /// Probes that it holds, and their epochs.
     pub(crate) held: BTreeMap<Arc<str>, u64>,
@@ -120,6 +127,8 @@ pub(crate) struct World {
     /// Probes out: their epoch, when they expire, and the life of the record that granted them.
     out: BTreeMap<Arc<str>, (u64, u64, u8)>,
     lives: u8,
+    /// The store takes requests and does nothing.
+    pub(crate) frozen: bool,
     merges: u64,
     pub(crate) budget: Budget,
 }
@@ -137,6 +146,12 @@ pub(crate) struct Budget {
     pub(crate) repeats: u8,
     pub(crate) crashes: u8,
     pub(crate) flushes: u8,
+    /// Times that the store freezes.
+    pub(crate) freezes: u8,
+    /// Results of probes that instances send without the fleet.
+    pub(crate) own_probes: u8,
+    /// Resets of one instance by hand.
+    pub(crate) resets: u8,
 }
 
 impl World {
@@ -148,10 +163,12 @@ impl World {
             ledger: Ledger::new(name(n), name(n)),
             totals: Counts::default(),
             failing: false,
+            local: LocalState::Passing,
             open_until: 0,
             waiting: None,
             late: None,
             asking: None,
+            late_ask: None,
             push: None,
             held: BTreeMap::new(),
             asked: 0,
@@ -166,6 +183,7 @@ impl World {
             calls: BTreeMap::new(),
             out: BTreeMap::new(),
             lives: 0,
+            frozen: false,
             merges: 0,
             budget,
         }
@@ -205,8 +223,52 @@ impl World {
     // --- what an instance does
 
     pub(crate) fn may_call(&self, n: usize) -> bool {
-        let known = self.instances[n].ledger.known();
-        matches!(known.state, FleetState::Closed | FleetState::RampUp(_)) && known.order.is_none()
+        self.passes(n)
+    }
+
+    pub(crate) fn passes(&self, n: usize) -> bool {
+        matches!(self.local(n), LocalState::Passing | LocalState::Recovered)
+    }
+
+    /// An open time of its own that is over leads to probes of its own.
+    pub(crate) fn local(&self, n: usize) -> LocalState {
+        let one = &self.instances[n];
+        match one.local {
+            LocalState::Open if one.open_until <= self.now => LocalState::Probing,
+            local => local,
+        }
+    }
+
+    /// The question for a probe was not answered: the instance probes alone.
+    pub(crate) fn lose_ask(&mut self, n: usize) {
+        let alone = self.instances[n].local == LocalState::Following;
+        let frozen = self.frozen;
+        let one = &mut self.instances[n];
+        let Some((lease, answer)) = one.asking.take() else {
+            return;
+        };
+        if frozen && answer.is_none() {
+            one.late_ask = Some(lease);
+        }
+        if alone {
+            one.local = LocalState::Probing;
+        }
+    }
+
+    /// The instance's own probes have passed or failed.
+    pub(crate) fn end_own(&mut self, n: usize, ok: bool) {
+        let now = self.now;
+        let one = &mut self.instances[n];
+        if ok {
+            one.local = LocalState::Recovered;
+        } else {
+            one.local = LocalState::Open;
+            one.open_until = now + OPEN;
+        }
+    }
+
+    pub(crate) fn reset_one(&mut self, n: usize) {
+        self.instances[n].local = LocalState::Passing;
     }
 
     pub(crate) fn call(&mut self, n: usize, ok: bool) {
@@ -236,12 +298,7 @@ impl World {
 
     pub(crate) fn may_ask(&self, n: usize) -> bool {
         let one = &self.instances[n];
-        let over = one.open_until <= self.now;
-        let half_open = match one.ledger.known().state {
-            FleetState::Open => over,
-            FleetState::HalfOpen => true,
-            _ => false,
-        };
+        let half_open = one.local == LocalState::Following && one.open_until <= self.now;
         half_open && one.asking.is_none() && one.held.len() < PROBES as usize
     }
 
@@ -277,6 +334,13 @@ impl World {
     pub(crate) fn serve_late(&mut self, n: usize, mistake: Mistake) {
         if let Some(wish) = self.instances[n].late.take() {
             self.grant(&wish, mistake);
+        }
+    }
+
+    /// The store grants what nobody waits for any more.
+    pub(crate) fn serve_late_ask(&mut self, n: usize) {
+        if let Some(lease) = self.instances[n].late_ask.take() {
+            self.touch(|record, now| record.lease(&lease, PROBES, LEASE, now));
         }
     }
 
@@ -449,13 +513,11 @@ impl World {
     fn see(&mut self, n: usize, view: &View, mistake: Mistake, policy: &Policy) {
         let now = self.now;
         let before = self.epoch_of(n);
+        let local = self.local(n);
         let one = &mut self.instances[n];
         if one.ledger.sight(view) == Sight::Behind {
             if mistake != Mistake::AdoptWhatIsOlder {
-                let left = match one.ledger.known().state {
-                    FleetState::Open | FleetState::RampUp(_) => one.open_until.saturating_sub(now),
-                    _ => 0,
-                };
+                let left = one.open_until.saturating_sub(now);
                 let lost = one.ledger.lost(left, now);
                 return one.wait_for(Wish::Restore(lost));
             }
@@ -464,12 +526,16 @@ impl World {
         }
         if one.ledger.sight(view) == Sight::News {
             one.failing = false;
-            one.open_until = match view.state {
-                FleetState::Open | FleetState::RampUp(_) => now + view.remaining_ms,
-                _ => 0,
-            };
+        }
+        if one.obeys(view, local, mistake) {
+            one.follow(view, local, now);
         }
         one.ledger.adopt(&kept(view), one.totals, now);
+        let local = match mistake {
+            Mistake::KeepToItself => LocalState::Passing,
+            _ => self.local(n),
+        };
+        let one = &mut self.instances[n];
         let lasting = |to: FleetState| match to {
             FleetState::Open => OPEN,
             FleetState::RampUp(_) => TICK,
@@ -477,7 +543,7 @@ impl World {
         };
         let change = one
             .ledger
-            .propose(policy, view, |proposal| lasting(proposal.to));
+            .propose(policy, view, local, |proposal| lasting(proposal.to));
         if let Some(change) = change {
             one.wait_for(Wish::Change(Change {
                 cause: String::new(),
@@ -517,6 +583,27 @@ impl World {
 impl Instance {
     fn wait_for(&mut self, wish: Wish) {
         self.waiting = Some(Waiting { wish, answer: None });
+    }
+
+    fn obeys(&self, view: &View, local: LocalState, mistake: Mistake) -> bool {
+        match mistake {
+            Mistake::KeepToItself => self.ledger.sight(view) == Sight::News,
+            _ => self.ledger.must_obey(view, local),
+        }
+    }
+
+    /// Its machine does what the verdict says.
+    fn follow(&mut self, view: &View, local: LocalState, now: u64) {
+        let own = match local {
+            LocalState::Open if self.ledger.sight(view) == Sight::Same => self.open_until,
+            _ => 0,
+        };
+        (self.local, self.open_until) = match view.state {
+            FleetState::Open => (LocalState::Following, own.max(now + view.remaining_ms)),
+            FleetState::HalfOpen => (LocalState::Following, own),
+            FleetState::RampUp(_) => (LocalState::Passing, now + view.remaining_ms),
+            FleetState::Closed => (LocalState::Passing, 0),
+        };
     }
 
     pub(crate) const fn is_free(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Several instances in one process, on a paused clock.
 
+mod agreement;
 mod cooling_down;
+mod freezing;
 mod outages;
 
 use std::{
@@ -22,7 +24,7 @@ use crate::{
     error::{Error, Reason, Rejected},
 };
 
-fn ms(ms: u64) -> Duration {
+const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
