@@ -1,5 +1,6 @@
 //! What the cross-crate tests share.
 
+pub mod answers;
 pub mod breaker_conformance;
 pub mod bulkhead_conformance;
 pub mod contract;
