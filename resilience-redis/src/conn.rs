@@ -204,6 +204,27 @@ impl Conn {
         }
     }
 
+    /// A round trip; of a Cluster, to the node that keeps the key.
+    pub(crate) async fn echo(&mut self, key: &str, nonce: &[u8]) -> RedisResult<Value> {
+        let mut ping = redis::cmd("PING");
+        ping.arg(nonce);
+        let answer = match self {
+            Self::Single(conn) => {
+                let _ = key;
+                conn.req_packed_command(&ping).await
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => {
+                use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
+                let master = Route::with_key(key, SlotAddr::Master);
+                let node = SingleNodeRoutingInfo::SpecificNode(master);
+                conn.route_command(ping, RoutingInfo::SingleNode(node))
+                    .await
+            }
+        };
+        answer.and_then(Value::extract_error)
+    }
+
     /// A round trip; of a Cluster, to any one node: a shard that is gone is not the end of the others.
     pub(crate) async fn ping(&mut self, nonce: &[u8]) -> RedisResult<Value> {
         let mut ping = redis::cmd("PING");

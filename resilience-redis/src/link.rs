@@ -32,7 +32,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
-use redis::{Cmd, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value};
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor},
@@ -189,12 +189,17 @@ impl Link {
         self.shared.nonces.next()
     }
 
-    /// Sends the command of a script that was given `nonce`, and takes the answer that has it. Fails at once when there is no
-    /// connection, and after the budget when there is no answer.
-    pub(crate) async fn ask(&self, cmd: &Cmd, nonce: &Nonce) -> Result<Value, StoreError> {
+    /// Sends the command of a script about `key` that was given `nonce`, and takes the answer that has it. Fails at once
+    /// when there is no connection, and after the budget when there is no answer.
+    pub(crate) async fn ask(
+        &self,
+        key: &str,
+        cmd: &Cmd,
+        nonce: &Nonce,
+    ) -> Result<Value, StoreError> {
         let ask = |mut conn: Conn| async move {
-            let answer = conn.send(cmd).await?;
-            opened(answer, nonce)
+            let answer = conn.send(cmd).await.and_then(Value::extract_error);
+            self.shared.open(conn, key, answer, nonce).await
         };
         self.shared.carry(ask).await
     }
@@ -213,7 +218,8 @@ impl Link {
             let Ok([answer, waited]) = <[Value; 2]>::try_from(answers) else {
                 return Err(Failure::Misplaced);
             };
-            let answer = opened(answer, nonce)?;
+            let answer = answer.extract_error();
+            let answer = self.shared.open(conn, key, answer, nonce).await?;
             // WAIT takes no nonce. It was sent in one piece with the script, so that its answer stands behind the script's.
             match waited.extract_error()? {
                 Value::Int(replicas) if replicas >= 0 => Ok((answer, replicas.unsigned_abs())),
@@ -225,7 +231,7 @@ impl Link {
             return first;
         }
         // Single commands follow the slot to where it has gone, and take the map of slots along. Steps can be repeated.
-        self.ask(cmd, nonce).await?;
+        self.ask(key, cmd, nonce).await?;
         self.shared.carry(pair).await
     }
 
@@ -330,6 +336,31 @@ impl Shared {
             }
         }
         answer
+    }
+
+    /// What a script about `key` answered that was given `nonce`.
+    async fn open(
+        &self,
+        mut conn: Conn,
+        key: &str,
+        answer: RedisResult<Value>,
+        nonce: &Nonce,
+    ) -> Result<Value, Failure> {
+        let error = match answer {
+            Ok(answer) => return nonce.open(answer).ok_or(Failure::Misplaced),
+            Err(error) => error,
+        };
+        // An error names no command. It is believed when the connection then gives the right answer to a PING, or another
+        // error: too busy, not allowed.
+        if is_final_answer(&error) {
+            let echo = self.nonces.next();
+            match conn.echo(key, echo.as_bytes()).await {
+                Ok(answer) if !echo.is_echoed(&answer) => return Err(Failure::Misplaced),
+                Err(broken) if is_broken(&broken) => return Err(broken.into()),
+                _ => {}
+            }
+        }
+        Err(error.into())
     }
 
     /// What an error says about the connection that it came over.
@@ -529,13 +560,18 @@ impl Shared {
     }
 }
 
-/// What a script answered that was given `nonce`.
-fn opened(answer: Value, nonce: &Nonce) -> Result<Value, Failure> {
-    if let Value::ServerError(_) = &answer {
-        return Ok(answer.extract_error()?);
+/// Whether `error` is an answer of the server that says nothing of where the slot is, or that the script is not there:
+/// those are followed by further commands.
+fn is_final_answer(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, CrossSlot, MasterDown, Moved, NoScript, TryAgain};
+    match error.kind() {
+        ErrorKind::Server(kind) => !matches!(
+            kind,
+            Ask | ClusterDown | CrossSlot | MasterDown | Moved | NoScript | TryAgain
+        ),
+        ErrorKind::Extension => true,
+        _ => false,
     }
-    let answer = nonce.open(answer).ok_or(Failure::Misplaced)?;
-    Ok(answer.extract_error()?)
 }
 
 /// A connection, or why there is none. The client's own timeout covers the socket, not the lookup and the handshake.

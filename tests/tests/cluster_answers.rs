@@ -16,17 +16,17 @@ async fn no_caller_is_told_the_answer_of_another_key() {
     let mut cluster = start.await.expect("a Cluster");
     let mut told;
     for subscriptions in [8, 64] {
-        (cluster, told) = in_a_cluster(cluster, subscriptions, 4_000, 6).await;
+        (cluster, told) = in_a_cluster(cluster, subscriptions, 2_000, 6).await;
         nothing_is_wrong(told);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_caller_is_told_the_answer_of_another_key_when_another_server_becomes_master() {
-    nothing_is_wrong(under_sentinels(64, 4_000, 2).await);
+    nothing_is_wrong(under_sentinels(64, 2_000, 2).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_caller_is_told_the_answer_of_another_key_when_connections_are_killed() {
-    nothing_is_wrong(with_killed_connections(64, 8_000, 40).await);
+    nothing_is_wrong(with_killed_connections(64, 4_000, 10).await);
 }
