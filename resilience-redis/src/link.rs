@@ -198,8 +198,10 @@ impl Link {
         nonce: &Nonce,
     ) -> Result<Value, StoreError> {
         let ask = |mut conn: Conn| async move {
-            let answer = conn.send(cmd).await.and_then(Value::extract_error);
-            self.shared.open(conn, key, answer, nonce).await
+            match conn.send(cmd).await.and_then(Value::extract_error) {
+                Ok(answer) => nonce.open(answer).ok_or(Failure::Misplaced),
+                Err(error) => Err(self.shared.confirm(conn, key, error).await),
+            }
         };
         self.shared.carry(ask).await
     }
@@ -214,14 +216,21 @@ impl Link {
         wait: &Cmd,
     ) -> Result<(Value, u64), StoreError> {
         let pair = |mut conn: Conn| async move {
-            let answers = conn.send_pair(key, cmd, wait).await?;
+            let answers = conn.send_pair(key, cmd, wait).await;
+            let answers = answers.and_then(|both| {
+                let both = both.into_iter().map(Value::extract_error);
+                both.collect::<RedisResult<Vec<Value>>>()
+            });
+            let answers = match answers {
+                Ok(answers) => answers,
+                Err(error) => return Err(self.shared.confirm(conn, key, error).await),
+            };
             let Ok([answer, waited]) = <[Value; 2]>::try_from(answers) else {
                 return Err(Failure::Misplaced);
             };
-            let answer = answer.extract_error();
-            let answer = self.shared.open(conn, key, answer, nonce).await?;
+            let answer = nonce.open(answer).ok_or(Failure::Misplaced)?;
             // WAIT takes no nonce. It was sent in one piece with the script, so that its answer stands behind the script's.
-            match waited.extract_error()? {
+            match waited {
                 Value::Int(replicas) if replicas >= 0 => Ok((answer, replicas.unsigned_abs())),
                 _ => Err(Failure::Misplaced),
             }
@@ -338,34 +347,29 @@ impl Shared {
         answer
     }
 
-    /// What a script about `key` answered that was given `nonce`.
-    async fn open(
-        &self,
-        mut conn: Conn,
-        key: &str,
-        answer: RedisResult<Value>,
-        nonce: &Nonce,
-    ) -> Result<Value, Failure> {
-        let error = match answer {
-            Ok(answer) => return nonce.open(answer).ok_or(Failure::Misplaced),
-            Err(error) => error,
-        };
-        // An error names no command. It is believed when the connection then gives the right answer to a PING, or another
-        // error: too busy, not allowed.
-        if is_final_answer(&error) {
-            let echo = self.nonces.next();
-            match conn.echo(key, echo.as_bytes()).await {
-                Ok(answer) if !echo.is_echoed(&answer) => return Err(Failure::Misplaced),
-                Err(broken) if is_broken(&broken) => return Err(broken.into()),
-                _ => {}
-            }
+    /// What a command about `key` that ended in `error` comes to. An error names no command: it is believed when the
+    /// connection then gives the right answer to a PING, or refuses that too, in the same way (busy, loading).
+    async fn confirm(&self, mut conn: Conn, key: &str, error: RedisError) -> Failure {
+        if !is_final_answer(&error) {
+            return error.into();
         }
-        Err(error.into())
+        let echo = self.nonces.next();
+        match conn.echo(key, echo.as_bytes()).await {
+            Ok(answer) if !echo.is_echoed(&answer) => Failure::Misplaced,
+            Ok(_) => error.into(),
+            Err(broken) if is_broken(&broken) => broken.into(),
+            Err(refusal) if says_the_same(&refusal, &error) => error.into(),
+            Err(_) => Failure::Misplaced,
+        }
     }
 
     /// What an error says about the connection that it came over.
     fn look_into(&self, live: &Live, error: &RedisError) -> StoreError {
         let is_cluster = matches!(self.target, Target::Cluster(_));
+        if is_final_answer(error) && self.lost.load(Relaxed) >= live.number {
+            // Meanwhile another caller has found that the answers are not where they belong.
+            return StoreError::Misplaced;
+        }
         if error.is_timeout() || (is_cluster && is_broken(error)) {
             // A Cluster connection mends the loss of a node by itself.
             self.in_trouble();
@@ -572,6 +576,17 @@ fn is_final_answer(error: &RedisError) -> bool {
         ErrorKind::Extension => true,
         _ => false,
     }
+}
+
+/// Whether a PING was refused for the reason that the command before it was, or for one that only concerns PINGs: the ACL,
+/// or a node of a Cluster that cannot be reached at the moment.
+fn says_the_same(refusal: &RedisError, error: &RedisError) -> bool {
+    let ping_only = match refusal.kind() {
+        ErrorKind::Server(kind) => kind == ServerErrorKind::NoPerm,
+        ErrorKind::Extension => false,
+        _ => true,
+    };
+    ping_only || refusal.code() == error.code()
 }
 
 /// A connection, or why there is none. The client's own timeout covers the socket, not the lookup and the handshake.

@@ -222,7 +222,7 @@ mod tests {
         for (round, surplus) in [OTHERS, "+OK\r\n", ":1\r\n", "_\r\n", "-ERR foreign\r\n"]
             .into_iter()
             .cycle()
-            .take(20)
+            .take(10)
             .enumerate()
         {
             server.knows_scripts.store(round % 2 == 0, SeqCst);

@@ -57,7 +57,10 @@ async fn answers() {
         figure(
             name,
             told.wrong() as f64,
-            &format!("wrong answers of {} under {} faults", told.answers, told.faults),
+            &format!(
+                "wrong answers of {} under {} faults",
+                told.answers, told.faults
+            ),
             Target::Exactly(0.0),
         );
     };
