@@ -68,7 +68,7 @@ impl Conn {
                 Self::single(&client, patience, on_push).await
             }
             Target::Sentinel { .. } => Self::sentinel(target, patience, roots, on_push).await,
-            Target::Cluster(nodes) => Self::cluster(nodes, patience, roots, on_push).await,
+            Target::Cluster(nodes) => Self::cluster(nodes, patience, roots).await,
         }
     }
 
@@ -144,15 +144,13 @@ impl Conn {
         nodes: &[redis::ConnectionInfo],
         patience: Patience,
         roots: Option<&Roots>,
-        on_push: OnPush,
     ) -> RedisResult<Self> {
         let builder = redis::cluster::ClusterClient::builder(nodes.to_vec())
             .use_protocol(redis::ProtocolVersion::RESP3)
             .connection_timeout(patience.connect)
             .tcp_settings(tcp(patience))
             // Redirections are followed; waiting for a shard that is gone is the caller's budget's business.
-            .retries(2)
-            .push_sender(sender(on_push));
+            .retries(2);
         #[cfg(feature = "tls")]
         let builder = match roots {
             Some(roots) => builder.certs(roots.certificates()),
@@ -169,7 +167,6 @@ impl Conn {
         _: &[redis::ConnectionInfo],
         _: Patience,
         _: Option<&Roots>,
-        _: OnPush,
     ) -> RedisResult<Self> {
         Err(invalid("Cluster needs the feature `cluster`"))
     }
@@ -207,9 +204,32 @@ impl Conn {
         }
     }
 
+    /// A round trip; of a Cluster, to the node that keeps the key.
+    pub(crate) async fn echo(&mut self, key: &str, nonce: &[u8]) -> RedisResult<Value> {
+        let mut ping = redis::cmd("PING");
+        ping.arg(nonce);
+        let answer = match self {
+            Self::Single(conn) => {
+                let _ = key;
+                conn.req_packed_command(&ping).await
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => {
+                use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
+                let master = Route::with_key(key, SlotAddr::Master);
+                let node = SingleNodeRoutingInfo::SpecificNode(master);
+                conn.route_command(ping, RoutingInfo::SingleNode(node))
+                    .await
+            }
+        };
+        answer.and_then(Value::extract_error)
+    }
+
     /// A round trip; of a Cluster, to any one node: a shard that is gone is not the end of the others.
-    pub(crate) async fn ping(&mut self) -> RedisResult<Value> {
-        self.ask_anyone(redis::cmd("PING")).await
+    pub(crate) async fn ping(&mut self, nonce: &[u8]) -> RedisResult<Value> {
+        let mut ping = redis::cmd("PING");
+        ping.arg(nonce);
+        self.ask_anyone(ping).await
     }
 
     /// What the clock of the server, or of any one node of a Cluster, shows, in microseconds.
@@ -239,22 +259,87 @@ impl Conn {
         };
         answer.and_then(Value::extract_error)
     }
+}
 
-    pub(crate) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
-        match self {
-            Self::Single(conn) => conn.subscribe(channel).await,
+/// A live connection to one server that carries subscriptions, and no commands whose answers anything depends on.
+#[derive(Clone)]
+pub(crate) struct PushConn(MultiplexedConnection);
+
+impl PushConn {
+    /// Of a Cluster, `target` is one of its nodes: each of them is told what is published on any.
+    pub(crate) async fn open(
+        target: &Target,
+        patience: Patience,
+        roots: Option<&Roots>,
+        on_push: OnPush,
+    ) -> RedisResult<Self> {
+        match Conn::open(target, patience, roots, on_push).await? {
+            Conn::Single(conn) => Ok(Self(conn)),
             #[cfg(feature = "cluster")]
-            Self::Cluster(conn) => conn.subscribe(channel).await,
+            Conn::Cluster(_) => Err(invalid("subscriptions need a single node")),
         }
     }
 
-    pub(crate) async fn unsubscribe(&mut self, channel: &str) -> RedisResult<()> {
-        match self {
-            Self::Single(conn) => conn.unsubscribe(channel).await,
-            #[cfg(feature = "cluster")]
-            Self::Cluster(conn) => conn.unsubscribe(channel).await,
-        }
+    /// One channel, one command, one confirmation.
+    pub(crate) async fn subscribe(&self, channel: &str) -> RedisResult<()> {
+        self.0.clone().subscribe(channel).await
     }
+
+    pub(crate) async fn unsubscribe(&self, channel: &str) -> RedisResult<()> {
+        self.0.clone().unsubscribe(channel).await
+    }
+
+    pub(crate) async fn ping(&self) -> RedisResult<()> {
+        let answer = self
+            .0
+            .clone()
+            .send_packed_command(&redis::cmd("PING"))
+            .await?;
+        answer.extract_error().map(drop)
+    }
+
+    /// What a node of a Cluster says of it.
+    pub(crate) async fn cluster_info(&self) -> RedisResult<String> {
+        let mut info = redis::cmd("CLUSTER");
+        info.arg("INFO");
+        let answer = self.0.clone().send_packed_command(&info).await?;
+        Ok(redis::from_redis_value(answer.extract_error()?)?)
+    }
+
+    /// Where the nodes of a Cluster are, as one of them says. Without a host: the same as its own.
+    pub(crate) async fn cluster_nodes(&self) -> RedisResult<Vec<(String, u16)>> {
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        let answer = self.0.clone().send_packed_command(&slots).await?;
+        Ok(nodes(&answer.extract_error()?))
+    }
+}
+
+/// From the answer to CLUSTER SLOTS: ranges of slots, each `first, last, node, node..`, each node `host, port, id..`.
+fn nodes(slots: &Value) -> Vec<(String, u16)> {
+    let list = |value: &Value| match value {
+        Value::Array(items) => items.clone(),
+        _ => Vec::new(),
+    };
+    let node = |node: Value| {
+        let items = list(&node);
+        let host = match items.first()? {
+            Value::BulkString(host) => String::from_utf8(host.clone()).ok()?,
+            Value::Nil => String::new(),
+            _ => return None,
+        };
+        match items.get(1)? {
+            Value::Int(port) => Some((host, u16::try_from(*port).ok()?)),
+            _ => None,
+        }
+    };
+    let ranges = list(slots).into_iter();
+    let mut nodes: Vec<_> = ranges
+        .flat_map(|range| list(&range).into_iter().skip(2).filter_map(node))
+        .collect();
+    nodes.sort();
+    nodes.dedup();
+    nodes
 }
 
 fn sender(

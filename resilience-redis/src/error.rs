@@ -16,6 +16,9 @@ pub enum StoreError {
     TimedOut,
     /// The connection broke while the command was under way. The command may have been carried out.
     Lost(String),
+    /// An answer came that was not the one to this command, and is not believed; the connection is remade. The command may
+    /// have been carried out.
+    Misplaced,
     /// Redis answered with an error: out of memory, read-only, wrong type, no permission, loading.
     Refused(String),
     /// Redis answered, but not what the script returns: another version of this toolkit, or a foreign key.
@@ -26,7 +29,7 @@ impl StoreError {
     /// Whether the command may have taken effect although no answer came.
     #[must_use]
     pub const fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::TimedOut | Self::Lost(_))
+        matches!(self, Self::TimedOut | Self::Lost(_) | Self::Misplaced)
     }
 
     pub(crate) fn from_redis(error: &redis::RedisError) -> Self {
@@ -57,6 +60,7 @@ impl fmt::Display for StoreError {
             Self::LeftAlone => f.write_str("Redis did not answer lately and is left alone"),
             Self::TimedOut => f.write_str("no answer from Redis in time"),
             Self::Lost(error) => write!(f, "connection to Redis lost: {error}"),
+            Self::Misplaced => f.write_str("the answer from Redis belongs to another command"),
             Self::Refused(error) => write!(f, "Redis refused: {error}"),
             Self::Unexpected(answer) => write!(f, "unexpected answer from Redis: {answer}"),
         }

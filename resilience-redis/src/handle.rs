@@ -20,7 +20,8 @@ use crate::{
 
 /// A supervised connection to Redis (or Valkey), shared by all stores made from it.
 ///
-/// One multiplexed RESP3 connection, whatever the number of breakers. It never stands between a call and its
+/// One multiplexed RESP3 connection for commands, whatever the number of breakers, and a second one for what is pushed,
+/// while something is listened to. An answer is only believed if it names the command that it is to. It never stands between a call and its
 /// dependency: while Redis is away everything that needs it fails at once, and the connection is remade in the
 /// background.
 ///
@@ -134,7 +135,7 @@ impl Redis {
     ///
     /// Whatever kept the answer away.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.link.send(&redis::cmd("PING")).await.map(drop)
+        self.link.ping().await
     }
 
     fn start(target: Target, builder: &RedisBuilder) -> Self {

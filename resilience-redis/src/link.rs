@@ -8,21 +8,23 @@
 //!   TIME within the budget is of no use, however well it takes connections;
 //! - after [`SUSPICIOUS`] timeouts in a row sends a PING, and drops the connection if that is not answered either;
 //! - connects anew, the old connection meanwhile in use, when the server turns out to be a replica;
-//! - keeps the connection subscribed to what is listened to, restores that on every new connection and tells
-//!   subscribers that messages may have been missed.
+//! - connects anew when an answer turns out to be another command's.
+//!
+//! No answer is believed before it has named the command that it is to: see [`Nonce`]. What is pushed comes over a
+//! connection of its own (see [`pubsub`]): a client that loses count of the confirmations of subscriptions takes
+//! every later answer for another command's.
 
 mod budget;
 mod clock;
-mod subscriptions;
+mod nonce;
+mod pubsub;
 
 use std::{
     any::Any,
-    collections::{HashMap, HashSet},
-    convert::Infallible,
     fmt,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -30,7 +32,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
-use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value};
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor},
@@ -41,7 +43,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::{budget::Budget, clock::ServerClock};
+pub(crate) use self::nonce::Nonce;
+use self::{budget::Budget, clock::ServerClock, nonce::Nonces, pubsub::Pubsub};
 use crate::{
     conn::{Conn, OnPush, Patience, Roots},
     error::{StoreError, is_broken, is_read_only},
@@ -84,6 +87,7 @@ type Subscriber = Arc<dyn Fn(Push<'_>) + Send + Sync>;
 
 pub(crate) struct Link {
     shared: Arc<Shared>,
+    pubsub: Arc<Pubsub>,
 }
 
 /// What the background task needs; it must not keep the link itself alive.
@@ -96,6 +100,9 @@ struct Shared {
     /// run out, a few do, now and then.
     guard: CircuitBreaker,
     current: ArcSwapOption<Live>,
+    nonces: Nonces,
+    /// Follows when the connection is remade, which may lead to another server.
+    pubsub: Arc<Pubsub>,
     clock: ServerClock,
     status: watch::Sender<Status>,
     /// Timeouts in a row.
@@ -104,16 +111,11 @@ struct Shared {
     lost: AtomicU64,
     /// The newest connection that is known to lead to a replica, by number.
     replica: AtomicU64,
-    /// Told once that there are no pushes.
-    without_pushes: AtomicBool,
     /// Told once that keys may be evicted.
     told_of_eviction: AtomicBool,
     /// Rings when `timeouts` or `lost` should be looked at.
     trouble: Notify,
     closed: Notify,
-    subscribers: Mutex<HashMap<String, Subscriber>>,
-    /// Rings when channels came or went.
-    wanted: Notify,
 }
 
 /// A connection and its number: trouble on an old one is not taken for trouble on its successor.
@@ -130,6 +132,19 @@ enum End {
     Replica,
 }
 
+/// Why a command has no answer that counts.
+enum Failure {
+    Redis(RedisError),
+    /// What came is the answer to another command.
+    Misplaced,
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
 impl Link {
     /// Starts connecting in the background; must be called within a tokio runtime.
     pub(crate) fn start(
@@ -138,6 +153,14 @@ impl Link {
         patience: Patience,
         roots: Option<Roots>,
     ) -> Self {
+        let status = watch::Sender::new(Status::Connecting);
+        let pubsub = Arc::new(Pubsub::new(
+            target.clone(),
+            budget,
+            patience,
+            roots.clone(),
+            status.subscribe(),
+        ));
         let shared = Arc::new(Shared {
             target,
             budget: Budget::new(budget),
@@ -145,50 +168,96 @@ impl Link {
             roots,
             guard: guard(),
             current: ArcSwapOption::empty(),
+            nonces: Nonces::new(),
+            pubsub: Arc::clone(&pubsub),
             clock: ServerClock::new(),
-            status: watch::Sender::new(Status::Connecting),
+            status,
             timeouts: AtomicU32::new(0),
             lost: AtomicU64::new(0),
             replica: AtomicU64::new(0),
-            without_pushes: AtomicBool::new(false),
             told_of_eviction: AtomicBool::new(false),
             trouble: Notify::new(),
             closed: Notify::new(),
-            subscribers: Mutex::default(),
-            wanted: Notify::new(),
         });
         tokio::spawn(Arc::clone(&shared).supervise());
-        Self { shared }
+        tokio::spawn(Arc::clone(&pubsub).supervise());
+        Self { shared, pubsub }
     }
 
-    /// Sends one command. Fails at once when there is no connection, and after the budget when there is no answer.
-    pub(crate) async fn send(&self, cmd: &Cmd) -> Result<Value, StoreError> {
-        self.shared.send(cmd).await
+    /// What the next command is recognised by.
+    pub(crate) fn nonce(&self) -> Nonce {
+        self.shared.nonces.next()
     }
 
-    /// Sends `cmd`, about `key`, and a WAIT right behind it: the answer, and how many replicas have what it wrote.
-    pub(crate) async fn send_and_wait(
+    /// Sends the command of a script about `key` that was given `nonce`, and takes the answer that has it. Fails at once
+    /// when there is no connection, and after the budget when there is no answer.
+    pub(crate) async fn ask(
         &self,
         key: &str,
         cmd: &Cmd,
+        nonce: &Nonce,
+    ) -> Result<Value, StoreError> {
+        let ask = |mut conn: Conn| async move {
+            match conn.send(cmd).await.and_then(Value::extract_error) {
+                Ok(answer) => nonce.open(answer).ok_or(Failure::Misplaced),
+                Err(error) => Err(self.shared.confirm(conn, key, error).await),
+            }
+        };
+        self.shared.carry(ask).await
+    }
+
+    /// Sends `cmd`, of a script about `key` that was given `nonce`, and a WAIT right behind it: the answer, and how many
+    /// replicas have what it wrote.
+    pub(crate) async fn ask_and_wait(
+        &self,
+        key: &str,
+        cmd: &Cmd,
+        nonce: &Nonce,
         wait: &Cmd,
     ) -> Result<(Value, u64), StoreError> {
         let pair = |mut conn: Conn| async move {
-            let answers = conn.send_pair(key, cmd, wait).await?;
-            let Ok([answer, waited]) = <[Value; 2]>::try_from(answers) else {
-                let what = "a pair of commands has another number of answers";
-                return Err((ErrorKind::UnexpectedReturnType, what).into());
+            let answers = conn.send_pair(key, cmd, wait).await;
+            let answers = answers.and_then(|both| {
+                let both = both.into_iter().map(Value::extract_error);
+                both.collect::<RedisResult<Vec<Value>>>()
+            });
+            let answers = match answers {
+                Ok(answers) => answers,
+                Err(error) => return Err(self.shared.confirm(conn, key, error).await),
             };
-            let answer = answer.extract_error()?;
-            Ok((answer, redis::from_redis_value(waited.extract_error()?)?))
+            let Ok([answer, waited]) = <[Value; 2]>::try_from(answers) else {
+                return Err(Failure::Misplaced);
+            };
+            let answer = nonce.open(answer).ok_or(Failure::Misplaced)?;
+            // WAIT takes no nonce. It was sent in one piece with the script, so that its answer stands behind the script's.
+            match waited {
+                Value::Int(replicas) if replicas >= 0 => Ok((answer, replicas.unsigned_abs())),
+                _ => Err(Failure::Misplaced),
+            }
         };
         let first = self.shared.carry(pair).await;
         if !matches!(&first, Err(StoreError::Refused(error)) if is_elsewhere(error)) {
             return first;
         }
         // Single commands follow the slot to where it has gone, and take the map of slots along. Steps can be repeated.
-        self.send(cmd).await?;
+        self.ask(key, cmd, nonce).await?;
         self.shared.carry(pair).await
+    }
+
+    /// A round trip to the server; of a Cluster, to all masters.
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        let nonce = self.nonce();
+        let ping = |mut conn: Conn| async move {
+            let mut ping = redis::cmd("PING");
+            ping.arg(nonce.as_bytes());
+            let answer = conn.send(&ping).await?.extract_error()?;
+            if nonce.is_echoed(&answer) {
+                Ok(())
+            } else {
+                Err(Failure::Misplaced)
+            }
+        };
+        self.shared.carry(ping).await
     }
 
     /// Another connection to the same place, with the same settings.
@@ -213,15 +282,11 @@ impl Link {
     /// Calls `subscriber` for every message on `channel`, on the connection's own task: it must be quick. One
     /// subscriber per channel; a second one replaces the first.
     pub(crate) fn subscribe(&self, channel: &str, subscriber: Subscriber) {
-        self.shared
-            .lock_subscribers()
-            .insert(channel.to_owned(), subscriber);
-        self.shared.wanted.notify_one();
+        self.pubsub.subscribe(channel, subscriber);
     }
 
     pub(crate) fn unsubscribe(&self, channel: &str) {
-        self.shared.lock_subscribers().remove(channel);
-        self.shared.wanted.notify_one();
+        self.pubsub.unsubscribe(channel);
     }
 
     /// Waits until the connection is up, but no longer than `within`.
@@ -241,6 +306,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.shared.closed.notify_one();
+        self.pubsub.close();
     }
 }
 
@@ -254,18 +320,10 @@ impl fmt::Debug for Link {
 }
 
 impl Shared {
-    async fn send(&self, cmd: &Cmd) -> Result<Value, StoreError> {
-        let send = |mut conn: Conn| async move {
-            let answer = conn.send(cmd).await;
-            answer.and_then(Value::extract_error)
-        };
-        self.carry(send).await
-    }
-
     /// Does `work` on the connection, within the budget.
     async fn carry<T, F>(&self, work: impl FnOnce(Conn) -> F) -> Result<T, StoreError>
     where
-        F: Future<Output = RedisResult<T>>,
+        F: Future<Output = Result<T, Failure>>,
     {
         let live = self.current.load_full().ok_or(StoreError::Down)?;
         let mut call = self.guard.acquire().map_err(|_| StoreError::LeftAlone)?;
@@ -274,7 +332,10 @@ impl Shared {
             self.in_trouble();
             return Err(StoreError::TimedOut);
         };
-        let answer = answer.map_err(|error| self.look_into(&live, &error));
+        let answer = answer.map_err(|failure| match failure {
+            Failure::Redis(error) => self.look_into(&live, &error),
+            Failure::Misplaced => self.misplaced(&live),
+        });
         match &answer {
             Err(StoreError::TimedOut | StoreError::Lost(_)) => call.settle(Verdict::transient()),
             // An error that Redis sends is an answer.
@@ -286,9 +347,29 @@ impl Shared {
         answer
     }
 
+    /// What a command about `key` that ended in `error` comes to. An error names no command: it is believed when the
+    /// connection then gives the right answer to a PING, or refuses that too, in the same way (busy, loading).
+    async fn confirm(&self, mut conn: Conn, key: &str, error: RedisError) -> Failure {
+        if !is_final_answer(&error) {
+            return error.into();
+        }
+        let echo = self.nonces.next();
+        match conn.echo(key, echo.as_bytes()).await {
+            Ok(answer) if !echo.is_echoed(&answer) => Failure::Misplaced,
+            Ok(_) => error.into(),
+            Err(broken) if is_broken(&broken) => broken.into(),
+            Err(refusal) if says_the_same(&refusal, &error) => error.into(),
+            Err(_) => Failure::Misplaced,
+        }
+    }
+
     /// What an error says about the connection that it came over.
     fn look_into(&self, live: &Live, error: &RedisError) -> StoreError {
         let is_cluster = matches!(self.target, Target::Cluster(_));
+        if is_final_answer(error) && self.lost.load(Relaxed) >= live.number {
+            // Meanwhile another caller has found that the answers are not where they belong.
+            return StoreError::Misplaced;
+        }
         if error.is_timeout() || (is_cluster && is_broken(error)) {
             // A Cluster connection mends the loss of a node by itself.
             self.in_trouble();
@@ -299,6 +380,24 @@ impl Shared {
             self.trouble.notify_one();
         }
         StoreError::from_redis(error)
+    }
+
+    /// Nothing that comes over this connection can be believed any more: no later call uses it.
+    fn misplaced(&self, live: &Arc<Live>) -> StoreError {
+        let was_in_use = self.current.compare_and_swap(live, None);
+        if was_in_use
+            .as_ref()
+            .is_some_and(|used| Arc::ptr_eq(used, live))
+        {
+            tracing::warn!(
+                target: "resilience",
+                name = GUARD,
+                redis = ?self.target,
+                "an answer from Redis belongs to another command: it is not believed, and the connection is remade"
+            );
+        }
+        self.lose(live.number);
+        StoreError::Misplaced
     }
 
     fn answered(&self) {
@@ -332,10 +431,11 @@ impl Shared {
             let started = Instant::now();
             let life = async {
                 match self.connect(number).await {
-                    Ok(subscribed) => tokio::select! {
-                        end = self.until_lost(number) => end,
-                        never = self.look_after(subscribed) => match never {},
-                    },
+                    Ok(()) => {
+                        let (end, ()) =
+                            tokio::join!(self.until_lost(number), self.tell_of_eviction());
+                        end
+                    }
                     Err(why) => End::Lost(why),
                 }
             };
@@ -361,20 +461,11 @@ impl Shared {
         }
     }
 
-    /// The channels that the new connection is subscribed to.
-    async fn connect(self: &Arc<Self>, number: u64) -> Result<HashSet<String>, String> {
+    async fn connect(self: &Arc<Self>, number: u64) -> Result<(), String> {
         let on_push = self.on_push(number);
         let opening = Conn::open(&self.target, self.patience, self.roots.as_ref(), on_push);
-        // The client's own timeout covers the socket, not the lookup and the handshake.
-        // The TLS library panics in a program that has to choose how it encrypts, and has not: as an error, that can be seen
-        // from outside, and ends when it is chosen.
-        let opening = AssertUnwindSafe(opening).catch_unwind();
-        let mut conn = match timeout(self.patience.connect * 2, opening).await {
-            Ok(Ok(Ok(conn))) => conn,
-            Ok(Ok(Err(error))) => return Err(error.to_string()),
-            Ok(Err(panic)) => return Err(format!("panicked: {}", said(&*panic))),
-            Err(_) => return Err("no answer while connecting".into()),
-        };
+        let mut conn = opened_within(self.patience, opening).await?;
+        // Nothing else is sent before this has been answered.
         match timeout(self.budget.limit(), conn.time()).await {
             Ok(Ok(micros)) => self.clock.shows(micros),
             Ok(Err(error)) => return Err(error.to_string()),
@@ -387,27 +478,19 @@ impl Shared {
             number,
             since,
         })));
-        let mut subscribed = HashSet::new();
-        if let Err(error) = self.match_subscriptions(&mut subscribed).await {
-            self.current.store(None);
-            return Err(error.to_string());
+        if number > 1 {
+            self.pubsub.follow();
         }
         // The guard is left as it is: a server may tell the TIME on every new connection, and do nothing else.
         if *self.status.borrow() != Status::Up {
             tracing::info!(target: "resilience", redis = ?self.target, "connected to Redis");
             self.status.send_replace(Status::Up);
         }
-        Ok(subscribed)
-    }
-
-    /// What there is to do while the connection lives.
-    async fn look_after(&self, subscribed: HashSet<String>) -> Infallible {
-        self.tell_of_eviction().await;
-        self.keep_subscribed(subscribed).await
+        Ok(())
     }
 
     /// A server that evicts keys when its memory is full forgets limits and records that are in use, and says nothing.
-    /// Who may not look is not told.
+    /// Skipped when the ACL does not allow `INFO`. Another command's answer names no policy, and tells of nothing.
     async fn tell_of_eviction(&self) {
         let Some(live) = self.current.load_full() else {
             return;
@@ -449,8 +532,10 @@ impl Shared {
         let Some(live) = self.current.load_full() else {
             return false;
         };
-        let pong = timeout(self.budget.limit(), live.conn.clone().ping()).await;
-        let answered = matches!(pong, Ok(Ok(_)));
+        let nonce = self.nonces.next();
+        let mut conn = live.conn.clone();
+        let pong = timeout(self.budget.limit(), conn.ping(nonce.as_bytes())).await;
+        let answered = matches!(pong, Ok(Ok(echo)) if nonce.is_echoed(&echo));
         if answered {
             self.timeouts.store(0, Relaxed);
         }
@@ -466,48 +551,57 @@ impl Shared {
         self.status.send_replace(Status::Down(why));
     }
 
-    /// What the connection calls for every push, in order with the replies.
+    /// What the connection calls for every push: of a single server, the client says so when the connection breaks.
     fn on_push(self: &Arc<Self>, number: u64) -> OnPush {
         let shared = Arc::downgrade(self);
         Arc::new(move |push: PushInfo| {
-            let Some(shared) = shared.upgrade() else {
-                return;
-            };
-            match push.kind {
-                // A Cluster connection mends the loss of a node by itself, and subscribes anew.
-                PushKind::Disconnection | PushKind::Subscribe
-                    if matches!(shared.target, Target::Cluster(_)) =>
-                {
-                    shared.push_to_all(Push::Restored);
-                }
-                PushKind::Disconnection => shared.lose(number),
-                PushKind::Message => {
-                    if let [Value::BulkString(channel), Value::BulkString(message)] = &push.data[..]
-                    {
-                        shared.push(&String::from_utf8_lossy(channel), Push::Message(message));
-                    }
-                }
-                _ => {}
+            if push.kind == PushKind::Disconnection
+                && let Some(shared) = shared.upgrade()
+            {
+                shared.lose(number);
             }
         })
     }
+}
 
-    fn push(&self, channel: &str, push: Push<'_>) {
-        let subscriber = self.lock_subscribers().get(channel).cloned();
-        if let Some(subscriber) = subscriber {
-            subscriber(push);
-        }
+/// Whether `error` is an answer of the server that says nothing of where the slot is, or that the script is not there:
+/// those are followed by further commands.
+fn is_final_answer(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, CrossSlot, MasterDown, Moved, NoScript, TryAgain};
+    match error.kind() {
+        ErrorKind::Server(kind) => !matches!(
+            kind,
+            Ask | ClusterDown | CrossSlot | MasterDown | Moved | NoScript | TryAgain
+        ),
+        ErrorKind::Extension => true,
+        _ => false,
     }
+}
 
-    fn push_to_all(&self, push: Push<'_>) {
-        let all: Vec<Subscriber> = self.lock_subscribers().values().cloned().collect();
-        all.iter().for_each(|subscriber| subscriber(push));
-    }
+/// Whether a PING was refused for the reason that the command before it was, or for one that only concerns PINGs: the ACL,
+/// or a node of a Cluster that cannot be reached at the moment.
+fn says_the_same(refusal: &RedisError, error: &RedisError) -> bool {
+    let ping_only = match refusal.kind() {
+        ErrorKind::Server(kind) => kind == ServerErrorKind::NoPerm,
+        ErrorKind::Extension => false,
+        _ => true,
+    };
+    ping_only || refusal.code() == error.code()
+}
 
-    fn lock_subscribers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Subscriber>> {
-        self.subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+/// A connection, or why there is none. The client's own timeout covers the socket, not the lookup and the handshake.
+async fn opened_within<T>(
+    patience: Patience,
+    opening: impl Future<Output = RedisResult<T>>,
+) -> Result<T, String> {
+    // The TLS library panics in a program that has to choose how it encrypts, and has not: as an error, that can be seen
+    // from outside, and ends when it is chosen.
+    let opening = AssertUnwindSafe(opening).catch_unwind();
+    match timeout(patience.connect * 2, opening).await {
+        Ok(Ok(Ok(conn))) => Ok(conn),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(panic)) => Err(format!("panicked: {}", said(&*panic))),
+        Err(_) => Err("no answer while connecting".into()),
     }
 }
 

@@ -4,36 +4,45 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use crate::{error::StoreError, link::Link};
+use crate::{
+    error::StoreError,
+    link::{Link, Nonce},
+};
+
+/// What stands around every script: the last argument is a nonce, which comes back first in the answer. The script itself
+/// sees neither.
+const BEFORE: &str = "local nonce = ARGV[#ARGV]\nARGV[#ARGV] = nil\nlocal function script()\n";
+const BEHIND: &str = "\nend\nreturn { nonce, (script()) }\n";
 
 /// One script. Made in a `static` by [`Script::new`]; the digest is computed once.
 pub(crate) struct Script {
-    source: &'static str,
+    source: String,
     digest: String,
 }
 
 impl Script {
-    pub(crate) fn new(source: &'static str) -> Self {
-        Self {
-            source,
-            digest: sha1_smol::Sha1::from(source).digest().to_string(),
-        }
+    pub(crate) fn new(source: &str) -> Self {
+        let source = [BEFORE, source, BEHIND].concat();
+        let digest = sha1_smol::Sha1::from(&source).digest().to_string();
+        Self { source, digest }
     }
 
-    /// Runs it: one round trip, two when the server's script cache was lost. EVAL refills the cache.
+    /// Runs it: one round trip, two when the server's script cache was lost. EVAL refills the cache. The answer is that
+    /// of this call, or an error.
     pub(crate) async fn run(
         &self,
         link: &Link,
         keys: &[&str],
         args: &[&[u8]],
     ) -> Result<Value, StoreError> {
-        match link
-            .send(&self.command("EVALSHA", &self.digest, keys, args))
-            .await
-        {
+        let key = keys.first().copied().unwrap_or_default();
+        let nonce = link.nonce();
+        let by_digest = command("EVALSHA", &self.digest, keys, args, &nonce);
+        match link.ask(key, &by_digest, &nonce).await {
             Err(error) if is_unknown(&error) => {
-                link.send(&self.command("EVAL", self.source, keys, args))
-                    .await
+                let nonce = link.nonce();
+                let whole = command("EVAL", &self.source, keys, args, &nonce);
+                link.ask(key, &whole, &nonce).await
             }
             answer => answer,
         }
@@ -51,35 +60,209 @@ impl Script {
     ) -> Result<(Value, u64), StoreError> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(replicas).arg(within.as_millis() as u64);
-        let by_digest = self.command("EVALSHA", &self.digest, &[key], args);
-        match link.send_and_wait(key, &by_digest, &wait).await {
+        let nonce = link.nonce();
+        let by_digest = command("EVALSHA", &self.digest, &[key], args, &nonce);
+        match link.ask_and_wait(key, &by_digest, &nonce, &wait).await {
             Err(error) if is_unknown(&error) => {
-                let whole = self.command("EVAL", self.source, &[key], args);
-                link.send_and_wait(key, &whole, &wait).await
+                let nonce = link.nonce();
+                let whole = command("EVAL", &self.source, &[key], args, &nonce);
+                link.ask_and_wait(key, &whole, &nonce, &wait).await
             }
             answer => answer,
         }
     }
+}
 
-    fn command(&self, name: &str, script: &str, keys: &[&str], args: &[&[u8]]) -> Cmd {
-        let words = keys
-            .iter()
-            .map(|key| key.as_bytes())
-            .chain(args.iter().copied());
-        let bytes: usize = words.map(<[u8]>::len).sum();
-        let mut cmd = Cmd::with_capacity(keys.len() + args.len() + 3, bytes + script.len() + 16);
-        cmd.arg(name).arg(script).arg(keys.len());
-        for key in keys {
-            cmd.arg(*key);
-        }
-        for arg in args {
-            cmd.arg(*arg);
-        }
-        cmd
+fn command(name: &str, script: &str, keys: &[&str], args: &[&[u8]], nonce: &Nonce) -> Cmd {
+    let words = keys
+        .iter()
+        .map(|key| key.as_bytes())
+        .chain(args.iter().copied());
+    let bytes: usize = words.map(<[u8]>::len).sum();
+    let mut cmd = Cmd::with_capacity(keys.len() + args.len() + 4, bytes + script.len() + 32);
+    cmd.arg(name).arg(script).arg(keys.len());
+    for key in keys {
+        cmd.arg(*key);
     }
+    for arg in args {
+        cmd.arg(*arg);
+    }
+    cmd.arg(nonce.as_bytes());
+    cmd
 }
 
 /// Whether the server does not know the script.
 fn is_unknown(error: &StoreError) -> bool {
     matches!(error, StoreError::Refused(error) if error.contains("NOSCRIPT") || error.contains("NoScript"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, BufReader},
+        net::{TcpListener, TcpStream},
+        task::JoinSet,
+    };
+
+    use super::*;
+    use crate::{conn::Patience, target::Target};
+
+    /// A server that answers every script with its first argument behind the nonce, and can lose count.
+    #[derive(Default)]
+    struct Echoes {
+        /// Connections so far.
+        connections: AtomicUsize,
+        /// Answers that come before the next one, although nothing was asked.
+        surplus: std::sync::Mutex<Vec<&'static str>>,
+        /// Scripts are known by digest.
+        knows_scripts: std::sync::atomic::AtomicBool,
+    }
+
+    const OTHERS: &str = "*2\r\n$1\r\n!\r\n$7\r\nforeign\r\n";
+    const SOON: Duration = Duration::from_secs(10);
+
+    impl Echoes {
+        async fn start() -> (Arc<Self>, Arc<Link>) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("redis://{}", listener.local_addr().unwrap());
+            let server = Arc::new(Self::default());
+            let serving = Arc::clone(&server);
+            tokio::spawn(async move {
+                while let Ok((socket, _)) = listener.accept().await {
+                    serving.connections.fetch_add(1, SeqCst);
+                    tokio::spawn(Arc::clone(&serving).serve(socket));
+                }
+            });
+            let patience = Patience {
+                connect: SOON,
+                unacknowledged: SOON,
+            };
+            let link = Link::start(Target::parse(&url).unwrap(), SOON, patience, None);
+            link.ready(SOON).await.unwrap();
+            (server, Arc::new(link))
+        }
+
+        async fn serve(self: Arc<Self>, mut socket: TcpStream) -> std::io::Result<()> {
+            let (reader, mut writer) = socket.split();
+            let mut reader = BufReader::new(reader);
+            loop {
+                let words = read(&mut reader).await?;
+                let answer = match words[0].as_str() {
+                    "EVALSHA" if !self.knows_scripts.load(SeqCst) => {
+                        "-NOSCRIPT No matching script.\r\n".to_owned()
+                    }
+                    "EVAL" | "EVALSHA" => {
+                        let answer = bulk(&words[4]);
+                        format!("*2\r\n{}{answer}", bulk(&words[words.len() - 1]))
+                    }
+                    "WAIT" => ":1\r\n".to_owned(),
+                    "TIME" => format!("*2\r\n{}{}", bulk("1700000000"), bulk("0")),
+                    "PING" => bulk(&words[1]),
+                    "HELLO" => "%1\r\n$5\r\nproto\r\n:3\r\n".to_owned(),
+                    "INFO" => bulk("maxmemory:0"),
+                    _ => "+OK\r\n".to_owned(),
+                };
+                if matches!(words[0].as_str(), "EVAL" | "EVALSHA" | "PING") {
+                    let surplus = std::mem::take(&mut *self.surplus.lock().unwrap());
+                    writer.write_all(surplus.concat().as_bytes()).await?;
+                }
+                writer.write_all(answer.as_bytes()).await?;
+            }
+        }
+
+        fn lose_count(&self, surplus: &'static str) {
+            self.surplus.lock().unwrap().push(surplus);
+        }
+    }
+
+    fn bulk(text: &str) -> String {
+        format!("${}\r\n{text}\r\n", text.len())
+    }
+
+    async fn read(reader: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<Vec<String>> {
+        let mut words = Vec::new();
+        for _ in 0..number(reader).await? {
+            let mut word = vec![0; number(reader).await? + 2];
+            reader.read_exact(&mut word).await?;
+            word.truncate(word.len() - 2);
+            words.push(String::from_utf8_lossy(&word).into_owned());
+        }
+        Ok(words)
+    }
+
+    /// Of `*number` or `$number`.
+    async fn number(reader: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<usize> {
+        let mut line = String::new();
+        while !line.ends_with("\r\n") {
+            line.push(reader.read_u8().await?.into());
+        }
+        Ok(line[1..].trim().parse().unwrap())
+    }
+
+    async fn ask(link: &Link, waits: bool, own: &str) -> Result<String, StoreError> {
+        let script = Script::new("return ARGV[1]");
+        let args = [own.as_bytes()];
+        let answer = if waits {
+            let waited = script.run_and_wait(link, "key", &args, 1, SOON);
+            waited.await.map(|(answer, _)| answer)
+        } else {
+            script.run(link, &["key"], &args).await
+        };
+        answer.map(|answer| redis::from_redis_value(answer).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn answers_that_slide_are_never_taken_for_another_callers_and_the_connection_is_remade() {
+        let (server, link) = Echoes::start().await;
+        for (round, surplus) in [OTHERS, "+OK\r\n", ":1\r\n", "_\r\n", "-ERR foreign\r\n"]
+            .into_iter()
+            .cycle()
+            .take(10)
+            .enumerate()
+        {
+            server.knows_scripts.store(round % 2 == 0, SeqCst);
+            let before = server.connections.load(SeqCst);
+            server.lose_count(surplus);
+            let mut callers = JoinSet::new();
+            for caller in 0..64 {
+                let link = Arc::clone(&link);
+                callers.spawn(async move {
+                    let own = format!("{round}-{caller}");
+                    let answer = ask(&link, caller % 2 == 0, &own).await;
+                    match &answer {
+                        Ok(answer) => assert_eq!(*answer, own),
+                        Err(error) => assert!(
+                            error.is_ambiguous() || *error == StoreError::Down,
+                            "{error}"
+                        ),
+                    }
+                    answer.is_err_and(|error| error.is_ambiguous())
+                });
+            }
+            let in_doubt = callers.join_all().await;
+            assert!(in_doubt.contains(&true), "{surplus:?} is noticed");
+            let remade = async {
+                while server.connections.load(SeqCst) == before || link.ping().await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            tokio::time::timeout(SOON, remade)
+                .await
+                .expect("it is remade");
+            assert_eq!(ask(&link, false, "after").await.as_deref(), Ok("after"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ping_that_is_answered_with_something_else_is_not_answered() {
+        let (server, link) = Echoes::start().await;
+        assert_eq!(link.ping().await, Ok(()));
+        server.lose_count(OTHERS);
+        assert_eq!(link.ping().await, Err(StoreError::Misplaced));
+    }
 }

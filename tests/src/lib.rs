@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod answers;
 pub mod breaker_conformance;
 pub mod bulkhead_conformance;
 pub mod contract;

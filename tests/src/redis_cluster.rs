@@ -39,17 +39,7 @@ impl RedisCluster {
         let create = ["--cluster", "create"].map(str::to_owned);
         let options = ["--cluster-replicas", "1", "--cluster-yes"].map(str::to_owned);
         cli(create.into_iter().chain(addresses).chain(options));
-        cluster.wait_until("every node agrees and every replica is linked", |cluster| {
-            cluster.nodes.iter().all(|node| {
-                let is = |command: &str, words: &str| {
-                    node.try_command(command)
-                        .is_ok_and(|answer| answer.contains(words))
-                };
-                let linked = is("INFO replication", "role:master")
-                    || is("INFO replication", "master_link_status:up");
-                is("CLUSTER INFO", "cluster_state:ok") && linked
-            })
-        });
+        cluster.is_whole();
         cluster
     }
 
@@ -142,6 +132,64 @@ impl RedisCluster {
             tell(number, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
         }
         to
+    }
+
+    /// Makes a replica the master of the slot of `key`, as an operator does it. Returns when it is.
+    ///
+    /// # Panics
+    ///
+    /// When no replica is for a minute.
+    pub fn fail_over(&self, key: &str) {
+        let master = self.master_of(key);
+        let id = self.nodes[master].command("CLUSTER MYID");
+        let slot = self.slot(key);
+        self.wait_until("a replica takes over", |cluster| {
+            for node in &cluster.nodes {
+                // `id host:port@bus flags master ..`, and its own line has the flag `myself`.
+                let lines = node.try_command("CLUSTER NODES").unwrap_or_default();
+                let own = lines.lines().find(|line| line.contains("myself"));
+                if own.is_some_and(|line| line.split_whitespace().nth(3) == Some(&id)) {
+                    let _ = node.try_command("CLUSTER FAILOVER");
+                }
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            cluster
+                .find_master_of(slot)
+                .is_some_and(|found| found != master)
+        });
+    }
+
+    /// Waits until another node than `former` is master of the slot of `key`.
+    ///
+    /// # Panics
+    ///
+    /// When none is within a minute.
+    pub fn has_another_master(&self, key: &str, former: usize) {
+        let slot = self.slot(key);
+        self.wait_until("another master", |cluster| {
+            cluster
+                .find_master_of(slot)
+                .is_some_and(|found| found != former)
+        });
+    }
+
+    /// Waits until every node agrees and every replica is linked.
+    ///
+    /// # Panics
+    ///
+    /// When that takes longer than a minute.
+    pub fn is_whole(&self) {
+        self.wait_until("every node agrees and every replica is linked", |cluster| {
+            cluster.nodes.iter().all(|node| {
+                let is = |command: &str, words: &str| {
+                    node.try_command(command)
+                        .is_ok_and(|answer| answer.contains(words))
+                };
+                let linked = is("INFO replication", "role:master")
+                    || is("INFO replication", "master_link_status:up");
+                is("CLUSTER INFO", "cluster_state:ok") && linked
+            })
+        });
     }
 
     fn find_master_of(&self, slot: u16) -> Option<usize> {

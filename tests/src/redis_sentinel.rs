@@ -101,6 +101,23 @@ impl RedisSentinels {
         });
     }
 
+    /// Waits until the sentinels name another master than `former`, and it says so itself.
+    ///
+    /// # Panics
+    ///
+    /// When they do not for a minute.
+    pub fn has_another_master(&self, former: usize) {
+        self.wait_until("another master", |group| {
+            let master = group.master();
+            let is_master = || {
+                group.servers[master]
+                    .try_command("INFO replication")
+                    .is_ok_and(|answer| answer.contains("role:master"))
+            };
+            master != former && is_master()
+        });
+    }
+
     fn wait_until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !condition(self) {

@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis or failover
+//! torture only NAME   one part of it: inbox, redis, failover or cluster
 //! torture worker ..   one of the processes
 //! ```
 
 use std::{env, time::Duration};
 
-use resilience_tests::torture::{DISTANCE, Loss, Plan, Subject, failover, run, work};
+use resilience_tests::{
+    answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
+    redis_cluster::RedisCluster,
+    torture::{DISTANCE, Loss, Plan, Subject, failover, run, work},
+};
 
 #[path = "../../figures/src/report.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -39,7 +43,48 @@ async fn main() {
             failovers(durable).await;
         }
     }
+    if "cluster".contains(only) {
+        answers().await;
+    }
     report::load();
+}
+
+/// Whether an answer is taken for another's, when connections are lost and remade.
+async fn answers() {
+    const ANSWERS: usize = 100_000;
+    const FAULTS: usize = 60;
+    let tell = |name: &str, told: Told| {
+        figure(
+            name,
+            told.wrong() as f64,
+            &format!(
+                "wrong answers of {} under {} faults",
+                told.answers, told.faults
+            ),
+            Target::Exactly(0.0),
+        );
+    };
+    let start = tokio::task::spawn_blocking(RedisCluster::start);
+    let mut cluster = start.await.expect("a Cluster");
+    let mut all = Told::default();
+    for subscriptions in [8, 64] {
+        let told;
+        (cluster, told) = in_a_cluster(cluster, subscriptions, ANSWERS, FAULTS).await;
+        tell(
+            &format!("cluster_{subscriptions}_subscriptions_foreign_answers"),
+            told,
+        );
+        all.answers += told.answers;
+        all.foreign += told.foreign;
+        all.reused += told.reused;
+        all.superseded += told.superseded;
+        all.faults += told.faults;
+    }
+    tell("cluster_foreign_answers", all);
+    let told = under_sentinels(64, ANSWERS, 6).await;
+    tell("sentinel_foreign_answers", told);
+    let told = with_killed_connections(64, ANSWERS, FAULTS).await;
+    tell("killed_connections_foreign_answers", told);
 }
 
 /// What is lost of completions that were accepted, when the primary dies with what it had not passed on.
