@@ -18,8 +18,8 @@ use super::{
     events::{Events, Hub},
     layer::ResponseFuture,
     machine::Refusal,
-    shared::{Counted, Shared, read_counted},
-    snapshot::{Snapshot, State},
+    shared::{Counted, Levels, Shared, read_counted},
+    snapshot::Snapshot,
 };
 use crate::{
     classify::{self, Classify},
@@ -27,7 +27,7 @@ use crate::{
     error::{InvalidConfig, Pattern, ServiceError},
     keyed::{Keyed, Member, Registry},
     stripe::{self, Striped},
-    telemetry::{self, BREAKER_STATE, Reading},
+    telemetry::{self, Reading},
     until::{self, Until},
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Inner<K> {
     members: Registry<K, CircuitBreaker>,
     family: Arc<Family>,
     clock: Clock,
+    /// [`telemetry::retire`], for a `Drop` without the bounds of its trait.
+    retire: fn(&Self),
 }
 
 /// What the members of a family have in common.
@@ -90,6 +92,7 @@ where
             members: Registry::new(keyed, make, evicted)?,
             family,
             clock,
+            retire: telemetry::retire,
         });
         telemetry::register(&inner);
         Ok(Self { inner })
@@ -229,11 +232,16 @@ where
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.members.sweep(self.clock.now());
-        let mut states = [0; State::ALL.len()];
+        let mut levels = Levels::default();
         self.members.for_each(|_, breaker| {
-            states[breaker.state() as usize] += 1;
+            levels.add(&breaker.snapshot());
             breaker.shared.read_degraded(out);
         });
+        levels.read(out);
+        self.read_last(out);
+    }
+
+    fn read_last(&self, out: &mut dyn FnMut(Reading)) {
         // Nobody leaves while the sum is made: each is counted as a member or as gone. No code of others runs here.
         let gone = self.family.gone();
         let mut sum = *gone;
@@ -243,14 +251,13 @@ where
             }
         });
         drop(gone);
-        for state in State::ALL {
-            out(Reading {
-                metric: &BREAKER_STATE,
-                attribute: state.as_str(),
-                value: states[state as usize],
-            });
-        }
         read_counted(&sum, out);
+    }
+}
+
+impl<K> Drop for Inner<K> {
+    fn drop(&mut self) {
+        (self.retire)(self);
     }
 }
 

@@ -28,8 +28,8 @@ use crate::{
     error::{Pattern, Reason, Rejected},
     stripe::Striped,
     telemetry::{
-        self, BREAKER_CALLS, BREAKER_DEGRADED, BREAKER_REJECTED, BREAKER_STATE,
-        BREAKER_TRANSITIONS, Reading,
+        self, BREAKER_CALLS, BREAKER_ORDER, BREAKER_PROBES, BREAKER_REJECTIONS,
+        BREAKER_SHADOW_REJECTIONS, BREAKER_STATE, BREAKER_TRANSITIONS, FLEET_DEGRADED, Reading,
     },
 };
 
@@ -324,8 +324,8 @@ impl Shared {
     pub(super) fn read_degraded(&self, out: &mut dyn FnMut(Reading)) {
         if let Some(member) = &self.member {
             out(Reading {
-                metric: &BREAKER_DEGRADED,
-                attribute: "",
+                metric: &FLEET_DEGRADED,
+                attribute: Pattern::CircuitBreaker.as_str(),
                 value: u64::from(member.is_degraded()),
             });
         }
@@ -424,20 +424,52 @@ impl telemetry::Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        read_state(self.state(), out);
+        let mut levels = Levels::default();
+        levels.add(&self.snapshot());
+        levels.read(out);
         self.read_degraded(out);
+        read_counted(&self.counted(), out);
+    }
+
+    fn read_last(&self, out: &mut dyn FnMut(Reading)) {
         read_counted(&self.counted(), out);
     }
 }
 
-/// One for the state that it is in, zero for the others.
-pub(super) fn read_state(state: State, out: &mut dyn FnMut(Reading)) {
-    for each in State::ALL {
-        out(Reading {
-            metric: &BREAKER_STATE,
-            attribute: each.as_str(),
-            value: u64::from(each == state),
-        });
+/// Breakers by state and by order, and their probes in progress.
+#[derive(Default)]
+pub(super) struct Levels {
+    states: [u64; State::ALL.len()],
+    orders: [u64; ORDERS.len()],
+    probes: u64,
+}
+
+const ORDERS: [&str; 4] = ["force_open", "force_closed", "disable", "metrics_only"];
+
+impl Levels {
+    pub(super) fn add(&mut self, breaker: &Snapshot) {
+        self.states[breaker.state as usize] += 1;
+        let order = breaker.order.as_ref().map(|order| order.order);
+        if let Some(order) = ORDERS.iter().position(|kind| Some(*kind) == order) {
+            self.orders[order] += 1;
+        }
+        self.probes += breaker.probes.map_or(0, |probes| probes.out.into());
+    }
+
+    pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
+        let states = State::ALL.iter().map(|state| state.as_str());
+        let states = states.zip(self.states);
+        let states = states.map(|(state, count)| (&BREAKER_STATE, state, count));
+        let orders = ORDERS.iter().zip(self.orders);
+        let orders = orders.map(|(order, count)| (&BREAKER_ORDER, *order, count));
+        let probes = [(&BREAKER_PROBES, "", self.probes)];
+        for (metric, attribute, value) in states.chain(orders).chain(probes) {
+            out(Reading {
+                metric,
+                attribute,
+                value,
+            });
+        }
     }
 }
 
@@ -465,11 +497,16 @@ pub(super) fn read_counted((totals, entered): &Counted, out: &mut dyn FnMut(Read
     }
     for (reason, value) in rejected {
         out(Reading {
-            metric: &BREAKER_REJECTED,
+            metric: &BREAKER_REJECTIONS,
             attribute: reason.as_str(),
             value,
         });
     }
+    out(Reading {
+        metric: &BREAKER_SHADOW_REJECTIONS,
+        attribute: "",
+        value: totals.would_reject,
+    });
     for state in State::ALL {
         out(Reading {
             metric: &BREAKER_TRANSITIONS,
@@ -482,8 +519,9 @@ pub(super) fn read_counted((totals, entered): &Counted, out: &mut dyn FnMut(Read
 /// A member of a family leaves it its totals: what a metric has counted must not go down.
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(family) = &self.family {
-            family.inherit(self);
+        match &self.family {
+            Some(family) => family.inherit(self),
+            None => telemetry::retire(self),
         }
         if let Some(member) = &self.member {
             member.leave();

@@ -47,6 +47,8 @@ struct Family<K> {
     settings: BulkheadBuilder,
     members: Registry<K, Bulkhead>,
     totals: Arc<Totals>,
+    /// [`telemetry::retire`], for a `Drop` without the bounds of its trait.
+    retire: fn(&Self),
 }
 
 impl<K> KeyedBulkhead<K>
@@ -67,6 +69,7 @@ where
             settings,
             members,
             totals,
+            retire: telemetry::retire,
         });
         telemetry::register(&family);
         Ok(Self { family })
@@ -165,7 +168,18 @@ where
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.members.sweep(self.settings.clock_now());
-        self.snapshot().read(out);
+        self.snapshot().read_load(out);
+        self.totals.read(out);
+    }
+
+    fn read_last(&self, out: &mut dyn FnMut(Reading)) {
+        self.totals.read(out);
+    }
+}
+
+impl<K> Drop for Family<K> {
+    fn drop(&mut self) {
+        (self.retire)(self);
     }
 }
 

@@ -86,7 +86,6 @@ mod shared;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
-mod totals;
 
 #[cfg(feature = "encrypt")]
 pub use self::seal::Keyring;

@@ -6,6 +6,7 @@ use super::{
     Each, RateLimit, Snapshot,
     config::{QuotaOf, Settings},
     layer::{ByKey, RateLimitLayer},
+    shared::read_waiting,
 };
 use crate::{
     error::{InvalidConfig, Pattern, Rejected},
@@ -40,6 +41,8 @@ pub struct KeyedRateLimit<K> {
 struct Family<K> {
     settings: Settings,
     members: Registry<K, RateLimit>,
+    /// [`telemetry::retire`], for a `Drop` without the bounds of its trait.
+    retire: fn(&Self),
 }
 
 impl<K> KeyedRateLimit<K>
@@ -58,7 +61,11 @@ where
         };
         // Totals are the family's, so nothing has to be saved of a member that goes.
         let members = Registry::new(limits, make, |_| {})?;
-        let family = Arc::new(Family { settings, members });
+        let family = Arc::new(Family {
+            settings,
+            members,
+            retire: telemetry::retire,
+        });
         telemetry::register(&family);
         Ok(Self { family })
     }
@@ -162,6 +169,17 @@ where
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.members.sweep(self.settings.clock.now());
-        self.snapshot().read(out);
+        self.settings.totals.read(out);
+        read_waiting(self.snapshot().waiting, out);
+    }
+
+    fn read_last(&self, out: &mut dyn FnMut(Reading)) {
+        self.settings.totals.read(out);
+    }
+}
+
+impl<K> Drop for Family<K> {
+    fn drop(&mut self) {
+        (self.retire)(self);
     }
 }
