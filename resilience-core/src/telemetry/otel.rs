@@ -19,7 +19,7 @@ const NAME: &str = "resilience.name";
 /// keep their last values. Cost: none per call; an export reads every handle once.
 ///
 /// The scope of the meter is `resilience`, with the version of this crate. The Prometheus exporter writes the scope on
-/// every series unless it is told not to (`without_scope_info`): then a new version does not begin new series.
+/// every series unless built with `scope_info_enabled(false)`, which also keeps a new version from beginning new series.
 ///
 /// ```
 /// use opentelemetry_sdk::metrics::SdkMeterProvider;

@@ -5,6 +5,7 @@ mod inbox;
 mod keys;
 mod limits;
 mod metrics;
+mod prometheus;
 
 use std::time::Duration;
 

@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{KeyValue, metrics::MeterProvider};
+use opentelemetry::KeyValue;
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData},
 };
 use resilience_core::{
     Verdict,
-    breaker::{CircuitBreaker, OpenFor, Order},
+    breaker::{CircuitBreaker, OpenFor, Order, State},
     bulkhead::{
         Bulkhead,
         fleet::{FleetBulkhead, InProcess},
@@ -39,6 +39,7 @@ use resilience_tests::{
     redis::free_port,
     until::eventually,
 };
+use tokio::runtime::Runtime;
 use tower::Layer;
 
 use crate::{
@@ -68,7 +69,7 @@ impl Sdk {
             .with_interval(LONG)
             .build();
         let provider = SdkMeterProvider::builder().with_reader(reader).build();
-        telemetry::export(&provider.meter("telemetry-test"));
+        telemetry::export(&provider);
         Self { provider, exporter }
     }
 
@@ -152,8 +153,31 @@ fn values(all: &BTreeMap<String, Exported>, metric: &str, name: &str) -> BTreeMa
     .collect()
 }
 
+/// A breaker that only measures what it would reject, and one with a probe in progress.
+async fn everything_happens_half_open_and_by_order(name: &'static str) -> impl std::any::Any {
+    let trip = |open_for| {
+        let breaker = CircuitBreaker::builder(name)
+            .consecutive_failures(1)
+            .open_for(OpenFor::fixed(open_for))
+            .build()
+            .unwrap();
+        breaker.acquire().unwrap().settle(Verdict::transient());
+        breaker
+    };
+    let measuring = trip(LONG);
+    measuring.order(Order::metrics_only("trial"));
+    assert!(measuring.acquire().is_ok());
+    let probed = trip(MOMENT);
+    eventually("the interval is over", LONG, || async {
+        probed.state() == State::HalfOpen
+    })
+    .await;
+    let probe = probed.acquire().unwrap();
+    (measuring, probed, probe)
+}
+
 /// Makes each layer do each thing that is counted, under the name `name`; what it returns keeps it so.
-async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
+pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     let probe = Probe::default();
     let breaker = CircuitBreaker::builder(name)
         .consecutive_failures(1)
@@ -164,6 +188,8 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     assert!(once(guarded.clone(), Plan::Answer).await);
     assert!(!once(guarded.clone(), Plan::Fail).await);
     assert!(!once(guarded, Plan::Answer).await);
+
+    let order = everything_happens_half_open_and_by_order(name).await;
 
     let nobody = format!("redis://127.0.0.1:{}", free_port());
     let redis = Redis::connect(&nobody).unwrap();
@@ -250,7 +276,7 @@ async fn everything_happens(name: &'static str) -> Box<dyn std::any::Any> {
     let keys = everything_happens_to_keys(name).await;
     let inboxes = everything_happens_to_an_inbox(name).await;
     Box::new((
-        (breaker, shared, bulkhead, permit, queued),
+        (breaker, order, shared, bulkhead, permit, queued),
         (stopped, away),
         (limit, waiting, fleet, keys, inboxes),
         (retry, timeout, fallback, shed),
@@ -274,11 +300,15 @@ async fn every_row_of_the_table_is_exported_as_it_says() {
             "{}",
             row.name
         );
-        let own = [Some("resilience.name"), row.attribute];
+        let own = [Some("resilience.name"), row.attribute.map(|own| own.key)];
         let expected: BTreeSet<&str> = own.into_iter().flatten().collect();
         for (attributes, _) in &metric.points {
             let keys: BTreeSet<&str> = attributes.keys().map(String::as_str).collect();
             assert_eq!(keys, expected, "{}", row.name);
+            if let Some(own) = row.attribute.filter(|own| !own.values.is_empty()) {
+                let value = &*attributes[own.key];
+                assert!(own.values.contains(&value), "{}: {value}", row.name);
+            }
         }
         let values = values(&exported, row.name, name);
         assert!(
@@ -314,21 +344,42 @@ async fn the_figures_are_those_of_what_happened() {
     };
     is(
         "resilience.circuit_breaker.calls",
-        &[("failure", 1), ("success", 1)],
+        &[("failure", 3), ("ignored", 1), ("success", 1)],
     );
-    is("resilience.circuit_breaker.rejected", &[("open", 1)]);
+    is("resilience.circuit_breaker.shadow_rejections", &[("", 1)]);
+    is("resilience.circuit_breaker.order", &[("metrics_only", 1)]);
+    is("resilience.circuit_breaker.probes", &[("", 1)]);
+    is("resilience.circuit_breaker.rejections", &[("open", 1)]);
     is(
         "resilience.circuit_breaker.state",
-        &[("closed", 1), ("open", 1)],
+        &[("closed", 1), ("half_open", 1), ("open", 2)],
     );
-    is("resilience.circuit_breaker.degraded", &[("", 1)]);
-    is("resilience.circuit_breaker.transitions", &[("open", 1)]);
+    is(
+        "resilience.circuit_breaker.transitions",
+        &[("half_open", 1), ("open", 3)],
+    );
     is("resilience.bulkhead.in_flight", &[("", 2)]);
     is("resilience.bulkhead.queued", &[("", 1)]);
     is("resilience.bulkhead.limit", &[("", 3)]);
     is("resilience.bulkhead.leases_lost", &[("", 1)]);
-    is("resilience.bulkhead.degraded", &[("", 1)]);
-    let rejected = of("resilience.rate_limit.rejected");
+    let degraded = of("resilience.fleet.degraded");
+    let known: Vec<_> = degraded
+        .iter()
+        .map(|(key, value)| (&**key, *value))
+        .collect();
+    assert!(
+        matches!(
+            known[..],
+            [
+                ("bulkhead", 1),
+                ("circuit_breaker", 1),
+                ..,
+                ("rate_limit", 1)
+            ]
+        ),
+        "{known:?}"
+    );
+    let rejected = of("resilience.rate_limit.rejections");
     let known: Vec<_> = rejected
         .iter()
         .map(|(key, value)| (&**key, *value))
@@ -344,7 +395,7 @@ async fn the_figures_are_those_of_what_happened() {
         ),
         "{known:?}"
     );
-    let admitted = of("resilience.rate_limit.admitted");
+    let admitted = of("resilience.rate_limit.admissions");
     let known: Vec<_> = admitted
         .iter()
         .map(|(key, value)| (&**key, *value))
@@ -353,18 +404,20 @@ async fn the_figures_are_those_of_what_happened() {
         matches!(known[..], [("lease", 1..), ("memory", 1), ("store", 1)]),
         "{known:?}"
     );
-    is("resilience.rate_limit.exhausted", &[("per-long", 2)]);
-    is("resilience.rate_limit.shadowed", &[("per-long", 1)]);
+    is("resilience.rate_limit.exhaustions", &[("per-long", 2)]);
+    is(
+        "resilience.rate_limit.shadow_exhaustions",
+        &[("per-long", 1)],
+    );
     is("resilience.rate_limit.near", &[("per-long", 1)]);
-    is("resilience.rate_limit.degraded", &[("", 1)]);
     is("resilience.rate_limit.waiting", &[("", 1)]);
     is("resilience.retry.calls", &[("", 2)]);
     is("resilience.retry.retries", &[("", 2)]);
     is("resilience.retry.given_up", &[("attempts", 1)]);
-    is("resilience.deadline.timed_out", &[("", 1)]);
-    is("resilience.deadline.rejected", &[("", 1)]);
-    is("resilience.fallback.used", &[("", 1)]);
-    is("resilience.load_shed.rejected", &[("", 1)]);
+    is("resilience.deadline.timeouts", &[("", 1)]);
+    is("resilience.deadline.rejections", &[("", 1)]);
+    is("resilience.fallback.fallbacks", &[("", 1)]);
+    is("resilience.load_shed.rejections", &[("", 1)]);
     is("resilience.idempotency.running", &[("", 1)]);
     is("resilience.idempotency.waiting", &[("", 1)]);
     let of_keys = |metric: &str| of(metric).into_iter().collect::<BTreeMap<_, _>>();
@@ -374,7 +427,7 @@ async fn the_figures_are_those_of_what_happened() {
     }
     // Done, failed, of unknown outcome, lost, hung; and what fitted into a store that is full now.
     assert!(claims["granted"] >= 6, "{claims:?}");
-    let ended = of_keys("resilience.idempotency.ended");
+    let ended = of_keys("resilience.idempotency.endings");
     for outcome in ["lost", "released", "unguarded", "unknown"] {
         assert_eq!(ended[outcome], 1, "{ended:?}");
     }
@@ -386,7 +439,7 @@ async fn the_figures_are_those_of_what_happened() {
     }
     assert!(inbox["fresh"] >= 5, "{inbox:?}");
     is("resilience.inbox.retries", &[("", 1)]);
-    let full = of("resilience.bulkhead.rejected");
+    let full = of("resilience.bulkhead.rejections");
     assert_eq!(full, [("full".to_owned(), 2)]);
 }
 
@@ -526,41 +579,162 @@ async fn handles_built_before_and_after_the_sdk_are_exported_and_equal_names_add
     drop(after);
 }
 
-/// Read by whoever writes an alert: these names do not change without a word in the changelog.
+/// The values of all counters of handles called `name`.
+fn counters(name: &str) -> BTreeMap<(&'static str, String), u64> {
+    let all = telemetry::series().into_iter();
+    let mine = all.filter(|one| &*one.name == name && one.metric.kind == Kind::Counter);
+    mine.map(|one| ((one.metric.name, one.attribute.into_owned()), one.value))
+        .collect()
+}
+
+/// Handles in a runtime of their own, so that they are gone with everything they have spawned.
+struct Generation(Runtime, Box<dyn std::any::Any>);
+
+impl Generation {
+    fn new(name: &'static str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let kept = runtime.block_on(everything_happens(name));
+        Self(runtime, kept)
+    }
+
+    fn end(self) {
+        let Self(runtime, kept) = self;
+        let inside = runtime.enter();
+        drop(kept);
+        drop(inside);
+        runtime.shutdown_timeout(LONG);
+    }
+}
+
+/// Prometheus takes a fall for a restart, and counts what is left once more.
+#[test]
+fn no_counter_falls_when_one_of_two_handles_of_a_name_goes_or_both() {
+    let name = "telemetry.one-goes";
+    let mut before = BTreeMap::new();
+    let mut not_lower = |when: &str| {
+        let now = counters(name);
+        for (series, value) in &before {
+            assert!(
+                now.get(series) >= Some(value),
+                "{when}, {series:?}: {before:?} {now:?}"
+            );
+        }
+        before.clone_from(&now);
+        now
+    };
+    let first = Generation::new(name);
+    let once = not_lower("one");
+    let counted: BTreeSet<_> = once.iter().filter(|(_, value)| **value > 0).collect();
+    for row in TABLE.iter().filter(|row| row.kind == Kind::Counter) {
+        let counts = counted.iter().any(|((metric, _), _)| *metric == row.name);
+        assert!(counts, "{}", row.name);
+    }
+    let second = Generation::new(name);
+    not_lower("two");
+    first.end();
+    not_lower("one is gone");
+    second.end();
+    not_lower("both are gone");
+    let levels: Vec<_> = telemetry::series()
+        .into_iter()
+        .filter(|one| &*one.name == name && one.metric.kind != Kind::Counter)
+        .collect();
+    assert!(levels.is_empty(), "levels vanish: {levels:?}");
+    let third = Generation::new(name);
+    let thrice = not_lower("a third");
+    third.end();
+    for (metric, attribute) in [
+        ("resilience.circuit_breaker.rejections", "open"),
+        ("resilience.circuit_breaker.shadow_rejections", ""),
+        ("resilience.circuit_breaker.transitions", "open"),
+        ("resilience.bulkhead.rejections", "full"),
+        ("resilience.bulkhead.leases_lost", ""),
+        ("resilience.rate_limit.rejections", "rate_limited"),
+        ("resilience.rate_limit.exhaustions", "per-long"),
+        ("resilience.retry.calls", ""),
+        ("resilience.retry.given_up", "attempts"),
+        ("resilience.deadline.timeouts", ""),
+        ("resilience.fallback.fallbacks", ""),
+        ("resilience.load_shed.rejections", ""),
+        ("resilience.idempotency.claims", "replayed"),
+        ("resilience.inbox.claims", "replayed"),
+    ] {
+        let series = (metric, attribute.to_owned());
+        assert_eq!(thrice[&series], 3 * once[&series], "{series:?}");
+    }
+}
+
+/// A name with more series than this costs more than it tells.
+#[tokio::test]
+async fn a_name_has_at_most_sixty_series_per_pattern() {
+    let name = "telemetry.sixty";
+    let _kept = everything_happens(name).await;
+    let mut counts = BTreeMap::<String, usize>::new();
+    for one in telemetry::series().iter().filter(|one| &*one.name == name) {
+        let pattern = one.metric.name.rsplit_once('.').unwrap().0.to_owned();
+        *counts.entry(pattern).or_default() += 1;
+    }
+    assert!(counts.len() >= 8, "{counts:?}");
+    assert!(counts.values().all(|count| *count <= 60), "{counts:?}");
+}
+
+/// A change of these lines breaks the dashboards and alerts of users: it needs a line in the changelog, and both names for
+/// one minor version.
 #[test]
 fn the_names_of_the_table_are_stable() {
-    let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
-    for name in [
-        "resilience.circuit_breaker.calls",
-        "resilience.circuit_breaker.rejected",
-        "resilience.circuit_breaker.state",
-        "resilience.circuit_breaker.transitions",
-        "resilience.bulkhead.in_flight",
-        "resilience.bulkhead.queued",
-        "resilience.bulkhead.limit",
-        "resilience.bulkhead.rejected",
-        "resilience.bulkhead.leases_lost",
-        "resilience.bulkhead.degraded",
-        "resilience.rate_limit.rejected",
-        "resilience.rate_limit.waiting",
-        "resilience.rate_limit.admitted",
-        "resilience.rate_limit.exhausted",
-        "resilience.rate_limit.shadowed",
-        "resilience.rate_limit.near",
-        "resilience.rate_limit.store_calls",
-        "resilience.rate_limit.leased",
-        "resilience.rate_limit.degraded",
-        "resilience.retry.calls",
-        "resilience.retry.retries",
-        "resilience.retry.given_up",
-        "resilience.retry.budget",
-        "resilience.deadline.timed_out",
-        "resilience.deadline.rejected",
-        "resilience.fallback.used",
-        "resilience.load_shed.rejected",
-    ] {
-        assert!(names.contains(&name), "{name} is gone");
-    }
-    let unique: BTreeSet<_> = names.iter().collect();
-    assert_eq!(unique.len(), names.len(), "a name is used twice");
+    let row = |row: &telemetry::Metric| {
+        let kind = match row.kind {
+            Kind::Counter => "C",
+            Kind::UpDownCounter => "U",
+            _ => "G",
+        };
+        let attribute = row.attribute.map_or("", |own| own.key);
+        let name = row.name.strip_prefix("resilience.").unwrap();
+        let attribute = attribute.strip_prefix("resilience.").unwrap_or_default();
+        format!("{name} {kind} {} {attribute}", row.unit)
+            .trim_end()
+            .to_owned()
+    };
+    let rows: Vec<String> = TABLE.iter().map(row).collect();
+    let expected = "\
+circuit_breaker.calls C {call} outcome
+circuit_breaker.rejections C {call} reason
+circuit_breaker.shadow_rejections C {call}
+circuit_breaker.transitions C {transition} state
+circuit_breaker.state U {breaker} state
+circuit_breaker.order U {breaker} order
+circuit_breaker.probes U {call}
+fleet.degraded U {handle} pattern
+bulkhead.in_flight U {call}
+bulkhead.queued U {call}
+bulkhead.limit U {call}
+bulkhead.rejections C {call} reason
+bulkhead.leases_lost C {lease}
+rate_limit.admissions C {call} decider
+rate_limit.rejections C {call} reason
+rate_limit.waiting U {call}
+rate_limit.exhaustions C {call} limit.name
+rate_limit.shadow_exhaustions C {call} limit.name
+rate_limit.near C {call} limit.name
+rate_limit.leased U {token} limit.name
+rate_limit.store_calls C {call} outcome
+retry.calls C {call}
+retry.retries C {attempt}
+retry.given_up C {call} reason
+retry.budget G {attempt}
+deadline.timeouts C {call}
+deadline.rejections C {call}
+fallback.fallbacks C {call}
+load_shed.rejections C {call}
+idempotency.claims C {claim} claim.answer
+idempotency.endings C {attempt} outcome
+idempotency.leases C {lease} lease.event
+idempotency.store_errors C {error}
+idempotency.outcome.size C By
+idempotency.running U {attempt}
+idempotency.waiting U {call}
+inbox.claims C {claim} claim.answer
+inbox.retries C {transaction}
+inbox.front_errors C {error}";
+    assert_eq!(rows, expected.lines().collect::<Vec<_>>());
 }
