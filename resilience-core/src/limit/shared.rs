@@ -18,7 +18,7 @@ use crate::{
     deadline,
     error::{Pattern, Reason, Rejected},
     keyed::Member,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     telemetry::{self, Reading, Scope, Source, counters},
 };
 

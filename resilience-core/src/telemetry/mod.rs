@@ -1,7 +1,8 @@
 //! Events for what happens, metrics for how much.
 //!
 //! **Events** go to `tracing`, target `resilience`: state changes at `INFO` or `WARN`, rejections at `DEBUG`, with
-//! stable field names (`pattern`, `name`, `reason`, ..).
+//! stable field names (`pattern`, `name`, `reason`, ..). Most rejections have the event name
+//! `resilience.rejected`, so that queries need not match on the message.
 //!
 //! **Metrics** are read out of the counters that the layers keep anyway: nothing is pushed per call, and without an
 //! SDK there is no cost. Handles are entered in a process-wide list of weak references when they are built; `export`

@@ -63,7 +63,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {
     /// List, watch and override circuit breakers that a fleet shares
-    #[command(subcommand, visible_alias = "breakers", arg_required_else_help = true)]
+    #[command(subcommand, arg_required_else_help = true)]
     Breaker(Breaker),
     /// The spelling without a noun, accepted until 1.0; hidden by [`parse`].
     #[command(flatten)]
