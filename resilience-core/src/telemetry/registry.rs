@@ -130,8 +130,7 @@ pub(crate) fn retire<S: Source>(source: &S) {
     let (mut last, name) = (Sums::default(), Arc::from(source.name()));
     source.read_last(&mut |reading| last.add_reading(&name, reading));
     source.read_named(&mut |metric, limit, value| last.add_named(&name, metric, limit, value));
-    last.0
-        .retain(|_, (metric, value)| metric.kind == Kind::Counter && *value > 0);
+    last.0.retain(|_, (metric, _)| metric.kind == Kind::Counter);
     let mut registry = lock();
     registry.live.remove(&at);
     for (key, (metric, value)) in last.0 {
@@ -174,8 +173,7 @@ impl Registry {
             now.1 = now.1.max(*told);
         }
         let counters = sums.0.iter();
-        let counters =
-            counters.filter(|(_, (metric, value))| metric.kind == Kind::Counter && *value > 0);
+        let counters = counters.filter(|(_, (metric, _))| metric.kind == Kind::Counter);
         self.told.0 = counters.map(|(key, value)| (key.clone(), *value)).collect();
     }
 }

@@ -343,7 +343,7 @@ async fn the_figures_are_those_of_what_happened() {
     };
     is(
         "resilience.circuit_breaker.calls",
-        &[("failure", 3), ("ignored", 1), ("success", 1)],
+        &[("failure", 3), ("success", 1)],
     );
     is("resilience.circuit_breaker.shadow_rejections", &[("", 1)]);
     is("resilience.circuit_breaker.order", &[("metrics_only", 1)]);
