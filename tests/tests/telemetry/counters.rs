@@ -74,7 +74,6 @@ fn no_counter_falls_when_one_of_two_handles_of_a_name_goes_or_both() {
     for (metric, attribute) in [
         ("resilience.circuit_breaker.rejections", "open"),
         ("resilience.circuit_breaker.shadow_rejections", ""),
-        ("resilience.circuit_breaker.transitions", "open"),
         ("resilience.bulkhead.rejections", "full"),
         ("resilience.bulkhead.leases_lost", ""),
         ("resilience.rate_limit.rejections", "rate_limited"),
