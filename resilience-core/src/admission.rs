@@ -12,7 +12,7 @@
 //! use resilience_core::{
 //!     Pattern, Reason, Rejected, Verdict,
 //!     admission::{Admission, AdmissionLayer, Admit, Permit, Refused},
-//!     until::Guard,
+//!     completion::Guard,
 //! };
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
@@ -74,9 +74,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    classify::Verdict,
+    completion::{self, Guard, Until},
     error::{Rejected, ServiceError},
-    until::{self, Guard, Until},
+    verdict::Verdict,
 };
 
 /// A policy that decides, before a call, whether it may start. Cheap to clone; clones share the policy's state.
@@ -143,7 +143,7 @@ pub trait Permit: Guard {
 /// Makes [`AdmissionService`]s of a policy.
 #[derive(Clone)]
 #[must_use]
-pub struct AdmissionLayer<A, C = until::Response> {
+pub struct AdmissionLayer<A, C = completion::Response> {
     pub(crate) policy: A,
     pub(crate) completion: C,
 }
@@ -153,7 +153,7 @@ impl<A> AdmissionLayer<A> {
     pub const fn new(policy: A) -> Self {
         Self {
             policy,
-            completion: until::Response,
+            completion: completion::Response,
         }
     }
 }
@@ -191,7 +191,7 @@ impl<A: fmt::Debug, C> fmt::Debug for AdmissionLayer<A, C> {
 
 /// A service whose calls are admitted by a policy. Made by [`AdmissionLayer`].
 #[derive(Clone)]
-pub struct AdmissionService<S, A, C = until::Response> {
+pub struct AdmissionService<S, A, C = completion::Response> {
     inner: S,
     policy: A,
     completion: C,

@@ -18,12 +18,19 @@ const SOON: Duration = Duration::from_secs(10);
 
 struct Operator {
     url: String,
+    noun: &'static [&'static str],
 }
 
 impl Operator {
+    fn of(url: String) -> Self {
+        let noun = &["breaker"];
+        Self { url, noun }
+    }
+
     fn run(&self, args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_resilience"))
             .args(["--redis", &self.url, "--timeout", "2s"])
+            .args(self.noun)
             .args(args)
             .env_remove("REDIS_URL")
             .env("USER", "ann")
@@ -32,7 +39,7 @@ impl Operator {
     }
 
     fn json(&self, args: &[&str]) -> Value {
-        let output = self.run(&[&["--json"], args].concat());
+        let output = self.run(&[args, &["--json"]].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{args:?}: {output:?}");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -61,8 +68,21 @@ async fn all(fleet: &[CircuitBreaker], state: State) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_the_fleet_and_is_obeyed_by_it() {
+    the_fleet_obeys(&["breaker"], "get").await;
+}
+
+/// Scripts of operators go on working until 1.0.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spelling_without_a_noun_is_still_understood() {
+    the_fleet_obeys(&[], "show").await;
+}
+
+async fn the_fleet_obeys(noun: &'static [&'static str], show: &str) {
     let server = RedisServer::start();
-    let operator = Operator { url: server.url() };
+    let operator = Operator {
+        noun,
+        ..Operator::of(server.url())
+    };
     let fleet = fleet(&server.url()).await;
     for breaker in &fleet {
         breaker.acquire().expect("closed").settle(Verdict::Success);
@@ -72,7 +92,7 @@ async fn an_operator_sees_the_fleet_and_is_obeyed_by_it() {
         list[0]["name"] == "payments" && list[0]["live"] == 2 && list[0]["calls"] == 2
     })
     .await;
-    let before = operator.json(&["show", "payments"]);
+    let before = operator.json(&[show, "payments"]);
     assert_eq!(
         (&before["state"], &before["failures"]),
         (&"closed".into(), &0.into())
@@ -131,13 +151,9 @@ async fn an_operator_sees_the_fleet_and_is_obeyed_by_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
     let server = RedisServer::start();
-    let operator = Operator { url: server.url() };
-    let nobody = Operator {
-        url: "redis://127.0.0.1:1".into(),
-    };
-    let typo = Operator {
-        url: "rediss//localhost".into(),
-    };
+    let operator = Operator::of(server.url());
+    let nobody = Operator::of("redis://127.0.0.1:1".into());
+    let typo = Operator::of("rediss//localhost".into());
     let cases = [
         (operator.run(&["list"]), 0, ""),
         (
@@ -159,5 +175,33 @@ async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{error}");
         assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn help_lists_the_nouns_and_hides_the_old_spellings() {
+    let help = |noun: &'static [&'static str]| {
+        let operator = Operator {
+            noun,
+            ..Operator::of("redis://127.0.0.1:1".into())
+        };
+        let output = operator.run(&["--help"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let top = help(&[]);
+    assert!(top.contains("\n  breaker "), "{top}");
+    let (verbs, of_breaker) = (["list", "watch", "force-open", "reset"], help(&["breaker"]));
+    for verb in verbs {
+        assert!(of_breaker.contains(&format!("\n  {verb} ")), "{of_breaker}");
+        assert!(!top.contains(&format!("\n  {verb} ")), "{top}");
+    }
+    for part in [
+        "Usage: resilience",
+        "Examples:",
+        "Exit status:",
+        "--redis <URL>",
+    ] {
+        assert!(top.contains(part), "{top}");
     }
 }

@@ -18,8 +18,8 @@ use super::{
     events::{Events, Hub},
     layer::ResponseFuture,
     machine::Refusal,
-    shared::{InFamily, Shared},
-    snapshot::{Snapshot, State},
+    shared::{InFamily, Levels, Shared},
+    snapshot::Snapshot,
     totals::{Bequest, Departed},
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     error::{InvalidConfig, Pattern, ServiceError},
     keyed::{self, Evict, Family, Keyed, Member, Members},
     stripe::{self, Striped},
-    telemetry::{BREAKER_STATE, Reading},
+    telemetry::Reading,
 };
 
 /// A family of circuit breakers of one configuration, one per key, made when a key is first seen.
@@ -145,11 +145,17 @@ impl keyed::InFamily for CircuitBreaker {
 
     #[expect(private_interfaces, reason = "sealed")]
     fn read(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
-        let mut states = [0; State::ALL.len()];
+        let mut levels = Levels::default();
         members.for_each(|breaker| {
-            states[breaker.state() as usize] += 1;
+            levels.add(&breaker.snapshot());
             breaker.shared.read_degraded(out);
         });
+        levels.read(out);
+        <Self as keyed::InFamily>::read_last(members, out);
+    }
+
+    #[expect(private_interfaces, reason = "sealed")]
+    fn read_last(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
         let departed = members.common.departed.lock();
         let mut sum = *departed;
         // Under the lock only numbers are added: no code of the user's runs here.
@@ -159,13 +165,6 @@ impl keyed::InFamily for CircuitBreaker {
             }
         });
         drop(departed);
-        for state in State::ALL {
-            out(Reading {
-                metric: &BREAKER_STATE,
-                attribute: state.as_str(),
-                value: states[state as usize],
-            });
-        }
         sum.read(out);
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Rejected},
     stripe::Striped,
-    telemetry::{self, BREAKER_DEGRADED, BREAKER_STATE, Reading},
+    telemetry::{self, BREAKER_ORDER, BREAKER_PROBES, BREAKER_STATE, FLEET_DEGRADED, Reading},
 };
 
 pub(super) struct Shared {
@@ -329,8 +329,8 @@ impl Shared {
     pub(super) fn read_degraded(&self, out: &mut dyn FnMut(Reading)) {
         if let Some(member) = &self.member {
             out(Reading {
-                metric: &BREAKER_DEGRADED,
-                attribute: "",
+                metric: &FLEET_DEGRADED,
+                attribute: Pattern::CircuitBreaker.as_str(),
                 value: u64::from(member.is_degraded()),
             });
         }
@@ -429,26 +429,62 @@ impl telemetry::Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        read_state(self.state(), out);
+        let mut levels = Levels::default();
+        levels.add(&self.snapshot());
+        levels.read(out);
         self.read_degraded(out);
+        self.counted().read(out);
+    }
+
+    fn read_last(&self, out: &mut dyn FnMut(Reading)) {
         self.counted().read(out);
     }
 }
 
-/// One for the state that it is in, zero for the others.
-pub(super) fn read_state(state: State, out: &mut dyn FnMut(Reading)) {
-    for each in State::ALL {
-        out(Reading {
-            metric: &BREAKER_STATE,
-            attribute: each.as_str(),
-            value: u64::from(each == state),
-        });
+/// Breakers by state and by order, and their probes in progress.
+#[derive(Default)]
+pub(super) struct Levels {
+    states: [u64; State::ALL.len()],
+    orders: [u64; ORDERS.len()],
+    probes: u64,
+}
+
+const ORDERS: [&str; 4] = ["force_open", "force_closed", "disable", "metrics_only"];
+
+impl Levels {
+    pub(super) fn add(&mut self, breaker: &Snapshot) {
+        self.states[breaker.state as usize] += 1;
+        let order = breaker.order.as_ref().map(|order| order.order);
+        if let Some(order) = ORDERS.iter().position(|kind| Some(*kind) == order) {
+            self.orders[order] += 1;
+        }
+        self.probes += breaker.probes.map_or(0, |probes| probes.out.into());
+    }
+
+    pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
+        let states = State::ALL.iter().map(|state| state.as_str());
+        let states = states.zip(self.states);
+        let states = states.map(|(state, count)| (&BREAKER_STATE, state, count));
+        let orders = ORDERS.iter().zip(self.orders);
+        let orders = orders.map(|(order, count)| (&BREAKER_ORDER, *order, count));
+        let probes = [(&BREAKER_PROBES, "", self.probes)];
+        for (metric, attribute, value) in states.chain(orders).chain(probes) {
+            out(Reading {
+                metric,
+                attribute,
+                value,
+            });
+        }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.leave_family();
+        if self.family.is_some() {
+            self.leave_family();
+        } else {
+            telemetry::retire(self);
+        }
         if let Some(member) = &self.member {
             member.leave();
         }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::snapshot::{State, Totals};
 use crate::{
     error::Reason,
-    telemetry::{BREAKER_CALLS, BREAKER_REJECTED, BREAKER_TRANSITIONS, Reading},
+    telemetry::{
+        BREAKER_CALLS, BREAKER_REJECTIONS, BREAKER_SHADOW_REJECTIONS, BREAKER_TRANSITIONS, Reading,
+    },
 };
 
 /// The totals of one breaker, or the sum over several.
@@ -61,8 +63,9 @@ impl BreakerTotals {
             tell(&BREAKER_CALLS, outcome, value);
         }
         for (reason, value) in rejected {
-            tell(&BREAKER_REJECTED, reason.as_str(), value);
+            tell(&BREAKER_REJECTIONS, reason.as_str(), value);
         }
+        tell(&BREAKER_SHADOW_REJECTIONS, "", totals.would_reject);
         for state in State::ALL {
             let value = self.entered[state as usize];
             tell(&BREAKER_TRANSITIONS, state.as_str(), value);

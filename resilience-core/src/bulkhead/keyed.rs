@@ -111,7 +111,13 @@ impl InFamily for Bulkhead {
 
     #[expect(private_interfaces, reason = "sealed")]
     fn read(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
-        sum(members).read(out);
+        sum(members).read_load(out);
+        members.common.read(out);
+    }
+
+    #[expect(private_interfaces, reason = "sealed")]
+    fn read_last(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
+        members.common.read(out);
     }
 }
 

@@ -1,10 +1,7 @@
 //! What all clones of a bulkhead share.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Waker,
     time::Duration,
 };
@@ -13,7 +10,7 @@ use super::{Snapshot, hold::Holds, machine::Gate};
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
-    telemetry::{self, Reading, Source},
+    telemetry::{self, Reading, Scope, Source, counters},
 };
 
 /// What all clones share.
@@ -27,13 +24,12 @@ pub(super) struct Shared {
     pub(super) totals: Arc<Totals>,
 }
 
-/// What is counted for the export and not kept anyway. One per family of keyed bulkheads, so that it survives the
-/// eviction of a member.
-#[derive(Debug, Default)]
-#[expect(unnameable_types, reason = "sealed")]
-pub struct Totals {
-    full: AtomicU64,
-    timed_out: AtomicU64,
+counters! {
+    /// Rejections. One per family of keyed bulkheads, so that they survive the eviction of a member.
+    #[expect(unnameable_types, reason = "sealed")]
+    pub struct Totals;
+    full = BULKHEAD_REJECTIONS "full", "Calls rejected because everything was taken.";
+    timed_out = BULKHEAD_REJECTIONS "queue_timed_out", "Calls that waited in the queue for too long.";
 }
 
 impl Shared {
@@ -65,23 +61,15 @@ impl Shared {
 
     #[cold]
     pub(super) fn reject(&self, reason: Reason) -> Rejected {
-        match reason {
+        let counter = match reason {
             Reason::QueueTimedOut => &self.totals.timed_out,
             _ => &self.totals.full,
-        }
-        .fetch_add(1, Relaxed);
+        };
         let wait = self
             .retry_after
             .unwrap_or_else(|| self.holds.retry_after(self.gate.load(), self.clock.now()));
-        tracing::debug!(
-            target: "resilience",
-            pattern = Pattern::Bulkhead.as_str(),
-            name = &*self.name,
-            reason = reason.as_str(),
-            retry_after = ?wait,
-            "rejected"
-        );
-        Rejected::new(Pattern::Bulkhead, reason, Arc::clone(&self.name)).with_retry_after(wait)
+        let scope = Scope::new(Pattern::Bulkhead, &self.name);
+        scope.count_and_reject(counter, reason, Some(wait))
     }
 }
 
@@ -95,28 +83,28 @@ impl Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.snapshot().read(out);
+        self.snapshot().read_load(out);
+        self.totals.read(out);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
 }
 
 impl Snapshot {
-    pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
-        let (full, timed_out) = (self.rejected_full, self.rejected_queue_timed_out);
-        for (metric, attribute, value) in [
-            (&telemetry::BULKHEAD_IN_FLIGHT, "", self.in_flight as u64),
-            (&telemetry::BULKHEAD_QUEUED, "", self.queued as u64),
-            (&telemetry::BULKHEAD_LIMIT, "", self.max_concurrent as u64),
-            (&telemetry::BULKHEAD_REJECTED, Reason::Full.as_str(), full),
-            (
-                &telemetry::BULKHEAD_REJECTED,
-                Reason::QueueTimedOut.as_str(),
-                timed_out,
-            ),
+    pub(super) fn read_load(&self, out: &mut dyn FnMut(Reading)) {
+        for (metric, value) in [
+            (&telemetry::BULKHEAD_IN_FLIGHT, self.in_flight),
+            (&telemetry::BULKHEAD_QUEUED, self.queued),
+            (&telemetry::BULKHEAD_LIMIT, self.max_concurrent),
         ] {
             out(Reading {
                 metric,
-                attribute,
-                value,
+                attribute: "",
+                value: value as u64,
             });
         }
     }

@@ -77,7 +77,7 @@ impl Deadline {
 
     /// The same moment for tokio's timers. Reads both clocks.
     #[must_use]
-    pub fn instant(self) -> tokio::time::Instant {
+    pub fn instant(self) -> Instant {
         self.clock().instant(self.moment())
     }
 

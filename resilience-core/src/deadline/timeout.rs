@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     error::{InvalidConfig, Pattern, Reason, Rejected},
     stripe::Striped,
-    telemetry::{self, DEADLINE_REJECTED, DEADLINE_TIMED_OUT, Reading},
+    telemetry::{self, DEADLINE_REJECTIONS, DEADLINE_TIMEOUTS, Reading, Scope},
 };
 
 /// How long calls may take, under a name. Clones share the counters, and so do all layers made from it.
@@ -117,10 +117,8 @@ impl Shared {
             Reason::TimedOut => &self.timed_out,
             _ => &self.rejected,
         };
-        counter.fetch_add(1, Relaxed);
-        let (name, why) = (&*self.name, reason.as_str());
-        tracing::debug!(target: "resilience", pattern = "deadline", name, reason = why, "rejected");
-        Rejected::new(Pattern::Deadline, reason, Arc::clone(&self.name))
+        let scope = Scope::new(Pattern::Deadline, &self.name);
+        scope.count_and_reject(counter, reason, None)
     }
 }
 
@@ -135,8 +133,8 @@ impl telemetry::Source for Shared {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         for (metric, counter) in [
-            (&DEADLINE_TIMED_OUT, &self.timed_out),
-            (&DEADLINE_REJECTED, &self.rejected),
+            (&DEADLINE_TIMEOUTS, &self.timed_out),
+            (&DEADLINE_REJECTIONS, &self.rejected),
         ] {
             out(Reading {
                 metric,
@@ -144,5 +142,11 @@ impl telemetry::Source for Shared {
                 value: counter.load(Relaxed),
             });
         }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
 }

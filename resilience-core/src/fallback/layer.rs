@@ -89,10 +89,16 @@ impl Source for Count {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         out(Reading {
-            metric: &telemetry::FALLBACK_USED,
+            metric: &telemetry::FALLBACK_FALLBACKS,
             attribute: "",
             value: self.used.load(Relaxed),
         });
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
 }
 

@@ -85,7 +85,6 @@ mod shared;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
-mod totals;
 
 pub use self::{
     attempt::{Attempt, CheckpointFailed},

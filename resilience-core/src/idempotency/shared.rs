@@ -22,12 +22,11 @@ use super::{
     outcome::Disposition,
     record::{Claim, Takeover},
     store::{IdempotencyStore, MAX_OUTCOME, StoreFailure},
-    totals::totals,
 };
 use crate::{
     error::{Pattern, Reason, Rejected},
     sealing::{Opened, Sealing},
-    telemetry::{Reading, Source},
+    telemetry::{self, Reading, Scope, Source, counters},
 };
 
 pub(super) struct Shared {
@@ -144,19 +143,7 @@ impl Shared {
 
     #[cold]
     pub(super) fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejected {
-        tracing::debug!(
-            target: "resilience",
-            pattern = Pattern::Idempotency.as_str(),
-            name = &*self.name,
-            reason = reason.as_str(),
-            ?retry_after,
-            "rejected"
-        );
-        let rejected = Rejected::new(Pattern::Idempotency, reason, Arc::clone(&self.name));
-        match retry_after {
-            Some(wait) => rejected.with_retry_after(wait),
-            None => rejected,
-        }
+        Scope::new(Pattern::Idempotency, &self.name).reject(reason, retry_after)
     }
 }
 
@@ -181,10 +168,12 @@ fn fresh_owner() -> Arc<str> {
     format!("{process}-{}", NUMBER.fetch_add(1, Relaxed)).into()
 }
 
-totals! {
+counters! {
+    /// Counters of an idempotency handle.
+    pub(super) struct Totals;
     /// What an [`Idempotency`](super::Idempotency) has counted so far; see
     /// [`snapshot`](super::Idempotency::snapshot).
-    Snapshot;
+    pub struct Snapshot;
     granted = IDEMPOTENCY_CLAIMS "granted", "Claims that were granted.";
     replayed = IDEMPOTENCY_CLAIMS "replayed", "Claims that the store answered with a recorded outcome.";
     replayed_here = IDEMPOTENCY_CLAIMS "replayed_here",
@@ -192,18 +181,18 @@ totals! {
     in_flight = IDEMPOTENCY_CLAIMS "in_flight", "Claims that found somebody at work.";
     mismatched = IDEMPOTENCY_CLAIMS "mismatched", "Claims on a key that belongs to other work.";
     unknown = IDEMPOTENCY_CLAIMS "unknown", "Claims that found an outcome that nobody knows.";
-    recorded = IDEMPOTENCY_ENDED "recorded", "Attempts whose outcome was recorded.";
-    released = IDEMPOTENCY_ENDED "released", "Attempts that gave the key back.";
-    left_unknown = IDEMPOTENCY_ENDED "unknown", "Attempts that left an unknown outcome.";
-    lost = IDEMPOTENCY_ENDED "lost", "Attempts whose end was refused, because somebody else holds the key.";
-    not_stored = IDEMPOTENCY_ENDED "not_stored", "Attempts whose end the store never heard of.";
-    unguarded = IDEMPOTENCY_ENDED "unguarded", "Attempts without a record, because the store could not be reached.";
+    recorded = IDEMPOTENCY_ENDINGS "recorded", "Attempts whose outcome was recorded.";
+    released = IDEMPOTENCY_ENDINGS "released", "Attempts that gave the key back.";
+    left_unknown = IDEMPOTENCY_ENDINGS "unknown", "Attempts that left an unknown outcome.";
+    lost = IDEMPOTENCY_ENDINGS "lost", "Attempts whose end was refused, because somebody else holds the key.";
+    not_stored = IDEMPOTENCY_ENDINGS "not_stored", "Attempts whose end the store never heard of.";
+    unguarded = IDEMPOTENCY_ENDINGS "unguarded", "Attempts without a record, because the store could not be reached.";
     renewed = IDEMPOTENCY_LEASES "renewed", "Leases that were renewed.";
     leases_lost = IDEMPOTENCY_LEASES "lost", "Leases that ended or were lost while the work was going on.";
-    store_errors = IDEMPOTENCY_STORE_ERRORS "", "Steps that the store gave no answer to.";
-    record_bytes = IDEMPOTENCY_RECORD_BYTES "", "Bytes of outcomes that were recorded.";
-    running = IDEMPOTENCY_RUNNING "", "Attempts that are going on.";
-    waiting = IDEMPOTENCY_WAITING "", "Callers that wait for somebody else's outcome.";
+    store_errors = IDEMPOTENCY_STORE_ERRORS, "Steps that the store gave no answer to.";
+    record_bytes = IDEMPOTENCY_OUTCOME_SIZE, "Bytes of outcomes that were recorded.";
+    running = IDEMPOTENCY_RUNNING, "Attempts that are going on.";
+    waiting = IDEMPOTENCY_WAITING, "Callers that wait for somebody else's outcome.";
 }
 
 impl Source for Shared {
@@ -216,7 +205,18 @@ impl Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.totals.snapshot().readings().for_each(out);
+        self.totals.read(out);
+        out(Reading {
+            metric: &telemetry::FLEET_DEGRADED,
+            attribute: Pattern::Idempotency.as_str(),
+            value: u64::from(self.silent.load(Relaxed) >= SILENT),
+        });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
 }
 

@@ -26,6 +26,8 @@ struct Inner<K, H: Member> {
     clock: Clock,
     members: Registry<K, H>,
     common: H::Common,
+    /// [`telemetry::retire`], for a `Drop` without the bounds of its trait.
+    retire: fn(&Self),
 }
 
 /// A handle of which a [`Family`] can have one per key. Implemented by the handles of this crate,
@@ -53,14 +55,21 @@ pub trait InFamily: Evict + Clone {
     /// Reads the metrics of a whole family.
     #[expect(private_interfaces, reason = "sealed")]
     fn read(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading));
+
+    /// Reads the counters of a family that is being dropped.
+    #[expect(private_interfaces, reason = "sealed")]
+    fn read_last(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading));
 }
 
 /// The members of a family without their keys.
 #[derive(Clone, Copy)]
 pub(crate) struct Members<'a, H: InFamily> {
     pub(crate) common: &'a H::Common,
-    visit: &'a dyn Fn(&mut dyn FnMut(&H)),
+    visit: &'a Visit<'a, H>,
 }
+
+/// Calls a function with every member.
+type Visit<'a, H> = dyn Fn(&mut dyn FnMut(&H)) + 'a;
 
 impl<H: InFamily> Members<'_, H> {
     /// Runs `f` on every member, the overflow member included.
@@ -88,6 +97,7 @@ where
             clock,
             members: Registry::new(limits, make, H::left)?,
             common,
+            retire: telemetry::retire,
         });
         telemetry::register(&inner);
         Ok(Self { inner })
@@ -207,5 +217,15 @@ where
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.members.sweep(self.clock.now());
         self.members(|members| H::read(members, out));
+    }
+
+    fn read_last(&self, out: &mut dyn FnMut(Reading)) {
+        self.members(|members| H::read_last(members, out));
+    }
+}
+
+impl<K, H: Member> Drop for Inner<K, H> {
+    fn drop(&mut self) {
+        (self.retire)(self);
     }
 }

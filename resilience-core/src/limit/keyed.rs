@@ -6,7 +6,7 @@ use super::{
     Quota, RateLimit, RateLimitBuilder, Snapshot,
     config::{QuotaOf, Settings},
     layer::{ByKey, RateLimitLayer},
-    shared::Totals,
+    shared::{Totals, read_waiting},
 };
 use crate::{
     cost::Each,
@@ -145,6 +145,12 @@ impl InFamily for RateLimit {
 
     #[expect(private_interfaces, reason = "sealed")]
     fn read(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
-        sum(members).read(out);
+        members.common.read(out);
+        read_waiting(sum(members).waiting, out);
+    }
+
+    #[expect(private_interfaces, reason = "sealed")]
+    fn read_last(members: &Members<'_, Self>, out: &mut dyn FnMut(Reading)) {
+        members.common.read(out);
     }
 }

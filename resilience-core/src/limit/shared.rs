@@ -17,8 +17,8 @@ use crate::{
     clock::{Clock, Moment},
     deadline,
     error::{Pattern, Reason, Rejected},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    telemetry::{self, Reading, Source},
+    sync::atomic::Ordering::Relaxed,
+    telemetry::{self, Reading, Scope, Source, counters},
 };
 
 pub(super) struct Shared {
@@ -56,12 +56,12 @@ struct Waiting {
 /// A place in the line. Tickets are given out in ascending order and never again.
 pub(super) type Ticket = u64;
 
-/// What is counted for the export. One per family, so that it survives the eviction of a member.
-#[derive(Debug, Default)]
-#[expect(unnameable_types, reason = "sealed")]
-pub struct Totals {
-    limited: AtomicU64,
-    too_costly: AtomicU64,
+counters! {
+    /// Rejections. One per family, so that they survive the eviction of a member.
+    #[expect(unnameable_types, reason = "sealed")]
+    pub struct Totals;
+    limited = LIMIT_REJECTIONS "rate_limited", "Calls rejected for lack of tokens.";
+    too_costly = LIMIT_REJECTIONS "too_costly", "Calls that cost more than the limit can hold.";
 }
 
 /// What becomes of a call without tokens.
@@ -198,24 +198,12 @@ impl Shared {
             Refusal::Wait(_) => (Reason::RateLimited, &self.totals.limited),
             Refusal::Impossible => (Reason::TooCostly, &self.totals.too_costly),
         };
-        counter.fetch_add(1, Relaxed);
         let wait = match refusal {
             Refusal::Wait(micros) => Some(Duration::from_micros(micros)),
             Refusal::Impossible => None,
         };
-        tracing::debug!(
-            target: "resilience",
-            pattern = Pattern::RateLimit.as_str(),
-            name = &*self.name,
-            reason = reason.as_str(),
-            retry_after = ?wait,
-            "rejected"
-        );
-        let rejected = Rejected::new(Pattern::RateLimit, reason, Arc::clone(&self.name));
-        match wait {
-            Some(wait) => rejected.with_retry_after(wait),
-            None => rejected,
-        }
+        let scope = Scope::new(Pattern::RateLimit, &self.name);
+        scope.count_and_reject(counter, reason, wait)
     }
 
     pub(super) fn refund(&self, tokens: u64) {
@@ -291,30 +279,23 @@ impl Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.snapshot().read(out);
+        self.totals.read(out);
+        read_waiting(self.meter.waiting(), out);
     }
 }
 
-impl Snapshot {
-    pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
-        let limited = Reason::RateLimited.as_str();
-        let too_costly = Reason::TooCostly.as_str();
-        for (metric, attribute, value) in [
-            (&telemetry::LIMIT_REJECTED, limited, self.rejected_limited),
-            (
-                &telemetry::LIMIT_REJECTED,
-                too_costly,
-                self.rejected_too_costly,
-            ),
-            (&telemetry::LIMIT_WAITING, "", self.waiting as u64),
-        ] {
-            out(Reading {
-                metric,
-                attribute,
-                value,
-            });
-        }
+impl Drop for Shared {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
+}
+
+pub(super) fn read_waiting(waiting: usize, out: &mut dyn FnMut(Reading)) {
+    out(Reading {
+        metric: &telemetry::LIMIT_WAITING,
+        attribute: "",
+        value: waiting as u64,
+    });
 }
 
 impl Totals {

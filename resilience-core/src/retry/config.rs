@@ -247,3 +247,9 @@ impl telemetry::Source for Shared {
         }
     }
 }
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        telemetry::retire(self);
+    }
+}

@@ -53,7 +53,7 @@ use tower_service::Service;
 
 use crate::{
     error::{Pattern, Reason, Rejected, ServiceError},
-    telemetry::{self, Reading, Source},
+    telemetry::{self, Reading, Scope, Source},
 };
 
 /// Sheds calls that would have to wait, and counts them. Clones share the count.
@@ -94,19 +94,8 @@ impl LoadShed {
 impl Shared {
     #[cold]
     fn reject(&self) -> Rejected {
-        self.rejected.fetch_add(1, Relaxed);
-        tracing::debug!(
-            target: "resilience",
-            pattern = Pattern::LoadShed.as_str(),
-            name = &*self.name,
-            reason = Reason::Overloaded.as_str(),
-            "rejected"
-        );
-        Rejected::new(
-            Pattern::LoadShed,
-            Reason::Overloaded,
-            Arc::clone(&self.name),
-        )
+        let scope = Scope::new(Pattern::LoadShed, &self.name);
+        scope.count_and_reject(&self.rejected, Reason::Overloaded, None)
     }
 }
 
@@ -121,10 +110,16 @@ impl Source for Shared {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         out(Reading {
-            metric: &telemetry::SHED_REJECTED,
+            metric: &telemetry::SHED_REJECTIONS,
             attribute: "",
             value: self.rejected.load(Relaxed),
         });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
 }
 

@@ -1,28 +1,40 @@
 //! The OpenTelemetry side: one observable instrument per row of the table, over all handles of the process.
 
-use std::collections::BTreeMap;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use opentelemetry::{KeyValue, metrics::Meter};
+use opentelemetry::{InstrumentationScope, KeyValue, metrics::MeterProvider};
 
-use super::{Kind, Metric, TABLE};
+use super::{Kind, Metric, Series, TABLE, series};
+use crate::clock::{Clock, Moment};
 
 const NAME: &str = "resilience.name";
 
-/// Exports every metric of [`TABLE`] through `meter`, for all handles that exist and all that will.
+/// Exports every metric of [`TABLE`] through a meter of `provider`, for all handles that exist and all that will.
 ///
 /// Call it once per meter provider, before or after the handles are built. The instruments live as long as the
-/// provider; handles are held weakly and vanish from the next export on when they are dropped. Cost: none per call;
-/// an export reads every handle of the pattern once per metric.
+/// provider. Handles are held weakly: when one is dropped, its gauges vanish from the next export and its counters
+/// keep their last values. Cost: none per call; an export reads every handle once.
+///
+/// The scope of the meter is `resilience`, with the version of this crate. The Prometheus exporter writes the scope on
+/// every series unless built with `scope_info_enabled(false)`, which also keeps a new version from beginning new series.
 ///
 /// ```
-/// use opentelemetry::metrics::MeterProvider;
 /// use opentelemetry_sdk::metrics::SdkMeterProvider;
 ///
 /// let provider = SdkMeterProvider::builder().build(); // with your reader
-/// resilience_core::telemetry::export(&provider.meter("payments-service"));
+/// resilience_core::telemetry::export(&provider);
 /// ```
-pub fn export(meter: &Meter) {
-    for metric in TABLE {
+pub fn export(provider: &(impl MeterProvider + ?Sized)) {
+    let scope = InstrumentationScope::builder("resilience")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .build();
+    let meter = provider.meter_with_scope(scope);
+    let shared = Arc::new(Export::default());
+    for (row, metric) in TABLE.iter().enumerate() {
+        let export = Arc::clone(&shared);
         // The instrument handles may go: the callbacks stay with the provider.
         match metric.kind {
             Kind::Counter => drop(
@@ -31,7 +43,7 @@ pub fn export(meter: &Meter) {
                     .with_unit(metric.unit)
                     .with_description(metric.description)
                     .with_callback(move |observer| {
-                        observe(metric, |value, at| observer.observe(value, at));
+                        export.observe(row, |value, at| observer.observe(value, at));
                     })
                     .build(),
             ),
@@ -41,7 +53,7 @@ pub fn export(meter: &Meter) {
                     .with_unit(metric.unit)
                     .with_description(metric.description)
                     .with_callback(move |observer| {
-                        observe(metric, |value, at| {
+                        export.observe(row, |value, at| {
                             observer.observe(i64::try_from(value).unwrap_or(i64::MAX), at);
                         });
                     })
@@ -53,7 +65,7 @@ pub fn export(meter: &Meter) {
                     .with_unit(metric.unit)
                     .with_description(metric.description)
                     .with_callback(move |observer| {
-                        observe(metric, |value, at| observer.observe(value, at));
+                        export.observe(row, |value, at| observer.observe(value, at));
                     })
                     .build(),
             ),
@@ -61,27 +73,51 @@ pub fn export(meter: &Meter) {
     }
 }
 
-/// Adds up what all handles say of `metric`, by name and attribute: two handles of one name are one series.
-fn observe(metric: &'static Metric, mut each: impl FnMut(u64, &[KeyValue])) {
-    let mut sums: BTreeMap<(String, String), u64> = BTreeMap::new();
-    for source in super::live()
-        .iter()
-        .filter(|source| source.pattern() == metric.pattern)
-    {
-        let mut add = |of: &Metric, attribute: &str, value| {
-            if of == metric {
-                let series = (source.name().to_owned(), attribute.to_owned());
-                *sums.entry(series).or_default() += value;
+/// One reading of all handles, shared by the rows of one export: otherwise the values of one scrape would be of
+/// different moments.
+#[derive(Default)]
+struct Export(Mutex<Option<Shared>>);
+
+struct Shared {
+    series: Arc<[Series]>,
+    at: Moment,
+    /// The rows that were exported from it. The first row that comes again begins the next export.
+    served: [bool; TABLE.len()],
+}
+
+/// Maximum age of a reading, for readers that export only some of the rows.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+impl Export {
+    fn observe(&self, row: usize, mut each: impl FnMut(u64, &[KeyValue])) {
+        let metric = &TABLE[row];
+        for one in self.reading(row).iter().filter(|one| one.metric == metric) {
+            let name = KeyValue::new(NAME, Arc::clone(&one.name));
+            match attribute(metric, one) {
+                Some(attribute) => each(one.value, &[name, attribute]),
+                None => each(one.value, &[name]),
             }
-        };
-        source.read(&mut |reading| add(reading.metric, reading.attribute, reading.value));
-        source.read_named(&mut |of, attribute, value| add(of, attribute, value));
-    }
-    for ((name, attribute), value) in sums {
-        let name = KeyValue::new(NAME, name);
-        match metric.attribute {
-            Some(key) => each(value, &[name, KeyValue::new(key, attribute)]),
-            None => each(value, &[name]),
         }
     }
+
+    fn reading(&self, row: usize) -> Arc<[Series]> {
+        let now = Clock::auto().now();
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = match shared.take() {
+            Some(fresh) if !fresh.served[row] && now.since(fresh.at) <= MAX_AGE => fresh,
+            _ => Shared {
+                series: series().into(),
+                at: now,
+                served: [false; TABLE.len()],
+            },
+        };
+        let reading = shared.insert(reading);
+        reading.served[row] = true;
+        Arc::clone(&reading.series)
+    }
+}
+
+fn attribute(metric: &Metric, series: &Series) -> Option<KeyValue> {
+    let key = metric.attribute?.key;
+    Some(KeyValue::new(key, series.attribute.clone()))
 }

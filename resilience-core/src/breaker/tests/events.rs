@@ -195,7 +195,7 @@ async fn metrics_show_one_for_the_present_state_and_zero_for_all_others() {
     );
     assert_eq!(
         (
-            metrics[&("rejected", "open")],
+            metrics[&("rejections", "open")],
             metrics[&("transitions", "open")]
         ),
         (1, 1)

@@ -22,7 +22,7 @@ use crate::{
     bulkhead::{hold::Holds, machine::Load},
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
-    telemetry::{self, Reading, Source},
+    telemetry::{self, Reading, Scope, Source, counters},
 };
 
 pub(super) struct Shared {
@@ -51,18 +51,19 @@ pub(super) struct Shared {
     holds: Holds,
     /// Calls that came back.
     passed: AtomicU64,
-    rejected: [AtomicU64; REASONS.len()],
-    lost: AtomicU64,
+    totals: Totals,
 }
 
-/// Why calls are rejected here.
-const REASONS: [Reason; 5] = [
-    Reason::Full,
-    Reason::QueueTimedOut,
-    Reason::TooCostly,
-    Reason::StoreUnreachable,
-    Reason::LeaseLost,
-];
+counters! {
+    /// Rejections by reason, and leases lost.
+    struct Totals;
+    full = BULKHEAD_REJECTIONS "full", "Calls rejected because everything was taken.";
+    queue_timed_out = BULKHEAD_REJECTIONS "queue_timed_out", "Calls that waited in the queue for too long.";
+    too_costly = BULKHEAD_REJECTIONS "too_costly", "Calls that cost more than the limit.";
+    store_unreachable = BULKHEAD_REJECTIONS "store_unreachable", "Calls rejected without an answer of the store.";
+    lease_lost = BULKHEAD_REJECTIONS "lease_lost", "Calls given up because their lease was lost.";
+    lost = BULKHEAD_LEASES_LOST, "Leases lost during the call.";
+}
 
 /// What is to be given back, and until when it is worth trying: then its time is over anyway.
 pub(super) struct Late {
@@ -110,6 +111,7 @@ impl Desk {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        telemetry::retire(self);
         self.desk.ring.notify_one();
     }
 }
@@ -141,8 +143,7 @@ impl Shared {
             live: AtomicU64::new(1),
             holds: Holds::default(),
             passed: AtomicU64::new(0),
-            rejected: Default::default(),
-            lost: AtomicU64::new(0),
+            totals: Totals::default(),
         }
     }
 
@@ -210,7 +211,7 @@ impl Shared {
             return;
         }
         held.lose();
-        self.lost.fetch_add(1, Relaxed);
+        self.totals.lost.fetch_add(1, Relaxed);
         tracing::warn!(
             target: "resilience",
             pattern = Pattern::Bulkhead.as_str(),
@@ -259,26 +260,19 @@ impl Shared {
 
     #[cold]
     pub(super) fn reject(&self, reason: Reason) -> Rejected {
-        if let Some(at) = REASONS.iter().position(|known| *known == reason) {
-            self.rejected[at].fetch_add(1, Relaxed);
-        }
-        let rejected = Rejected::new(Pattern::Bulkhead, reason, Arc::clone(&self.name));
+        let counter = match reason {
+            Reason::QueueTimedOut => &self.totals.queue_timed_out,
+            Reason::TooCostly => &self.totals.too_costly,
+            Reason::StoreUnreachable => &self.totals.store_unreachable,
+            Reason::LeaseLost => &self.totals.lease_lost,
+            _ => &self.totals.full,
+        };
         let wait = match reason {
             Reason::TooCostly => None,
             _ => Some(self.advice()),
         };
-        tracing::debug!(
-            target: "resilience",
-            pattern = Pattern::Bulkhead.as_str(),
-            name = &*self.name,
-            reason = reason.as_str(),
-            retry_after = ?wait,
-            "rejected"
-        );
-        match wait {
-            Some(wait) => rejected.with_retry_after(wait),
-            None => rejected,
-        }
+        let scope = Scope::new(Pattern::Bulkhead, &self.name);
+        scope.count_and_reject(counter, reason, wait)
     }
 
     /// When to come back: as in a bulkhead of one process, from how long calls here hold their places.
@@ -295,20 +289,19 @@ impl Shared {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let [full, timed_out, too_costly, unreachable, lease_lost] =
-            self.rejected.each_ref().map(|count| count.load(Relaxed));
+        let count = |of: &AtomicU64| of.load(Relaxed);
         Snapshot {
             in_flight: self.in_flight.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
             max_concurrent: self.limit(),
             live_instances: self.live.load(Relaxed),
             degraded: self.degraded.load(Relaxed),
-            lost: self.lost.load(Relaxed),
-            rejected_full: full,
-            rejected_queue_timed_out: timed_out,
-            rejected_too_costly: too_costly,
-            rejected_store_unreachable: unreachable,
-            rejected_lease_lost: lease_lost,
+            lost: count(&self.totals.lost),
+            rejected_full: count(&self.totals.full),
+            rejected_queue_timed_out: count(&self.totals.queue_timed_out),
+            rejected_too_costly: count(&self.totals.too_costly),
+            rejected_store_unreachable: count(&self.totals.store_unreachable),
+            rejected_lease_lost: count(&self.totals.lease_lost),
         }
     }
 }
@@ -341,16 +334,9 @@ impl Source for Shared {
             self.waiting.load(Relaxed) as u64,
         );
         tell(&telemetry::BULKHEAD_LIMIT, "", self.limit());
-        for (reason, count) in REASONS.iter().zip(&self.rejected) {
-            let count = count.load(Relaxed);
-            tell(&telemetry::BULKHEAD_REJECTED, reason.as_str(), count);
-        }
-        tell(
-            &telemetry::BULKHEAD_LEASES_LOST,
-            "",
-            self.lost.load(Relaxed),
-        );
         let degraded = self.degraded.load(Relaxed);
-        tell(&telemetry::BULKHEAD_DEGRADED, "", degraded.into());
+        let pattern = Pattern::Bulkhead.as_str();
+        tell(&telemetry::FLEET_DEGRADED, pattern, degraded.into());
+        self.totals.read(out);
     }
 }

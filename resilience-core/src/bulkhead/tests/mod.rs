@@ -426,8 +426,8 @@ fn what_the_exporter_reads_adds_up() {
             ("resilience.bulkhead.in_flight", "", 1),
             ("resilience.bulkhead.queued", "", 0),
             ("resilience.bulkhead.limit", "", 1),
-            ("resilience.bulkhead.rejected", "full", 1),
-            ("resilience.bulkhead.rejected", "queue_timed_out", 0),
+            ("resilience.bulkhead.rejections", "full", 1),
+            ("resilience.bulkhead.rejections", "queue_timed_out", 0),
         ]
     );
 }

@@ -161,6 +161,7 @@ impl<DB: Dialect> InboxBuilder<DB> {
             front: self.front,
             last_fence: AtomicI64::new(0),
             totals: Totals::default(),
+            retire: telemetry::retire,
             database: PhantomData,
         });
         telemetry::register(&shared);

@@ -131,6 +131,8 @@ struct Shared<DB> {
     /// What SQLite, which has no sequences, might give out again after a rollback.
     last_fence: AtomicI64,
     totals: Totals,
+    /// [`telemetry::retire`], for a `Drop` without the bounds of its trait.
+    retire: fn(&Self),
     database: PhantomData<fn() -> DB>,
 }
 

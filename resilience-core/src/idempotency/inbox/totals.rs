@@ -3,23 +3,24 @@
 use super::{Dialect, Shared};
 use crate::{
     error::Pattern,
-    idempotency::totals::totals,
-    telemetry::{Reading, Source},
+    telemetry::{Reading, Source, counters},
 };
 
-totals! {
+counters! {
+    /// Counters of an inbox.
+    pub(super) struct Totals;
     /// What an [`Inbox`](super::Inbox) has counted so far; see [`snapshot`](super::Inbox::snapshot).
     ///
     /// A claim counts when it is answered, whatever becomes of its transaction: work that is begun again has claimed again.
-    Snapshot;
+    pub struct Snapshot;
     fresh = INBOX_CLAIMS "fresh", "Claims that were granted.";
     replayed = INBOX_CLAIMS "replayed", "Claims that the database answered with a recorded outcome.";
     replayed_in_front = INBOX_CLAIMS "replayed_in_front",
         "Calls that the front answered with a recorded outcome.";
     mismatched = INBOX_CLAIMS "mismatched", "Claims on a key that belongs to other work.";
     busy = INBOX_CLAIMS "busy", "Claims that found another transaction at work for longer than they wait.";
-    retries = INBOX_RETRIES "", "Transactions that were begun again.";
-    front_errors = INBOX_FRONT_ERRORS "", "Steps that the front gave no answer to within its budget.";
+    retries = INBOX_RETRIES, "Transactions that were begun again.";
+    front_errors = INBOX_FRONT_ERRORS, "Steps that the front gave no answer to within its budget.";
 }
 
 impl<DB: Dialect> Source for Shared<DB> {
@@ -32,6 +33,12 @@ impl<DB: Dialect> Source for Shared<DB> {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.totals.snapshot().readings().for_each(out);
+        self.totals.read(out);
+    }
+}
+
+impl<DB> Drop for Shared<DB> {
+    fn drop(&mut self) {
+        (self.retire)(self);
     }
 }

@@ -144,24 +144,24 @@ impl Counts {
     pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
         for by in DecidedBy::ALL {
             out(Reading {
-                metric: &telemetry::LIMIT_ADMITTED,
+                metric: &telemetry::LIMIT_ADMISSIONS,
                 attribute: by.as_str(),
                 value: self.admitted[*by as usize].sum(),
             });
         }
         for (metric, attribute, counter) in [
             (
-                &telemetry::LIMIT_REJECTED,
+                &telemetry::LIMIT_REJECTIONS,
                 Reason::RateLimited.as_str(),
                 &self.limited,
             ),
             (
-                &telemetry::LIMIT_REJECTED,
+                &telemetry::LIMIT_REJECTIONS,
                 Reason::TooCostly.as_str(),
                 &self.too_costly,
             ),
             (
-                &telemetry::LIMIT_REJECTED,
+                &telemetry::LIMIT_REJECTIONS,
                 Reason::StoreUnreachable.as_str(),
                 &self.unreachable,
             ),
@@ -183,8 +183,8 @@ impl Counts {
     pub(super) fn read_named(&self, out: &mut dyn FnMut(&'static Metric, &str, u64)) {
         for limit in &self.limits {
             for (metric, counter) in [
-                (&telemetry::LIMIT_EXHAUSTED, &limit.exhausted),
-                (&telemetry::LIMIT_SHADOWED, &limit.shadowed),
+                (&telemetry::LIMIT_EXHAUSTIONS, &limit.exhausted),
+                (&telemetry::LIMIT_SHADOW_EXHAUSTIONS, &limit.shadowed),
                 (&telemetry::LIMIT_NEAR, &limit.near),
             ] {
                 out(metric, &limit.name, counter.load(Relaxed));

@@ -420,8 +420,8 @@ impl Source for Core {
             value: self.lines.waiting() as u64,
         });
         out(Reading {
-            metric: &telemetry::LIMIT_DEGRADED,
-            attribute: "",
+            metric: &telemetry::FLEET_DEGRADED,
+            attribute: Pattern::RateLimit.as_str(),
             value: self.health.is_degraded().into(),
         });
     }
@@ -437,5 +437,11 @@ impl Source for Core {
         for (line, tokens) in leased.into_iter().enumerate() {
             out(&telemetry::LIMIT_LEASED, self.counts.name_of(line), tokens);
         }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
 }

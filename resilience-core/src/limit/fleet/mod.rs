@@ -44,7 +44,7 @@
 //! [policy](Unreachable) has the word: open, closed, or this instance's share of the limit. After three questions
 //! without an answer nobody asks any more but a task in the background, after 25 ms first and four times a second in the
 //! end, until the store is back: one event says that it is gone, one that it is back, and the gauge
-//! `resilience.rate_limit.degraded` tells in between.
+//! `resilience.fleet.degraded` tells in between.
 //!
 //! # Errors
 //! [`Rejected`]: [`Reason::RateLimited`] with the wait, [`Reason::TooCostly`], or [`Reason::StoreUnreachable`].

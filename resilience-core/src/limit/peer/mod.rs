@@ -213,10 +213,16 @@ impl Source for Core {
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.peers.sweep(self.now());
         out(Reading {
-            metric: &telemetry::LIMIT_REJECTED,
+            metric: &telemetry::LIMIT_REJECTIONS,
             attribute: Reason::RateLimited.as_str(),
             value: self.rejected.load(Relaxed),
         });
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        telemetry::retire(self);
     }
 }
 

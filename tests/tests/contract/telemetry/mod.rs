@@ -1,10 +1,13 @@
 //! What there is to see: every row of the table of metrics, and the events with their fields.
 
+mod counters;
 mod events;
 mod inbox;
 mod keys;
 mod limits;
 mod metrics;
+mod prometheus;
+mod table;
 
 use std::time::Duration;
 

@@ -139,7 +139,8 @@ async fn the_exporter_reads_what_the_snapshot_says() {
         let short = reading
             .metric
             .name
-            .trim_start_matches("resilience.bulkhead.");
+            .trim_start_matches("resilience.")
+            .trim_start_matches("bulkhead.");
         if reading.value > 0 {
             seen.push(format!("{short} {} {}", reading.attribute, reading.value));
         }
@@ -147,9 +148,9 @@ async fn the_exporter_reads_what_the_snapshot_says() {
     let expected = [
         "in_flight  2",
         "limit  2",
-        "rejected full 1",
-        "rejected store_unreachable 1",
-        "degraded  1",
+        "fleet.degraded bulkhead 1",
+        "rejections full 1",
+        "rejections store_unreachable 1",
     ];
     assert_eq!(seen, expected);
 }

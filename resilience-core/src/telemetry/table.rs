@@ -1,0 +1,183 @@
+//! The table of metrics. Its names, units and attributes are an API: `METRICS.md` is generated from it, and a change
+//! fails a test.
+
+/// One row of the table of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// Name, after the OpenTelemetry conventions.
+    pub name: &'static str,
+    /// Kind of instrument.
+    pub kind: Kind,
+    /// UCUM unit.
+    pub unit: &'static str,
+    /// What it counts.
+    pub description: &'static str,
+    /// The attribute beside `resilience.name`, if any.
+    pub attribute: Option<Attribute>,
+}
+
+/// An attribute of a [`Metric`], beside `resilience.name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attribute {
+    /// Its key.
+    pub key: &'static str,
+    /// Every value it can have. Empty if the values are names out of the configuration: the limits of a plan, and
+    /// `other`.
+    pub values: &'static [&'static str],
+}
+
+/// Kind of instrument of a [`Metric`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Only goes up; sums over instances.
+    Counter,
+    /// Goes up and down; sums over instances.
+    UpDownCounter,
+    /// A level that says nothing when summed over instances.
+    Gauge,
+}
+
+impl Kind {
+    /// Lower-case name, as documentation uses it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::UpDownCounter => "up-down counter",
+            Self::Gauge => "gauge",
+        }
+    }
+}
+
+const STATES: &[&str] = &[
+    "closed",
+    "open",
+    "half_open",
+    "ramping_up",
+    "forced_open",
+    "forced_closed",
+    "disabled",
+];
+
+macro_rules! metrics {
+    ($(
+        $id:ident = $kind:ident $name:literal $unit:literal $([$key:literal: $values:expr])?, $description:literal;
+    )*) => {
+        $(
+            #[doc = $description]
+            pub const $id: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: $unit,
+                description: $description,
+                attribute: metrics!(@attribute $($key $values)?),
+            };
+        )*
+        /// Every metric of the toolkit.
+        pub const TABLE: &[Metric] = &[$($id),*];
+    };
+    (@attribute) => { None };
+    (@attribute $key:literal $values:expr) => { Some(Attribute { key: $key, values: $values }) };
+}
+
+metrics! {
+    BREAKER_CALLS = Counter "resilience.circuit_breaker.calls" "{call}"
+        ["resilience.outcome": &["success", "failure", "slow_success", "slow_failure", "ignored", "stale"]],
+        "Calls that a circuit breaker let through, by outcome.";
+    BREAKER_REJECTIONS = Counter "resilience.circuit_breaker.rejections" "{call}"
+        ["resilience.reason": &["open", "no_probe_left", "ramping_up", "forced_open"]],
+        "Calls that a circuit breaker rejected, by reason.";
+    BREAKER_SHADOW_REJECTIONS = Counter "resilience.circuit_breaker.shadow_rejections" "{call}",
+        "Calls that a circuit breaker would have rejected without an order to only measure.";
+    BREAKER_TRANSITIONS = Counter "resilience.circuit_breaker.transitions" "{transition}"
+        ["resilience.state": STATES],
+        "State changes of a circuit breaker, by the state entered.";
+    BREAKER_STATE = UpDownCounter "resilience.circuit_breaker.state" "{breaker}" ["resilience.state": STATES],
+        "Breakers of this name in each state: 1 for the state of a single breaker, 0 for all other states.";
+    BREAKER_ORDER = UpDownCounter "resilience.circuit_breaker.order" "{breaker}"
+        ["resilience.order": &["force_open", "force_closed", "disable", "metrics_only"]],
+        "Breakers of this name under an operator's order, by the order.";
+    BREAKER_PROBES = UpDownCounter "resilience.circuit_breaker.probes" "{call}",
+        "Probes in progress of half-open breakers.";
+    FLEET_DEGRADED = UpDownCounter "resilience.fleet.degraded" "{handle}"
+        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency"]],
+        "Handles of this name that cannot reach their store, by pattern.";
+    BULKHEAD_IN_FLIGHT = UpDownCounter "resilience.bulkhead.in_flight" "{call}",
+        "Calls that hold a permit of the bulkhead.";
+    BULKHEAD_QUEUED = UpDownCounter "resilience.bulkhead.queued" "{call}",
+        "Calls that wait for a permit of the bulkhead.";
+    BULKHEAD_LIMIT = UpDownCounter "resilience.bulkhead.limit" "{call}",
+        "Permits of the bulkhead; of a bulkhead that a fleet shares, those of the whole fleet.";
+    BULKHEAD_REJECTIONS = Counter "resilience.bulkhead.rejections" "{call}"
+        ["resilience.reason": &["full", "queue_timed_out", "too_costly", "store_unreachable", "lease_lost"]],
+        "Calls that the bulkhead rejected, by reason.";
+    BULKHEAD_LEASES_LOST = Counter "resilience.bulkhead.leases_lost" "{lease}",
+        "Leases of a fleet's bulkhead that were lost during the call.";
+    LIMIT_ADMISSIONS = Counter "resilience.rate_limit.admissions" "{call}"
+        ["resilience.decider": &["unlimited", "store", "lease", "memory", "local", "local_share", "policy"]],
+        "Calls that a shared rate limit admitted, by what decided.";
+    LIMIT_REJECTIONS = Counter "resilience.rate_limit.rejections" "{call}"
+        ["resilience.reason": &["rate_limited", "too_costly", "store_unreachable"]],
+        "Calls that a rate limit rejected, by reason.";
+    LIMIT_WAITING = UpDownCounter "resilience.rate_limit.waiting" "{call}",
+        "Calls that wait for their tokens.";
+    LIMIT_EXHAUSTIONS = Counter "resilience.rate_limit.exhaustions" "{call}" ["resilience.limit.name": &[]],
+        "Calls that found a limit of a shared rate limit exhausted, by limit.";
+    LIMIT_SHADOW_EXHAUSTIONS = Counter "resilience.rate_limit.shadow_exhaustions" "{call}"
+        ["resilience.limit.name": &[]],
+        "Calls that found a limit of a shared rate limit exhausted and were admitted in shadow mode, by limit.";
+    LIMIT_NEAR = Counter "resilience.rate_limit.near" "{call}" ["resilience.limit.name": &[]],
+        "Calls that a shared rate limit admitted and that left little of a limit, by limit.";
+    LIMIT_LEASED = UpDownCounter "resilience.rate_limit.leased" "{token}" ["resilience.limit.name": &[]],
+        "Tokens of a shared rate limit that this instance has leased and not spent, by limit.";
+    LIMIT_STORE_CALLS = Counter "resilience.rate_limit.store_calls" "{call}"
+        ["resilience.outcome": &["answered", "unanswered"]],
+        "Requests of a shared rate limit to its store, answered or not.";
+    RETRY_CALLS = Counter "resilience.retry.calls" "{call}",
+        "Calls of the retry layer that the dependency has answered, retried or not.";
+    RETRY_RETRIES = Counter "resilience.retry.retries" "{attempt}",
+        "Attempts after the first.";
+    RETRY_GIVEN_UP = Counter "resilience.retry.given_up" "{call}"
+        ["resilience.reason": &[
+            "permanent", "rejected", "attempts", "not_replayable", "retry_after_too_long", "backoff_ended", "no_time",
+            "budget",
+        ]],
+        "Calls whose last attempt failed and was not retried, by reason.";
+    RETRY_BUDGET = Gauge "resilience.retry.budget" "{attempt}",
+        "Whole retries that the budget allows now.";
+    DEADLINE_TIMEOUTS = Counter "resilience.deadline.timeouts" "{call}",
+        "Calls cut off at their deadline.";
+    DEADLINE_REJECTIONS = Counter "resilience.deadline.rejections" "{call}",
+        "Calls not made because no time was left.";
+    FALLBACK_FALLBACKS = Counter "resilience.fallback.fallbacks" "{call}",
+        "Calls answered by the fallback.";
+    SHED_REJECTIONS = Counter "resilience.load_shed.rejections" "{call}",
+        "Calls shed because the inner service was not ready.";
+    IDEMPOTENCY_CLAIMS = Counter "resilience.idempotency.claims" "{claim}"
+        ["resilience.claim.answer": &["granted", "replayed", "replayed_here", "in_flight", "mismatched", "unknown"]],
+        "Claims on idempotency keys, by answer.";
+    IDEMPOTENCY_ENDINGS = Counter "resilience.idempotency.endings" "{attempt}"
+        ["resilience.outcome": &["recorded", "released", "unknown", "lost", "not_stored", "unguarded"]],
+        "Attempts at the work that have ended, by what the record says of them.";
+    IDEMPOTENCY_LEASES = Counter "resilience.idempotency.leases" "{lease}"
+        ["resilience.lease.event": &["renewed", "lost"]],
+        "Leases renewed, and leases lost while the work was in progress.";
+    IDEMPOTENCY_STORE_ERRORS = Counter "resilience.idempotency.store_errors" "{error}",
+        "Steps that the store of idempotency records did not answer.";
+    IDEMPOTENCY_OUTCOME_SIZE = Counter "resilience.idempotency.outcome.size" "By",
+        "Size of the outcomes that were recorded.";
+    IDEMPOTENCY_RUNNING = UpDownCounter "resilience.idempotency.running" "{attempt}",
+        "Attempts at the work that are in progress.";
+    IDEMPOTENCY_WAITING = UpDownCounter "resilience.idempotency.waiting" "{call}",
+        "Callers that wait for the outcome of another call.";
+    INBOX_CLAIMS = Counter "resilience.inbox.claims" "{claim}"
+        ["resilience.claim.answer": &["fresh", "replayed", "replayed_in_front", "mismatched", "busy"]],
+        "Claims on the keys of an inbox, by answer, from the database or from the front.";
+    INBOX_RETRIES = Counter "resilience.inbox.retries" "{transaction}",
+        "Transactions of an inbox that were begun again.";
+    INBOX_FRONT_ERRORS = Counter "resilience.inbox.front_errors" "{error}",
+        "Steps that the store in front of an inbox did not answer.";
+}

@@ -1,0 +1,155 @@
+//! The grammar: `resilience NOUN VERB`.
+
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Inspect and control what services share over Redis.
+#[derive(Debug, Parser)]
+#[command(
+    name = "resilience",
+    version,
+    arg_required_else_help = true,
+    subcommand_value_name = "COMMAND",
+    after_help = "\
+Examples:
+  resilience breaker list
+  resilience breaker force-open payments --reason \"provider maintenance\" --expires 30m
+  resilience --json breaker get payments
+
+Exit status:
+  0  success
+  1  no answer from Redis
+  2  wrong usage
+  3  no such breaker"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) noun: Noun,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Redis to connect to: redis://, rediss://, unix://, redis-sentinel:// or redis-cluster://
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        global = true,
+        value_name = "URL",
+        default_value = "redis://127.0.0.1:6379"
+    )]
+    pub(crate) redis: String,
+    /// Prefix of the keys
+    #[arg(long, global = true, default_value = "resilience")]
+    pub(crate) prefix: String,
+    /// Print JSON: one value, or one per line when watching
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Maximum time to wait for Redis
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "2s",
+        value_parser = humantime::parse_duration
+    )]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// List, watch and override circuit breakers that a fleet shares
+    #[command(subcommand, arg_required_else_help = true)]
+    Breaker(Breaker),
+    /// The spelling without a noun, accepted until 1.0; hidden by [`parse`].
+    #[command(flatten)]
+    WithoutNoun(Breaker),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Breaker {
+    /// List the breakers that have reported within the last day
+    List,
+    /// Show one breaker
+    #[command(alias = "show")]
+    Get {
+        /// Name of the breaker
+        name: String,
+    },
+    /// List the breakers repeatedly, until interrupted
+    Watch {
+        /// Time between two lists
+        #[arg(
+            long,
+            value_name = "DURATION",
+            default_value = "1s",
+            value_parser = humantime::parse_duration
+        )]
+        every: Duration,
+        /// Exit after this many lists
+        #[arg(long, value_name = "N")]
+        count: Option<u32>,
+    },
+    /// Reject every call, on every instance
+    ForceOpen(OverrideArgs),
+    /// Let every call through and keep counting, on every instance
+    ForceClosed(OverrideArgs),
+    /// Let every call through and count nothing, on every instance
+    Disable(OverrideArgs),
+    /// Decide as usual and reject nothing, on every instance
+    MetricsOnly(OverrideArgs),
+    /// End the override in force
+    Clear {
+        /// Name of the breaker
+        name: String,
+        #[command(flatten)]
+        author: Author,
+    },
+    /// Close every instance, with empty windows and without an override
+    Reset {
+        /// Name of the breaker
+        name: String,
+        /// Reason, for the log of every instance
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        author: Author,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OverrideArgs {
+    /// Name of the breaker
+    pub(crate) name: String,
+    /// Reason, for the log of every instance
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// End the override after this time (90s, 10m, 2h) [default: in force until cleared]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) expires: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) author: Author,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Author {
+    /// Author of the command, for the log of every instance
+    #[arg(long, env = "USER", value_name = "WHO", default_value = "operator")]
+    pub(crate) by: String,
+}
+
+/// Parses the command line, or prints help or an error and exits.
+pub(crate) fn parse() -> Cli {
+    let names: Vec<_> = Breaker::augment_subcommands(clap::Command::new(""))
+        .get_subcommands()
+        .map(|verb| verb.get_name().to_owned())
+        .collect();
+    let hide =
+        |command: clap::Command, name: String| command.mut_subcommand(name, |verb| verb.hide(true));
+    let command = names.into_iter().fold(Cli::command(), hide);
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}

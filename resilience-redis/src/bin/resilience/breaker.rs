@@ -1,0 +1,128 @@
+//! The commands on circuit breakers.
+
+use std::time::Duration;
+
+use resilience_core::breaker::fleet::{BreakerStore, FleetOrder, OrderKind};
+use resilience_redis::RedisBreakers;
+
+use crate::{
+    Failure,
+    args::{Breaker, OverrideArgs},
+    output::{print_all, print_one},
+};
+
+/// Runs one command.
+pub(crate) async fn run(
+    breakers: &RedisBreakers,
+    command: &Breaker,
+    json: bool,
+) -> Result<(), Failure> {
+    let (name, view) = match command {
+        Breaker::List => return list(breakers, json).await,
+        Breaker::Watch { every, count } => return watch(breakers, json, *every, *count).await,
+        Breaker::Get { name } => {
+            require(breakers, name).await?;
+            (name, breakers.view(name).await?)
+        }
+        Breaker::Clear { name, author } => {
+            require(breakers, name).await?;
+            (name, breakers.order(name, None, &author.by).await?)
+        }
+        Breaker::Reset {
+            name,
+            reason,
+            author,
+        } => {
+            require(breakers, name).await?;
+            (name, breakers.reset(name, &author.by, reason).await?)
+        }
+        Breaker::ForceOpen(args) => return order(breakers, json, OrderKind::ForceOpen, args).await,
+        Breaker::ForceClosed(args) => {
+            return order(breakers, json, OrderKind::ForceClosed, args).await;
+        }
+        Breaker::Disable(args) => return order(breakers, json, OrderKind::Disable, args).await,
+        Breaker::MetricsOnly(args) => {
+            return order(breakers, json, OrderKind::MetricsOnly, args).await;
+        }
+    };
+    print_one(json, name, &view);
+    Ok(())
+}
+
+/// Fails for a name that no breaker has: a typing error must not make a record that nothing reads.
+async fn require(breakers: &RedisBreakers, name: &str) -> Result<(), Failure> {
+    let known = names(breakers).await?;
+    if known.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    Err(Failure::NoSuchBreaker {
+        name: name.to_owned(),
+        known,
+    })
+}
+
+async fn names(breakers: &RedisBreakers) -> Result<Vec<String>, Failure> {
+    breakers
+        .names()
+        .await
+        .map_err(|error| Failure::NoAnswer(error.to_string()))
+}
+
+async fn order(
+    breakers: &RedisBreakers,
+    json: bool,
+    kind: OrderKind,
+    args: &OverrideArgs,
+) -> Result<(), Failure> {
+    require(breakers, &args.name).await?;
+    let expires_ms = args
+        .expires
+        .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    if expires_ms == Some(0) {
+        return Err(Failure::Usage(
+            "`--expires` is 0: must be at least 1 ms".to_owned(),
+        ));
+    }
+    let (reason, by) = (args.reason.clone(), args.author.by.clone());
+    let order = FleetOrder {
+        kind,
+        reason,
+        by,
+        expires_ms,
+    };
+    let view = breakers
+        .order(&args.name, Some(order), &args.author.by)
+        .await?;
+    print_one(json, &args.name, &view);
+    Ok(())
+}
+
+async fn list(breakers: &RedisBreakers, json: bool) -> Result<(), Failure> {
+    let mut views = Vec::new();
+    for name in names(breakers).await? {
+        let view = breakers.view(&name).await?;
+        views.push((name, view));
+    }
+    print_all(json, &views);
+    Ok(())
+}
+
+async fn watch(
+    breakers: &RedisBreakers,
+    json: bool,
+    every: Duration,
+    count: Option<u32>,
+) -> Result<(), Failure> {
+    let mut lists = 0;
+    loop {
+        list(breakers, json).await?;
+        lists += 1;
+        if count.is_some_and(|count| lists >= count) {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+            () = tokio::time::sleep(every) => {}
+        }
+    }
+}

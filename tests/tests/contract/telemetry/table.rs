@@ -1,0 +1,82 @@
+//! The table of metrics is an API.
+
+use std::collections::BTreeMap;
+
+use resilience_core::telemetry::{self, Kind, TABLE};
+
+use crate::metrics::everything_happens;
+
+/// A name with more series than this costs more than it tells.
+#[tokio::test]
+async fn a_name_has_at_most_sixty_series_per_pattern() {
+    let name = "telemetry.sixty";
+    let _kept = everything_happens(name).await;
+    let mut counts = BTreeMap::<String, usize>::new();
+    for one in telemetry::series().iter().filter(|one| &*one.name == name) {
+        let pattern = one.metric.name.rsplit_once('.').unwrap().0.to_owned();
+        *counts.entry(pattern).or_default() += 1;
+    }
+    assert!(counts.len() >= 8, "{counts:?}");
+    assert!(counts.values().all(|count| *count <= 60), "{counts:?}");
+}
+
+/// A change of these lines breaks the dashboards and alerts of users: it needs a line in the changelog, and both names for
+/// one minor version.
+#[test]
+fn the_names_of_the_table_are_stable() {
+    let row = |row: &telemetry::Metric| {
+        let kind = match row.kind {
+            Kind::Counter => "C",
+            Kind::UpDownCounter => "U",
+            _ => "G",
+        };
+        let attribute = row.attribute.map_or("", |own| own.key);
+        let name = row.name.strip_prefix("resilience.").unwrap();
+        let attribute = attribute.strip_prefix("resilience.").unwrap_or_default();
+        format!("{name} {kind} {} {attribute}", row.unit)
+            .trim_end()
+            .to_owned()
+    };
+    let rows: Vec<String> = TABLE.iter().map(row).collect();
+    let expected = "\
+circuit_breaker.calls C {call} outcome
+circuit_breaker.rejections C {call} reason
+circuit_breaker.shadow_rejections C {call}
+circuit_breaker.transitions C {transition} state
+circuit_breaker.state U {breaker} state
+circuit_breaker.order U {breaker} order
+circuit_breaker.probes U {call}
+fleet.degraded U {handle} pattern
+bulkhead.in_flight U {call}
+bulkhead.queued U {call}
+bulkhead.limit U {call}
+bulkhead.rejections C {call} reason
+bulkhead.leases_lost C {lease}
+rate_limit.admissions C {call} decider
+rate_limit.rejections C {call} reason
+rate_limit.waiting U {call}
+rate_limit.exhaustions C {call} limit.name
+rate_limit.shadow_exhaustions C {call} limit.name
+rate_limit.near C {call} limit.name
+rate_limit.leased U {token} limit.name
+rate_limit.store_calls C {call} outcome
+retry.calls C {call}
+retry.retries C {attempt}
+retry.given_up C {call} reason
+retry.budget G {attempt}
+deadline.timeouts C {call}
+deadline.rejections C {call}
+fallback.fallbacks C {call}
+load_shed.rejections C {call}
+idempotency.claims C {claim} claim.answer
+idempotency.endings C {attempt} outcome
+idempotency.leases C {lease} lease.event
+idempotency.store_errors C {error}
+idempotency.outcome.size C By
+idempotency.running U {attempt}
+idempotency.waiting U {call}
+inbox.claims C {claim} claim.answer
+inbox.retries C {transaction}
+inbox.front_errors C {error}";
+    assert_eq!(rows, expected.lines().collect::<Vec<_>>());
+}
