@@ -59,8 +59,11 @@ pub trait InFamily: Evict + Clone {
 #[derive(Clone, Copy)]
 pub(crate) struct Members<'a, H: InFamily> {
     pub(crate) common: &'a H::Common,
-    visit: &'a dyn Fn(&mut dyn FnMut(&H)),
+    visit: &'a Visit<'a, H>,
 }
+
+/// Calls a function with every member.
+type Visit<'a, H> = dyn Fn(&mut dyn FnMut(&H)) + 'a;
 
 impl<H: InFamily> Members<'_, H> {
     /// Runs `f` on every member, the overflow member included.
