@@ -280,7 +280,7 @@ pub async fn under_sentinels(subscriptions: usize, answers: usize, faults: usize
     let plan = (subscriptions, answers, faults);
     let fault = |group: &mut RedisSentinels, number: usize, _| {
         let master = group.master();
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             group.fail_over();
             group.has_another_master(master);
         } else {
