@@ -131,7 +131,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_without_members_has_no_heartbeat() {
         let handle = StoreHandle::new();
-        assert!(!handle.join(
+        assert!(!join(
+            &handle,
             &Handle::current(),
             Duration::from_secs(1),
             Duration::from_secs(1)

@@ -2,8 +2,12 @@ use std::{fmt::Write as _, fs, path::Path, sync::Arc, time::Duration};
 
 use super::{Kind, Metric, TABLE, prometheus::label, series};
 use crate::{
-    CircuitBreaker, RateLimit, Verdict, breaker::OpenFor, bulkhead::Bulkhead, keyed::Keyed,
-    until::Guard as _,
+    Verdict,
+    breaker::{CircuitBreaker, OpenFor},
+    bulkhead::Bulkhead,
+    completion::Guard as _,
+    keyed::Keyed,
+    limit::RateLimit,
 };
 
 /// The lines of `METRICS.md`: dashboards and alerts are built on these names. A rename ships both names for one minor

@@ -2,11 +2,13 @@
 //! and servers and processes that fail in every way.
 
 mod breaker_faults;
+mod breaker_frozen;
 mod breaker_scripts;
 mod breaker_stores;
 mod bulkhead_faults;
 mod bulkhead_scripts;
 mod bulkhead_stores;
+mod cluster_answers;
 mod harness;
 mod idempotency_faults;
 mod idempotency_scripts;
