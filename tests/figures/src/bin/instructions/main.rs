@@ -29,10 +29,10 @@ use tokio::runtime::Runtime;
 
 use paths::{Calls, PATHS};
 
-/// A multiple of the number of keys.
+/// A multiple of the number of keys in all families.
 const CALLS: u64 = 1 << 13;
 /// Maps grow, leases are taken, agents are started.
-const WARM_UP: u64 = 1 << 12;
+const WARM_UP: u64 = CALLS;
 /// Of the generator that the layers draw from.
 const SEED: u64 = 7;
 

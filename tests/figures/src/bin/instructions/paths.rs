@@ -51,7 +51,7 @@ pub(crate) const PATHS: &[(&str, fn() -> Calls)] = &[
         layer(in_fleet(count_window()).build().expect(VALID).layer())
     }),
     ("breaker_keyed", || {
-        layer(breaker().keyed(Keyed::new()).expect(VALID).layer(key))
+        families(|| layer(breaker().keyed(Keyed::new()).expect(VALID).layer(key)))
     }),
     ("breaker_acquire", breaker_acquire),
     ("deadline", || layer(deadline().layer())),
@@ -60,13 +60,13 @@ pub(crate) const PATHS: &[(&str, fn() -> Calls)] = &[
         layer(bulkhead().build().expect(VALID).layer())
     }),
     ("bulkhead_keyed", || {
-        layer(bulkhead().keyed(Keyed::new()).expect(VALID).layer(key))
+        families(|| layer(bulkhead().keyed(Keyed::new()).expect(VALID).layer(key)))
     }),
     ("limit_check", limit_check),
-    ("limit_check_keyed", limit_check_keyed),
+    ("limit_check_keyed", || families(limit_check_keyed)),
     ("limit", || layer(limit().build().expect(VALID).layer())),
     ("limit_keyed", || {
-        layer(limit().keyed(Keyed::new()).expect(VALID).layer(key))
+        families(|| layer(limit().keyed(Keyed::new()).expect(VALID).layer(key)))
     }),
     ("shed", || layer(LoadShed::new(NAME).layer())),
     ("fallback", || layer(Fallback::value(NAME, Response(0)))),
@@ -174,10 +174,23 @@ fn asynchronous<T>(mut call: impl AsyncFnMut(u64) -> T + 'static) -> Calls {
     })
 }
 
+/// How far a key lies from where its hash points is drawn anew for each map: so the mean of many.
+const FAMILIES: u64 = 16;
+
+fn families(make: fn() -> Calls) -> Calls {
+    let mut families: Vec<Calls> = (0..FAMILIES).map(|_| make()).collect();
+    Box::new(move |runtime, calls| {
+        for family in &mut families {
+            family(runtime, calls / FAMILIES);
+        }
+    })
+}
+
 // --- What is called
 
+/// A shorter window would slide once in so many calls, depending on the speed of the machine.
 fn breaker() -> breaker::Builder {
-    CircuitBreaker::builder(NAME)
+    CircuitBreaker::builder(NAME).window(Window::time(Duration::from_secs(24 * 3600)))
 }
 
 fn count_window() -> breaker::Builder {
