@@ -32,8 +32,11 @@ use tower::{Layer, Service, ServiceBuilder, service_fn};
 
 pub(crate) type Calls = Box<dyn FnMut(&Runtime, u64)>;
 
+/// A name, and what prepares the calls.
+type Path = (&'static str, fn() -> Calls);
+
 /// A new path is one more line. The closures run in the context of the runtime.
-pub(crate) const PATHS: &[(&str, fn() -> Calls)] = &[
+pub(crate) const PATHS: &[Path] = &[
     ("bare_service", || service(bare())),
     ("breaker_time_window", || {
         layer(breaker().build().expect(VALID).layer())
