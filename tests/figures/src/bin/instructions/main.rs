@@ -1,19 +1,20 @@
 //! Instructions per call of every hot path, counted by callgrind; one JSON line each.
 //!
 //! ```text
-//! make instructions                                  all paths: about a minute
-//! target/release/instructions NAME...                the paths whose names contain one of these
-//! target/release/instructions run NAME CALLS         one path alone, without valgrind
+//! make instructions                             all paths: about two minutes
+//! target/release/instructions NAME...           the paths whose names contain one of these
+//! target/release/instructions run NAME CALLS    one path alone, without valgrind
 //! ```
 //!
-//! Times wander with the machine, counts of instructions do not: two builds are compared by these figures, and 3 % more is
-//! a regression. They compare builds on one machine only, because what a compiler or a C library
-//! does differs between machines.
+//! Times wander with the machine, counts of instructions do not: runs of one binary differ by less
+//! than 0.2 %. Two builds are comparable on one machine with one compiler; the cut into codegen units
+//! alone can move a figure by 1 %.
 //!
-//! A path runs in a process of its own, on one thread, without I/O. The count is `(2N calls - N calls) / N`, where only
-//! what happens inside of [`counted_calls`] is counted, so that neither the start nor the calibration of a clock nor the
-//! first calls count. Each figure contains the loop and the bare service, which `instructions_bare_service` tells.
-//! Background tasks of a path run on the same thread, and what they do during its calls counts.
+//! A path runs in a process of its own, on one thread, without I/O. The figure is
+//! `(2N calls - N calls) / N`, and only what happens inside of [`counted_calls`] is counted: not the
+//! start, the calibration of a clock, or the warm-up. Each figure includes the loop and the bare
+//! service, which `instructions_bare_service` reports. Background tasks of a path run on the same
+//! thread; their work during its calls is included.
 
 mod paths;
 
@@ -106,7 +107,7 @@ fn count_all(parts: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// The instructions of so many calls.
+/// Instructions that this number of calls takes.
 fn count(name: &str, calls: u64) -> Result<u64, String> {
     let program = env::current_exe().map_err(|why| why.to_string())?;
     let output = Command::new("valgrind")

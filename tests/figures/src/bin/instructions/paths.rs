@@ -1,4 +1,4 @@
-//! The hot paths by name: a closure that makes so many calls, one after the other.
+//! The hot paths by name: closures that make a given number of calls, one after the other.
 
 use std::{
     convert::Infallible,
@@ -177,7 +177,7 @@ fn asynchronous<T>(mut call: impl AsyncFnMut(u64) -> T + 'static) -> Calls {
     })
 }
 
-/// How far a key lies from where its hash points is drawn anew for each map: so the mean of many.
+/// Each map draws its hash keys at random, which decides how long its look-ups are: a mean over many.
 const FAMILIES: u64 = 16;
 
 fn families(make: fn() -> Calls) -> Calls {
@@ -191,7 +191,7 @@ fn families(make: fn() -> Calls) -> Calls {
 
 // --- What is called
 
-/// A shorter window would slide once in so many calls, depending on the speed of the machine.
+/// A shorter window would slide during the calls, more often on a slow machine.
 fn breaker() -> breaker::Builder {
     CircuitBreaker::builder(NAME).window(Window::time(Duration::from_secs(24 * 3600)))
 }
@@ -271,7 +271,7 @@ fn fleet_bulkhead() -> FleetBulkhead {
     FleetBulkhead::builder(NAME, store).build().expect(VALID)
 }
 
-/// With the return of the place, which is the agent's: it gets its turn after each call.
+/// Includes the release, which the agent sends: it gets its turn after each call.
 fn fleet_bulkhead_acquire() -> Calls {
     let bulkhead = fleet_bulkhead();
     asynchronous(async move |_| {
@@ -290,7 +290,7 @@ fn fleet_bulkhead_layer() -> Calls {
     })
 }
 
-/// Of an hour: how many tokens a lease has would depend on the speed of the machine if it had to be renewed.
+/// Leases of an hour: the size of renewed ones would depend on the speed of the machine.
 fn leased() -> Mode {
     Mode::Leased(LeaseRules::new().time(Duration::from_secs(3600)))
 }
@@ -312,7 +312,7 @@ fn idempotency(replay: bool) -> Calls {
     let builder = Idempotency::builder(NAME).store(store.clone());
     let work = builder.build().expect(VALID);
     asynchronous(async move |n| {
-        // A store that grew would make later calls dearer than the first.
+        // In a store that grows, later calls would take more than the first.
         if !replay && n % 1024 == 0 {
             store.flush();
         }
