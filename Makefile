@@ -12,10 +12,10 @@ CHECKED := --workspace --exclude resilience-peers --features $(FEATURES)
 TESTED := --workspace --exclude resilience-peers --exclude resilience-benches --exclude resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test peers lint fmt docs features loom deny fuzz figures torture bench storm ci
+.PHONY: help setup test peers lint fmt docs features loom deny fuzz figures instructions torture bench storm ci
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, redis-server)
 	tests/setup.sh
@@ -56,6 +56,9 @@ figures: ## Run every bench and print each figure as one JSON line
 	@$(CARGO) bench -q -p resilience-benches -- --figures
 	@$(CARGO) run -q --release -p resilience-figures
 	@$(CARGO) run -q --release $(PEERS)
+
+instructions: ## Count the instructions of every hot path with callgrind and print each as one JSON line (needs valgrind)
+	@$(CARGO) run -q --release -p resilience-figures --bin instructions
 
 torture: ## A thousand instances with ten shared breakers each on one Redis; work done once by processes that are killed and cut off
 	@$(CARGO) run -q --release -p resilience-figures -- torture

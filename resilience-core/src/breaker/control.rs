@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     events::{Cause, Counts},
-    fleet::LocalState,
+    fleet::LocalPhase,
     machine::{Machine, NEVER, moment},
     orders::{Order, OrderInfo, OrderKind, Standing},
     snapshot::{Probes, Stage, State, Totals},
@@ -159,17 +159,17 @@ impl Machine {
     }
 
     /// The state of this breaker beside the fleet's verdict.
-    pub(super) fn local_state(&self, now: Moment) -> LocalState {
+    pub(super) fn local_state(&self, now: Moment) -> LocalPhase {
         self.advance(now);
         let control = self.lock();
         let word = self.word();
         match word.phase() {
-            _ if word.order() != OrderKind::None => LocalState::Overridden,
-            Phase::FleetOpen | Phase::FleetHalfOpen => LocalState::Following,
-            Phase::Open => LocalState::Open,
-            Phase::HalfOpen => LocalState::Probing,
-            Phase::Closed | Phase::RampUp if control.recovered => LocalState::Recovered,
-            Phase::Closed | Phase::RampUp => LocalState::Passing,
+            _ if word.order() != OrderKind::None => LocalPhase::Overridden,
+            Phase::FleetOpen | Phase::FleetHalfOpen => LocalPhase::Following,
+            Phase::Open => LocalPhase::Open,
+            Phase::HalfOpen => LocalPhase::Probing,
+            Phase::Closed | Phase::RampUp if control.recovered => LocalPhase::Recovered,
+            Phase::Closed | Phase::RampUp => LocalPhase::Passing,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    local::LocalState,
+    local::LocalPhase,
     policy::{Policy, Proposal},
     record::{BUCKETS, Change, Counts, FleetOrder, Report, View},
 };
@@ -93,7 +93,7 @@ impl Ledger {
     /// Whether the instance's own breaker has to do what `view` says: at a new verdict, and where it has
     /// left a known one.
     #[must_use]
-    pub fn must_obey(&self, view: &View, local: LocalState) -> bool {
+    pub fn must_obey(&self, view: &View, local: LocalPhase) -> bool {
         match self.sight(view) {
             Sight::Behind => false,
             Sight::Same => local.has_left(view),
@@ -198,7 +198,7 @@ impl Ledger {
         &self,
         policy: &Policy,
         view: &View,
-        local: LocalState,
+        local: LocalPhase,
         lasting_ms: impl FnOnce(&Proposal) -> u64,
     ) -> Option<Change> {
         if view.order.is_some() {

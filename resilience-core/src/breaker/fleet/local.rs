@@ -8,7 +8,7 @@ use super::record::{FleetState, View};
 /// on by itself when the store is back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum LocalState {
+pub enum LocalPhase {
     /// Closed or ramping up, without probes of its own since the last verdict.
     #[default]
     Passing,
@@ -24,7 +24,7 @@ pub enum LocalState {
     Overridden,
 }
 
-impl LocalState {
+impl LocalPhase {
     /// Whether the breaker has to be brought back under a verdict that the instance has adopted before.
     ///
     /// Probes of its own are not cut short: their result is evidence, and ends this state.
@@ -54,16 +54,16 @@ impl LocalState {
 mod tests {
     use super::*;
 
-    const ALL: [LocalState; 6] = [
-        LocalState::Passing,
-        LocalState::Recovered,
-        LocalState::Following,
-        LocalState::Open,
-        LocalState::Probing,
-        LocalState::Overridden,
+    const ALL: [LocalPhase; 6] = [
+        LocalPhase::Passing,
+        LocalPhase::Recovered,
+        LocalPhase::Following,
+        LocalPhase::Open,
+        LocalPhase::Probing,
+        LocalPhase::Overridden,
     ];
 
-    fn left(state: FleetState) -> Vec<LocalState> {
+    fn left(state: FleetState) -> Vec<LocalPhase> {
         let view = View {
             state,
             ..View::default()
@@ -74,10 +74,10 @@ mod tests {
     #[test]
     fn a_breaker_that_left_the_verdict_without_evidence_is_brought_back() {
         for state in [FleetState::Open, FleetState::HalfOpen] {
-            assert_eq!(left(state), [LocalState::Passing, LocalState::Open]);
+            assert_eq!(left(state), [LocalPhase::Passing, LocalPhase::Open]);
         }
         for state in [FleetState::Closed, FleetState::RampUp(1)] {
-            assert_eq!(left(state), [LocalState::Following]);
+            assert_eq!(left(state), [LocalPhase::Following]);
         }
     }
 
@@ -95,16 +95,16 @@ mod tests {
             trips,
             ..View::default()
         };
-        let better = |one: LocalState, view: &View| one.knows_better(&known, view);
+        let better = |one: LocalPhase, view: &View| one.knows_better(&known, view);
         assert!(better(
-            LocalState::Recovered,
+            LocalPhase::Recovered,
             &news(FleetState::HalfOpen, 1)
         ));
         assert!(!better(
-            LocalState::Recovered,
+            LocalPhase::Recovered,
             &news(FleetState::HalfOpen, 2)
         ));
-        assert!(!better(LocalState::Recovered, &news(FleetState::Open, 1)));
-        assert!(!better(LocalState::Passing, &news(FleetState::HalfOpen, 1)));
+        assert!(!better(LocalPhase::Recovered, &news(FleetState::Open, 1)));
+        assert!(!better(LocalPhase::Passing, &news(FleetState::HalfOpen, 1)));
     }
 }

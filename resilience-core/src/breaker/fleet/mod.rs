@@ -20,7 +20,7 @@
 //!
 //! While the store does not answer, instances go on by their local windows, and may close or open by
 //! themselves. At each view that the store gives afterwards, an instance compares the record with its own
-//! breaker ([`LocalState`]):
+//! breaker ([`LocalPhase`]):
 //!
 //! | record | own breaker | then |
 //! |---|---|---|
@@ -73,7 +73,7 @@ mod tests;
 
 pub use handle::Fleet;
 pub use ledger::{Ledger, Sight, Standing};
-pub use local::LocalState;
+pub use local::LocalPhase;
 pub use memory::InProcess;
 pub use policy::{Policy, Proposal};
 pub use record::{

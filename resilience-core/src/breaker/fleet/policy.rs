@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    local::LocalState,
+    local::LocalPhase,
     record::{Counts, FleetState, View},
 };
 
@@ -65,9 +65,9 @@ impl Policy {
     /// have passed: that it recovers, as if those had been the fleet's. Whether the record's open time
     /// is over does not matter: it was when the instance sent its probes.
     #[must_use]
-    pub fn recover(&self, view: &View, local: LocalState) -> Option<Proposal> {
+    pub fn recover(&self, view: &View, local: LocalPhase) -> Option<Proposal> {
         let waits = matches!(view.state, FleetState::Open | FleetState::HalfOpen);
-        (waits && local == LocalState::Recovered).then(|| Proposal {
+        (waits && local == LocalPhase::Recovered).then(|| Proposal {
             to: self.after_probes(),
             trips: view.trips,
             cause: "probes of one instance passed while it had no shared state".to_owned(),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     agent::Agent,
-    local::LocalState,
+    local::LocalPhase,
     member::{Mail, Membership},
     policy::Policy,
     record::{Counts, FleetOrder, FleetState, OrderKind, View},
@@ -109,7 +109,7 @@ impl Shared {
     }
 
     /// The state of this breaker beside the fleet's verdict.
-    pub(super) fn local_state(&self) -> LocalState {
+    pub(super) fn local_state(&self) -> LocalPhase {
         let state = self.machine().local_state(self.clock().now());
         self.announce();
         state
@@ -117,10 +117,10 @@ impl Shared {
 
     /// Returns to a known verdict that the breaker has left without evidence against it. An open time of
     /// its own is not shortened: it backs off from probes that failed.
-    pub(super) fn follow(&self, view: &View, local: LocalState) {
+    pub(super) fn follow(&self, view: &View, local: LocalPhase) {
         let left = Duration::from_millis(view.remaining_ms);
         let imposed = match (view.state, local) {
-            (FleetState::Open | FleetState::HalfOpen, LocalState::Open) => {
+            (FleetState::Open | FleetState::HalfOpen, LocalPhase::Open) => {
                 Imposed::Open(left.max(self.machine().time_left(self.clock().now())))
             }
             (state, _) => imposed(state, left),

@@ -9,7 +9,7 @@ mod world;
 
 use std::time::Duration;
 
-use resilience_core::breaker::fleet::{FleetState, LocalState, Policy};
+use resilience_core::breaker::fleet::{FleetState, LocalPhase, Policy};
 use stateright::{Checker, Model, Property};
 
 use world::{Budget, Mistake, TICK, Wish, World, policy};
@@ -253,7 +253,7 @@ impl Fleet {
         if budget.asks > 0 && world.may_ask(n) {
             actions.push(Action::Ask(n));
         }
-        if budget.own_probes > 0 && world.local(n) == LocalState::Probing {
+        if budget.own_probes > 0 && world.local(n) == LocalPhase::Probing {
             actions.extend([true, false].map(|ok| Action::EndOwn(n, ok)));
         }
         if budget.resets > 0 && !world.passes(n) {

@@ -1,6 +1,6 @@
 //! Whether the fleet still gets to where it should be, once nothing goes wrong any more.
 
-use resilience_core::breaker::fleet::{FleetState, LocalState, Policy};
+use resilience_core::breaker::fleet::{FleetState, LocalPhase, Policy};
 
 use super::world::{Mistake, TICK, World};
 
@@ -58,7 +58,7 @@ fn step(world: &mut World, ok: bool, policy: &Policy, mistake: Mistake) {
         settle(world, n, policy, mistake);
         world.report(n);
         settle(world, n, policy, mistake);
-        if world.local(n) == LocalState::Probing {
+        if world.local(n) == LocalPhase::Probing {
             world.end_own(n, ok);
         }
         if world.may_ask(n) {

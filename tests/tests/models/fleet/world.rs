@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use resilience_core::breaker::fleet::{
-    Change, Counts, FleetState, LeaseAnswer, Ledger, LocalState, Policy, Record, Report, Sight,
+    Change, Counts, FleetState, LeaseAnswer, Ledger, LocalPhase, Policy, Record, Report, Sight,
     Standing, View,
 };
 
@@ -85,7 +85,7 @@ pub(crate) struct Instance {
     totals: Counts,
     failing: bool,
     /// The state of its own machine beside the verdict.
-    local: LocalState,
+    local: LocalPhase,
     /// Until when its own machine keeps the open state, the fleet's or its own.
     open_until: u64,
     pub(crate) waiting: Option<Waiting>,
@@ -163,7 +163,7 @@ impl World {
             ledger: Ledger::new(name(n), name(n)),
             totals: Counts::default(),
             failing: false,
-            local: LocalState::Passing,
+            local: LocalPhase::Passing,
             open_until: 0,
             waiting: None,
             late: None,
@@ -227,21 +227,21 @@ impl World {
     }
 
     pub(crate) fn passes(&self, n: usize) -> bool {
-        matches!(self.local(n), LocalState::Passing | LocalState::Recovered)
+        matches!(self.local(n), LocalPhase::Passing | LocalPhase::Recovered)
     }
 
     /// An open time of its own that is over leads to probes of its own.
-    pub(crate) fn local(&self, n: usize) -> LocalState {
+    pub(crate) fn local(&self, n: usize) -> LocalPhase {
         let one = &self.instances[n];
         match one.local {
-            LocalState::Open if one.open_until <= self.now => LocalState::Probing,
+            LocalPhase::Open if one.open_until <= self.now => LocalPhase::Probing,
             local => local,
         }
     }
 
     /// The question for a probe was not answered: the instance probes alone.
     pub(crate) fn lose_ask(&mut self, n: usize) {
-        let alone = self.instances[n].local == LocalState::Following;
+        let alone = self.instances[n].local == LocalPhase::Following;
         let frozen = self.frozen;
         let one = &mut self.instances[n];
         let Some((lease, answer)) = one.asking.take() else {
@@ -251,7 +251,7 @@ impl World {
             one.late_ask = Some(lease);
         }
         if alone {
-            one.local = LocalState::Probing;
+            one.local = LocalPhase::Probing;
         }
     }
 
@@ -260,15 +260,15 @@ impl World {
         let now = self.now;
         let one = &mut self.instances[n];
         if ok {
-            one.local = LocalState::Recovered;
+            one.local = LocalPhase::Recovered;
         } else {
-            one.local = LocalState::Open;
+            one.local = LocalPhase::Open;
             one.open_until = now + OPEN;
         }
     }
 
     pub(crate) fn reset_one(&mut self, n: usize) {
-        self.instances[n].local = LocalState::Passing;
+        self.instances[n].local = LocalPhase::Passing;
     }
 
     pub(crate) fn call(&mut self, n: usize, ok: bool) {
@@ -298,7 +298,7 @@ impl World {
 
     pub(crate) fn may_ask(&self, n: usize) -> bool {
         let one = &self.instances[n];
-        let half_open = one.local == LocalState::Following && one.open_until <= self.now;
+        let half_open = one.local == LocalPhase::Following && one.open_until <= self.now;
         half_open && one.asking.is_none() && one.held.len() < PROBES as usize
     }
 
@@ -532,7 +532,7 @@ impl World {
         }
         one.ledger.adopt(&kept(view), one.totals, now);
         let local = match mistake {
-            Mistake::KeepToItself => LocalState::Passing,
+            Mistake::KeepToItself => LocalPhase::Passing,
             _ => self.local(n),
         };
         let one = &mut self.instances[n];
@@ -585,7 +585,7 @@ impl Instance {
         self.waiting = Some(Waiting { wish, answer: None });
     }
 
-    fn obeys(&self, view: &View, local: LocalState, mistake: Mistake) -> bool {
+    fn obeys(&self, view: &View, local: LocalPhase, mistake: Mistake) -> bool {
         match mistake {
             Mistake::KeepToItself => self.ledger.sight(view) == Sight::News,
             _ => self.ledger.must_obey(view, local),
@@ -593,16 +593,16 @@ impl Instance {
     }
 
     /// Its machine does what the verdict says.
-    fn follow(&mut self, view: &View, local: LocalState, now: u64) {
+    fn follow(&mut self, view: &View, local: LocalPhase, now: u64) {
         let own = match local {
-            LocalState::Open if self.ledger.sight(view) == Sight::Same => self.open_until,
+            LocalPhase::Open if self.ledger.sight(view) == Sight::Same => self.open_until,
             _ => 0,
         };
         (self.local, self.open_until) = match view.state {
-            FleetState::Open => (LocalState::Following, own.max(now + view.remaining_ms)),
-            FleetState::HalfOpen => (LocalState::Following, own),
-            FleetState::RampUp(_) => (LocalState::Passing, now + view.remaining_ms),
-            FleetState::Closed => (LocalState::Passing, 0),
+            FleetState::Open => (LocalPhase::Following, own.max(now + view.remaining_ms)),
+            FleetState::HalfOpen => (LocalPhase::Following, own),
+            FleetState::RampUp(_) => (LocalPhase::Passing, now + view.remaining_ms),
+            FleetState::Closed => (LocalPhase::Passing, 0),
         };
     }
 
