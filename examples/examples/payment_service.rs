@@ -31,7 +31,7 @@ use std::{
 use axum::{Extension, Json, Router, extract::State, http::StatusCode, routing::post};
 use resilience_core::{
     Error,
-    idempotency::{Attempt, Idempotency, InProcess},
+    idempotency::{Attempt, Idempotency, InProcessIdempotency},
 };
 use resilience_http::{
     Client,
@@ -55,7 +55,7 @@ const CHARGING: Duration = Duration::from_millis(150);
 
 /// Where the records are.
 enum Store {
-    InProcess(InProcess),
+    InProcess(InProcessIdempotency),
     /// Each instance connects for itself.
     Redis(String),
 }
@@ -201,7 +201,7 @@ struct Seen {
 async fn main() -> Result<(), BoxError> {
     let mut args = std::env::args().skip(1);
     let store = match (args.next().as_deref(), args.next(), args.next()) {
-        (None, ..) => Store::InProcess(InProcess::new()),
+        (None, ..) => Store::InProcess(InProcessIdempotency::new()),
         (Some("--redis"), Some(url), None) => Store::Redis(url),
         _ => return Err("usage: payment_service [--redis URL]".into()),
     };
@@ -383,7 +383,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_story_goes_as_it_is_told() {
-        check(&run(&Store::InProcess(InProcess::new())).await.unwrap());
+        check(
+            &run(&Store::InProcess(InProcessIdempotency::new()))
+                .await
+                .unwrap(),
+        );
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@
 //! 5. An operator's order holds for all, those that start later included.
 //!
 //! Without `--redis` the instances share a store in this process. With it, each has a connection of its own, as separate
-//! processes would have; `.shared(..)` is the only line that differs.
+//! processes would have; `.store(..)` is the only line that differs.
 
 use std::{
     error::Error as StdError,
@@ -30,8 +30,8 @@ use std::{
 use resilience_core::{
     Error,
     breaker::{
-        Builder, CircuitBreaker, HalfOpen, OpenFor, State,
-        fleet::{FleetOrder, FleetRules, InProcess, OrderKind},
+        CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, State,
+        fleet::{FleetOverride, FleetRules, InProcessBreakers, OverrideKind},
     },
     execute::{self, Execute},
 };
@@ -67,7 +67,7 @@ struct Seen {
 async fn main() -> Result<(), BoxError> {
     let mut args = std::env::args().skip(1);
     let store = match (args.next().as_deref(), args.next(), args.next()) {
-        (None, ..) => Store::InProcess(InProcess::new()),
+        (None, ..) => Store::InProcess(InProcessBreakers::new()),
         (Some("--redis"), Some(url), None) => Store::redis(&url).await?,
         _ => return Err("usage: shared_breaker [--redis URL]".into()),
     };
@@ -94,7 +94,7 @@ async fn run(store: &Store) -> Result<Seen, BoxError> {
 }
 
 /// The breaker of every instance, but for the store. Short intervals, so that the example is quick.
-fn builder() -> Builder {
+fn builder() -> CircuitBreakerBuilder {
     CircuitBreaker::builder("partner")
         .minimum_calls(MINIMUM)
         .failure_rate(0.5)
@@ -197,22 +197,22 @@ async fn an_order(
     store: &Store,
     seen: &mut Seen,
 ) -> Result<(), BoxError> {
-    let order = FleetOrder {
-        kind: OrderKind::ForceOpen,
+    let active_override = FleetOverride {
+        kind: OverrideKind::ForceOpen,
         reason: "the partner migrates its database".to_owned(),
         by: "operations".to_owned(),
         expires_ms: None,
     };
-    fleet[1].fleet()?.order(order).await?;
+    fleet[1].fleet()?.set_override(active_override).await?;
     fleet.extend(start(1, partner, || store.share(builder()))?);
     all(fleet, State::ForcedOpen).await?;
     let before = partner.calls.load(SeqCst);
     each_calls(fleet, 1).await;
     seen.forced_open = count(fleet, State::ForcedOpen);
     seen.calls_under_the_order = partner.calls.load(SeqCst) - before;
-    let lasting = fleet[2].fleet()?.view().await?.order;
-    let order = lasting.ok_or("the order is lost")?;
-    fleet[2].fleet()?.clear_order("operations").await?;
+    let lasting = fleet[2].fleet()?.view().await?.active_override;
+    let active_override = lasting.ok_or("the order is lost")?;
+    fleet[2].fleet()?.clear_override("operations").await?;
     // The one that had opened alone need not wait for probes of its own.
     fleet[2].fleet()?.reset("operations", "migrated").await?;
     all(fleet, State::Closed).await?;
@@ -220,8 +220,8 @@ async fn an_order(
     println!(
         "5. Forced open by {} ({}): {} of {} instances, the newest included; {} requests got through. Lifted: {} \
          closed.",
-        order.by,
-        order.reason,
+        active_override.by,
+        active_override.reason,
         seen.forced_open,
         fleet.len(),
         seen.calls_under_the_order,
@@ -232,7 +232,7 @@ async fn an_order(
 
 /// Where verdicts are kept.
 enum Store {
-    InProcess(InProcess),
+    InProcess(InProcessBreakers),
     /// Each instance has a connection of its own.
     Redis {
         url: String,
@@ -253,13 +253,13 @@ impl Store {
         Ok(Self::Redis { url, prefix })
     }
 
-    fn share(&self, builder: Builder) -> Builder {
+    fn share(&self, builder: CircuitBreakerBuilder) -> CircuitBreakerBuilder {
         match self {
-            Self::InProcess(store) => builder.shared(store.clone()),
+            Self::InProcess(store) => builder.store(store.clone()),
             Self::Redis { url, prefix } => {
                 let redis = Redis::builder(url).prefix(prefix.as_str()).connect();
                 let redis = redis.expect("the URL has worked before");
-                builder.shared(redis.breakers())
+                builder.store(redis.breakers())
             }
         }
     }
@@ -297,7 +297,7 @@ impl Instance {
 fn start(
     count: usize,
     partner: &Arc<Partner>,
-    builder: impl Fn() -> Builder,
+    builder: impl Fn() -> CircuitBreakerBuilder,
 ) -> Result<Vec<Instance>, BoxError> {
     let instance = |_| {
         Ok(Instance {
@@ -384,7 +384,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_story_goes_as_it_is_told() {
-        check(&run(&Store::InProcess(InProcess::new())).await.unwrap());
+        check(
+            &run(&Store::InProcess(InProcessBreakers::new()))
+                .await
+                .unwrap(),
+        );
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use axum::{
 };
 use resilience_core::limit::{
     Quota,
-    fleet::{Costs, Plan, Plans, SharedRateLimit, SharedRateLimitBuilder},
+    fleet::{Costs, FleetRateLimit, FleetRateLimitBuilder, Plan, Plans},
     store::InProcessLimits,
 };
 use resilience_http::{
@@ -75,7 +75,7 @@ impl Tariff {
 /// One instance of the service.
 struct Instance {
     address: SocketAddr,
-    limit: SharedRateLimit,
+    limit: FleetRateLimit,
 }
 
 impl Instance {
@@ -91,7 +91,7 @@ impl Instance {
     }
 }
 
-fn app(limit: &SharedRateLimit) -> Router {
+fn app(limit: &FleetRateLimit) -> Router {
     // What is uploaded is charged by its length, before a byte of it is read.
     let by_tenant = LimitRequests::new(limit)
         .key(LimitKey::by(|head| Some(tenant(&head.headers).to_owned())))
@@ -124,7 +124,7 @@ async fn upload(body: Bytes) -> String {
 
 /// Reserves the most that an export can be, and settles by what it was.
 async fn export(
-    State(limit): State<SharedRateLimit>,
+    State(limit): State<FleetRateLimit>,
     headers: HeaderMap,
 ) -> Result<String, Problem> {
     let tenant = tenant(&headers);
@@ -258,16 +258,16 @@ impl Store {
         Self::Redis { url, prefix }
     }
 
-    async fn limit(&self, name: &'static str) -> Result<SharedRateLimitBuilder, BoxError> {
+    async fn limit(&self, name: &'static str) -> Result<FleetRateLimitBuilder, BoxError> {
         let builder = match self {
-            Self::InProcess(store) => SharedRateLimit::builder(name, store.clone()),
+            Self::InProcess(store) => FleetRateLimit::builder(name, store.clone()),
             Self::Redis { url, prefix } => {
                 let redis = Redis::builder(url).prefix(prefix.as_str()).connect()?;
                 // A service need not wait for it: until the connection is up it would go by its share.
                 if let Err(status) = redis.ready(PATIENCE).await {
                     return Err(format!("no Redis at this address: {status:?}").into());
                 }
-                SharedRateLimit::builder(name, redis.limits())
+                FleetRateLimit::builder(name, redis.limits())
             }
         };
         // So that the example is quick.

@@ -72,7 +72,7 @@ pub(crate) struct Paid {
 pub(crate) async fn once(sharing: &Sharing) -> Result<IdempotentRequests, Box<dyn Error>> {
     let handle = Idempotency::builder("payments")
         .lease(LEASE)
-        .ceiling(CEILING)
+        .max_lease_time(CEILING)
         .wait(64, WAIT);
     let handle = match sharing.connect(&fresh_prefix(), 1).await? {
         Some(redis) => handle.store(redis.idempotency()),

@@ -22,7 +22,7 @@ use resilience_core::{
     keyed::Keyed,
     limit::{
         KeyedRateLimit, Quota, RateLimit,
-        fleet::SharedRateLimit,
+        fleet::FleetRateLimit,
         store::{InProcessLimits, LimitStore},
     },
 };
@@ -130,8 +130,8 @@ fn own_limit() -> Result<KeyedRateLimit<String>, InvalidConfig> {
     limit.keyed(Keyed::new())
 }
 
-fn shared_limit(store: impl LimitStore) -> Result<SharedRateLimit, InvalidConfig> {
-    let limit = SharedRateLimit::builder("tenants", store);
+fn shared_limit(store: impl LimitStore) -> Result<FleetRateLimit, InvalidConfig> {
+    let limit = FleetRateLimit::builder("tenants", store);
     limit
         .limit("per-second", Quota::per(QUOTA, SECOND)?)
         .build()

@@ -74,7 +74,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    completion::{self, Guard, Until},
+    completion::{self, Completion, Guard},
     error::{Rejected, ServiceError},
     verdict::Verdict,
 };
@@ -143,7 +143,7 @@ pub trait Permit: Guard {
 /// Makes [`AdmissionService`]s of a policy.
 #[derive(Clone)]
 #[must_use]
-pub struct AdmissionLayer<A, C = completion::Response> {
+pub struct AdmissionLayer<A, C = completion::OnResponse> {
     pub(crate) policy: A,
     pub(crate) completion: C,
 }
@@ -153,7 +153,7 @@ impl<A> AdmissionLayer<A> {
     pub const fn new(policy: A) -> Self {
         Self {
             policy,
-            completion: completion::Response,
+            completion: completion::OnResponse,
         }
     }
 }
@@ -191,7 +191,7 @@ impl<A: fmt::Debug, C> fmt::Debug for AdmissionLayer<A, C> {
 
 /// A service whose calls are admitted by a policy. Made by [`AdmissionLayer`].
 #[derive(Clone)]
-pub struct AdmissionService<S, A, C = completion::Response> {
+pub struct AdmissionService<S, A, C = completion::OnResponse> {
     inner: S,
     policy: A,
     completion: C,
@@ -211,7 +211,7 @@ where
     S: Service<Req> + Clone,
     S::Error: ServiceError,
     A: Admit<Req>,
-    C: Until<S::Response, A::Permit>,
+    C: Completion<S::Response, A::Permit>,
 {
     type Response = C::Response;
     type Error = S::Error;
@@ -324,7 +324,7 @@ where
     S::Error: ServiceError,
     P: Permit,
     W: Future<Output = Result<P, Rejected>>,
-    C: Until<S::Response, P>,
+    C: Completion<S::Response, P>,
 {
     type Output = Result<C::Response, S::Error>;
 
@@ -350,7 +350,7 @@ where
                     return Poll::Ready(match result {
                         Ok(response) => {
                             let verdict = Verdict::Success;
-                            Ok(this.completion.hold_from(response, verdict, this.permit))
+                            Ok(this.completion.complete(response, verdict, this.permit))
                         }
                         Err(error) => {
                             *this.permit = None;

@@ -5,8 +5,8 @@
 //! of the service for a transient failure. Write your own as
 //!
 //! - a closure: [`errors`], [`responses`] or [`results`];
-//! - a type's own answer: [`HasVerdict`], read by [`ByType`];
-//! - a second opinion on another classifier: [`refine`].
+//! - a type's own answer: [`ClassifySelf`], read by [`SelfClassified`];
+//! - a second opinion on another classifier: [`and_then`].
 //!
 //! A [`Rejected`] raised by a layer below never reaches a classifier: the layers themselves see to
 //! it ([`judge`]) that a rejection of our own is no evidence against the dependency.
@@ -65,19 +65,19 @@ impl<Res, Err> Classify<Res, Err> for Standard {
     }
 }
 
-/// A type that knows its own verdict. Read by [`ByType`].
-pub trait HasVerdict {
+/// A type that knows its own verdict. Read by [`SelfClassified`].
+pub trait ClassifySelf {
     /// What this response or error says about the dependency that it came from.
     fn verdict(&self) -> Verdict;
 }
 
-impl HasVerdict for Rejected {
+impl ClassifySelf for Rejected {
     fn verdict(&self) -> Verdict {
         Self::verdict(self)
     }
 }
 
-impl<E: HasVerdict> HasVerdict for Error<E> {
+impl<E: ClassifySelf> ClassifySelf for Error<E> {
     fn verdict(&self) -> Verdict {
         match self {
             Self::Rejected(rejected) => rejected.verdict(),
@@ -86,13 +86,13 @@ impl<E: HasVerdict> HasVerdict for Error<E> {
     }
 }
 
-/// Asks the error for its verdict; `Ok` is a success. For services whose error says what it is ([`HasVerdict`]).
+/// Asks the error for its verdict; `Ok` is a success. For services whose error says what it is ([`ClassifySelf`]).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ByType;
+pub struct SelfClassified;
 
-impl<Res, Err: HasVerdict> Classify<Res, Err> for ByType {
+impl<Res, Err: ClassifySelf> Classify<Res, Err> for SelfClassified {
     fn classify(&self, result: Result<&Res, &Err>) -> Verdict {
-        result.err().map_or(Verdict::Success, HasVerdict::verdict)
+        result.err().map_or(Verdict::Success, ClassifySelf::verdict)
     }
 }
 
@@ -148,9 +148,9 @@ impl<Res, Err, F: Fn(Result<&Res, &Err>) -> Verdict> Classify<Res, Err> for Resu
     }
 }
 
-/// A classifier with a second opinion on top. See [`refine`].
+/// A classifier with a second opinion on top. See [`and_then`].
 #[derive(Clone, Copy, Debug)]
-pub struct Refine<C, F> {
+pub struct AndThen<C, F> {
     first: C,
     second: F,
 }
@@ -161,22 +161,22 @@ pub struct Refine<C, F> {
 /// use resilience_core::classify::{self, Classify, Standard, Verdict};
 ///
 /// // An empty answer is a failure, all else as usual.
-/// let strict = classify::refine(Standard, |result: Result<&Vec<u8>, &()>, verdict| match result {
+/// let strict = classify::and_then(Standard, |result: Result<&Vec<u8>, &()>, verdict| match result {
 ///     Ok(body) if body.is_empty() => Verdict::transient(),
 ///     _ => verdict,
 /// });
 /// assert_eq!(strict.classify(Ok(&vec![])), Verdict::transient());
 /// assert_eq!(strict.classify(Ok(&vec![1])), Verdict::Success);
 /// ```
-pub const fn refine<Res, Err, C, F>(first: C, second: F) -> Refine<C, F>
+pub const fn and_then<Res, Err, C, F>(first: C, second: F) -> AndThen<C, F>
 where
     C: Classify<Res, Err>,
     F: Fn(Result<&Res, &Err>, Verdict) -> Verdict,
 {
-    Refine { first, second }
+    AndThen { first, second }
 }
 
-impl<Res, Err, C, F> Classify<Res, Err> for Refine<C, F>
+impl<Res, Err, C, F> Classify<Res, Err> for AndThen<C, F>
 where
     C: Classify<Res, Err>,
     F: Fn(Result<&Res, &Err>, Verdict) -> Verdict,

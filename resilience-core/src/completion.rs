@@ -1,8 +1,8 @@
 //! How long a call lasts: until the response is there, or until its body has been read.
 //!
 //! A layer that guards a call holds a [`Guard`] for it. When the inner service has answered, the
-//! layer hands the guard to an [`Until`]: the default, [`Response`], settles it there and then. An
-//! HTTP body says later whether the answer was whole; `resilience_http::BodyEnd` keeps the guard
+//! layer hands the guard to an [`Completion`]: the default, [`OnResponse`], settles it there and then. An
+//! HTTP body says later whether the answer was whole; `resilience_http::OnBodyEnd` keeps the guard
 //! inside the body.
 
 use crate::verdict::Verdict;
@@ -16,13 +16,13 @@ pub trait Guard {
 }
 
 /// Decides when a call that has been answered is over.
-pub trait Until<Res, G>: Clone {
+pub trait Completion<Res, G>: Clone {
     /// What the caller gets: the response, or the response with the guard inside.
     type Response;
 
     /// Whether the guard may outlive [`hold`](Self::hold). A layer that watches for how long a call
     /// has gone on may save itself a reading of the clock where it cannot.
-    const HOLDS_ON: bool = true;
+    const DEFERS: bool = true;
 
     /// `response` was judged `verdict`; `guard` is to be settled and dropped when the call is over.
     fn hold(&self, response: Res, verdict: Verdict, guard: G) -> Self::Response;
@@ -34,7 +34,7 @@ pub trait Until<Res, G>: Clone {
     ///
     /// May panic if there is none.
     #[inline]
-    fn hold_from(&self, response: Res, verdict: Verdict, place: &mut Option<G>) -> Self::Response {
+    fn complete(&self, response: Res, verdict: Verdict, place: &mut Option<G>) -> Self::Response {
         let guard = place.take().expect("a call is answered once");
         self.hold(response, verdict, guard)
     }
@@ -42,12 +42,12 @@ pub trait Until<Res, G>: Clone {
 
 /// A call is over when its response is there. The default.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Response;
+pub struct OnResponse;
 
-impl<Res, G: Guard> Until<Res, G> for Response {
+impl<Res, G: Guard> Completion<Res, G> for OnResponse {
     type Response = Res;
 
-    const HOLDS_ON: bool = false;
+    const DEFERS: bool = false;
 
     #[inline(always)]
     fn hold(&self, response: Res, verdict: Verdict, mut guard: G) -> Res {
@@ -56,7 +56,7 @@ impl<Res, G: Guard> Until<Res, G> for Response {
     }
 
     #[inline(always)]
-    fn hold_from(&self, response: Res, verdict: Verdict, place: &mut Option<G>) -> Res {
+    fn complete(&self, response: Res, verdict: Verdict, place: &mut Option<G>) -> Res {
         if let Some(guard) = place {
             guard.settle(verdict);
         }

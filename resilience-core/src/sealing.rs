@@ -96,7 +96,7 @@ impl Sealing {
         self
     }
 
-    /// What is kept, for `ttl_ms` milliseconds, in the record called `place`; `None` is work that is done, but without
+    /// What is kept, for `ttl_ms` milliseconds, in the record called `associated_data`; `None` is work that is done, but without
     /// a result.
     ///
     /// # Errors
@@ -105,23 +105,28 @@ impl Sealing {
         &self,
         plain: Option<&[u8]>,
         ttl_ms: u64,
-        place: &str,
+        associated_data: &str,
     ) -> Result<Bytes, SealFailed> {
         let Some(plain) = plain else {
-            return self.lock(head(EMPTY, ttl_ms), &[], place);
+            return self.lock(head(EMPTY, ttl_ms), &[], associated_data);
         };
         #[cfg(feature = "compress")]
         if let Some(smaller) = self.compress.and_then(|how| how.smaller(plain)) {
-            return self.lock(head(COMPRESSED, ttl_ms), &smaller, place);
+            return self.lock(head(COMPRESSED, ttl_ms), &smaller, associated_data);
         }
-        self.lock(head(0, ttl_ms), plain, place)
+        self.lock(head(0, ttl_ms), plain, associated_data)
     }
 
-    /// What was sealed for `place`, if it is not of more than `limit` bytes.
+    /// What was sealed for `associated_data`, if it is not of more than `limit` bytes.
     ///
     /// # Errors
     /// If it is anything else than what was sealed for that place, with a key that is still known.
-    pub fn open(&self, sealed: &Bytes, place: &str, limit: usize) -> Result<Opened, Unreadable> {
+    pub fn open(
+        &self,
+        sealed: &Bytes,
+        associated_data: &str,
+        limit: usize,
+    ) -> Result<Opened, Unreadable> {
         let head = sealed.first_chunk::<HEAD>().ok_or(Unreadable::CutShort)?;
         let [version, flags, ttl_ms @ ..] = *head;
         if version != VERSION {
@@ -130,7 +135,7 @@ impl Sealing {
         let body = sealed.slice(HEAD..);
         let body = match flags & ENCRYPTED {
             0 => self.unlocked(body)?,
-            _ => self.unlock(head, &body, place)?,
+            _ => self.unlock(head, &body, associated_data)?,
         };
         let plain = match flags & !ENCRYPTED {
             0 if body.len() > limit => return Err(Unreadable::Corrupt),
@@ -148,12 +153,17 @@ impl Sealing {
         Ok(Opened { plain, ttl_ms })
     }
 
-    fn lock(&self, head: [u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, SealFailed> {
+    fn lock(
+        &self,
+        head: [u8; HEAD],
+        body: &[u8],
+        associated_data: &str,
+    ) -> Result<Bytes, SealFailed> {
         #[cfg(feature = "encrypt")]
         if let Some(keyring) = &self.keyring {
-            return keyring.lock(head, body, place);
+            return keyring.lock(head, body, associated_data);
         }
-        let _ = place;
+        let _ = associated_data;
         let mut sealed = BytesMut::with_capacity(HEAD + body.len());
         sealed.put_slice(&head);
         sealed.put_slice(body);
@@ -169,9 +179,14 @@ impl Sealing {
     }
 
     #[cfg(feature = "encrypt")]
-    fn unlock(&self, head: &[u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, Unreadable> {
+    fn unlock(
+        &self,
+        head: &[u8; HEAD],
+        body: &[u8],
+        associated_data: &str,
+    ) -> Result<Bytes, Unreadable> {
         match &self.keyring {
-            Some(keyring) => keyring.unlock(head, body, place),
+            Some(keyring) => keyring.unlock(head, body, associated_data),
             None => Err(Unreadable::Flags(head[1])),
         }
     }
@@ -262,14 +277,19 @@ impl Keyring {
         found.map(|(_, key)| key)
     }
 
-    fn lock(&self, mut head: [u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, SealFailed> {
+    fn lock(
+        &self,
+        mut head: [u8; HEAD],
+        body: &[u8],
+        associated_data: &str,
+    ) -> Result<Bytes, SealFailed> {
         use chacha20poly1305::{
             XNonce,
             aead::{Aead, Generate, Payload},
         };
         head[1] |= ENCRYPTED;
         let nonce = XNonce::try_generate().map_err(|_| SealFailed)?;
-        let aad = bound_to(&head, self.newest, place);
+        let aad = bound_to(&head, self.newest, associated_data);
         let payload = Payload {
             msg: body,
             aad: &aad,
@@ -284,7 +304,12 @@ impl Keyring {
         Ok(sealed.freeze())
     }
 
-    fn unlock(&self, head: &[u8; HEAD], body: &[u8], place: &str) -> Result<Bytes, Unreadable> {
+    fn unlock(
+        &self,
+        head: &[u8; HEAD],
+        body: &[u8],
+        associated_data: &str,
+    ) -> Result<Bytes, Unreadable> {
         use chacha20poly1305::{
             XNonce,
             aead::{Aead, Payload},
@@ -293,7 +318,7 @@ impl Keyring {
         let (nonce, secret) = rest.split_first_chunk::<24>().ok_or(Unreadable::CutShort)?;
         let number = u32::from_be_bytes(*number);
         let key = self.find(number).ok_or(Unreadable::NoSuchKey(number))?;
-        let aad = bound_to(head, number, place);
+        let aad = bound_to(head, number, associated_data);
         let payload = Payload {
             msg: secret,
             aad: &aad,
@@ -305,10 +330,10 @@ impl Keyring {
 }
 
 #[cfg(feature = "encrypt")]
-fn bound_to(head: &[u8; HEAD], number: u32, place: &str) -> Vec<u8> {
+fn bound_to(head: &[u8; HEAD], number: u32, associated_data: &str) -> Vec<u8> {
     let mut aad = head.to_vec();
     aad.extend(number.to_be_bytes());
-    aad.extend(place.as_bytes());
+    aad.extend(associated_data.as_bytes());
     aad
 }
 

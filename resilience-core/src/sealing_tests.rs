@@ -163,12 +163,12 @@ proptest! {
     fn what_was_sealed_is_opened(
         plain in prop::collection::vec(any::<u8>(), 0..2_000),
         ttl_ms in any::<u64>(),
-        place in ".{0,20}",
+        associated_data in ".{0,20}",
     ) {
         for sealing in all() {
-            let sealed = sealing.seal(Some(&plain), ttl_ms, &place).unwrap();
+            let sealed = sealing.seal(Some(&plain), ttl_ms, &associated_data).unwrap();
             prop_assert!(sealed.len() <= plain.len() + super::OVERHEAD);
-            let read = sealing.open(&sealed, &place, LIMIT);
+            let read = sealing.open(&sealed, &associated_data, LIMIT);
             prop_assert_eq!(read, Ok(opened(&plain, ttl_ms)));
         }
     }

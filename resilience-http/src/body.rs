@@ -2,7 +2,7 @@
 //!
 //! The head of a response says what the server meant to do, the body whether it did. A server that sends `200 OK`
 //! and then hangs, resets or stops half way has failed, and a layer that looked at the head alone would count it
-//! well. [`BodyEnd`] goes into `.until(..)` of the layers that hold something per call (circuit breaker, bulkhead);
+//! well. [`OnBodyEnd`] goes into `.complete_on(..)` of the layers that hold something per call (circuit breaker, bulkhead);
 //! they then keep it inside the body:
 //!
 //! | what happens | what the layer is told | permit given back |
@@ -11,8 +11,8 @@
 //! | the body comes whole | the verdict on the head | at its end |
 //! | the body breaks off: reset, cut short | transient failure | at once |
 //! | the body is still awaited at the [deadline] | transient failure | at once |
-//! | data comes on and on after the deadline, or the reader was late | as [`HalfRead`] says | at once |
-//! | the body is dropped before its end | as [`HalfRead`] says | at once |
+//! | data comes on and on after the deadline, or the reader was late | as [`PartialRead`] says | at once |
+//! | the body is dropped before its end | as [`PartialRead`] says | at once |
 //!
 //! The deadline is the one in force when the head arrived at the layer: it goes on to hold for whoever reads the
 //! body, on whatever task. At the deadline the reader gets an error in which [`rejected_in`] finds a
@@ -21,8 +21,8 @@
 //! ```
 //! use http::Response;
 //! use http_body_util::{BodyExt, Full};
-//! use resilience_core::{Verdict, completion::{Guard, Until}};
-//! use resilience_http::BodyEnd;
+//! use resilience_core::{Verdict, completion::{Guard, Completion}};
+//! use resilience_http::OnBodyEnd;
 //!
 //! struct Told;
 //! impl Guard for Told {
@@ -31,7 +31,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let response = Response::new(Full::new(bytes::Bytes::from("hello")));
-//! let held = BodyEnd::new("api").hold(response, Verdict::Success, Told);
+//! let held = OnBodyEnd::new("api").hold(response, Verdict::Success, Told);
 //! // Not a word so far. Now:
 //! assert_eq!(held.into_body().collect().await.unwrap().to_bytes(), "hello");
 //! # }
@@ -40,7 +40,7 @@
 //! A circuit breaker that looks for slow calls measures to the end of the body too, and so by how fast it is read.
 //!
 //! **Cost**: the reading of a body costs one clock reading per frame when a deadline is in force, and one allocation
-//! per response, per guard, and for the timer of a wait under a deadline; a response without a body costs nothing. **Cancellation**: see [`HalfRead`].
+//! per response, per guard, and for the timer of a wait under a deadline; a response without a body costs nothing. **Cancellation**: see [`PartialRead`].
 
 mod watch;
 
@@ -58,7 +58,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use resilience_core::{
     Pattern, Reason, Rejected, Verdict,
-    completion::{Guard, Until},
+    completion::{Completion, Guard},
     deadline,
 };
 use tokio::time::Sleep;
@@ -70,23 +70,23 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// Decides that a call is over when the body of its answer is. See the [module](self).
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct BodyEnd {
+pub struct OnBodyEnd {
     name: Arc<str>,
     policy: Policy,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Policy {
-    half_read: HalfRead,
+    partial_read: PartialRead,
     stalled_after: Duration,
 }
 
 /// What a body that was dropped before its end says about the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum HalfRead {
+pub enum PartialRead {
     /// What its head said: the reader lost interest, the server did nothing wrong. Unless the reader was waiting for
-    /// data when it gave up, and had been for [`stalled_after`](BodyEnd::stalled_after) or beyond the deadline: then
+    /// data when it gave up, and had been for [`stalled_after`](OnBodyEnd::stalled_after) or beyond the deadline: then
     /// it is a failure.
     #[default]
     AsHead,
@@ -96,27 +96,27 @@ pub enum HalfRead {
     Failed,
 }
 
-impl BodyEnd {
-    /// With the defaults: [`HalfRead::AsHead`], stalled after one second. `name` is the name in the
+impl OnBodyEnd {
+    /// With the defaults: [`PartialRead::AsHead`], stalled after one second. `name` is the name in the
     /// [`Rejected`] that a reader gets at the deadline.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
             policy: Policy {
-                half_read: HalfRead::AsHead,
+                partial_read: PartialRead::AsHead,
                 stalled_after: Duration::from_secs(1),
             },
         }
     }
 
     /// What a body that was dropped before its end says.
-    pub const fn half_read(mut self, policy: HalfRead) -> Self {
-        self.policy.half_read = policy;
+    pub const fn partial_read(mut self, policy: PartialRead) -> Self {
+        self.policy.partial_read = policy;
         self
     }
 
     /// How long a reader must have been waiting for data for its giving up to count against the server
-    /// ([`HalfRead::AsHead`] only). Zero: always, when it was waiting at all. A reader that polled once and then
+    /// ([`PartialRead::AsHead`] only). Zero: always, when it was waiting at all. A reader that polled once and then
     /// turned to something else counts as waiting.
     pub const fn stalled_after(mut self, bound: Duration) -> Self {
         self.policy.stalled_after = bound;
@@ -142,7 +142,7 @@ impl BodyEnd {
     }
 }
 
-impl<B, G> Until<Response<B>, G> for BodyEnd
+impl<B, G> Completion<Response<B>, G> for OnBodyEnd
 where
     B: Body,
     G: Guard + Send + 'static,
@@ -168,7 +168,7 @@ mod client {
     struct Attached(Arc<Kept>);
 
     /// The response stays a `reqwest::Response`, with its url, version, headers and extensions.
-    impl<G: Guard + Send + 'static> Until<reqwest::Response, G> for BodyEnd {
+    impl<G: Guard + Send + 'static> Completion<reqwest::Response, G> for OnBodyEnd {
         type Response = reqwest::Response;
 
         fn hold(
@@ -189,7 +189,7 @@ mod client {
         }
     }
 
-    impl BodyEnd {
+    impl OnBodyEnd {
         /// Holds the reader of a body to the deadline now in force, where no layer keeps a guard in it.
         #[must_use]
         pub fn cover(&self, response: reqwest::Response) -> reqwest::Response {
@@ -221,7 +221,7 @@ mod client {
 }
 
 pin_project! {
-    /// A body that keeps the guards of the layers above it until its end. Made by [`BodyEnd`].
+    /// A body that keeps the guards of the layers above it until its end. Made by [`OnBodyEnd`].
     pub struct GuardedBody<B> {
         // Gone once it has ended: a connection that is of no more use is let go at once.
         #[pin]

@@ -1,6 +1,6 @@
 //! What an HTTP answer says about the server that gave it.
 //!
-//! [`HttpVerdicts`] is one classifier for the whole stack: breaker and retry read the same verdict.
+//! [`HttpClassifier`] is one classifier for the whole stack: breaker and retry read the same verdict.
 //!
 //! | answer | verdict | why |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | other 5xx (500, 502, 503, 504, 507, 52x, ..) | transient | |
 //!
 //! A transient answer with `Retry-After` (seconds or date, see [`headers::retry_after`]) carries it in the verdict, cut
-//! down to [`HttpVerdicts::max_retry_after`].
+//! down to [`HttpClassifier::max_retry_after`].
 //!
 //! Errors of reqwest (feature `client`):
 //!
@@ -29,21 +29,21 @@
 //! | builder, redirect (too many, or refused by the policy), upgrade | ignored | |
 //! | anything else | transient | |
 //!
-//! Change single rows with [`refine`](resilience_core::classify::refine):
+//! Change single rows with [`and_then`](resilience_core::classify::and_then):
 //!
 //! ```
 //! use http::{Response, StatusCode};
 //! use resilience_core::classify::{self, Classify, Verdict};
-//! use resilience_http::HttpVerdicts;
+//! use resilience_http::HttpClassifier;
 //!
 //! // For this server, 404 means that its index is broken.
-//! let strict = classify::refine(HttpVerdicts::new(), |result: Result<&Response<()>, &()>, verdict| match result {
+//! let strict = classify::and_then(HttpClassifier::new(), |result: Result<&Response<()>, &()>, verdict| match result {
 //!     Ok(response) if response.status() == StatusCode::NOT_FOUND => Verdict::Permanent,
 //!     _ => verdict,
 //! });
 //! let mut response = Response::new(());
 //! *response.status_mut() = StatusCode::NOT_FOUND;
-//! assert_eq!(HttpVerdicts::new().classify(Ok::<_, &()>(&response)), Verdict::Ignored);
+//! assert_eq!(HttpClassifier::new().classify(Ok::<_, &()>(&response)), Verdict::Ignored);
 //! assert_eq!(strict.classify(Ok(&response)), Verdict::Permanent);
 //! ```
 
@@ -59,11 +59,11 @@ use crate::headers;
 /// It reads `http::Response` with any error (every error is a transient failure then, because nothing is known about
 /// it), and `reqwest::Response` with reqwest's errors: plain, in [`Error`](resilience_core::Error), or boxed.
 #[derive(Clone, Copy, Debug)]
-pub struct HttpVerdicts {
+pub struct HttpClassifier {
     max_retry_after: Duration,
 }
 
-impl HttpVerdicts {
+impl HttpClassifier {
     /// The tables as they stand, `Retry-After` capped at one hour.
     #[must_use]
     pub const fn new() -> Self {
@@ -94,13 +94,13 @@ impl HttpVerdicts {
     }
 }
 
-impl Default for HttpVerdicts {
+impl Default for HttpClassifier {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<B, E> Classify<Response<B>, E> for HttpVerdicts {
+impl<B, E> Classify<Response<B>, E> for HttpClassifier {
     fn classify(&self, result: Result<&Response<B>, &E>) -> Verdict {
         match result {
             Ok(response) => self.head(response.status(), response.headers()),
@@ -125,12 +125,12 @@ mod client {
 
     use resilience_core::{Classify, Error, Verdict};
 
-    use super::{HttpVerdicts, by_status};
+    use super::{HttpClassifier, by_status};
     use crate::body::chain;
 
     type BoxError = Box<dyn StdError + Send + Sync>;
 
-    impl Classify<reqwest::Response, reqwest::Error> for HttpVerdicts {
+    impl Classify<reqwest::Response, reqwest::Error> for HttpClassifier {
         fn classify(&self, result: Result<&reqwest::Response, &reqwest::Error>) -> Verdict {
             match result {
                 Ok(response) => self.head(response.status(), response.headers()),
@@ -139,7 +139,7 @@ mod client {
         }
     }
 
-    impl Classify<reqwest::Response, Error<reqwest::Error>> for HttpVerdicts {
+    impl Classify<reqwest::Response, Error<reqwest::Error>> for HttpClassifier {
         fn classify(&self, result: Result<&reqwest::Response, &Error<reqwest::Error>>) -> Verdict {
             match result {
                 Ok(response) => self.head(response.status(), response.headers()),
@@ -149,7 +149,7 @@ mod client {
         }
     }
 
-    impl Classify<reqwest::Response, BoxError> for HttpVerdicts {
+    impl Classify<reqwest::Response, BoxError> for HttpClassifier {
         fn classify(&self, result: Result<&reqwest::Response, &BoxError>) -> Verdict {
             match result {
                 Ok(response) => self.head(response.status(), response.headers()),
@@ -209,7 +209,7 @@ mod tests {
         if let Some(value) = retry_after {
             response = response.header(header::RETRY_AFTER, value);
         }
-        HttpVerdicts::new().classify(Ok::<_, &()>(&response.body(()).unwrap()))
+        HttpClassifier::new().classify(Ok::<_, &()>(&response.body(()).unwrap()))
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
     fn an_absurd_retry_after_is_capped() {
         let hour = Verdict::retry_after(Duration::from_secs(3600));
         assert_eq!(verdict(503, Some("31536000")), hour);
-        let patient = HttpVerdicts::new().max_retry_after(Duration::from_secs(5));
+        let patient = HttpClassifier::new().max_retry_after(Duration::from_secs(5));
         let response = Response::builder().status(429).header("retry-after", "60");
         let verdict = patient.classify(Ok::<_, &()>(&response.body(()).unwrap()));
         assert_eq!(verdict, Verdict::retry_after(Duration::from_secs(5)));

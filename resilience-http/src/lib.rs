@@ -28,7 +28,7 @@ pub mod rate_limit;
 #[cfg(feature = "server")]
 pub mod server;
 
-pub use body::BodyEnd;
-pub use classify::HttpVerdicts;
+pub use body::OnBodyEnd;
+pub use classify::HttpClassifier;
 #[cfg(feature = "client")]
 pub use client::Client;

@@ -141,7 +141,7 @@ const ROWS: [Row; Reason::ALL.len()] = {
 
 /// How rejections become answers. Settings, `Copy`; [`new`](Self::new) is the default.
 ///
-/// It is one of the ways to [`Answer`]; a closure of your own is another.
+/// It is one of the ways to [`RejectionResponse`]; a closure of your own is another.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Problems {
     show_names: bool,
@@ -174,18 +174,18 @@ impl Problems {
 }
 
 /// Makes the response for a rejection: [`Problems`], or a closure from `&Rejected` to a response.
-pub trait Answer<B> {
+pub trait RejectionResponse<B> {
     /// The response that a client gets when `rejected` ended its request.
     fn answer(&self, rejected: &Rejected) -> Response<B>;
 }
 
-impl<B: From<String>> Answer<B> for Problems {
+impl<B: From<String>> RejectionResponse<B> for Problems {
     fn answer(&self, rejected: &Rejected) -> Response<B> {
         self.problem(rejected).into_response()
     }
 }
 
-impl<B, F: Fn(&Rejected) -> Response<B>> Answer<B> for F {
+impl<B, F: Fn(&Rejected) -> Response<B>> RejectionResponse<B> for F {
     fn answer(&self, rejected: &Rejected) -> Response<B> {
         self(rejected)
     }

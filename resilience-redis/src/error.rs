@@ -7,11 +7,11 @@ use std::fmt;
 /// None of these is an error of the call that is being guarded: the layers go on with what they know locally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum StoreError {
+pub enum CommandError {
     /// There is no connection at the moment; one is being made in the background.
     Down,
     /// Redis has not answered several times in a row, and is left alone for a moment. Nothing was sent.
-    LeftAlone,
+    CircuitOpen,
     /// No answer within the budget. The command may have been carried out.
     TimedOut,
     /// The connection broke while the command was under way. The command may have been carried out.
@@ -25,7 +25,7 @@ pub enum StoreError {
     Unexpected(String),
 }
 
-impl StoreError {
+impl CommandError {
     /// Whether the command may have taken effect although no answer came.
     #[must_use]
     pub const fn is_ambiguous(&self) -> bool {
@@ -53,11 +53,11 @@ pub(crate) fn is_read_only(error: &redis::RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly)
 }
 
-impl fmt::Display for StoreError {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Down => f.write_str("no connection to Redis"),
-            Self::LeftAlone => f.write_str("Redis did not answer lately and is left alone"),
+            Self::CircuitOpen => f.write_str("Redis did not answer lately and is left alone"),
             Self::TimedOut => f.write_str("no answer from Redis in time"),
             Self::Lost(error) => write!(f, "connection to Redis lost: {error}"),
             Self::Misplaced => f.write_str("the answer from Redis belongs to another command"),
@@ -67,4 +67,4 @@ impl fmt::Display for StoreError {
     }
 }
 
-impl std::error::Error for StoreError {}
+impl std::error::Error for CommandError {}

@@ -2,24 +2,24 @@
 
 pub mod breaker;
 pub mod bulkhead;
-mod channels;
-mod conn;
+mod connection;
 mod error;
-mod handle;
 pub mod idempotency;
 mod keys;
 pub mod limit;
-mod link;
+mod pubsub;
+mod redis;
 pub mod regions;
 mod script;
-mod target;
+mod transport;
+mod url;
 
+pub use self::redis::{Redis, RedisBuilder};
 pub use breaker::RedisBreakers;
 pub use bulkhead::RedisBulkheads;
-pub use error::StoreError;
-pub use handle::{Redis, RedisBuilder};
+pub use connection::Status;
+pub use error::CommandError;
 pub use idempotency::RedisIdempotency;
 pub use limit::RedisLimits;
-pub use link::Status;
 pub use regions::RedisRegion;
-pub use target::InvalidUrl;
+pub use url::InvalidUrl;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use crate::{
-    error::StoreError,
-    link::{Link, Nonce},
+    connection::{Connection, Nonce},
+    error::CommandError,
 };
 
 /// What stands around every script: the last argument is a nonce, which comes back first in the answer. The script itself
@@ -31,18 +31,18 @@ impl Script {
     /// of this call, or an error.
     pub(crate) async fn run(
         &self,
-        link: &Link,
+        connection: &Connection,
         keys: &[&str],
         args: &[&[u8]],
-    ) -> Result<Value, StoreError> {
+    ) -> Result<Value, CommandError> {
         let key = keys.first().copied().unwrap_or_default();
-        let nonce = link.nonce();
+        let nonce = connection.nonce();
         let by_digest = command("EVALSHA", &self.digest, keys, args, &nonce);
-        match link.ask(key, &by_digest, &nonce).await {
+        match connection.ask(key, &by_digest, &nonce).await {
             Err(error) if is_unknown(&error) => {
-                let nonce = link.nonce();
+                let nonce = connection.nonce();
                 let whole = command("EVAL", &self.source, keys, args, &nonce);
-                link.ask(key, &whole, &nonce).await
+                connection.ask(key, &whole, &nonce).await
             }
             answer => answer,
         }
@@ -52,21 +52,24 @@ impl Script {
     /// than `within`. The answer, and how many have it.
     pub(crate) async fn run_and_wait(
         &self,
-        link: &Link,
+        connection: &Connection,
         key: &str,
         args: &[&[u8]],
         replicas: u32,
         within: Duration,
-    ) -> Result<(Value, u64), StoreError> {
+    ) -> Result<(Value, u64), CommandError> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(replicas).arg(within.as_millis() as u64);
-        let nonce = link.nonce();
+        let nonce = connection.nonce();
         let by_digest = command("EVALSHA", &self.digest, &[key], args, &nonce);
-        match link.ask_and_wait(key, &by_digest, &nonce, &wait).await {
+        match connection
+            .ask_and_wait(key, &by_digest, &nonce, &wait)
+            .await
+        {
             Err(error) if is_unknown(&error) => {
-                let nonce = link.nonce();
+                let nonce = connection.nonce();
                 let whole = command("EVAL", &self.source, &[key], args, &nonce);
-                link.ask_and_wait(key, &whole, &nonce, &wait).await
+                connection.ask_and_wait(key, &whole, &nonce, &wait).await
             }
             answer => answer,
         }
@@ -92,8 +95,8 @@ fn command(name: &str, script: &str, keys: &[&str], args: &[&[u8]], nonce: &Nonc
 }
 
 /// Whether the server does not know the script.
-fn is_unknown(error: &StoreError) -> bool {
-    matches!(error, StoreError::Refused(error) if error.contains("NOSCRIPT") || error.contains("NoScript"))
+fn is_unknown(error: &CommandError) -> bool {
+    matches!(error, CommandError::Refused(error) if error.contains("NOSCRIPT") || error.contains("NoScript"))
 }
 
 #[cfg(test)]
@@ -110,7 +113,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{conn::Patience, target::Target};
+    use crate::{transport::Timeouts, url::Endpoint};
 
     /// A server that answers every script with its first argument behind the nonce, and can lose count.
     #[derive(Default)]
@@ -127,7 +130,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     impl Echoes {
-        async fn start() -> (Arc<Self>, Arc<Link>) {
+        async fn start() -> (Arc<Self>, Arc<Connection>) {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("redis://{}", listener.local_addr().unwrap());
             let server = Arc::new(Self::default());
@@ -138,13 +141,14 @@ mod tests {
                     tokio::spawn(Arc::clone(&serving).serve(socket));
                 }
             });
-            let patience = Patience {
+            let time_limits = Timeouts {
                 connect: SOON,
                 unacknowledged: SOON,
             };
-            let link = Link::start(Target::parse(&url).unwrap(), SOON, patience, None);
-            link.ready(SOON).await.unwrap();
-            (server, Arc::new(link))
+            let connection =
+                Connection::start(Endpoint::parse(&url).unwrap(), SOON, time_limits, None);
+            connection.ready(SOON).await.unwrap();
+            (server, Arc::new(connection))
         }
 
         async fn serve(self: Arc<Self>, mut socket: TcpStream) -> std::io::Result<()> {
@@ -204,21 +208,21 @@ mod tests {
         Ok(line[1..].trim().parse().unwrap())
     }
 
-    async fn ask(link: &Link, waits: bool, own: &str) -> Result<String, StoreError> {
+    async fn ask(connection: &Connection, waits: bool, own: &str) -> Result<String, CommandError> {
         let script = Script::new("return ARGV[1]");
         let args = [own.as_bytes()];
         let answer = if waits {
-            let waited = script.run_and_wait(link, "key", &args, 1, SOON);
+            let waited = script.run_and_wait(connection, "key", &args, 1, SOON);
             waited.await.map(|(answer, _)| answer)
         } else {
-            script.run(link, &["key"], &args).await
+            script.run(connection, &["key"], &args).await
         };
         answer.map(|answer| redis::from_redis_value(answer).expect("text"))
     }
 
     #[tokio::test]
     async fn answers_that_slide_are_never_taken_for_another_callers_and_the_connection_is_remade() {
-        let (server, link) = Echoes::start().await;
+        let (server, connection) = Echoes::start().await;
         for (round, surplus) in [OTHERS, "+OK\r\n", ":1\r\n", "_\r\n", "-ERR foreign\r\n"]
             .into_iter()
             .cycle()
@@ -230,14 +234,14 @@ mod tests {
             server.lose_count(surplus);
             let mut callers = JoinSet::new();
             for caller in 0..64 {
-                let link = Arc::clone(&link);
+                let connection = Arc::clone(&connection);
                 callers.spawn(async move {
                     let own = format!("{round}-{caller}");
-                    let answer = ask(&link, caller % 2 == 0, &own).await;
+                    let answer = ask(&connection, caller % 2 == 0, &own).await;
                     match &answer {
                         Ok(answer) => assert_eq!(*answer, own),
                         Err(error) => assert!(
-                            error.is_ambiguous() || *error == StoreError::Down,
+                            error.is_ambiguous() || *error == CommandError::Down,
                             "{error}"
                         ),
                     }
@@ -247,22 +251,26 @@ mod tests {
             let in_doubt = callers.join_all().await;
             assert!(in_doubt.contains(&true), "{surplus:?} is noticed");
             let remade = async {
-                while server.connections.load(SeqCst) == before || link.ping().await.is_err() {
+                while server.connections.load(SeqCst) == before || connection.ping().await.is_err()
+                {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             };
             tokio::time::timeout(SOON, remade)
                 .await
                 .expect("it is remade");
-            assert_eq!(ask(&link, false, "after").await.as_deref(), Ok("after"));
+            assert_eq!(
+                ask(&connection, false, "after").await.as_deref(),
+                Ok("after")
+            );
         }
     }
 
     #[tokio::test]
     async fn a_ping_that_is_answered_with_something_else_is_not_answered() {
-        let (server, link) = Echoes::start().await;
-        assert_eq!(link.ping().await, Ok(()));
+        let (server, connection) = Echoes::start().await;
+        assert_eq!(connection.ping().await, Ok(()));
         server.lose_count(OTHERS);
-        assert_eq!(link.ping().await, Err(StoreError::Misplaced));
+        assert_eq!(connection.ping().await, Err(CommandError::Misplaced));
     }
 }

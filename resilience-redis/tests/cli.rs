@@ -52,7 +52,7 @@ async fn fleet(url: &str) -> Vec<CircuitBreaker> {
         let redis = Redis::connect(url).expect("a good URL");
         redis.ready(SOON).await.expect("connects");
         let breaker = CircuitBreaker::builder("payments")
-            .shared(redis.breakers())
+            .store(redis.breakers())
             .build();
         fleet.push(breaker.expect("good settings"));
     }
@@ -126,8 +126,8 @@ async fn the_fleet_obeys(noun: &'static [&'static str], show: &str) {
     eventually("metrics only", SOON, || async {
         fleet.iter().all(|b| {
             b.snapshot()
-                .order
-                .is_some_and(|order| order.order == "metrics_only")
+                .active_override
+                .is_some_and(|active_override| active_override.kind == "metrics_only")
         })
     })
     .await;

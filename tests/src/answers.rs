@@ -13,7 +13,7 @@ use resilience_core::{
     breaker::fleet::{BreakerStore, Subscription},
     idempotency::{
         IdempotencyStore,
-        record::{Claim, Claimed, Completion, Holder, Kept, Loss, Takeover},
+        record::{Claim, Claimed, Completion, Holder, Loss, Takeover, WriteOutcome},
     },
 };
 use resilience_redis::{Redis, RedisIdempotency};
@@ -195,8 +195,8 @@ impl Counts {
             }
         };
         match kept {
-            Kept::Kept | Kept::Restored => {}
-            Kept::Lost(Loss::Taken) => drop(self.superseded.fetch_add(1, Relaxed)),
+            WriteOutcome::Kept | WriteOutcome::Restored => {}
+            WriteOutcome::Lost(Loss::Taken) => drop(self.superseded.fetch_add(1, Relaxed)),
             _ => drop(self.foreign.fetch_add(1, Relaxed)),
         }
     }

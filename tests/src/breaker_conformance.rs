@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use resilience_core::breaker::fleet::{
-    BreakerStore, Change, Counts, FleetOrder, FleetState, LeaseAnswer, OrderKind, Push, Report,
-    View,
+    BreakerStore, BreakerView, Change, Counts, FleetOverride, FleetState, LeaseAnswer,
+    OverrideKind, Push, Report,
 };
 
 use crate::until::eventually;
@@ -63,7 +63,12 @@ fn to(expected: u64, to: FleetState, lasting_ms: u64) -> Change {
     }
 }
 
-async fn enter(store: &dyn BreakerStore, name: &str, state: FleetState, lasting_ms: u64) -> View {
+async fn enter(
+    store: &dyn BreakerStore,
+    name: &str,
+    state: FleetState,
+    lasting_ms: u64,
+) -> BreakerView {
     let before = store.view(name).await.expect("a view");
     let (won, view) = store
         .change(name, &to(before.epoch, state, lasting_ms))
@@ -114,9 +119,9 @@ async fn an_unknown_breaker_is_closed_and_knows_nothing(store: &dyn BreakerStore
     let view = store.view("unknown").await.expect("a view");
     assert_eq!(
         view,
-        View {
+        BreakerView {
             age_ms: view.age_ms,
-            ..View::default()
+            ..BreakerView::default()
         }
     );
 }
@@ -262,10 +267,10 @@ async fn the_epoch_only_goes_up(store: &dyn BreakerStore) {
         let view = match round % 4 {
             0 => enter(store, name, FleetState::Open, 1).await,
             1 => store
-                .order(name, Some(disable()), "ops")
+                .set_override(name, Some(disable()), "ops")
                 .await
                 .expect("ordered"),
-            2 => store.order(name, None, "ops").await.expect("lifted"),
+            2 => store.set_override(name, None, "ops").await.expect("lifted"),
             _ => store.reset(name, "ops", "again").await.expect("reset"),
         };
         assert!(view.epoch > last, "{} after {last}", view.epoch);
@@ -274,7 +279,7 @@ async fn the_epoch_only_goes_up(store: &dyn BreakerStore) {
 }
 
 async fn what_was_lost_is_restored_and_what_is_known_better_is_not(store: &dyn BreakerStore) {
-    let known = View {
+    let known = BreakerView {
         epoch: 1 << 52,
         state: FleetState::Open,
         remaining_ms: 40_000,
@@ -282,11 +287,11 @@ async fn what_was_lost_is_restored_and_what_is_known_better_is_not(store: &dyn B
         trips: 3,
         by: "b".into(),
         cause: "c".into(),
-        order: Some(FleetOrder {
+        active_override: Some(FleetOverride {
             expires_ms: Some(30_000),
             ..disable()
         }),
-        ..View::default()
+        ..BreakerView::default()
     };
     let name = "lost";
     let (done, view) = store.restore(name, &known).await.expect("an answer");
@@ -297,13 +302,13 @@ async fn what_was_lost_is_restored_and_what_is_known_better_is_not(store: &dyn B
     );
     assert!(view.remaining_ms > 30_000 && view.remaining_ms <= 40_000 && view.age_ms >= 2_000);
     assert!(
-        view.order
+        view.active_override
             .expect("the order too")
             .expires_ms
             .expect("an end")
             <= 30_000
     );
-    let older = View {
+    let older = BreakerView {
         epoch: known.epoch - 1,
         state: FleetState::Closed,
         ..known
@@ -318,12 +323,12 @@ async fn an_open_state_that_was_over_when_it_was_lost_is_over_when_it_is_restore
     store: &dyn BreakerStore,
 ) {
     let name = "lost when over";
-    let known = View {
+    let known = BreakerView {
         epoch: 1 << 51,
         state: FleetState::Open,
         age_ms: 5_000,
         trips: 1,
-        ..View::default()
+        ..BreakerView::default()
     };
     assert!(store.restore(name, &known).await.expect("an answer").0);
     let (answer, view) = store
@@ -441,7 +446,7 @@ async fn no_probe_while_open_or_under_an_order(store: &dyn BreakerStore) {
     );
     half_open(store, "ordered", 5).await;
     store
-        .order("ordered", Some(disable()), "ops")
+        .set_override("ordered", Some(disable()), "ops")
         .await
         .expect("ordered");
     assert_eq!(
@@ -450,9 +455,9 @@ async fn no_probe_while_open_or_under_an_order(store: &dyn BreakerStore) {
     );
 }
 
-fn disable() -> FleetOrder {
-    FleetOrder {
-        kind: OrderKind::Disable,
+fn disable() -> FleetOverride {
+    FleetOverride {
+        kind: OverrideKind::Disable,
         reason: "drill".into(),
         by: "ops".into(),
         expires_ms: None,
@@ -462,37 +467,51 @@ fn disable() -> FleetOrder {
 async fn an_order_is_seen_by_all_until_it_expires_or_is_lifted(store: &dyn BreakerStore) {
     let name = "orders";
     let kinds = [
-        OrderKind::ForceOpen,
-        OrderKind::ForceClosed,
-        OrderKind::Disable,
-        OrderKind::MetricsOnly,
+        OverrideKind::ForceOpen,
+        OverrideKind::ForceClosed,
+        OverrideKind::Disable,
+        OverrideKind::MetricsOnly,
     ];
     for kind in kinds {
-        let order = FleetOrder { kind, ..disable() };
+        let active_override = FleetOverride { kind, ..disable() };
         store
-            .order(name, Some(order.clone()), "ops")
+            .set_override(name, Some(active_override.clone()), "ops")
             .await
             .expect("ordered");
-        assert_eq!(store.view(name).await.expect("a view").order, Some(order));
+        assert_eq!(
+            store.view(name).await.expect("a view").active_override,
+            Some(active_override)
+        );
     }
     assert_eq!(
-        store.order(name, None, "ops").await.expect("lifted").order,
+        store
+            .set_override(name, None, "ops")
+            .await
+            .expect("lifted")
+            .active_override,
         None
     );
-    let brief = FleetOrder {
+    let brief = FleetOverride {
         expires_ms: Some(20),
         ..disable()
     };
     let view = store
-        .order(name, Some(brief), "ops")
+        .set_override(name, Some(brief), "ops")
         .await
         .expect("ordered");
     assert!(
-        view.order
-            .is_some_and(|order| order.expires_ms.is_some_and(|left| left <= 20))
+        view.active_override
+            .is_some_and(|active_override| active_override
+                .expires_ms
+                .is_some_and(|left| left <= 20))
     );
     eventually("the order ends by itself", SOON, || async {
-        store.view(name).await.expect("a view").order.is_none()
+        store
+            .view(name)
+            .await
+            .expect("a view")
+            .active_override
+            .is_none()
     })
     .await;
 }
@@ -501,7 +520,7 @@ async fn a_reset_forgets_all_but_the_epoch(store: &dyn BreakerStore) {
     let name = "reset";
     let opened = enter(store, name, FleetState::Open, 60_000).await;
     store
-        .order(name, Some(disable()), "ops")
+        .set_override(name, Some(disable()), "ops")
         .await
         .expect("ordered");
     let view = store
@@ -510,7 +529,12 @@ async fn a_reset_forgets_all_but_the_epoch(store: &dyn BreakerStore) {
         .expect("reset");
     assert!(view.epoch > opened.epoch);
     assert_eq!(
-        (view.state, view.trips, view.order, view.remaining_ms),
+        (
+            view.state,
+            view.trips,
+            view.active_override,
+            view.remaining_ms
+        ),
         (FleetState::Closed, 0, None, 0)
     );
     assert_eq!(
@@ -534,7 +558,7 @@ async fn changes_are_pushed_with_the_whole_view(store: &dyn BreakerStore) {
     let (pushed, view) = opened;
     assert_eq!(
         *pushed,
-        View {
+        BreakerView {
             remaining_ms: pushed.remaining_ms,
             age_ms: pushed.age_ms,
             ..view

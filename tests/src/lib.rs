@@ -3,19 +3,19 @@
 pub mod answers;
 pub mod breaker_conformance;
 pub mod bulkhead_conformance;
+mod child_process;
 pub mod contract;
 pub mod fault_server;
 pub mod idempotency_conformance;
-mod keeper;
 pub mod limit_conformance;
 pub mod limit_script;
 pub mod postgres;
+pub mod process_control;
 pub mod proxy;
 pub mod redis;
 pub mod redis_cluster;
 pub mod redis_scene;
 pub mod redis_sentinel;
-pub mod talk;
 pub mod torture;
 pub mod until;
 

@@ -7,15 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use resilience_core::limit::{
     Quota,
-    machine::Outcome,
-    store::{Decision, Demand, LimitStore},
+    store::{Demand, LimitStore, StoreDecision},
+    token_bucket::LimitOutcome,
 };
 
 use crate::until::eventually;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_secs(10);
-const ADMITTED: Outcome = Outcome::Admitted { binding: 0 };
+const ADMITTED: LimitOutcome = LimitOutcome::Admitted { binding: 0 };
 
 /// Runs every check on `store`.
 pub async fn all(store: &Arc<dyn LimitStore>) {
@@ -43,18 +43,18 @@ fn demand(limit: &str, quota: Quota, cost: i64) -> Demand<'_> {
     Demand { limit, quota, cost }
 }
 
-async fn ask(store: &dyn LimitStore, name: &str, demands: &[Demand<'_>]) -> Decision {
+async fn ask(store: &dyn LimitStore, name: &str, demands: &[Demand<'_>]) -> StoreDecision {
     store
         .decide(name, "subject", demands)
         .await
         .expect("an answer")
 }
 
-async fn one(store: &dyn LimitStore, name: &str, quota: Quota, cost: i64) -> Decision {
+async fn one(store: &dyn LimitStore, name: &str, quota: Quota, cost: i64) -> StoreDecision {
     ask(store, name, &[demand("limit", quota, cost)]).await
 }
 
-fn left(decision: &Decision) -> Vec<u64> {
+fn left(decision: &StoreDecision) -> Vec<u64> {
     decision
         .limits
         .iter()
@@ -75,7 +75,7 @@ async fn what_was_taken_is_gone_and_a_refusal_takes_nothing(store: &dyn LimitSto
     assert_eq!(left(&one(store, "taken", quota, 3).await), [2]);
     for _ in 0..20 {
         let refused = one(store, "taken", quota, 3).await;
-        let Outcome::Wait { binding: 0, micros } = refused.outcome else {
+        let LimitOutcome::Wait { binding: 0, micros } = refused.outcome else {
             panic!("{refused:?}");
         };
         // A token takes 720 s, and this check took less than ten.
@@ -105,7 +105,7 @@ async fn what_can_never_be_had_is_impossible(store: &dyn LimitStore) {
     let quota = per(5, HOUR);
     for cost in [6, i64::MAX] {
         let refused = one(store, "impossible", quota, cost).await;
-        assert_eq!(refused.outcome, Outcome::Impossible { binding: 0 });
+        assert_eq!(refused.outcome, LimitOutcome::Impossible { binding: 0 });
         assert_eq!((refused.retry_after(), left(&refused)), (None, vec![5]));
     }
 }
@@ -128,16 +128,16 @@ async fn several_limits_are_charged_together_or_not_at_all(store: &dyn LimitStor
         ]
     };
     let first = ask(store, "several", &both(900)).await;
-    assert_eq!(first.outcome, Outcome::Admitted { binding: 1 });
+    assert_eq!(first.outcome, LimitOutcome::Admitted { binding: 1 });
     assert_eq!(left(&first), [9, 100]);
     let refused = ask(store, "several", &both(200)).await;
     assert!(
-        matches!(refused.outcome, Outcome::Wait { binding: 1, micros } if micros > 300_000_000),
+        matches!(refused.outcome, LimitOutcome::Wait { binding: 1, micros } if micros > 300_000_000),
         "{refused:?}"
     );
     assert_eq!(left(&refused), [9, 100], "neither was charged");
     let impossible = ask(store, "several", &both(1_001)).await;
-    assert_eq!(impossible.outcome, Outcome::Impossible { binding: 1 });
+    assert_eq!(impossible.outcome, LimitOutcome::Impossible { binding: 1 });
     let settled = ask(store, "several", &[demand("bytes", bytes, -600)]).await;
     assert_eq!(left(&settled), [700], "each can be asked alone");
     assert_eq!(left(&ask(store, "several", &both(200)).await), [8, 500]);
@@ -251,22 +251,29 @@ async fn a_crowd_gets_exactly_what_there_is(store: &Arc<dyn LimitStore>) {
 }
 
 async fn instances_are_counted_while_they_are_heard_of(store: &dyn LimitStore) {
-    let enrol = async |name: &str, instance: &str, ttl| {
-        store.enrol(name, instance, ttl).await.expect("an answer")
+    let heartbeat = async |name: &str, instance: &str, ttl| {
+        store
+            .heartbeat(name, instance, ttl)
+            .await
+            .expect("an answer")
     };
-    assert_eq!(enrol("live", "one", HOUR).await, 1);
-    assert_eq!(enrol("live", "two", Duration::from_millis(50)).await, 2);
-    assert_eq!(enrol("live-2", "three", HOUR).await, 1, "another name");
-    assert_eq!(enrol("live:}", "ä 🦀", HOUR).await, 1, "any name");
+    assert_eq!(heartbeat("live", "one", HOUR).await, 1);
+    assert_eq!(heartbeat("live", "two", Duration::from_millis(50)).await, 2);
+    assert_eq!(heartbeat("live-2", "three", HOUR).await, 1, "another name");
+    assert_eq!(heartbeat("live:}", "ä 🦀", HOUR).await, 1, "any name");
     eventually("the second is forgotten", SOON, || async {
-        enrol("live", "one", HOUR).await == 1
+        heartbeat("live", "one", HOUR).await == 1
     })
     .await;
-    assert_eq!(enrol("live", "two", HOUR).await, 2, "it comes back");
-    assert_eq!(enrol("live", "one", Duration::ZERO).await, 1, "it leaves");
-    assert_eq!(enrol("live", "one", Duration::ZERO).await, 1, "twice");
+    assert_eq!(heartbeat("live", "two", HOUR).await, 2, "it comes back");
     assert_eq!(
-        enrol("live", "two", Duration::ZERO).await,
+        heartbeat("live", "one", Duration::ZERO).await,
+        1,
+        "it leaves"
+    );
+    assert_eq!(heartbeat("live", "one", Duration::ZERO).await, 1, "twice");
+    assert_eq!(
+        heartbeat("live", "two", Duration::ZERO).await,
         0,
         "nobody is left"
     );
@@ -309,7 +316,7 @@ async fn sub_buckets_hold_all_of_a_burst_together_and_no_more(store: &Arc<dyn Li
     for _ in 0..100 {
         let refused = one(&**store, "split-crowd", quota, 1).await;
         assert!(
-            matches!(refused.outcome, Outcome::Wait { .. }),
+            matches!(refused.outcome, LimitOutcome::Wait { .. }),
             "{refused:?}"
         );
     }

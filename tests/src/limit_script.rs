@@ -11,7 +11,7 @@ use std::{
 
 use resilience_core::limit::{
     Quota,
-    machine::{After, Bucket, Claim, Outcome, TOLERATED_STEP, decide},
+    token_bucket::{After, Bucket, Claim, LimitOutcome, TOLERATED_STEP, decide},
 };
 
 use crate::redis::RedisServer;
@@ -27,7 +27,7 @@ end
 ";
 /// A decision about shared limits, as the store sends it.
 pub const DECIDE: &str = concat!(
-    include_str!("../../resilience-redis/src/limit/one.lua"),
+    include_str!("../../resilience-redis/src/limit/token_bucket.lua"),
     "\n",
     include_str!("../../resilience-redis/src/limit/bucket.lua"),
     "\n",
@@ -125,7 +125,7 @@ impl Held {
     }
 
     /// What the script ought to answer, when so much is asked of these limits.
-    fn decide(&mut self, asked: &[(usize, i64)]) -> (Vec<f64>, Outcome) {
+    fn decide(&mut self, asked: &[(usize, i64)]) -> (Vec<f64>, LimitOutcome) {
         let claims: Vec<Claim<'_>> = asked
             .iter()
             .map(|(which, cost)| Claim {
@@ -137,9 +137,9 @@ impl Held {
         let mut afters: Vec<After> = Vec::new();
         let outcome = decide(&claims, self.now.unsigned_abs(), |after| afters.push(after));
         let (code, binding, micros) = match outcome {
-            Outcome::Admitted { binding } => (1.0, binding, 0),
-            Outcome::Wait { binding, micros } => (0.0, binding, micros),
-            Outcome::Impossible { binding } => (-1.0, binding, 0),
+            LimitOutcome::Admitted { binding } => (1.0, binding, 0),
+            LimitOutcome::Wait { binding, micros } => (0.0, binding, micros),
+            LimitOutcome::Impossible { binding } => (-1.0, binding, 0),
         };
         let mut answer = vec![code, binding as f64 + 1.0, micros as f64];
         for ((which, _), after) in asked.iter().zip(&afters) {

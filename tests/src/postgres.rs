@@ -4,7 +4,7 @@
 //! It never skips: where the server's programs are missing, [`Postgres::start`] panics with the command that
 //! installs them.
 //!
-//! Its processes end for sure: see `keeper.rs`.
+//! Its processes end for sure: see `child_process.rs`.
 
 mod programs;
 mod running;

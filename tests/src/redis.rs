@@ -1,6 +1,6 @@
 //! Real Redis servers for tests: one process each, on a free port of 127.0.0.1, in a directory of its own.
 //!
-//! A server is killed when its value is dropped, and when this process is gone (see `keeper.rs`). Nothing here skips:
+//! A server is killed when its value is dropped, and when this process is gone (see `child_process.rs`). Nothing here skips:
 //! without the program the test fails and says what to install (`make test` installs it).
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::keeper::{Keeper, signal};
+use crate::child_process::{ChildProcess, signal};
 
 /// Which program serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Flavour {
 /// A running server, with the arguments that it can be restarted with.
 #[derive(Debug)]
 pub struct RedisServer {
-    keeper: Option<Keeper>,
+    keeper: Option<ChildProcess>,
     program: PathBuf,
     port: u16,
     args: Vec<String>,
@@ -256,7 +256,7 @@ impl RedisServer {
         // What an earlier run has logged would be taken for the word of this one.
         let _ = fs::remove_file(self.dir.join("log"));
         let shell = Command::new("/bin/sh");
-        let keeper = Keeper::start(shell, &self.dir, "KILL", &self.program, &self.args);
+        let keeper = ChildProcess::start(shell, &self.dir, "KILL", &self.program, &self.args);
         let start = Instant::now();
         loop {
             let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();

@@ -13,11 +13,11 @@ use std::{
 use resilience_core::{
     Verdict,
     breaker::{
-        Builder, CircuitBreaker, HalfOpen, OpenFor, State, Window,
-        fleet::{FleetRules, View},
+        CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, State, Window,
+        fleet::{BreakerView, FleetRules},
     },
-    error::Error,
     completion::Guard,
+    error::Error,
 };
 use resilience_redis::Redis;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
@@ -47,7 +47,7 @@ pub fn rules() -> FleetRules {
 }
 
 /// A breaker as the tests have it: ten calls suffice, and it is open for `open_for`.
-pub fn builder(name: &str, open_for: Duration) -> Builder {
+pub fn builder(name: &str, open_for: Duration) -> CircuitBreakerBuilder {
     CircuitBreaker::builder(name)
         .window(Window::time(Duration::from_secs(600)))
         .minimum_calls(10)
@@ -83,17 +83,21 @@ pub struct Instance {
 
 impl Instance {
     /// Connects, builds the breaker, and waits until the fleet has heard of it.
-    pub async fn start(url: &str, builder: Builder) -> Self {
+    pub async fn start(url: &str, builder: CircuitBreakerBuilder) -> Self {
         let redis = connect(url).await;
         let breaker = builder
-            .shared(redis.breakers())
+            .store(redis.breakers())
             .build()
             .expect("good settings");
         Self { redis, breaker }
     }
 
     /// Several of one name, which know of each other.
-    pub async fn fleet(url: &str, size: usize, builder: impl Fn() -> Builder) -> Vec<Self> {
+    pub async fn fleet(
+        url: &str,
+        size: usize,
+        builder: impl Fn() -> CircuitBreakerBuilder,
+    ) -> Vec<Self> {
         let all = (0..size).map(|_| Self::start(url, builder()));
         let all = futures_util::future::join_all(all).await;
         eventually("the whole fleet is live", SOON, || async {
@@ -107,7 +111,7 @@ impl Instance {
     }
 
     /// Where the fleet stands, if the store says.
-    pub async fn view(&self) -> Option<View> {
+    pub async fn view(&self) -> Option<BreakerView> {
         self.breaker
             .fleet()
             .expect("it is shared")

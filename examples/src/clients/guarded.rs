@@ -11,8 +11,8 @@ use reqwest::Url;
 use resilience_core::{
     Error as CallError,
     breaker::{
-        Builder, Cause, CircuitBreaker, Event, Events, HalfOpen, OpenFor, State, Window,
-        fleet::FleetRules,
+        Cause, CircuitBreaker, CircuitBreakerBuilder, Event, Events, HalfOpen, OpenFor, State,
+        Window, fleet::FleetRules,
     },
     bulkhead::Bulkhead,
     keyed::Keyed,
@@ -153,7 +153,7 @@ impl Guarded {
         seed: u64,
         share: Share,
         refusals: &Refusals,
-        sharing: impl FnOnce(Builder) -> Builder,
+        sharing: impl FnOnce(CircuitBreakerBuilder) -> CircuitBreakerBuilder,
         told: Told,
     ) -> Result<Self, Box<dyn Error>> {
         let [shortest, longest] = guard::BACKOFF;

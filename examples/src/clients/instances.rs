@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::breaker::{Builder, State, fleet::InProcess};
+use resilience_core::breaker::{CircuitBreakerBuilder, State, fleet::InProcessBreakers};
 use resilience_redis::{Redis, Status};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -74,7 +74,7 @@ impl Instances {
     ) -> Result<Self, Box<dyn Error>> {
         let share = Share::of(plan.instances, plan.rate);
         let prefix = fresh_prefix();
-        let (memory, mut redis) = (InProcess::new(), Vec::new());
+        let (memory, mut redis) = (InProcessBreakers::new(), Vec::new());
         let mut all = Vec::with_capacity(plan.instances);
         for number in 1..=plan.instances {
             let told = Told {
@@ -86,10 +86,10 @@ impl Instances {
                 probing_too: plan.instances == 1,
             };
             let connection = plan.sharing.connect(&prefix, plan.instances).await?;
-            let sharing = |builder: Builder| match (&plan.sharing, &connection) {
+            let sharing = |builder: CircuitBreakerBuilder| match (&plan.sharing, &connection) {
                 (Sharing::Local, _) => builder,
-                (_, Some(redis)) => builder.shared(redis.breakers()).fleet(fleet_rules()),
-                (_, None) => builder.shared(memory.clone()).fleet(fleet_rules()),
+                (_, Some(redis)) => builder.store(redis.breakers()).fleet(fleet_rules()),
+                (_, None) => builder.store(memory.clone()).fleet(fleet_rules()),
             };
             let seed = plan.seed.wrapping_add(number as u64);
             let target = target.clone();

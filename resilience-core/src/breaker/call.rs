@@ -3,11 +3,11 @@
 use std::{fmt, mem, sync::Arc, time::Duration};
 
 use super::{
-    fleet::{Lease, Unanswered},
+    fleet::{Lease, StoreUnavailable},
     machine::{Outcome, Refusal},
+    packed_state::AdmittedState,
     settings::Dropped,
     shared::Shared,
-    word::Permit,
 };
 use crate::{
     clock::Moment,
@@ -23,10 +23,10 @@ use crate::{
 /// Dropped unsettled, it counts as the breaker's [`Dropped`] policy says; as a failure if the current deadline has
 /// passed, or in a panic. Either way what it holds (the probe of a half-open breaker) is given back.
 #[must_use = "a call that is dropped at once says nothing"]
-pub struct Call {
+pub struct Permit {
     shared: Local<Shared>,
-    /// [`Permit::USED`] once the call is settled.
-    permit: Permit,
+    /// [`AdmittedState::USED`] once the call is settled.
+    permit: AdmittedState,
     /// When the call began, or was first waited for. Read only where it is needed.
     since: Since,
 }
@@ -41,7 +41,7 @@ impl Since {
 
 // On the way of a call that passes, what a call is made of is handed on field by field, never by a pointer to it: so
 // it can stay in registers until it is where it belongs.
-impl Call {
+impl Permit {
     /// If the breaker is plainly closed. The call may well end before anybody has to wait: only its length would be a
     /// reason to take the time now.
     #[inline(always)]
@@ -99,7 +99,7 @@ impl Call {
                 match answer {
                     Ok(Some(lease)) => shared.probes().park(lease, shared.clock().now()),
                     Ok(None) => {}
-                    Err(Unanswered) => shared.probe_alone(),
+                    Err(StoreUnavailable) => shared.probe_alone(),
                 }
             });
         }
@@ -132,17 +132,17 @@ impl Call {
 
     #[inline]
     fn is_settled(&self) -> bool {
-        self.permit == Permit::USED
+        self.permit == AdmittedState::USED
     }
 }
 
-impl Guard for Call {
+impl Guard for Permit {
     #[inline(always)]
     fn settle(&mut self, verdict: Verdict) {
         if self.is_settled() {
             return;
         }
-        let permit = mem::replace(&mut self.permit, Permit::USED);
+        let permit = mem::replace(&mut self.permit, AdmittedState::USED);
         match verdict {
             Verdict::Success => succeed(&self.shared, permit, self.since),
             Verdict::Transient { retry_after } => {
@@ -154,7 +154,7 @@ impl Guard for Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
         if !self.is_settled() {
@@ -169,12 +169,12 @@ fn now(breaker: &Shared) -> Since {
 }
 
 #[inline(never)]
-fn succeed(breaker: &Shared, permit: Permit, since: Since) {
+fn succeed(breaker: &Shared, permit: AdmittedState, since: Since) {
     record(breaker, permit, since, Outcome::default());
 }
 
 #[inline(never)]
-fn fail(breaker: &Shared, permit: Permit, since: Since, retry_after: Option<Duration>) {
+fn fail(breaker: &Shared, permit: AdmittedState, since: Since, retry_after: Option<Duration>) {
     let outcome = Outcome {
         failed: true,
         retry_after,
@@ -184,13 +184,13 @@ fn fail(breaker: &Shared, permit: Permit, since: Since, retry_after: Option<Dura
 }
 
 #[inline(never)]
-fn ignore(breaker: &Shared, permit: Permit) {
+fn ignore(breaker: &Shared, permit: AdmittedState) {
     breaker.record(permit, None, || breaker.clock().now());
 }
 
 /// Once for each of the above: most of it falls away where the outcome is known.
 #[inline(always)]
-fn record(breaker: &Shared, permit: Permit, since: Since, mut outcome: Outcome) {
+fn record(breaker: &Shared, permit: AdmittedState, since: Since, mut outcome: Outcome) {
     match breaker.slow_after() {
         Some(limit) if since != Since::UNKNOWN => {
             let now = breaker.clock().now();
@@ -202,7 +202,7 @@ fn record(breaker: &Shared, permit: Permit, since: Since, mut outcome: Outcome) 
 }
 
 #[cold]
-fn drop_unsettled(breaker: &Shared, permit: Permit, since: Since) {
+fn drop_unsettled(breaker: &Shared, permit: AdmittedState, since: Since) {
     if std::thread::panicking() || deadline_has_passed() {
         return fail(breaker, permit, since, None);
     }
@@ -221,9 +221,9 @@ fn drop_unsettled(breaker: &Shared, permit: Permit, since: Since) {
     }
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
+        f.debug_struct("Permit")
             .field("breaker", &self.shared.name())
             .field("settled", &self.is_settled())
             .finish_non_exhaustive()

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
-use super::{orders::OrderInfo, snapshot::State};
+use super::{overrides::OverrideInfo, snapshot::State};
 
 /// A breaker changed its state, or was given an order.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Event {
     /// What the calls of the generation that ended had come to.
     pub counts: Counts,
     /// The order in force after the event, if any.
-    pub order: Option<OrderInfo>,
+    pub active_override: Option<OverrideInfo>,
 }
 
 /// Why a breaker changed its state.
@@ -56,10 +56,10 @@ pub enum Cause {
     },
     /// The fleet's store cannot be reached: this instance probes by itself.
     FleetLost,
-    /// An order was given; [`Event::order`] tells which.
-    Ordered,
+    /// An order was given; [`Event::active_override`] tells which.
+    Overridden,
     /// The order was cleared by hand.
-    OrderCleared {
+    OverrideCleared {
         /// Why.
         reason: Arc<str>,
     },
@@ -86,8 +86,8 @@ impl Cause {
             Self::StagePassed => "stage_passed",
             Self::Fleet { .. } => "fleet",
             Self::FleetLost => "fleet_lost",
-            Self::Ordered => "ordered",
-            Self::OrderCleared { .. } => "order_cleared",
+            Self::Overridden => "ordered",
+            Self::OverrideCleared { .. } => "order_cleared",
             Self::OrderExpired => "order_expired",
             Self::Reset { .. } => "reset",
         }

@@ -12,19 +12,19 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Builder, Call, CircuitBreaker,
-    asking::Asking,
-    config::Config,
+    CircuitBreaker, CircuitBreakerBuilder, Permit,
+    builder::Config,
     events::{Events, Hub},
+    fleet::ProbeRequest,
     layer::ResponseFuture,
     machine::Refusal,
     shared::{InFamily, Levels, Shared},
-    snapshot::Snapshot,
+    snapshot::BreakerSnapshot,
     totals::{Bequest, Departed},
 };
 use crate::{
     classify::{self, Classify},
-    completion::{self, Until},
+    completion::{self, Completion},
     error::{InvalidConfig, Pattern, ServiceError},
     keyed::{self, Evict, Family, Keyed, Member, Members},
     stripe::{self, Striped},
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A family of circuit breakers of one configuration, one per key, made when a key is first seen.
-/// From [`Builder::keyed`](super::Builder::keyed).
+/// From [`CircuitBreakerBuilder::keyed`](super::CircuitBreakerBuilder::keyed).
 ///
 /// The family is bounded ([`Keyed`]): breakers that are closed and idle are dropped; when none can
 /// go, keys that are new share one overflow breaker.
@@ -52,7 +52,7 @@ pub struct Common {
     departed: Arc<Departed>,
 }
 
-impl Builder {
+impl CircuitBreakerBuilder {
     /// Checks all values and makes a family of such breakers, one per key. See
     /// [`KeyedCircuitBreaker`].
     ///
@@ -109,7 +109,7 @@ impl<K> KeyedCircuitBreaker<K> {
             breakers: self.clone(),
             key,
             classify: classify::Standard,
-            until: completion::Response,
+            completion: completion::OnResponse,
         }
     }
 
@@ -127,9 +127,9 @@ impl Evict for CircuitBreaker {
 }
 
 impl Member for CircuitBreaker {
-    type Snapshot = Snapshot;
+    type Snapshot = BreakerSnapshot;
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> BreakerSnapshot {
         self.snapshot()
     }
 }
@@ -172,11 +172,11 @@ impl keyed::InFamily for CircuitBreaker {
 /// Guards each request with the breaker of its key. From [`KeyedCircuitBreaker::layer`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = completion::Response> {
+pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = completion::OnResponse> {
     breakers: KeyedCircuitBreaker<K>,
     key: F,
     classify: C,
-    until: U,
+    completion: U,
 }
 
 impl<K, F, C, U> KeyedCircuitBreakerLayer<K, F, C, U> {
@@ -186,17 +186,17 @@ impl<K, F, C, U> KeyedCircuitBreakerLayer<K, F, C, U> {
             breakers: self.breakers,
             key: self.key,
             classify,
-            until: self.until,
+            completion: self.completion,
         }
     }
 
-    /// When a call that was answered is over. Default: [`completion::Response`], at once.
-    pub fn until<V>(self, until: V) -> KeyedCircuitBreakerLayer<K, F, C, V> {
+    /// When a call that was answered is over. Default: [`completion::OnResponse`], at once.
+    pub fn complete_on<V>(self, completion: V) -> KeyedCircuitBreakerLayer<K, F, C, V> {
         KeyedCircuitBreakerLayer {
             breakers: self.breakers,
             key: self.key,
             classify: self.classify,
-            until,
+            completion,
         }
     }
 }
@@ -216,7 +216,7 @@ where
             breakers: self.breakers.clone(),
             key: self.key.clone(),
             classify: self.classify.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }
@@ -227,12 +227,12 @@ where
 /// call that is rejected leaves a fresh clone of the inner service behind, so that nothing stays
 /// reserved for it.
 #[derive(Clone, Debug)]
-pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = completion::Response> {
+pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = completion::OnResponse> {
     inner: S,
     breakers: KeyedCircuitBreaker<K>,
     key: F,
     classify: C,
-    until: U,
+    completion: U,
 }
 
 impl<S, K, F, C, U, Req> Service<Req> for KeyedCircuitBreakerService<S, K, F, C, U>
@@ -242,7 +242,7 @@ where
     K: Hash + Eq + Clone + fmt::Display + Send + Sync + 'static,
     F: Fn(&Req) -> K,
     C: Classify<S::Response, S::Error> + Clone,
-    U: Until<S::Response, Call>,
+    U: Completion<S::Response, Permit>,
 {
     type Response = U::Response;
     type Error = S::Error;
@@ -253,20 +253,20 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let (classify, until) = (self.classify.clone(), self.until.clone());
+        let (classify, completion) = (self.classify.clone(), self.completion.clone());
         let inner = &mut self.inner;
         match admit(&self.breakers, &(self.key)(&req)) {
-            Ok(call) => ResponseFuture::calling(inner, req, call, classify, until),
+            Ok(call) => ResponseFuture::calling(inner, req, call, classify, completion),
             Err(refused) => {
                 let (breaker, refusal) = *refused;
                 // What was made ready for this call must not stay so.
                 let fresh = inner.clone();
                 let readied = mem::replace(inner, fresh);
-                match Asking::start(&breaker, &refusal, req, || readied) {
-                    Ok(asking) => ResponseFuture::asking(asking, classify, until),
+                match ProbeRequest::start(&breaker, &refusal, req, || readied) {
+                    Ok(asking) => ResponseFuture::asking(asking, classify, completion),
                     Err(_) => {
                         let rejected = breaker.reject(refusal);
-                        ResponseFuture::rejected(rejected, classify, until)
+                        ResponseFuture::rejected(rejected, classify, completion)
                     }
                 }
             }
@@ -275,13 +275,13 @@ where
 }
 
 #[inline]
-fn admit<K>(breakers: &KeyedCircuitBreaker<K>, key: &K) -> Result<Call, Refused>
+fn admit<K>(breakers: &KeyedCircuitBreaker<K>, key: &K) -> Result<Permit, Refused>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
 {
     breakers.with(key, |breaker| {
         let breaker = &breaker.shared;
-        Call::pass(breaker).map_or_else(|| admit_otherwise(breaker), Ok)
+        Permit::pass(breaker).map_or_else(|| admit_otherwise(breaker), Ok)
     })
 }
 
@@ -289,8 +289,8 @@ where
 type Refused = Box<(Striped<Shared>, Refusal)>;
 
 #[cold]
-fn admit_otherwise(breaker: &Striped<Shared>) -> Result<Call, Refused> {
-    match Call::try_admit(breaker) {
+fn admit_otherwise(breaker: &Striped<Shared>) -> Result<Permit, Refused> {
+    match Permit::try_admit(breaker) {
         Ok(mut call) => {
             call.begin_in_layer();
             Ok(call)

@@ -15,11 +15,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Call, CircuitBreaker, asking::Asking, gate::Waiting, machine::Refusal, shared::Shared,
+    CircuitBreaker, Permit, fleet::ProbeRequest, machine::Refusal, readiness::Readiness,
+    shared::Shared,
 };
 use crate::{
     classify::{self, Classify},
-    completion::{self, Guard, Until},
+    completion::{self, Completion, Guard},
     error::{Reason, Rejected, ServiceError},
     stripe::Striped,
     verdict::Verdict,
@@ -30,10 +31,10 @@ use crate::{
 /// `M` is the mode: [`FailFast`] or [`Gate`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct CircuitBreakerLayer<C = classify::Standard, U = completion::Response, M = FailFast> {
+pub struct CircuitBreakerLayer<C = classify::Standard, U = completion::OnResponse, M = FailFast> {
     breaker: CircuitBreaker,
     classify: C,
-    until: U,
+    completion: U,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -50,11 +51,11 @@ pub struct FailFast;
 pub struct Gate;
 
 impl<C, U> CircuitBreakerLayer<C, U> {
-    pub(super) const fn new(breaker: CircuitBreaker, classify: C, until: U) -> Self {
+    pub(super) const fn new(breaker: CircuitBreaker, classify: C, completion: U) -> Self {
         Self {
             breaker,
             classify,
-            until,
+            completion,
             mode: PhantomData,
         }
     }
@@ -73,17 +74,17 @@ impl<C, U, M> CircuitBreakerLayer<C, U, M> {
         CircuitBreakerLayer {
             breaker: self.breaker,
             classify,
-            until: self.until,
+            completion: self.completion,
             mode: PhantomData,
         }
     }
 
-    /// When a call that was answered is over. Default: [`completion::Response`], at once.
-    pub fn until<V>(self, until: V) -> CircuitBreakerLayer<C, V, M> {
+    /// When a call that was answered is over. Default: [`completion::OnResponse`], at once.
+    pub fn complete_on<V>(self, completion: V) -> CircuitBreakerLayer<C, V, M> {
         CircuitBreakerLayer {
             breaker: self.breaker,
             classify: self.classify,
-            until,
+            completion,
             mode: PhantomData,
         }
     }
@@ -92,7 +93,7 @@ impl<C, U, M> CircuitBreakerLayer<C, U, M> {
         CircuitBreakerLayer {
             breaker: self.breaker,
             classify: self.classify,
-            until: self.until,
+            completion: self.completion,
             mode: PhantomData,
         }
     }
@@ -105,7 +106,7 @@ impl<C: Clone, U: Clone, M> CircuitBreakerLayer<C, U, M> {
             inner_is_ready: false,
             breaker: self.breaker.shared.clone(),
             classify: self.classify.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
             mode,
         }
     }
@@ -123,7 +124,7 @@ impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Gate> {
     type Service = CircuitBreakerService<S, C, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.service(inner, Mode::Gate(Waiting::default()))
+        self.service(inner, Mode::Gate(Readiness::default()))
     }
 }
 
@@ -131,13 +132,13 @@ impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Gate> {
 ///
 /// A clone is not ready and holds nothing. A call that was rejected because `poll_ready` found the breaker open is
 /// rejected even if it has closed meanwhile: the inner service was not asked whether it is ready.
-pub struct CircuitBreakerService<S, C = classify::Standard, U = completion::Response> {
+pub struct CircuitBreakerService<S, C = classify::Standard, U = completion::OnResponse> {
     inner: S,
     /// `poll_ready` has found the inner service ready, for the next call.
     inner_is_ready: bool,
     breaker: Striped<Shared>,
     classify: C,
-    until: U,
+    completion: U,
     mode: Mode<S>,
 }
 
@@ -146,7 +147,7 @@ enum Mode<S> {
         /// Takes the service that was made ready and puts a fresh clone in its place.
         take: fn(&mut S) -> S,
     },
-    Gate(Waiting),
+    Gate(Readiness),
 }
 
 impl<S, C, U> CircuitBreakerService<S, C, U> {
@@ -192,7 +193,7 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
         if !inner_is_ready {
             return Box::new(State::rejected(self.reject()));
         }
-        Box::new(match Call::try_admit(&self.breaker) {
+        Box::new(match Permit::try_admit(&self.breaker) {
             Ok(call) => State::calling_begun(&mut self.inner, req, call),
             Err(refusal) => self.call_refused(req, refusal),
         })
@@ -206,13 +207,13 @@ impl<S, C, U> CircuitBreakerService<S, C, U> {
         let inner = &mut self.inner;
         let req = match self.mode {
             Mode::FailFast { take } => {
-                match Asking::start(&self.breaker, &refusal, req, || take(inner)) {
+                match ProbeRequest::start(&self.breaker, &refusal, req, || take(inner)) {
                     Ok(asking) => return State::asking(asking),
                     Err(req) => req,
                 }
             }
             // Without a clone of the service there is nothing to wait with.
-            Mode::Gate(_) => match Call::admit_parked(&self.breaker, &refusal) {
+            Mode::Gate(_) => match Permit::admit_parked(&self.breaker, &refusal) {
                 Some(call) => return State::calling_begun(inner, req, call),
                 None => req,
             },
@@ -239,7 +240,7 @@ where
     S: Service<Req>,
     S::Error: ServiceError,
     C: Classify<S::Response, S::Error> + Clone,
-    U: Until<S::Response, Call>,
+    U: Completion<S::Response, Permit>,
 {
     type Response = U::Response;
     type Error = S::Error;
@@ -258,7 +259,7 @@ where
             Ok(()) => self.inner_is_ready = true,
             Err(error) => {
                 let verdict = classify::judge(&self.classify, Err(error));
-                if let Ok(mut call) = Call::try_admit(&self.breaker) {
+                if let Ok(mut call) = Permit::try_admit(&self.breaker) {
                     call.settle(verdict);
                 }
             }
@@ -270,7 +271,7 @@ where
     fn call(&mut self, req: Req) -> Self::Future {
         let inner_is_ready = mem::take(&mut self.inner_is_ready);
         let call = if inner_is_ready {
-            Call::pass(&self.breaker)
+            Permit::pass(&self.breaker)
         } else {
             None
         };
@@ -281,7 +282,7 @@ where
         ResponseFuture {
             state,
             classify: self.classify.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }
@@ -293,10 +294,10 @@ impl<S: Clone, C: Clone, U: Clone> Clone for CircuitBreakerService<S, C, U> {
             inner_is_ready: false,
             breaker: self.breaker.clone(),
             classify: self.classify.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
             mode: match self.mode {
                 Mode::FailFast { take } => Mode::FailFast { take },
-                Mode::Gate(_) => Mode::Gate(Waiting::default()),
+                Mode::Gate(_) => Mode::Gate(Readiness::default()),
             },
         }
     }
@@ -321,7 +322,7 @@ pin_project! {
         #[pin]
         state: State<S, Req>,
         classify: C,
-        until: U,
+        completion: U,
     }
 }
 
@@ -333,9 +334,9 @@ pin_project! {
     {
         Rejected { rejected: Option<Rejected> },
         // Of a shared breaker that is half-open. Boxed, so that calls that pass do not carry the room for it.
-        Asking { asking: Box<Asking<S, Req>> },
+        ProbeRequest { asking: Box<ProbeRequest<S, Req>> },
         // The future is dropped before the call is: what is released by the drop is released within the call.
-        Calling { #[pin] future: S::Future, call: Option<Call> },
+        Calling { #[pin] future: S::Future, call: Option<Permit> },
     }
 }
 
@@ -346,21 +347,21 @@ impl<S: Service<Req>, Req> State<S, Req> {
         }
     }
 
-    fn asking(asking: Asking<S, Req>) -> Self {
-        Self::Asking {
+    fn asking(asking: ProbeRequest<S, Req>) -> Self {
+        Self::ProbeRequest {
             asking: Box::new(asking),
         }
     }
 
     #[inline(always)]
-    fn calling(inner: &mut S, req: Req, call: Call) -> Self {
+    fn calling(inner: &mut S, req: Req, call: Permit) -> Self {
         Self::Calling {
             future: inner.call(req),
             call: Some(call),
         }
     }
 
-    fn calling_begun(inner: &mut S, req: Req, mut call: Call) -> Self {
+    fn calling_begun(inner: &mut S, req: Req, mut call: Permit) -> Self {
         call.begin_in_layer();
         Self::calling(inner, req, call)
     }
@@ -368,29 +369,35 @@ impl<S: Service<Req>, Req> State<S, Req> {
 
 impl<S: Service<Req>, Req, C, U> ResponseFuture<S, Req, C, U> {
     #[inline(always)]
-    pub(super) fn calling(inner: &mut S, req: Req, call: Call, classify: C, until: U) -> Self {
+    pub(super) fn calling(
+        inner: &mut S,
+        req: Req,
+        call: Permit,
+        classify: C,
+        completion: U,
+    ) -> Self {
         let state = State::calling(inner, req, call);
         Self {
             state,
             classify,
-            until,
+            completion,
         }
     }
 
-    pub(super) fn asking(asking: Asking<S, Req>, classify: C, until: U) -> Self {
+    pub(super) fn asking(asking: ProbeRequest<S, Req>, classify: C, completion: U) -> Self {
         let state = State::asking(asking);
         Self {
             state,
             classify,
-            until,
+            completion,
         }
     }
 
-    pub(super) const fn rejected(rejected: Rejected, classify: C, until: U) -> Self {
+    pub(super) const fn rejected(rejected: Rejected, classify: C, completion: U) -> Self {
         Self {
             state: State::rejected(rejected),
             classify,
-            until,
+            completion,
         }
     }
 }
@@ -400,7 +407,7 @@ where
     S: Service<Req>,
     S::Error: ServiceError,
     C: Classify<S::Response, S::Error>,
-    U: Until<S::Response, Call>,
+    U: Completion<S::Response, Permit>,
 {
     type Output = Result<U::Response, S::Error>;
 
@@ -414,7 +421,7 @@ where
                 StateProjection::Rejected { rejected } => {
                     return Poll::Ready(Err(rejected.take().expect(AGAIN).into()));
                 }
-                StateProjection::Asking { asking } => {
+                StateProjection::ProbeRequest { asking } => {
                     let next = match ready!(asking.poll(cx)) {
                         Ok((call, mut inner, req)) => State::calling_begun(&mut inner, req, call),
                         Err(rejected) => State::rejected(rejected),
@@ -433,12 +440,12 @@ where
             }
             Poll::Ready(Ok(response)) => {
                 let verdict = classify::judge(this.classify, Ok(&response));
-                if U::HOLDS_ON
+                if U::DEFERS
                     && let Some(call) = call
                 {
                     call.wait();
                 }
-                Poll::Ready(Ok(this.until.hold_from(response, verdict, call)))
+                Poll::Ready(Ok(this.completion.complete(response, verdict, call)))
             }
             Poll::Ready(Err(error)) => {
                 let verdict = classify::judge(this.classify, Err(&error));
@@ -465,10 +472,10 @@ fn take<S: Clone>(service: &mut S) -> S {
 #[inline]
 fn poll_watched<F: Future>(
     future: Pin<&mut F>,
-    call: &mut Option<Call>,
+    call: &mut Option<Permit>,
     cx: &mut Context<'_>,
 ) -> Poll<F::Output> {
-    struct Unwinding<'a>(&'a mut Option<Call>);
+    struct Unwinding<'a>(&'a mut Option<Permit>);
     impl Drop for Unwinding<'_> {
         fn drop(&mut self) {
             if let Some(mut call) = self.0.take() {

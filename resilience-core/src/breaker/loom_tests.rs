@@ -7,7 +7,7 @@ use loom::{sync::Arc, thread};
 
 use super::{
     CircuitBreaker, HalfOpen, OpenFor, Window,
-    config::Builder,
+    builder::CircuitBreakerBuilder,
     machine::{Machine, Outcome},
     snapshot::State,
     window::{CountWindow, Kind, Noted, Streak, Sums, TimeWindow},
@@ -25,7 +25,7 @@ fn at(seconds: u64) -> Moment {
 }
 
 /// Opens at two calls of which half failed, for five seconds; one probe.
-fn builder() -> Builder {
+fn builder() -> CircuitBreakerBuilder {
     CircuitBreaker::builder("test")
         .clock(Clock::tokio())
         .minimum_calls(2)
@@ -34,7 +34,7 @@ fn builder() -> Builder {
         .half_open(HalfOpen::probes(1))
 }
 
-fn machine(builder: Builder) -> Machine {
+fn machine(builder: CircuitBreakerBuilder) -> Machine {
     let mut rules = builder.check().unwrap().rules;
     rules.stripes = 1;
     Machine::new(rules, Some(1), at(0))
@@ -46,7 +46,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 
 /// With at most so many preemptions: each multiplies the time.
 fn explore_to(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
+    let mut builder = loom::model::CircuitBreakerBuilder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
@@ -109,7 +109,7 @@ fn loom_breaker_a_stale_result_never_counts_in_a_newer_generation_of_a_count_win
         let view = machine.view(at(1));
         assert_eq!(
             (
-                view.word.generation(),
+                view.packed.generation(),
                 view.counts.calls,
                 view.counts.failures
             ),
@@ -141,12 +141,12 @@ fn one_trip(preemptions: usize, window: Window, successes: u32) {
         let _ = machine.record(permits[1], Some(FAILURE), || at(1));
         thread.join().unwrap();
         assert_eq!(
-            State::of(machine.word()),
+            State::of(machine.packed()),
             State::Open,
             "one of the two has seen both"
         );
         assert_eq!(
-            (machine.word().generation(), machine.totals().trips),
+            (machine.packed().generation(), machine.totals().trips),
             (1, 1)
         );
     });
@@ -172,7 +172,7 @@ fn loom_breaker_never_sends_more_probes_than_there_are() {
         let machine = Arc::new(machine(builder()));
         fail(&machine, at(0));
         fail(&machine, at(0));
-        assert_eq!(State::of(machine.word()), State::Open);
+        assert_eq!(State::of(machine.packed()), State::Open);
         // Two callers at the moment of reopening; the machine has yet to become half-open.
         let other = Arc::clone(&machine);
         let thread = thread::spawn(move || other.admit(at(5), || 0));
@@ -215,8 +215,8 @@ fn loom_breaker_sends_no_probe_once_the_verdict_has_fallen() {
         });
         let mine = machine.admit(at(5), || 0);
         thread.join().unwrap();
-        assert_eq!(State::of(machine.word()), State::Open);
-        assert_eq!(machine.lock().trial.out, 0, "{mine:?}");
+        assert_eq!(State::of(machine.packed()), State::Open);
+        assert_eq!(machine.lock().probe_round.out, 0, "{mine:?}");
     });
 }
 

@@ -1,6 +1,6 @@
 //! The state machine: pure. Time and results go in, permits and transitions come out. No clock, no I/O, no await.
 //!
-//! One atomic word holds the state ([`Word`]). A call that finds it plainly closed has its permit with one load. All
+//! One atomic word holds the state ([`PackedState`]). A call that finds it plainly closed has its permit with one load. All
 //! else that changes rarely (probes, stages, orders, the series of trips) is behind a short lock, which is never
 //! held over anybody else's code. Nothing waits for a timer: what is due by the time of a look at the machine is
 //! done at that look ([`Machine::advance`]).
@@ -16,13 +16,13 @@ use std::{
 use crossbeam_utils::CachePadded;
 
 use super::{
-    control::Control,
+    counters::{Count, Counters},
     events::Cause,
-    orders::OrderKind,
+    overrides::OverrideKind,
+    packed_state::{AdmittedState, PackedState, Phase},
     rules::{Rules, WindowRules},
-    tally::{Count, Tally},
+    transitions::Control,
     window::{CountWindow, Kind, Noted, Streak, Sums, TimeWindow, Window},
-    word::{Permit, Phase, Word},
 };
 use crate::{
     clock::Moment,
@@ -39,7 +39,7 @@ pub(super) struct Machine {
     pub(super) rules: Rules,
     pub(super) window: Window,
     pub(super) streak: Option<Streak>,
-    pub(super) tally: Tally,
+    pub(super) counters: Counters,
     control: Mutex<Control>,
 }
 
@@ -47,11 +47,11 @@ pub(super) struct Machine {
 /// belong to; a decision that a stale one of them suggests is made again under the lock.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) word: AtomicU64,
+    pub(super) packed: AtomicU64,
     pub(super) open_until: AtomicU64,
     pub(super) stage_until: AtomicU64,
     pub(super) wait_until: AtomicU64,
-    pub(super) order_until: AtomicU64,
+    pub(super) override_until: AtomicU64,
     /// The share of calls to let through, of 2^32.
     pub(super) share: AtomicU64,
     /// A rate is too high, but the window holds fewer calls than the minimum: every call must look.
@@ -115,7 +115,7 @@ impl Machine {
             head: CachePadded::new(Head::new()),
             window,
             streak: rules.streak.map(|_| Streak::new(0)),
-            tally: Tally::new(rules.stripes),
+            counters: Counters::new(rules.stripes),
             control: Mutex::new(Control::new(seed, now)),
             rules,
         }
@@ -123,34 +123,40 @@ impl Machine {
 
     /// The permit of a call that finds the breaker plainly closed.
     #[inline]
-    pub(super) fn pass(&self) -> Option<Permit> {
-        let word = self.word();
-        word.is_plainly_closed().then(|| Permit::of(word))
+    pub(super) fn pass(&self) -> Option<AdmittedState> {
+        let packed = self.packed();
+        packed
+            .is_plainly_closed()
+            .then(|| AdmittedState::of(packed))
     }
 
     /// Decides on one call in whatever state. `dice` gives 32 random bits.
-    pub(super) fn admit(&self, now: Moment, dice: impl Fn() -> u32) -> Result<Permit, Refusal> {
+    pub(super) fn admit(
+        &self,
+        now: Moment,
+        dice: impl Fn() -> u32,
+    ) -> Result<AdmittedState, Refusal> {
         loop {
-            let word = self.advance(now);
-            let decision = match (word.order(), word.phase()) {
-                (OrderKind::Disabled, _) => return Ok(Permit::UNJUDGED),
-                (OrderKind::ForceOpen, _) => Err(self.forced_open(now)),
-                (OrderKind::ForceClosed, _) | (_, Phase::Closed) => Ok(()),
+            let packed = self.advance(now);
+            let decision = match (packed.override_kind(), packed.phase()) {
+                (OverrideKind::Disabled, _) => return Ok(AdmittedState::UNJUDGED),
+                (OverrideKind::ForceOpen, _) => Err(self.forced_open(now)),
+                (OverrideKind::ForceClosed, _) | (_, Phase::Closed) => Ok(()),
                 (_, Phase::Open | Phase::FleetOpen) => Err(self.open(now)),
                 (_, Phase::FleetHalfOpen) => Err(self.needs_lease()),
                 (_, Phase::RampUp) => self.draw_lot(now, &dice),
-                (_, Phase::HalfOpen) => match self.send_probe(word, now) {
+                (_, Phase::HalfOpen) => match self.send_probe(packed, now) {
                     Some(decision) => decision,
                     None => continue,
                 },
             };
             match decision {
-                Ok(()) => return Ok(Permit::of(word)),
+                Ok(()) => return Ok(AdmittedState::of(packed)),
                 // What the refusal was made from may have been written for a later word.
-                Err(_) if self.word() != word => {}
-                Err(_) if word.order() == OrderKind::MetricsOnly => {
-                    self.tally.add(Count::WouldReject);
-                    return Ok(Permit::UNJUDGED);
+                Err(_) if self.packed() != packed => {}
+                Err(_) if packed.override_kind() == OverrideKind::MetricsOnly => {
+                    self.counters.add(Count::WouldReject);
+                    return Ok(AdmittedState::UNJUDGED);
                 }
                 Err(refusal) => return Err(refusal),
             }
@@ -160,14 +166,14 @@ impl Machine {
     /// Whether a call made now would be refused, lots aside. Takes nothing.
     pub(super) fn check(&self, now: Moment) -> Result<(), Refusal> {
         loop {
-            let word = self.advance(now);
-            let refusal = match (word.order(), word.phase()) {
-                (OrderKind::ForceOpen, _) => self.forced_open(now),
-                (OrderKind::None, Phase::Open | Phase::FleetOpen) => self.open(now),
-                (OrderKind::None, Phase::FleetHalfOpen) => self.needs_lease(),
-                (OrderKind::None, Phase::HalfOpen) => {
+            let packed = self.advance(now);
+            let refusal = match (packed.override_kind(), packed.phase()) {
+                (OverrideKind::ForceOpen, _) => self.forced_open(now),
+                (OverrideKind::None, Phase::Open | Phase::FleetOpen) => self.open(now),
+                (OverrideKind::None, Phase::FleetHalfOpen) => self.needs_lease(),
+                (OverrideKind::None, Phase::HalfOpen) => {
                     let control = self.lock();
-                    if control.trial.has_probe_left(&self.rules.half_open) {
+                    if control.probe_round.has_probe_left(&self.rules.half_open) {
                         return Ok(());
                     }
                     drop(control);
@@ -175,7 +181,7 @@ impl Machine {
                 }
                 _ => return Ok(()),
             };
-            if self.word() == word {
+            if self.packed() == packed {
                 return Err(refusal);
             }
         }
@@ -186,43 +192,45 @@ impl Machine {
     #[inline(always)]
     pub(super) fn record(
         &self,
-        permit: Permit,
+        permit: AdmittedState,
         outcome: Option<Outcome>,
         now: impl Fn() -> Moment,
     ) -> Effect {
-        let word = permit.word();
-        if self.word() != word {
+        let packed = permit.packed();
+        if self.packed() != packed {
             if permit.is_judged() {
-                self.tally.add(Count::Stale);
+                self.counters.add(Count::Stale);
             }
             return Effect::Nothing;
         }
-        if word.phase() == Phase::HalfOpen {
-            return self.take_probe_back(word, outcome, now());
+        if packed.phase() == Phase::HalfOpen {
+            return self.take_probe_back(packed, outcome, now());
         }
-        if word.phase() == Phase::FleetHalfOpen {
+        if packed.phase() == Phase::FleetHalfOpen {
             let count = outcome.map_or(Count::Ignored, |outcome| Count::Judged(outcome.kind()));
-            self.tally.add(count);
+            self.counters.add(count);
             return Effect::FleetProbe;
         }
         let Some(outcome) = outcome else {
-            self.tally.add(Count::Ignored);
+            self.counters.add(Count::Ignored);
             return Effect::Nothing;
         };
         let mut read = None;
         let kind = outcome.kind();
         let noted = self
             .window
-            .record(word.generation(), kind, || *read.insert(now()));
+            .record(packed.generation(), kind, || *read.insert(now()));
         if noted == Noted::Stale {
-            self.tally.add(Count::Stale);
+            self.counters.add(Count::Stale);
             return Effect::Nothing;
         }
         if matches!(self.window, Window::Count(_)) {
-            self.tally.add(Count::Judged(kind));
+            self.counters.add(Count::Judged(kind));
         }
         let streak = self.streak.as_ref();
-        let row = streak.map_or(0, |streak| streak.record(word.generation(), outcome.failed));
+        let row = streak.map_or(0, |streak| {
+            streak.record(packed.generation(), outcome.failed)
+        });
         // A quick success in a window that did not slide can only lower the rates.
         let look = kind != Kind::Success
             || noted == Noted::AfterSliding
@@ -230,41 +238,44 @@ impl Machine {
         if !look {
             return Effect::Nothing;
         }
-        self.judge(word, row, outcome.retry_after, read.unwrap_or_else(now))
+        self.judge(packed, row, outcome.retry_after, read.unwrap_or_else(now))
     }
 
     /// Does all that is due by `now`: the end of an order, of the open interval, of the wait for probes, of a stage.
-    pub(super) fn advance(&self, now: Moment) -> Word {
+    pub(super) fn advance(&self, now: Moment) -> PackedState {
         loop {
-            let word = self.word();
-            if !self.looks_due(word, now) {
-                return word;
+            let packed = self.packed();
+            if !self.looks_due(packed, now) {
+                return packed;
             }
             let mut control = self.lock();
-            if self.word() == word && !self.take_due_step(&mut control, now) {
-                return word;
+            if self.packed() == packed && !self.take_due_step(&mut control, now) {
+                return packed;
             }
         }
     }
 
     #[inline]
-    pub(super) fn word(&self) -> Word {
-        Word::from_bits(self.head.word.load(Acquire))
+    pub(super) fn packed(&self) -> PackedState {
+        PackedState::from_bits(self.head.packed.load(Acquire))
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn looks_due(&self, word: Word, now: Moment) -> bool {
+    fn looks_due(&self, packed: PackedState, now: Moment) -> bool {
         let head = &self.head;
         let past = |until: &AtomicU64| until.load(Acquire) <= now.as_nanos();
-        if word.order() != OrderKind::None && past(&head.order_until) {
+        if packed.override_kind() != OverrideKind::None && past(&head.override_until) {
             return true;
         }
         // The other orders hold the machine as it is.
-        let runs = matches!(word.order(), OrderKind::None | OrderKind::MetricsOnly);
-        runs && match word.phase() {
+        let runs = matches!(
+            packed.override_kind(),
+            OverrideKind::None | OverrideKind::MetricsOnly
+        );
+        runs && match packed.phase() {
             Phase::Closed | Phase::FleetHalfOpen => false,
             Phase::Open | Phase::FleetOpen => past(&head.open_until),
             Phase::HalfOpen => past(&head.wait_until),
@@ -273,12 +284,12 @@ impl Machine {
     }
 
     /// `None`: the state changed on the way.
-    fn send_probe(&self, word: Word, now: Moment) -> Option<Result<(), Refusal>> {
+    fn send_probe(&self, packed: PackedState, now: Moment) -> Option<Result<(), Refusal>> {
         let mut control = self.lock();
-        if self.word() != word {
+        if self.packed() != packed {
             return None;
         }
-        let sent = control.trial.send(&self.rules.half_open, now);
+        let sent = control.probe_round.send(&self.rules.half_open, now);
         self.note_wait(&control);
         drop(control);
         Some(if sent {
@@ -288,26 +299,31 @@ impl Machine {
         })
     }
 
-    fn take_probe_back(&self, word: Word, outcome: Option<Outcome>, now: Moment) -> Effect {
+    fn take_probe_back(
+        &self,
+        packed: PackedState,
+        outcome: Option<Outcome>,
+        now: Moment,
+    ) -> Effect {
         let mut control = self.lock();
         // The time may be over and nobody have looked yet: then this probe was still out, and has failed.
-        if self.word() == word && self.take_due_step(&mut control, now) {
-            self.tally.add(Count::Stale);
+        if self.packed() == packed && self.take_due_step(&mut control, now) {
+            self.counters.add(Count::Stale);
             return Effect::Transition;
         }
-        if self.word() != word {
-            self.tally.add(Count::Stale);
+        if self.packed() != packed {
+            self.counters.add(Count::Stale);
             return Effect::Nothing;
         }
         let Some(outcome) = outcome else {
-            control.trial.give_back();
+            control.probe_round.give_back();
             self.note_wait(&control);
-            self.tally.add(Count::Ignored);
+            self.counters.add(Count::Ignored);
             return Effect::ProbeBack;
         };
-        self.tally.add(Count::Judged(outcome.kind()));
-        control.trial.judge(outcome.failed, outcome.slow);
-        match control.trial.verdict(&self.rules.half_open) {
+        self.counters.add(Count::Judged(outcome.kind()));
+        control.probe_round.judge(outcome.failed, outcome.slow);
+        match control.probe_round.verdict(&self.rules.half_open) {
             Some(true) => self.pass_trial(&mut control, now),
             Some(false) => self.trip(&mut control, Cause::ProbesFailed, outcome.retry_after, now),
             None => return Effect::Nothing,
@@ -317,22 +333,22 @@ impl Machine {
 
     /// Trips if the calls so far ask for it.
     #[cold]
-    fn judge(&self, word: Word, row: u32, asked: Option<Duration>, now: Moment) -> Effect {
-        if word.order() == OrderKind::ForceClosed {
+    fn judge(&self, packed: PackedState, row: u32, asked: Option<Duration>, now: Moment) -> Effect {
+        if packed.override_kind() == OverrideKind::ForceClosed {
             return Effect::Nothing;
         }
-        let Some(cause) = self.fault(word, row, now) else {
+        let Some(cause) = self.fault(packed, row, now) else {
             return Effect::Nothing;
         };
         let mut control = self.lock();
-        if self.word() != word {
+        if self.packed() != packed {
             return Effect::Nothing;
         }
         self.trip(&mut control, cause, asked, now);
         Effect::Transition
     }
 
-    fn fault(&self, word: Word, row: u32, now: Moment) -> Option<Cause> {
+    fn fault(&self, packed: PackedState, row: u32, now: Moment) -> Option<Cause> {
         if self.rules.streak.is_some_and(|most| row >= most) {
             return Some(Cause::ConsecutiveFailures);
         }
@@ -341,9 +357,9 @@ impl Machine {
         }
         // Of two threads that each count a call and then look, one must see both.
         fence(SeqCst);
-        let minimum = self.minimum(word.phase());
+        let minimum = self.minimum(packed.phase());
         let look = || {
-            let sums = self.window.sums(word.generation(), now);
+            let sums = self.window.sums(packed.generation(), now);
             (self.rules.exceeded(sums), sums.calls < minimum)
         };
         let (cause, early) = look();
@@ -362,7 +378,7 @@ impl Machine {
 
     /// Whether the window says that the dependency is failing, minimum aside.
     pub(super) fn finds_failing(&self, now: Moment) -> bool {
-        self.rules.exceeded(self.sums(self.word(), now)).is_some()
+        self.rules.exceeded(self.sums(self.packed(), now)).is_some()
     }
 
     fn minimum(&self, phase: Phase) -> u64 {
@@ -400,7 +416,7 @@ impl Machine {
     }
 
     fn forced_open(&self, now: Moment) -> Refusal {
-        let until = moment(&self.head.order_until);
+        let until = moment(&self.head.override_until);
         Refusal {
             reason: Reason::ForcedOpen,
             until,
@@ -419,10 +435,11 @@ impl Machine {
     }
 
     /// The permit of a call that holds one of the fleet's probes; `None` if the fleet has moved on.
-    pub(super) fn admit_leased(&self, now: Moment) -> Option<Permit> {
-        let word = self.advance(now);
-        let probing = word.order() == OrderKind::None && word.phase() == Phase::FleetHalfOpen;
-        probing.then(|| Permit::of(word))
+    pub(super) fn admit_leased(&self, now: Moment) -> Option<AdmittedState> {
+        let packed = self.advance(now);
+        let probing =
+            packed.override_kind() == OverrideKind::None && packed.phase() == Phase::FleetHalfOpen;
+        probing.then(|| AdmittedState::of(packed))
     }
 
     fn no_probe_left(&self, now: Moment) -> Refusal {
@@ -438,24 +455,24 @@ impl Machine {
 
     /// Publishes when the wait for probes ends. Under the lock.
     fn note_wait(&self, control: &Control) {
-        let ends = control.trial.ends(&self.rules.half_open);
+        let ends = control.probe_round.ends(&self.rules.half_open);
         let ends = ends.map_or(NEVER, Moment::as_nanos);
         self.head.wait_until.store(ends, Release);
     }
 
-    pub(super) fn sums(&self, word: Word, now: Moment) -> Sums {
-        self.window.sums(word.generation(), now)
+    pub(super) fn sums(&self, packed: PackedState, now: Moment) -> Sums {
+        self.window.sums(packed.generation(), now)
     }
 }
 
 impl Head {
     fn new() -> Self {
         Self {
-            word: AtomicU64::new(Word::new(0, OrderKind::None, Phase::Closed).bits()),
+            packed: AtomicU64::new(PackedState::new(0, OverrideKind::None, Phase::Closed).bits()),
             open_until: AtomicU64::new(NEVER),
             stage_until: AtomicU64::new(NEVER),
             wait_until: AtomicU64::new(NEVER),
-            order_until: AtomicU64::new(NEVER),
+            override_until: AtomicU64::new(NEVER),
             share: AtomicU64::new(0),
             awaiting_minimum: AtomicBool::new(false),
             news: AtomicBool::new(false),

@@ -38,7 +38,7 @@
 //! of slow calls, or too many failures in a row, open it. **Open**: all calls are rejected, with the time left as
 //! advice, for an interval that grows from trip to trip ([`OpenFor`]). **Half-open**: a bounded number of calls pass
 //! as probes, and their rate of failures decides ([`HalfOpen`]). **Ramping up** (optional): the load comes back in
-//! stages ([`RampUp`]). An operator may overrule all of it ([`Order`]).
+//! stages ([`RampUp`]). An operator may overrule all of it ([`Override`]).
 //!
 //! Each change of state starts a new generation. The result of a call that was admitted in an earlier generation
 //! changes nothing.
@@ -61,51 +61,50 @@
 //!
 //! A call that a closed breaker lets through allocates nothing and takes no lock: one atomic load to get in, one
 //! reading of the clock and one compare-and-swap on memory of the thread's own to get out (with
-//! [`slow calls`](Builder::slow_calls), two readings). A response future that is pending at first costs one more
+//! [`slow calls`](CircuitBreakerBuilder::slow_calls), two readings). A response future that is pending at first costs one more
 //! reading, unless [`Dropped::Ignored`] is set. A breaker with a time window takes about 1.5 KiB of memory, plus 0.75
 //! KiB per stripe (twice the cores, at most 32).
 //!
 //! # Without tower
 //!
-//! [`CircuitBreaker::acquire`] hands out a [`Call`] to hold while the work is done, and to settle with a verdict.
+//! [`CircuitBreaker::acquire`] hands out a [`Permit`] to hold while the work is done, and to settle with a verdict.
 
-mod asking;
+mod builder;
 mod call;
-mod config;
-mod control;
+mod counters;
 mod events;
 pub mod fleet;
-mod gate;
+mod half_open;
 mod keyed;
 mod layer;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod machine;
-mod orders;
+mod overrides;
+mod packed_state;
+mod readiness;
 mod rules;
 mod settings;
 mod shared;
 mod snapshot;
-mod tally;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod totals;
-mod trial;
+mod transitions;
 mod window;
-mod word;
 
 use std::{fmt, sync::Arc};
 
-pub use call::Call;
-pub use config::Builder;
+pub use builder::CircuitBreakerBuilder;
+pub use call::Permit;
 pub use events::{Cause, Counts, Event, Events, Missed};
 pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer, KeyedCircuitBreakerService};
 pub use layer::{CircuitBreakerLayer, CircuitBreakerService, FailFast, Gate, ResponseFuture};
-pub use orders::{Order, OrderInfo};
+pub use overrides::{Override, OverrideInfo};
 pub use settings::{Dropped, HalfOpen, OpenFor, RampUp, Window};
-pub use snapshot::{Probes, Snapshot, Stage, State, Totals};
+pub use snapshot::{BreakerSnapshot, Probes, Stage, State, Totals};
 
-use self::{config::Config, events::Hub, shared::Shared};
+use self::{builder::Config, events::Hub, shared::Shared};
 use crate::{classify, completion, error::Rejected, stripe::Striped, telemetry};
 
 /// The handle of one breaker. Clones, layers and services made from it all share its state.
@@ -116,8 +115,8 @@ pub struct CircuitBreaker {
 
 impl CircuitBreaker {
     /// Starts to configure a breaker of this name: logs, metrics, events and rejections carry it.
-    pub fn builder(name: impl Into<Arc<str>>) -> Builder {
-        Builder::new(name.into())
+    pub fn builder(name: impl Into<Arc<str>>) -> CircuitBreakerBuilder {
+        CircuitBreakerBuilder::new(name.into())
     }
 
     fn new(config: Config) -> Self {
@@ -129,10 +128,10 @@ impl CircuitBreaker {
 
     /// A layer that guards a service with this breaker. Make as many as you like; all share this breaker.
     pub fn layer(&self) -> CircuitBreakerLayer {
-        CircuitBreakerLayer::new(self.clone(), classify::Standard, completion::Response)
+        CircuitBreakerLayer::new(self.clone(), classify::Standard, completion::OnResponse)
     }
 
-    /// Asks for the right to make one call, for use without tower. Hold the [`Call`] while the work is done, then
+    /// Asks for the right to make one call, for use without tower. Hold the [`Permit`] while the work is done, then
     /// [`settle`](completion::Guard::settle) it; dropped unsettled, it counts as [`Dropped`] says, by its age since this
     /// moment.
     ///
@@ -152,10 +151,10 @@ impl CircuitBreaker {
     /// assert_eq!(breaker.snapshot().counts.calls, 1);
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
-    pub fn acquire(&self) -> Result<Call, Rejected> {
-        let mut call = match Call::try_admit(&self.shared) {
+    pub fn acquire(&self) -> Result<Permit, Rejected> {
+        let mut call = match Permit::try_admit(&self.shared) {
             Ok(call) => call,
-            Err(refusal) => Call::admit_parked(&self.shared, &refusal)
+            Err(refusal) => Permit::admit_parked(&self.shared, &refusal)
                 .ok_or_else(|| self.shared.reject(refusal))?,
         };
         call.begin();
@@ -176,7 +175,7 @@ impl CircuitBreaker {
 
     /// Everything there is to know about it now. What is due by now happens first.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> BreakerSnapshot {
         self.shared.snapshot()
     }
 
@@ -186,26 +185,26 @@ impl CircuitBreaker {
         self.shared.hub().subscribe()
     }
 
-    /// The fleet that shares this breaker, if it is [`shared`](Builder::shared).
+    /// The fleet that shares this breaker, if it is [`shared`](CircuitBreakerBuilder::store).
     #[must_use]
     pub fn fleet(&self) -> Option<fleet::Fleet> {
         self.shared.member().cloned().map(fleet::Fleet::new)
     }
 
     /// Gives an order to this instance, in place of the one that stands.
-    pub fn order(&self, order: Order) {
-        self.shared.order(order);
+    pub fn set_override(&self, active_override: Override) {
+        self.shared.set_override(active_override);
     }
 
     /// Ends the order in force and notes why. False if there is none.
-    pub fn clear_order(&self, reason: impl Into<Arc<str>>) -> bool {
-        self.shared.clear_order(reason.into())
+    pub fn clear_override(&self, reason: impl Into<Arc<str>>) -> bool {
+        self.shared.clear_override(reason.into())
     }
 
     /// Back to closed with an empty window, and the open interval back to its first value, whatever the state is
     /// now. An order in force stays in force.
     ///
-    /// Closes this instance only. A [`shared`](Builder::shared) breaker whose fleet is open or half-open
+    /// Closes this instance only. A [`shared`](CircuitBreakerBuilder::store) breaker whose fleet is open or half-open
     /// returns to the fleet's state at its next report; [`Fleet::reset`](fleet::Fleet::reset) closes the fleet.
     pub fn reset(&self, reason: impl Into<Arc<str>>) {
         self.shared.reset(reason.into());

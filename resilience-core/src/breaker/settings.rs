@@ -277,7 +277,7 @@ impl RampUp {
 pub enum Dropped {
     /// Nothing.
     Ignored,
-    /// A slow success, if it was at least this old; younger, nothing. Needs [`Builder::slow_calls`](super::Builder::slow_calls).
+    /// A slow success, if it was at least this old; younger, nothing. Needs [`CircuitBreakerBuilder::slow_calls`](super::CircuitBreakerBuilder::slow_calls).
     SlowAfter(Duration),
     /// A failure, if it was at least this old; younger, nothing.
     FailedAfter(Duration),

@@ -11,17 +11,17 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    config::Config,
-    control::{Imposed, Transition},
+    builder::Config,
+    counters::Count,
     events::{Cause, Event, Hub},
     fleet::{self, HeldProbes, Lease, Membership},
     machine::{Effect, Machine, Outcome, Refusal},
-    orders::Order,
+    overrides::Override,
+    packed_state::AdmittedState,
     settings::Dropped,
-    snapshot::{Snapshot, State},
-    tally::Count,
+    snapshot::{BreakerSnapshot, State},
     totals::{Bequest, BreakerTotals},
-    word::Permit,
+    transitions::{Imposed, Transition},
 };
 use crate::{
     clock::{Clock, Moment},
@@ -62,11 +62,11 @@ impl Shared {
             Some(family) => format!("{}/{}", family.name, config.name).into(),
             None => Arc::clone(&config.name),
         };
-        let (member, mail) = fleet::join(&config, name).unzip();
+        let (member, receiver) = fleet::join(&config, name).unzip();
         let stripes = config.rules.stripes;
         let striped = Striped::with_stripes(Self::new(config, hub, family, member), stripes);
-        if let Some(mail) = mail {
-            fleet::speak_for(striped.shared(), mail);
+        if let Some(receiver) = receiver {
+            fleet::spawn_agent(striped.shared(), receiver);
         }
         striped
     }
@@ -116,7 +116,7 @@ impl Shared {
     }
 
     /// A call with one of the fleet's probes; if the fleet has moved on, the probe goes back.
-    pub(super) fn admit_leased(&self, lease: Lease) -> Option<Permit> {
+    pub(super) fn admit_leased(&self, lease: Lease) -> Option<AdmittedState> {
         let permit = self.machine.admit_leased(self.clock.now());
         self.announce();
         if permit.is_some() {
@@ -160,11 +160,11 @@ impl Shared {
 
     /// The permit of a call that finds the breaker plainly closed.
     #[inline]
-    pub(super) fn pass(&self) -> Option<Permit> {
+    pub(super) fn pass(&self) -> Option<AdmittedState> {
         self.machine.pass()
     }
 
-    pub(super) fn admit(&self) -> Result<Permit, Refusal> {
+    pub(super) fn admit(&self) -> Result<AdmittedState, Refusal> {
         match self.machine.pass() {
             Some(permit) => Ok(permit),
             None => self.admit_in_any_state(),
@@ -172,7 +172,7 @@ impl Shared {
     }
 
     #[cold]
-    fn admit_in_any_state(&self) -> Result<Permit, Refusal> {
+    fn admit_in_any_state(&self) -> Result<AdmittedState, Refusal> {
         let decision = self.machine.admit(self.clock.now(), || self.draw());
         self.announce();
         decision
@@ -202,7 +202,7 @@ impl Shared {
     #[inline(always)]
     pub(super) fn record(
         &self,
-        permit: Permit,
+        permit: AdmittedState,
         outcome: Option<Outcome>,
         now: impl Fn() -> Moment,
     ) {
@@ -234,7 +234,7 @@ impl Shared {
         if let (Some(member), Some(outcome)) = (&self.member, outcome)
             && (outcome.failed || outcome.slow)
         {
-            member.hurry();
+            member.wake();
         }
     }
 
@@ -246,7 +246,7 @@ impl Shared {
             retry_after,
             ..
         } = refusal;
-        self.machine.tally.add(Count::Rejected(reason));
+        self.machine.counters.add(Count::Rejected(reason));
         tracing::debug!(
             target: "resilience",
             pattern = Pattern::CircuitBreaker.as_str(),
@@ -263,35 +263,35 @@ impl Shared {
     }
 
     pub(super) fn state(&self) -> State {
-        let word = self.machine.advance(self.clock.now());
+        let packed = self.machine.advance(self.clock.now());
         self.announce();
-        State::of(word)
+        State::of(packed)
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> BreakerSnapshot {
         let view = self.machine.view(self.clock.now());
         self.announce();
-        Snapshot {
+        BreakerSnapshot {
             name: Arc::clone(&self.name),
-            state: State::of(view.word),
-            generation: view.word.generation(),
+            state: State::of(view.packed),
+            generation: view.packed.generation(),
             counts: view.counts,
             open_for: view.open_for,
             trips: view.trips,
             probes: view.probes,
             stage: view.stage,
-            order: view.order,
+            active_override: view.active_override,
             totals: self.machine.totals(),
         }
     }
 
-    pub(super) fn order(&self, order: Order) {
-        self.machine.order(order, self.clock.now());
+    pub(super) fn set_override(&self, active_override: Override) {
+        self.machine.set_override(active_override, self.clock.now());
         self.announce();
     }
 
-    pub(super) fn clear_order(&self, reason: Arc<str>) -> bool {
-        let stood = self.machine.clear_order(reason, self.clock.now());
+    pub(super) fn clear_override(&self, reason: Arc<str>) -> bool {
+        let stood = self.machine.clear_override(reason, self.clock.now());
         self.announce();
         stood
     }
@@ -374,7 +374,7 @@ impl Shared {
             to: transition.to,
             cause: transition.cause,
             counts: transition.counts,
-            order: transition.order,
+            active_override: transition.active_override,
         });
     }
 
@@ -385,11 +385,11 @@ impl Shared {
             to,
             cause,
             counts,
-            order,
+            active_override,
             open_for,
             asked: _,
         } = transition;
-        let order = order.as_ref();
+        let active_override = active_override.as_ref();
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(
@@ -405,9 +405,9 @@ impl Shared {
                     failures = counts.failures,
                     slow = counts.slow,
                     open_for = open_for.map(tracing::field::debug),
-                    order = order.map(|order| order.order),
-                    order_reason = order.map(|order| &*order.reason),
-                    order_by = order.and_then(|order| order.by.as_deref()),
+                    active_override = active_override.map(|active_override| active_override.kind),
+                    order_reason = active_override.map(|active_override| &*active_override.reason),
+                    order_by = active_override.and_then(|active_override| active_override.by.as_deref()),
                     "state changed"
                 )
             };
@@ -452,11 +452,17 @@ pub(super) struct Levels {
 const ORDERS: [&str; 4] = ["force_open", "force_closed", "disable", "metrics_only"];
 
 impl Levels {
-    pub(super) fn add(&mut self, breaker: &Snapshot) {
+    pub(super) fn add(&mut self, breaker: &BreakerSnapshot) {
         self.states[breaker.state as usize] += 1;
-        let order = breaker.order.as_ref().map(|order| order.order);
-        if let Some(order) = ORDERS.iter().position(|kind| Some(*kind) == order) {
-            self.orders[order] += 1;
+        let active_override = breaker
+            .active_override
+            .as_ref()
+            .map(|active_override| active_override.kind);
+        if let Some(active_override) = ORDERS
+            .iter()
+            .position(|kind| Some(*kind) == active_override)
+        {
+            self.orders[active_override] += 1;
         }
         self.probes += breaker.probes.map_or(0, |probes| probes.out.into());
     }
@@ -466,7 +472,8 @@ impl Levels {
         let states = states.zip(self.states);
         let states = states.map(|(state, count)| (&BREAKER_STATE, state, count));
         let orders = ORDERS.iter().zip(self.orders);
-        let orders = orders.map(|(order, count)| (&BREAKER_ORDER, *order, count));
+        let orders =
+            orders.map(|(active_override, count)| (&BREAKER_ORDER, *active_override, count));
         let probes = [(&BREAKER_PROBES, "", self.probes)];
         for (metric, attribute, value) in states.chain(orders).chain(probes) {
             out(Reading {

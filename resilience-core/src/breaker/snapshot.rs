@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     events::Counts,
-    orders::{OrderInfo, OrderKind},
-    word::{Phase, Word},
+    overrides::{OverrideInfo, OverrideKind},
+    packed_state::{PackedState, Phase},
 };
 
 /// What a breaker does with calls.
@@ -54,11 +54,11 @@ impl State {
     }
 
     /// Under an order to only measure, the state of the machine that measures.
-    pub(super) const fn of(word: Word) -> Self {
-        match (word.order(), word.phase()) {
-            (OrderKind::ForceOpen, _) => Self::ForcedOpen,
-            (OrderKind::ForceClosed, _) => Self::ForcedClosed,
-            (OrderKind::Disabled, _) => Self::Disabled,
+    pub(super) const fn of(packed: PackedState) -> Self {
+        match (packed.override_kind(), packed.phase()) {
+            (OverrideKind::ForceOpen, _) => Self::ForcedOpen,
+            (OverrideKind::ForceClosed, _) => Self::ForcedClosed,
+            (OverrideKind::Disabled, _) => Self::Disabled,
             (_, Phase::Closed) => Self::Closed,
             (_, Phase::Open | Phase::FleetOpen) => Self::Open,
             (_, Phase::HalfOpen | Phase::FleetHalfOpen) => Self::HalfOpen,
@@ -76,7 +76,7 @@ impl fmt::Display for State {
 /// How a breaker stands, at one moment. From [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Snapshot {
+pub struct BreakerSnapshot {
     /// The breaker's name; of a keyed breaker, its key.
     pub name: Arc<str>,
     /// What it does with calls.
@@ -94,7 +94,7 @@ pub struct Snapshot {
     /// The stage, while it is ramping up.
     pub stage: Option<Stage>,
     /// The order in force.
-    pub order: Option<OrderInfo>,
+    pub active_override: Option<OverrideInfo>,
     /// All that happened since it was built.
     pub totals: Totals,
 }

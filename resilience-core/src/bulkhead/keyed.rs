@@ -10,9 +10,9 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Bulkhead, BulkheadBuilder, Permit, ResponseFuture, Snapshot, shared::Totals};
+use super::{Bulkhead, BulkheadBuilder, BulkheadSnapshot, Permit, ResponseFuture, shared::Totals};
 use crate::{
-    completion::{self, Until},
+    completion::{self, Completion},
     error::{InvalidConfig, Pattern, ServiceError},
     keyed::{Evict, Family, InFamily, Keyed, Member, Members},
     telemetry::Reading,
@@ -66,22 +66,22 @@ where
         KeyedBulkheadLayer {
             bulkheads: self.clone(),
             key,
-            until: completion::Response,
+            completion: completion::OnResponse,
         }
     }
 
     /// The sums over all members: places, calls in flight and queued, and the family's totals of
-    /// rejections. [`typical_hold`](Snapshot::typical_hold) is left out.
+    /// rejections. [`typical_hold`](BulkheadSnapshot::typical_hold) is left out.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> BulkheadSnapshot {
         self.members(sum)
     }
 }
 
-fn sum(members: &Members<'_, Bulkhead>) -> Snapshot {
+fn sum(members: &Members<'_, Bulkhead>) -> BulkheadSnapshot {
     let mut sum = members.common.snapshot();
     members.for_each(|bulkhead| {
-        let load = bulkhead.shared.gate.load();
+        let load = bulkhead.shared.semaphore.load();
         sum.in_flight += load.in_flight;
         sum.queued += load.waiting;
         sum.max_concurrent += load.limit;
@@ -91,15 +91,15 @@ fn sum(members: &Members<'_, Bulkhead>) -> Snapshot {
 
 impl Evict for Bulkhead {
     fn evictable(&self) -> bool {
-        let load = self.shared.gate.load();
+        let load = self.shared.semaphore.load();
         load.in_flight == 0 && load.waiting == 0
     }
 }
 
 impl Member for Bulkhead {
-    type Snapshot = Snapshot;
+    type Snapshot = BulkheadSnapshot;
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> BulkheadSnapshot {
         self.snapshot()
     }
 }
@@ -123,20 +123,20 @@ impl InFamily for Bulkhead {
 
 /// Makes [`KeyedBulkheadService`]s. See [`KeyedBulkhead::layer`].
 #[must_use]
-pub struct KeyedBulkheadLayer<K, F, U = completion::Response> {
+pub struct KeyedBulkheadLayer<K, F, U = completion::OnResponse> {
     bulkheads: KeyedBulkhead<K>,
     key: F,
-    until: U,
+    completion: U,
 }
 
 impl<K, F, U> KeyedBulkheadLayer<K, F, U> {
     /// When a call gives its place back. The default is when its response is there; an HTTP body
     /// can keep it until it has been read.
-    pub fn until<V>(self, until: V) -> KeyedBulkheadLayer<K, F, V> {
+    pub fn complete_on<V>(self, completion: V) -> KeyedBulkheadLayer<K, F, V> {
         KeyedBulkheadLayer {
             bulkheads: self.bulkheads,
             key: self.key,
-            until,
+            completion,
         }
     }
 }
@@ -149,18 +149,18 @@ impl<S, K, F: Clone, U: Clone> Layer<S> for KeyedBulkheadLayer<K, F, U> {
             inner,
             bulkheads: self.bulkheads.clone(),
             key: self.key.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }
 
 /// A service of whose calls so many *per key* can be in flight at once. Made by
 /// [`KeyedBulkheadLayer`].
-pub struct KeyedBulkheadService<S, K, F, U = completion::Response> {
+pub struct KeyedBulkheadService<S, K, F, U = completion::OnResponse> {
     inner: S,
     bulkheads: KeyedBulkhead<K>,
     key: F,
-    until: U,
+    completion: U,
 }
 
 impl<S, K, F, U, Req> Service<Req> for KeyedBulkheadService<S, K, F, U>
@@ -169,7 +169,7 @@ where
     S::Error: ServiceError,
     K: Hash + Eq + Clone + Send + Sync + 'static,
     F: Fn(&Req) -> K,
-    U: Until<S::Response, Permit>,
+    U: Completion<S::Response, Permit>,
 {
     type Response = U::Response;
     type Error = S::Error;
@@ -184,7 +184,7 @@ where
     fn call(&mut self, req: Req) -> Self::Future {
         let key = (self.key)(&req);
         let admission = self.bulkheads.with(&key, Bulkhead::admit);
-        ResponseFuture::new(&mut self.inner, req, admission, self.until.clone())
+        ResponseFuture::new(&mut self.inner, req, admission, self.completion.clone())
     }
 }
 
@@ -193,7 +193,7 @@ impl<K, F: Clone, U: Clone> Clone for KeyedBulkheadLayer<K, F, U> {
         Self {
             bulkheads: self.bulkheads.clone(),
             key: self.key.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }
@@ -204,7 +204,7 @@ impl<S: Clone, K, F: Clone, U: Clone> Clone for KeyedBulkheadService<S, K, F, U>
             inner: self.inner.clone(),
             bulkheads: self.bulkheads.clone(),
             key: self.key.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }

@@ -11,9 +11,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Admission, Bulkhead, NotNow, Permit, Wait};
+use super::{Admission, Bulkhead, Denied, Permit, Wait};
 use crate::{
-    completion::{self, Until},
+    completion::{self, Completion},
     error::{Rejected, ServiceError},
     verdict::Verdict,
 };
@@ -21,20 +21,23 @@ use crate::{
 /// Makes [`BulkheadService`]s. See [`Bulkhead::layer`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct BulkheadLayer<U = completion::Response> {
+pub struct BulkheadLayer<U = completion::OnResponse> {
     bulkhead: Bulkhead,
-    until: U,
+    completion: U,
 }
 
 impl<U> BulkheadLayer<U> {
-    pub(super) const fn new(bulkhead: Bulkhead, until: U) -> Self {
-        Self { bulkhead, until }
+    pub(super) const fn new(bulkhead: Bulkhead, completion: U) -> Self {
+        Self {
+            bulkhead,
+            completion,
+        }
     }
 
     /// When a call gives its place back. The default is when its response is there; an HTTP body can keep it until
     /// it has been read.
-    pub fn until<V>(self, until: V) -> BulkheadLayer<V> {
-        BulkheadLayer::new(self.bulkhead, until)
+    pub fn complete_on<V>(self, completion: V) -> BulkheadLayer<V> {
+        BulkheadLayer::new(self.bulkhead, completion)
     }
 }
 
@@ -45,24 +48,24 @@ impl<S, U: Clone> Layer<S> for BulkheadLayer<U> {
         BulkheadService {
             inner,
             bulkhead: self.bulkhead.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }
 
 /// A service of whose calls so many can be in flight at once. Made by [`BulkheadLayer`].
 #[derive(Clone, Debug)]
-pub struct BulkheadService<S, U = completion::Response> {
+pub struct BulkheadService<S, U = completion::OnResponse> {
     inner: S,
     bulkhead: Bulkhead,
-    until: U,
+    completion: U,
 }
 
 impl<S, U, Req> Service<Req> for BulkheadService<S, U>
 where
     S: Service<Req> + Clone,
     S::Error: ServiceError,
-    U: Until<S::Response, Permit>,
+    U: Completion<S::Response, Permit>,
 {
     type Response = U::Response;
     type Error = S::Error;
@@ -76,7 +79,7 @@ where
     #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let admission = self.bulkhead.admit();
-        ResponseFuture::new(&mut self.inner, req, admission, self.until.clone())
+        ResponseFuture::new(&mut self.inner, req, admission, self.completion.clone())
     }
 }
 
@@ -91,7 +94,7 @@ pin_project! {
         #[pin]
         state: State<S, Req, S::Future>,
         permit: Option<Permit>,
-        until: U,
+        completion: U,
     }
 }
 
@@ -124,18 +127,18 @@ where
     S: Service<Req> + Clone,
 {
     #[inline(always)]
-    pub(super) fn new(inner: &mut S, request: Req, admission: Admission, until: U) -> Self {
+    pub(super) fn new(inner: &mut S, request: Req, admission: Admission, completion: U) -> Self {
         let (state, permit) = match admission {
             Ok(permit) => {
                 let future = inner.call(request);
                 (State::Calling { future }, Some(permit))
             }
-            Err(not_now) => match *not_now {
-                NotNow::Queued(wait) => {
+            Err(denied) => match *denied {
+                Denied::Queued(wait) => {
                     let queued = queue(inner, request, wait);
                     (State::Queued { queued }, None)
                 }
-                NotNow::Rejected(rejected) => {
+                Denied::Rejected(rejected) => {
                     let_go(inner);
                     (State::Rejected { rejected }, None)
                 }
@@ -144,7 +147,7 @@ where
         Self {
             state,
             permit,
-            until,
+            completion,
         }
     }
 }
@@ -171,7 +174,7 @@ impl<S, Req, U> Future for ResponseFuture<S, Req, U>
 where
     S: Service<Req>,
     S::Error: ServiceError,
-    U: Until<S::Response, Permit>,
+    U: Completion<S::Response, Permit>,
 {
     type Output = Result<U::Response, S::Error>;
 
@@ -186,7 +189,7 @@ where
                     return Poll::Ready(match result {
                         Ok(response) => {
                             let verdict = Verdict::Success;
-                            Ok(this.until.hold_from(response, verdict, this.permit))
+                            Ok(this.completion.complete(response, verdict, this.permit))
                         }
                         Err(error) => {
                             *this.permit = None;

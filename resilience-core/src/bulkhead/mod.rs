@@ -63,26 +63,26 @@
 //! allocation, no lock, no clock (one call in 64 reads it twice). A queued call pays for a lock, an allocation and a
 //! timer.
 
-mod config;
+mod builder;
 pub mod fleet;
-mod hold;
+mod hold_time;
 mod keyed;
 mod layer;
-mod machine;
+mod queue;
+mod semaphore;
 mod shared;
 #[cfg(all(test, not(loom)))]
 mod tests;
-mod wait;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
-    config::BulkheadBuilder,
+    builder::BulkheadBuilder,
     keyed::{KeyedBulkhead, KeyedBulkheadLayer, KeyedBulkheadService},
     layer::{BulkheadLayer, BulkheadService, ResponseFuture},
 };
 
-use self::{hold::is_sample, machine::Entry, shared::Shared, wait::Wait};
+use self::{hold_time::is_sample, queue::Wait, semaphore::Entry, shared::Shared};
 use crate::{
     completion::{self, Guard},
     error::{InvalidConfig, Reason, Rejected},
@@ -104,7 +104,7 @@ impl Bulkhead {
 
     /// A layer over this bulkhead's places. Any number of them share the places.
     pub fn layer(&self) -> BulkheadLayer {
-        BulkheadLayer::new(self.clone(), completion::Response)
+        BulkheadLayer::new(self.clone(), completion::OnResponse)
     }
 
     /// Takes a place if there is one, without waiting in any queue.
@@ -124,9 +124,9 @@ impl Bulkhead {
     pub async fn acquire(&self) -> Result<Permit, Rejected> {
         match self.admit() {
             Ok(permit) => Ok(permit),
-            Err(not_now) => match *not_now {
-                NotNow::Queued(wait) => wait.await,
-                NotNow::Rejected(rejected) => Err(rejected),
+            Err(denied) => match *denied {
+                Denied::Queued(wait) => wait.await,
+                Denied::Rejected(rejected) => Err(rejected),
             },
         }
     }
@@ -137,15 +137,15 @@ impl Bulkhead {
     /// # Errors
     /// If `max_concurrent` is zero or above 1,048,575.
     pub fn set_max_concurrent(&self, max_concurrent: usize) -> Result<(), InvalidConfig> {
-        config::validate_limit(max_concurrent)?;
-        self.shared.gate.resize(max_concurrent);
+        builder::validate_limit(max_concurrent)?;
+        self.shared.semaphore.resize(max_concurrent);
         self.shared.hand_over();
         Ok(())
     }
 
     /// The state of things at this moment.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> BulkheadSnapshot {
         self.shared.snapshot()
     }
 
@@ -159,7 +159,7 @@ impl Bulkhead {
     /// A permit if there is room.
     #[inline]
     fn pass(&self) -> Option<Permit> {
-        let passed = self.shared.gate.enter()?;
+        let passed = self.shared.semaphore.enter()?;
         Some(Permit::fast(self.shared.local(), passed))
     }
 
@@ -173,15 +173,15 @@ impl Bulkhead {
 
     #[cold]
     fn admit_full(&self) -> Admission {
-        match self.shared.gate.enter_or_queue() {
+        match self.shared.semaphore.enter_or_queue() {
             Entry::Passed => Ok(Permit::measured(self.shared.local())),
             Entry::Queued(ticket) => {
                 let wait = Wait::new(self.shared.local(), ticket);
-                Err(Box::new(NotNow::Queued(wait)))
+                Err(Box::new(Denied::Queued(wait)))
             }
             Entry::Full => {
                 let rejected = self.shared.reject(Reason::Full);
-                Err(Box::new(NotNow::Rejected(rejected)))
+                Err(Box::new(Denied::Rejected(rejected)))
             }
         }
     }
@@ -199,7 +199,7 @@ impl fmt::Debug for Bulkhead {
 /// What a [`Bulkhead`] looks like at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Snapshot {
+pub struct BulkheadSnapshot {
     /// Calls that hold a place.
     pub in_flight: usize,
     /// Calls that wait for one.
@@ -250,7 +250,7 @@ impl Drop for Permit {
         if self.since != 0 {
             self.shared.record(self.since);
         }
-        if self.shared.gate.leave() {
+        if self.shared.semaphore.leave() {
             self.shared.hand_over();
         }
     }
@@ -265,10 +265,10 @@ impl fmt::Debug for Permit {
 }
 
 /// A permit, or something that is only pointed at: a call that passes stays in registers this way.
-type Admission = Result<Permit, Box<NotNow>>;
+type Admission = Result<Permit, Box<Denied>>;
 
 /// What becomes of a call that finds no room.
-enum NotNow {
+enum Denied {
     Queued(Wait),
     Rejected(Rejected),
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Snapshot, hold::Holds, machine::Gate};
+use super::{BulkheadSnapshot, hold_time::HoldTimes, semaphore::Semaphore};
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
@@ -16,11 +16,11 @@ use crate::{
 /// What all clones share.
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
-    pub(super) gate: Gate<Waker>,
+    pub(super) semaphore: Semaphore<Waker>,
     pub(super) max_wait: Duration,
     pub(super) retry_after: Option<Duration>,
     pub(super) clock: Clock,
-    pub(super) holds: Holds,
+    pub(super) hold_times: HoldTimes,
     pub(super) totals: Arc<Totals>,
 }
 
@@ -33,20 +33,20 @@ counters! {
 }
 
 impl Shared {
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let load = self.gate.load();
-        Snapshot {
+    pub(super) fn snapshot(&self) -> BulkheadSnapshot {
+        let load = self.semaphore.load();
+        BulkheadSnapshot {
             in_flight: load.in_flight,
             queued: load.waiting,
             max_concurrent: load.limit,
-            typical_hold: self.holds.average(),
+            typical_hold: self.hold_times.average(),
             ..self.totals.snapshot()
         }
     }
 
     #[cold]
     pub(super) fn hand_over(&self) {
-        while let Some(waker) = self.gate.hand_over() {
+        while let Some(waker) = self.semaphore.hand_over() {
             if let Some(waker) = waker {
                 waker.wake();
             }
@@ -56,7 +56,7 @@ impl Shared {
     #[cold]
     pub(super) fn record(&self, since: u64) {
         let held = self.clock.now().since(Moment::from_nanos(since));
-        self.holds.record(held);
+        self.hold_times.record(held);
     }
 
     #[cold]
@@ -65,9 +65,10 @@ impl Shared {
             Reason::QueueTimedOut => &self.totals.timed_out,
             _ => &self.totals.full,
         };
-        let wait = self
-            .retry_after
-            .unwrap_or_else(|| self.holds.retry_after(self.gate.load(), self.clock.now()));
+        let wait = self.retry_after.unwrap_or_else(|| {
+            self.hold_times
+                .retry_after(self.semaphore.load(), self.clock.now())
+        });
         let scope = Scope::new(Pattern::Bulkhead, &self.name);
         scope.count_and_reject(counter, reason, Some(wait))
     }
@@ -94,7 +95,7 @@ impl Drop for Shared {
     }
 }
 
-impl Snapshot {
+impl BulkheadSnapshot {
     pub(super) fn read_load(&self, out: &mut dyn FnMut(Reading)) {
         for (metric, value) in [
             (&telemetry::BULKHEAD_IN_FLIGHT, self.in_flight),
@@ -111,8 +112,8 @@ impl Snapshot {
 }
 
 impl Totals {
-    pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub(super) fn snapshot(&self) -> BulkheadSnapshot {
+        BulkheadSnapshot {
             in_flight: 0,
             queued: 0,
             max_concurrent: 0,

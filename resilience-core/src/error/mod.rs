@@ -5,7 +5,7 @@
 //! A stack of six layers has the error type of a stack of one.
 //!
 //! - Typed stacks use [`Error<E>`]: `Rejected` or the service's own `E`.
-//!   [`LiftLayer`](wrap::LiftLayer) brings a service whose error is a plain `E` there.
+//!   [`WrapErrorLayer`](wrap::WrapErrorLayer) brings a service whose error is a plain `E` there.
 //! - Stacks of tower's `BoxError` work as they are.
 //! - An error enum of your own joins in with two small impls: `From<Rejected>` and
 //!   [`ServiceError`].

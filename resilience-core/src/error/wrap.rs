@@ -2,20 +2,20 @@
 //!
 //! The layers of this toolkit ask for an error that a [`Rejected`](crate::Rejected) can be turned
 //! into. A service whose error is tower's `BoxError` has that already, and so has one of
-//! [`Error<E>`]. For everything else, put [`LiftLayer`] innermost: it turns `E` into
+//! [`Error<E>`]. For everything else, put [`WrapErrorLayer`] innermost: it turns `E` into
 //! [`Error::Service`]`(E)` and changes nothing else.
 //!
 //! It is not an error mapper for general use: that is tower's `MapErr`, which would do here too, at
 //! the price of a stack type with a closure in it.
 //!
 //! ```
-//! use resilience_core::{Error, error::wrap::LiftLayer};
+//! use resilience_core::{Error, error::wrap::WrapErrorLayer};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let stack = ServiceBuilder::new()
 //!     // .layer(timeout.layer()).layer(breaker.layer()) ..
-//!     .layer(LiftLayer::new())
+//!     .layer(WrapErrorLayer::new())
 //!     .service(service_fn(|n: u32| async move { n.checked_sub(1).ok_or("below zero") }));
 //! assert_eq!(stack.clone().oneshot(1).await, Ok(0));
 //! assert_eq!(stack.oneshot(0).await, Err(Error::Service("below zero")));
@@ -37,12 +37,12 @@ use tower_service::Service;
 
 use super::Error;
 
-/// Makes [`LiftService`]s.
+/// Makes [`WrapErrorService`]s.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
-pub struct LiftLayer;
+pub struct WrapErrorLayer;
 
-impl LiftLayer {
+impl WrapErrorLayer {
     /// The layer. It has no state and no settings.
     #[must_use]
     pub const fn new() -> Self {
@@ -50,21 +50,21 @@ impl LiftLayer {
     }
 }
 
-impl<S> Layer<S> for LiftLayer {
-    type Service = LiftService<S>;
+impl<S> Layer<S> for WrapErrorLayer {
+    type Service = WrapErrorService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LiftService { inner }
+        WrapErrorService { inner }
     }
 }
 
 /// A service of error `E` as one of [`Error<E>`].
 #[derive(Clone, Copy, Debug)]
-pub struct LiftService<S> {
+pub struct WrapErrorService<S> {
     inner: S,
 }
 
-impl<S, Req> Service<Req> for LiftService<S>
+impl<S, Req> Service<Req> for WrapErrorService<S>
 where
     S: Service<Req>,
 {
@@ -86,7 +86,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`LiftService`].
+    /// The future of [`WrapErrorService`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
@@ -116,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn errors_of_readiness_and_of_the_call_are_both_lifted() {
-        let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(LiftLayer::new());
+        let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(WrapErrorLayer::new());
         assert_ready_ok!(service.poll_ready());
         let response = service.call("hello");
         assert_request_eq!(handle, "hello").send_error("broken");

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Answers in the place of a service that failed.
-pub trait Answer<Req, Res, E> {
+pub trait FallbackResponse<Req, Res, E> {
     /// What has to be known of a request to answer it later. Taken before every call: keep it small.
     type Note;
     /// The answer to come.
@@ -40,7 +40,7 @@ pub trait Answer<Req, Res, E> {
 #[derive(Clone, Copy, Debug)]
 pub struct Value<Res>(pub(super) Res);
 
-impl<Req, Res: Clone, E> Answer<Req, Res, E> for Value<Res> {
+impl<Req, Res: Clone, E> FallbackResponse<Req, Res, E> for Value<Res> {
     type Note = ();
     type Future = Ready<Result<Res, E>>;
 
@@ -55,7 +55,7 @@ impl<Req, Res: Clone, E> Answer<Req, Res, E> for Value<Res> {
 #[derive(Clone, Copy)]
 pub struct By<F>(pub(super) F);
 
-impl<Req, Res, E, F> Answer<Req, Res, E> for By<F>
+impl<Req, Res, E, F> FallbackResponse<Req, Res, E> for By<F>
 where
     F: Fn(E) -> Result<Res, E>,
 {
@@ -76,7 +76,7 @@ where
 #[derive(Clone, Copy)]
 pub struct ByAsync<F>(pub(super) F);
 
-impl<Req, Res, E, F, Fut> Answer<Req, Res, E> for ByAsync<F>
+impl<Req, Res, E, F, Fut> FallbackResponse<Req, Res, E> for ByAsync<F>
 where
     F: Fn(E) -> Fut,
     Fut: Future<Output = Result<Res, E>>,
@@ -98,7 +98,7 @@ where
 #[derive(Clone, Copy)]
 pub struct ByResult<F>(pub(super) F);
 
-impl<Req, Res, E, F> Answer<Req, Res, E> for ByResult<F>
+impl<Req, Res, E, F> FallbackResponse<Req, Res, E> for ByResult<F>
 where
     F: Fn(Result<Res, E>) -> Result<Res, E>,
 {
@@ -129,7 +129,7 @@ impl<S, F> OnService<S, F> {
     }
 }
 
-impl<Req, Alt, S, F> Answer<Req, S::Response, S::Error> for OnService<S, F>
+impl<Req, Alt, S, F> FallbackResponse<Req, S::Response, S::Error> for OnService<S, F>
 where
     S: Service<Alt> + Clone,
     F: Fn(&Req) -> Option<Alt>,

@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::answer::{Answer, OnError, OnFailure, When, WhenError};
+use super::answer::{FallbackResponse, OnError, OnFailure, When, WhenError};
 use crate::{
     error::Pattern,
     stripe::{Local, Striped},
@@ -142,7 +142,7 @@ impl<S, A, W, Req> Service<Req> for FallbackService<S, A, W>
 where
     S: Service<Req>,
     S::Error: Send + 'static,
-    A: Answer<Req, S::Response, S::Error>,
+    A: FallbackResponse<Req, S::Response, S::Error>,
     W: When<S::Response, S::Error> + Clone,
 {
     type Response = S::Response;
@@ -194,7 +194,7 @@ pin_project! {
     pub struct ResponseFuture<S, Req, A, W>
     where
         S: Service<Req>,
-        A: Answer<Req, S::Response, S::Error>,
+        A: FallbackResponse<Req, S::Response, S::Error>,
     {
         #[pin]
         state: State<S::Future, S::Response, S::Error, A::Note, A::Future>,
@@ -215,7 +215,7 @@ pin_project! {
 impl<S, Req, A, W> Future for ResponseFuture<S, Req, A, W>
 where
     S: Service<Req>,
-    A: Answer<Req, S::Response, S::Error>,
+    A: FallbackResponse<Req, S::Response, S::Error>,
     W: When<S::Response, S::Error>,
 {
     type Output = Result<S::Response, S::Error>;
@@ -252,7 +252,7 @@ impl<A> Shared<A> {
         note: A::Note,
     ) -> Result<A::Future, Result<Res, E>>
     where
-        A: Answer<Req, Res, E>,
+        A: FallbackResponse<Req, Res, E>,
     {
         let was_error = failed.is_err();
         let answer = self.answer.answer(failed, note)?;
@@ -294,7 +294,7 @@ impl<S: fmt::Debug, A, W> fmt::Debug for FallbackService<S, A, W> {
 impl<S, Req, A, W> fmt::Debug for ResponseFuture<S, Req, A, W>
 where
     S: Service<Req>,
-    A: Answer<Req, S::Response, S::Error>,
+    A: FallbackResponse<Req, S::Response, S::Error>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {

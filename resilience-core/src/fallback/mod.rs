@@ -1,14 +1,14 @@
 //! Fallback: what to answer when the dependency does not.
 //!
 //! ```
-//! use resilience_core::{Error, fallback::Fallback, error::wrap::LiftLayer};
+//! use resilience_core::{Error, fallback::Fallback, error::wrap::WrapErrorLayer};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! // Recommendations are nice to have: if they fail, or a breaker inside says no, there are none.
 //! let service = ServiceBuilder::new()
 //!     .layer(Fallback::value("recommendations", Vec::<String>::new()))
-//!     .layer(LiftLayer::new())
+//!     .layer(WrapErrorLayer::new())
 //!     .service(service_fn(|_user: u64| async { Err("down") }));
 //! assert_eq!(service.oneshot(7).await, Ok(vec![]));
 //! # }
@@ -20,7 +20,7 @@
 //! | [`Fallback::by`], [`by_async`](Fallback::by_async) | what a function makes of the error; it may fail itself |
 //! | [`Fallback::by_result`] | what a function makes of the error *or of the failed response* |
 //! | [`Fallback::service`] | another service's answer, to a request made from this one's |
-//! | [`Fallback::with`] | your own [`Answer`] |
+//! | [`Fallback::with`] | your own [`FallbackResponse`] |
 //!
 //! **When**: on every error, rejections included. [`when`](FallbackLayer::when) narrows that down by the error;
 //! [`classify`](FallbackLayer::classify) asks a classifier instead, which also sees the failed *responses* of
@@ -46,7 +46,8 @@ use std::sync::Arc;
 
 pub use self::{
     answer::{
-        Answer, By, ByAsync, ByResult, OnError, OnFailure, OnService, Value, When, WhenError,
+        By, ByAsync, ByResult, FallbackResponse, OnError, OnFailure, OnService, Value, When,
+        WhenError,
     },
     layer::{FallbackLayer, FallbackService, ResponseFuture},
 };
@@ -107,7 +108,7 @@ impl Fallback {
         Self::with(name, OnService::new(other, request))
     }
 
-    /// Answers with an [`Answer`] of your own.
+    /// Answers with an [`FallbackResponse`] of your own.
     pub fn with<A>(name: impl Into<Arc<str>>, answer: A) -> FallbackLayer<A> {
         FallbackLayer::new(name.into(), answer, OnError)
     }

@@ -11,15 +11,15 @@ use tower_test::{assert_request_eq, mock};
 use super::*;
 use crate::{
     Error, Pattern, Reason, Rejected, Verdict, classify,
-    error::wrap::{LiftLayer, LiftService},
+    error::wrap::{WrapErrorLayer, WrapErrorService},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Divides by what it is asked.
 fn divider()
--> LiftService<impl Service<u32, Response = u32, Error = &'static str, Future: Send> + Clone> {
-    LiftLayer::new().layer(service_fn(async |n: u32| {
+-> WrapErrorService<impl Service<u32, Response = u32, Error = &'static str, Future: Send> + Clone> {
+    WrapErrorLayer::new().layer(service_fn(async |n: u32| {
         100_u32.checked_div(n).ok_or("by zero")
     }))
 }
@@ -51,7 +51,7 @@ async fn a_function_of_the_error_may_answer_or_fail_in_its_turn() {
         Error::Service("by zero") => Ok(0),
         other => Err(other),
     });
-    let broken = LiftLayer::new().layer(service_fn(async |_: u32| Err::<u32, _>("broken")));
+    let broken = WrapErrorLayer::new().layer(service_fn(async |_: u32| Err::<u32, _>("broken")));
     assert_eq!(layer.layer(divider()).oneshot(0).await, Ok(0));
     assert_eq!(
         layer.layer(broken).oneshot(0).await,
@@ -86,7 +86,8 @@ async fn only_the_errors_asked_for_fall_back() {
 
 #[tokio::test]
 async fn a_response_that_reports_failure_falls_back_where_a_classifier_says_so() {
-    let service = || LiftLayer::new().layer(service_fn(async |status: u16| Ok::<_, &str>(status)));
+    let service =
+        || WrapErrorLayer::new().layer(service_fn(async |status: u16| Ok::<_, &str>(status)));
     let classifier = classify::responses(|status: &u16| match status {
         500.. => Verdict::transient(),
         400.. => Verdict::Ignored,
@@ -125,10 +126,10 @@ async fn the_other_service_gets_its_own_request_and_only_when_it_is_needed() {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     /// Not `Clone`.
     struct Query(u32);
-    let primary = LiftLayer::new().layer(service_fn(async |Query(n)| {
+    let primary = WrapErrorLayer::new().layer(service_fn(async |Query(n)| {
         100_u32.checked_div(n).ok_or("by zero")
     }));
-    let replica = LiftLayer::new().layer(service_fn(async |key: String| {
+    let replica = WrapErrorLayer::new().layer(service_fn(async |key: String| {
         CALLS.fetch_add(1, Relaxed);
         Ok::<u32, &str>(key.len() as u32)
     }));
@@ -138,7 +139,7 @@ async fn the_other_service_gets_its_own_request_and_only_when_it_is_needed() {
     assert_eq!(CALLS.load(Relaxed), 0);
     assert_eq!(layer.layer(primary).oneshot(Query(0)).await, Ok(3));
     assert_eq!(CALLS.load(Relaxed), 1);
-    let broken = LiftLayer::new().layer(service_fn(async |_: Query| Err::<u32, _>("broken")));
+    let broken = WrapErrorLayer::new().layer(service_fn(async |_: Query| Err::<u32, _>("broken")));
     let without = layer.layer(broken).oneshot(Query(5)).await;
     assert_eq!(
         without,
@@ -239,7 +240,7 @@ async fn dropping_the_call_drops_the_fallback_that_runs() {
 #[test]
 fn an_answer_of_ones_own_needs_no_threads() {
     struct Echo;
-    impl Answer<u32, u32, Error<&'static str>> for Echo {
+    impl FallbackResponse<u32, u32, Error<&'static str>> for Echo {
         type Note = u32;
         type Future = std::pin::Pin<Box<dyn Future<Output = Result<u32, Error<&'static str>>>>>;
         fn note(&self, request: &u32) -> u32 {

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 
 use super::{
     key,
-    lead::{Hold, Lead},
     outcome::{CodecError, to_json},
-    record::{Kept, Previous},
+    record::{Previous, WriteOutcome},
     shared::{Shared, ms},
-    store::StoreFailure,
+    store::StoreError,
+    worker::{HeldClaim, Worker},
 };
 
 tokio::task_local! {
@@ -30,7 +30,7 @@ pub struct Attempt(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     key: Arc<str>,
-    hold: Option<Hold>,
+    held: Option<HeldClaim>,
     previous: Previous,
     checkpoint: Option<Bytes>,
     lost: watch::Sender<bool>,
@@ -61,19 +61,19 @@ pub enum CheckpointFailed {
     Unguarded,
     /// The store gave no answer.
     #[error("the store gave no answer: {0}")]
-    Store(StoreFailure),
+    Store(StoreError),
 }
 
 impl Attempt {
-    pub(super) fn new(lead: &Lead) -> Self {
+    pub(super) fn new(worker: &Worker) -> Self {
         Self(Arc::new(Inner {
-            shared: Arc::clone(&lead.shared),
-            key: Arc::clone(&lead.key),
-            hold: lead.hold.clone(),
-            previous: lead.previous,
-            checkpoint: lead.checkpoint.clone(),
+            shared: Arc::clone(&worker.shared),
+            key: Arc::clone(&worker.key),
+            held: worker.held.clone(),
+            previous: worker.previous,
+            checkpoint: worker.checkpoint.clone(),
             lost: watch::Sender::new(false),
-            saved: Mutex::new(lead.left.clone()),
+            saved: Mutex::new(worker.left.clone()),
         }))
     }
 
@@ -88,13 +88,13 @@ impl Attempt {
     /// has seen. Zero, if the work is done [without protection](super::Unreachable::Open).
     #[must_use]
     pub fn fence(&self) -> u64 {
-        self.0.hold.as_ref().map_or(0, |hold| hold.holder.fence)
+        self.0.held.as_ref().map_or(0, |held| held.holder.fence)
     }
 
     /// Counts from one, for as long as the record is kept.
     #[must_use]
     pub fn number(&self) -> u32 {
-        self.0.hold.as_ref().map_or(1, |hold| hold.holder.attempt)
+        self.0.held.as_ref().map_or(1, |held| held.holder.attempt)
     }
 
     /// How the attempt before this one ended.
@@ -126,17 +126,20 @@ impl Attempt {
         &self,
         checkpoint: impl Into<Bytes>,
     ) -> Result<(), CheckpointFailed> {
-        let hold = self.0.hold.as_ref().ok_or(CheckpointFailed::Unguarded)?;
+        let held = self.0.held.as_ref().ok_or(CheckpointFailed::Unguarded)?;
         let (shared, plain) = (&self.0.shared, checkpoint.into());
         let (bytes, most) = (plain.len(), shared.settings.max_checkpoint);
         if bytes > most {
             return Err(CheckpointFailed::TooLarge { bytes, most });
         }
-        let place = shared.place(&self.0.key);
-        let sealed = shared.settings.sealing.seal(Some(&plain), 0, &place);
+        let associated_data = shared.associated_data(&self.0.key);
+        let sealed = shared
+            .settings
+            .sealing
+            .seal(Some(&plain), 0, &associated_data);
         let sealed = sealed.map_err(CodecError::new)?;
-        match self.leave(hold, &sealed).await {
-            Ok(Kept::Lost(_)) => {
+        match self.leave(held, &sealed).await {
+            Ok(WriteOutcome::Lost(_)) => {
                 self.lose();
                 Err(CheckpointFailed::Lost)
             }
@@ -186,20 +189,20 @@ impl Attempt {
     }
 
     /// The store had lost the record, and with it the checkpoint.
-    pub(super) async fn leave_checkpoint_again(&self, hold: &Hold) {
+    pub(super) async fn leave_checkpoint_again(&self, held: &HeldClaim) {
         let saved = self.saved().clone();
         if let Some(sealed) = saved {
             // If it fails, there is none: a next attempt begins at the beginning.
-            let _ = self.leave(hold, &sealed).await;
+            let _ = self.leave(held, &sealed).await;
         }
     }
 
-    async fn leave(&self, hold: &Hold, sealed: &Bytes) -> Result<Kept, StoreFailure> {
+    async fn leave(&self, held: &HeldClaim, sealed: &Bytes) -> Result<WriteOutcome, StoreError> {
         let (shared, lease_ms) = (&self.0.shared, ms(self.0.shared.settings.lease));
-        let step = hold
+        let step = held
             .store
-            .checkpoint(&shared.name, &self.0.key, &hold.holder, sealed, lease_ms);
-        shared.within_budget(&hold.store, step).await
+            .checkpoint(&shared.name, &self.0.key, &held.holder, sealed, lease_ms);
+        shared.within_budget(&held.store, step).await
     }
 
     fn saved(&self) -> std::sync::MutexGuard<'_, Option<Bytes>> {

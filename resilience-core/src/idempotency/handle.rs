@@ -7,14 +7,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::oneshot;
 
 use super::{
-    Attempt, IdempotencyBuilder, IdempotencyLayer, Json, Outcome, Outcomes, Recorded, Snapshot,
-    Source,
-    admit::Admission,
+    Attempt, IdempotencyBuilder, IdempotencyLayer, IdempotencySnapshot, Json, Outcome, Outcomes,
+    Recorded, Source,
+    claim::Admission,
     key::Key,
-    lead::{Ended, Finished},
-    record::{Completion, Kept, Loss, Resolution, View},
+    record::{Completion, Loss, RecordView, StoreResolution, WriteOutcome},
     shared::{Shared, ms},
-    store::StoreFailure,
+    store::StoreError,
+    worker::{Ended, Finished},
 };
 use crate::error::{Error, Reason, Rejected};
 
@@ -27,7 +27,7 @@ pub struct Idempotency {
 /// What an operator, or a reconciling job, has found out about work whose outcome nobody knew.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Finding {
+pub enum Resolution {
     /// It was done, with this result, as the codec encodes it.
     Done(Bytes),
     /// It was done; there is no result to replay.
@@ -111,8 +111,8 @@ impl Idempotency {
                 self.shared
                     .decoded(&*outcomes, outcome, Source::Replayed { age })
             }
-            Admission::Work(lead) => {
-                let told = lead.start(Arc::clone(&outcomes), work);
+            Admission::Work(worker) => {
+                let told = worker.start(Arc::clone(&outcomes), work);
                 self.shared.finished(told, &*outcomes).await
             }
         }
@@ -122,14 +122,14 @@ impl Idempotency {
     ///
     /// # Errors
     /// If the store gives no answer.
-    pub async fn look(&self, key: impl Into<Key>) -> Result<Option<View>, StoreFailure> {
+    pub async fn get(&self, key: impl Into<Key>) -> Result<Option<RecordView>, StoreError> {
         let stored = key.into().stored();
-        let look = self.shared.store.look(&self.shared.name, &stored);
+        let look = self.shared.store.get(&self.shared.name, &stored);
         self.shared.within_budget(&self.shared.store, look).await
     }
 
     /// Settles work whose outcome is unknown, or whose lease has ended, as of the attempt under `fence`
-    /// ([`View::fence`]). False if that is not (or no longer) how it stands.
+    /// ([`RecordView::fence`]). False if that is not (or no longer) how it stands.
     ///
     /// # Errors
     /// If the store gives no answer.
@@ -137,22 +137,26 @@ impl Idempotency {
         &self,
         key: impl Into<Key>,
         fence: u64,
-        finding: Finding,
-    ) -> Result<bool, StoreFailure> {
+        finding: Resolution,
+    ) -> Result<bool, StoreError> {
         let (shared, stored) = (&self.shared, key.into().stored());
         let plain = match finding {
-            Finding::NotDone => return self.resolved(&stored, fence, &Resolution::Release).await,
-            Finding::Done(outcome) => Some(outcome),
-            Finding::DoneWithoutResult => None,
+            Resolution::NotDone => {
+                return self
+                    .resolved(&stored, fence, &StoreResolution::Release)
+                    .await;
+            }
+            Resolution::Done(outcome) => Some(outcome),
+            Resolution::DoneWithoutResult => None,
         };
-        let (place, ttl_ms) = (shared.place(&stored), ms(shared.settings.ttl));
+        let (associated_data, ttl_ms) = (shared.associated_data(&stored), ms(shared.settings.ttl));
         let sealed = shared
             .settings
             .sealing
-            .seal(plain.as_deref(), ttl_ms, &place);
-        let outcome = sealed.map_err(|why| StoreFailure::new(why.to_string(), false))?;
+            .seal(plain.as_deref(), ttl_ms, &associated_data);
+        let outcome = sealed.map_err(|why| StoreError::new(why.to_string(), false))?;
         let completion = Completion { outcome, ttl_ms };
-        self.resolved(&stored, fence, &Resolution::Done(completion))
+        self.resolved(&stored, fence, &StoreResolution::Done(completion))
             .await
     }
 
@@ -160,8 +164,8 @@ impl Idempotency {
         &self,
         stored: &str,
         fence: u64,
-        resolution: &Resolution,
-    ) -> Result<bool, StoreFailure> {
+        resolution: &StoreResolution,
+    ) -> Result<bool, StoreError> {
         let shared = &self.shared;
         let step = shared
             .store
@@ -169,13 +173,13 @@ impl Idempotency {
         let kept = shared.within_budget(&shared.store, step).await?;
         Ok(!matches!(
             kept,
-            Kept::Lost(Loss::Taken | Loss::Over | Loss::Gone)
+            WriteOutcome::Lost(Loss::Taken | Loss::Over | Loss::Gone)
         ))
     }
 
     /// What has been counted so far.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> IdempotencySnapshot {
         self.shared.totals.snapshot()
     }
 

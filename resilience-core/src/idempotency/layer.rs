@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Attempt, Idempotency, Json, Outcome, Outcomes, Recorded, Source, admit::Admission, key::Key,
+    Attempt, Idempotency, Json, Outcome, Outcomes, Recorded, Source, claim::Admission, key::Key,
 };
 use crate::error::{Reason, ServiceError};
 

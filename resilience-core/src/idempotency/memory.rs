@@ -11,8 +11,11 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    record::{Claim, Claimed, Completion, Holder, Kept, Phase, Record, Resolution, View},
-    store::{Answer, Changes, IdempotencyStore, StoreFailure, validate},
+    record::{
+        Claim, Claimed, Completion, Holder, Phase, Record, RecordView, StoreResolution,
+        WriteOutcome,
+    },
+    store::{Changes, IdempotencyStore, StoreError, StoreFuture, validate},
 };
 use crate::clock::Clock;
 
@@ -25,10 +28,10 @@ use crate::clock::Clock;
 /// because whoever asks again would then do the work again.
 ///
 /// ```
-/// use resilience_core::idempotency::{InProcess, IdempotencyStore, record::{Claim, Claimed, Takeover}};
+/// use resilience_core::idempotency::{InProcessIdempotency, IdempotencyStore, record::{Claim, Claimed, Takeover}};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = InProcess::new();
+/// let store = InProcessIdempotency::new();
 /// let claim = Claim {
 ///     owner: "instance-7-42".into(),
 ///     fingerprint: "of the request".into(),
@@ -40,7 +43,7 @@ use crate::clock::Clock;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct InProcess {
+pub struct InProcessIdempotency {
     shared: Arc<Shared>,
 }
 
@@ -67,7 +70,7 @@ struct Shard {
     listeners: HashMap<String, watch::Sender<()>>,
 }
 
-impl InProcess {
+impl InProcessIdempotency {
     /// An empty store for up to 262,144 records and 256 MiB of outcomes, checkpoints and fingerprints.
     #[must_use]
     pub fn new() -> Self {
@@ -119,7 +122,7 @@ impl InProcess {
         key: &str,
         enters: bool,
         step: impl FnOnce(&mut Record, u64) -> T,
-    ) -> Result<T, StoreFailure> {
+    ) -> Result<T, StoreError> {
         validate::key(key)?;
         let full_key = full_key(name, key);
         let mut shard = self.shared.lock(self.shared.shard_of(&full_key));
@@ -165,7 +168,7 @@ impl Shared {
 
     /// Looks for what has expired when as much came in as there is, and, ten times a second at most, when there is no
     /// room.
-    fn make_room(&self, shard: &mut Shard, now: u64) -> Result<(), StoreFailure> {
+    fn make_room(&self, shard: &mut Shard, now: u64) -> Result<(), StoreError> {
         shard.entered += 1;
         let rested = now.saturating_sub(shard.swept) >= 100_000;
         if shard.entered > shard.records.len() + 16 || (rested && self.is_full(shard)) {
@@ -175,7 +178,7 @@ impl Shared {
         }
         if self.is_full(shard) {
             let reason = "the store in this process is full, and nothing in it has expired";
-            return Err(StoreFailure::new(reason, false));
+            return Err(StoreError::new(reason, false));
         }
         Ok(())
     }
@@ -194,26 +197,31 @@ impl Shard {
     }
 }
 
-impl Default for InProcess {
+impl Default for InProcessIdempotency {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for InProcess {
+impl fmt::Debug for InProcessIdempotency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InProcess")
+        f.debug_struct("InProcessIdempotency")
             .field("records", &self.len())
             .finish()
     }
 }
 
-fn ready<T: Send + 'static>(answer: Result<T, StoreFailure>) -> Answer<'static, T> {
+fn ready<T: Send + 'static>(answer: Result<T, StoreError>) -> StoreFuture<'static, T> {
     Box::pin(std::future::ready(answer))
 }
 
-impl IdempotencyStore for InProcess {
-    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed> {
+impl IdempotencyStore for InProcessIdempotency {
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        claim: &'a Claim,
+    ) -> StoreFuture<'a, Claimed> {
         ready(
             validate::claim(claim)
                 .and_then(|()| self.step(name, key, true, |record, now| record.claim(claim, now))),
@@ -226,7 +234,7 @@ impl IdempotencyStore for InProcess {
         key: &'a str,
         holder: &'a Holder,
         lease_ms: u64,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         let valid = validate::holder(holder).and_then(|()| validate::lease(lease_ms));
         ready(valid.and_then(|()| {
             self.step(name, key, false, |record, now| {
@@ -242,7 +250,7 @@ impl IdempotencyStore for InProcess {
         holder: &'a Holder,
         checkpoint: &'a Bytes,
         lease_ms: u64,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         let valid = validate::holder(holder)
             .and_then(|()| validate::lease(lease_ms))
             .and_then(|()| validate::checkpoint(checkpoint.len()));
@@ -259,7 +267,7 @@ impl IdempotencyStore for InProcess {
         key: &'a str,
         holder: &'a Holder,
         completion: &'a Completion,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         let valid = validate::holder(holder).and_then(|()| validate::completion(completion));
         ready(valid.and_then(|()| {
             self.step(name, key, false, |record, now| {
@@ -268,7 +276,12 @@ impl IdempotencyStore for InProcess {
         }))
     }
 
-    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+    fn release<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         ready(
             validate::holder(holder).and_then(|()| {
                 self.step(name, key, false, |record, now| record.release(holder, now))
@@ -276,7 +289,12 @@ impl IdempotencyStore for InProcess {
         )
     }
 
-    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+    fn unknown<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         ready(
             validate::holder(holder).and_then(|()| {
                 self.step(name, key, false, |record, now| record.unknown(holder, now))
@@ -289,8 +307,8 @@ impl IdempotencyStore for InProcess {
         name: &'a str,
         key: &'a str,
         fence: u64,
-        resolution: &'a Resolution,
-    ) -> Answer<'a, Kept> {
+        resolution: &'a StoreResolution,
+    ) -> StoreFuture<'a, WriteOutcome> {
         let valid = validate::fence(fence).and_then(|()| validate::resolution(resolution));
         ready(valid.and_then(|()| {
             self.step(name, key, false, |record, now| {
@@ -299,7 +317,7 @@ impl IdempotencyStore for InProcess {
         }))
     }
 
-    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
+    fn get<'a>(&'a self, name: &'a str, key: &'a str) -> StoreFuture<'a, Option<RecordView>> {
         ready(self.step(name, key, false, |record, now| record.view(now)))
     }
 

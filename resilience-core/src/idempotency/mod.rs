@@ -36,7 +36,7 @@
 //!
 //! # Records
 //! [`record`] is the state machine of one key, pure, and the reference that every [store](IdempotencyStore) is held to.
-//! [`InProcess`] is the store for a single process. Outcomes are bytes, by [`Outcomes`] ([`Json`], or your own), and
+//! [`InProcessIdempotency`] is the store for a single process. Outcomes are bytes, by [`Outcomes`] ([`Json`], or your own), and
 //! may be made smaller and unreadable on their way ([`Sealing`]). They are bounded, and so is how long they are kept.
 //!
 //! `inbox` (features `sqlx-postgres`, `sqlx-sqlite`) keeps the record in the SQL transaction that does the work.
@@ -65,17 +65,16 @@
 //!
 #![doc = include_str!("comparison.md")]
 
-mod admit;
 mod attempt;
-mod beat;
+mod builder;
 mod cache;
-mod config;
+mod claim;
 mod handle;
+mod heartbeat;
 #[cfg(any(feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
 pub mod inbox;
 mod key;
 mod layer;
-mod lead;
 mod memory;
 mod outcome;
 pub mod record;
@@ -85,19 +84,20 @@ mod shared;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod worker;
 
 pub use self::{
     attempt::{Attempt, CheckpointFailed},
-    config::{Doubt, IdempotencyBuilder, Reconciled, Unreachable},
-    handle::{Finding, Idempotency},
+    builder::{IdempotencyBuilder, InDoubt, Reconciled, Unreachable},
+    handle::{Idempotency, Resolution},
     key::{Fingerprint, Key},
     layer::{Attach, IdempotencyLayer, IdempotencyService, NoAttach, ResponseFuture},
-    memory::InProcess,
+    memory::InProcessIdempotency,
     outcome::{
         ByError, CodecError, Disposition, Json, OnError, Outcome, Outcomes, Recorded, Released,
         Source,
     },
-    shared::Snapshot,
+    shared::IdempotencySnapshot,
     store::{Changes, IdempotencyStore},
 };
 #[cfg(feature = "encrypt")]

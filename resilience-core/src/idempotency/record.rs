@@ -185,7 +185,7 @@ pub struct Completion {
 /// What an unknown outcome turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Resolution {
+pub enum StoreResolution {
     /// The work was done, with this outcome.
     Done(Completion),
     /// It was not done: the next claim is granted.
@@ -195,7 +195,7 @@ pub enum Resolution {
 /// What became of a step that only the holder may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Kept {
+pub enum WriteOutcome {
     /// Done. Also when it was done before and the answer was lost.
     Kept,
     /// Done, and the record had to be brought back first: the store had lost it, or gone back to an older state. A
@@ -235,7 +235,7 @@ pub enum Phase {
 
 /// A record as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct View {
+pub struct RecordView {
     /// Where it stands.
     pub phase: Phase,
     /// Of the last claim.
@@ -313,7 +313,7 @@ impl Record {
     }
 
     /// A sign of life: the lease is `lease_ms` from now on. It may have ended, as long as nobody has taken over.
-    pub fn extend(&mut self, holder: &Holder, lease_ms: u64, now: u64) -> Kept {
+    pub fn extend(&mut self, holder: &Holder, lease_ms: u64, now: u64) -> WriteOutcome {
         self.step(holder, now, &[Phase::Running], |record| {
             record.live(lease_ms, now);
         })
@@ -326,7 +326,7 @@ impl Record {
         checkpoint: &Bytes,
         lease_ms: u64,
         now: u64,
-    ) -> Kept {
+    ) -> WriteOutcome {
         self.step(holder, now, &[Phase::Running], |record| {
             record.checkpoint = Some(checkpoint.clone());
             record.live(lease_ms, now);
@@ -334,14 +334,14 @@ impl Record {
     }
 
     /// The work is done. The first outcome stays, should the holder say so again.
-    pub fn complete(&mut self, holder: &Holder, completion: &Completion, now: u64) -> Kept {
+    pub fn complete(&mut self, holder: &Holder, completion: &Completion, now: u64) -> WriteOutcome {
         let from = [Phase::Running, Phase::Unknown, Phase::Done];
         self.step(holder, now, &from, |record| record.done(completion, now))
     }
 
     /// This attempt did nothing that matters: the next claim finds what this one found. It is granted at once, unless that
     /// was an unknown outcome, which it is again.
-    pub fn release(&mut self, holder: &Holder, now: u64) -> Kept {
+    pub fn release(&mut self, holder: &Holder, now: u64) -> WriteOutcome {
         let from = [Phase::Running, Phase::Unknown, Phase::Released];
         self.step(holder, now, &from, |record| {
             if !holder.previous.is_in_doubt() {
@@ -356,7 +356,7 @@ impl Record {
     }
 
     /// The holder does not know whether the work was done.
-    pub fn unknown(&mut self, holder: &Holder, now: u64) -> Kept {
+    pub fn unknown(&mut self, holder: &Holder, now: u64) -> WriteOutcome {
         let from = [Phase::Running, Phase::Unknown];
         self.step(holder, now, &from, |record| {
             record.rest_once(Phase::Unknown, now);
@@ -365,33 +365,33 @@ impl Record {
 
     /// Somebody found out what had become of the attempt under `fence`, whose outcome is unknown or whose lease has
     /// ended; that of all attempts before it with it. Of several who say so, the first counts.
-    pub fn resolve(&mut self, fence: u64, resolution: &Resolution, now: u64) -> Kept {
+    pub fn resolve(&mut self, fence: u64, resolution: &StoreResolution, now: u64) -> WriteOutcome {
         self.forget(now);
         if self.fence == 0 {
-            return Kept::Lost(Loss::Gone);
+            return WriteOutcome::Lost(Loss::Gone);
         }
         let held = self.phase == Phase::Running && self.remaining_ms(now) > 0;
         if self.fence != fence || held {
-            return Kept::Lost(Loss::Taken);
+            return WriteOutcome::Lost(Loss::Taken);
         }
         if self.doubt().is_none() {
-            return Kept::Lost(Loss::Over);
+            return WriteOutcome::Lost(Loss::Over);
         }
         match resolution {
-            Resolution::Done(completion) => self.done(completion, now),
-            Resolution::Release => {
+            StoreResolution::Done(completion) => self.done(completion, now),
+            StoreResolution::Release => {
                 self.previous = Previous::Released;
                 self.rest(Phase::Released, now);
             }
         }
-        Kept::Kept
+        WriteOutcome::Kept
     }
 
     /// What an operator sees; nothing, if there is no record.
     #[must_use]
-    pub fn view(&self, now: u64) -> Option<View> {
+    pub fn view(&self, now: u64) -> Option<RecordView> {
         let running = self.phase == Phase::Running;
-        (!self.is_gone(now)).then(|| View {
+        (!self.is_gone(now)).then(|| RecordView {
             phase: self.phase,
             fence: self.fence,
             attempt: self.attempt,
@@ -423,26 +423,26 @@ impl Record {
         now: u64,
         from: &[Phase],
         step: impl FnOnce(&mut Self),
-    ) -> Kept {
+    ) -> WriteOutcome {
         self.forget(now);
         if self.is_held_by(holder) {
             if !from.contains(&self.phase) {
-                return Kept::Lost(Loss::Over);
+                return WriteOutcome::Lost(Loss::Over);
             }
             step(self);
-            return Kept::Kept;
+            return WriteOutcome::Kept;
         }
         // An outcome that was accepted stays, whoever has brought it back.
         if self.fence >= holder.fence || self.phase == Phase::Done {
-            return Kept::Lost(Loss::Taken);
+            return WriteOutcome::Lost(Loss::Taken);
         }
         // Fences are made of the clock, so this one tells when the claim was granted.
         if now > ahead(holder.fence, holder.retention_ms) {
-            return Kept::Lost(Loss::Gone);
+            return WriteOutcome::Lost(Loss::Gone);
         }
         self.restore(holder);
         step(self);
-        Kept::Restored
+        WriteOutcome::Restored
     }
 
     /// A fence may be given twice where a record was lost, and the clock stood still or stepped back: to whom, and for what,

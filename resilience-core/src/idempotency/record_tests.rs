@@ -6,8 +6,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::record::{
-    Claim, Claimed, Completion, Grant, Holder, Kept, Loss, Phase, Previous, Record, Resolution,
-    Takeover,
+    Claim, Claimed, Completion, Grant, Holder, Loss, Phase, Previous, Record, StoreResolution,
+    Takeover, WriteOutcome,
 };
 
 const MS: u64 = 1000;
@@ -77,7 +77,7 @@ fn what_is_done_is_replayed_until_its_time_is_over() {
     let mut record = Record::default();
     let holder = hold(&mut record, "a", START);
     let at = START + 10 * MS;
-    assert_eq!(record.complete(&holder, &done("7"), at), Kept::Kept);
+    assert_eq!(record.complete(&holder, &done("7"), at), WriteOutcome::Kept);
     for owner in ["a", "b"] {
         let replayed = record.claim(&claim(owner), at + 499 * MS);
         let expected = Claimed::Done {
@@ -96,10 +96,13 @@ fn what_is_done_is_replayed_until_its_time_is_over() {
 fn a_completion_whose_answer_was_lost_is_accepted_again_and_changes_nothing() {
     let mut record = Record::default();
     let holder = hold(&mut record, "a", START);
-    assert_eq!(record.complete(&holder, &done("7"), START), Kept::Kept);
+    assert_eq!(
+        record.complete(&holder, &done("7"), START),
+        WriteOutcome::Kept
+    );
     let before = record.clone();
     let again = record.complete(&holder, &done("8"), START + 9 * MS);
-    assert_eq!((again, record), (Kept::Kept, before));
+    assert_eq!((again, record), (WriteOutcome::Kept, before));
 }
 
 #[test]
@@ -128,7 +131,10 @@ fn a_crashed_attempt_hands_over_its_checkpoint_and_its_fence_is_left_behind() {
     let first = hold(&mut record, "a", START);
     let left = Bytes::from_static(b"charged");
     let at = START + 50 * MS;
-    assert_eq!(record.checkpoint(&first, &left, LEASE, at), Kept::Kept);
+    assert_eq!(
+        record.checkpoint(&first, &left, LEASE, at),
+        WriteOutcome::Kept
+    );
     let busy = record.claim(&claim("b"), at + (LEASE - 1) * MS);
     assert_eq!(busy, Claimed::Busy { remaining_ms: 1 }, "a sign of life");
     let second = granted(record.claim(&claim("b"), at + LEASE * MS));
@@ -150,7 +156,7 @@ fn a_zombie_changes_nothing_and_is_told_so() {
     released.release(&holder, later);
     for mut record in [record, completed, released] {
         let before = record.clone();
-        let lost = Kept::Lost(Loss::Taken);
+        let lost = WriteOutcome::Lost(Loss::Taken);
         assert_eq!(record.extend(&zombie, LEASE, later), lost);
         let bytes = Bytes::from_static(b"x");
         assert_eq!(record.checkpoint(&zombie, &bytes, LEASE, later), lost);
@@ -175,7 +181,7 @@ fn owner_and_fence_must_both_be_right() {
         ..holder
     };
     for wrong in [other_owner, older_fence] {
-        let lost = Kept::Lost(Loss::Taken);
+        let lost = WriteOutcome::Lost(Loss::Taken);
         assert_eq!(record.complete(&wrong, &done("8"), START), lost);
         assert_eq!(record.release(&wrong, START), lost);
     }
@@ -193,9 +199,12 @@ fn a_fence_that_is_given_twice_is_of_the_work_that_is_in_the_record() {
     };
     let second = Holder::new(&other, &granted(record.claim(&other, START)));
     assert_eq!(first.fence, second.fence);
-    let taken = Kept::Lost(Loss::Taken);
+    let taken = WriteOutcome::Lost(Loss::Taken);
     assert_eq!(record.complete(&first, &done("7"), START + MS), taken);
-    assert_eq!(record.complete(&second, &done("8"), START + MS), Kept::Kept);
+    assert_eq!(
+        record.complete(&second, &done("8"), START + MS),
+        WriteOutcome::Kept
+    );
 }
 
 #[test]
@@ -203,11 +212,14 @@ fn a_lease_that_has_ended_is_still_the_holders_until_somebody_takes_over() {
     let mut record = Record::default();
     let holder = hold(&mut record, "a", START);
     let later = START + 2 * LEASE * MS;
-    assert_eq!(record.extend(&holder, LEASE, later), Kept::Kept);
+    assert_eq!(record.extend(&holder, LEASE, later), WriteOutcome::Kept);
     let busy = record.claim(&claim("b"), later);
     assert_eq!(busy, Claimed::Busy { remaining_ms: 100 });
     let much_later = later + 2 * LEASE * MS;
-    assert_eq!(record.complete(&holder, &done("7"), much_later), Kept::Kept);
+    assert_eq!(
+        record.complete(&holder, &done("7"), much_later),
+        WriteOutcome::Kept
+    );
 }
 
 #[test]
@@ -216,13 +228,13 @@ fn a_release_keeps_fence_attempts_fingerprint_and_checkpoint() {
     let first = hold(&mut record, "a", START);
     let left = Bytes::from_static(b"half");
     record.checkpoint(&first, &left, LEASE, START);
-    assert_eq!(record.release(&first, START), Kept::Kept);
+    assert_eq!(record.release(&first, START), WriteOutcome::Kept);
     assert_eq!(
         record.release(&first, START),
-        Kept::Kept,
+        WriteOutcome::Kept,
         "the answer was lost"
     );
-    let over = Kept::Lost(Loss::Over);
+    let over = WriteOutcome::Lost(Loss::Over);
     assert_eq!(record.extend(&first, LEASE, START), over);
     assert_eq!(record.complete(&first, &done("7"), START), over);
     let second = granted(record.claim(&claim("b"), START));
@@ -235,10 +247,10 @@ fn a_release_keeps_fence_attempts_fingerprint_and_checkpoint() {
 fn an_unknown_outcome_blocks_until_it_is_resolved_or_a_claim_takes_over() {
     let mut record = Record::default();
     let holder = hold(&mut record, "a", START);
-    assert_eq!(record.unknown(&holder, START), Kept::Kept);
+    assert_eq!(record.unknown(&holder, START), WriteOutcome::Kept);
     assert_eq!(
         record.unknown(&holder, START),
-        Kept::Kept,
+        WriteOutcome::Kept,
         "the answer was lost"
     );
     let unknown = Claimed::Unknown {
@@ -264,12 +276,19 @@ fn an_unknown_outcome_blocks_until_it_is_resolved_or_a_claim_takes_over() {
     let again = granted(taken.claim(&bold_of("e"), later));
     assert_eq!(again.previous, Previous::Unknown);
 
-    let resolution = Resolution::Done(done("7"));
+    let resolution = StoreResolution::Done(done("7"));
     let other = record.resolve(holder.fence + 1, &resolution, START);
-    assert_eq!(other, Kept::Lost(Loss::Taken));
-    assert_eq!(record.resolve(holder.fence, &resolution, START), Kept::Kept);
-    let second = record.resolve(holder.fence, &Resolution::Release, START);
-    assert_eq!(second, Kept::Lost(Loss::Over), "the first word counts");
+    assert_eq!(other, WriteOutcome::Lost(Loss::Taken));
+    assert_eq!(
+        record.resolve(holder.fence, &resolution, START),
+        WriteOutcome::Kept
+    );
+    let second = record.resolve(holder.fence, &StoreResolution::Release, START);
+    assert_eq!(
+        second,
+        WriteOutcome::Lost(Loss::Over),
+        "the first word counts"
+    );
     assert!(matches!(
         record.claim(&claim("b"), START),
         Claimed::Done { .. }
@@ -289,8 +308,11 @@ fn whoever_did_not_know_may_find_out_after_all() {
     let holder = hold(&mut record, "a", START);
     record.unknown(&holder, START);
     let mut released = record.clone();
-    assert_eq!(record.complete(&holder, &done("7"), START), Kept::Kept);
-    assert_eq!(released.release(&holder, START), Kept::Kept);
+    assert_eq!(
+        record.complete(&holder, &done("7"), START),
+        WriteOutcome::Kept
+    );
+    assert_eq!(released.release(&holder, START), WriteOutcome::Kept);
     let next = granted(released.claim(&claim("b"), START));
     assert_eq!(next.previous, Previous::Released);
 }
@@ -312,9 +334,9 @@ fn a_doubt_is_handed_on_by_a_release_unless_the_holder_found_out() {
             let grant = granted(record.claim(&claim, now));
             assert_eq!((grant.attempt, grant.previous), (attempt, previous));
             let holder = Holder::new(&claim, &grant);
-            assert_eq!(record.release(&holder, now), Kept::Kept);
+            assert_eq!(record.release(&holder, now), WriteOutcome::Kept);
             let before = record.clone();
-            assert_eq!(record.release(&holder, now + MS), Kept::Kept);
+            assert_eq!(record.release(&holder, now + MS), WriteOutcome::Kept);
             assert_eq!(record, before, "the answer was lost");
             let careful = Claim {
                 takeover: Takeover::Never,
@@ -324,10 +346,10 @@ fn a_doubt_is_handed_on_by_a_release_unless_the_holder_found_out() {
             assert!(matches!(blocked, Claimed::Unknown { .. }), "{blocked:?}");
 
             let mut resolved = record.clone();
-            let kept = resolved.resolve(holder.fence, &Resolution::Release, now);
-            assert_eq!(kept, Kept::Kept);
+            let kept = resolved.resolve(holder.fence, &StoreResolution::Release, now);
+            assert_eq!(kept, WriteOutcome::Kept);
             // The holder's release comes again, late.
-            assert_eq!(resolved.release(&holder, now), Kept::Kept);
+            assert_eq!(resolved.release(&holder, now), WriteOutcome::Kept);
             let next = granted(resolved.claim(&careful, now));
             assert_eq!(next.previous, Previous::Released);
         }
@@ -337,7 +359,7 @@ fn a_doubt_is_handed_on_by_a_release_unless_the_holder_found_out() {
             previous: Previous::Released,
             ..Holder::new(&claim, &grant)
         };
-        assert_eq!(record.release(&sure, now), Kept::Kept);
+        assert_eq!(record.release(&sure, now), WriteOutcome::Kept);
         let next = granted(record.claim(&bold_of("d"), now));
         assert_eq!(next.previous, Previous::Released);
     }
@@ -352,12 +374,12 @@ fn with_no_takeover_a_crash_is_an_unknown_outcome() {
     let mut record = Record::default();
     let holder = hold(&mut record, "a", START);
     let later = START + LEASE * MS;
-    let held = record.resolve(holder.fence, &Resolution::Release, later - 1);
-    assert_eq!(held, Kept::Lost(Loss::Taken), "somebody is at work");
+    let held = record.resolve(holder.fence, &StoreResolution::Release, later - 1);
+    assert_eq!(held, WriteOutcome::Lost(Loss::Taken), "somebody is at work");
     let unknown = record.claim(&careful("b"), later);
     assert!(matches!(unknown, Claimed::Unknown { attempt: 1, .. }));
-    let resolved = record.resolve(holder.fence, &Resolution::Release, later);
-    assert_eq!(resolved, Kept::Kept);
+    let resolved = record.resolve(holder.fence, &StoreResolution::Release, later);
+    assert_eq!(resolved, WriteOutcome::Kept);
     assert_eq!(granted(record.claim(&careful("b"), later)).attempt, 2);
 }
 
@@ -376,7 +398,7 @@ fn a_lost_record_is_brought_back_by_its_holder() {
             2 => lost.complete(&holder, &done("7"), later),
             _ => lost.release(&holder, later),
         };
-        assert_eq!(restored, Kept::Restored, "step {step}");
+        assert_eq!(restored, WriteOutcome::Restored, "step {step}");
         let view = lost.view(later).unwrap();
         assert_eq!((view.fence, view.attempt), (holder.fence, 1));
         let phases = [Phase::Running, Phase::Running, Phase::Done, Phase::Released];
@@ -394,16 +416,19 @@ fn what_stands_is_not_brought_back_over_unless_it_is_older() {
     // Lost, and somebody else came first.
     let mut taken = Record::default();
     hold(&mut taken, "c", later + 1);
-    let lost = Kept::Lost(Loss::Taken);
+    let lost = WriteOutcome::Lost(Loss::Taken);
     assert_eq!(taken.complete(&new, &done("7"), later + 1), lost);
     // A replica took over that had not heard of the second claim.
     let mut stale = gone_back;
-    assert_eq!(stale.extend(&new, LEASE, later), Kept::Restored);
+    assert_eq!(stale.extend(&new, LEASE, later), WriteOutcome::Restored);
     assert_eq!(stale.complete(&old, &done("8"), later), lost);
-    assert_eq!(stale.complete(&new, &done("7"), later), Kept::Kept);
+    assert_eq!(stale.complete(&new, &done("7"), later), WriteOutcome::Kept);
     // Lost again, and the older one was first to bring it back: what was accepted stays.
     let mut again = Record::default();
-    assert_eq!(again.complete(&old, &done("8"), later), Kept::Restored);
+    assert_eq!(
+        again.complete(&old, &done("8"), later),
+        WriteOutcome::Restored
+    );
     let before = again.clone();
     assert_eq!(again.complete(&new, &done("7"), later), lost);
     assert_eq!(again.extend(&new, LEASE, later), lost);
@@ -416,10 +441,13 @@ fn a_holder_older_than_a_retention_brings_nothing_back() {
     let holder = hold(&mut record, "a", START);
     let last = START + RETENTION * MS;
     let mut lost = Record::default();
-    assert_eq!(lost.complete(&holder, &done("7"), last), Kept::Restored);
+    assert_eq!(
+        lost.complete(&holder, &done("7"), last),
+        WriteOutcome::Restored
+    );
     let mut lost = Record::default();
     let too_late = lost.complete(&holder, &done("7"), last + 1);
-    assert_eq!(too_late, Kept::Lost(Loss::Gone));
+    assert_eq!(too_late, WriteOutcome::Lost(Loss::Gone));
     assert_eq!(lost, Record::default());
 }
 

@@ -15,13 +15,13 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::{
+    builder::{Reconcile, Unreachable},
     cache::Cache,
-    config::{Reconcile, Unreachable},
     key::Fingerprint,
-    memory::InProcess,
+    memory::InProcessIdempotency,
     outcome::Disposition,
     record::{Claim, Takeover},
-    store::{IdempotencyStore, MAX_OUTCOME, StoreFailure},
+    store::{IdempotencyStore, MAX_OUTCOME, StoreError},
 };
 use crate::{
     error::{Pattern, Reason, Rejected},
@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) store: Arc<dyn IdempotencyStore>,
     /// For [`Unreachable::Local`].
-    pub(super) local: InProcess,
+    pub(super) local: InProcessIdempotency,
     pub(super) cache: Cache,
     pub(super) reconcile: Option<Reconcile>,
     pub(super) settings: Settings,
@@ -49,8 +49,8 @@ const SILENT: u64 = 3;
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) lease: Duration,
-    pub(super) ceiling: Duration,
-    pub(super) cancel_at_ceiling: bool,
+    pub(super) max_lease_time: Duration,
+    pub(super) cancel_at_max_lease_time: bool,
     pub(super) ttl: Duration,
     pub(super) retention: Duration,
     pub(super) budget: Duration,
@@ -83,11 +83,11 @@ impl Shared {
     pub(super) async fn within_budget<T>(
         &self,
         store: &Arc<dyn IdempotencyStore>,
-        step: impl Future<Output = Result<T, StoreFailure>>,
-    ) -> Result<T, StoreFailure> {
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let answer = timeout(self.settings.budget, step).await;
         let answer =
-            answer.unwrap_or_else(|_| Err(StoreFailure::new("no answer within the budget", true)));
+            answer.unwrap_or_else(|_| Err(StoreError::new("no answer within the budget", true)));
         if answer.is_err() {
             self.totals.store_errors.fetch_add(1, Relaxed);
         }
@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// Says when the handle's own store falls silent, and when it is back.
-    fn heard(&self, failure: Option<&StoreFailure>) {
+    fn heard(&self, failure: Option<&StoreError>) {
         if let Some(failure) = failure {
             if self.silent.fetch_add(1, Relaxed) + 1 == SILENT {
                 tracing::warn!(
@@ -120,13 +120,16 @@ impl Shared {
     }
 
     /// What sealed bytes are bound to.
-    pub(super) fn place(&self, key: &str) -> String {
+    pub(super) fn associated_data(&self, key: &str) -> String {
         format!("{}:{}{key}", self.name.len(), self.name)
     }
 
     pub(super) fn open(&self, sealed: &Bytes, key: &str) -> Result<Opened, Rejected> {
-        let place = self.place(key);
-        let opened = self.settings.sealing.open(sealed, &place, MAX_OUTCOME);
+        let associated_data = self.associated_data(key);
+        let opened = self
+            .settings
+            .sealing
+            .open(sealed, &associated_data, MAX_OUTCOME);
         opened.map_err(|why| self.unreadable(&why))
     }
 
@@ -173,7 +176,7 @@ counters! {
     pub(super) struct Totals;
     /// What an [`Idempotency`](super::Idempotency) has counted so far; see
     /// [`snapshot`](super::Idempotency::snapshot).
-    pub struct Snapshot;
+    pub struct IdempotencySnapshot;
     granted = IDEMPOTENCY_CLAIMS "granted", "Claims that were granted.";
     replayed = IDEMPOTENCY_CLAIMS "replayed", "Claims that the store answered with a recorded outcome.";
     replayed_here = IDEMPOTENCY_CLAIMS "replayed_here",

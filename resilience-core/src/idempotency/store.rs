@@ -5,8 +5,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::record::{BEYOND, Claim, Claimed, Completion, Holder, Kept, Resolution, View};
-pub use crate::breaker::fleet::{Answer, StoreFailure};
+use super::record::{
+    BEYOND, Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome,
+};
+pub use crate::breaker::fleet::{StoreError, StoreFuture};
 
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 1024;
@@ -23,11 +25,16 @@ pub const MAX_CHECKPOINT: usize = 1 << 20;
 /// store's own clock, in one round trip. Whatever ends a wait (a completion, a release, an unknown outcome, a
 /// resolution) is told to all who are [subscribed](Self::subscribe).
 ///
-/// A failure that is [ambiguous](StoreFailure::ambiguous) may have been done all the same. Every step can be repeated
+/// A failure that is [ambiguous](StoreError::ambiguous) may have been done all the same. Every step can be repeated
 /// as it is until its answer comes.
 pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     /// See [`Record::claim`](super::record::Record::claim).
-    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed>;
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        claim: &'a Claim,
+    ) -> StoreFuture<'a, Claimed>;
 
     /// See [`Record::extend`](super::record::Record::extend).
     fn extend<'a>(
@@ -36,7 +43,7 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
         key: &'a str,
         holder: &'a Holder,
         lease_ms: u64,
-    ) -> Answer<'a, Kept>;
+    ) -> StoreFuture<'a, WriteOutcome>;
 
     /// See [`Record::checkpoint`](super::record::Record::checkpoint).
     fn checkpoint<'a>(
@@ -46,9 +53,9 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
         holder: &'a Holder,
         checkpoint: &'a Bytes,
         lease_ms: u64,
-    ) -> Answer<'a, Kept>;
+    ) -> StoreFuture<'a, WriteOutcome>;
 
-    /// See [`Record::complete`](super::record::Record::complete). An answer other than [`Kept::Lost`] means that the
+    /// See [`Record::complete`](super::record::Record::complete). An answer other than [`WriteOutcome::Lost`] means that the
     /// outcome is there for whoever asks next.
     fn complete<'a>(
         &'a self,
@@ -56,13 +63,23 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
         key: &'a str,
         holder: &'a Holder,
         completion: &'a Completion,
-    ) -> Answer<'a, Kept>;
+    ) -> StoreFuture<'a, WriteOutcome>;
 
     /// See [`Record::release`](super::record::Record::release).
-    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept>;
+    fn release<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome>;
 
     /// See [`Record::unknown`](super::record::Record::unknown).
-    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept>;
+    fn unknown<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome>;
 
     /// See [`Record::resolve`](super::record::Record::resolve).
     fn resolve<'a>(
@@ -70,11 +87,11 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
         name: &'a str,
         key: &'a str,
         fence: u64,
-        resolution: &'a Resolution,
-    ) -> Answer<'a, Kept>;
+        resolution: &'a StoreResolution,
+    ) -> StoreFuture<'a, WriteOutcome>;
 
     /// The record as it is, if there is one.
-    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>>;
+    fn get<'a>(&'a self, name: &'a str, key: &'a str) -> StoreFuture<'a, Option<RecordView>>;
 
     /// Tells when the record of `key` may have changed, from now on, those who subscribe first and then claim, and are told
     /// that somebody is at work: a store need not tell anybody else. It ends with the last clone of what is returned.
@@ -124,7 +141,7 @@ impl fmt::Debug for Changes {
 pub mod validate {
     use super::{
         BEYOND, Claim, Completion, Holder, MAX_CHECKPOINT, MAX_KEY, MAX_OUTCOME, MAX_WORD,
-        Resolution, StoreFailure,
+        StoreError, StoreResolution,
     };
 
     /// About 30 years, in milliseconds: a moment that far ahead, in microseconds, is still a number for a script.
@@ -134,7 +151,7 @@ pub mod validate {
     ///
     /// # Errors
     /// If it is empty or longer than [`MAX_KEY`].
-    pub fn key(key: &str) -> Result<(), StoreFailure> {
+    pub fn key(key: &str) -> Result<(), StoreError> {
         size("key", key.len(), MAX_KEY)?;
         least("bytes of the key", key.len() as u64, 1)
     }
@@ -144,7 +161,7 @@ pub mod validate {
     /// # Errors
     /// If its owner is empty or too long, its fingerprint too long, its lease zero, or its retention below its lease
     /// or beyond [`MAX_MS`].
-    pub fn claim(claim: &Claim) -> Result<(), StoreFailure> {
+    pub fn claim(claim: &Claim) -> Result<(), StoreError> {
         word("owner", &claim.owner)?;
         size("fingerprint", claim.fingerprint.len(), MAX_WORD)?;
         ms("lease", claim.lease_ms)?;
@@ -156,7 +173,7 @@ pub mod validate {
     ///
     /// # Errors
     /// If it cannot have come from a claim that a store granted.
-    pub fn holder(holder: &Holder) -> Result<(), StoreFailure> {
+    pub fn holder(holder: &Holder) -> Result<(), StoreError> {
         word("owner", &holder.owner)?;
         size("fingerprint", holder.fingerprint.len(), MAX_WORD)?;
         ms("retention", holder.retention_ms)?;
@@ -168,7 +185,7 @@ pub mod validate {
     ///
     /// # Errors
     /// If it is zero, or too large to be counted on from.
-    pub fn fence(fence: u64) -> Result<(), StoreFailure> {
+    pub fn fence(fence: u64) -> Result<(), StoreError> {
         least("fence", fence, 1)?;
         if fence >= BEYOND - 1 {
             return Err(no(format!(
@@ -182,7 +199,7 @@ pub mod validate {
     ///
     /// # Errors
     /// If it is zero or beyond [`MAX_MS`].
-    pub fn lease(lease_ms: u64) -> Result<(), StoreFailure> {
+    pub fn lease(lease_ms: u64) -> Result<(), StoreError> {
         ms("lease", lease_ms)
     }
 
@@ -190,7 +207,7 @@ pub mod validate {
     ///
     /// # Errors
     /// If it is larger than [`MAX_CHECKPOINT`].
-    pub fn checkpoint(bytes: usize) -> Result<(), StoreFailure> {
+    pub fn checkpoint(bytes: usize) -> Result<(), StoreError> {
         size("checkpoint", bytes, MAX_CHECKPOINT)
     }
 
@@ -198,7 +215,7 @@ pub mod validate {
     ///
     /// # Errors
     /// If it is larger than [`MAX_OUTCOME`], or its time is zero or beyond [`MAX_MS`].
-    pub fn completion(completion: &Completion) -> Result<(), StoreFailure> {
+    pub fn completion(completion: &Completion) -> Result<(), StoreError> {
         size("outcome", completion.outcome.len(), MAX_OUTCOME)?;
         ms("ttl", completion.ttl_ms)
     }
@@ -207,14 +224,14 @@ pub mod validate {
     ///
     /// # Errors
     /// As [`completion`].
-    pub fn resolution(resolution: &Resolution) -> Result<(), StoreFailure> {
+    pub fn resolution(resolution: &StoreResolution) -> Result<(), StoreError> {
         match resolution {
-            Resolution::Done(completed) => completion(completed),
-            Resolution::Release => Ok(()),
+            StoreResolution::Done(completed) => completion(completed),
+            StoreResolution::Release => Ok(()),
         }
     }
 
-    fn word(what: &str, word: &str) -> Result<(), StoreFailure> {
+    fn word(what: &str, word: &str) -> Result<(), StoreError> {
         size(what, word.len(), MAX_WORD)?;
         if word.is_empty() {
             return Err(no(format!("the {what} is empty")));
@@ -222,7 +239,7 @@ pub mod validate {
         Ok(())
     }
 
-    fn ms(what: &str, ms: u64) -> Result<(), StoreFailure> {
+    fn ms(what: &str, ms: u64) -> Result<(), StoreError> {
         least(what, ms, 1)?;
         if ms > MAX_MS {
             return Err(no(format!("{what}: {ms} ms is more than {MAX_MS}")));
@@ -230,21 +247,21 @@ pub mod validate {
         Ok(())
     }
 
-    fn least(what: &str, is: u64, least: u64) -> Result<(), StoreFailure> {
+    fn least(what: &str, is: u64, least: u64) -> Result<(), StoreError> {
         if is < least {
             return Err(no(format!("{what}: {is} is less than {least}")));
         }
         Ok(())
     }
 
-    fn size(what: &str, is: usize, most: usize) -> Result<(), StoreFailure> {
+    fn size(what: &str, is: usize, most: usize) -> Result<(), StoreError> {
         if is > most {
             return Err(no(format!("{what}: {is} bytes are more than {most}")));
         }
         Ok(())
     }
 
-    fn no(reason: String) -> StoreFailure {
-        StoreFailure::new(reason, false)
+    fn no(reason: String) -> StoreError {
+        StoreError::new(reason, false)
     }
 }

@@ -3,8 +3,8 @@
 use std::{borrow::Borrow, hash::Hash, sync::Arc};
 
 use super::{
-    Quota, RateLimit, RateLimitBuilder, Snapshot,
-    config::{QuotaOf, Settings},
+    Quota, RateLimit, RateLimitBuilder, RateLimitSnapshot,
+    builder::{QuotaOf, Settings},
     layer::{ByKey, RateLimitLayer},
     shared::{Totals, read_waiting},
 };
@@ -111,14 +111,14 @@ where
 
     /// The family's totals, and the number of calls that wait. What is said of tokens is zero.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> RateLimitSnapshot {
         self.members(sum)
     }
 }
 
-fn sum(members: &Members<'_, RateLimit>) -> Snapshot {
+fn sum(members: &Members<'_, RateLimit>) -> RateLimitSnapshot {
     let mut sum = members.common.snapshot();
-    members.for_each(|limit| sum.waiting += limit.shared.meter.waiting());
+    members.for_each(|limit| sum.waiting += limit.shared.bucket.waiting());
     sum
 }
 
@@ -131,9 +131,9 @@ impl Evict for RateLimit {
 }
 
 impl Member for RateLimit {
-    type Snapshot = Snapshot;
+    type Snapshot = RateLimitSnapshot;
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> RateLimitSnapshot {
         self.snapshot()
     }
 }

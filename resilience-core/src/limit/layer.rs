@@ -14,8 +14,8 @@ use tower_service::Service;
 
 use super::{
     KeyedRateLimit, RateLimit,
-    shared::NotNow,
-    wait::{Paid, Wait},
+    queue::{HeldTokens, Wait},
+    shared::Denied,
 };
 use crate::{
     cost::{Cost, Each},
@@ -64,12 +64,12 @@ impl<K, F, C> fmt::Debug for ByKey<K, F, C> {
 }
 
 mod sealed {
-    use super::NotNow;
+    use super::Denied;
 
     #[expect(unnameable_types, reason = "sealed")]
     pub trait Decide<Req> {
         #[expect(private_interfaces, reason = "sealed")]
-        fn decide(&self, request: &Req) -> Result<(), Box<NotNow>>;
+        fn decide(&self, request: &Req) -> Result<(), Box<Denied>>;
     }
 }
 
@@ -78,7 +78,7 @@ impl<Req, C: Cost<Req>> Admit<Req> for Whole<C> {}
 impl<Req, C: Cost<Req>> sealed::Decide<Req> for Whole<C> {
     #[inline]
     #[expect(private_interfaces, reason = "sealed")]
-    fn decide(&self, request: &Req) -> Result<(), Box<NotNow>> {
+    fn decide(&self, request: &Req) -> Result<(), Box<Denied>> {
         self.limit.admit(self.cost.cost(request))
     }
 }
@@ -99,7 +99,7 @@ where
 {
     #[inline]
     #[expect(private_interfaces, reason = "sealed")]
-    fn decide(&self, request: &Req) -> Result<(), Box<NotNow>> {
+    fn decide(&self, request: &Req) -> Result<(), Box<Denied>> {
         let (key, cost) = ((self.key)(request), self.cost.cost(request));
         self.limits.with(&key, |limit| limit.admit(cost))
     }
@@ -173,7 +173,7 @@ where
                     future: self.inner.call(request),
                 },
             },
-            Err(not_now) => held_up(&mut self.inner, request, *not_now),
+            Err(denied) => held_up(&mut self.inner, request, *denied),
         }
     }
 }
@@ -182,13 +182,13 @@ where
 fn held_up<S: Service<Req> + Clone, Req>(
     inner: &mut S,
     request: Req,
-    not_now: NotNow,
+    denied: Denied,
 ) -> ResponseFuture<S, Req> {
     // A service that was polled ready and will not be called makes room for one that holds nothing.
     let fresh = inner.clone();
     *inner = fresh;
-    let state = match not_now {
-        NotNow::Queued(wait) => State::Queued {
+    let state = match denied {
+        Denied::Queued(wait) => State::Queued {
             queued: Box::pin(Queued {
                 wait,
                 inner: inner.clone(),
@@ -196,7 +196,7 @@ fn held_up<S: Service<Req> + Clone, Req>(
                 paid: None,
             }),
         },
-        NotNow::Rejected(rejected) => State::Rejected { rejected },
+        Denied::Rejected(rejected) => State::Rejected { rejected },
     };
     ResponseFuture { state }
 }
@@ -232,7 +232,7 @@ pin_project! {
         wait: Wait,
         inner: S,
         request: Option<Req>,
-        paid: Option<Paid>,
+        paid: Option<HeldTokens>,
     }
 }
 

@@ -35,7 +35,7 @@
 //! [`keyed_with`](RateLimitBuilder::keyed_with), each by its own quota.
 //!
 //! # Between processes
-//! A [`SharedRateLimit`](fleet::SharedRateLimit) is a limit of many instances, over a [`LimitStore`](store::LimitStore)
+//! A [`FleetRateLimit`](fleet::FleetRateLimit) is a limit of many instances, over a [`LimitStore`](store::LimitStore)
 //! that keeps the buckets. It decides about several limits of a subject at once (per second *and* per day, requests
 //! *and* bytes), all or nothing.
 //!
@@ -69,30 +69,28 @@
 //!
 #![doc = include_str!("comparison.md")]
 
-mod config;
-#[cfg(all(test, not(loom)))]
-mod exact;
+mod atomic_bucket;
+mod builder;
 pub mod fleet;
 mod keyed;
 mod layer;
-pub mod machine;
-#[cfg(all(test, not(loom)))]
-mod machine_tests;
-mod meter;
-pub mod peer;
+mod queue;
 mod quota;
 pub mod regions;
+mod sharded;
 mod shared;
-mod split;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
-mod wait;
+pub mod token_bucket;
+#[cfg(all(test, not(loom)))]
+mod token_bucket_tests;
+pub mod upstream;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
-    config::RateLimitBuilder,
+    builder::RateLimitBuilder,
     keyed::KeyedRateLimit,
     layer::{Admit, ByKey, RateLimitLayer, RateLimitService, ResponseFuture, Whole},
     quota::Quota,
@@ -100,7 +98,7 @@ pub use self::{
 
 pub use crate::cost::{Cost, Each};
 
-use self::shared::{NotNow, Shared};
+use self::shared::{Denied, Shared};
 #[cfg(doc)]
 use crate::error::Reason;
 use crate::error::Rejected;
@@ -142,12 +140,12 @@ impl RateLimit {
     pub async fn acquire(&self, cost: u64) -> Result<(), Rejected> {
         match self.admit(cost) {
             Ok(()) => Ok(()),
-            Err(not_now) => match *not_now {
-                NotNow::Queued(wait) => {
+            Err(denied) => match *denied {
+                Denied::Queued(wait) => {
                     wait.await.spend();
                     Ok(())
                 }
-                NotNow::Rejected(rejected) => Err(rejected),
+                Denied::Rejected(rejected) => Err(rejected),
             },
         }
     }
@@ -159,14 +157,14 @@ impl RateLimit {
 
     /// The state of things at this moment.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> RateLimitSnapshot {
         self.shared.snapshot()
     }
 
     /// What it allows.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        *self.shared.meter.quota()
+        *self.shared.bucket.quota()
     }
 
     /// The name it was built with.
@@ -184,7 +182,7 @@ impl RateLimit {
     }
 
     #[inline]
-    fn admit(&self, cost: u64) -> Result<(), Box<NotNow>> {
+    fn admit(&self, cost: u64) -> Result<(), Box<Denied>> {
         self.shared
             .pass(cost)
             .or_else(|refusal| self.shared.wait_or_reject(cost, refusal))
@@ -203,7 +201,7 @@ impl fmt::Debug for RateLimit {
 /// What a [`RateLimit`] looks like at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Snapshot {
+pub struct RateLimitSnapshot {
     /// Whole tokens that can be taken at once.
     pub remaining: u64,
     /// How many there can be.

@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    Quota, Snapshot,
-    config::Settings,
-    meter::{Meter, Refusal},
-    wait::Wait,
+    Quota, RateLimitSnapshot,
+    atomic_bucket::{AtomicBucket, Refusal},
+    builder::Settings,
+    queue::Wait,
 };
 use crate::{
     clock::{Clock, Moment},
@@ -23,23 +23,23 @@ use crate::{
 
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
-    pub(super) meter: Meter,
+    pub(super) bucket: AtomicBucket,
     pub(super) clock: Clock,
-    patience: Option<Patience>,
-    line: Mutex<Line>,
+    queue_limits: Option<QueueLimits>,
+    queue: Mutex<Queue>,
     totals: Arc<Totals>,
 }
 
 /// How many may wait, and for how many microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct QueueLimits {
     pub(super) longest: usize,
     pub(super) max_wait: u64,
 }
 
 /// Calls that wait, in order of arrival. The first has a timer; the others are woken when they become the first.
 #[derive(Default)]
-struct Line {
+struct Queue {
     next: Ticket,
     /// In the order of their tickets.
     waiting: VecDeque<Waiting>,
@@ -65,7 +65,7 @@ counters! {
 }
 
 /// What becomes of a call without tokens.
-pub(super) enum NotNow {
+pub(super) enum Denied {
     Queued(Wait),
     Rejected(Rejected),
 }
@@ -84,10 +84,10 @@ impl Shared {
     pub(super) fn new(settings: &Settings, quota: Quota) -> Self {
         Self {
             name: Arc::clone(&settings.name),
-            meter: Meter::new(quota, settings.clock.now()),
+            bucket: AtomicBucket::new(quota, settings.clock.now()),
             clock: settings.clock,
-            patience: settings.patience,
-            line: Mutex::default(),
+            queue_limits: settings.queue_limits,
+            queue: Mutex::default(),
             totals: Arc::clone(&settings.totals),
         }
     }
@@ -95,21 +95,21 @@ impl Shared {
     /// Takes `cost` tokens if they are there and nobody waits.
     #[inline]
     pub(super) fn pass(&self, cost: u64) -> Result<(), Refusal> {
-        if self.meter.waiting() != 0 && cost != 0 {
+        if self.bucket.waiting() != 0 && cost != 0 {
             return Err(self.behind_others(cost));
         }
-        self.meter.take(cost, self.clock.now())
+        self.bucket.take(cost, self.clock.now())
     }
 
     #[cold]
     fn behind_others(&self, cost: u64) -> Refusal {
-        if cost > self.meter.quota().capacity() {
+        if cost > self.bucket.quota().capacity() {
             return Refusal::Impossible;
         }
-        let line = self.lock();
+        let queue = self.lock();
         let wait = self
-            .meter
-            .wait_for(line.cost + u128::from(cost), self.clock.now());
+            .bucket
+            .wait_for(queue.cost + u128::from(cost), self.clock.now());
         Refusal::Wait(wait.max(1))
     }
 
@@ -119,47 +119,47 @@ impl Shared {
         self: &Arc<Self>,
         cost: u64,
         refusal: Refusal,
-    ) -> Result<(), Box<NotNow>> {
-        let (Some(patience), Refusal::Wait(_)) = (self.patience, refusal) else {
-            return Err(Box::new(NotNow::Rejected(self.reject(refusal))));
+    ) -> Result<(), Box<Denied>> {
+        let (Some(queue_limits), Refusal::Wait(_)) = (self.queue_limits, refusal) else {
+            return Err(Box::new(Denied::Rejected(self.reject(refusal))));
         };
-        let mut line = self.lock();
+        let mut queue = self.lock();
         let now = self.clock.now();
-        if line.waiting.is_empty() && self.meter.take(cost, now).is_ok() {
+        if queue.waiting.is_empty() && self.bucket.take(cost, now).is_ok() {
             return Ok(());
         }
-        let wait = self.meter.wait_for(line.cost + u128::from(cost), now);
-        let in_time = wait <= patience.max_wait.min(time_left());
-        if !in_time || line.waiting.len() >= patience.longest {
-            drop(line);
+        let wait = self.bucket.wait_for(queue.cost + u128::from(cost), now);
+        let in_time = wait <= queue_limits.max_wait.min(time_left());
+        if !in_time || queue.waiting.len() >= queue_limits.longest {
+            drop(queue);
             let rejected = self.reject(Refusal::Wait(wait.max(1)));
-            return Err(Box::new(NotNow::Rejected(rejected)));
+            return Err(Box::new(Denied::Rejected(rejected)));
         }
-        let ticket = line.join(cost);
-        self.meter.set_waiting(line.waiting.len());
-        drop(line);
+        let ticket = queue.join(cost);
+        self.bucket.set_waiting(queue.waiting.len());
+        drop(queue);
         let wait = Wait::new(Arc::clone(self), ticket, cost);
-        Err(Box::new(NotNow::Queued(wait)))
+        Err(Box::new(Denied::Queued(wait)))
     }
 
     /// The holder of `ticket` looks; `waker` is who to wake when there is news.
     pub(super) fn look(&self, ticket: Ticket, cost: u64, waker: &Waker) -> Turn {
-        let mut line = self.lock();
+        let mut queue = self.lock();
         let mut turn = Turn::Later;
-        let first = line.waiting.front().map(|waiting| waiting.ticket);
+        let first = queue.waiting.front().map(|waiting| waiting.ticket);
         if first == Some(ticket) {
             let now = self.clock.now();
-            match self.meter.take(cost, now) {
+            match self.bucket.take(cost, now) {
                 Ok(()) => {
-                    self.leave(line, 0);
+                    self.leave(queue, 0);
                     return Turn::Mine;
                 }
                 Err(Refusal::Wait(micros)) => turn = Turn::At(now + Duration::from_micros(micros)),
                 Err(Refusal::Impossible) => unreachable!("what is impossible does not wait"),
             }
         }
-        if let Some(position) = line.find(ticket) {
-            match &mut line.waiting[position].waker {
+        if let Some(position) = queue.find(ticket) {
+            match &mut queue.waiting[position].waker {
                 Some(known) => known.clone_from(waker),
                 none => *none = Some(waker.clone()),
             }
@@ -169,23 +169,23 @@ impl Shared {
 
     /// The holder of `ticket` does not want to wait any longer.
     pub(super) fn give_up(&self, ticket: Ticket) {
-        let line = self.lock();
-        if let Some(position) = line.find(ticket) {
-            self.leave(line, position);
+        let queue = self.lock();
+        if let Some(position) = queue.find(ticket) {
+            self.leave(queue, position);
         }
     }
 
     /// Takes one out of the line, and wakes who becomes the first.
-    fn leave(&self, mut line: MutexGuard<'_, Line>, position: usize) {
-        let gone = line.waiting.remove(position);
+    fn leave(&self, mut queue: MutexGuard<'_, Queue>, position: usize) {
+        let gone = queue.waiting.remove(position);
         if let Some(gone) = &gone {
-            line.cost -= u128::from(gone.cost);
+            queue.cost -= u128::from(gone.cost);
         }
-        self.meter.set_waiting(line.waiting.len());
-        let first = line.waiting.front_mut().filter(|_| position == 0);
+        self.bucket.set_waiting(queue.waiting.len());
+        let first = queue.waiting.front_mut().filter(|_| position == 0);
         let waker = first.and_then(|first| first.waker.take());
         // Wakers are foreign code: not under the lock.
-        drop(line);
+        drop(queue);
         drop(gone);
         if let Some(waker) = waker {
             waker.wake();
@@ -207,9 +207,9 @@ impl Shared {
     }
 
     pub(super) fn refund(&self, tokens: u64) {
-        self.meter.refund(tokens, self.clock.now());
+        self.bucket.refund(tokens, self.clock.now());
         // Whoever is first in line may have their tokens now, or sooner than their timer says.
-        if self.meter.waiting() != 0 {
+        if self.bucket.waiting() != 0 {
             let waker = self
                 .lock()
                 .waiting
@@ -221,24 +221,24 @@ impl Shared {
         }
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let (remaining, full_in) = self.meter.level(self.clock.now());
-        Snapshot {
+    pub(super) fn snapshot(&self) -> RateLimitSnapshot {
+        let (remaining, full_in) = self.bucket.level(self.clock.now());
+        RateLimitSnapshot {
             remaining,
-            capacity: self.meter.quota().capacity(),
+            capacity: self.bucket.quota().capacity(),
             full_in: Duration::from_micros(full_in),
-            waiting: self.meter.waiting(),
+            waiting: self.bucket.waiting(),
             ..self.totals.snapshot()
         }
     }
 
     /// Nothing of a waiter's runs under this lock but the clone of a waker; should that panic, the line is as it was.
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Line {
+impl Queue {
     fn join(&mut self, cost: u64) -> Ticket {
         let ticket = self.next;
         self.next += 1;
@@ -280,7 +280,7 @@ impl Source for Shared {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.totals.read(out);
-        read_waiting(self.meter.waiting(), out);
+        read_waiting(self.bucket.waiting(), out);
     }
 }
 
@@ -299,11 +299,11 @@ pub(super) fn read_waiting(waiting: usize, out: &mut dyn FnMut(Reading)) {
 }
 
 impl Totals {
-    pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub(super) fn snapshot(&self) -> RateLimitSnapshot {
+        RateLimitSnapshot {
             rejected_limited: self.limited.load(Relaxed),
             rejected_too_costly: self.too_costly.load(Relaxed),
-            ..Snapshot::default()
+            ..RateLimitSnapshot::default()
         }
     }
 }

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-pub use super::split::SplitLimits;
+pub use super::sharded::ShardedLimits;
 use super::{
     Quota,
-    machine::{self, After, Bucket, Claim, Outcome},
+    token_bucket::{self, After, Bucket, Claim, LimitOutcome},
 };
-pub use crate::breaker::fleet::{Answer, StoreFailure};
+pub use crate::breaker::fleet::{StoreError, StoreFuture};
 use crate::clock::Clock;
 
 /// What a subject asks of one of its limits.
@@ -30,17 +30,17 @@ pub struct Demand<'a> {
 /// What became of the demands: all are granted, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Decision {
+pub struct StoreDecision {
     /// Granted, or to wait, or impossible; and by which of the demands, by position.
-    pub outcome: Outcome,
+    pub outcome: LimitOutcome,
     /// How each limit stands now, in the order of the demands.
     pub limits: Vec<Standing>,
 }
 
-impl Decision {
+impl StoreDecision {
     /// What a store answers with.
     #[must_use]
-    pub const fn new(outcome: Outcome, limits: Vec<Standing>) -> Self {
+    pub const fn new(outcome: LimitOutcome, limits: Vec<Standing>) -> Self {
         Self { outcome, limits }
     }
 
@@ -49,9 +49,9 @@ impl Decision {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self.outcome {
-            Outcome::Admitted { .. } => Some(Duration::ZERO),
-            Outcome::Wait { micros, .. } => Some(Duration::from_micros(micros)),
-            Outcome::Impossible { .. } => None,
+            LimitOutcome::Admitted { .. } => Some(Duration::ZERO),
+            LimitOutcome::Wait { micros, .. } => Some(Duration::from_micros(micros)),
+            LimitOutcome::Impossible { .. } => None,
         }
     }
 }
@@ -77,7 +77,7 @@ impl From<After> for Standing {
 /// Where a fleet keeps its buckets.
 ///
 /// A decision is one atomic step on the buckets of a subject, with the store's own clock, and one round trip. It is
-/// [`machine::decide`]'s: a refusal writes nothing, and a bucket that is full may be forgotten, as a bucket that is
+/// [`token_bucket::decide`]'s: a refusal writes nothing, and a bucket that is full may be forgotten, as a bucket that is
 /// not known is full.
 pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
     /// Decides about all `demands` of `subject` (a tenant, an address) on the limits called `name`.
@@ -86,20 +86,25 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
         name: &'a str,
         subject: &'a str,
         demands: &'a [Demand<'a>],
-    ) -> Answer<'a, Decision>;
+    ) -> StoreFuture<'a, StoreDecision>;
 
     /// Notes that `instance` uses the limits called `name`, and will be heard of again within `ttl`; of zero, that it
     /// does so no longer. How many instances do, by the store's own clock, this one among them.
-    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64>;
+    fn heartbeat<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        ttl: Duration,
+    ) -> StoreFuture<'a, u64>;
 }
 
 /// What every store refuses: no demands, or two on one limit.
 ///
 /// # Errors
 /// In these cases.
-pub fn validate(demands: &[Demand<'_>]) -> Result<(), StoreFailure> {
+pub fn validate(demands: &[Demand<'_>]) -> Result<(), StoreError> {
     if demands.is_empty() {
-        return Err(StoreFailure::new(
+        return Err(StoreError::new(
             "a decision is about one limit at least",
             false,
         ));
@@ -110,7 +115,7 @@ pub fn validate(demands: &[Demand<'_>]) -> Result<(), StoreFailure> {
             .any(|other| other.limit == demand.limit)
         {
             let reason = format!("limit `{}` is asked twice in one decision", demand.limit);
-            return Err(StoreFailure::new(reason, false));
+            return Err(StoreError::new(reason, false));
         }
     }
     Ok(())
@@ -214,7 +219,7 @@ impl InProcessLimits {
         count
     }
 
-    fn step(&self, name: &str, subject: &str, demands: &[Demand<'_>]) -> Decision {
+    fn step(&self, name: &str, subject: &str, demands: &[Demand<'_>]) -> StoreDecision {
         // The length keeps a name and a subject from being taken for another name and another subject.
         let key = format!("{}:{name}{subject}", name.len());
         let shard = self.shared.hasher.hash_one(&key) as usize % SHARDS;
@@ -230,14 +235,14 @@ impl InProcessLimits {
             })
             .collect();
         let mut afters = Vec::with_capacity(demands.len());
-        let outcome = machine::decide(&claims, now, |after| afters.push(after));
+        let outcome = token_bucket::decide(&claims, now, |after| afters.push(after));
         if afters.iter().any(|after| after.changed) {
             if !buckets.contains_key(&key) {
                 self.shared.make_room(&mut buckets, now);
             }
             keep(&mut buckets, &key, demands, &afters, now);
         }
-        Decision::new(outcome, afters.into_iter().map(Standing::from).collect())
+        StoreDecision::new(outcome, afters.into_iter().map(Standing::from).collect())
     }
 }
 
@@ -311,12 +316,17 @@ impl LimitStore for InProcessLimits {
         name: &'a str,
         subject: &'a str,
         demands: &'a [Demand<'a>],
-    ) -> Answer<'a, Decision> {
+    ) -> StoreFuture<'a, StoreDecision> {
         let decided = validate(demands).map(|()| self.step(name, subject, demands));
         Box::pin(std::future::ready(decided))
     }
 
-    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
+    fn heartbeat<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        ttl: Duration,
+    ) -> StoreFuture<'a, u64> {
         let live = self.note(name, instance, ttl);
         Box::pin(std::future::ready(Ok(live)))
     }

@@ -1,5 +1,7 @@
 //! The limit as its users hold it.
 
+pub(super) mod oracle;
+
 use std::{
     convert::Infallible,
     sync::{

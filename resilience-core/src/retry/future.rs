@@ -13,9 +13,9 @@ use tower_service::Service;
 
 use super::{
     Delays, Replay, attempt,
-    config::Shared,
+    builder::Shared,
     layer::Core,
-    machine::{Decision, Means, Outcome},
+    machine::{Decision, Outcome, Resources},
 };
 use crate::{
     classify::{Classify, judge},
@@ -222,7 +222,7 @@ impl Call {
             attempt,
             outcome,
             replayable,
-            &mut Purse { call: self, shared },
+            &mut CallResources { call: self, shared },
         );
         shared.decided(decision, attempt);
         match decision {
@@ -260,12 +260,12 @@ impl Call {
 }
 
 /// What a decision about this call may draw on.
-struct Purse<'a> {
+struct CallResources<'a> {
     call: &'a mut Call,
     shared: &'a Shared,
 }
 
-impl Means for Purse<'_> {
+impl Resources for CallResources<'_> {
     fn next_delay(&mut self) -> Option<Duration> {
         self.call
             .delays

@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::{
     ByRequest, Replay, ResponseFuture,
     attempt::{self},
-    config::Shared,
+    builder::Shared,
 };
 use crate::{
     classify::{Classify, Standard},

@@ -1,4 +1,4 @@
-//! What to do after an attempt: pure. Clock, budget and random numbers are behind [`Means`], and are asked only when
+//! What to do after an attempt: pure. Clock, budget and random numbers are behind [`Resources`], and are asked only when
 //! the answer depends on them: the budget last, because asking it spends.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) enum Outcome {
 }
 
 /// What a decision may draw on.
-pub(super) trait Means {
+pub(super) trait Resources {
     /// The next delay of the backoff, or `None` when it has no more.
     fn next_delay(&mut self) -> Option<Duration>;
     /// What is left of the deadline, if there is one.
@@ -103,7 +103,7 @@ impl Rules {
         attempt: u32,
         outcome: Outcome,
         replayable: bool,
-        means: &mut impl Means,
+        resources: &mut impl Resources,
     ) -> Decision {
         let asked = match outcome {
             Outcome::Judged(Verdict::Success | Verdict::Ignored) => return Decision::Return,
@@ -114,7 +114,7 @@ impl Rules {
             }
             Outcome::Rejected { .. } => return Decision::GiveUp(GaveUp::Rejected),
         };
-        match self.plan(attempt, asked, replayable, means) {
+        match self.plan(attempt, asked, replayable, resources) {
             Ok(wait) => Decision::Retry { wait },
             Err(why) => Decision::GiveUp(why),
         }
@@ -125,7 +125,7 @@ impl Rules {
         attempt: u32,
         asked: Option<Duration>,
         replayable: bool,
-        means: &mut impl Means,
+        resources: &mut impl Resources,
     ) -> Result<Duration, GaveUp> {
         if attempt >= self.max_attempts {
             return Err(GaveUp::Attempts);
@@ -137,16 +137,16 @@ impl Rules {
         if asked > self.max_retry_after {
             return Err(GaveUp::RetryAfterTooLong);
         }
-        let delay = means.next_delay().ok_or(GaveUp::BackoffEnded)?;
+        let delay = resources.next_delay().ok_or(GaveUp::BackoffEnded)?;
         let wait = delay.max(asked);
         let needed = wait.checked_add(self.minimum_attempt_time);
-        if means
+        if resources
             .time_left()
             .is_some_and(|left| needed.is_none_or(|needed| needed > left))
         {
             return Err(GaveUp::NoTime);
         }
-        if !means.pay() {
+        if !resources.pay() {
             return Err(GaveUp::Budget);
         }
         Ok(wait)
@@ -167,7 +167,7 @@ mod tests {
         paid: u32,
     }
 
-    impl Means for Given {
+    impl Resources for Given {
         fn next_delay(&mut self) -> Option<Duration> {
             self.delay
         }
@@ -257,11 +257,11 @@ mod tests {
         fn a_retry_happens_when_all_conditions_hold_and_is_paid_for_once(
             rules in rules(), attempt in 1..6u32, outcome in outcome(), replayable: bool, given in given(),
         ) {
-            let mut means = given.clone();
-            let decision = rules.decide(attempt, outcome, replayable, &mut means);
+            let mut resources = given.clone();
+            let decision = rules.decide(attempt, outcome, replayable, &mut resources);
             let retried = matches!(decision, Decision::Retry { .. });
             prop_assert_eq!(retried, may_retry(&rules, attempt, outcome, replayable, &given), "{:?}", decision);
-            prop_assert_eq!(means.paid, u32::from(retried));
+            prop_assert_eq!(resources.paid, u32::from(retried));
         }
 
         #[test]

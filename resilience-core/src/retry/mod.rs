@@ -103,7 +103,7 @@
 mod attempt;
 mod bucket;
 mod budget;
-mod config;
+mod builder;
 mod future;
 mod layer;
 mod machine;
@@ -112,7 +112,7 @@ mod replay;
 pub use crate::backoff::{Backoff, Delays};
 pub use attempt::attempt;
 pub use budget::{RetryBudget, RetryBudgetBuilder};
-pub use config::{Retry, RetryBuilder};
+pub use builder::{Retry, RetryBuilder};
 pub use future::ResponseFuture;
 pub use layer::{RetryLayer, RetryService};
 pub use machine::GaveUp;

@@ -1,7 +1,7 @@
 //! What an error of `sqlx` says about the database (feature `sqlx`).
 //!
 //! [`SqlxErrors`] is the classifier for a stack of closures that fail with [`sqlx::Error`]; for errors of your own that
-//! wrap one, ask it for its [`HasVerdict`].
+//! wrap one, ask it for its [`ClassifySelf`].
 //!
 //! ```
 //! use std::time::Duration;
@@ -86,7 +86,7 @@
 use ::sqlx::error::{DatabaseError, ErrorKind};
 
 use crate::{
-    classify::{Classify, HasVerdict},
+    classify::{Classify, ClassifySelf},
     error::Error,
     verdict::Verdict,
 };
@@ -101,11 +101,11 @@ pub struct SqlxErrors;
 
 impl<Res> Classify<Res, Error<::sqlx::Error>> for SqlxErrors {
     fn classify(&self, result: Result<&Res, &Error<::sqlx::Error>>) -> Verdict {
-        result.err().map_or(Verdict::Success, HasVerdict::verdict)
+        result.err().map_or(Verdict::Success, ClassifySelf::verdict)
     }
 }
 
-impl HasVerdict for ::sqlx::Error {
+impl ClassifySelf for ::sqlx::Error {
     fn verdict(&self) -> Verdict {
         match self {
             Self::Io(_) | Self::PoolTimedOut | Self::Protocol(_) | Self::WorkerCrashed => {

@@ -88,14 +88,14 @@ impl Body for Script {
 
 const MS: Duration = Duration::from_millis(1);
 
-fn held<B: Body>(end: &BodyEnd, body: B, verdict: Verdict) -> (Log, GuardedBody<B>) {
+fn held<B: Body>(end: &OnBodyEnd, body: B, verdict: Verdict) -> (Log, GuardedBody<B>) {
     let log = Log::default();
     let response = end.hold(Response::new(body), verdict, log.guard());
     (log, response.into_body())
 }
 
 fn success<B: Body>(body: B) -> (Log, GuardedBody<B>) {
-    held(&BodyEnd::new("api"), body, Verdict::Success)
+    held(&OnBodyEnd::new("api"), body, Verdict::Success)
 }
 
 async fn read<B>(body: B) -> Result<Bytes, B::Error>
@@ -109,7 +109,7 @@ where
 async fn a_whole_body_is_what_its_head_was() {
     for head in [Verdict::Success, Verdict::Ignored] {
         let body = script([Step::Data("he"), Step::Data("llo")]);
-        let (log, body) = held(&BodyEnd::new("api"), body, head);
+        let (log, body) = held(&OnBodyEnd::new("api"), body, head);
         assert_eq!((log.verdict(), log.given_back()), (None, false));
         assert_eq!(read(body).await.unwrap(), "hello");
         assert_eq!((log.verdict(), log.given_back()), (Some(head), true));
@@ -138,7 +138,7 @@ async fn an_answer_without_a_body_is_over_at_once() {
 async fn a_body_that_breaks_off_is_a_failure_whatever_its_head_said() {
     for head in [Verdict::Success, Verdict::Ignored] {
         let body = script([Step::Data("he"), Step::Reset, Step::Data("llo")]);
-        let (log, mut body) = held(&BodyEnd::new("api"), body, head);
+        let (log, mut body) = held(&OnBodyEnd::new("api"), body, head);
         body.frame().await.unwrap().unwrap();
         body.frame().await.unwrap().unwrap_err();
         assert_eq!(log.verdict(), Some(Verdict::transient()));
@@ -151,7 +151,7 @@ async fn a_body_that_breaks_off_is_a_failure_whatever_its_head_said() {
 async fn a_failed_head_is_told_at_once_but_keeps_its_permit_while_the_server_sends() {
     let wait = Verdict::retry_after(Duration::from_secs(3));
     let body = script([Step::Data("sorry"), Step::Reset]);
-    let (log, body) = held(&BodyEnd::new("api"), body, wait);
+    let (log, body) = held(&OnBodyEnd::new("api"), body, wait);
     assert_eq!((log.verdict(), log.given_back()), (Some(wait), false));
     drop(body);
     assert_eq!((log.verdict(), log.given_back()), (Some(wait), true));
@@ -224,7 +224,7 @@ async fn an_endless_body_that_never_waits_is_cut_off_too() {
 }
 
 /// Reads one frame, waits `patience` for the next, and drops the body.
-async fn give_up_after(patience: Duration, end: &BodyEnd) -> Option<Verdict> {
+async fn give_up_after(patience: Duration, end: &OnBodyEnd) -> Option<Verdict> {
     let (log, mut body) = held(
         end,
         script([Step::Data("he"), Step::Hang]),
@@ -240,7 +240,7 @@ async fn give_up_after(patience: Duration, end: &BodyEnd) -> Option<Verdict> {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_given_up_half_read_is_what_its_head_was_unless_it_had_stalled() {
-    let end = BodyEnd::new("api");
+    let end = OnBodyEnd::new("api");
     let at_once = give_up_after(999 * MS, &end).await;
     assert_eq!(at_once, Some(Verdict::Success));
     let stalled = give_up_after(1001 * MS, &end).await;
@@ -252,10 +252,10 @@ async fn a_body_given_up_half_read_is_what_its_head_was_unless_it_had_stalled() 
 
 #[tokio::test(start_paused = true)]
 async fn a_body_given_up_half_read_can_be_ignored_or_failed() {
-    let ignored = BodyEnd::new("api").half_read(HalfRead::Ignored);
+    let ignored = OnBodyEnd::new("api").partial_read(PartialRead::Ignored);
     let verdict = give_up_after(Duration::from_secs(9), &ignored).await;
     assert_eq!(verdict, Some(Verdict::Ignored));
-    let failed = BodyEnd::new("api").half_read(HalfRead::Failed);
+    let failed = OnBodyEnd::new("api").partial_read(PartialRead::Failed);
     assert_eq!(give_up_after(MS, &failed).await, Some(Verdict::transient()));
 }
 
@@ -299,7 +299,7 @@ async fn a_body_that_panics_is_a_failure() {
 #[tokio::test]
 async fn two_layers_both_hear_of_the_end() {
     let (inner, outer) = (Log::default(), Log::default());
-    let end = BodyEnd::new("api");
+    let end = OnBodyEnd::new("api");
     let response = Response::new(script([Step::Data("he"), Step::Reset]));
     let response = end.hold(response, Verdict::Success, inner.guard());
     let response = end.hold(response, Verdict::Ignored, outer.guard());
@@ -373,7 +373,7 @@ mod reqwest_responses {
     #[tokio::test]
     async fn the_response_stays_what_it_was() {
         let (one, two) = (Log::default(), Log::default());
-        let end = BodyEnd::new("api");
+        let end = OnBodyEnd::new("api");
         let response = end.hold(answer([Step::Data("hello")]), Verdict::Success, one.guard());
         let response = end.hold(response, Verdict::Success, two.guard());
         assert_eq!(response.url().as_str(), "http://api.test/a?b=c");
@@ -397,7 +397,7 @@ mod reqwest_responses {
         let response = Response::builder().url(url).body("hello").unwrap();
         let response = reqwest::Response::from(response);
         let log = Log::default();
-        let response = BodyEnd::new("api").hold(response, Verdict::Success, log.guard());
+        let response = OnBodyEnd::new("api").hold(response, Verdict::Success, log.guard());
         assert_eq!(response.content_length(), Some(5));
     }
 
@@ -406,7 +406,7 @@ mod reqwest_responses {
         let logs: Vec<_> = (0..layers).map(|_| Log::default()).collect();
         let mut response = answer([Step::Data("he"), Step::Reset]);
         for log in &logs {
-            response = BodyEnd::new("api").hold(response, Verdict::Success, log.guard());
+            response = OnBodyEnd::new("api").hold(response, Verdict::Success, log.guard());
         }
         let error = response.bytes().await.unwrap_err();
         (chain(&error).count(), logs)
@@ -428,7 +428,7 @@ mod reqwest_responses {
     #[tokio::test]
     async fn a_guard_that_comes_after_the_end_is_settled_by_it() {
         let (one, two) = (Log::default(), Log::default());
-        let end = BodyEnd::new("api");
+        let end = OnBodyEnd::new("api");
         let response = end.hold(answer([Step::Reset]), Verdict::Success, one.guard());
         // A layer in between reads the body and puts another in its place.
         let url = response.url().clone();
@@ -449,7 +449,7 @@ mod reqwest_responses {
         let within = deadline::scope(Deadline::after(200 * MS), async {
             let log = Log::default();
             let response = answer([Step::Data("he"), Step::Hang]);
-            let end = BodyEnd::new("api");
+            let end = OnBodyEnd::new("api");
             (end.hold(response, Verdict::Success, log.guard()), log)
         });
         let (response, log) = within.await;
@@ -466,7 +466,7 @@ mod reqwest_responses {
     #[tokio::test(start_paused = true)]
     async fn a_body_without_any_guard_can_be_covered_by_the_deadline() {
         let within = deadline::scope(Deadline::after(200 * MS), async {
-            BodyEnd::new("api").cover(answer([Step::Hang]))
+            OnBodyEnd::new("api").cover(answer([Step::Hang]))
         });
         let error = within.await.bytes().await.unwrap_err();
         assert!(error.is_timeout() && rejected_in(&error).is_some());

@@ -9,7 +9,7 @@ use std::{
 use resilience_core::{Verdict, completion::Guard, deadline::Deadline};
 use tokio::time::Instant;
 
-use super::{HalfRead, Policy};
+use super::{PartialRead, Policy};
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +58,10 @@ impl Held {
             End::Broken => return Verdict::transient(),
             End::Dropped { waited, too_late } => (waited, too_late),
         };
-        match self.policy.half_read {
-            HalfRead::Ignored => Verdict::Ignored,
-            HalfRead::Failed => Verdict::transient(),
-            HalfRead::AsHead => {
+        match self.policy.partial_read {
+            PartialRead::Ignored => Verdict::Ignored,
+            PartialRead::Failed => Verdict::transient(),
+            PartialRead::AsHead => {
                 let bound = self.policy.stalled_after;
                 match waited {
                     Some(waited) if too_late || waited >= bound => Verdict::transient(),

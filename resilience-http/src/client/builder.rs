@@ -9,17 +9,17 @@ use resilience_core::{
     bulkhead::{Bulkhead, KeyedBulkhead},
     deadline::Timeout,
     keyed::Keyed,
-    limit::peer::PeerLimits,
+    limit::upstream::UpstreamLimits,
     retry::{Replay, Retry},
 };
 use tower::{ServiceBuilder, util::option_layer};
 use tower_service::Service;
 
 use super::{
-    Client, Host, HttpReplay, IdempotencyKeys, Parts, PeerLimitsLayer, Propagation, ReqwestService,
-    UntilFirstEnds, WholeCallLayer, reqwest_builder,
+    CallTimeoutLayer, Client, Host, HttpReplay, IdempotencyKeys, Parts, Propagation,
+    ReqwestService, RetryInFlight, UpstreamLimitsLayer, reqwest_builder,
 };
-use crate::{BodyEnd, HttpVerdicts};
+use crate::{HttpClassifier, OnBodyEnd};
 
 /// Configures a [`Client`]. The order of the layers is fixed; for another, see
 /// [`Client::from_service`].
@@ -52,9 +52,9 @@ pub struct ClientBuilder {
     verdicts: Arc<Verdicts>,
     replay: Arc<Replays>,
     keys: Option<IdempotencyKeys>,
-    peer_limits: Option<PeerLimits>,
+    upstream_limits: Option<UpstreamLimits>,
     propagation: Propagation,
-    body_end: BodyEnd,
+    body_end: OnBodyEnd,
 }
 
 type Verdicts = dyn Classify<Response, Error<reqwest::Error>> + Send + Sync;
@@ -83,7 +83,7 @@ impl<T, D> Part<T, D> {
 impl ClientBuilder {
     pub(super) fn new(name: Arc<str>) -> Self {
         Self {
-            body_end: BodyEnd::new(Arc::clone(&name)),
+            body_end: OnBodyEnd::new(Arc::clone(&name)),
             name,
             http: Http::Default,
             deadline: Part::Default(Duration::from_secs(10)),
@@ -91,10 +91,10 @@ impl ClientBuilder {
             bulkhead: Part::Default(()),
             breaker: Part::Default(()),
             attempt_timeout: None,
-            verdicts: Arc::new(HttpVerdicts::new()),
+            verdicts: Arc::new(HttpClassifier::new()),
             replay: Arc::new(HttpReplay::new()),
             keys: None,
-            peer_limits: None,
+            upstream_limits: None,
             propagation: Propagation::new(),
         }
     }
@@ -177,7 +177,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Another judgement of answers and errors, for breaker and retry alike. Default: [`HttpVerdicts`]. To change
+    /// Another judgement of answers and errors, for breaker and retry alike. Default: [`HttpClassifier`]. To change
     /// single rows of it, see [`classify`](crate::classify).
     pub fn classify<C>(mut self, classifier: C) -> Self
     where
@@ -197,16 +197,16 @@ impl ClientBuilder {
     /// repeated like the others. Default: off, because only a server that knows the header keeps its side of it.
     ///
     /// The retry then also comes back when the server answers that the first attempt is still under way
-    /// ([`UntilFirstEnds`]).
+    /// ([`RetryInFlight`]).
     pub fn idempotency_keys(mut self, keys: IdempotencyKeys) -> Self {
         self.keys = Some(keys);
         self
     }
 
     /// Keeps to what servers say of their limits, and shares that with everything else that has this handle: see
-    /// [`PeerLimitsLayer`]. Default: off; a 429 is then an answer like any other, that the retry may wait out.
-    pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
-        self.peer_limits = Some(limits);
+    /// [`UpstreamLimitsLayer`]. Default: off; a 429 is then an answer like any other, that the retry may wait out.
+    pub fn upstream_limits(mut self, limits: UpstreamLimits) -> Self {
+        self.upstream_limits = Some(limits);
         self
     }
 
@@ -216,8 +216,8 @@ impl ClientBuilder {
         self
     }
 
-    /// What bodies that are dropped half read say. Default: see [`HalfRead`](crate::body::HalfRead).
-    pub fn body_end(mut self, body_end: BodyEnd) -> Self {
+    /// What bodies that are dropped half read say. Default: see [`PartialRead`](crate::body::PartialRead).
+    pub fn body_end(mut self, body_end: OnBodyEnd) -> Self {
         self.body_end = body_end;
         self
     }
@@ -260,29 +260,29 @@ impl ClientBuilder {
         let of_request: fn(&Request) -> Host = |request| Host::of(request.url());
         let (verdicts, body_end) = (Shared(self.verdicts), self.body_end);
         let of_retry = match &self.keys {
-            Some(_) => Shared(Arc::new(UntilFirstEnds(verdicts.clone())) as Arc<Verdicts>),
+            Some(_) => Shared(Arc::new(RetryInFlight(verdicts.clone())) as Arc<Verdicts>),
             None => verdicts.clone(),
         };
 
-        let deadline = parts.deadline.as_ref().map(WholeCallLayer::new);
+        let deadline = parts.deadline.as_ref().map(CallTimeoutLayer::new);
         let retry = parts.retry.as_ref().map(|retry| {
             let layer = retry.layer().classify(of_retry);
             layer.replay(Shared(self.replay))
         });
-        let peer_limits = self.peer_limits.as_ref().map(PeerLimitsLayer::new);
+        let upstream_limits = self.upstream_limits.as_ref().map(UpstreamLimitsLayer::new);
         let bulkhead = parts.bulkheads.as_ref().map(|bulkheads| {
             let layer = bulkheads.layer(of_request);
-            layer.until(body_end.clone())
+            layer.complete_on(body_end.clone())
         });
         let breaker = parts.breakers.as_ref().map(|breakers| {
             let layer = breakers.layer(of_request).classify(verdicts);
-            layer.until(body_end)
+            layer.complete_on(body_end)
         });
         let stack = ServiceBuilder::new()
             .layer(option_layer(deadline))
             .layer(option_layer(self.keys.map(|keys| keys.layer())))
             .layer(option_layer(retry))
-            .layer(option_layer(peer_limits))
+            .layer(option_layer(upstream_limits))
             .layer(option_layer(bulkhead))
             .layer(option_layer(breaker))
             .layer(option_layer(attempt.map(|timeout| timeout.layer())))
@@ -298,7 +298,7 @@ impl fmt::Debug for ClientBuilder {
             .field("name", &self.name)
             .field("attempt_timeout", &self.attempt_timeout)
             .field("idempotency_keys", &self.keys)
-            .field("peer_limits", &self.peer_limits)
+            .field("upstream_limits", &self.upstream_limits)
             .field("propagation", &self.propagation)
             .field("body_end", &self.body_end)
             .finish_non_exhaustive()

@@ -11,7 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    HttpVerdicts,
+    HttpClassifier,
     headers::IDEMPOTENCY_KEY,
     idempotency::{Key, KeyForm},
 };
@@ -170,24 +170,24 @@ where
 /// use std::time::Duration;
 /// use http::Response;
 /// use resilience_core::{Classify, Verdict};
-/// use resilience_http::{HttpVerdicts, client::UntilFirstEnds};
+/// use resilience_http::{HttpClassifier, client::RetryInFlight};
 ///
 /// let busy = Response::builder().status(409).header("retry-after", "2").body(()).unwrap();
-/// let verdict = UntilFirstEnds(HttpVerdicts::new()).classify(Ok::<_, &()>(&busy));
+/// let verdict = RetryInFlight(HttpClassifier::new()).classify(Ok::<_, &()>(&busy));
 /// assert_eq!(verdict, Verdict::retry_after(Duration::from_secs(2)));
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-pub struct UntilFirstEnds<C = HttpVerdicts>(pub C);
+pub struct RetryInFlight<C = HttpClassifier>(pub C);
 
-impl<C> UntilFirstEnds<C> {
+impl<C> RetryInFlight<C> {
     fn head(status: StatusCode, headers: &HeaderMap) -> Option<Verdict> {
         let busy = status == StatusCode::CONFLICT && headers.contains_key(header::RETRY_AFTER);
         // As a 503 with the same header: when to come back, within the bounds of every classifier here.
-        busy.then(|| HttpVerdicts::new().head(StatusCode::SERVICE_UNAVAILABLE, headers))
+        busy.then(|| HttpClassifier::new().head(StatusCode::SERVICE_UNAVAILABLE, headers))
     }
 }
 
-impl<C, B, E> Classify<http::Response<B>, E> for UntilFirstEnds<C>
+impl<C, B, E> Classify<http::Response<B>, E> for RetryInFlight<C>
 where
     C: Classify<http::Response<B>, E>,
 {
@@ -199,7 +199,7 @@ where
     }
 }
 
-impl<C> Classify<reqwest::Response, Error<reqwest::Error>> for UntilFirstEnds<C>
+impl<C> Classify<reqwest::Response, Error<reqwest::Error>> for RetryInFlight<C>
 where
     C: Classify<reqwest::Response, Error<reqwest::Error>>,
 {

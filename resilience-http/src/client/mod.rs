@@ -22,10 +22,10 @@
 //!
 //! | layer | default | why here |
 //! |---|---|---|
-//! | [deadline](WholeCallLayer) | 10 s | one promise to the caller: all attempts, the waits between them and the body |
+//! | [deadline](CallTimeoutLayer) | 10 s | one promise to the caller: all attempts, the waits between them and the body |
 //! | [idempotency keys](IdempotencyKeys) | off | above the retry: one key for a call, the same on all of its attempts |
 //! | [retry](resilience_core::retry) | 3 attempts, jitter, a budget of 20 % | above the guards, so that every attempt asks them anew; only what [may be repeated](HttpReplay) |
-//! | [limits of peers](PeerLimitsLayer) | off | beneath the retry: each attempt keeps to them; above the bulkhead: what is not sent takes no place |
+//! | [limits of peers](UpstreamLimitsLayer) | off | beneath the retry: each attempt keeps to them; above the bulkhead: what is not sent takes no place |
 //! | [bulkhead](resilience_core::bulkhead) per host | 128 calls, 256 waiting up to 1 s | above the breaker: a wait in our own queue is not held against the server |
 //! | [circuit breaker](resilience_core::breaker) per host | its own defaults; `Retry-After` honoured up to 60 s | sees exactly what reaches the server, and each attempt by itself |
 //! | attempt timeout | off | beneath the breaker: an attempt cut short is a failure; bounds the time to the head, the whole call's deadline bounds the body |
@@ -57,15 +57,15 @@
 //! [`rejected_in`](crate::body::rejected_in) whether it was the deadline.
 
 mod builder;
+mod call_timeout;
 mod host;
 mod idempotency;
-mod peer_limits;
 mod propagate;
 mod replay;
 mod request;
 mod stack;
 mod transport;
-mod whole_call;
+mod upstream_limits;
 
 use std::{fmt, sync::Arc};
 
@@ -79,15 +79,15 @@ use tower_service::Service;
 use self::stack::Stack;
 pub use self::{
     builder::ClientBuilder,
+    call_timeout::{BodyService, CallTimeoutLayer},
     host::Host,
-    idempotency::{IdempotencyKeys, IdempotencyKeysLayer, IdempotencyKeysService, UntilFirstEnds},
-    peer_limits::{PeerLimitsFuture, PeerLimitsLayer, PeerLimitsService, Target},
+    idempotency::{IdempotencyKeys, IdempotencyKeysLayer, IdempotencyKeysService, RetryInFlight},
     propagate::{Propagation, PropagationLayer, PropagationService},
     replay::{HttpReplay, Idempotent},
     request::RequestBuilder,
     stack::ResponseFuture,
     transport::{ReqwestService, reqwest_builder},
-    whole_call::{BodyService, WholeCallLayer},
+    upstream_limits::{Target, UpstreamLimitsFuture, UpstreamLimitsLayer, UpstreamLimitsService},
 };
 
 /// A reqwest client behind a stack of guards. Cheap to clone; clones share everything. See the [module](self).
@@ -134,13 +134,13 @@ impl Client {
     ///
     /// ```
     /// use resilience_core::bulkhead::Bulkhead;
-    /// use resilience_http::{BodyEnd, Client, client::{ReqwestService, reqwest_builder}};
+    /// use resilience_http::{OnBodyEnd, Client, client::{ReqwestService, reqwest_builder}};
     /// use tower::ServiceBuilder;
     ///
     /// let http = reqwest_builder().build()?;
     /// let bulkhead = Bulkhead::builder("reports").max_concurrent(2).build()?;
     /// let stack = ServiceBuilder::new()
-    ///     .layer(bulkhead.layer().until(BodyEnd::new("reports")))
+    ///     .layer(bulkhead.layer().complete_on(OnBodyEnd::new("reports")))
     ///     .service(ReqwestService::new(http.clone()));
     /// let client = Client::from_service(http, stack);
     /// # Ok::<_, Box<dyn std::error::Error>>(())

@@ -6,10 +6,10 @@ mod deadlines;
 mod fake;
 mod feel;
 mod keys;
-mod peers;
 mod places;
 mod retries;
 mod server;
+mod upstreams;
 mod verdicts;
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ use self::{
     server::{Server, Step, answer, head, write},
 };
 use super::*;
-use crate::{BodyEnd, body::rejected_in, headers};
+use crate::{OnBodyEnd, body::rejected_in, headers};
 
 const MS: Duration = Duration::from_millis(1);
 

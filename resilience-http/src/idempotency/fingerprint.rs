@@ -45,15 +45,15 @@ impl fmt::Debug for Fingerprint {
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, Method, Uri, header};
-/// use resilience_http::idempotency::Compare;
+/// use resilience_http::idempotency::FingerprintRules;
 ///
 /// let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
 /// let path = Uri::from_static("/pay");
-/// let of = |compare: &Compare, body: &str| compare.fingerprint(&Method::POST, &path, &headers, body.as_bytes());
+/// let of = |compare: &FingerprintRules, body: &str| compare.fingerprint(&Method::POST, &path, &headers, body.as_bytes());
 ///
-/// let all = Compare::new();
+/// let all = FingerprintRules::new();
 /// assert_eq!(of(&all, r#"{"to":"a","amount":7}"#), of(&all, r#"{ "amount": 7.0, "to": "a" }"#));
-/// let but_when = Compare::new().without_fields(["/sent_at"])?;
+/// let but_when = FingerprintRules::new().without_fields(["/sent_at"])?;
 /// assert_eq!(of(&but_when, r#"{"amount":7,"sent_at":1}"#), of(&but_when, r#"{"amount":7,"sent_at":2}"#));
 /// # Ok::<_, resilience_core::InvalidConfig>(())
 /// ```
@@ -61,7 +61,7 @@ impl fmt::Debug for Fingerprint {
 /// **Cost**: JSON is read and written once, and what is compared is digested once.
 #[derive(Clone, Debug, Default)]
 #[must_use]
-pub struct Compare {
+pub struct FingerprintRules {
     body: Body,
     ignore_query: bool,
     headers: Vec<HeaderName>,
@@ -77,7 +77,7 @@ enum Body {
     Ignored,
 }
 
-impl Compare {
+impl FingerprintRules {
     /// Method, path, query and body.
     pub fn new() -> Self {
         Self::default()
@@ -276,18 +276,18 @@ mod tests {
         HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))])
     }
 
-    fn of(compare: &Compare, method: &str, uri: &str, body: &str) -> Fingerprint {
+    fn of(compare: &FingerprintRules, method: &str, uri: &str, body: &str) -> Fingerprint {
         let (method, uri) = (method.parse().unwrap(), uri.parse().unwrap());
         compare.fingerprint(&method, &uri, &json("application/json"), body.as_bytes())
     }
 
-    fn body(compare: &Compare, body: &str) -> Fingerprint {
+    fn body(compare: &FingerprintRules, body: &str) -> Fingerprint {
         of(compare, "POST", "/pay", body)
     }
 
     #[test]
     fn every_part_counts() {
-        let all = Compare::new();
+        let all = FingerprintRules::new();
         let requests = [
             ("POST", "/pay", "{}"),
             ("PUT", "/pay", "{}"),
@@ -310,7 +310,12 @@ mod tests {
     /// Of one digest of a day, so that a new version does not change what is in the store.
     #[test]
     fn a_fingerprint_is_the_same_in_every_version() {
-        let print = of(&Compare::new(), "POST", "/pay?x=1", r#"{"b":1,"a":"é"}"#);
+        let print = of(
+            &FingerprintRules::new(),
+            "POST",
+            "/pay?x=1",
+            r#"{"b":1,"a":"é"}"#,
+        );
         let mut parts = Vec::new();
         for (kind, bytes) in [
             (1u8, "POST"),
@@ -329,7 +334,7 @@ mod tests {
 
     #[test]
     fn only_what_says_that_it_is_json_is_read_as_json() {
-        let all = Compare::new();
+        let all = FingerprintRules::new();
         let path = Uri::from_static("/");
         for (kind, same) in [
             ("application/json", true),
@@ -347,7 +352,7 @@ mod tests {
 
     #[test]
     fn ambiguous_json_counts_byte_for_byte() {
-        let all = Compare::new();
+        let all = FingerprintRules::new();
         let twice = r#"{"amount":1,"amount":2}"#;
         assert_ne!(body(&all, twice), body(&all, r#"{"amount":2}"#));
         assert_ne!(
@@ -358,7 +363,9 @@ mod tests {
 
     #[test]
     fn subsets_of_a_body_by_pointer() {
-        let amount = Compare::new().only_fields(["/amount", "/to/0"]).unwrap();
+        let amount = FingerprintRules::new()
+            .only_fields(["/amount", "/to/0"])
+            .unwrap();
         let first = body(&amount, r#"{"amount":7,"to":["a","b"],"at":1}"#);
         assert_eq!(first, body(&amount, r#"{"at":2,"amount":7,"to":["a"]}"#));
         assert_ne!(first, body(&amount, r#"{"amount":8,"to":["a"]}"#));
@@ -367,7 +374,7 @@ mod tests {
         // Nothing is left out of what is no JSON.
         assert_ne!(body(&amount, "{"), body(&amount, "{{"));
 
-        let rest = Compare::new()
+        let rest = FingerprintRules::new()
             .without_fields(["/at", "/lines/0/a~1b", "/to/1"])
             .unwrap();
         let first = body(
@@ -390,7 +397,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_does_not_count_and_headers_do_when_they_are_named() {
-        let none = Compare::new().without_body().without_query();
+        let none = FingerprintRules::new().without_body().without_query();
         assert_eq!(of(&none, "POST", "/a?b", "c"), of(&none, "POST", "/a", "d"));
         let tenant = HeaderName::from_static("x-tenant");
         let named = none.header(tenant.clone());
@@ -417,16 +424,23 @@ mod tests {
     fn a_wrong_pointer_is_refused_when_it_is_built() {
         let none: [&str; 0] = [];
         assert_eq!(
-            Compare::new().only_fields(none).unwrap_err().field(),
+            FingerprintRules::new()
+                .only_fields(none)
+                .unwrap_err()
+                .field(),
             "only_fields"
         );
         for wrong in ["amount", "/a~2", "/~"] {
-            let error = Compare::new().only_fields([wrong]).unwrap_err();
+            let error = FingerprintRules::new().only_fields([wrong]).unwrap_err();
             assert!(error.to_string().contains(wrong), "{error}");
-            assert!(Compare::new().without_fields([wrong]).is_err());
+            assert!(FingerprintRules::new().without_fields([wrong]).is_err());
         }
-        assert!(Compare::new().without_fields([""]).is_err());
-        assert!(Compare::new().only_fields(["", "/", "/a~0b~1c"]).is_ok());
+        assert!(FingerprintRules::new().without_fields([""]).is_err());
+        assert!(
+            FingerprintRules::new()
+                .only_fields(["", "/", "/a~0b~1c"])
+                .is_ok()
+        );
     }
 
     proptest! {
@@ -437,7 +451,7 @@ mod tests {
             let at = |cut: usize| {
                 let (path, body) = text.split_at(cut);
                 let uri: Uri = format!("/{path}").parse().unwrap();
-                Compare::new().fingerprint(&Method::POST, &uri, &HeaderMap::new(), body.as_bytes())
+                FingerprintRules::new().fingerprint(&Method::POST, &uri, &HeaderMap::new(), body.as_bytes())
             };
             prop_assert_eq!(at(cut) == at(other), cut == other);
         }
@@ -445,18 +459,18 @@ mod tests {
         #[test]
         fn whatever_the_body_is_nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..100), text in "[{}\\[\\]\",:a0~/]{0,30}", pointer in "(/[a0~1]{0,3}){0,3}") {
             for body in [&bytes, text.as_bytes()] {
-                let _ = of_bytes(&Compare::new(), body);
-                if let Ok(compare) = Compare::new().without_fields([pointer.clone()]) {
+                let _ = of_bytes(&FingerprintRules::new(), body);
+                if let Ok(compare) = FingerprintRules::new().without_fields([pointer.clone()]) {
                     let _ = of_bytes(&compare, body);
                 }
-                if let Ok(compare) = Compare::new().only_fields([pointer.clone()]) {
+                if let Ok(compare) = FingerprintRules::new().only_fields([pointer.clone()]) {
                     let _ = of_bytes(&compare, body);
                 }
             }
         }
     }
 
-    fn of_bytes(compare: &Compare, body: &[u8]) -> Fingerprint {
+    fn of_bytes(compare: &FingerprintRules, body: &[u8]) -> Fingerprint {
         compare.fingerprint(
             &Method::POST,
             &Uri::from_static("/"),

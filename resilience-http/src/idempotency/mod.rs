@@ -34,6 +34,6 @@ mod recorded;
 pub use self::key::{Key, KeyForm, KeyRules, MalformedKey};
 #[cfg(feature = "server")]
 pub use self::{
-    fingerprint::{Compare, Fingerprint},
-    recorded::{Keep, Recorded, Unreadable},
+    fingerprint::{Fingerprint, FingerprintRules},
+    recorded::{Recorded, RecordedHeaders, Unreadable},
 };

@@ -8,15 +8,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 /// A response as it is kept, to be given again: status, headers (repeated ones and those that are no UTF-8 included),
 /// body byte for byte, and trailers.
 ///
-/// Made by [`Keep::record`], which leaves out what belongs to one sending and not to the response.
+/// Made by [`RecordedHeaders::record`], which leaves out what belongs to one sending and not to the response.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, StatusCode, header};
-/// use resilience_http::idempotency::{Keep, Recorded};
+/// use resilience_http::idempotency::{RecordedHeaders, Recorded};
 ///
 /// let mut headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_static("/payments/7"))]);
 /// headers.insert(header::SET_COOKIE, HeaderValue::from_static("session=secret"));
-/// let kept = Keep::new().record(StatusCode::CREATED, &headers, "paid".into(), None);
+/// let kept = RecordedHeaders::new().record(StatusCode::CREATED, &headers, "paid".into(), None);
 ///
 /// let again = Recorded::decode(&kept.encode())?;
 /// assert_eq!(again.headers()[header::LOCATION], "/payments/7");
@@ -39,12 +39,12 @@ pub struct Recorded {
 /// is the body's; and `Date`, which is the sending's.
 #[derive(Clone, Debug, Default)]
 #[must_use]
-pub struct Keep {
+pub struct RecordedHeaders {
     cookies: bool,
     without: Vec<HeaderName>,
 }
 
-impl Keep {
+impl RecordedHeaders {
     /// All but `Set-Cookie`.
     pub fn new() -> Self {
         Self::default()
@@ -291,7 +291,12 @@ mod tests {
         ]);
         let trailers = headers(&[("x-sum", b"7")]);
         let body = Bytes::from_static(b"\0\xff{}");
-        let kept = Keep::new().record(StatusCode::ACCEPTED, &sent, body.clone(), Some(&trailers));
+        let kept = RecordedHeaders::new().record(
+            StatusCode::ACCEPTED,
+            &sent,
+            body.clone(),
+            Some(&trailers),
+        );
         let again = Recorded::decode(&kept.encode()).unwrap();
         assert_eq!(again, kept);
         assert_eq!(again.headers(), &sent);
@@ -318,25 +323,25 @@ mod tests {
             ("x-mine", b"1"),
             ("etag", b"\"7\""),
         ]);
-        let names = |keep: Keep| {
+        let names = |keep: RecordedHeaders| {
             let kept = keep.record(StatusCode::OK, &sent, Bytes::new(), None);
             let mut names: Vec<_> = kept.headers().keys().map(ToString::to_string).collect();
             names.sort();
             names
         };
-        assert_eq!(names(Keep::new()), ["etag", "x-mine"]);
+        assert_eq!(names(RecordedHeaders::new()), ["etag", "x-mine"]);
         assert_eq!(
-            names(Keep::new().cookies(true)),
+            names(RecordedHeaders::new().cookies(true)),
             ["etag", "set-cookie", "x-mine"]
         );
-        let without = Keep::new().without(HeaderName::from_static("x-mine"));
+        let without = RecordedHeaders::new().without(HeaderName::from_static("x-mine"));
         assert_eq!(names(without), ["etag"]);
     }
 
     #[test]
     fn what_is_cut_short_or_goes_on_is_unreadable() {
         let sent = headers(&[("a", b"1")]);
-        let kept = Keep::new().record(StatusCode::OK, &sent, "body".into(), Some(&sent));
+        let kept = RecordedHeaders::new().record(StatusCode::OK, &sent, "body".into(), Some(&sent));
         let whole = kept.encode();
         assert_eq!(whole.len(), kept.encoded_len());
         for length in 0..whole.len() {
@@ -382,7 +387,7 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let status = StatusCode::from_u16(status).unwrap();
-            let kept = Keep::new().cookies(true).record(status, &headers, body.into(), trailers.as_ref());
+            let kept = RecordedHeaders::new().cookies(true).record(status, &headers, body.into(), trailers.as_ref());
             let bytes = kept.encode();
             prop_assert_eq!(bytes.len(), kept.encoded_len());
             prop_assert_eq!(Recorded::decode(&bytes), Ok(kept));
@@ -402,7 +407,7 @@ mod tests {
             at in any::<prop::sample::Index>(),
             bit in 0u8..8,
         ) {
-            let kept = Keep::new().record(StatusCode::OK, &headers, body.into(), None);
+            let kept = RecordedHeaders::new().record(StatusCode::OK, &headers, body.into(), None);
             let mut bytes = kept.encode();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

@@ -2,12 +2,12 @@
 
 use resilience_core::{
     bulkhead::{Bulkhead, BulkheadLayer},
-    error::wrap::{LiftLayer, LiftService},
+    error::wrap::{WrapErrorLayer, WrapErrorService},
 };
 use tower_layer::Layer;
 
-use super::answer::{AnswerLayer, AnswerService};
-use crate::{body::BodyEnd, problem::Problems};
+use super::rejection::{RejectionLayer, RejectionService};
+use crate::{body::OnBodyEnd, problem::Problems};
 
 /// Puts `layers` around a handler, a route or a router whose error type has no room for a rejection (axum's is
 /// `Infallible`). Inside, the error is [`Error<E>`](resilience_core::Error), as the layers want it; outside it is
@@ -38,12 +38,12 @@ use crate::{body::BodyEnd, problem::Problems};
 pub const fn guard<L>(layers: L) -> GuardLayer<L> {
     GuardLayer {
         layers,
-        answer: AnswerLayer::new(),
+        answer: RejectionLayer::new(),
     }
 }
 
 /// Puts a bulkhead around handlers, each request holding its place until the end of its response's body: what
-/// streams for a minute takes up the server for a minute. [`guard`] with [`BodyEnd`].
+/// streams for a minute takes up the server for a minute. [`guard`] with [`OnBodyEnd`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,8 +60,12 @@ pub const fn guard<L>(layers: L) -> GuardLayer<L> {
 ///
 /// **Cost**: beside the bulkhead's, two allocations per response that has a body. **Cancellation**: a client that
 /// hangs up gives the place back, whether the handler was running or the body was being sent.
-pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<BodyEnd>> {
-    guard(bulkhead.layer().until(BodyEnd::new(bulkhead.name())))
+pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<OnBodyEnd>> {
+    guard(
+        bulkhead
+            .layer()
+            .complete_on(OnBodyEnd::new(bulkhead.name())),
+    )
 }
 
 /// Made by [`guard`].
@@ -69,7 +73,7 @@ pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<BodyEnd>> {
 #[must_use]
 pub struct GuardLayer<L, A = Problems> {
     layers: L,
-    answer: AnswerLayer<A>,
+    answer: RejectionLayer<A>,
 }
 
 impl<L> GuardLayer<L> {
@@ -78,20 +82,20 @@ impl<L> GuardLayer<L> {
     pub fn answer<A>(self, answer: A) -> GuardLayer<L, A> {
         GuardLayer {
             layers: self.layers,
-            answer: AnswerLayer::with(answer),
+            answer: RejectionLayer::with(answer),
         }
     }
 }
 
 impl<S, L, A> Layer<S> for GuardLayer<L, A>
 where
-    L: Layer<LiftService<S>>,
+    L: Layer<WrapErrorService<S>>,
     A: Clone,
 {
-    type Service = AnswerService<L::Service, A>;
+    type Service = RejectionService<L::Service, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let lifted = LiftLayer::new().layer(inner);
+        let lifted = WrapErrorLayer::new().layer(inner);
         self.answer.layer(self.layers.layer(lifted))
     }
 }

@@ -13,14 +13,14 @@ use pin_project_lite::pin_project;
 use resilience_core::{
     Clock, InvalidConfig,
     deadline::{self, Deadline, Timeout, TimeoutService},
-    error::wrap::LiftService,
+    error::wrap::WrapErrorService,
 };
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    answer::{AnswerFuture, AnswerService},
     guard::guard,
+    rejection::{RejectionFuture, RejectionService},
 };
 use crate::{
     headers,
@@ -43,7 +43,7 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// - A request whose time is over when it arrives is answered 504 at once; the handler does not run.
 /// - A header that cannot be read is [`Malformed`]. Of several, the shortest counts.
 /// - The response's body is outside: the request ends with the response's head. A layer with
-///   [`BodyEnd`](crate::BodyEnd) beneath holds the body to the deadline too.
+///   [`OnBodyEnd`](crate::OnBodyEnd) beneath holds the body to the deadline too.
 ///
 /// The handle is cheap to clone; its layers share one name and one set of counters.
 ///
@@ -150,7 +150,7 @@ pub struct InboundDeadlineService<S> {
     settings: Settings,
 }
 
-type Limited<S> = AnswerService<TimeoutService<LiftService<S>>>;
+type Limited<S> = RejectionService<TimeoutService<WrapErrorService<S>>>;
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for InboundDeadlineService<S>
 where
@@ -160,7 +160,7 @@ where
     type Response = S::Response;
     type Error = S::Error;
     type Future = InboundDeadlineFuture<
-        <TimeoutService<LiftService<S>> as Service<Request<ReqBody>>>::Future,
+        <TimeoutService<WrapErrorService<S>> as Service<Request<ReqBody>>>::Future,
         ResBody,
     >;
 
@@ -254,7 +254,7 @@ pin_project! {
 pin_project! {
     #[project = Projected]
     enum State<F, B> {
-        Called { #[pin] inner: AnswerFuture<F, Problems> },
+        Called { #[pin] inner: RejectionFuture<F, Problems> },
         Malformed { response: Option<Response<B>> },
     }
 }

@@ -7,7 +7,7 @@
 //! | [`bulkhead`](fn@bulkhead) | limits how many requests are served at once, bodies included: 503 |
 //! | [`LimitRequests`] | holds requests to a rate limit, by client, and tells clients how they stand: 429 |
 //! | [`IdempotentRequests`] | serves a request with an `Idempotency-Key` once, and gives its answer again: 409, 422 |
-//! | [`AnswerLayer`] | the answering half alone, for services that speak [`Error<E>`](resilience_core::Error) themselves |
+//! | [`RejectionLayer`] | the answering half alone, for services that speak [`Error<E>`](resilience_core::Error) themselves |
 //! | [`Problem`](crate::problem::Problem) | the answer, and an error type for handlers |
 //!
 //! They go on a whole router, on one route, or on any `Service<http::Request<_>, Response = http::Response<_>>`:
@@ -43,14 +43,13 @@
 //! handle, so one bulkhead is one bulkhead over all routes and connections that its layers are on.
 
 mod address;
-mod answer;
 mod guard;
 mod idempotency;
 mod inbound;
 mod rate_limit;
+mod rejection;
 
 pub use address::{ClientAddress, Forwarding};
-pub use answer::{AnswerFuture, AnswerLayer, AnswerService};
 pub use guard::{GuardLayer, bulkhead, guard};
 pub use idempotency::{
     IDEMPOTENT_REPLAYED, IdempotentBody, IdempotentRequests, IdempotentRequestsFuture,
@@ -62,8 +61,9 @@ pub use inbound::{
 };
 pub use rate_limit::{
     LimitKey, LimitRequests, LimitRequestsFuture, LimitRequestsLayer, LimitRequestsService,
-    RequestLimit, WithoutKey,
+    MissingKey, RequestLimit,
 };
+pub use rejection::{RejectionFuture, RejectionLayer, RejectionService};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

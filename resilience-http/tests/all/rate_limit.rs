@@ -17,15 +17,15 @@ use resilience_core::{
     keyed::Keyed,
     limit::{
         Quota, RateLimit,
-        fleet::{Costs, SharedRateLimit, Unreachable},
-        peer::PeerLimits,
-        store::{Answer, Decision, Demand, InProcessLimits, LimitStore, StoreFailure},
+        fleet::{Costs, FleetRateLimit, Unreachable},
+        store::{Demand, InProcessLimits, LimitStore, StoreDecision, StoreError, StoreFuture},
+        upstream::UpstreamLimits,
     },
 };
 use resilience_http::{
     Client,
     rate_limit::{Policy, ServiceLimit, read_limits, read_policies},
-    server::{ClientAddress, LimitKey, LimitRequests, RequestLimit, WithoutKey},
+    server::{ClientAddress, LimitKey, LimitRequests, MissingKey, RequestLimit},
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -37,8 +37,8 @@ fn quota(permits: u64, period: Duration) -> Quota {
     Quota::per(permits, period).unwrap()
 }
 
-fn shared(permits: u64) -> SharedRateLimit {
-    let limit = SharedRateLimit::builder("api", InProcessLimits::new());
+fn shared(permits: u64) -> FleetRateLimit {
+    let limit = FleetRateLimit::builder("api", InProcessLimits::new());
     limit
         .limit("per-minute", quota(permits, MINUTE))
         .build()
@@ -165,14 +165,14 @@ async fn a_window_of_less_than_a_second_is_told_by_the_second() {
 async fn each_key_has_its_own_and_those_without_one_do_as_the_policy_says() {
     let tenant = HeaderName::from_static("x-tenant");
     for (policy, second) in [
-        (WithoutKey::Share, 429),
-        (WithoutKey::Pass, 200),
-        (WithoutKey::Refuse, 400),
+        (MissingKey::Share, 429),
+        (MissingKey::Pass, 200),
+        (MissingKey::Refuse, 400),
     ] {
         let family = RateLimit::builder("tenants").permits(1, MINUTE);
         let limit = family.keyed(Keyed::new()).unwrap();
         let key = LimitKey::header(tenant.clone());
-        let (app, _) = app(&LimitRequests::new(&limit).key(key).without_key(policy));
+        let (app, _) = app(&LimitRequests::new(&limit).key(key).missing_key(policy));
         for name in ["a", "b"] {
             let of = [(tenant.clone(), name)];
             assert_eq!(ask(&app, "/", &of).await.status(), 200, "{name}");
@@ -181,7 +181,7 @@ async fn each_key_has_its_own_and_those_without_one_do_as_the_policy_says() {
         ask(&app, "/", &[]).await;
         let none = ask(&app, "/", &[]).await;
         assert_eq!(none.status(), second, "{policy:?}");
-        if policy == WithoutKey::Refuse {
+        if policy == MissingKey::Refuse {
             let kind = &document(none).await["type"];
             assert_eq!(kind, "urn:problem-type:resilience:rate_limit:no_key");
         }
@@ -190,7 +190,7 @@ async fn each_key_has_its_own_and_those_without_one_do_as_the_policy_says() {
 
 #[tokio::test(start_paused = true)]
 async fn several_limits_with_their_own_costs_are_told_of_and_the_one_that_refuses_is_named() {
-    let limit = SharedRateLimit::builder("api", InProcessLimits::new())
+    let limit = FleetRateLimit::builder("api", InProcessLimits::new())
         .limit("requests", quota(10, MINUTE))
         .limit("bytes", quota(1000, Duration::from_secs(3600)))
         .build()
@@ -245,19 +245,24 @@ async fn several_limits_with_their_own_costs_are_told_of_and_the_one_that_refuse
 struct Away;
 
 impl LimitStore for Away {
-    fn decide<'a>(&'a self, _: &'a str, _: &'a str, _: &'a [Demand<'a>]) -> Answer<'a, Decision> {
-        Box::pin(async { Err(StoreFailure::new("away", false)) })
+    fn decide<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a [Demand<'a>],
+    ) -> StoreFuture<'a, StoreDecision> {
+        Box::pin(async { Err(StoreError::new("away", false)) })
     }
 
-    fn enrol<'a>(&'a self, _: &'a str, _: &'a str, _: Duration) -> Answer<'a, u64> {
-        Box::pin(async { Err(StoreFailure::new("away", false)) })
+    fn heartbeat<'a>(&'a self, _: &'a str, _: &'a str, _: Duration) -> StoreFuture<'a, u64> {
+        Box::pin(async { Err(StoreError::new("away", false)) })
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_its_store_a_limit_answers_as_its_policy_says() {
     for (policy, status) in [(Unreachable::Open, 200), (Unreachable::Closed, 503)] {
-        let limit = SharedRateLimit::builder("api", Away)
+        let limit = FleetRateLimit::builder("api", Away)
             .limit("per-minute", quota(1, MINUTE))
             .unreachable(policy)
             .build()
@@ -350,9 +355,9 @@ async fn a_client_that_keeps_to_what_it_is_told_is_refused_by_no_server() {
         .unwrap();
     let (app, calls) = app(&LimitRequests::new(&limit));
     let server = serve(app).await;
-    let peers = PeerLimits::builder("peers").build().unwrap();
+    let peers = UpstreamLimits::builder("peers").build().unwrap();
     let client = Client::builder("c")
-        .peer_limits(peers.clone())
+        .upstream_limits(peers.clone())
         .build()
         .unwrap();
     let mut statuses = Vec::new();

@@ -1,6 +1,6 @@
 //! Circuit breakers that a fleet shares through Redis.
 //!
-//! The steps and their meaning are [`Record`](resilience_core::breaker::fleet::Record)'s; each is one script, one
+//! The steps and their meaning are [`Record`](resilience_core::breaker::fleet::BreakerRecord)'s; each is one script, one
 //! round trip, on keys of one slot:
 //!
 //! | key | type | what | TTL |
@@ -28,12 +28,14 @@ use std::{
 
 use redis::Value;
 use resilience_core::breaker::fleet::{
-    Answer, BreakerStore, Change, FleetOrder, LeaseAnswer, Push, Report, StoreFailure,
-    Subscription, View,
+    BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Push, Report, StoreError,
+    StoreFuture, Subscription,
 };
 use tokio::time::Instant;
 
-use crate::{channels::Channels, error::StoreError, handle::Redis, keys, link, script::Script};
+use crate::{
+    connection, error::CommandError, keys, pubsub::Subscriptions, redis::Redis, script::Script,
+};
 
 macro_rules! script {
     ($id:ident, $file:literal) => {
@@ -52,7 +54,7 @@ script!(CHANGE, "change.lua");
 script!(RESTORE, "restore.lua");
 script!(LEASE, "lease.lua");
 script!(SETTLE, "settle.lua");
-script!(ORDER, "order.lua");
+script!(ORDER, "override.lua");
 script!(RESET, "reset.lua");
 script!(VIEW, "view.lua");
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
@@ -67,21 +69,21 @@ const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "lea
 pub struct RedisBreakers {
     redis: Redis,
     prefix: Arc<str>,
-    known: Arc<Known>,
+    known: Arc<BreakerIndex>,
 }
 
 /// What this process knows of its breakers: one for all stores that are made from a connection, so that each channel
 /// has one subscriber, and loses it when nobody listens any more.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct BreakerIndex {
     /// The verdicts that somebody here listens to.
-    pushes: Channels<Push>,
+    pushes: Subscriptions<Push>,
     /// When each name was last entered in the list of names.
     announced: Mutex<HashMap<String, Instant>>,
 }
 
 impl RedisBreakers {
-    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, known: Arc<Known>) -> Self {
+    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, known: Arc<BreakerIndex>) -> Self {
         Self {
             redis,
             prefix,
@@ -94,7 +96,7 @@ impl RedisBreakers {
     /// # Errors
     ///
     /// When Redis gives no answer.
-    pub async fn names(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn names(&self) -> Result<Vec<String>, CommandError> {
         let Value::Array(items) = self.announce("").await? else {
             return Ok(Vec::new());
         };
@@ -107,10 +109,10 @@ impl RedisBreakers {
         Ok(names)
     }
 
-    async fn announce(&self, name: &str) -> Result<Value, StoreError> {
+    async fn announce(&self, name: &str) -> Result<Value, CommandError> {
         let key = format!("{}:names", keys::family(&self.prefix, "breaker"));
         ANNOUNCE
-            .run(self.redis.link(), &[&key], &[name.as_bytes()])
+            .run(self.redis.connection(), &[&key], &[name.as_bytes()])
             .await
     }
 
@@ -144,22 +146,21 @@ impl RedisBreakers {
         script: &Script,
         name: &str,
         args: &[&[u8]],
-    ) -> Result<(bool, View), StoreFailure> {
+    ) -> Result<(bool, BreakerView), StoreError> {
         let tag = keys::tag(&self.prefix, "breaker", name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let channel = channel(&tag);
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let answer =
-            script
-                .run(self.redis.link(), &keys, &all)
-                .await
-                .and_then(|value| match value {
-                    Value::Array(items) => wire::answer(&items),
-                    other => Err(StoreError::Unexpected(format!("{other:?}"))),
-                });
-        answer.map_err(|error| StoreFailure::new(error.to_string(), error.is_ambiguous()))
+        let answer = script
+            .run(self.redis.connection(), &keys, &all)
+            .await
+            .and_then(|value| match value {
+                Value::Array(items) => wire::answer(&items),
+                other => Err(CommandError::Unexpected(format!("{other:?}"))),
+            });
+        answer.map_err(|error| StoreError::new(error.to_string(), error.is_ambiguous()))
     }
 
     async fn run_for_view(
@@ -167,7 +168,7 @@ impl RedisBreakers {
         script: &Script,
         name: &str,
         args: &[&[u8]],
-    ) -> Result<View, StoreFailure> {
+    ) -> Result<BreakerView, StoreError> {
         Ok(self.run(script, name, args).await?.1)
     }
 }
@@ -182,7 +183,7 @@ impl fmt::Debug for RedisBreakers {
 }
 
 impl BreakerStore for RedisBreakers {
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
         Box::pin(async move {
             let numbers = [
                 report.sequence,
@@ -204,7 +205,11 @@ impl BreakerStore for RedisBreakers {
         })
     }
 
-    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+    fn change<'a>(
+        &'a self,
+        name: &'a str,
+        change: &'a Change,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         Box::pin(async move {
             let (state, stage) = wire::state_words(change.to);
             let numbers = [
@@ -228,7 +233,11 @@ impl BreakerStore for RedisBreakers {
         })
     }
 
-    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+    fn restore<'a>(
+        &'a self,
+        name: &'a str,
+        known: &'a BreakerView,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         Box::pin(async move {
             let (state, stage) = wire::state_words(known.state);
             let numbers = [
@@ -240,8 +249,8 @@ impl BreakerStore for RedisBreakers {
             ]
             .map(|number| number.to_string());
             let [epoch, stage, remaining, age, trips] = numbers.each_ref().map(String::as_bytes);
-            let order = wire::OrderWords::of(known.order.as_ref());
-            let left = order.expires();
+            let active_override = wire::OverrideWords::of(known.active_override.as_ref());
+            let left = active_override.expires();
             let args = [
                 epoch,
                 state.as_bytes(),
@@ -251,9 +260,9 @@ impl BreakerStore for RedisBreakers {
                 trips,
                 known.by.as_bytes(),
                 known.cause.as_bytes(),
-                order.kind.as_bytes(),
-                order.reason.as_bytes(),
-                order.by.as_bytes(),
+                active_override.kind.as_bytes(),
+                active_override.reason.as_bytes(),
+                active_override.by.as_bytes(),
                 left.as_bytes(),
             ];
             self.run(&RESTORE, name, &args).await
@@ -266,7 +275,7 @@ impl BreakerStore for RedisBreakers {
         lease: &'a Arc<str>,
         budget: u32,
         lease_ms: u64,
-    ) -> Answer<'a, (LeaseAnswer, View)> {
+    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
         Box::pin(async move {
             let (budget, lease_ms) = (budget.to_string(), lease_ms.to_string());
             let args = [lease.as_bytes(), budget.as_bytes(), lease_ms.as_bytes()];
@@ -286,7 +295,7 @@ impl BreakerStore for RedisBreakers {
         lease: &'a str,
         epoch: u64,
         success: Option<bool>,
-    ) -> Answer<'a, (bool, View)> {
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         Box::pin(async move {
             let epoch = epoch.to_string();
             let outcome = match success {
@@ -303,14 +312,14 @@ impl BreakerStore for RedisBreakers {
         })
     }
 
-    fn order<'a>(
+    fn set_override<'a>(
         &'a self,
         name: &'a str,
-        order: Option<FleetOrder>,
+        active_override: Option<FleetOverride>,
         by: &'a str,
-    ) -> Answer<'a, View> {
+    ) -> StoreFuture<'a, BreakerView> {
         Box::pin(async move {
-            let words = wire::OrderWords::of(order.as_ref());
+            let words = wire::OverrideWords::of(active_override.as_ref());
             let expires = words.expires();
             let args = [
                 words.kind.as_bytes(),
@@ -322,18 +331,23 @@ impl BreakerStore for RedisBreakers {
         })
     }
 
-    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+    fn reset<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        cause: &'a str,
+    ) -> StoreFuture<'a, BreakerView> {
         Box::pin(self.run_for_view_owned(&RESET, name, [by.as_bytes(), cause.as_bytes()]))
     }
 
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
         Box::pin(self.run_for_view_owned(&VIEW, name, []))
     }
 
     fn subscribe(&self, name: &str) -> Subscription {
         let channel = channel(&keys::tag(&self.prefix, "breaker", name));
         let pushes = &self.known.pushes;
-        Subscription::new(pushes.subscribe(self.redis.link(), &channel, Push::None, hear))
+        Subscription::new(pushes.subscribe(self.redis.connection(), &channel, Push::None, hear))
     }
 }
 
@@ -343,7 +357,7 @@ impl RedisBreakers {
         script: &'static Script,
         name: &'a str,
         args: [&'a [u8]; N],
-    ) -> Result<View, StoreFailure> {
+    ) -> Result<BreakerView, StoreError> {
         self.run_for_view(script, name, &args).await
     }
 }
@@ -353,10 +367,10 @@ fn channel(tag: &str) -> String {
 }
 
 /// On the connection's task: decode and pass on.
-fn hear(push: link::Push<'_>) -> Push {
+fn hear(push: connection::Push<'_>) -> Push {
     match push {
-        link::Push::Restored => Push::Missed,
-        link::Push::Message(message) => match wire::pushed(message) {
+        connection::Push::Restored => Push::Missed,
+        connection::Push::Message(message) => match wire::pushed(message) {
             Some(view) => Push::View(Arc::new(view)),
             // Somebody else's message, or another version's: ask.
             None => Push::Missed,

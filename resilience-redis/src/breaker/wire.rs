@@ -1,12 +1,14 @@
 //! The view between the scripts and here: one list of twenty, in the order of `view()` in `common.lua`.
 
 use redis::Value;
-use resilience_core::breaker::fleet::{Counts, FleetOrder, FleetState, OrderKind, View};
+use resilience_core::breaker::fleet::{
+    BreakerView, Counts, FleetOverride, FleetState, OverrideKind,
+};
 
-use crate::error::StoreError;
+use crate::error::CommandError;
 
 /// A script's answer: whether it was done, and the view.
-pub(super) fn answer(items: &[Value]) -> Result<(bool, View), StoreError> {
+pub(super) fn answer(items: &[Value]) -> Result<(bool, BreakerView), CommandError> {
     let mut words = items.iter().map(|item| match item {
         Value::Int(number) => Some(number.to_string()),
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -15,12 +17,12 @@ pub(super) fn answer(items: &[Value]) -> Result<(bool, View), StoreError> {
     let done = words.next().flatten().is_some_and(|word| word == "1");
     match view(words) {
         Some(view) => Ok((done, view)),
-        None => Err(StoreError::Unexpected(format!("{items:?}"))),
+        None => Err(CommandError::Unexpected(format!("{items:?}"))),
     }
 }
 
 /// A published view.
-pub(super) fn pushed(message: &[u8]) -> Option<View> {
+pub(super) fn pushed(message: &[u8]) -> Option<BreakerView> {
     let items: Vec<serde_json::Value> = serde_json::from_slice(message).ok()?;
     view(items.iter().map(|item| match item {
         serde_json::Value::String(word) => Some(word.clone()),
@@ -30,10 +32,10 @@ pub(super) fn pushed(message: &[u8]) -> Option<View> {
     }))
 }
 
-fn view(mut words: impl Iterator<Item = Option<String>>) -> Option<View> {
+fn view(mut words: impl Iterator<Item = Option<String>>) -> Option<BreakerView> {
     let mut word = || words.next().flatten();
     let number = |word: Option<String>| word?.parse::<u64>().ok();
-    Some(View {
+    Some(BreakerView {
         epoch: number(word())?,
         state: {
             let state = word()?;
@@ -58,15 +60,15 @@ fn view(mut words: impl Iterator<Item = Option<String>>) -> Option<View> {
         },
         by: word()?,
         cause: word()?,
-        order: {
+        active_override: {
             let (kind, reason, by) = (word()?, word()?, word()?);
             let left = word()?.parse::<i64>().ok()?;
             if kind.is_empty() {
                 None
             } else {
                 let expires_ms = u64::try_from(left).ok();
-                Some(FleetOrder {
-                    kind: order_of(&kind)?,
+                Some(FleetOverride {
+                    kind: override_of(&kind)?,
                     reason,
                     by,
                     expires_ms,
@@ -95,14 +97,14 @@ fn state_of(word: &str, stage: u64) -> Option<FleetState> {
     })
 }
 
-const ORDERS: [(&str, OrderKind); 4] = [
-    ("force_open", OrderKind::ForceOpen),
-    ("force_closed", OrderKind::ForceClosed),
-    ("disable", OrderKind::Disable),
-    ("metrics_only", OrderKind::MetricsOnly),
+const ORDERS: [(&str, OverrideKind); 4] = [
+    ("force_open", OverrideKind::ForceOpen),
+    ("force_closed", OverrideKind::ForceClosed),
+    ("disable", OverrideKind::Disable),
+    ("metrics_only", OverrideKind::MetricsOnly),
 ];
 
-fn order_of(word: &str) -> Option<OrderKind> {
+fn override_of(word: &str) -> Option<OverrideKind> {
     ORDERS
         .iter()
         .find(|(name, _)| *name == word)
@@ -110,16 +112,16 @@ fn order_of(word: &str) -> Option<OrderKind> {
 }
 
 /// An order as arguments of a script; no order is an empty kind.
-pub(super) struct OrderWords<'a> {
+pub(super) struct OverrideWords<'a> {
     pub(super) kind: &'static str,
     pub(super) reason: &'a str,
     pub(super) by: &'a str,
     expires_ms: Option<u64>,
 }
 
-impl<'a> OrderWords<'a> {
-    pub(super) fn of(order: Option<&'a FleetOrder>) -> Self {
-        let Some(order) = order else {
+impl<'a> OverrideWords<'a> {
+    pub(super) fn of(active_override: Option<&'a FleetOverride>) -> Self {
+        let Some(active_override) = active_override else {
             return Self {
                 kind: "",
                 reason: "",
@@ -129,13 +131,13 @@ impl<'a> OrderWords<'a> {
         };
         let kind = ORDERS
             .iter()
-            .find(|(_, kind)| *kind == order.kind)
+            .find(|(_, kind)| *kind == active_override.kind)
             .map_or("", |(name, _)| name);
         Self {
             kind,
-            reason: &order.reason,
-            by: &order.by,
-            expires_ms: order.expires_ms,
+            reason: &active_override.reason,
+            by: &active_override.by,
+            expires_ms: active_override.expires_ms,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Bulkheads that a fleet shares through Redis.
 //!
-//! The steps and their meaning are [`Record`](resilience_core::bulkhead::fleet::Record)'s; each is one script, one
+//! The steps and their meaning are [`Record`](resilience_core::bulkhead::fleet::BulkheadRecord)'s; each is one script, one
 //! round trip, on keys of one slot:
 //!
 //! | key | type | what | TTL |
@@ -22,10 +22,13 @@ use std::{
 
 use redis::Value;
 use resilience_core::bulkhead::fleet::{
-    Admission, Answer, BulkheadStore, Call, Calls, Heartbeat, Return, StoreFailure, View, Wish,
+    AcquireRequest, Admission, BulkheadStore, BulkheadView, Heartbeat, Release, StoreError,
+    StoreFuture, Wakeup, Wakeups,
 };
 
-use crate::{channels::Channels, error::StoreError, handle::Redis, keys, link, script::Script};
+use crate::{
+    connection, error::CommandError, keys, pubsub::Subscriptions, redis::Redis, script::Script,
+};
 
 macro_rules! script {
     ($id:ident, $file:literal) => {
@@ -53,11 +56,15 @@ const PARTS: [&str; 6] = ["state", "leases", "held", "queue", "tickets", "live"]
 pub struct RedisBulkheads {
     redis: Redis,
     prefix: Arc<str>,
-    channels: Arc<Channels<Call>>,
+    channels: Arc<Subscriptions<Wakeup>>,
 }
 
 impl RedisBulkheads {
-    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, channels: Arc<Channels<Call>>) -> Self {
+    pub(crate) const fn new(
+        redis: Redis,
+        prefix: Arc<str>,
+        channels: Arc<Subscriptions<Wakeup>>,
+    ) -> Self {
         Self {
             redis,
             prefix,
@@ -72,21 +79,21 @@ impl RedisBulkheads {
         name: &str,
         args: &[&[u8]],
         read: impl FnOnce(&[Value]) -> Option<T>,
-    ) -> Result<T, StoreFailure> {
+    ) -> Result<T, StoreError> {
         let tag = keys::tag(&self.prefix, "bulkhead", name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let keys = keys.each_ref().map(String::as_str);
         let channel = channel(&tag);
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
-        let answer = script.run(self.redis.link(), &keys, &all).await;
+        let answer = script.run(self.redis.connection(), &keys, &all).await;
         let answer = answer.and_then(|answer| {
             let Value::Array(items) = &answer else {
-                return Err(StoreError::Unexpected(format!("{answer:?}")));
+                return Err(CommandError::Unexpected(format!("{answer:?}")));
             };
-            read(items).ok_or_else(|| StoreError::Unexpected(format!("{answer:?}")))
+            read(items).ok_or_else(|| CommandError::Unexpected(format!("{answer:?}")))
         });
-        answer.map_err(|error| StoreFailure::new(error.to_string(), error.is_ambiguous()))
+        answer.map_err(|error| StoreError::new(error.to_string(), error.is_ambiguous()))
     }
 }
 
@@ -100,19 +107,32 @@ impl fmt::Debug for RedisBulkheads {
 }
 
 impl BulkheadStore for RedisBulkheads {
-    fn acquire<'a>(&'a self, name: &'a str, wish: &'a Wish) -> Answer<'a, Admission> {
+    fn acquire<'a>(
+        &'a self,
+        name: &'a str,
+        request: &'a AcquireRequest,
+    ) -> StoreFuture<'a, Admission> {
         Box::pin(async move {
-            let numbers = [wish.cost, wish.limit, wish.lease_ms, wish.ticket_ms]
-                .map(|number| number.to_string());
+            let numbers = [
+                request.cost,
+                request.limit,
+                request.lease_ms,
+                request.ticket_ms,
+            ]
+            .map(|number| number.to_string());
             let [cost, limit, lease_ms, ticket_ms] = numbers.each_ref().map(String::as_bytes);
-            let fences = fences(&wish.returns);
-            let mut args = vec![wish.lease.as_bytes(), cost, limit, lease_ms, ticket_ms];
-            args.extend(pairs(&wish.returns, &fences));
+            let fences = fences(&request.releases);
+            let mut args = vec![request.lease.as_bytes(), cost, limit, lease_ms, ticket_ms];
+            args.extend(pairs(&request.releases, &fences));
             self.run(&ACQUIRE, name, &args, admission).await
         })
     }
 
-    fn renew<'a>(&'a self, name: &'a str, beat: &'a Heartbeat) -> Answer<'a, (Vec<bool>, View)> {
+    fn renew<'a>(
+        &'a self,
+        name: &'a str,
+        beat: &'a Heartbeat,
+    ) -> StoreFuture<'a, (Vec<bool>, BulkheadView)> {
         Box::pin(async move {
             let times = [beat.live_ms, beat.lease_ms].map(|ms| ms.to_string());
             let numbers: Vec<(String, String)> = beat
@@ -133,37 +153,40 @@ impl BulkheadStore for RedisBulkheads {
         })
     }
 
-    fn release<'a>(&'a self, name: &'a str, returns: &'a [Return]) -> Answer<'a, Vec<bool>> {
+    fn release<'a>(&'a self, name: &'a str, releases: &'a [Release]) -> StoreFuture<'a, Vec<bool>> {
         Box::pin(async move {
-            let fences = fences(returns);
-            let args: Vec<&[u8]> = pairs(returns, &fences).collect();
-            self.run(&RELEASE, name, &args, |items| flags(items, returns.len()))
+            let fences = fences(releases);
+            let args: Vec<&[u8]> = pairs(releases, &fences).collect();
+            self.run(&RELEASE, name, &args, |items| flags(items, releases.len()))
                 .await
         })
     }
 
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BulkheadView> {
         Box::pin(self.run(&VIEW, name, &[], viewed))
     }
 
-    fn subscribe(&self, name: &str) -> Calls {
+    fn subscribe(&self, name: &str) -> Wakeups {
         let channel = channel(&keys::tag(&self.prefix, "bulkhead", name));
-        let link = self.redis.link();
-        Calls::new(self.channels.subscribe(link, &channel, Call::None, hear))
+        let connection = self.redis.connection();
+        Wakeups::new(
+            self.channels
+                .subscribe(connection, &channel, Wakeup::None, hear),
+        )
     }
 }
 
 /// As the scripts take them; none is empty.
-fn fences(returns: &[Return]) -> Vec<String> {
-    let fence = |what: &Return| what.fence.map(|fence| fence.to_string());
-    returns
+fn fences(releases: &[Release]) -> Vec<String> {
+    let fence = |what: &Release| what.fence.map(|fence| fence.to_string());
+    releases
         .iter()
         .map(|what| fence(what).unwrap_or_default())
         .collect()
 }
 
-fn pairs<'a>(returns: &'a [Return], fences: &'a [String]) -> impl Iterator<Item = &'a [u8]> {
-    let both = returns.iter().zip(fences);
+fn pairs<'a>(releases: &'a [Release], fences: &'a [String]) -> impl Iterator<Item = &'a [u8]> {
+    let both = releases.iter().zip(fences);
     both.flat_map(|(what, fence)| [what.lease.as_bytes(), fence.as_bytes()])
 }
 
@@ -172,14 +195,14 @@ fn channel(tag: &str) -> String {
 }
 
 /// On the connection's task: decode and pass on.
-fn hear(push: link::Push<'_>) -> Call {
-    let link::Push::Message(message) = push else {
-        return Call::Missed;
+fn hear(push: connection::Push<'_>) -> Wakeup {
+    let connection::Push::Message(message) = push else {
+        return Wakeup::Missed;
     };
     match serde_json::from_slice::<Vec<String>>(message) {
-        Ok(leases) => Call::Up(leases.into_iter().map(Arc::from).collect()),
+        Ok(leases) => Wakeup::Leases(leases.into_iter().map(Arc::from).collect()),
         // Somebody else's message, or another version's: ask.
-        Err(_) => Call::Missed,
+        Err(_) => Wakeup::Missed,
     }
 }
 
@@ -220,11 +243,11 @@ fn flags(items: &[Value], count: usize) -> Option<Vec<bool>> {
 /// So many items are a view.
 const VIEWED: usize = 5;
 
-fn viewed(items: &[Value]) -> Option<View> {
+fn viewed(items: &[Value]) -> Option<BulkheadView> {
     let [in_flight, leases, waiting, live, fence] = items else {
         return None;
     };
-    let mut view = View::default();
+    let mut view = BulkheadView::default();
     for (field, item) in [
         (&mut view.in_flight, in_flight),
         (&mut view.leases, leases),

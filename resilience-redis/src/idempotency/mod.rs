@@ -73,17 +73,17 @@ use resilience_core::{
     InvalidConfig,
     idempotency::{
         Changes, IdempotencyStore,
-        record::{Claim, Claimed, Completion, Holder, Kept, Resolution, View},
-        store::{Answer, StoreFailure, validate},
+        record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
+        store::{StoreError, StoreFuture, validate},
     },
 };
 
 pub(crate) use self::news::Waiting;
 use crate::{
-    error::StoreError,
-    handle::Redis,
+    connection::{Connection, Status},
+    error::CommandError,
     keys,
-    link::{Link, Status},
+    redis::Redis,
     script::Script,
 };
 
@@ -99,7 +99,7 @@ macro_rules! step {
     ($id:ident, $file:literal) => {
         script!(
             $id,
-            "head.lua",
+            "read_head.lua",
             "time.lua",
             "common.lua",
             "holder.lua",
@@ -109,27 +109,33 @@ macro_rules! step {
     };
 }
 
-script!(CLAIM, "whole.lua", "time.lua", "common.lua", "claim.lua");
+script!(
+    CLAIM,
+    "read_full.lua",
+    "time.lua",
+    "common.lua",
+    "claim.lua"
+);
 step!(EXTEND, "extend.lua");
 step!(CHECKPOINT, "checkpoint.lua");
 script!(
     COMPLETE,
-    "head.lua",
-    "short.lua",
+    "read_head.lua",
+    "complete_fast.lua",
     "common.lua",
     "holder.lua",
     "complete.lua"
 );
-step!(REST, "rest.lua");
+step!(RELEASE, "release.lua");
 script!(
     RESOLVE,
-    "head.lua",
+    "read_head.lua",
     "time.lua",
     "common.lua",
     "resolve.lua",
     "save.lua"
 );
-script!(LOOK, "head.lua", "time.lua", "common.lua", "look.lua");
+script!(GET, "read_head.lua", "time.lua", "common.lua", "get.lua");
 
 /// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`]; cheap to clone.
 #[derive(Clone)]
@@ -145,7 +151,7 @@ pub struct RedisIdempotency {
 struct Durable {
     replicas: u32,
     within: Duration,
-    link: Arc<Link>,
+    connection: Arc<Connection>,
 }
 
 impl RedisIdempotency {
@@ -187,11 +193,11 @@ impl RedisIdempotency {
             let rule = "must be a millisecond at least, and below the connection's budget";
             return Err(InvalidConfig::new("within", within, rule));
         }
-        let link = Arc::new(self.redis.another_link());
+        let connection = Arc::new(self.redis.another_connection());
         self.durable = Some(Durable {
             replicas,
             within,
-            link,
+            connection,
         });
         Ok(self)
     }
@@ -204,11 +210,11 @@ impl RedisIdempotency {
     pub async fn ready(&self, within: Duration) -> Result<(), Status> {
         match &self.durable {
             None => self.redis.ready(within).await,
-            Some(durable) => durable.link.ready(within).await,
+            Some(durable) => durable.connection.ready(within).await,
         }
     }
 
-    fn key(&self, name: &str, key: &str) -> Result<String, StoreFailure> {
+    fn key(&self, name: &str, key: &str) -> Result<String, StoreError> {
         validate::key(key)?;
         Ok(self.part(name, key, "record"))
     }
@@ -228,20 +234,26 @@ impl RedisIdempotency {
         args: &[&[u8]],
         lasts: impl FnOnce(&T) -> bool,
         read: impl FnOnce(Value) -> Option<T>,
-    ) -> Result<T, StoreFailure> {
+    ) -> Result<T, StoreError> {
         let Some(durable) = &self.durable else {
-            let answer = script.run(self.redis.link(), &[key], args).await;
+            let answer = script.run(self.redis.connection(), &[key], args).await;
             return understood(answer, read);
         };
         let waited = script
-            .run_and_wait(&durable.link, key, args, durable.replicas, durable.within)
+            .run_and_wait(
+                &durable.connection,
+                key,
+                args,
+                durable.replicas,
+                durable.within,
+            )
             .await;
         let (answer, replicas) = waited.map_err(failure)?;
         let answer = understood(Ok(answer), read)?;
         if lasts(&answer) && replicas < u64::from(durable.replicas) {
             let wanted = durable.replicas;
             let reason = format!("{replicas} of {wanted} replicas have it so far");
-            return Err(StoreFailure::new(reason, true));
+            return Err(StoreError::new(reason, true));
         }
         Ok(answer)
     }
@@ -252,10 +264,10 @@ impl RedisIdempotency {
         key: &str,
         holder: &Holder,
         how: u64,
-    ) -> Result<Kept, StoreFailure> {
+    ) -> Result<WriteOutcome, StoreError> {
         validate::holder(holder)?;
         let record = wire::record(holder, None, b"");
-        self.step(&REST, name, key, &record, how, true).await
+        self.step(&RELEASE, name, key, &record, how, true).await
     }
 
     /// A step of the holder's, with its record and a number that the script takes. With `lasts`, as in [`run`](Self::run).
@@ -267,19 +279,21 @@ impl RedisIdempotency {
         record: &[u8],
         number: u64,
         lasts: bool,
-    ) -> Result<Kept, StoreFailure> {
+    ) -> Result<WriteOutcome, StoreError> {
         let key = self.key(name, key)?;
         let number = number.to_string();
         let args: [&[u8]; 2] = [record, number.as_bytes()];
-        let lasts = |kept: &Kept| lasts && matches!(kept, Kept::Kept | Kept::Restored);
+        let lasts = |kept: &WriteOutcome| {
+            lasts && matches!(kept, WriteOutcome::Kept | WriteOutcome::Restored)
+        };
         self.run(script, &key, &args, lasts, wire::kept).await
     }
 }
 
 fn understood<T>(
-    answer: Result<Value, StoreError>,
+    answer: Result<Value, CommandError>,
     read: impl FnOnce(Value) -> Option<T>,
-) -> Result<T, StoreFailure> {
+) -> Result<T, StoreError> {
     let answer = answer.map_err(failure)?;
     // An outcome does not belong into an error.
     let (kind, size) = match &answer {
@@ -287,12 +301,12 @@ fn understood<T>(
         Value::BulkString(bytes) => ("bytes:", bytes.len()),
         _ => ("neither list nor text, but values:", 1),
     };
-    read(answer).ok_or_else(|| failure(StoreError::Unexpected(format!("{kind} {size}"))))
+    read(answer).ok_or_else(|| failure(CommandError::Unexpected(format!("{kind} {size}"))))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn failure(error: StoreError) -> StoreFailure {
-    StoreFailure::new(error.to_string(), error.is_ambiguous())
+fn failure(error: CommandError) -> StoreError {
+    StoreError::new(error.to_string(), error.is_ambiguous())
 }
 
 impl fmt::Debug for RedisIdempotency {
@@ -307,13 +321,18 @@ impl fmt::Debug for RedisIdempotency {
 }
 
 impl IdempotencyStore for RedisIdempotency {
-    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed> {
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        claim: &'a Claim,
+    ) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
             validate::claim(claim)?;
             let at = self.key(name, key)?;
             let listens = self.waiting.listens(|| self.part(name, key, "news"));
             let asked = wire::claim(claim, listens);
-            let clock = self.redis.link().clock();
+            let clock = self.redis.connection().clock();
             let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
             let read = |answer| wire::claimed(answer, claim, clock.now());
             let claimed = self.run(&CLAIM, &at, &[&asked], lasts, read).await?;
@@ -333,7 +352,7 @@ impl IdempotencyStore for RedisIdempotency {
         key: &'a str,
         holder: &'a Holder,
         lease_ms: u64,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         Box::pin(async move {
             validate::holder(holder)?;
             validate::lease(lease_ms)?;
@@ -351,7 +370,7 @@ impl IdempotencyStore for RedisIdempotency {
         holder: &'a Holder,
         checkpoint: &'a Bytes,
         lease_ms: u64,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         Box::pin(async move {
             validate::holder(holder)?;
             validate::lease(lease_ms)?;
@@ -368,22 +387,32 @@ impl IdempotencyStore for RedisIdempotency {
         key: &'a str,
         holder: &'a Holder,
         completion: &'a Completion,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         Box::pin(async move {
             validate::holder(holder)?;
             validate::completion(completion)?;
-            let since = Some(self.redis.link().clock().now());
+            let since = Some(self.redis.connection().clock().now());
             let record = wire::record(holder, since, &completion.outcome);
             self.step(&COMPLETE, name, key, &record, completion.ttl_ms, true)
                 .await
         })
     }
 
-    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+    fn release<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         Box::pin(self.rest(name, key, holder, 1))
     }
 
-    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+    fn unknown<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         Box::pin(self.rest(name, key, holder, 4))
     }
 
@@ -392,31 +421,31 @@ impl IdempotencyStore for RedisIdempotency {
         name: &'a str,
         key: &'a str,
         fence: u64,
-        resolution: &'a Resolution,
-    ) -> Answer<'a, Kept> {
+        resolution: &'a StoreResolution,
+    ) -> StoreFuture<'a, WriteOutcome> {
         Box::pin(async move {
             validate::fence(fence)?;
             validate::resolution(resolution)?;
             let key = self.key(name, key)?;
             let (was_done, ttl_ms, outcome): (_, _, &[u8]) = match resolution {
-                Resolution::Done(done) => (1, done.ttl_ms, &done.outcome),
-                Resolution::Release => (0, 1, b""),
+                StoreResolution::Done(done) => (1, done.ttl_ms, &done.outcome),
+                StoreResolution::Release => (0, 1, b""),
                 other => {
                     let reason = format!("this store does not know {other:?}");
-                    return Err(StoreFailure::new(reason, false));
+                    return Err(StoreError::new(reason, false));
                 }
             };
             let (numbers, ttl) = (wire::packed([fence, was_done]), ttl_ms.to_string());
             let args: [&[u8]; 3] = [&numbers, ttl.as_bytes(), outcome];
-            let lasts = |kept: &Kept| *kept == Kept::Kept;
+            let lasts = |kept: &WriteOutcome| *kept == WriteOutcome::Kept;
             self.run(&RESOLVE, &key, &args, lasts, wire::kept).await
         })
     }
 
-    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
+    fn get<'a>(&'a self, name: &'a str, key: &'a str) -> StoreFuture<'a, Option<RecordView>> {
         Box::pin(async move {
             let key = self.key(name, key)?;
-            let answer = LOOK.run(self.redis.link(), &[&key], &[]).await;
+            let answer = GET.run(self.redis.connection(), &[&key], &[]).await;
             understood(answer, wire::view)
         })
     }

@@ -9,7 +9,7 @@ use std::{
 use resilience_core::idempotency::Changes;
 use tokio::sync::watch;
 
-use crate::link::Link;
+use crate::connection::Connection;
 
 /// What a process listens to; one for all stores that are made from a connection.
 #[derive(Debug, Default)]
@@ -29,12 +29,16 @@ struct Heard {
 struct Listening {
     channel: String,
     waiting: Arc<Waiting>,
-    link: Arc<Link>,
+    connection: Arc<Connection>,
 }
 
 impl Waiting {
     /// Listens to `channel`, with whoever else does.
-    pub(super) fn listen(self: &Arc<Self>, link: &Arc<Link>, channel: String) -> Changes {
+    pub(super) fn listen(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        channel: String,
+    ) -> Changes {
         let mut heard = self.lock();
         if let Some(one) = heard.get(&channel)
             && let Some(listening) = one.listening.upgrade()
@@ -45,12 +49,12 @@ impl Waiting {
         let listening = Arc::new(Listening {
             channel: channel.clone(),
             waiting: Arc::clone(self),
-            link: Arc::clone(link),
+            connection: Arc::clone(connection),
         });
         let changes = Changes::holding(sender.subscribe(), Arc::clone(&listening) as _);
         let teller = sender.clone();
         // A subscription that has just begun, or begun anew, is news too: something may have happened before.
-        link.subscribe(
+        connection.subscribe(
             &channel,
             Arc::new(move |_| {
                 teller.send_replace(());
@@ -82,7 +86,7 @@ impl Drop for Listening {
             .is_some_and(|one| one.listening.strong_count() == 0);
         if is_ours {
             heard.remove(&self.channel);
-            self.link.unsubscribe(&self.channel);
+            self.connection.unsubscribe(&self.channel);
         }
     }
 }

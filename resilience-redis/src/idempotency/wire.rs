@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use redis::Value;
 use resilience_core::idempotency::record::{
-    Claim, Claimed, Grant, Holder, Kept, Loss, Phase, Previous, Takeover, View,
+    Claim, Claimed, Grant, Holder, Loss, Phase, Previous, RecordView, Takeover, WriteOutcome,
 };
 
 /// What no text begins with.
@@ -160,22 +160,22 @@ const fn previous(number: u64) -> Option<Previous> {
 }
 
 /// The answer to a step of the holder.
-pub(super) fn kept(answer: Value) -> Option<Kept> {
+pub(super) fn kept(answer: Value) -> Option<WriteOutcome> {
     let Value::BulkString(word) = answer else {
         return None;
     };
     Some(match word.as_slice() {
-        b"kept" => Kept::Kept,
-        b"restored" => Kept::Restored,
-        b"taken" => Kept::Lost(Loss::Taken),
-        b"over" => Kept::Lost(Loss::Over),
-        b"gone" => Kept::Lost(Loss::Gone),
+        b"kept" => WriteOutcome::Kept,
+        b"restored" => WriteOutcome::Restored,
+        b"taken" => WriteOutcome::Lost(Loss::Taken),
+        b"over" => WriteOutcome::Lost(Loss::Over),
+        b"gone" => WriteOutcome::Lost(Loss::Gone),
         _ => return None,
     })
 }
 
 /// The record as it is, if there is one.
-pub(super) fn view(answer: Value) -> Option<Option<View>> {
+pub(super) fn view(answer: Value) -> Option<Option<RecordView>> {
     let items = match answer {
         Value::Nil => return Some(None),
         Value::Array(items) => items,
@@ -203,7 +203,7 @@ pub(super) fn view(answer: Value) -> Option<Option<View>> {
         3 => Phase::Unknown,
         _ => return None,
     };
-    Some(Some(View {
+    Some(Some(RecordView {
         phase,
         fence,
         attempt: attempt.try_into().ok()?,

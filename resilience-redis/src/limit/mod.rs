@@ -1,7 +1,7 @@
 //! Rate limits that a fleet shares through Redis.
 //!
 //! A decision about the limits of one subject is one script, one round trip, on one key. The arithmetic is
-//! [`resilience_core::limit::machine`]'s, and the answers are the same.
+//! [`resilience_core::limit::token_bucket`]'s, and the answers are the same.
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
@@ -16,7 +16,7 @@
 //! Of limits that a decision does not ask about, a subject's key keeps the 32 that were decided about last.
 //!
 //! A subject too hot for one server can be divided over several buckets, in different slots:
-//! [`SplitLimits`](resilience_core::limit::store::SplitLimits).
+//! [`ShardedLimits`](resilience_core::limit::store::ShardedLimits).
 //!
 //! All times are the server's, in microseconds. A refusal writes nothing, and a bucket that is full has no key: losing
 //! a key to its TTL is never more generous than keeping it. Losing keys to eviction is: give the server a policy that
@@ -26,15 +26,15 @@ use std::{fmt, sync::Arc, sync::LazyLock, time::Duration};
 
 use redis::Value;
 use resilience_core::limit::{
-    machine::Outcome,
-    store::{Answer, Decision, Demand, LimitStore, Standing, StoreFailure, validate},
+    store::{Demand, LimitStore, Standing, StoreDecision, StoreError, StoreFuture, validate},
+    token_bucket::LimitOutcome,
 };
 
-use crate::{error::StoreError, handle::Redis, keys, script::Script};
+use crate::{error::CommandError, keys, redis::Redis, script::Script};
 
 static DECIDE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
-        include_str!("one.lua"),
+        include_str!("token_bucket.lua"),
         "\n",
         include_str!("bucket.lua"),
         "\n",
@@ -42,7 +42,7 @@ static DECIDE: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-static ENROL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("enrol.lua")));
+static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("heartbeat.lua")));
 
 /// The largest whole number that is one for a script. More than any bucket holds.
 const MOST: i64 = (1 << 53) - 1;
@@ -71,23 +71,28 @@ impl RedisLimits {
         name: &str,
         subject: &str,
         demands: &[Demand<'_>],
-    ) -> Result<Decision, StoreError> {
+    ) -> Result<StoreDecision, CommandError> {
         let key = self.key(name, subject);
         let asked: Vec<u8> = demands.iter().flat_map(asked).collect();
-        let answer = DECIDE.run(self.redis.link(), &[&key], &[&asked]).await?;
+        let answer = DECIDE
+            .run(self.redis.connection(), &[&key], &[&asked])
+            .await?;
         decision(&answer, demands.len())
-            .ok_or_else(|| StoreError::Unexpected(format!("{answer:?}")))
+            .ok_or_else(|| CommandError::Unexpected(format!("{answer:?}")))
     }
 }
 
 impl RedisLimits {
-    async fn note(&self, name: &str, instance: &str, ttl: Duration) -> Result<u64, StoreError> {
+    async fn note(&self, name: &str, instance: &str, ttl: Duration) -> Result<u64, CommandError> {
         let key = format!("{}:live", keys::tag(&self.prefix, "limit", name));
         let ttl = ttl.as_millis().to_string();
         let args = [instance.as_bytes(), ttl.as_bytes()];
-        match ENROL.run(self.redis.link(), &[&key], &args).await? {
+        match HEARTBEAT
+            .run(self.redis.connection(), &[&key], &args)
+            .await?
+        {
             Value::Int(live) if live >= 0 => Ok(live.unsigned_abs()),
-            answer => Err(StoreError::Unexpected(format!("{answer:?}"))),
+            answer => Err(CommandError::Unexpected(format!("{answer:?}"))),
         }
     }
 }
@@ -107,7 +112,7 @@ impl LimitStore for RedisLimits {
         name: &'a str,
         subject: &'a str,
         demands: &'a [Demand<'a>],
-    ) -> Answer<'a, Decision> {
+    ) -> StoreFuture<'a, StoreDecision> {
         Box::pin(async move {
             validate(demands)?;
             distinct(demands)?;
@@ -115,24 +120,29 @@ impl LimitStore for RedisLimits {
         })
     }
 
-    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
+    fn heartbeat<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        ttl: Duration,
+    ) -> StoreFuture<'a, u64> {
         Box::pin(async move { self.note(name, instance, ttl).await.map_err(failure) })
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn failure(error: StoreError) -> StoreFailure {
-    StoreFailure::new(error.to_string(), error.is_ambiguous())
+fn failure(error: CommandError) -> StoreError {
+    StoreError::new(error.to_string(), error.is_ambiguous())
 }
 
 /// Limits of one decision are told apart by their marks.
-fn distinct(demands: &[Demand<'_>]) -> Result<(), StoreFailure> {
+fn distinct(demands: &[Demand<'_>]) -> Result<(), StoreError> {
     for (index, demand) in demands.iter().enumerate().skip(1) {
         let is_its = |other: &&Demand<'_>| mark(other.limit) == mark(demand.limit);
         if let Some(other) = demands[..index].iter().find(is_its) {
             let (one, other) = (other.limit, demand.limit);
             let reason = format!("limits `{one}` and `{other}` have the same mark: rename one");
-            return Err(StoreFailure::new(reason, false));
+            return Err(StoreError::new(reason, false));
         }
     }
     Ok(())
@@ -167,7 +177,7 @@ fn asked(demand: &Demand<'_>) -> [u8; 36] {
 }
 
 /// The scripts' answer.
-fn decision(answer: &Value, limits: usize) -> Option<Decision> {
+fn decision(answer: &Value, limits: usize) -> Option<StoreDecision> {
     let Value::BulkString(bytes) = answer else {
         return None;
     };
@@ -182,9 +192,9 @@ fn decision(answer: &Value, limits: usize) -> Option<Decision> {
     let micros = u64::try_from(next()?).ok()?;
     let outcome = match head[0].cast_signed() {
         _ if binding >= limits => return None,
-        1 => Outcome::Admitted { binding },
-        0 => Outcome::Wait { binding, micros },
-        -1 => Outcome::Impossible { binding },
+        1 => LimitOutcome::Admitted { binding },
+        0 => LimitOutcome::Wait { binding, micros },
+        -1 => LimitOutcome::Impossible { binding },
         _ => return None,
     };
     let mut standings = Vec::with_capacity(limits);
@@ -194,7 +204,7 @@ fn decision(answer: &Value, limits: usize) -> Option<Decision> {
             full_in: u64::try_from(next()?).ok()?,
         });
     }
-    Some(Decision::new(outcome, standings))
+    Some(StoreDecision::new(outcome, standings))
 }
 
 /// A double that is a whole number.

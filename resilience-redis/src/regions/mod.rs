@@ -17,12 +17,12 @@ use std::{
 };
 
 use redis::Value;
-use resilience_core::limit::regions::{Ledger, Page, RegionStore, Swap};
-use resilience_core::limit::store::{Answer, StoreFailure};
+use resilience_core::limit::regions::{Ledger, LedgerView, RegionStore, Swap};
+use resilience_core::limit::store::{StoreError, StoreFuture};
 
-use crate::{error::StoreError, handle::Redis, keys, script::Script};
+use crate::{error::CommandError, keys, redis::Redis, script::Script};
 
-static PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("page.lua")));
+static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 static SWAP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("swap.lua")));
 
 /// The ledgers of the region that this Redis is in. Made by [`Redis::regions`]; cheap to clone.
@@ -43,15 +43,15 @@ impl RedisRegion {
         group: &str,
         args: &[&[u8]],
         read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<T, StoreFailure> {
+    ) -> Result<T, StoreError> {
         let tag = keys::tag(&self.prefix, "region", group);
         let keys = ["ledger", "demand"].map(|part| format!("{tag}:{part}"));
         let keys = keys.each_ref().map(String::as_str);
-        let answer = script.run(self.redis.link(), &keys, args).await;
+        let answer = script.run(self.redis.connection(), &keys, args).await;
         let answer = answer.and_then(|answer| {
-            read(&answer).ok_or_else(|| StoreError::Unexpected(format!("{answer:?}")))
+            read(&answer).ok_or_else(|| CommandError::Unexpected(format!("{answer:?}")))
         });
-        answer.map_err(|error| StoreFailure::new(error.to_string(), error.is_ambiguous()))
+        answer.map_err(|error| StoreError::new(error.to_string(), error.is_ambiguous()))
     }
 }
 
@@ -71,20 +71,20 @@ impl RegionStore for RedisRegion {
         instance: &'a str,
         demand: u64,
         ttl_ms: u64,
-    ) -> Answer<'a, Page> {
+    ) -> StoreFuture<'a, LedgerView> {
         Box::pin(async move {
             let numbers = [demand, ttl_ms].map(|number| number.to_string());
             let [demand, ttl_ms] = numbers.each_ref().map(String::as_bytes);
             let args = [instance.as_bytes(), demand, ttl_ms];
-            self.run(&PAGE, name, &args, page).await
+            self.run(&READ, name, &args, view).await
         })
     }
 
-    fn look<'a>(&'a self, name: &'a str) -> Answer<'a, Page> {
-        Box::pin(self.run(&PAGE, name, &[], page))
+    fn read<'a>(&'a self, name: &'a str) -> StoreFuture<'a, LedgerView> {
+        Box::pin(self.run(&READ, name, &[], view))
     }
 
-    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> Answer<'a, bool> {
+    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             let numbers = [swap.expected, swap.not_after, ttl_ms].map(|number| number.to_string());
             let [expected, not_after, ttl_ms] = numbers.each_ref().map(String::as_bytes);
@@ -99,7 +99,7 @@ impl RegionStore for RedisRegion {
     }
 }
 
-fn page(answer: &Value) -> Option<Page> {
+fn view(answer: &Value) -> Option<LedgerView> {
     let Value::Array(items) = answer else {
         return None;
     };
@@ -117,7 +117,7 @@ fn page(answer: &Value) -> Option<Page> {
         text.parse().ok()?
     };
     let number = |word: &String| word.parse().ok();
-    Some(Page::new(
+    Some(LedgerView::new(
         number(now)?,
         number(version)?,
         ledger,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use resilience_core::{
     Verdict,
-    breaker::{Builder, CircuitBreaker, OpenFor, State, fleet::FleetRules},
+    breaker::{CircuitBreaker, CircuitBreakerBuilder, OpenFor, State, fleet::FleetRules},
     completion::Guard,
 };
 use resilience_redis::{Redis, RedisBreakers};
@@ -30,7 +30,7 @@ pub(crate) async fn store(url: &str) -> RedisBreakers {
 }
 
 /// As users have it, but for an open time without luck in it.
-pub(crate) fn breaker(name: &str) -> Builder {
+pub(crate) fn breaker(name: &str) -> CircuitBreakerBuilder {
     CircuitBreaker::builder(name).open_for(OpenFor::fixed(ms(60_000)))
 }
 
@@ -38,12 +38,12 @@ pub(crate) fn breaker(name: &str) -> Builder {
 pub(crate) async fn fleet(
     url: &str,
     size: usize,
-    make: impl Fn() -> Builder,
+    make: impl Fn() -> CircuitBreakerBuilder,
     rules: &FleetRules,
 ) -> Vec<CircuitBreaker> {
     let mut fleet = Vec::new();
     for _ in 0..size {
-        let built = make().shared(store(url).await).fleet(rules.clone()).build();
+        let built = make().store(store(url).await).fleet(rules.clone()).build();
         fleet.push(built.expect("a good breaker"));
     }
     fleet

@@ -17,7 +17,7 @@ use std::{
 
 use resilience_core::limit::{
     Quota,
-    fleet::{LeaseRules, Mode, SharedRateLimit, Unreachable},
+    fleet::{FleetRateLimit, LeaseRules, Mode, Unreachable},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -130,7 +130,7 @@ pub(crate) async fn one(url: &str, mode: &str, file: &str) {
         _ => Mode::Exact,
     };
     let quota = Quota::per(RATE, ms(1_000)).and_then(|quota| quota.burst(BURST));
-    let limit = SharedRateLimit::builder("hammer", connect(url).await.limits())
+    let limit = FleetRateLimit::builder("hammer", connect(url).await.limits())
         .limit("calls", quota.expect("a good quota"))
         .mode(mode)
         .unreachable(Unreachable::Closed)

@@ -10,7 +10,7 @@ use std::{
 
 use resilience_core::limit::{
     Quota,
-    fleet::{LeaseRules, Mode, SharedRateLimit, Unreachable},
+    fleet::{FleetRateLimit, LeaseRules, Mode, Unreachable},
 };
 
 use crate::{
@@ -56,7 +56,7 @@ struct Run {
 async fn hot_subject(rate: u64, tasks: u64) -> Run {
     let server = RedisServer::start();
     let quota = Quota::per(rate, ms(1_000)).expect("a good quota");
-    let limit = SharedRateLimit::builder("leased", connect(&server.url()).await.limits())
+    let limit = FleetRateLimit::builder("leased", connect(&server.url()).await.limits())
         .limit("calls", quota)
         .mode(Mode::Leased(LeaseRules::new()))
         .unreachable(Unreachable::Closed)

@@ -2,8 +2,9 @@
 
 use ::redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
 use resilience_core::limit::{
-    Quota, machine,
+    Quota,
     store::{Demand, LimitStore},
+    token_bucket,
 };
 
 use crate::{
@@ -14,8 +15,8 @@ use crate::{
     report::{Target, figure, quantile},
 };
 
-#[path = "../../../resilience-core/src/limit/exact.rs"]
-mod exact;
+#[path = "../../../resilience-core/src/limit/tests/oracle.rs"]
+mod oracle;
 
 const GCRA: &str = include_str!("gcra.lua");
 
@@ -30,7 +31,7 @@ pub(crate) async fn run() {
 /// A million calls to the machine and to exact fractions, and a million to the scripts and to the machine.
 fn exactness() {
     const CALLS: usize = 1_000_000;
-    let compared = exact::compare(CALLS, fastrand::u64(..));
+    let compared = oracle::compare(CALLS, fastrand::u64(..));
     let mix = [compared.refused, compared.plans, compared.steps];
     told("limit_machine_wrong_of_1000000_calls", compared.wrong, mix);
     let compared = limit_script::compare(&RedisServer::start(), CALLS, fastrand::u64(..));

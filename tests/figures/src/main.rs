@@ -28,9 +28,9 @@ mod stuck;
 mod torture;
 mod traffic;
 
-#[path = "../../src/keeper.rs"]
+#[path = "../../src/child_process.rs"]
 #[allow(dead_code, unreachable_pub)]
-mod keeper;
+mod child_process;
 #[path = "../../src/limit_script.rs"]
 #[allow(unreachable_pub)]
 mod limit_script;

@@ -8,8 +8,8 @@ use std::{
 use resilience_core::breaker::{
     CircuitBreaker, Events, State,
     fleet::{
-        Answer, BreakerStore, Change, FleetOrder, FleetRules, LeaseAnswer, Push, Report,
-        Subscription, View,
+        BreakerStore, BreakerView, Change, FleetOverride, FleetRules, LeaseAnswer, Push, Report,
+        StoreFuture, Subscription,
     },
 };
 use resilience_redis::RedisBreakers;
@@ -61,7 +61,7 @@ async fn rounds(server: &RedisServer, name: &str, pushes: bool, rounds: usize) -
             sent: (n == 1).then(|| Arc::clone(&sent)),
             silent: (!pushes).then(|| watch::Sender::new(Push::None)),
         };
-        let built = breaker(name).shared(tapped).fleet(rules.clone()).build();
+        let built = breaker(name).store(tapped).fleet(rules.clone()).build();
         fleet.push(built.expect("a good breaker"));
     }
     let shared = fleet[0].fleet().expect("a shared breaker");
@@ -122,7 +122,7 @@ struct Tapped {
 }
 
 impl BreakerStore for Tapped {
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
         if let Some(sent) = self.sent.as_ref().filter(|_| report.counts.failure > 0) {
             let mut sent = sent.lock().expect("not poisoned");
             sent.get_or_insert_with(Instant::now);
@@ -130,11 +130,19 @@ impl BreakerStore for Tapped {
         self.store.report(name, report)
     }
 
-    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+    fn change<'a>(
+        &'a self,
+        name: &'a str,
+        change: &'a Change,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         self.store.change(name, change)
     }
 
-    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+    fn restore<'a>(
+        &'a self,
+        name: &'a str,
+        known: &'a BreakerView,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         self.store.restore(name, known)
     }
 
@@ -144,7 +152,7 @@ impl BreakerStore for Tapped {
         lease: &'a Arc<str>,
         budget: u32,
         lease_ms: u64,
-    ) -> Answer<'a, (LeaseAnswer, View)> {
+    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
         self.store.lease(name, lease, budget, lease_ms)
     }
 
@@ -154,24 +162,29 @@ impl BreakerStore for Tapped {
         lease: &'a str,
         epoch: u64,
         success: Option<bool>,
-    ) -> Answer<'a, (bool, View)> {
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         self.store.settle(name, lease, epoch, success)
     }
 
-    fn order<'a>(
+    fn set_override<'a>(
         &'a self,
         name: &'a str,
-        order: Option<FleetOrder>,
+        active_override: Option<FleetOverride>,
         by: &'a str,
-    ) -> Answer<'a, View> {
-        self.store.order(name, order, by)
+    ) -> StoreFuture<'a, BreakerView> {
+        self.store.set_override(name, active_override, by)
     }
 
-    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+    fn reset<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        cause: &'a str,
+    ) -> StoreFuture<'a, BreakerView> {
         self.store.reset(name, by, cause)
     }
 
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
         self.store.view(name)
     }
 

@@ -12,7 +12,7 @@ use std::{
 use ::redis::{Value, aio::MultiplexedConnection};
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Grant, Holder, Kept, Takeover},
+    record::{Claim, Claimed, Completion, Grant, Holder, Takeover, WriteOutcome},
 };
 use resilience_redis::RedisIdempotency;
 
@@ -29,10 +29,10 @@ macro_rules! script {
     };
 }
 
-const CLAIM: &str = script!("whole.lua", "time.lua", "common.lua", "claim.lua");
+const CLAIM: &str = script!("read_full.lua", "time.lua", "common.lua", "claim.lua");
 const COMPLETE: &str = script!(
-    "head.lua",
-    "short.lua",
+    "read_head.lua",
+    "complete_fast.lua",
     "common.lua",
     "holder.lua",
     "complete.lua"
@@ -75,7 +75,7 @@ async fn first_call(store: &RedisIdempotency, number: u64) {
         ttl_ms: DAY,
     };
     let kept = store.complete("orders", &key, &holder, &done).await;
-    assert_eq!(kept, Ok(Kept::Kept));
+    assert_eq!(kept, Ok(WriteOutcome::Kept));
 }
 
 async fn asks_again(store: &RedisIdempotency, key: &str, again: &Claim) -> Claimed {

@@ -75,7 +75,7 @@ async fn fleet(url: &str, name: &str) -> Vec<CircuitBreaker> {
             .minimum_calls(10)
             .open_for(OpenFor::fixed(ms(300)))
             .half_open(HalfOpen::probes(3).max_wait(ms(1_000)))
-            .shared(store.clone())
+            .store(store.clone())
             .fleet(rules.clone())
             .build()
             .expect("a good breaker")

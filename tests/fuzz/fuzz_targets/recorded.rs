@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
-use resilience_http::idempotency::{Keep, Recorded};
+use resilience_http::idempotency::{RecordedHeaders, Recorded};
 
 fuzz_target!(|input: (u16, u16, bool, &[u8])| {
     let (status, cut, trailers, bytes) = input;
@@ -16,7 +16,7 @@ fuzz_target!(|input: (u16, u16, bool, &[u8])| {
     let (headers, body) = headers(bytes);
     let status = StatusCode::from_u16(100 + status % 900).expect("in range");
     let body = Bytes::copy_from_slice(body);
-    let kept = Keep::new().record(status, &headers, body, trailers.then_some(&headers));
+    let kept = RecordedHeaders::new().record(status, &headers, body, trailers.then_some(&headers));
     let encoded = kept.encode();
     assert_eq!(encoded.len(), kept.encoded_len());
     let cut = usize::from(cut) % encoded.len();

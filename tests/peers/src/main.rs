@@ -16,9 +16,9 @@
 #[path = "../../figures/src/bare.rs"]
 #[allow(dead_code)]
 mod bare;
-#[path = "../../src/keeper.rs"]
+#[path = "../../src/child_process.rs"]
 #[allow(dead_code, unreachable_pub)]
-mod keeper;
+mod child_process;
 mod newest;
 mod ours;
 #[path = "../../src/redis.rs"]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Holder, Kept, Takeover},
+    record::{Claim, Claimed, Completion, Holder, Takeover, WriteOutcome},
 };
 use resilience_redis::{Redis, RedisIdempotency};
 
@@ -37,7 +37,7 @@ impl Records for Ours {
         };
         let holder = Holder::new(&claim, &grant);
         let kept = self.0.complete(NAME, &key, &holder, &done).await;
-        assert_eq!(kept, Ok(Kept::Kept));
+        assert_eq!(kept, Ok(WriteOutcome::Kept));
     }
 
     async fn replay(&self, number: u64) {

@@ -5,9 +5,9 @@
 //! cargo test --ignore-rust-version -p resilience-peers -- --nocapture
 //! ```
 
-#[path = "../../src/keeper.rs"]
+#[path = "../../src/child_process.rs"]
 #[allow(dead_code, unreachable_pub)]
-mod keeper;
+mod child_process;
 mod peer;
 #[path = "../../src/redis.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -21,7 +21,7 @@ use std::{fmt::Display, time::Duration};
 
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claimed, Kept, Loss},
+    record::{Claimed, Loss, WriteOutcome},
 };
 
 use crate::{
@@ -100,7 +100,7 @@ async fn a_completion_is_repeated_whose_answer_was_lost() {
         .await;
     eventually("ours is kept", SOON, || async {
         match rig.ours.complete(NAME, "key", &holder, &outcome).await {
-            Ok(kept) => kept == Kept::Kept || panic!("{kept:?}"),
+            Ok(kept) => kept == WriteOutcome::Kept || panic!("{kept:?}"),
             Err(_) => false,
         }
     })
@@ -126,7 +126,7 @@ async fn a_holder_completes_after_its_lease_and_somebody_has_taken_over() {
     let holder = rig.claim("key", "b", HOUR).await;
     assert!(holder.fence > zombie.fence, "{holder:?} after {zombie:?}");
     let kept = rig.ours.complete(NAME, "key", &zombie, &outcome()).await;
-    assert_eq!(kept, Ok(Kept::Lost(Loss::Taken)));
+    assert_eq!(kept, Ok(WriteOutcome::Lost(Loss::Taken)));
     let next = rig.next("key").await;
     assert_eq!(next, "refused: in flight");
     say(row, OURS, format!("refused (Taken); {next}"));
@@ -148,7 +148,7 @@ async fn a_holder_completes_after_its_lease_and_nobody_has_taken_over() {
     let late = rig.claim("key", "a", BRIEF).await;
     lease_ends().await;
     let kept = rig.ours.complete(NAME, "key", &late, &outcome()).await;
-    assert_eq!(kept, Ok(Kept::Kept));
+    assert_eq!(kept, Ok(WriteOutcome::Kept));
     let next = rig.next("key").await;
     assert_eq!(next, "replayed");
     say(row, OURS, format!("kept; {next}"));
@@ -170,7 +170,7 @@ async fn a_zombie_gives_back_what_somebody_else_holds() {
     lease_ends().await;
     rig.claim("key", "b", HOUR).await;
     let kept = rig.ours.release(NAME, "key", &zombie).await;
-    assert_eq!(kept, Ok(Kept::Lost(Loss::Taken)));
+    assert_eq!(kept, Ok(WriteOutcome::Lost(Loss::Taken)));
     let next = rig.next("key").await;
     assert_eq!(next, "refused: in flight");
     say(row, OURS, format!("refused (Taken); {next}"));
@@ -192,7 +192,7 @@ async fn a_holder_completes_what_the_server_has_forgotten() {
     let holder = rig.claim("key", "a", HOUR).await;
     assert_eq!(rig.server.command("FLUSHALL"), "OK");
     let kept = rig.ours.complete(NAME, "key", &holder, &outcome()).await;
-    assert_eq!(kept, Ok(Kept::Restored));
+    assert_eq!(kept, Ok(WriteOutcome::Restored));
     let next = rig.next("key").await;
     assert_eq!(next, "replayed");
     say(row, OURS, format!("kept; {next}"));

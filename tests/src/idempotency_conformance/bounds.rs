@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Holder, Kept, Loss, Phase, Resolution, Takeover},
+    record::{
+        Claim, Claimed, Completion, Holder, Loss, Phase, StoreResolution, Takeover, WriteOutcome,
+    },
     store::{MAX_CHECKPOINT, MAX_KEY, MAX_OUTCOME, MAX_WORD, validate::MAX_MS},
 };
 
@@ -19,7 +21,7 @@ pub(super) async fn a_record_outlives_its_lease_and_is_forgotten_in_the_end(
 ) {
     let key = "retention";
     let (_, _) = hold_by(store, key, &brief("a")).await;
-    let view = store.look(NAME, key).await.expect("an answer").unwrap();
+    let view = store.get(NAME, key).await.expect("an answer").unwrap();
     assert!((DAY - 60_000..=DAY).contains(&view.expires_ms), "{view:?}");
 
     let short = Claim {
@@ -35,7 +37,7 @@ pub(super) async fn a_record_outlives_its_lease_and_is_forgotten_in_the_end(
     // claim; the holder's time is up a moment after that.
     eventually("the holder is too old", SOON, || async {
         let extended = store.extend(NAME, "forgotten", &holder, 1).await;
-        extended == Ok(Kept::Lost(Loss::Gone)) || {
+        extended == Ok(WriteOutcome::Lost(Loss::Gone)) || {
             // Too early: what it has brought back goes again.
             tokio::time::sleep(Duration::from_millis(50)).await;
             false
@@ -94,7 +96,7 @@ pub(super) async fn what_makes_no_sense_is_refused(store: &dyn IdempotencyStore)
             ..holder.clone()
         };
         assert!(store.extend(NAME, "sense", &wrong, 1).await.is_err());
-        let resolution = Resolution::Release;
+        let resolution = StoreResolution::Release;
         let resolved = store.resolve(NAME, "sense", fence, &resolution).await;
         assert!(resolved.is_err(), "{fence}");
     }
@@ -115,7 +117,7 @@ pub(super) async fn what_makes_no_sense_is_refused(store: &dyn IdempotencyStore)
         let completed = store.complete(NAME, "sense", &holder, &completion).await;
         assert!(completed.is_err_and(|failure| !failure.ambiguous));
     }
-    let view = store.look(NAME, "sense").await.expect("an answer").unwrap();
+    let view = store.get(NAME, "sense").await.expect("an answer").unwrap();
     assert_eq!((view.phase, view.fence), (Phase::Running, holder.fence));
     assert!(view.remaining_ms > HOUR - 60_000, "nothing was changed");
 }
@@ -132,7 +134,7 @@ pub(super) async fn the_largest_is_taken(store: &dyn IdempotencyStore) {
     let (holder, _) = hold_by(store, &key, &largest).await;
     let checkpoint = vec![0xff; MAX_CHECKPOINT].into();
     let saved = store.checkpoint(NAME, &key, &holder, &checkpoint, MAX_MS);
-    assert_eq!(saved.await, Ok(Kept::Kept));
+    assert_eq!(saved.await, Ok(WriteOutcome::Kept));
     let Claimed::Busy { remaining_ms } = claim(
         store,
         &key,
@@ -152,7 +154,7 @@ pub(super) async fn the_largest_is_taken(store: &dyn IdempotencyStore) {
         ttl_ms: MAX_MS,
     };
     let completed = store.complete(NAME, &key, &holder, &completion).await;
-    assert_eq!(completed, Ok(Kept::Kept));
+    assert_eq!(completed, Ok(WriteOutcome::Kept));
     let again = replayed(claim(store, &key, &largest).await);
     assert_eq!(again, completion.outcome);
 }
@@ -186,7 +188,7 @@ pub(super) async fn whoever_waits_is_told(store: &dyn IdempotencyStore) {
             }
         };
         let (told, settled) = tokio::join!(tokio::time::timeout(SOON, told), settled);
-        assert_eq!(settled, Kept::Kept);
+        assert_eq!(settled, WriteOutcome::Kept);
         assert!(told.is_ok(), "nobody was told of {key}");
     }
 }

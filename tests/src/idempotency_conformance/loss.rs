@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Kept, Loss, Phase},
+    record::{Claim, Claimed, Loss, Phase, WriteOutcome},
 };
 
 use super::{
@@ -17,18 +17,24 @@ pub(super) async fn a_lost_record_is_brought_back_by_its_holder(
     let key = "lost";
     let holder = hold(store, key, "a").await;
     flush();
-    assert_eq!(extend(store, key, &holder).await, Kept::Restored);
+    assert_eq!(extend(store, key, &holder).await, WriteOutcome::Restored);
     let busy = claim(store, key, &claim_of("b")).await;
     assert!(matches!(busy, Claimed::Busy { .. }), "{busy:?}");
     flush();
-    assert_eq!(save(store, key, &holder, b"half", 1).await, Kept::Restored);
+    assert_eq!(
+        save(store, key, &holder, b"half", 1).await,
+        WriteOutcome::Restored
+    );
     let (holder, grant) = hold_by(store, key, &claim_of("b")).await;
     assert_eq!(
         (grant.attempt, grant.checkpoint),
         (2, Some(Bytes::from_static(b"half")))
     );
     flush();
-    assert_eq!(complete(store, key, &holder, b"7").await, Kept::Restored);
+    assert_eq!(
+        complete(store, key, &holder, b"7").await,
+        WriteOutcome::Restored
+    );
     let other = Claim {
         fingerprint: Bytes::new(),
         ..claim_of("c")
@@ -43,7 +49,7 @@ pub(super) async fn a_lost_record_is_brought_back_by_its_holder(
             Phase::Unknown => store.unknown(NAME, key, &holder).await.expect("an answer"),
             _ => release(store, key, &holder).await,
         };
-        assert_eq!(ended, Kept::Restored);
+        assert_eq!(ended, WriteOutcome::Restored);
         assert_eq!(phase(store, key).await, Some(phase_then));
     }
 }
@@ -56,20 +62,26 @@ pub(super) async fn a_lost_record_is_not_brought_back_over_a_newer_one(
     let old = hold(store, key, "a").await;
     flush();
     let new = hold(store, key, "b").await;
-    let lost = Kept::Lost(Loss::Taken);
+    let lost = WriteOutcome::Lost(Loss::Taken);
     assert_eq!(extend(store, key, &old).await, lost);
     assert_eq!(complete(store, key, &old, b"8").await, lost);
-    assert_eq!(complete(store, key, &new, b"7").await, Kept::Kept);
+    assert_eq!(complete(store, key, &new, b"7").await, WriteOutcome::Kept);
     assert_eq!(complete(store, key, &old, b"8").await, lost);
     // An older state has come back, as after a failover to a replica that lagged.
     flush();
-    assert_eq!(extend(store, key, &old).await, Kept::Restored);
-    assert_eq!(complete(store, key, &new, b"7").await, Kept::Restored);
+    assert_eq!(extend(store, key, &old).await, WriteOutcome::Restored);
+    assert_eq!(
+        complete(store, key, &new, b"7").await,
+        WriteOutcome::Restored
+    );
     assert_eq!(complete(store, key, &old, b"8").await, lost);
     assert_eq!(replayed(claim(store, key, &claim_of("c")).await), "7");
     // Lost once more, and the older one is first to bring it back: what was accepted stays.
     flush();
-    assert_eq!(complete(store, key, &old, b"8").await, Kept::Restored);
+    assert_eq!(
+        complete(store, key, &old, b"8").await,
+        WriteOutcome::Restored
+    );
     assert_eq!(complete(store, key, &new, b"7").await, lost);
     assert_eq!(extend(store, key, &new).await, lost);
     assert_eq!(replayed(claim(store, key, &claim_of("c")).await), "8");

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Grant, Holder, Kept, Phase, Takeover},
+    record::{Claim, Claimed, Completion, Grant, Holder, Phase, Takeover, WriteOutcome},
 };
 
 use crate::until::eventually;
@@ -115,16 +115,16 @@ async fn complete(
     key: &str,
     holder: &Holder,
     outcome: &'static [u8],
-) -> Kept {
+) -> WriteOutcome {
     let completed = store.complete(NAME, key, holder, &done(outcome)).await;
     completed.expect("an answer")
 }
 
-async fn release(store: &dyn IdempotencyStore, key: &str, holder: &Holder) -> Kept {
+async fn release(store: &dyn IdempotencyStore, key: &str, holder: &Holder) -> WriteOutcome {
     store.release(NAME, key, holder).await.expect("an answer")
 }
 
-async fn extend(store: &dyn IdempotencyStore, key: &str, holder: &Holder) -> Kept {
+async fn extend(store: &dyn IdempotencyStore, key: &str, holder: &Holder) -> WriteOutcome {
     let extended = store.extend(NAME, key, holder, HOUR).await;
     extended.expect("an answer")
 }
@@ -135,14 +135,14 @@ async fn save(
     holder: &Holder,
     checkpoint: &'static [u8],
     lease_ms: u64,
-) -> Kept {
+) -> WriteOutcome {
     let checkpoint = Bytes::from_static(checkpoint);
     let saved = store.checkpoint(NAME, key, holder, &checkpoint, lease_ms);
     saved.await.expect("an answer")
 }
 
 async fn phase(store: &dyn IdempotencyStore, key: &str) -> Option<Phase> {
-    let view = store.look(NAME, key).await.expect("an answer");
+    let view = store.get(NAME, key).await.expect("an answer");
     view.map(|view| view.phase)
 }
 
@@ -156,7 +156,7 @@ fn replayed(claimed: Claimed) -> Bytes {
 
 async fn lease_is_over(store: &dyn IdempotencyStore, key: &str) {
     eventually("the lease is over", SOON, || async {
-        let view = store.look(NAME, key).await.expect("an answer");
+        let view = store.get(NAME, key).await.expect("an answer");
         view.is_some_and(|view| view.remaining_ms == 0)
     })
     .await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Holder, Kept, Loss, Phase, Previous},
+    record::{Claim, Claimed, Completion, Holder, Loss, Phase, Previous, WriteOutcome},
 };
 
 use super::{
@@ -40,7 +40,10 @@ pub(super) async fn an_outcome_is_replayed_byte_for_byte(store: &dyn Idempotency
         ("replay-2", b"\x00\r\n\xff\xfe $-1 \x80"),
     ] {
         let holder = hold(store, key, "a").await;
-        assert_eq!(complete(store, key, &holder, outcome).await, Kept::Kept);
+        assert_eq!(
+            complete(store, key, &holder, outcome).await,
+            WriteOutcome::Kept
+        );
         for owner in ["a", "b"] {
             let Claimed::Done {
                 outcome: again,
@@ -53,7 +56,7 @@ pub(super) async fn an_outcome_is_replayed_byte_for_byte(store: &dyn Idempotency
             assert_eq!((&*again, fence), (outcome, holder.fence));
             assert!(age_ms < 60_000, "{age_ms}");
         }
-        let view = store.look(NAME, key).await.expect("an answer").unwrap();
+        let view = store.get(NAME, key).await.expect("an answer").unwrap();
         assert_eq!(view.outcome_bytes, outcome.len() as u64);
         assert_eq!((view.phase, view.remaining_ms), (Phase::Done, 0));
     }
@@ -67,7 +70,7 @@ pub(super) async fn an_outcome_is_forgotten_when_its_time_is_over(store: &dyn Id
         ..done(b"7")
     };
     let completed = store.complete(NAME, key, &holder, &brief).await;
-    assert_eq!(completed, Ok(Kept::Kept));
+    assert_eq!(completed, Ok(WriteOutcome::Kept));
     eventually("the outcome is forgotten", SOON, || async {
         phase(store, key).await.is_none()
     })
@@ -93,9 +96,9 @@ pub(super) async fn other_work_under_the_key_is_a_mismatch_in_every_phase(
     let holder = hold(store, key, "a").await;
     mismatches().await;
     let unknown = store.unknown(NAME, key, &holder).await;
-    assert_eq!(unknown, Ok(Kept::Kept));
+    assert_eq!(unknown, Ok(WriteOutcome::Kept));
     mismatches().await;
-    assert_eq!(release(store, key, &holder).await, Kept::Kept);
+    assert_eq!(release(store, key, &holder).await, WriteOutcome::Kept);
     mismatches().await;
     let holder = hold(store, key, "c").await;
     complete(store, key, &holder, b"7").await;
@@ -109,7 +112,7 @@ pub(super) async fn a_lease_that_ends_is_taken_over_with_the_checkpoint(
     let key = "takeover";
     let (first, _) = hold_by(store, key, &brief("a")).await;
     let left = b"charged\x00\xff";
-    assert_eq!(save(store, key, &first, left, 1).await, Kept::Kept);
+    assert_eq!(save(store, key, &first, left, 1).await, WriteOutcome::Kept);
     let (second, grant) = hold_by(store, key, &claim_of("b")).await;
     assert!(second.fence > first.fence);
     assert_eq!((grant.attempt, grant.previous), (2, Previous::Ended));
@@ -117,7 +120,7 @@ pub(super) async fn a_lease_that_ends_is_taken_over_with_the_checkpoint(
     let again = claim(store, key, &claim_of("b")).await;
     assert_eq!(again, Claimed::Mine(grant), "as it was answered before");
     // An empty one is one all the same.
-    assert_eq!(save(store, key, &second, b"", 1).await, Kept::Kept);
+    assert_eq!(save(store, key, &second, b"", 1).await, WriteOutcome::Kept);
     let (_, grant) = hold_by(store, key, &claim_of("c")).await;
     assert_eq!((grant.attempt, grant.checkpoint), (3, Some(Bytes::new())));
 }
@@ -128,28 +131,31 @@ pub(super) async fn a_lease_that_ended_is_the_holders_while_nobody_came(
     let key = "late";
     let (holder, _) = hold_by(store, key, &brief("a")).await;
     lease_is_over(store, key).await;
-    assert_eq!(extend(store, key, &holder).await, Kept::Kept);
+    assert_eq!(extend(store, key, &holder).await, WriteOutcome::Kept);
     let busy = claim(store, key, &claim_of("b")).await;
     assert!(matches!(busy, Claimed::Busy { .. }), "{busy:?}");
     let shortened = store.extend(NAME, key, &holder, 1).await;
-    assert_eq!(shortened, Ok(Kept::Kept));
+    assert_eq!(shortened, Ok(WriteOutcome::Kept));
     lease_is_over(store, key).await;
-    assert_eq!(complete(store, key, &holder, b"7").await, Kept::Kept);
+    assert_eq!(
+        complete(store, key, &holder, b"7").await,
+        WriteOutcome::Kept
+    );
 }
 
 pub(super) async fn an_extended_lease_does_not_end(store: &dyn IdempotencyStore) {
     let key = "extend";
     let (holder, _) = hold_by(store, key, &brief("a")).await;
-    assert_eq!(extend(store, key, &holder).await, Kept::Kept);
+    assert_eq!(extend(store, key, &holder).await, WriteOutcome::Kept);
     let Claimed::Busy { remaining_ms } = claim(store, key, &claim_of("b")).await else {
         panic!("taken over");
     };
     assert!(remaining_ms > HOUR - 60_000, "{remaining_ms}");
     // A checkpoint is a sign of life too.
     let shortened = store.extend(NAME, key, &holder, 1).await;
-    assert_eq!(shortened, Ok(Kept::Kept));
+    assert_eq!(shortened, Ok(WriteOutcome::Kept));
     let saved = save(store, key, &holder, b"", HOUR).await;
-    assert_eq!(saved, Kept::Kept);
+    assert_eq!(saved, WriteOutcome::Kept);
     let busy = claim(store, key, &claim_of("b")).await;
     assert!(matches!(busy, Claimed::Busy { .. }), "{busy:?}");
 }
@@ -159,7 +165,7 @@ pub(super) async fn a_zombie_changes_nothing_and_is_told(store: &dyn Idempotency
     let (zombie, _) = hold_by(store, key, &brief("a")).await;
     let (holder, _) = hold_by(store, key, &claim_of("b")).await;
     for settled in [false, true] {
-        let lost = Kept::Lost(Loss::Taken);
+        let lost = WriteOutcome::Lost(Loss::Taken);
         assert_eq!(extend(store, key, &zombie).await, lost);
         assert_eq!(save(store, key, &zombie, b"x", 1).await, lost);
         assert_eq!(complete(store, key, &zombie, b"8").await, lost);
@@ -168,10 +174,13 @@ pub(super) async fn a_zombie_changes_nothing_and_is_told(store: &dyn Idempotency
         if settled {
             assert_eq!(replayed(claim(store, key, &claim_of("c")).await), "7");
         } else {
-            let view = store.look(NAME, key).await.expect("an answer").unwrap();
+            let view = store.get(NAME, key).await.expect("an answer").unwrap();
             assert_eq!((view.phase, view.fence), (Phase::Running, holder.fence));
             assert!(view.remaining_ms > 1_000 && view.checkpoint_bytes == 0);
-            assert_eq!(complete(store, key, &holder, b"7").await, Kept::Kept);
+            assert_eq!(
+                complete(store, key, &holder, b"7").await,
+                WriteOutcome::Kept
+            );
         }
     }
 }
@@ -188,33 +197,45 @@ pub(super) async fn owner_and_fence_must_both_be_right(store: &dyn IdempotencySt
         ..holder.clone()
     };
     for wrong in [other_owner, older_fence] {
-        let lost = Kept::Lost(Loss::Taken);
+        let lost = WriteOutcome::Lost(Loss::Taken);
         assert_eq!(complete(store, key, &wrong, b"8").await, lost);
         assert_eq!(release(store, key, &wrong).await, lost);
         assert_eq!(extend(store, key, &wrong).await, lost);
     }
-    assert_eq!(complete(store, key, &holder, b"7").await, Kept::Kept);
+    assert_eq!(
+        complete(store, key, &holder, b"7").await,
+        WriteOutcome::Kept
+    );
 }
 
 pub(super) async fn a_release_keeps_what_is_known(store: &dyn IdempotencyStore) {
     let key = "release";
     let first = hold(store, key, "a").await;
-    assert_eq!(save(store, key, &first, b"half", HOUR).await, Kept::Kept);
-    assert_eq!(release(store, key, &first).await, Kept::Kept);
+    assert_eq!(
+        save(store, key, &first, b"half", HOUR).await,
+        WriteOutcome::Kept
+    );
+    assert_eq!(release(store, key, &first).await, WriteOutcome::Kept);
     assert_eq!(phase(store, key).await, Some(Phase::Released));
     let second = granted(claim(store, key, &claim_of("b")).await);
     assert!(second.fence > first.fence);
     assert_eq!((second.attempt, second.previous), (2, Previous::Released));
     assert_eq!(second.checkpoint, Some(Bytes::from_static(b"half")));
     let late = complete(store, key, &first, b"8").await;
-    assert_eq!(late, Kept::Lost(Loss::Taken));
+    assert_eq!(late, WriteOutcome::Lost(Loss::Taken));
 }
 
 pub(super) async fn every_step_can_be_repeated(store: &dyn IdempotencyStore) {
-    let over = Kept::Lost(Loss::Over);
+    let over = WriteOutcome::Lost(Loss::Over);
     let holder = hold(store, "again-1", "a").await;
-    assert_eq!(complete(store, "again-1", &holder, b"7").await, Kept::Kept);
-    assert_eq!(complete(store, "again-1", &holder, b"8").await, Kept::Kept);
+    assert_eq!(
+        complete(store, "again-1", &holder, b"7").await,
+        WriteOutcome::Kept
+    );
+    assert_eq!(
+        complete(store, "again-1", &holder, b"8").await,
+        WriteOutcome::Kept
+    );
     assert_eq!(release(store, "again-1", &holder).await, over);
     assert_eq!(extend(store, "again-1", &holder).await, over);
     assert_eq!(store.unknown(NAME, "again-1", &holder).await, Ok(over));
@@ -223,7 +244,7 @@ pub(super) async fn every_step_can_be_repeated(store: &dyn IdempotencyStore) {
 
     let holder = hold(store, "again-2", "a").await;
     for _ in 0..2 {
-        assert_eq!(release(store, "again-2", &holder).await, Kept::Kept);
+        assert_eq!(release(store, "again-2", &holder).await, WriteOutcome::Kept);
     }
     assert_eq!(extend(store, "again-2", &holder).await, over);
     assert_eq!(complete(store, "again-2", &holder, b"7").await, over);

@@ -2,7 +2,9 @@
 
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Holder, Kept, Loss, Phase, Previous, Resolution, Takeover},
+    record::{
+        Claim, Claimed, Holder, Loss, Phase, Previous, StoreResolution, Takeover, WriteOutcome,
+    },
 };
 
 use super::{
@@ -12,12 +14,15 @@ use super::{
 
 pub(super) async fn an_unknown_outcome_blocks_until_resolved(store: &dyn IdempotencyStore) {
     for (key, resolution) in [
-        ("unknown-1", Resolution::Done(done(b"7"))),
-        ("unknown-2", Resolution::Release),
+        ("unknown-1", StoreResolution::Done(done(b"7"))),
+        ("unknown-2", StoreResolution::Release),
     ] {
         let holder = hold(store, key, "a").await;
         for _ in 0..2 {
-            assert_eq!(store.unknown(NAME, key, &holder).await, Ok(Kept::Kept));
+            assert_eq!(
+                store.unknown(NAME, key, &holder).await,
+                Ok(WriteOutcome::Kept)
+            );
         }
         for owner in ["a", "b"] {
             let Claimed::Unknown { fence, attempt, .. } = claim(store, key, &claim_of(owner)).await
@@ -32,30 +37,32 @@ pub(super) async fn an_unknown_outcome_blocks_until_resolved(store: &dyn Idempot
             resolved.expect("an answer")
         };
         let other = resolve(holder.fence + 1).await;
-        assert_eq!(other, Kept::Lost(Loss::Taken));
-        assert_eq!(resolve(holder.fence).await, Kept::Kept);
-        assert_eq!(resolve(holder.fence).await, Kept::Lost(Loss::Over));
+        assert_eq!(other, WriteOutcome::Lost(Loss::Taken));
+        assert_eq!(resolve(holder.fence).await, WriteOutcome::Kept);
+        assert_eq!(resolve(holder.fence).await, WriteOutcome::Lost(Loss::Over));
         let next = claim(store, key, &claim_of("b")).await;
         match resolution {
-            Resolution::Release => assert_eq!(granted(next).attempt, 2),
+            StoreResolution::Release => assert_eq!(granted(next).attempt, 2),
             _ => assert_eq!(replayed(next), "7"),
         }
     }
-    let nothing = store.resolve(NAME, "never", 1, &Resolution::Release).await;
-    assert_eq!(nothing, Ok(Kept::Lost(Loss::Gone)));
+    let nothing = store
+        .resolve(NAME, "never", 1, &StoreResolution::Release)
+        .await;
+    assert_eq!(nothing, Ok(WriteOutcome::Lost(Loss::Gone)));
     // Whoever did not know may find out after all.
     let holder = hold(store, "unknown-3", "a").await;
     let unknown = store.unknown(NAME, "unknown-3", &holder).await;
-    assert_eq!(unknown, Ok(Kept::Kept));
+    assert_eq!(unknown, Ok(WriteOutcome::Kept));
     let known = complete(store, "unknown-3", &holder, b"7").await;
-    assert_eq!(known, Kept::Kept);
+    assert_eq!(known, WriteOutcome::Kept);
 }
 
 pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn IdempotencyStore) {
     let key = "doubt";
     let holder = hold(store, key, "a").await;
     let unknown = store.unknown(NAME, key, &holder).await;
-    assert_eq!(unknown, Ok(Kept::Kept));
+    assert_eq!(unknown, Ok(WriteOutcome::Kept));
     let bold = |owner| Claim {
         takeover: Takeover::Any,
         ..brief(owner)
@@ -71,7 +78,7 @@ pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn
     let (holder, grant) = hold_by(store, key, &bold("d")).await;
     assert_eq!((grant.attempt, grant.previous), (3, Previous::Unknown));
     for _ in 0..2 {
-        assert_eq!(release(store, key, &holder).await, Kept::Kept);
+        assert_eq!(release(store, key, &holder).await, WriteOutcome::Kept);
     }
     assert_eq!(phase(store, key).await, Some(Phase::Unknown));
     let blocked = claim(store, key, &claim_of("e")).await;
@@ -82,7 +89,10 @@ pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn
     let (holder, grant) = hold_by(store, key, &bold("f")).await;
     assert_eq!((grant.attempt, grant.previous), (4, Previous::Unknown));
     // Until somebody finds out.
-    assert_eq!(release(store, key, &sure(&holder)).await, Kept::Kept);
+    assert_eq!(
+        release(store, key, &sure(&holder)).await,
+        WriteOutcome::Kept
+    );
     let (_, grant) = hold_by(store, key, &claim_of("g")).await;
     assert_eq!((grant.attempt, grant.previous), (5, Previous::Released));
 }
@@ -102,7 +112,7 @@ pub(super) async fn a_release_after_a_crash_says_nothing_of_the_crash(
             "{owner}"
         );
         for _ in 0..2 {
-            assert_eq!(release(store, key, &holder).await, Kept::Kept);
+            assert_eq!(release(store, key, &holder).await, WriteOutcome::Kept);
         }
         assert_eq!(phase(store, key).await, Some(Phase::Released));
     }
@@ -114,11 +124,13 @@ pub(super) async fn a_release_after_a_crash_says_nothing_of_the_crash(
         panic!("the crash is forgotten");
     };
     let resolve = async || {
-        let resolved = store.resolve(NAME, key, fence, &Resolution::Release).await;
+        let resolved = store
+            .resolve(NAME, key, fence, &StoreResolution::Release)
+            .await;
         resolved.expect("an answer")
     };
-    assert_eq!(resolve().await, Kept::Kept);
-    assert_eq!(resolve().await, Kept::Lost(Loss::Over));
+    assert_eq!(resolve().await, WriteOutcome::Kept);
+    assert_eq!(resolve().await, WriteOutcome::Lost(Loss::Over));
     let (_, grant) = hold_by(store, key, &careful).await;
     assert_eq!((grant.attempt, grant.previous), (4, Previous::Released));
 
@@ -126,7 +138,10 @@ pub(super) async fn a_release_after_a_crash_says_nothing_of_the_crash(
     hold_by(store, key, &brief("a")).await;
     lease_is_over(store, key).await;
     let (holder, _) = hold_by(store, key, &claim_of("b")).await;
-    assert_eq!(release(store, key, &sure(&holder)).await, Kept::Kept);
+    assert_eq!(
+        release(store, key, &sure(&holder)).await,
+        WriteOutcome::Kept
+    );
     let (_, grant) = hold_by(store, key, &claim_of("c")).await;
     assert_eq!((grant.attempt, grant.previous), (3, Previous::Released));
 }
@@ -152,17 +167,20 @@ pub(super) async fn a_crash_blocks_who_does_not_take_over(store: &dyn Idempotenc
         matches!(blocked, Claimed::Unknown { attempt: 1, fence, .. } if fence == holder.fence),
         "{blocked:?}"
     );
-    let resolution = Resolution::Done(done(b"7"));
+    let resolution = StoreResolution::Done(done(b"7"));
     let resolved = store.resolve(NAME, key, holder.fence, &resolution).await;
-    assert_eq!(resolved, Ok(Kept::Kept));
+    assert_eq!(resolved, Ok(WriteOutcome::Kept));
     assert_eq!(replayed(claim(store, key, &careful).await), "7");
 }
 
 pub(super) async fn a_live_claim_is_not_resolved(store: &dyn IdempotencyStore) {
     let key = "live";
     let holder = hold(store, key, "a").await;
-    let resolution = Resolution::Release;
+    let resolution = StoreResolution::Release;
     let resolved = store.resolve(NAME, key, holder.fence, &resolution).await;
-    assert_eq!(resolved, Ok(Kept::Lost(Loss::Taken)));
-    assert_eq!(complete(store, key, &holder, b"7").await, Kept::Kept);
+    assert_eq!(resolved, Ok(WriteOutcome::Lost(Loss::Taken)));
+    assert_eq!(
+        complete(store, key, &holder, b"7").await,
+        WriteOutcome::Kept
+    );
 }

@@ -6,14 +6,14 @@ use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
 use super::programs::{Owner, command};
-use crate::keeper::{Keeper, signal};
+use crate::child_process::{ChildProcess, signal};
 
 /// How long a server may take to start, after a crash as well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Running {
-    keeper: Keeper,
+    keeper: ChildProcess,
 }
 
 impl Running {
@@ -34,7 +34,7 @@ impl Running {
             .map(ToString::to_string)
             .collect();
         let (shell, program) = (command("/bin/sh", owner), programs.join("postgres"));
-        let keeper = Keeper::start(shell, directory, "QUIT", &program, &args);
+        let keeper = ChildProcess::start(shell, directory, "QUIT", &program, &args);
         let running = Self { keeper };
         if running.becomes_ready(directory) {
             return Ok(running);

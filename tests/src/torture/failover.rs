@@ -11,7 +11,7 @@ use std::{
 
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Grant, Holder, Kept, Takeover},
+    record::{Claim, Claimed, Completion, Grant, Holder, Takeover, WriteOutcome},
 };
 use resilience_redis::{Redis, RedisIdempotency};
 use rustix::process::{Pid, Signal, kill_process};
@@ -121,7 +121,7 @@ async fn complete(store: &RedisIdempotency, key: &str) -> Option<Grant> {
     };
     let holder = Holder::new(&claim, &grant);
     let kept = store.complete(NAME, key, &holder, &completion).await;
-    matches!(kept, Ok(Kept::Kept)).then_some(grant)
+    matches!(kept, Ok(WriteOutcome::Kept)).then_some(grant)
 }
 
 /// What the replica knows.

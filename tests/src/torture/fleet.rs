@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Plan,
-    books::{Books, Tellings, balance},
+    checker::{Findings, Tellings, balance},
     subject::{Client, Subject, set_up},
     worker::{Task, name},
 };
@@ -92,7 +92,7 @@ pub(super) async fn run(
     program: &Path,
     postgres: &Postgres,
     redis: &RedisServer,
-) -> (Books, Faults) {
+) -> (Findings, Faults) {
     let pool = PgPool::connect(&postgres.url())
         .await
         .expect("a connection");

@@ -6,7 +6,7 @@
 //! one row in a table without any constraint that would keep out a second one. At the end there must be exactly one row
 //! for each key that anybody was told of, and it must be the one they were told of.
 
-mod books;
+mod checker;
 mod failover;
 mod fleet;
 mod subject;
@@ -14,7 +14,7 @@ mod worker;
 
 use std::{path::Path, time::Duration};
 
-pub use books::Books;
+pub use checker::Findings;
 pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
 pub use subject::Subject;
@@ -45,7 +45,7 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The books.
-    pub books: Books,
+    pub books: Findings,
     /// What the processes went through.
     pub faults: Faults,
     /// How long it took.

@@ -147,7 +147,7 @@ impl Client {
 
 fn engine(store: Arc<dyn IdempotencyStore>) -> Idempotency {
     Idempotency::builder("torture")
-        .shared_store(store)
+        .store_arc(store)
         .lease(LEASE)
         .budget(LEASE / 2)
         .wait(64, Duration::from_secs(2))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use resilience_core::limit::{
     Quota,
-    fleet::{Costs, DecidedBy, LeaseRules, Mode, SharedRateLimit},
+    fleet::{Costs, DecidedBy, FleetRateLimit, LeaseRules, Mode},
     store::InProcessLimits,
 };
 
@@ -13,7 +13,7 @@ use crate::{alone, count, subject};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Makes so many calls, and returns how often something was allocated meanwhile.
-async fn allocations(limit: &SharedRateLimit, calls: u64) -> usize {
+async fn allocations(limit: &FleetRateLimit, calls: u64) -> usize {
     let costs = Costs::each(1).on("bytes", 7);
     let region = count();
     for _ in 0..calls {
@@ -30,7 +30,7 @@ fn a_call_that_is_paid_for_out_of_a_lease_allocates_nothing() {
 
 async fn calls_out_of_a_lease() {
     let quota = |permits| Quota::per(permits, HOUR).unwrap();
-    let limit = SharedRateLimit::builder("allocations", InProcessLimits::new())
+    let limit = FleetRateLimit::builder("allocations", InProcessLimits::new())
         .limit("calls", quota(10_000_000))
         .limit("bytes", quota(100_000_000))
         .mode(Mode::Leased(LeaseRules::new().time(HOUR)))

@@ -13,12 +13,14 @@ use resilience_core::{
     bulkhead::Bulkhead,
     deadline::Timeout,
     keyed::Keyed,
-    limit::peer::PeerLimits,
+    limit::upstream::UpstreamLimits,
     retry::{Backoff, Retry, RetryBudget},
 };
 use resilience_http::{
-    BodyEnd, HttpVerdicts,
-    client::{Host, HttpReplay, IdempotencyKeys, PeerLimitsLayer, Propagation, WholeCallLayer},
+    HttpClassifier, OnBodyEnd,
+    client::{
+        CallTimeoutLayer, Host, HttpReplay, IdempotencyKeys, Propagation, UpstreamLimitsLayer,
+    },
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{
@@ -34,7 +36,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn deadline_of_the_whole_call() {
     let make = || async {
         let timeout = Timeout::new("contract", MINUTE).unwrap();
-        Instance::new(move || over_reqwest(WholeCallLayer::new(&timeout)))
+        Instance::new(move || over_reqwest(CallTimeoutLayer::new(&timeout)))
     };
     Subject::new("deadline of the whole call", make).keeps_every_contract();
 }
@@ -55,8 +57,8 @@ fn idempotency_keys() {
 #[test]
 fn limits_of_peers() {
     let make = || async {
-        let peers = PeerLimits::builder("contract").build().unwrap();
-        Instance::new(move || over_reqwest(PeerLimitsLayer::new(&peers)))
+        let peers = UpstreamLimits::builder("contract").build().unwrap();
+        Instance::new(move || over_reqwest(UpstreamLimitsLayer::new(&peers)))
     };
     Subject::new("limits of peers", make).keeps_every_contract();
 }
@@ -84,19 +86,23 @@ fn the_stack_of_the_default_client() {
         let host: fn(&Request) -> Host = |request| Host::of(request.url());
         let stack = move || {
             let layers = ServiceBuilder::new()
-                .layer(WholeCallLayer::new(&deadline))
+                .layer(CallTimeoutLayer::new(&deadline))
                 .layer(
                     retry
                         .layer()
-                        .classify(HttpVerdicts::new())
+                        .classify(HttpClassifier::new())
                         .replay(HttpReplay::new()),
                 )
-                .layer(bulkheads.layer(host).until(BodyEnd::new("contract")))
+                .layer(
+                    bulkheads
+                        .layer(host)
+                        .complete_on(OnBodyEnd::new("contract")),
+                )
                 .layer(
                     breakers
                         .layer(host)
-                        .classify(HttpVerdicts::new())
-                        .until(BodyEnd::new("contract")),
+                        .classify(HttpClassifier::new())
+                        .complete_on(OnBodyEnd::new("contract")),
                 )
                 .layer(Propagation::new().layer());
             over_reqwest(layers.into_inner())

@@ -2,8 +2,8 @@
 //! metrics and events, and the table of traps.
 
 mod client;
-mod company;
 mod harness;
+mod interplay;
 mod layers;
 mod server;
 mod stacks;

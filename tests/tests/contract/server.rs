@@ -10,10 +10,10 @@ use resilience_core::{
     Pattern, Reason, Rejected,
     bulkhead::Bulkhead,
     idempotency::Idempotency,
-    limit::{Quota, RateLimit, fleet::SharedRateLimit, store::InProcessLimits},
+    limit::{Quota, RateLimit, fleet::FleetRateLimit, store::InProcessLimits},
 };
 use resilience_http::{
-    BodyEnd,
+    OnBodyEnd,
     server::{self, IdempotentBody, IdempotentRequests, InboundDeadline, LimitRequests},
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
@@ -42,7 +42,7 @@ fn guard_around_a_bulkhead_until_the_end_of_the_body() {
     let make = || async {
         let (bulkhead, counted) = bulkhead();
         Instance::new(move || {
-            let layer = bulkhead.layer().until(BodyEnd::new("contract"));
+            let layer = bulkhead.layer().complete_on(OnBodyEnd::new("contract"));
             over_http(server::guard(layer).answer(keep))
         })
         .held(counted)
@@ -74,7 +74,7 @@ fn limit_of_requests() {
 #[test]
 fn shared_limit_of_requests() {
     let make = || async {
-        let limit = SharedRateLimit::builder("contract", InProcessLimits::new())
+        let limit = FleetRateLimit::builder("contract", InProcessLimits::new())
             .limit("a", Quota::per(1_000_000, SECOND).unwrap())
             .build()
             .unwrap();

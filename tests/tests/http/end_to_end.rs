@@ -6,7 +6,7 @@ use axum::{Router, extract::State, response::IntoResponse, routing::get};
 use reqwest::{Response, StatusCode};
 use resilience_core::{
     Error,
-    breaker::{CircuitBreaker, Order},
+    breaker::{CircuitBreaker, Override},
     bulkhead::Bulkhead,
     deadline,
     keyed::Keyed,
@@ -175,7 +175,7 @@ async fn an_open_breaker_behind_a_handler_is_answered_503_with_retry_after() {
     let host = Host::of(&last.url("/").parse().unwrap());
     breakers
         .get(&host)
-        .order(Order::force_open("maintenance").expires_after(Duration::from_secs(1800)));
+        .set_override(Override::force_open("maintenance").expires_after(Duration::from_secs(1800)));
     let client = Client::builder("next").breaker(breakers).build().unwrap();
     let url = last.url("/");
     let handler = async move || -> Result<String, Problem> {

@@ -6,8 +6,8 @@ use std::{error::Error as _, time::Duration};
 use reqwest::Method;
 use resilience_core::{Pattern, Reason, retry::GaveUp};
 use resilience_http::{
-    BodyEnd,
-    body::{HalfRead, rejected_in},
+    OnBodyEnd,
+    body::{PartialRead, rejected_in},
 };
 use resilience_tests::fault_server::{Behaviour, FaultServer, nobody};
 
@@ -303,12 +303,12 @@ async fn a_body_dropped_half_read_says_what_the_policy_says_and_gives_its_place_
     let (pieces, every) = (100, Duration::from_millis(50));
     let server = FaultServer::start(Behaviour::Trickle { pieces, every }).await;
     let policies = [
-        (HalfRead::AsHead, (1, 0, 0)),
-        (HalfRead::Ignored, (0, 0, 1)),
-        (HalfRead::Failed, (0, 1, 0)),
+        (PartialRead::AsHead, (1, 0, 0)),
+        (PartialRead::Ignored, (0, 0, 1)),
+        (PartialRead::Failed, (0, 1, 0)),
     ];
     for (policy, judged) in policies {
-        let body_end = BodyEnd::new("rig").half_read(policy);
+        let body_end = OnBodyEnd::new("rig").partial_read(policy);
         let by_hand = Rig::by_hand(server.address(), body_end.clone());
         for rig in [Rig::default_client(server.address(), body_end), by_hand] {
             let response = rig.get(&server.url("/")).await.unwrap();

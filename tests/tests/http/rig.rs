@@ -5,15 +5,15 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use reqwest::{Method, Response, Url};
 use resilience_core::{
     Error, Rejected,
-    breaker::{CircuitBreaker, HalfOpen, KeyedCircuitBreaker, OpenFor, Snapshot, Window},
+    breaker::{BreakerSnapshot, CircuitBreaker, HalfOpen, KeyedCircuitBreaker, OpenFor, Window},
     bulkhead::{Bulkhead, KeyedBulkhead},
     deadline::Timeout,
     keyed::Keyed,
     retry::{Backoff, Retry, RetryBudget},
 };
 use resilience_http::{
-    BodyEnd, Client, HttpVerdicts,
-    client::{Host, HttpReplay, Propagation, ReqwestService, WholeCallLayer, reqwest_builder},
+    Client, HttpClassifier, OnBodyEnd,
+    client::{CallTimeoutLayer, Host, HttpReplay, Propagation, ReqwestService, reqwest_builder},
 };
 use tokio::time::{Instant, sleep};
 use tower::ServiceBuilder;
@@ -40,14 +40,14 @@ pub(crate) struct Rig {
 /// Both clients, for calls to `server`.
 pub(crate) fn rigs(server: SocketAddr) -> [Rig; 2] {
     [
-        Rig::default_client(server, BodyEnd::new("rig")),
-        Rig::by_hand(server, BodyEnd::new("rig")),
+        Rig::default_client(server, OnBodyEnd::new("rig")),
+        Rig::by_hand(server, OnBodyEnd::new("rig")),
     ]
 }
 
 impl Rig {
     /// The client as it comes, with settings that suit a test.
-    pub(crate) fn default_client(server: SocketAddr, body_end: BodyEnd) -> Self {
+    pub(crate) fn default_client(server: SocketAddr, body_end: OnBodyEnd) -> Self {
         let (retry, breakers, bulkheads) = handles();
         let client = Client::builder("rig")
             .deadline(DEADLINE)
@@ -69,25 +69,25 @@ impl Rig {
 
     /// The bulkhead outside the retry, one place for the whole call; and the breaker outermost of all but that, so
     /// that what it sees is the outcome of all attempts.
-    pub(crate) fn by_hand(server: SocketAddr, body_end: BodyEnd) -> Self {
+    pub(crate) fn by_hand(server: SocketAddr, body_end: OnBodyEnd) -> Self {
         let (retry, breakers, bulkheads) = handles();
         let deadline = Timeout::new("rig", DEADLINE).unwrap();
         let http = reqwest_builder().build().unwrap();
         let host_of: fn(&reqwest::Request) -> Host = |request| Host::of(request.url());
         let stack = ServiceBuilder::new()
-            .layer(bulkheads.layer(host_of).until(body_end.clone()))
-            .layer(WholeCallLayer::new(&deadline))
+            .layer(bulkheads.layer(host_of).complete_on(body_end.clone()))
+            .layer(CallTimeoutLayer::new(&deadline))
             .layer(
                 retry
                     .layer()
-                    .classify(HttpVerdicts::new())
+                    .classify(HttpClassifier::new())
                     .replay(HttpReplay::new()),
             )
             .layer(
                 breakers
                     .layer(host_of)
-                    .classify(HttpVerdicts::new())
-                    .until(body_end),
+                    .classify(HttpClassifier::new())
+                    .complete_on(body_end),
             )
             .layer(Propagation::new().layer())
             .service(ReqwestService::new(http.clone()));
@@ -110,7 +110,7 @@ impl Rig {
         self.send(Method::GET, url).await
     }
 
-    pub(crate) fn breaker(&self) -> Snapshot {
+    pub(crate) fn breaker(&self) -> BreakerSnapshot {
         self.breakers.get(&self.host).snapshot()
     }
 

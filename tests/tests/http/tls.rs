@@ -1,7 +1,7 @@
 //! HTTP over TLS: what a failed handshake says about the dependency.
 
 use resilience_core::{Classify, Verdict};
-use resilience_http::HttpVerdicts;
+use resilience_http::HttpClassifier;
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 #[tokio::test]
@@ -21,6 +21,6 @@ async fn a_server_that_does_not_speak_tls_is_permanent() {
     let (result, _stream) = tokio::join!(call, server);
     let error = result.unwrap_err();
     assert!(error.is_connect(), "{error:?}");
-    let verdict = HttpVerdicts::new().classify(Err::<&reqwest::Response, _>(&error));
+    let verdict = HttpClassifier::new().classify(Err::<&reqwest::Response, _>(&error));
     assert_eq!(verdict, Verdict::Permanent);
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use resilience_core::{Verdict, breaker::State};
-use resilience_redis::StoreError;
+use resilience_redis::CommandError;
 use resilience_tests::{
     proxy::{Proxy, Weather},
     redis::RedisServer,
@@ -408,8 +408,8 @@ async fn a_store_that_does_not_answer_is_left_alone() {
     while start.elapsed() < Duration::from_secs(4) {
         // Lists the names, by a script.
         match redis.breakers().names().await {
-            Err(StoreError::TimedOut | StoreError::Lost(_)) => waited += 1,
-            Err(StoreError::LeftAlone | StoreError::Down) => spared += 1,
+            Err(CommandError::TimedOut | CommandError::Lost(_)) => waited += 1,
+            Err(CommandError::CircuitOpen | CommandError::Down) => spared += 1,
             other => panic!("{other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -479,7 +479,7 @@ async fn a_server_that_hangs_up_is_tried_less_and_less_often() {
     }
     // 40, 80, .. 1000 ms, less up to a half each.
     assert!((3..=14).contains(&tries), "{tries} tries in 3 seconds");
-    assert_eq!(redis.ping().await, Err(StoreError::Down));
+    assert_eq!(redis.ping().await, Err(CommandError::Down));
 }
 
 /// A user that may not use the channels: the fleet agrees all the same, within a poll interval or two.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use resilience_core::{
     Verdict,
-    breaker::{Builder, CircuitBreaker, HalfOpen, OpenFor, State, Window, fleet::FleetState},
+    breaker::{
+        CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, State, Window, fleet::FleetState,
+    },
 };
 use resilience_tests::{
     redis::RedisServer,
@@ -15,7 +17,7 @@ use resilience_tests::{
 const OPEN: Duration = Duration::from_millis(500);
 const LEASE: Duration = Duration::from_secs(1);
 
-fn payments() -> Builder {
+fn payments() -> CircuitBreakerBuilder {
     CircuitBreaker::builder("payments")
         .window(Window::time(Duration::from_secs(2)))
         .minimum_calls(10)

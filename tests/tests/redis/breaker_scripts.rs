@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use proptest::{prelude::*, test_runner::TestRunner};
 use resilience_core::breaker::fleet::{
-    BreakerStore, Change, Counts, FleetOrder, FleetState, LeaseAnswer, OrderKind, Record, Report,
-    View,
+    BreakerRecord, BreakerStore, BreakerView, Change, Counts, FleetOverride, FleetState,
+    LeaseAnswer, OverrideKind, Report,
 };
 use resilience_redis::{Redis, RedisBreakers};
 use resilience_tests::redis::RedisServer;
@@ -46,7 +46,7 @@ enum Op {
         epoch: Of,
         state: FleetState,
         remaining: u64,
-        order: Option<FleetOrder>,
+        active_override: Option<FleetOverride>,
     },
     Lease {
         lease: u8,
@@ -58,7 +58,7 @@ enum Op {
         epoch: Of,
         success: Option<bool>,
     },
-    Order(Option<FleetOrder>),
+    Order(Option<FleetOverride>),
     Reset,
     Flush,
 }
@@ -80,20 +80,22 @@ fn time() -> impl Strategy<Value = u64> {
     prop_oneof![Just(BRIEF), Just(LONG)]
 }
 
-fn order() -> impl Strategy<Value = Option<FleetOrder>> {
+fn any_override() -> impl Strategy<Value = Option<FleetOverride>> {
     let kind = prop_oneof![
-        Just(OrderKind::ForceOpen),
-        Just(OrderKind::ForceClosed),
-        Just(OrderKind::Disable),
-        Just(OrderKind::MetricsOnly),
+        Just(OverrideKind::ForceOpen),
+        Just(OverrideKind::ForceClosed),
+        Just(OverrideKind::Disable),
+        Just(OverrideKind::MetricsOnly),
     ];
-    let order = (kind, "[a-z:é]{0,6}", proptest::option::of(time()));
-    proptest::option::of(order.prop_map(|(kind, reason, expires_ms)| FleetOrder {
-        kind,
-        reason,
-        by: "ops".into(),
-        expires_ms,
-    }))
+    let active_override = (kind, "[a-z:é]{0,6}", proptest::option::of(time()));
+    proptest::option::of(
+        active_override.prop_map(|(kind, reason, expires_ms)| FleetOverride {
+            kind,
+            reason,
+            by: "ops".into(),
+            expires_ms,
+        }),
+    )
 }
 
 fn counts() -> impl Strategy<Value = Counts> {
@@ -134,15 +136,14 @@ fn op() -> impl Strategy<Value = Op> {
             trips,
         });
     let remaining = prop_oneof![Just(0), time()];
-    let restore =
-        (of(), state(), remaining, order()).prop_map(|(epoch, state, remaining, order)| {
-            Op::Restore {
-                epoch,
-                state,
-                remaining,
-                order,
-            }
-        });
+    let restore = (of(), state(), remaining, any_override()).prop_map(
+        |(epoch, state, remaining, active_override)| Op::Restore {
+            epoch,
+            state,
+            remaining,
+            active_override,
+        },
+    );
     let lease = (0u8..4, 0u32..4, time()).prop_map(|(lease, budget, time)| Op::Lease {
         lease,
         budget,
@@ -160,7 +161,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => restore,
         6 => lease,
         5 => settle,
-        1 => order().prop_map(Op::Order),
+        1 => any_override().prop_map(Op::Order),
         1 => Just(Op::Reset),
         1 => Just(Op::Flush),
     ]
@@ -168,19 +169,21 @@ fn op() -> impl Strategy<Value = Op> {
 
 impl Op {
     fn is_brief(&self) -> bool {
-        let ends = |order: &Option<FleetOrder>| {
-            order
+        let ends = |active_override: &Option<FleetOverride>| {
+            active_override
                 .as_ref()
-                .is_some_and(|order| order.expires_ms == Some(BRIEF))
+                .is_some_and(|active_override| active_override.expires_ms == Some(BRIEF))
         };
         match self {
             Self::Report { live, .. } => *live == BRIEF,
             Self::Change { lasting, .. } => *lasting == BRIEF,
             Self::Restore {
-                remaining, order, ..
-            } => *remaining == BRIEF || ends(order),
+                remaining,
+                active_override,
+                ..
+            } => *remaining == BRIEF || ends(active_override),
             Self::Lease { time, .. } => *time == BRIEF,
-            Self::Order(order) => ends(order),
+            Self::Order(active_override) => ends(active_override),
             _ => false,
         }
     }
@@ -218,7 +221,7 @@ struct Pair<'a> {
     server: &'a RedisServer,
     store: &'a RedisBreakers,
     name: String,
-    record: Record,
+    record: BreakerRecord,
     start: Instant,
     here: Epochs,
     there: Epochs,
@@ -288,9 +291,9 @@ impl Pair<'_> {
                 epoch,
                 state,
                 remaining,
-                order,
+                active_override,
             } => {
-                let known = |epoch| View {
+                let known = |epoch| BreakerView {
                     epoch,
                     state,
                     remaining_ms: remaining,
@@ -298,8 +301,8 @@ impl Pair<'_> {
                     trips: 2,
                     by: "restorer".into(),
                     cause: "lost".into(),
-                    order: order.clone(),
-                    ..View::default()
+                    active_override: active_override.clone(),
+                    ..BreakerView::default()
                 };
                 let done = record.restore(&known(here(epoch)), now);
                 let (did, _) = store
@@ -335,9 +338,12 @@ impl Pair<'_> {
                     .expect(answered);
                 (done, did)
             }
-            Op::Order(order) => {
-                record.order_to(order.clone(), "ops", now);
-                store.order(name, order, "ops").await.expect(answered);
+            Op::Order(active_override) => {
+                record.set_override(active_override.clone(), "ops", now);
+                store
+                    .set_override(name, active_override, "ops")
+                    .await
+                    .expect(answered);
                 (true, true)
             }
             Op::Reset => {
@@ -346,7 +352,7 @@ impl Pair<'_> {
                 (true, true)
             }
             Op::Flush => {
-                *record = Record::default();
+                *record = BreakerRecord::default();
                 assert!(self.server.command("FLUSHALL").contains("OK"));
                 (true, true)
             }
@@ -376,14 +382,14 @@ impl Pair<'_> {
 }
 
 /// All but times and epoch.
-fn timeless(view: View) -> View {
-    View {
+fn timeless(view: BreakerView) -> BreakerView {
+    BreakerView {
         epoch: 0,
         remaining_ms: u64::from(view.remaining_ms > 0),
         age_ms: 0,
-        order: view.order.map(|order| FleetOrder {
-            expires_ms: order.expires_ms.map(|_| 1),
-            ..order
+        active_override: view.active_override.map(|active_override| FleetOverride {
+            expires_ms: active_override.expires_ms.map(|_| 1),
+            ..active_override
         }),
         ..view
     }
@@ -416,7 +422,7 @@ fn the_scripts_do_what_the_record_does() {
             server: &server,
             store: &store,
             name: format!("sequence {}", fastrand::u64(..)),
-            record: Record::default(),
+            record: BreakerRecord::default(),
             start: Instant::now(),
             here: Epochs::default(),
             there: Epochs::default(),

@@ -1,6 +1,6 @@
 //! Every store of shared breakers, held to one suite.
 
-use resilience_core::breaker::fleet::InProcess;
+use resilience_core::breaker::fleet::InProcessBreakers;
 use resilience_tests::{
     breaker_conformance,
     redis::{Flavour, RedisServer},
@@ -15,7 +15,7 @@ async fn conforms(url: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_this_process_conforms() {
-    breaker_conformance::all(&InProcess::new()).await;
+    breaker_conformance::all(&InProcessBreakers::new()).await;
 }
 
 /// Redis, and Valkey where the machine has it.

@@ -12,13 +12,15 @@ use std::{
 use futures_util::future::join_all;
 use resilience_core::{
     Reason,
-    bulkhead::fleet::{BulkheadStore, FleetBulkhead, FleetBulkheadBuilder, Unreachable, View},
+    bulkhead::fleet::{
+        BulkheadStore, BulkheadView, FleetBulkhead, FleetBulkheadBuilder, Unreachable,
+    },
 };
 use resilience_redis::Redis;
 use resilience_tests::{
+    process_control::Process,
     redis::RedisServer,
     redis_scene::{SOON, connect, told},
-    talk::Process,
     until::eventually,
 };
 use rustix::process::Signal;
@@ -64,7 +66,7 @@ async fn holder(server: &RedisServer, limit: u64, lease_ms: u64, dependency: &st
     Process::start(env!("CARGO_BIN_EXE_holder"), &args).await
 }
 
-async fn view(redis: &Redis) -> View {
+async fn view(redis: &Redis) -> BulkheadView {
     redis.bulkheads().view(NAME).await.expect("a view")
 }
 

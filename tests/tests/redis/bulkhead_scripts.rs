@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use resilience_core::bulkhead::fleet::{
-    Admission, Heartbeat, Holding, Record, Return, Step, View, Wish,
+    AcquireRequest, Admission, BulkheadRecord, BulkheadView, Heartbeat, Holding, Release, Step,
 };
 use resilience_tests::redis::RedisServer;
 
@@ -88,15 +88,15 @@ impl Dice {
         format!("lease {}", self.rng.u8(0..10)).into()
     }
 
-    fn returns(&mut self) -> Vec<Return> {
+    fn releases(&mut self) -> Vec<Release> {
         let count = [0, 0, 1, 1, 3][self.rng.usize(0..5)];
         (0..count)
             .map(|_| match self.past() {
-                Some((lease, fence)) if self.rng.bool() => Return {
+                Some((lease, fence)) if self.rng.bool() => Release {
                     lease,
                     fence: Some(fence + u64::from(self.rng.u8(0..8) == 0)),
                 },
-                _ => Return {
+                _ => Release {
                     lease: self.id(),
                     fence: None,
                 },
@@ -109,14 +109,14 @@ impl Dice {
         self.rng.choice(&self.granted[recent..]).cloned()
     }
 
-    fn wish(&mut self) -> Wish {
-        Wish {
+    fn request(&mut self) -> AcquireRequest {
+        AcquireRequest {
             lease: self.id(),
             cost: self.rng.u64(0..5),
             limit: [6, 6, 6, 3, 0, 60][self.rng.usize(0..6)],
             lease_ms: self.rng.u64(20_000..60_000),
             ticket_ms: [0, 20_000, 40_000][self.rng.usize(0..3)],
-            returns: self.returns(),
+            releases: self.releases(),
         }
     }
 
@@ -148,8 +148,8 @@ impl Dice {
     }
 }
 
-fn pairs(returns: &[Return]) -> impl Iterator<Item = String> {
-    returns.iter().flat_map(|what| {
+fn pairs(releases: &[Release]) -> impl Iterator<Item = String> {
+    releases.iter().flat_map(|what| {
         let fence = what.fence.map(|fence| fence.to_string());
         [what.lease.to_string(), fence.unwrap_or_default()]
     })
@@ -160,7 +160,7 @@ fn flags(flags: &[bool]) -> Vec<String> {
     flags.iter().map(word).collect()
 }
 
-fn viewed(view: &View) -> Vec<String> {
+fn viewed(view: &BulkheadView) -> Vec<String> {
     let fields = [
         view.in_flight,
         view.leases,
@@ -190,26 +190,26 @@ fn the_scripts_of_a_bulkhead_do_what_the_record_does() {
     let (mut grants, mut calls, mut renewals) = (0, 0, [0; 2]);
     for _ in 0..RUNS {
         let _ = scripts.server.command("FLUSHALL");
-        let mut record = Record::default();
+        let mut record = BulkheadRecord::default();
         let mut now = dice.rng.u64(1_600_000_000 * SECOND..2_000_000_000 * SECOND);
         for _ in 0..STEPS {
             now = now.saturating_add_signed(dice.pause());
             let (expected, seen) = match dice.rng.u8(0..20) {
                 0..10 => {
-                    let wish = dice.wish();
-                    let mut args = vec![wish.lease.to_string()];
+                    let request = dice.request();
+                    let mut args = vec![request.lease.to_string()];
                     args.extend(strings([
-                        wish.cost,
-                        wish.limit,
-                        wish.lease_ms,
-                        wish.ticket_ms,
+                        request.cost,
+                        request.limit,
+                        request.lease_ms,
+                        request.ticket_ms,
                     ]));
-                    args.extend(pairs(&wish.returns));
-                    let Step { answer, up } = record.acquire(&wish, now);
+                    args.extend(pairs(&request.releases));
+                    let Step { answer, up } = record.acquire(&request, now);
                     let answer = match answer {
                         Admission::Granted { fence } => {
                             grants += 1;
-                            dice.granted.push((Arc::clone(&wish.lease), fence));
+                            dice.granted.push((Arc::clone(&request.lease), fence));
                             ["1".to_owned(), fence.to_string(), "0".to_owned()]
                         }
                         Admission::Full { again_ms } => {
@@ -236,15 +236,15 @@ fn the_scripts_of_a_bulkhead_do_what_the_record_does() {
                     (Step { answer, up }, scripts.run(1, &args, now))
                 }
                 14..19 => {
-                    let returns = dice.returns();
-                    let args: Vec<String> = pairs(&returns).collect();
-                    let Step { answer, up } = record.release(&returns, now);
+                    let releases = dice.releases();
+                    let args: Vec<String> = pairs(&releases).collect();
+                    let Step { answer, up } = record.release(&releases, now);
                     let answer = flags(&answer);
                     (Step { answer, up }, scripts.run(2, &args, now))
                 }
                 _ => {
                     let _ = scripts.server.command("FLUSHALL");
-                    record = Record::default();
+                    record = BulkheadRecord::default();
                     continue;
                 }
             };

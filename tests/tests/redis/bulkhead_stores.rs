@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use resilience_core::bulkhead::fleet::{
-    Admission, BulkheadStore, Heartbeat, InProcess, Return, Wish,
+    AcquireRequest, Admission, BulkheadStore, Heartbeat, InProcessBulkheads, Release,
 };
 use resilience_redis::RedisBulkheads;
 use resilience_tests::{
@@ -21,7 +21,7 @@ async fn conforms(url: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bulkheads_of_this_process_conform() {
-    let store: Arc<dyn BulkheadStore> = Arc::new(InProcess::new());
+    let store: Arc<dyn BulkheadStore> = Arc::new(InProcessBulkheads::new());
     bulkhead_conformance::all(&store).await;
 }
 
@@ -61,14 +61,14 @@ async fn store(server: &RedisServer) -> RedisBulkheads {
     connect(&server.url()).await.bulkheads()
 }
 
-fn wish(lease: &str, ticket_ms: u64) -> Wish {
-    Wish {
+fn request(lease: &str, ticket_ms: u64) -> AcquireRequest {
+    AcquireRequest {
         lease: lease.into(),
         cost: 1,
         limit: 1,
         lease_ms: 60_000,
         ticket_ms,
-        returns: Vec::new(),
+        releases: Vec::new(),
     }
 }
 
@@ -79,9 +79,12 @@ const KEY: &str = "{resilience:bulkhead:reports}";
 async fn every_key_of_a_bulkhead_has_an_end_that_lies_beyond_its_leases() {
     let server = RedisServer::start();
     let store = store(&server).await;
-    let first = store.acquire("reports", &wish("a", 0)).await.unwrap();
+    let first = store.acquire("reports", &request("a", 0)).await.unwrap();
     assert!(matches!(first, Admission::Granted { .. }));
-    let second = store.acquire("reports", &wish("b", 1_000)).await.unwrap();
+    let second = store
+        .acquire("reports", &request("b", 1_000))
+        .await
+        .unwrap();
     assert!(matches!(second, Admission::Full { .. }));
     let beat = Heartbeat {
         instance: "i".into(),
@@ -112,13 +115,13 @@ async fn a_flushed_script_cache_costs_a_bulkhead_a_round_trip_and_no_answer() {
     let server = RedisServer::start();
     let store = store(&server).await;
     for _ in 0..3 {
-        assert!(store.acquire("reports", &wish("a", 0)).await.is_ok());
+        assert!(store.acquire("reports", &request("a", 0)).await.is_ok());
         let _ = server.command("SCRIPT FLUSH");
-        let returns = [Return {
+        let releases = [Release {
             lease: "a".into(),
             fence: None,
         }];
-        assert_eq!(store.release("reports", &returns).await, Ok(vec![true]));
+        assert_eq!(store.release("reports", &releases).await, Ok(vec![true]));
         let _ = server.command("SCRIPT FLUSH");
     }
 }
@@ -130,7 +133,7 @@ async fn a_foreign_key_ends_a_step_on_a_bulkhead_before_it_wrote_anything() {
     let store = store(&server).await;
     for part in ["state", "leases", "held", "queue", "tickets"] {
         let _ = server.command(&format!("SET {KEY}:{part} foreign"));
-        let failure = store.acquire("reports", &wish("a", 1_000)).await;
+        let failure = store.acquire("reports", &request("a", 1_000)).await;
         assert!(!failure.expect_err(part).ambiguous);
         assert_eq!(server.command("DBSIZE"), "1", "{part}");
         let _ = server.command("FLUSHALL");
@@ -145,11 +148,11 @@ async fn fences_go_on_upwards_when_the_server_has_lost_everything() {
     let mut last = 0;
     for round in 0..5 {
         for lease in 0..200 {
-            let wish = Wish {
+            let request = AcquireRequest {
                 limit: 1_000,
-                ..wish(&format!("{round}-{lease}"), 0)
+                ..request(&format!("{round}-{lease}"), 0)
             };
-            let Ok(Admission::Granted { fence }) = store.acquire("reports", &wish).await else {
+            let Ok(Admission::Granted { fence }) = store.acquire("reports", &request).await else {
                 panic!("there is room");
             };
             assert!(fence > last, "{fence} after {last}");
@@ -164,10 +167,10 @@ async fn fences_go_on_upwards_when_the_server_has_lost_everything() {
 async fn a_lease_of_years_is_refused() {
     let server = RedisServer::start();
     let store = store(&server).await;
-    let wish = Wish {
+    let request = AcquireRequest {
         lease_ms: Duration::from_secs(86_400 * 365).as_millis() as u64,
-        ..wish("a", 0)
+        ..request("a", 0)
     };
-    assert!(store.acquire("reports", &wish).await.is_err());
+    assert!(store.acquire("reports", &request).await.is_err());
     assert_eq!(server.command("DBSIZE"), "0");
 }

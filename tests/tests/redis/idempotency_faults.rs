@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Holder, Kept, Loss, Takeover},
+    record::{Claim, Claimed, Completion, Holder, Loss, Takeover, WriteOutcome},
 };
 use resilience_redis::{Redis, RedisIdempotency};
 use resilience_tests::{
@@ -140,7 +140,7 @@ async fn a_step_whose_answer_is_lost_can_be_repeated() {
     eventually("it was completed all the same", SOON, completed).await;
     proxy.set(Weather::Fine).await;
     eventually("it is kept", SOON, || async {
-        store.complete(NAME, "lost", &holder, &done("8")).await == Ok(Kept::Kept)
+        store.complete(NAME, "lost", &holder, &done("8")).await == Ok(WriteOutcome::Kept)
     })
     .await;
     replays(&store, "lost", "7").await;
@@ -168,7 +168,7 @@ async fn a_server_that_was_killed_is_told_by_the_holder_what_it_forgot() {
         ..holder
     };
     let late = store.complete(NAME, "killed", &zombie, &done("8")).await;
-    assert_eq!(late, Ok(Kept::Lost(Loss::Taken)));
+    assert_eq!(late, Ok(WriteOutcome::Lost(Loss::Taken)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +183,7 @@ async fn a_server_that_hangs_costs_a_budget_and_nothing_is_known() {
     assert!(start.elapsed() < BUDGET * 4, "{:?}", start.elapsed());
     server.unpause();
     eventually("the outcome is kept", SOON, || async {
-        store.complete(NAME, "hung", &holder, &done("7")).await == Ok(Kept::Kept)
+        store.complete(NAME, "hung", &holder, &done("7")).await == Ok(WriteOutcome::Kept)
     })
     .await;
     replays(&store, "hung", "7").await;
@@ -197,7 +197,7 @@ async fn what_is_no_record_is_an_error_and_is_left_as_it_is() {
     let (real, long, over) = (record("real"), "5".repeat(500), record("over"));
     let ended = hold(&store, "over", "a").await;
     let kept = store.complete(NAME, "over", &ended, &done("7")).await;
-    assert_eq!(kept, Ok(Kept::Kept));
+    assert_eq!(kept, Ok(WriteOutcome::Kept));
     let cut = "redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[2], 0, 51))";
     let garbled = "redis.call('COPY', KEYS[2], KEYS[1]) redis.call('SETRANGE', KEYS[1], 1, 'x')";
     for (key, words) in [
@@ -221,7 +221,7 @@ async fn what_is_no_record_is_an_error_and_is_left_as_it_is() {
         assert!(claimed.is_err_and(|failure| !failure.ambiguous), "{key}");
         let completed = store.complete(NAME, key, &holder, &done("7")).await;
         assert!(completed.is_err(), "{key}");
-        assert!(store.look(NAME, key).await.is_err(), "{key}");
+        assert!(store.get(NAME, key).await.is_err(), "{key}");
         assert_eq!(server.command(&format!("DUMP {}", record(key))), before);
     }
 }
@@ -234,7 +234,7 @@ async fn a_sign_of_life_costs_the_same_whatever_the_checkpoint() {
     let store = store(&server.url(), BUDGET).await;
     let holder = hold(&store, "large", "a").await;
     let checkpoint = Bytes::from(vec![b'c'; 1 << 20]);
-    let kept = Ok(Kept::Kept);
+    let kept = Ok(WriteOutcome::Kept);
     let left = store.checkpoint(NAME, "large", &holder, &checkpoint, HOUR);
     assert_eq!(left.await, kept);
     assert_eq!(server.command("CONFIG RESETSTAT"), "OK");
@@ -262,7 +262,7 @@ async fn a_server_that_is_full_refuses_new_keys_and_ends_what_was_granted() {
         let refused = store.claim(NAME, "new", &claim("a")).await;
         assert!(refused.is_err_and(|failure| !failure.ambiguous));
         assert_eq!(server.command(&format!("EXISTS {}", record("new"))), "0");
-        let kept = Ok(Kept::Kept);
+        let kept = Ok(WriteOutcome::Kept);
         assert_eq!(store.extend(NAME, "first", &first, HOUR).await, kept);
         let completed = store.complete(NAME, "first", &first, &done("7")).await;
         assert_eq!(completed, kept);
@@ -288,7 +288,7 @@ async fn a_server_that_takes_no_writes_grants_nothing() {
     );
     assert_eq!(server.command("CONFIG SET min-replicas-to-write 0"), "OK");
     let completed = store.complete(NAME, "before", &holder, &done("7")).await;
-    assert_eq!(completed, Ok(Kept::Kept));
+    assert_eq!(completed, Ok(WriteOutcome::Kept));
     hold(&store, "during", "b").await;
 }
 
@@ -324,7 +324,7 @@ async fn no_fence_is_granted_twice_while_everything_is_forgotten() {
                         ..done("7")
                     };
                     let kept = store.complete(NAME, &key, &holder, &brief).await;
-                    if !matches!(kept.expect("an answer"), Kept::Lost(_)) {
+                    if !matches!(kept.expect("an answer"), WriteOutcome::Lost(_)) {
                         completed.push((key, grant.fence));
                     }
                 }
@@ -377,7 +377,7 @@ async fn a_wait_is_one_subscription_and_leaves_none_behind() {
     let kept = store
         .complete(NAME, "unwaited", &unwaited, &done("7"))
         .await;
-    assert_eq!(kept, Ok(Kept::Kept));
+    assert_eq!(kept, Ok(WriteOutcome::Kept));
     let holder = hold(&store, "waited", "a").await;
     assert!(listeners().ends_with("\n0"), "{}", listeners());
     let mut first = store.subscribe(NAME, "waited");
@@ -401,7 +401,7 @@ async fn a_wait_is_one_subscription_and_leaves_none_behind() {
     assert!(quiet.is_err());
     assert!(!published(), "to nobody");
     let kept = store.complete(NAME, "waited", &holder, &done("7")).await;
-    assert_eq!(kept, Ok(Kept::Kept));
+    assert_eq!(kept, Ok(WriteOutcome::Kept));
     assert!(published());
     tokio::time::timeout(SOON, first.next())
         .await
@@ -428,7 +428,7 @@ async fn the_age_of_an_outcome_is_the_time_that_has_passed() {
     let holder = hold(&worker, "aging", "a").await;
     let start = Instant::now();
     let kept = worker.complete(NAME, "aging", &holder, &done("7")).await;
-    assert_eq!(kept, Ok(Kept::Kept));
+    assert_eq!(kept, Ok(WriteOutcome::Kept));
     eventually("it is 300 ms old", SOON, || async {
         let claimed = caller.claim(NAME, "aging", &claim("b")).await;
         let Ok(Claimed::Done { age_ms, .. }) = claimed else {
@@ -476,7 +476,7 @@ async fn what_counts_with_a_replica_outlives_the_master() {
 
     replica.unpause();
     eventually("it counts", SOON, || async {
-        durable.complete(NAME, "counted", &holder, &done("8")).await == Ok(Kept::Kept)
+        durable.complete(NAME, "counted", &holder, &done("8")).await == Ok(WriteOutcome::Kept)
     })
     .await;
     let mine = durable.claim(NAME, "uncounted", &claim("a")).await;
@@ -504,12 +504,12 @@ async fn in_a_cluster_each_shard_has_replicas_to_wait_for_and_slots_may_move() {
     let _ = cluster.move_slot(&record(key));
     eventually("it is found where it went", SOON, || async {
         let completed = durable.complete(NAME, key, moved, &done("7")).await;
-        completed == Ok(Kept::Kept)
+        completed == Ok(WriteOutcome::Kept)
     })
     .await;
     for (holder, key) in &holders[1..] {
         let completed = durable.complete(NAME, key, holder, &done("7")).await;
-        assert_eq!(completed, Ok(Kept::Kept));
+        assert_eq!(completed, Ok(WriteOutcome::Kept));
     }
     for (_, key) in &holders {
         replays(&durable, key, "7").await;

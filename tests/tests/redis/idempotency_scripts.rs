@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use resilience_core::idempotency::record::{
-    Claim, Claimed, Completion, Grant, Holder, Kept, Loss, Phase, Previous, Record, Resolution,
-    Takeover, View,
+    Claim, Claimed, Completion, Grant, Holder, Loss, Phase, Previous, Record, RecordView,
+    StoreResolution, Takeover, WriteOutcome,
 };
 use resilience_tests::redis::RedisServer;
 
@@ -72,7 +72,7 @@ macro_rules! script {
 macro_rules! step {
     ($file:literal) => {
         script!(
-            "head.lua",
+            "read_head.lua",
             "time.lua",
             "common.lua",
             "holder.lua",
@@ -82,25 +82,25 @@ macro_rules! step {
     };
 }
 
-const CLAIM: &str = script!("whole.lua", "time.lua", "common.lua", "claim.lua");
+const CLAIM: &str = script!("read_full.lua", "time.lua", "common.lua", "claim.lua");
 const EXTEND: &str = step!("extend.lua");
 const CHECKPOINT: &str = step!("checkpoint.lua");
 const COMPLETE: &str = script!(
-    "head.lua",
-    "short.lua",
+    "read_head.lua",
+    "complete_fast.lua",
     "common.lua",
     "holder.lua",
     "complete.lua"
 );
-const REST: &str = step!("rest.lua");
+const RELEASE: &str = step!("release.lua");
 const RESOLVE: &str = script!(
-    "head.lua",
+    "read_head.lua",
     "time.lua",
     "common.lua",
     "resolve.lua",
     "save.lua"
 );
-const LOOK: &str = script!("head.lua", "time.lua", "common.lua", "look.lua");
+const GET: &str = script!("read_head.lua", "time.lua", "common.lua", "get.lua");
 
 const KEY: &str = "{t}:record";
 const OLDER: &str = "{t}:older";
@@ -168,7 +168,7 @@ impl Both {
         }
     }
 
-    fn step(&mut self, rng: &mut fastrand::Rng, holder: &Holder) -> Kept {
+    fn step(&mut self, rng: &mut fastrand::Rng, holder: &Holder) -> WriteOutcome {
         let now = self.now;
         let (lease, ttl) = (lease(rng), retention(rng));
         let mark = Bytes::from(format!("mark {}", rng.u8(..)));
@@ -199,12 +199,12 @@ impl Both {
                     holder.previous = Previous::Released;
                 }
                 (
-                    self.holder(REST, &holder, 1, &none),
+                    self.holder(RELEASE, &holder, 1, &none),
                     self.record.release(&holder, now),
                 )
             }
             _ => (
-                self.holder(REST, holder, 4, &none),
+                self.holder(RELEASE, holder, 4, &none),
                 self.record.unknown(holder, now),
             ),
         };
@@ -216,9 +216,9 @@ impl Both {
         let (ttl, outcome) = (retention(rng), Bytes::from_static(b"found out"));
         let (done, resolution) = if rng.bool() {
             let (outcome, ttl_ms) = (outcome.clone(), ttl);
-            (1, Resolution::Done(Completion { outcome, ttl_ms }))
+            (1, StoreResolution::Done(Completion { outcome, ttl_ms }))
         } else {
-            (0, Resolution::Release)
+            (0, StoreResolution::Release)
         };
         let args = [
             format!("<dd {fence},{done} "),
@@ -270,7 +270,7 @@ impl Both {
     }
 
     fn compare(&self) {
-        let told = self.run(LOOK, &[]);
+        let told = self.run(GET, &[]);
         let view = self.record.view(self.now);
         assert_eq!(told, view.map(view_words).unwrap_or_default());
     }
@@ -318,8 +318,8 @@ fn every_script_answers_as_the_record_does() {
                 7..17 => {
                     if let Some(holder) = pick(&mut rng, &holders) {
                         match both.step(&mut rng, &holder) {
-                            Kept::Kept => kept += 1,
-                            Kept::Restored => restored += 1,
+                            WriteOutcome::Kept => kept += 1,
+                            WriteOutcome::Restored => restored += 1,
                             _ => lost += 1,
                         }
                     }
@@ -389,13 +389,13 @@ const fn previous(previous: Previous) -> u64 {
     }
 }
 
-fn kept_word(kept: Kept) -> &'static str {
+fn kept_word(kept: WriteOutcome) -> &'static str {
     match kept {
-        Kept::Kept => "kept",
-        Kept::Restored => "restored",
-        Kept::Lost(Loss::Taken) => "taken",
-        Kept::Lost(Loss::Over) => "over",
-        Kept::Lost(Loss::Gone) => "gone",
+        WriteOutcome::Kept => "kept",
+        WriteOutcome::Restored => "restored",
+        WriteOutcome::Lost(Loss::Taken) => "taken",
+        WriteOutcome::Lost(Loss::Over) => "over",
+        WriteOutcome::Lost(Loss::Gone) => "gone",
         other => panic!("no word for {other:?}"),
     }
 }
@@ -439,7 +439,7 @@ fn claim_words(claimed: &Claimed) -> String {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map`")]
-fn view_words(view: View) -> String {
+fn view_words(view: RecordView) -> String {
     let phase = match view.phase {
         Phase::Running => 1,
         Phase::Done => 2,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::idempotency::{IdempotencyStore, InProcess};
+use resilience_core::idempotency::{IdempotencyStore, InProcessIdempotency};
 use resilience_redis::Redis;
 use resilience_tests::{
     idempotency_conformance,
@@ -13,7 +13,7 @@ use resilience_tests::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_this_process_conforms() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let shared: Arc<dyn IdempotencyStore> = Arc::new(store.clone());
     idempotency_conformance::all(&shared, &|| store.flush()).await;
 }

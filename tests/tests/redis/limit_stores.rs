@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use resilience_core::limit::{
     Quota,
-    store::{Answer, Decision, Demand, InProcessLimits, LimitStore, SplitLimits},
+    store::{Demand, InProcessLimits, LimitStore, ShardedLimits, StoreDecision, StoreFuture},
 };
 use resilience_redis::Redis;
 use resilience_tests::{
@@ -55,13 +55,13 @@ async fn sub_buckets_conform_in_this_process_and_in_redis() {
     let server = RedisServer::start();
     let limits = connect(&server).await.limits();
     split_conforms(limits.clone()).await;
-    let one: Arc<dyn LimitStore> = Arc::new(SplitLimits::new(limits, 1).unwrap());
+    let one: Arc<dyn LimitStore> = Arc::new(ShardedLimits::new(limits, 1).unwrap());
     limit_conformance::all(&one).await;
 }
 
 async fn split_conforms(store: impl LimitStore + Clone) {
     for parts in [2, 8] {
-        let split = SplitLimits::new(Named(store.clone(), parts), parts).unwrap();
+        let split = ShardedLimits::new(Named(store.clone(), parts), parts).unwrap();
         let split: Arc<dyn LimitStore> = Arc::new(split);
         limit_conformance::split(&split).await;
     }
@@ -77,15 +77,20 @@ impl<S: LimitStore> LimitStore for Named<S> {
         name: &'a str,
         subject: &'a str,
         demands: &'a [Demand<'a>],
-    ) -> Answer<'a, Decision> {
+    ) -> StoreFuture<'a, StoreDecision> {
         Box::pin(async move {
             let name = format!("{name}-{}", self.1);
             self.0.decide(&name, subject, demands).await
         })
     }
 
-    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
-        self.0.enrol(name, instance, ttl)
+    fn heartbeat<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        ttl: Duration,
+    ) -> StoreFuture<'a, u64> {
+        self.0.heartbeat(name, instance, ttl)
     }
 }
 
@@ -258,15 +263,21 @@ async fn the_list_of_instances_lives_as_long_as_the_last_of_them() {
     let server = RedisServer::start();
     let store = connect(&server).await.limits();
     let hour = Duration::from_secs(3600);
-    store.enrol("api", "long", hour).await.unwrap();
-    store.enrol("api", "short", hour / 60).await.unwrap();
+    store.heartbeat("api", "long", hour).await.unwrap();
+    store.heartbeat("api", "short", hour / 60).await.unwrap();
     let ttl = || integer(&server.command("PTTL {resilience:limit:api}:live"));
     assert!((3_590_000..=3_600_000).contains(&ttl()), "{}", ttl());
-    store.enrol("api", "long", Duration::ZERO).await.unwrap();
+    store
+        .heartbeat("api", "long", Duration::ZERO)
+        .await
+        .unwrap();
     assert!((50_000..=60_000).contains(&ttl()), "{}", ttl());
-    store.enrol("api", "short", Duration::ZERO).await.unwrap();
+    store
+        .heartbeat("api", "short", Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(integer(&server.command("DBSIZE")), 0);
-    let forever = store.enrol("api", "long", Duration::MAX).await;
+    let forever = store.heartbeat("api", "long", Duration::MAX).await;
     assert!(forever.is_err(), "no number for a script");
     assert_eq!(integer(&server.command("DBSIZE")), 0);
 }

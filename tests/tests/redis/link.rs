@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use resilience_redis::{Redis, Status, StoreError};
+use resilience_redis::{CommandError, Redis, Status};
 use resilience_tests::{
     redis::{RedisServer, free_port},
     redis_scene::events,
@@ -27,7 +27,7 @@ async fn a_service_starts_while_redis_is_away_and_finds_it_later() {
     let port = free_port();
     let redis = Redis::connect(&format!("redis://127.0.0.1:{port}")).expect("a good URL");
     assert!(redis.ready(Duration::from_millis(50)).await.is_err());
-    assert_eq!(redis.ping().await, Err(StoreError::Down));
+    assert_eq!(redis.ping().await, Err(CommandError::Down));
     let _server = RedisServer::launch(port, &[]);
     redis.ready(SOON).await.expect("found it");
     assert_eq!(redis.ping().await, Ok(()));
@@ -41,7 +41,7 @@ async fn after_kill_9_calls_fail_at_once_until_redis_is_back() {
     eventually("the loss is noticed", SOON, || async { is_down(&redis) }).await;
     let start = Instant::now();
     for _ in 0..1000 {
-        assert_eq!(redis.ping().await, Err(StoreError::Down));
+        assert_eq!(redis.ping().await, Err(CommandError::Down));
     }
     assert!(
         start.elapsed() < SOON,
@@ -64,9 +64,9 @@ async fn a_hung_server_costs_the_budget_then_nothing_and_is_found_again() {
         .expect("good settings");
     redis.ready(SOON).await.expect("connects");
     server.pause();
-    assert_eq!(redis.ping().await, Err(StoreError::TimedOut));
+    assert_eq!(redis.ping().await, Err(CommandError::TimedOut));
     eventually("the hung peer is given up", SOON, || async {
-        redis.ping().await == Err(StoreError::Down)
+        redis.ping().await == Err(CommandError::Down)
     })
     .await;
     server.unpause();
@@ -101,7 +101,7 @@ async fn a_wrong_password_is_reported_and_nothing_hangs() {
         "{why}"
     );
     assert!(!why.contains("wrong@"), "{why}");
-    assert_eq!(wrong.ping().await, Err(StoreError::Down));
+    assert_eq!(wrong.ping().await, Err(CommandError::Down));
     let right = Redis::connect(&format!("redis://:right@{}", server.addr())).expect("a good URL");
     right.ready(SOON).await.expect("connects");
 }

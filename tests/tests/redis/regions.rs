@@ -227,7 +227,7 @@ async fn a_ledger_is_written_once_per_version_in_time_and_never_under_an_old_ver
 }
 
 async fn holds(store: &dyn RegionStore, flush: impl FnOnce()) {
-    let look = async || store.look("api").await.expect("a page");
+    let look = async || store.read("api").await.expect("a page");
     let first = look().await;
     assert_eq!(
         (first.version, &first.ledger, first.demand),
@@ -276,10 +276,10 @@ async fn holds(store: &dyn RegionStore, flush: impl FnOnce()) {
     eventually(
         "a demand that is not repeated is forgotten",
         SOON,
-        || async { store.look("api").await.expect("a page").demand == 12 },
+        || async { store.read("api").await.expect("a page").demand == 12 },
     )
     .await;
-    assert_eq!(store.look("other").await.expect("a page").demand, 0);
+    assert_eq!(store.read("other").await.expect("a page").demand, 0);
     flush();
     let lost = look().await;
     assert_eq!((lost.version, lost.demand), (0, 0));

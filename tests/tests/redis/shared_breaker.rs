@@ -13,11 +13,11 @@ use futures_util::future::join_all;
 use resilience_core::{
     Verdict,
     breaker::{
-        Builder, OpenFor, State,
-        fleet::{BreakerStore, FleetOrder, FleetState, OrderKind},
+        CircuitBreakerBuilder, OpenFor, State,
+        fleet::{BreakerStore, FleetOverride, FleetState, OverrideKind},
     },
-    error::Error,
     completion::Guard,
+    error::Error,
 };
 use resilience_tests::{
     redis::RedisServer,
@@ -30,7 +30,7 @@ use tower::{Layer, ServiceExt};
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(600);
 
-fn payments(open_for: Duration) -> impl Fn() -> Builder {
+fn payments(open_for: Duration) -> impl Fn() -> CircuitBreakerBuilder {
     move || builder("payments", open_for)
 }
 
@@ -112,29 +112,29 @@ async fn twenty_instances_in_half_open_send_exactly_the_probes_of_the_fleet() {
 async fn orders_reach_all_and_who_starts_later() {
     let server = RedisServer::start();
     let fleet = fleet(&server, 4, LONG).await;
-    let order = FleetOrder {
-        kind: OrderKind::ForceOpen,
+    let active_override = FleetOverride {
+        kind: OverrideKind::ForceOpen,
         reason: "maintenance".into(),
         by: "ops".into(),
         expires_ms: None,
     };
     let handle = fleet[0].breaker.fleet().expect("it is shared");
-    handle.order(order).await.expect("ordered");
+    handle.set_override(active_override).await.expect("ordered");
     all_are(&fleet, State::ForcedOpen).await;
     let late = Instance::start(&server.url(), payments(LONG)()).await;
     all_are(std::slice::from_ref(&late), State::ForcedOpen).await;
-    let order = late.breaker.snapshot().order.expect("the order");
-    assert_eq!(order.by.as_deref(), Some("ops"));
-    handle.clear_order("ops").await.expect("lifted");
+    let active_override = late.breaker.snapshot().active_override.expect("the order");
+    assert_eq!(active_override.by.as_deref(), Some("ops"));
+    handle.clear_override("ops").await.expect("lifted");
     all_are(&fleet, State::Closed).await;
     all_are(&[late], State::Closed).await;
-    let brief = FleetOrder {
-        kind: OrderKind::Disable,
+    let brief = FleetOverride {
+        kind: OverrideKind::Disable,
         reason: "drill".into(),
         by: "ops".into(),
         expires_ms: Some(1_000),
     };
-    handle.order(brief).await.expect("ordered");
+    handle.set_override(brief).await.expect("ordered");
     all_are(&fleet, State::Disabled).await;
     all_are(&fleet, State::Closed).await;
 }
@@ -308,7 +308,7 @@ async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
     let server = RedisServer::start();
     let redis = connect(&server.url()).await;
     let new = |name: &str| {
-        let new = builder(name, SHORT).shared(redis.breakers());
+        let new = builder(name, SHORT).store(redis.breakers());
         new.build().expect("good settings")
     };
     let tasks = || Handle::current().metrics().num_alive_tasks();
@@ -329,7 +329,7 @@ async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
     // Whoever comes back under an old name hears what is pushed, although somebody was about to stop listening.
     let patient = |name: &str| {
         let patient = builder(name, SHORT).fleet(rules().calm(Duration::from_secs(60)));
-        let breaker = patient.shared(redis.breakers()).build().expect("good");
+        let breaker = patient.store(redis.breakers()).build().expect("good");
         Instance {
             redis: redis.clone(),
             breaker,
@@ -345,8 +345,8 @@ async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
             again.view().await.is_some_and(|view| view.live >= 1)
         })
         .await;
-        let order = operator.order(&name, Some(disable()), "ops").await;
-        order.expect("ordered");
+        let active_override = operator.set_override(&name, Some(disable()), "ops").await;
+        active_override.expect("ordered");
         all_are(&[again], State::Disabled).await;
     }
 }
@@ -358,7 +358,7 @@ async fn two_instances_on_one_connection_both_hear_what_is_pushed() {
     let redis = connect(&server.url()).await;
     let new = || {
         let patient = payments(SHORT)().fleet(rules().calm(Duration::from_secs(60)));
-        let breaker = patient.shared(redis.breakers()).build().expect("good");
+        let breaker = patient.store(redis.breakers()).build().expect("good");
         Instance {
             redis: redis.clone(),
             breaker,
@@ -370,14 +370,16 @@ async fn two_instances_on_one_connection_both_hear_what_is_pushed() {
     })
     .await;
     let operator = connect(&server.url()).await.breakers();
-    let order = operator.order("payments", Some(disable()), "ops").await;
-    order.expect("ordered");
+    let active_override = operator
+        .set_override("payments", Some(disable()), "ops")
+        .await;
+    active_override.expect("ordered");
     all_are(&both, State::Disabled).await;
 }
 
-fn disable() -> FleetOrder {
-    FleetOrder {
-        kind: OrderKind::Disable,
+fn disable() -> FleetOverride {
+    FleetOverride {
+        kind: OverrideKind::Disable,
         reason: "drill".into(),
         by: "ops".into(),
         expires_ms: None,

@@ -3,16 +3,16 @@
 use std::{ops::Deref, time::Duration};
 
 use futures_util::future::join_all;
-use resilience_tests::{redis::RedisServer, redis_scene::SOON, talk, until::eventually};
+use resilience_tests::{process_control, redis::RedisServer, redis_scene::SOON, until::eventually};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-struct Process(talk::Process);
+struct Process(process_control::Process);
 
 impl Deref for Process {
-    type Target = talk::Process;
+    type Target = process_control::Process;
 
-    fn deref(&self) -> &talk::Process {
+    fn deref(&self) -> &process_control::Process {
         &self.0
     }
 }
@@ -21,7 +21,7 @@ impl Process {
     async fn start(server: &RedisServer, open_ms: u64, lease_ms: u64) -> Self {
         let (open_ms, lease_ms) = (open_ms.to_string(), lease_ms.to_string());
         let args = [&*server.url(), "payments", &*open_ms, &*lease_ms];
-        Self(talk::Process::start(env!("CARGO_BIN_EXE_instance"), &args).await)
+        Self(process_control::Process::start(env!("CARGO_BIN_EXE_instance"), &args).await)
     }
 
     async fn view(&self) -> View {

@@ -13,8 +13,7 @@ use resilience_core::{
     limit::{
         Quota,
         fleet::{
-            Costs, DecidedBy, LeaseRules, Mode, SharedRateLimit, SharedRateLimitBuilder,
-            Unreachable,
+            Costs, DecidedBy, FleetRateLimit, FleetRateLimitBuilder, LeaseRules, Mode, Unreachable,
         },
         store::{InProcessLimits, LimitStore},
     },
@@ -79,15 +78,15 @@ fn per(permits: u64, period: Duration) -> Quota {
     Quota::per(permits, period).expect("a valid quota")
 }
 
-async fn builder(backend: &impl Backend, name: &str) -> SharedRateLimitBuilder {
+async fn builder(backend: &impl Backend, name: &str) -> FleetRateLimitBuilder {
     // A busy machine is not a store that is away.
-    SharedRateLimit::builder(name, backend.store().await)
+    FleetRateLimit::builder(name, backend.store().await)
         .unreachable(Unreachable::Closed)
         .budget(5 * SECOND)
         .heartbeat(Duration::from_millis(100))
 }
 
-async fn left(limit: &SharedRateLimit, subject: &str) -> Vec<u64> {
+async fn left(limit: &FleetRateLimit, subject: &str) -> Vec<u64> {
     let ruling = limit.peek(subject).await.expect("an answer");
     ruling.limits().map(|limit| limit.remaining).collect()
 }
@@ -294,8 +293,8 @@ async fn a_flood_of_refused_calls_reaches_the_server_once() {
 }
 
 /// A limit of ten, as an application has it: a quarter of a second for the store.
-async fn ten(redis: &Redis, policy: Unreachable) -> SharedRateLimit {
-    let limit = SharedRateLimit::builder("ten", redis.limits())
+async fn ten(redis: &Redis, policy: Unreachable) -> FleetRateLimit {
+    let limit = FleetRateLimit::builder("ten", redis.limits())
         .limit("per-hour", per(10, HOUR))
         .unreachable(policy)
         .budget(Duration::from_millis(250))
@@ -312,7 +311,7 @@ async fn ten(redis: &Redis, policy: Unreachable) -> SharedRateLimit {
 /// What a call may take when the store hangs: one budget, and what a busy machine adds.
 const BOUND: Duration = SECOND;
 
-async fn a_call(limit: &SharedRateLimit) -> DecidedBy {
+async fn a_call(limit: &FleetRateLimit) -> DecidedBy {
     let start = Instant::now();
     let ruling = limit.ask("t", 0).await;
     assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
@@ -320,7 +319,7 @@ async fn a_call(limit: &SharedRateLimit) -> DecidedBy {
 }
 
 async fn lost_and_found(
-    limit: &SharedRateLimit,
+    limit: &FleetRateLimit,
     away: DecidedBy,
     strike: impl FnOnce(),
     heal: impl FnOnce(),

@@ -15,10 +15,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ledger::{Ledger, Sight, Standing},
-    member::{Letter, Mail, Membership, millis},
+    ledger::{BreakerLedger, LocalState, ViewAge},
+    member::{AgentMessage, AgentReceiver, Membership, millis},
     policy::Proposal,
-    record::{BUCKETS, FleetState, View},
+    record::{BUCKETS, BreakerView, FleetState},
     store::{Push, Subscription, in_time},
 };
 use crate::{breaker::shared::Shared, clock::Moment};
@@ -26,9 +26,9 @@ use crate::{breaker::shared::Shared, clock::Moment};
 pub(in crate::breaker) struct Agent {
     breaker: Weak<Shared>,
     member: Arc<Membership>,
-    mail: Mail,
+    receiver: AgentReceiver,
     pushes: Subscription,
-    ledger: Ledger,
+    ledger: BreakerLedger,
     started: Instant,
     /// Probes out, and when they count as failed.
     leases: HashMap<Arc<str>, (u64, Moment)>,
@@ -45,14 +45,18 @@ const LOST: u32 = 2;
 
 impl Agent {
     /// Starts the task. Within a tokio runtime.
-    pub(in crate::breaker) fn start(breaker: &Arc<Shared>, member: &Arc<Membership>, mail: Mail) {
+    pub(in crate::breaker) fn start(
+        breaker: &Arc<Shared>,
+        member: &Arc<Membership>,
+        receiver: AgentReceiver,
+    ) {
         let now = Instant::now();
         let agent = Self {
             breaker: Arc::downgrade(breaker),
             member: Arc::clone(member),
-            mail,
+            receiver,
             pushes: member.store.subscribe(&member.name),
-            ledger: Ledger::new(Arc::clone(&member.instance), member.voter()),
+            ledger: BreakerLedger::new(Arc::clone(&member.instance), member.voter()),
             started: now,
             leases: HashMap::new(),
             unanswered: 0,
@@ -68,9 +72,9 @@ impl Agent {
             let due = self.next_report.min(self.next_lease_end());
             tokio::select! {
                 () = tokio::time::sleep_until(due) => self.tend().await,
-                () = self.member.hurry.notified() => self.hurry(),
+                () = self.member.wake.notified() => self.wake(),
                 push = self.pushes.next() => self.hear(push).await,
-                Some(letter) = self.mail.0.recv() => self.read(letter).await,
+                Some(message) = self.receiver.0.recv() => self.read(message).await,
             }
         }
     }
@@ -84,8 +88,8 @@ impl Agent {
     }
 
     /// Something failed here: report as soon as the alert interval allows.
-    fn hurry(&mut self) {
-        self.member.hurried.store(false, Release);
+    fn wake(&mut self) {
+        self.member.woken.store(false, Release);
         let soon = (self.last_report + self.member.rules.alert).max(Instant::now());
         self.next_report = self.next_report.min(soon);
     }
@@ -102,12 +106,12 @@ impl Agent {
         }
     }
 
-    async fn read(&mut self, letter: Letter) {
-        match letter {
-            Letter::Granted { lease, epoch, by } => {
+    async fn read(&mut self, message: AgentMessage) {
+        match message {
+            AgentMessage::Granted { lease, epoch, by } => {
                 self.leases.insert(lease, (epoch, by));
             }
-            Letter::Settled {
+            AgentMessage::Settled {
                 lease,
                 epoch,
                 success,
@@ -117,20 +121,20 @@ impl Agent {
                     self.settle(&lease, epoch, success).await;
                 }
             }
-            Letter::Seen(view) => {
+            AgentMessage::Seen(view) => {
                 self.store_answered();
                 self.see(&view).await;
             }
-            Letter::Failed(reason) => self.store_failed(&reason),
-            Letter::CoolDown(until) => {
+            AgentMessage::Failed(reason) => self.store_failed(&reason),
+            AgentMessage::CoolDown(until) => {
                 self.asked = self.asked.max(Some(until));
-                self.pass_on().await;
+                self.adopt_cool_down().await;
             }
         }
     }
 
     /// Proposes at once what the dependency asked for. Where that fails, the next report does.
-    async fn pass_on(&mut self) {
+    async fn adopt_cool_down(&mut self) {
         let Some(breaker) = self.breaker.upgrade() else {
             return;
         };
@@ -205,8 +209,8 @@ impl Agent {
         }
     }
 
-    fn standing(&self, breaker: &Shared) -> Standing {
-        Standing {
+    fn standing(&self, breaker: &Shared) -> LocalState {
+        LocalState {
             totals: breaker.fleet_counts(),
             failing: breaker.finds_failing(),
             bucket_ms: millis(breaker.window_length()).div_ceil(BUCKETS).max(1),
@@ -227,10 +231,10 @@ impl Agent {
     }
 
     /// Adopts what is newer than what is known, brings back what the store has lost, and proposes what is due.
-    async fn see(&mut self, view: &View) {
+    async fn see(&mut self, view: &BreakerView) {
         let mut view = view.clone();
         loop {
-            if self.ledger.sight(&view) == Sight::Behind {
+            if self.ledger.view_age(&view) == ViewAge::Stale {
                 match self.restore().await {
                     Some(restored) => view = restored,
                     None => return,
@@ -244,19 +248,19 @@ impl Agent {
         }
     }
 
-    fn adopt(&mut self, view: &View) {
+    fn adopt(&mut self, view: &BreakerView) {
         let Some(breaker) = self.breaker.upgrade() else {
             return;
         };
         let local = breaker.local_state();
         let obeys = self.ledger.must_obey(view, local);
-        let is_news = self.ledger.sight(view) == Sight::News;
+        let is_news = self.ledger.view_age(view) == ViewAge::Newer;
         if obeys && !is_news {
             breaker.follow(view, local);
         }
         if is_news {
             if obeys {
-                breaker.obey(self.ledger.known(), view);
+                breaker.apply(self.ledger.known(), view);
             }
             if view.state != FleetState::Closed {
                 self.next_report = self
@@ -268,7 +272,7 @@ impl Agent {
         self.ledger.adopt(view, breaker.fleet_counts(), now);
     }
 
-    async fn propose(&mut self, view: &View) -> Option<View> {
+    async fn propose(&mut self, view: &BreakerView) -> Option<BreakerView> {
         let breaker = self.breaker.upgrade()?;
         let asked = self.still_asked();
         let member = Arc::clone(&self.member);
@@ -280,7 +284,7 @@ impl Agent {
         let change = match self.ledger.cool_down(&member.policy, view, asked, lasting) {
             Some(change) => change,
             None => {
-                if view.order.is_none() {
+                if view.active_override.is_none() {
                     // The fleet knows.
                     self.asked = None;
                 }
@@ -309,13 +313,13 @@ impl Agent {
     }
 
     /// The store knows less than we do: it was flushed, or failed over to a server that had not heard.
-    async fn restore(&mut self) -> Option<View> {
+    async fn restore(&mut self) -> Option<BreakerView> {
         let breaker = self.breaker.upgrade()?;
         let known = self.ledger.lost(breaker.fleet_time_left(), self.now());
         drop(breaker);
         let member = Arc::clone(&self.member);
         match in_time(member.store.restore(&member.name, &known)).await {
-            Ok((_, view)) => (self.ledger.sight(&view) != Sight::Behind).then_some(view),
+            Ok((_, view)) => (self.ledger.view_age(&view) != ViewAge::Stale).then_some(view),
             Err(failure) => {
                 self.store_failed(&failure.to_string());
                 None

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{
     member::Membership,
-    record::{FleetOrder, View},
-    store::StoreFailure,
+    record::{BreakerView, FleetOverride},
+    store::StoreError,
 };
 
 /// The fleet that a shared breaker belongs to. From [`CircuitBreaker::fleet`](crate::breaker::CircuitBreaker::fleet).
@@ -40,7 +40,7 @@ impl Fleet {
     /// # Errors
     ///
     /// When the store gives no answer.
-    pub async fn view(&self) -> Result<View, StoreFailure> {
+    pub async fn view(&self) -> Result<BreakerView, StoreError> {
         self.member.store.view(&self.member.name).await
     }
 
@@ -49,11 +49,14 @@ impl Fleet {
     /// # Errors
     ///
     /// When the store gives no answer.
-    pub async fn order(&self, order: FleetOrder) -> Result<View, StoreFailure> {
-        let by = order.by.clone();
+    pub async fn set_override(
+        &self,
+        active_override: FleetOverride,
+    ) -> Result<BreakerView, StoreError> {
+        let by = active_override.by.clone();
         self.member
             .store
-            .order(&self.member.name, Some(order), &by)
+            .set_override(&self.member.name, Some(active_override), &by)
             .await
     }
 
@@ -62,8 +65,11 @@ impl Fleet {
     /// # Errors
     ///
     /// When the store gives no answer.
-    pub async fn clear_order(&self, by: &str) -> Result<View, StoreFailure> {
-        self.member.store.order(&self.member.name, None, by).await
+    pub async fn clear_override(&self, by: &str) -> Result<BreakerView, StoreError> {
+        self.member
+            .store
+            .set_override(&self.member.name, None, by)
+            .await
     }
 
     /// Closes the whole fleet, with empty windows and no order.
@@ -71,7 +77,7 @@ impl Fleet {
     /// # Errors
     ///
     /// When the store gives no answer.
-    pub async fn reset(&self, by: &str, reason: &str) -> Result<View, StoreFailure> {
+    pub async fn reset(&self, by: &str, reason: &str) -> Result<BreakerView, StoreError> {
         self.member.store.reset(&self.member.name, by, reason).await
     }
 }

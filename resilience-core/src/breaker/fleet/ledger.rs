@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     local::LocalPhase,
     policy::{Policy, Proposal},
-    record::{BUCKETS, Change, Counts, FleetOrder, Report, View},
+    record::{BUCKETS, BreakerView, Change, Counts, FleetOverride, Report},
 };
 
 /// The books of one instance: the newest view it has adopted, and which of its calls it has reported.
@@ -13,10 +13,10 @@ use super::{
 /// The task that speaks for a breaker keeps one and does what it says; the model checker drives the same one through
 /// every order of events.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Ledger {
+pub struct BreakerLedger {
     instance: Arc<str>,
     voter: Arc<str>,
-    known: View,
+    known: BreakerView,
     /// When it was seen.
     seen: u64,
     sequence: u64,
@@ -36,19 +36,19 @@ struct Pending {
 /// What a view from the store means to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Sight {
-    /// The fleet has moved on: obey, then [`adopt`](Ledger::adopt).
-    News,
+pub enum ViewAge {
+    /// The fleet has moved on: obey, then [`adopt`](BreakerLedger::adopt).
+    Newer,
     /// The epoch that is known already.
     Same,
     /// The store knows less than this instance (it was flushed, or failed over to a server that had not heard): bring
-    /// back [what was lost](Ledger::lost). Or an old answer came late, and bringing it back will change nothing.
-    Behind,
+    /// back [what was lost](BreakerLedger::lost). Or an old answer came late, and bringing it back will change nothing.
+    Stale,
 }
 
 /// How an instance fares by itself, for its report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Standing {
+pub struct LocalState {
     /// All calls that were judged since the breaker was built.
     pub totals: Counts,
     /// Whether this instance by itself finds the dependency failing.
@@ -59,14 +59,14 @@ pub struct Standing {
     pub live_ms: u64,
 }
 
-impl Ledger {
+impl BreakerLedger {
     /// The empty books of an instance that has just started, and the [name](Report::voter) that its vote is under.
     #[must_use]
     pub fn new(instance: Arc<str>, voter: Arc<str>) -> Self {
         Self {
             instance,
             voter,
-            known: View::default(),
+            known: BreakerView::default(),
             seen: 0,
             sequence: 0,
             pending: None,
@@ -76,38 +76,38 @@ impl Ledger {
 
     /// The fleet as last adopted.
     #[must_use]
-    pub const fn known(&self) -> &View {
+    pub const fn known(&self) -> &BreakerView {
         &self.known
     }
 
     /// What `view` means.
     #[must_use]
-    pub fn sight(&self, view: &View) -> Sight {
+    pub fn view_age(&self, view: &BreakerView) -> ViewAge {
         match view.epoch.cmp(&self.known.epoch) {
-            std::cmp::Ordering::Greater => Sight::News,
-            std::cmp::Ordering::Equal => Sight::Same,
-            std::cmp::Ordering::Less => Sight::Behind,
+            std::cmp::Ordering::Greater => ViewAge::Newer,
+            std::cmp::Ordering::Equal => ViewAge::Same,
+            std::cmp::Ordering::Less => ViewAge::Stale,
         }
     }
 
     /// Whether the instance's own breaker has to do what `view` says: at a new verdict, and where it has
     /// left a known one.
     #[must_use]
-    pub fn must_obey(&self, view: &View, local: LocalPhase) -> bool {
-        match self.sight(view) {
-            Sight::Behind => false,
-            Sight::Same => local.has_left(view),
-            Sight::News => !local.knows_better(&self.known, view),
+    pub fn must_obey(&self, view: &BreakerView, local: LocalPhase) -> bool {
+        match self.view_age(view) {
+            ViewAge::Stale => false,
+            ViewAge::Same => local.has_left(view),
+            ViewAge::Newer => !local.knows_better(&self.known, view),
         }
     }
 
     /// Takes `view` for what holds, unless it is older than what is known. At a new epoch, calls that were not
     /// reported by then never are: they are no evidence in the new one. `totals` are the breaker's after it has obeyed.
-    pub fn adopt(&mut self, view: &View, totals: Counts, now: u64) {
-        match self.sight(view) {
-            Sight::Behind => return,
-            Sight::Same => {}
-            Sight::News => {
+    pub fn adopt(&mut self, view: &BreakerView, totals: Counts, now: u64) {
+        match self.view_age(view) {
+            ViewAge::Stale => return,
+            ViewAge::Same => {}
+            ViewAge::Newer => {
                 self.reported = totals;
                 self.pending = None;
             }
@@ -118,23 +118,28 @@ impl Ledger {
 
     /// What to bring back to a store that is behind. `remaining_ms`: what the state has left by this instance's clock.
     #[must_use]
-    pub fn lost(&self, remaining_ms: u64, now: u64) -> View {
+    pub fn lost(&self, remaining_ms: u64, now: u64) -> BreakerView {
         let passed = now.saturating_sub(self.seen);
-        let in_force = |order: &FleetOrder| order.expires_ms.is_none_or(|left| left > passed);
-        let mut lost = View {
+        let in_force = |active_override: &FleetOverride| {
+            active_override.expires_ms.is_none_or(|left| left > passed)
+        };
+        let mut lost = BreakerView {
             remaining_ms,
             age_ms: self.known.age_ms + passed,
             ..self.known.clone()
         };
-        lost.order = lost.order.filter(in_force).map(|order| FleetOrder {
-            expires_ms: order.expires_ms.map(|left| left - passed),
-            ..order
-        });
+        lost.active_override = lost
+            .active_override
+            .filter(in_force)
+            .map(|active_override| FleetOverride {
+                expires_ms: active_override.expires_ms.map(|left| left - passed),
+                ..active_override
+            });
         lost
     }
 
     /// The report to send: the one that may have been lost, or a new one.
-    pub fn next_report(&mut self, standing: &Standing, now: u64) -> Report {
+    pub fn next_report(&mut self, standing: &LocalState, now: u64) -> Report {
         if let Some(pending) = &self.pending {
             if now < pending.stale && pending.report.epoch == self.known.epoch {
                 return pending.report.clone();
@@ -180,11 +185,11 @@ impl Ledger {
     pub fn cool_down(
         &self,
         policy: &Policy,
-        view: &View,
+        view: &BreakerView,
         asked_ms: u64,
         lasting_ms: impl FnOnce(&Proposal) -> u64,
     ) -> Option<Change> {
-        if view.order.is_some() || asked_ms == 0 {
+        if view.active_override.is_some() || asked_ms == 0 {
             return None;
         }
         let proposal = policy.cool_down(view, asked_ms)?;
@@ -197,11 +202,11 @@ impl Ledger {
     pub fn propose(
         &self,
         policy: &Policy,
-        view: &View,
+        view: &BreakerView,
         local: LocalPhase,
         lasting_ms: impl FnOnce(&Proposal) -> u64,
     ) -> Option<Change> {
-        if view.order.is_some() {
+        if view.active_override.is_some() {
             return None;
         }
         let proposal = policy
@@ -212,7 +217,7 @@ impl Ledger {
 
     fn change(
         &self,
-        view: &View,
+        view: &BreakerView,
         proposal: Proposal,
         lasting_ms: impl FnOnce(&Proposal) -> u64,
     ) -> Change {
@@ -230,28 +235,31 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::breaker::fleet::OrderKind;
+    use crate::breaker::fleet::OverrideKind;
 
-    fn ordered(expires_ms: Option<u64>) -> Ledger {
-        let mut ledger = Ledger::new("a".into(), "a".into());
-        let order = FleetOrder {
-            kind: OrderKind::ForceOpen,
+    fn ordered(expires_ms: Option<u64>) -> BreakerLedger {
+        let mut ledger = BreakerLedger::new("a".into(), "a".into());
+        let active_override = FleetOverride {
+            kind: OverrideKind::ForceOpen,
             reason: "drill".into(),
             by: "ops".into(),
             expires_ms,
         };
-        let view = View {
+        let view = BreakerView {
             epoch: 7,
             age_ms: 5,
-            order: Some(order),
-            ..View::default()
+            active_override: Some(active_override),
+            ..BreakerView::default()
         };
         ledger.adopt(&view, Counts::default(), 1_000);
         ledger
     }
 
-    fn left(ledger: &Ledger, now: u64) -> Option<Option<u64>> {
-        ledger.lost(0, now).order.map(|order| order.expires_ms)
+    fn left(ledger: &BreakerLedger, now: u64) -> Option<Option<u64>> {
+        ledger
+            .lost(0, now)
+            .active_override
+            .map(|active_override| active_override.expires_ms)
     }
 
     #[test]
@@ -266,14 +274,14 @@ mod tests {
     #[test]
     fn calls_that_were_not_merged_are_part_of_the_next_report_and_others_are_sent_in_the_same_words()
      {
-        let mut ledger = Ledger::new("a".into(), "a".into());
-        let made = |success| Standing {
+        let mut ledger = BreakerLedger::new("a".into(), "a".into());
+        let made = |success| LocalState {
             totals: Counts {
                 success,
                 ..Counts::default()
             },
             bucket_ms: 10,
-            ..Standing::default()
+            ..LocalState::default()
         };
         let first = ledger.next_report(&made(3), 0);
         ledger.not_reported(first, false, 0);
@@ -287,20 +295,20 @@ mod tests {
 
     #[test]
     fn a_report_in_doubt_is_given_up_once_it_is_older_than_the_window_or_the_epoch() {
-        let standing = Standing {
+        let standing = LocalState {
             bucket_ms: 10,
-            ..Standing::default()
+            ..LocalState::default()
         };
-        let mut ledger = Ledger::new("a".into(), "a".into());
+        let mut ledger = BreakerLedger::new("a".into(), "a".into());
         let first = ledger.next_report(&standing, 0);
         ledger.not_reported(first.clone(), true, 0);
         assert_eq!(ledger.next_report(&standing, 99).sequence, first.sequence);
         assert!(ledger.next_report(&standing, 100).sequence > first.sequence);
         let third = ledger.next_report(&standing, 100);
         ledger.not_reported(third.clone(), true, 100);
-        let news = View {
+        let news = BreakerView {
             epoch: 5,
-            ..View::default()
+            ..BreakerView::default()
         };
         ledger.adopt(&news, Counts::default(), 101);
         assert!(ledger.next_report(&standing, 102).sequence > third.sequence);

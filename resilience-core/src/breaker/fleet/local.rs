@@ -1,6 +1,6 @@
 //! The state of one instance's own breaker beside the fleet's verdict: pure.
 
-use super::record::{FleetState, View};
+use super::record::{BreakerView, FleetState};
 
 /// State of an instance's own breaker, as far as it matters beside the fleet's verdict.
 ///
@@ -28,8 +28,8 @@ impl LocalPhase {
     /// Whether the breaker has to be brought back under a verdict that the instance has adopted before.
     ///
     /// Probes of its own are not cut short: their result is evidence, and ends this state.
-    pub(super) fn has_left(self, view: &View) -> bool {
-        if view.order.is_some() {
+    pub(super) fn has_left(self, view: &BreakerView) -> bool {
+        if view.active_override.is_some() {
             return false;
         }
         match view.state {
@@ -40,13 +40,13 @@ impl LocalPhase {
 
     /// Whether a new verdict is older evidence than the breaker's own probes: half-open says only that
     /// the open time is over, as long as it belongs to the trip that the instance has recovered from.
-    pub(super) fn knows_better(self, known: &View, view: &View) -> bool {
+    pub(super) fn knows_better(self, known: &BreakerView, view: &BreakerView) -> bool {
         self == Self::Recovered
             && view.state == FleetState::HalfOpen
             && matches!(known.state, FleetState::Open | FleetState::HalfOpen)
             && known.trips == view.trips
-            && known.order.is_none()
-            && view.order.is_none()
+            && known.active_override.is_none()
+            && view.active_override.is_none()
     }
 }
 
@@ -64,9 +64,9 @@ mod tests {
     ];
 
     fn left(state: FleetState) -> Vec<LocalPhase> {
-        let view = View {
+        let view = BreakerView {
             state,
-            ..View::default()
+            ..BreakerView::default()
         };
         ALL.into_iter().filter(|one| one.has_left(&view)).collect()
     }
@@ -83,19 +83,19 @@ mod tests {
 
     #[test]
     fn own_probes_count_more_than_half_open_of_the_same_trip_and_less_than_a_later_trip() {
-        let known = View {
+        let known = BreakerView {
             epoch: 1,
             state: FleetState::Open,
             trips: 1,
-            ..View::default()
+            ..BreakerView::default()
         };
-        let news = |state, trips| View {
+        let news = |state, trips| BreakerView {
             epoch: 2,
             state,
             trips,
-            ..View::default()
+            ..BreakerView::default()
         };
-        let better = |one: LocalPhase, view: &View| one.knows_better(&known, view);
+        let better = |one: LocalPhase, view: &BreakerView| one.knows_better(&known, view);
         assert!(better(
             LocalPhase::Recovered,
             &news(FleetState::HalfOpen, 1)

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     policy::Policy,
-    record::{LeaseAnswer, View},
+    record::{BreakerView, LeaseAnswer},
     rules::FleetRules,
     store::{BreakerStore, in_time},
 };
@@ -35,9 +35,9 @@ pub(in crate::breaker) struct Membership {
     pub(super) instance: Arc<str>,
     pub(super) clock: Clock,
     /// Rings when a report should not wait for the calm interval.
-    pub(super) hurry: Notify,
-    pub(super) hurried: AtomicBool,
-    pub(super) desk: mpsc::UnboundedSender<Letter>,
+    pub(super) wake: Notify,
+    pub(super) woken: AtomicBool,
+    pub(super) sender: mpsc::UnboundedSender<AgentMessage>,
     /// The store could not be reached the last time.
     pub(super) degraded: AtomicBool,
     /// When this instance may ask for a probe again.
@@ -49,7 +49,7 @@ pub(in crate::breaker) struct Membership {
 }
 
 /// What calls tell the agent. Bounded by the number of probes.
-pub(super) enum Letter {
+pub(super) enum AgentMessage {
     /// A probe was granted, to be settled by then.
     Granted {
         lease: Arc<str>,
@@ -63,7 +63,7 @@ pub(super) enum Letter {
         success: Option<bool>,
     },
     /// The answer to a request for a probe.
-    Seen(Box<View>),
+    Seen(Box<BreakerView>),
     /// The store gave no answer.
     Failed(String),
     /// The dependency asked to be left alone until then.
@@ -80,8 +80,8 @@ impl Membership {
         rules: FleetRules,
         name: Arc<str>,
         clock: Clock,
-    ) -> (Arc<Self>, Mail) {
-        let (desk, mail) = mpsc::unbounded_channel();
+    ) -> (Arc<Self>, AgentReceiver) {
+        let (sender, receiver) = mpsc::unbounded_channel();
         let member = Self {
             instance: rules.instance_id(),
             store,
@@ -89,34 +89,34 @@ impl Membership {
             rules,
             name,
             clock,
-            hurry: Notify::new(),
-            hurried: AtomicBool::new(false),
-            desk,
+            wake: Notify::new(),
+            woken: AtomicBool::new(false),
+            sender,
             degraded: AtomicBool::new(false),
             ask_again: AtomicU64::new(0),
             asking: AtomicU32::new(0),
             runtime: Handle::current(),
         };
-        (Arc::new(member), Mail(mail))
+        (Arc::new(member), AgentReceiver(receiver))
     }
 
     /// Something failed here: the fleet should hear of it soon.
     #[cold]
-    pub(in crate::breaker) fn hurry(&self) {
-        if !self.hurried.swap(true, AcqRel) {
-            self.hurry.notify_one();
+    pub(in crate::breaker) fn wake(&self) {
+        if !self.woken.swap(true, AcqRel) {
+            self.wake.notify_one();
         }
     }
 
     /// The breaker is gone: its agent should see that now, not at its next report.
     pub(in crate::breaker) fn leave(&self) {
-        self.hurry.notify_one();
+        self.wake.notify_one();
     }
 
     /// The dependency asked to be left alone until then: the whole fleet should.
     #[cold]
     pub(in crate::breaker) fn cool_down(&self, until: Moment) {
-        self.post(Letter::CoolDown(until));
+        self.send(AgentMessage::CoolDown(until));
     }
 
     /// Whether this instance may ask the fleet for a probe now; if not, when it may.
@@ -132,8 +132,10 @@ impl Membership {
     }
 
     /// Asks the fleet for a probe. `None`: there is none for this call.
-    pub(in crate::breaker) async fn ask(self: Arc<Self>) -> Result<Option<Lease>, Unanswered> {
-        let _asking = Asking::start(&self);
+    pub(in crate::breaker) async fn ask(
+        self: Arc<Self>,
+    ) -> Result<Option<Lease>, StoreUnavailable> {
+        let _asking = OpenRequest::start(&self);
         let lease: Arc<str> = format!("{}-{:016x}", self.instance, fastrand::u64(..)).into();
         let time = self.rules.probe_lease;
         let started = self.clock.now();
@@ -142,13 +144,13 @@ impl Membership {
             .lease(&self.name, &lease, self.policy.probes, millis(time));
         let answer = match in_time(question).await {
             Ok((answer, view)) => {
-                self.post(Letter::Seen(Box::new(view)));
+                self.send(AgentMessage::Seen(Box::new(view)));
                 answer
             }
             Err(failure) => {
                 self.rest();
-                self.post(Letter::Failed(failure.to_string()));
-                return Err(Unanswered);
+                self.send(AgentMessage::Failed(failure.to_string()));
+                return Err(StoreUnavailable);
             }
         };
         let LeaseAnswer::Granted { epoch } = answer else {
@@ -157,7 +159,7 @@ impl Membership {
         };
         // Before the fleet forgets it, the holder says that it failed.
         let by = started + time.mul_f64(0.8);
-        self.post(Letter::Granted {
+        self.send(AgentMessage::Granted {
             lease: Arc::clone(&lease),
             epoch,
             by,
@@ -189,8 +191,8 @@ impl Membership {
     }
 
     /// Nobody reads it only when the breaker itself is gone.
-    fn post(&self, letter: Letter) {
-        let _ = self.desk.send(letter);
+    fn send(&self, message: AgentMessage) {
+        let _ = self.sender.send(message);
     }
 }
 
@@ -205,22 +207,22 @@ impl fmt::Debug for Membership {
 }
 
 /// The store gave no answer.
-pub(in crate::breaker) struct Unanswered;
+pub(in crate::breaker) struct StoreUnavailable;
 
 /// What the agent reads the letters from.
-pub(in crate::breaker) struct Mail(pub(super) mpsc::UnboundedReceiver<Letter>);
+pub(in crate::breaker) struct AgentReceiver(pub(super) mpsc::UnboundedReceiver<AgentMessage>);
 
 /// Counts a request while it is under way, however it ends.
-struct Asking<'a>(&'a Membership);
+struct OpenRequest<'a>(&'a Membership);
 
-impl<'a> Asking<'a> {
+impl<'a> OpenRequest<'a> {
     fn start(member: &'a Membership) -> Self {
         member.asking.fetch_add(1, Relaxed);
         Self(member)
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for OpenRequest<'_> {
     fn drop(&mut self) {
         self.0.asking.fetch_sub(1, Relaxed);
     }
@@ -243,7 +245,7 @@ impl Lease {
         if !self.settled {
             self.settled = true;
             let (lease, epoch) = (Arc::clone(&self.lease), self.epoch);
-            self.member.post(Letter::Settled {
+            self.member.send(AgentMessage::Settled {
                 lease,
                 epoch,
                 success,

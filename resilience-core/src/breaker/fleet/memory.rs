@@ -8,38 +8,38 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    record::{Change, FleetOrder, LeaseAnswer, Record, Report, View},
-    store::{Answer, BreakerStore, Push, Subscription},
+    record::{BreakerRecord, BreakerView, Change, FleetOverride, LeaseAnswer, Report},
+    store::{BreakerStore, Push, StoreFuture, Subscription},
 };
 use crate::clock::Clock;
 
 /// Keeps the records in this process. Clones share them.
 ///
 /// ```
-/// use resilience_core::breaker::{CircuitBreaker, fleet::InProcess};
+/// use resilience_core::breaker::{CircuitBreaker, fleet::InProcessBreakers};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = InProcess::new();
-/// let one = CircuitBreaker::builder("payments").shared(store.clone()).build()?;
-/// let other = CircuitBreaker::builder("payments").shared(store).build()?; // a second instance
+/// let store = InProcessBreakers::new();
+/// let one = CircuitBreaker::builder("payments").store(store.clone()).build()?;
+/// let other = CircuitBreaker::builder("payments").store(store).build()?; // a second instance
 /// # let _ = (one, other);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct InProcess {
+pub struct InProcessBreakers {
     clock: Clock,
     records: Arc<Mutex<HashMap<String, Entry>>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    record: Record,
+    record: BreakerRecord,
     pushes: watch::Sender<Push>,
 }
 
-impl InProcess {
+impl InProcessBreakers {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
@@ -54,15 +54,15 @@ impl InProcess {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records
             .values_mut()
-            .for_each(|entry| entry.record = Record::default());
+            .for_each(|entry| entry.record = BreakerRecord::default());
     }
 
     /// One step on one record; a new epoch is pushed.
     fn step<T: Send + 'static>(
         &self,
         name: &str,
-        step: impl FnOnce(&mut Record, u64) -> T,
-    ) -> (T, View) {
+        step: impl FnOnce(&mut BreakerRecord, u64) -> T,
+    ) -> (T, BreakerView) {
         let now = self.clock.now().as_nanos() / 1_000_000;
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entry(&mut records, name);
@@ -80,31 +80,39 @@ impl InProcess {
 
 fn entry<'a>(records: &'a mut HashMap<String, Entry>, name: &str) -> &'a mut Entry {
     records.entry(name.to_owned()).or_insert_with(|| Entry {
-        record: Record::default(),
+        record: BreakerRecord::default(),
         pushes: watch::Sender::new(Push::None),
     })
 }
 
-impl Default for InProcess {
+impl Default for InProcessBreakers {
     fn default() -> Self {
         Self::new()
     }
 }
 
-fn ready<T: Send + 'static>(value: T) -> Answer<'static, T> {
+fn ready<T: Send + 'static>(value: T) -> StoreFuture<'static, T> {
     Box::pin(std::future::ready(Ok(value)))
 }
 
-impl BreakerStore for InProcess {
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+impl BreakerStore for InProcessBreakers {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
         ready(self.step(name, |record, now| record.report(report, now)).1)
     }
 
-    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+    fn change<'a>(
+        &'a self,
+        name: &'a str,
+        change: &'a Change,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         ready(self.step(name, |record, now| record.change(change, now)))
     }
 
-    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+    fn restore<'a>(
+        &'a self,
+        name: &'a str,
+        known: &'a BreakerView,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         ready(self.step(name, |record, now| record.restore(known, now)))
     }
 
@@ -114,7 +122,7 @@ impl BreakerStore for InProcess {
         lease: &'a Arc<str>,
         budget: u32,
         lease_ms: u64,
-    ) -> Answer<'a, (LeaseAnswer, View)> {
+    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
         ready(self.step(name, |record, now| {
             record.lease(lease, budget, lease_ms, now)
         }))
@@ -126,32 +134,39 @@ impl BreakerStore for InProcess {
         lease: &'a str,
         epoch: u64,
         success: Option<bool>,
-    ) -> Answer<'a, (bool, View)> {
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         ready(self.step(name, |record, now| {
             record.settle(lease, epoch, success, now)
         }))
     }
 
-    fn order<'a>(
+    fn set_override<'a>(
         &'a self,
         name: &'a str,
-        order: Option<FleetOrder>,
+        active_override: Option<FleetOverride>,
         by: &'a str,
-    ) -> Answer<'a, View> {
+    ) -> StoreFuture<'a, BreakerView> {
         ready(
-            self.step(name, |record, now| record.order_to(order, by, now))
-                .1,
+            self.step(name, |record, now| {
+                record.set_override(active_override, by, now)
+            })
+            .1,
         )
     }
 
-    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+    fn reset<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        cause: &'a str,
+    ) -> StoreFuture<'a, BreakerView> {
         ready(
             self.step(name, |record, now| record.reset(by, cause, now))
                 .1,
         )
     }
 
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
         ready(self.step(name, |_, _| ()).1)
     }
 

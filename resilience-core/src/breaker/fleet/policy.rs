@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     local::LocalPhase,
-    record::{Counts, FleetState, View},
+    record::{BreakerView, Counts, FleetState},
 };
 
 /// When a fleet opens, how it probes, and how it recovers. Every instance of a breaker should have the same one; the
@@ -51,7 +51,7 @@ const MILLION: u64 = 1_000_000;
 impl Policy {
     /// What to propose at this sight, if anything.
     #[must_use]
-    pub fn decide(&self, view: &View) -> Option<Proposal> {
+    pub fn decide(&self, view: &BreakerView) -> Option<Proposal> {
         match view.state {
             FleetState::Closed => self.failing(view).map(|cause| self.trip(view, cause)),
             // Time opens the door to half-open, with the first lease.
@@ -65,7 +65,7 @@ impl Policy {
     /// have passed: that it recovers, as if those had been the fleet's. Whether the record's open time
     /// is over does not matter: it was when the instance sent its probes.
     #[must_use]
-    pub fn recover(&self, view: &View, local: LocalPhase) -> Option<Proposal> {
+    pub fn recover(&self, view: &BreakerView, local: LocalPhase) -> Option<Proposal> {
         let waits = matches!(view.state, FleetState::Open | FleetState::HalfOpen);
         (waits && local == LocalPhase::Recovered).then(|| Proposal {
             to: self.after_probes(),
@@ -77,7 +77,7 @@ impl Policy {
     /// What to propose when the dependency itself has asked one instance to be left alone for `asked_ms` more: its
     /// own word needs no quorum. Nothing, if the fleet keeps away for as long already.
     #[must_use]
-    pub fn cool_down(&self, view: &View, asked_ms: u64) -> Option<Proposal> {
+    pub fn cool_down(&self, view: &BreakerView, asked_ms: u64) -> Option<Proposal> {
         // Less is not worth a change: the answer that told the time left was under way for about as long.
         const SLACK_MS: u64 = 50;
         let cause = "the dependency asked to be left alone".to_owned();
@@ -100,7 +100,7 @@ impl Policy {
         share.max(self.min_instances)
     }
 
-    fn failing(&self, view: &View) -> Option<String> {
+    fn failing(&self, view: &BreakerView) -> Option<String> {
         let Counts { failure, slow, .. } = view.window;
         let total = view.window.total();
         let over =
@@ -119,7 +119,7 @@ impl Policy {
         ))
     }
 
-    fn trip(&self, view: &View, cause: String) -> Proposal {
+    fn trip(&self, view: &BreakerView, cause: String) -> Proposal {
         let stable = view.state == FleetState::Closed
             && u128::from(view.age_ms) >= self.stable_after.as_millis();
         let trips = if stable {
@@ -134,7 +134,7 @@ impl Policy {
         }
     }
 
-    fn judge_probes(&self, view: &View) -> Option<Proposal> {
+    fn judge_probes(&self, view: &BreakerView) -> Option<Proposal> {
         let (
             budget,
             Counts {
@@ -159,7 +159,7 @@ impl Policy {
         }
     }
 
-    fn judge_stage(&self, view: &View, stage: u8) -> Option<Proposal> {
+    fn judge_stage(&self, view: &BreakerView, stage: u8) -> Option<Proposal> {
         if let Some(cause) = self.failing(view) {
             return Some(self.trip(view, cause));
         }
@@ -211,8 +211,8 @@ mod tests {
         }
     }
 
-    fn closed(success: u64, failure: u64, failing: u64, live: u64) -> View {
-        View {
+    fn closed(success: u64, failure: u64, failing: u64, live: u64) -> BreakerView {
+        BreakerView {
             window: Counts {
                 success,
                 failure,
@@ -220,7 +220,7 @@ mod tests {
             },
             failing,
             live,
-            ..View::default()
+            ..BreakerView::default()
         }
     }
 
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_dependencys_own_word_needs_no_quorum() {
-        let cool_down = |view: &View, ms| {
+        let cool_down = |view: &BreakerView, ms| {
             policy()
                 .cool_down(view, ms)
                 .map(|proposal| (proposal.to, proposal.trips))
@@ -262,11 +262,11 @@ mod tests {
             cool_down(&closed(1_000, 1, 1, 50), 30_000),
             Some((FleetState::Open, 1))
         );
-        let open = View {
+        let open = BreakerView {
             state: FleetState::Open,
             remaining_ms: 10_000,
             trips: 2,
-            ..View::default()
+            ..BreakerView::default()
         };
         assert_eq!(cool_down(&open, 10_000), None, "it keeps away already");
         assert_eq!(cool_down(&open, 9_000), None);
@@ -275,7 +275,7 @@ mod tests {
             Some((FleetState::Open, 2)),
             "for longer, but it is the same trip"
         );
-        let half_open = View {
+        let half_open = BreakerView {
             state: FleetState::HalfOpen,
             ..open
         };
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn half_open_is_left_as_soon_as_the_rest_cannot_change_it() {
-        let probed = |success, failure| View {
+        let probed = |success, failure| BreakerView {
             state: FleetState::HalfOpen,
             trips: 2,
             probes: Counts {
@@ -292,7 +292,7 @@ mod tests {
                 failure,
                 slow: 0,
             },
-            ..View::default()
+            ..BreakerView::default()
         };
         let to = |view| {
             policy()
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn half_open_does_not_wait_for_ever_once_a_probe_came_back() {
-        let late = |success, failure| View {
+        let late = |success, failure| BreakerView {
             state: FleetState::HalfOpen,
             age_ms: 30_000,
             probes: Counts {
@@ -315,7 +315,7 @@ mod tests {
                 failure,
                 slow: 0,
             },
-            ..View::default()
+            ..BreakerView::default()
         };
         let to = |view| policy().decide(&view).map(|proposal| proposal.to);
         assert_eq!(to(late(0, 0)), None, "nobody called: nothing to judge");
@@ -329,16 +329,16 @@ mod tests {
             stages: 2,
             ..policy()
         };
-        let stage = |n, left| View {
+        let stage = |n, left| BreakerView {
             state: FleetState::RampUp(n),
             remaining_ms: left,
-            ..View::default()
+            ..BreakerView::default()
         };
         let to = |view| policy.decide(&view).map(|proposal| proposal.to);
         assert_eq!(to(stage(0, 10)), None);
         assert_eq!(to(stage(0, 0)), Some(FleetState::RampUp(1)));
         assert_eq!(to(stage(1, 0)), Some(FleetState::Closed));
-        let failing = View {
+        let failing = BreakerView {
             window: Counts {
                 success: 0,
                 failure: 20,

@@ -77,7 +77,7 @@ pub const BUCKETS: u64 = 10;
 
 /// What an operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OrderKind {
+pub enum OverrideKind {
     /// Reject every call.
     ForceOpen,
     /// Let every call through, and go on counting.
@@ -90,9 +90,9 @@ pub enum OrderKind {
 
 /// An operator's order to the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FleetOrder {
+pub struct FleetOverride {
     /// What.
-    pub kind: OrderKind,
+    pub kind: OverrideKind,
     /// Why.
     pub reason: String,
     /// Who gave it.
@@ -103,7 +103,7 @@ pub struct FleetOrder {
 
 /// The record as one instance sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct View {
+pub struct BreakerView {
     /// Goes up with every change of state or order, and never back.
     pub epoch: u64,
     /// Where the fleet stands.
@@ -125,7 +125,7 @@ pub struct View {
     /// Probes that came back in this half-open time.
     pub probes: Counts,
     /// The order in force.
-    pub order: Option<FleetOrder>,
+    pub active_override: Option<FleetOverride>,
     /// Who made the last change.
     pub by: String,
     /// Why.
@@ -164,7 +164,7 @@ pub enum LeaseAnswer {
 
 /// The shared state of one breaker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Record {
+pub struct BreakerRecord {
     epoch: u64,
     state: FleetState,
     since: u64,
@@ -173,7 +173,7 @@ pub struct Record {
     trips: u32,
     by: String,
     cause: String,
-    order: Option<(FleetOrder, u64)>,
+    active_override: Option<(FleetOverride, u64)>,
     buckets: BTreeMap<u64, Counts>,
     bucket_ms: u64,
     instances: BTreeMap<Arc<str>, Instance>,
@@ -189,7 +189,7 @@ struct Instance {
     live_until: u64,
 }
 
-impl Record {
+impl BreakerRecord {
     /// Merges a report. One with a sequence number that was merged before adds nothing, nor does one of another
     /// epoch; the instance is live all the same.
     pub fn report(&mut self, report: &Report, now: u64) {
@@ -237,7 +237,7 @@ impl Record {
     }
 
     /// Brings back what an instance knows when the record was lost. Nothing happens if the record knows better.
-    pub fn restore(&mut self, known: &View, now: u64) -> bool {
+    pub fn restore(&mut self, known: &BreakerView, now: u64) -> bool {
         if known.epoch <= self.epoch {
             return false;
         }
@@ -251,9 +251,11 @@ impl Record {
         self.trips = known.trips;
         self.by.clone_from(&known.by);
         self.cause.clone_from(&known.cause);
-        self.order = known.order.clone().map(|order| {
-            let until = order.expires_ms.map_or(u64::MAX, |left| now + left);
-            (order, until)
+        self.active_override = known.active_override.clone().map(|active_override| {
+            let until = active_override
+                .expires_ms
+                .map_or(u64::MAX, |left| now + left);
+            (active_override, until)
         });
         self.leases.clear();
         self.probes = Counts::default();
@@ -267,7 +269,7 @@ impl Record {
         if self.state == FleetState::Open && now >= self.until {
             self.enter(FleetState::HalfOpen, 0, now);
         }
-        if self.state != FleetState::HalfOpen || self.order(now).is_some() {
+        if self.state != FleetState::HalfOpen || self.active_override(now).is_some() {
             return LeaseAnswer::Denied;
         }
         self.leases.retain(|_, until| *until > now);
@@ -294,10 +296,12 @@ impl Record {
     }
 
     /// Gives an order, or lifts the one in force.
-    pub fn order_to(&mut self, order: Option<FleetOrder>, by: &str, now: u64) {
-        self.order = order.map(|order| {
-            let until = order.expires_ms.map_or(u64::MAX, |left| now + left);
-            (order, until)
+    pub fn set_override(&mut self, active_override: Option<FleetOverride>, by: &str, now: u64) {
+        self.active_override = active_override.map(|active_override| {
+            let until = active_override
+                .expires_ms
+                .map_or(u64::MAX, |left| now + left);
+            (active_override, until)
         });
         by.clone_into(&mut self.by);
         self.epoch = next_epoch(self.epoch, now);
@@ -307,14 +311,14 @@ impl Record {
     pub fn reset(&mut self, by: &str, cause: &str, now: u64) {
         self.enter(FleetState::Closed, 0, now);
         self.trips = 0;
-        self.order = None;
+        self.active_override = None;
         by.clone_into(&mut self.by);
         cause.clone_into(&mut self.cause);
     }
 
     /// What an instance gets to see.
     #[must_use]
-    pub fn view(&self, now: u64) -> View {
+    pub fn view(&self, now: u64) -> BreakerView {
         let mut window = Counts::default();
         if let Some(now_bucket) = now.checked_div(self.bucket_ms) {
             let oldest = (now_bucket + 1).saturating_sub(BUCKETS);
@@ -322,7 +326,7 @@ impl Record {
                 .range(oldest..)
                 .for_each(|(_, counts)| window.add(*counts));
         }
-        View {
+        BreakerView {
             epoch: self.epoch,
             state: self.state,
             remaining_ms: self.until.saturating_sub(now),
@@ -334,7 +338,7 @@ impl Record {
             leased: u32::try_from(self.leases.values().filter(|until| **until > now).count())
                 .unwrap_or(u32::MAX),
             probes: self.probes,
-            order: self.order(now),
+            active_override: self.active_override(now),
             by: self.by.clone(),
             cause: self.cause.clone(),
         }
@@ -366,11 +370,11 @@ impl Record {
         self.failing.clear();
     }
 
-    fn order(&self, now: u64) -> Option<FleetOrder> {
-        let (order, until) = self.order.as_ref()?;
-        (*until > now).then(|| FleetOrder {
-            expires_ms: order.expires_ms.map(|_| until - now),
-            ..order.clone()
+    fn active_override(&self, now: u64) -> Option<FleetOverride> {
+        let (active_override, until) = self.active_override.as_ref()?;
+        (*until > now).then(|| FleetOverride {
+            expires_ms: active_override.expires_ms.map(|_| until - now),
+            ..active_override.clone()
         })
     }
 }

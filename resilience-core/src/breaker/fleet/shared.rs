@@ -5,21 +5,21 @@ use std::{sync::Arc, time::Duration};
 use super::{
     agent::Agent,
     local::LocalPhase,
-    member::{Mail, Membership},
+    member::{AgentReceiver, Membership},
     policy::Policy,
-    record::{Counts, FleetOrder, FleetState, OrderKind, View},
+    record::{BreakerView, Counts, FleetOverride, FleetState, OverrideKind},
     rules::FleetRules,
     store::BreakerStore,
 };
 use crate::{
     breaker::{
-        config::Config,
-        control::Imposed,
+        builder::Config,
         events::Cause,
-        orders::Order,
+        overrides::Override,
         rules::{Rules, WindowRules},
         shared::Shared,
         snapshot::State,
+        transitions::Imposed,
     },
     clock::Clock,
 };
@@ -28,7 +28,10 @@ use crate::{
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// This instance's membership, if the breaker is shared.
-pub(in crate::breaker) fn join(config: &Config, name: Arc<str>) -> Option<(Arc<Membership>, Mail)> {
+pub(in crate::breaker) fn join(
+    config: &Config,
+    name: Arc<str>,
+) -> Option<(Arc<Membership>, AgentReceiver)> {
     let (store, rules) = config.fleet.clone()?;
     Some(enter(store, rules, &config.rules, name, config.clock))
 }
@@ -39,7 +42,7 @@ fn enter(
     rules: &Rules,
     name: Arc<str>,
     clock: Clock,
-) -> (Arc<Membership>, Mail) {
+) -> (Arc<Membership>, AgentReceiver) {
     let policy = policy(&fleet, rules);
     Membership::new(store, policy, fleet, name, clock)
 }
@@ -66,9 +69,9 @@ fn policy(fleet: &FleetRules, rules: &Rules) -> Policy {
 }
 
 /// Starts the task that speaks for this instance.
-pub(in crate::breaker) fn speak_for(breaker: &Arc<Shared>, mail: Mail) {
+pub(in crate::breaker) fn spawn_agent(breaker: &Arc<Shared>, receiver: AgentReceiver) {
     if let Some(member) = breaker.member() {
-        Agent::start(breaker, member, mail);
+        Agent::start(breaker, member, receiver);
     }
 }
 
@@ -117,7 +120,7 @@ impl Shared {
 
     /// Returns to a known verdict that the breaker has left without evidence against it. An open time of
     /// its own is not shortened: it backs off from probes that failed.
-    pub(super) fn follow(&self, view: &View, local: LocalPhase) {
+    pub(super) fn follow(&self, view: &BreakerView, local: LocalPhase) {
         let left = Duration::from_millis(view.remaining_ms);
         let imposed = match (view.state, local) {
             (FleetState::Open | FleetState::HalfOpen, LocalPhase::Open) => {
@@ -129,13 +132,16 @@ impl Shared {
     }
 
     /// Does what the fleet has decided.
-    pub(super) fn obey(&self, previous: &View, view: &View) {
-        let same_order = same_order(previous.order.as_ref(), view.order.as_ref());
-        if !same_order {
-            match &view.order {
-                Some(order) => self.order(local(order)),
+    pub(super) fn apply(&self, previous: &BreakerView, view: &BreakerView) {
+        let same_override = same_override(
+            previous.active_override.as_ref(),
+            view.active_override.as_ref(),
+        );
+        if !same_override {
+            match &view.active_override {
+                Some(active_override) => self.set_override(local(active_override)),
                 None => {
-                    self.clear_order("lifted for the fleet".into());
+                    self.clear_override("lifted for the fleet".into());
                 }
             }
         }
@@ -143,7 +149,7 @@ impl Shared {
         let left = Duration::from_millis(view.remaining_ms);
         if view.state == FleetState::Closed && previous.state == FleetState::Closed {
             // It was entered again, or no order came or went: the fleet was reset.
-            if anew || (same_order && previous.epoch != 0) {
+            if anew || (same_override && previous.epoch != 0) {
                 self.reset(view.cause.as_str().into());
             }
             return;
@@ -161,7 +167,7 @@ fn imposed(state: FleetState, left: Duration) -> Imposed {
     }
 }
 
-fn cause(view: &View) -> Cause {
+fn cause(view: &BreakerView) -> Cause {
     Cause::Fleet {
         by: view.by.as_str().into(),
         why: view.cause.as_str().into(),
@@ -169,7 +175,7 @@ fn cause(view: &View) -> Cause {
 }
 
 /// The same but for the time it has left.
-fn same_order(one: Option<&FleetOrder>, other: Option<&FleetOrder>) -> bool {
+fn same_override(one: Option<&FleetOverride>, other: Option<&FleetOverride>) -> bool {
     match (one, other) {
         (None, None) => true,
         (Some(one), Some(other)) => {
@@ -185,16 +191,16 @@ fn same_order(one: Option<&FleetOrder>, other: Option<&FleetOrder>) -> bool {
     }
 }
 
-fn local(order: &FleetOrder) -> Order {
-    let reason = order.reason.as_str();
-    let local = match order.kind {
-        OrderKind::ForceOpen => Order::force_open(reason),
-        OrderKind::ForceClosed => Order::force_closed(reason),
-        OrderKind::Disable => Order::disable(reason),
-        OrderKind::MetricsOnly => Order::metrics_only(reason),
+fn local(active_override: &FleetOverride) -> Override {
+    let reason = active_override.reason.as_str();
+    let local = match active_override.kind {
+        OverrideKind::ForceOpen => Override::force_open(reason),
+        OverrideKind::ForceClosed => Override::force_closed(reason),
+        OverrideKind::Disable => Override::disable(reason),
+        OverrideKind::MetricsOnly => Override::metrics_only(reason),
     };
-    let local = local.by(order.by.as_str());
-    match order.expires_ms {
+    let local = local.by(active_override.by.as_str());
+    match active_override.expires_ms {
         Some(left) => local.expires_after(Duration::from_millis(left)),
         None => local,
     }

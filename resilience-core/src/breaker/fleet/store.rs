@@ -4,22 +4,22 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 
-use super::record::{Change, FleetOrder, LeaseAnswer, Report, View};
+use super::record::{BreakerView, Change, FleetOverride, LeaseAnswer, Report};
 
 /// The answer of a store. Boxed: no call that passes a closed breaker ever waits for one.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreFailure>> + Send + 'a>>;
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Why a store gave no answer. The breaker goes on with its local window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct StoreFailure {
+pub struct StoreError {
     /// What went wrong, for the log.
     pub reason: String,
     /// Whether the store may have done what it was asked although no answer came.
     pub ambiguous: bool,
 }
 
-impl StoreFailure {
+impl StoreError {
     /// A failure that left nothing behind in the store, unless `ambiguous`.
     pub fn new(reason: impl Into<String>, ambiguous: bool) -> Self {
         Self {
@@ -29,71 +29,84 @@ impl StoreFailure {
     }
 }
 
-impl fmt::Display for StoreFailure {
+impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
     }
 }
 
-impl std::error::Error for StoreFailure {}
+impl std::error::Error for StoreError {}
 
 /// Maximum time for one step of the store. A store that keeps its own, shorter budget never meets it;
 /// one that never answers would otherwise stop the agent at its report, deaf to pushes.
 pub(super) const STEP_BUDGET: Duration = Duration::from_millis(250);
 
 /// Waits for `answer` for at most [`STEP_BUDGET`]. What the store has done by then is unknown.
-pub(super) async fn in_time<T>(answer: Answer<'_, T>) -> Result<T, StoreFailure> {
+pub(super) async fn in_time<T>(answer: StoreFuture<'_, T>) -> Result<T, StoreError> {
     timeout(STEP_BUDGET, answer).await.unwrap_or_else(|_| {
         let reason = format!("no answer within {STEP_BUDGET:?}");
-        Err(StoreFailure::new(reason, true))
+        Err(StoreError::new(reason, true))
     })
 }
 
 /// Where a fleet keeps its breakers' records.
 ///
-/// Each method is one atomic step on the [`Record`](super::Record) of breaker `name`, with the store's own clock,
+/// Each method is one atomic step on the [`BreakerRecord`](super::BreakerRecord) of breaker `name`, with the store's own clock,
 /// and answers with the view after it. Changes of state and orders are pushed to all subscribers.
 pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
-    /// See [`Record::report`](super::Record::report).
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View>;
+    /// See [`BreakerRecord::report`](super::BreakerRecord::report).
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView>;
 
-    /// See [`Record::change`](super::Record::change). Whether this proposal won, and what holds now.
-    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)>;
+    /// See [`BreakerRecord::change`](super::BreakerRecord::change). Whether this proposal won, and what holds now.
+    fn change<'a>(
+        &'a self,
+        name: &'a str,
+        change: &'a Change,
+    ) -> StoreFuture<'a, (bool, BreakerView)>;
 
-    /// See [`Record::restore`](super::Record::restore). Whether the record knew less.
-    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)>;
+    /// See [`BreakerRecord::restore`](super::BreakerRecord::restore). Whether the record knew less.
+    fn restore<'a>(
+        &'a self,
+        name: &'a str,
+        known: &'a BreakerView,
+    ) -> StoreFuture<'a, (bool, BreakerView)>;
 
-    /// See [`Record::lease`](super::Record::lease).
+    /// See [`BreakerRecord::lease`](super::BreakerRecord::lease).
     fn lease<'a>(
         &'a self,
         name: &'a str,
         lease: &'a Arc<str>,
         budget: u32,
         lease_ms: u64,
-    ) -> Answer<'a, (LeaseAnswer, View)>;
+    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)>;
 
-    /// See [`Record::settle`](super::Record::settle). Whether the lease was still held.
+    /// See [`BreakerRecord::settle`](super::BreakerRecord::settle). Whether the lease was still held.
     fn settle<'a>(
         &'a self,
         name: &'a str,
         lease: &'a str,
         epoch: u64,
         success: Option<bool>,
-    ) -> Answer<'a, (bool, View)>;
+    ) -> StoreFuture<'a, (bool, BreakerView)>;
 
-    /// See [`Record::order_to`](super::Record::order_to).
-    fn order<'a>(
+    /// See [`BreakerRecord::set_override`](super::BreakerRecord::set_override).
+    fn set_override<'a>(
         &'a self,
         name: &'a str,
-        order: Option<FleetOrder>,
+        active_override: Option<FleetOverride>,
         by: &'a str,
-    ) -> Answer<'a, View>;
+    ) -> StoreFuture<'a, BreakerView>;
 
-    /// See [`Record::reset`](super::Record::reset).
-    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View>;
+    /// See [`BreakerRecord::reset`](super::BreakerRecord::reset).
+    fn reset<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        cause: &'a str,
+    ) -> StoreFuture<'a, BreakerView>;
 
     /// The record as it is, without telling it anything.
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View>;
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView>;
 
     /// Pushes about breaker `name` from now on.
     fn subscribe(&self, name: &str) -> Subscription;
@@ -106,7 +119,7 @@ pub enum Push {
     /// Nothing yet.
     None,
     /// The fleet stands here now.
-    View(Arc<View>),
+    View(Arc<BreakerView>),
     /// The channel was interrupted: pushes may have been lost, ask.
     Missed,
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::{Layer as _, layer::SubscriberExt};
 
 use super::*;
 use crate::{
-    breaker::{Cause, Event, Order, State},
+    breaker::{Cause, Event, Override, State},
     telemetry::Source,
     test_log,
 };
@@ -30,8 +30,8 @@ async fn every_change_is_told_in_order_with_its_cause() {
     breaker.acquire().unwrap().settle(Verdict::transient());
     advance(5 * SECOND).await;
     breaker.acquire().unwrap().settle(Verdict::Success);
-    breaker.order(Order::force_open("maintenance").by("ops"));
-    breaker.clear_order("done");
+    breaker.set_override(Override::force_open("maintenance").by("ops"));
+    breaker.clear_override("done");
     breaker.reset("to be sure");
     let first = events.next().await.unwrap().unwrap();
     assert_eq!((&*first.name, first.generation), ("test", 1));
@@ -58,9 +58,9 @@ async fn every_change_is_told_in_order_with_its_cause() {
             (8, State::Closed, "reset"),
         ]
     );
-    let order = rest[4].order.as_ref().unwrap();
+    let active_override = rest[4].active_override.as_ref().unwrap();
     assert_eq!(
-        (&*order.reason, order.by.as_deref()),
+        (&*active_override.reason, active_override.by.as_deref()),
         ("maintenance", Some("ops"))
     );
 }

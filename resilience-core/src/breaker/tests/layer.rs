@@ -8,7 +8,7 @@ use tower_test::mock;
 
 use super::*;
 use crate::{
-    Pattern, ServiceError, breaker::State, classify, completion::Until, deadline::Timeout,
+    Pattern, ServiceError, breaker::State, classify, completion::Completion, deadline::Timeout,
 };
 
 #[tokio::test(start_paused = true)]
@@ -390,7 +390,7 @@ impl<G: Guard> Body<G> {
     }
 }
 
-impl<Res, G: Guard> Until<Res, G> for Inside {
+impl<Res, G: Guard> Completion<Res, G> for Inside {
     type Response = Body<G>;
 
     fn hold(&self, _: Res, verdict: Verdict, guard: G) -> Self::Response {
@@ -402,7 +402,7 @@ impl<Res, G: Guard> Until<Res, G> for Inside {
 async fn an_answer_is_judged_at_its_end_and_not_at_its_beginning() {
     let breaker = builder().build().unwrap();
     let answer = service_fn(|(): ()| ready(Ok::<_, Error<()>>(())));
-    let mut service = breaker.layer().until(Inside).layer(answer);
+    let mut service = breaker.layer().complete_on(Inside).layer(answer);
     for _ in 0..3 {
         let body = service.ready().await.unwrap().call(()).await.unwrap();
         assert_eq!(
@@ -458,5 +458,5 @@ fn the_future_is_send_where_the_inner_one_is_and_small() {
         .layer(service_fn(|()| ready(Ok::<u64, Error<()>>(1))));
     is_send(&service.call(()));
     is_send(&breaker.acquire().unwrap());
-    assert!(size_of::<crate::breaker::Call>() <= 24);
+    assert!(size_of::<crate::breaker::Permit>() <= 24);
 }

@@ -2,12 +2,12 @@
 
 mod dropped;
 mod events;
-mod gate;
 mod half_open;
 mod keyed;
 mod layer;
 mod model;
-mod orders;
+mod overrides;
+mod readiness;
 
 use std::{
     future::{Future, pending},
@@ -22,13 +22,16 @@ use std::{
 
 use tower::{Layer, Service, ServiceExt};
 
-use super::{Builder, CircuitBreaker, CircuitBreakerService, HalfOpen, OpenFor, Snapshot, Window};
+use super::{
+    BreakerSnapshot, CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerService, HalfOpen,
+    OpenFor, Window,
+};
 use crate::{Error, Reason, Rejected, Verdict, completion::Guard};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Opens at two failures of four, for five seconds; two probes.
-fn builder() -> Builder {
+fn builder() -> CircuitBreakerBuilder {
     CircuitBreaker::builder("test")
         .window(Window::count(10))
         .minimum_calls(4)
@@ -147,6 +150,6 @@ fn trip(breaker: &CircuitBreaker) {
     panic!("a hundred failures did not open it");
 }
 
-fn counts(snapshot: &Snapshot) -> (u64, u64) {
+fn counts(snapshot: &BreakerSnapshot) -> (u64, u64) {
     (snapshot.counts.calls, snapshot.counts.failures)
 }

@@ -8,14 +8,14 @@ use std::{
 use tokio::time::{sleep, timeout_at};
 
 use super::{
-    config::Unreachable,
+    builder::Unreachable,
     permit::{FleetPermit, Held},
-    record::{Admission, Wish},
-    shared::{Late, Shared},
-    store::{Calls, StoreFailure},
+    record::{AcquireRequest, Admission},
+    shared::{PendingRelease, Shared},
+    store::{StoreError, Wakeups},
 };
 use crate::{
-    bulkhead::wait::give_up_at,
+    bulkhead::queue::give_up_at,
     error::{Reason, Rejected},
 };
 
@@ -53,7 +53,7 @@ pub(super) async fn acquire(shared: Arc<Shared>, cost: u64) -> Result<FleetPermi
     let Some((length, max_wait)) = shared.queue else {
         return Err(shared.reject(Reason::Full));
     };
-    let Some(_place) = Place::in_line(&shared, length) else {
+    let Some(_place) = QueueSlot::reserve(&shared, length) else {
         return Err(shared.reject(Reason::Full));
     };
     let until = give_up_at(max_wait);
@@ -66,8 +66,8 @@ pub(super) async fn acquire(shared: Arc<Shared>, cost: u64) -> Result<FleetPermi
 
 /// One attempt, without a place in the fleet's queue.
 async fn once(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
-    let mut asking = Asking::new(shared, cost, Duration::ZERO);
-    match asking.ask().await {
+    let mut acquisition = Acquisition::new(shared, cost, Duration::ZERO);
+    match acquisition.ask().await {
         Ok(permit) => Ok(permit),
         Err(Refused::Full(_)) => Err(Reason::Full),
         Err(Refused::Impossible) => Err(Reason::TooCostly),
@@ -79,12 +79,12 @@ async fn once(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
 async fn wait(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
     // It is never closed.
     let _first = shared.turn.acquire().await.ok();
-    let mut calls = shared.calls();
-    let mut asking = Asking::new(shared, cost, TICKET);
+    let mut wakeups = shared.wakeups();
+    let mut acquisition = Acquisition::new(shared, cost, TICKET);
     loop {
         // Whatever is called from here on is heard.
-        calls.catch_up();
-        let again = match asking.ask().await {
+        wakeups.catch_up();
+        let again = match acquisition.ask().await {
             Ok(permit) => return Ok(permit),
             Err(Refused::Impossible) => return Err(Reason::TooCostly),
             Err(Refused::Full(again)) => again,
@@ -93,17 +93,17 @@ async fn wait(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
                 done => return done,
             },
         };
-        called_or(&mut calls, &asking.wish.lease, again).await;
+        woken_or(&mut wakeups, &acquisition.request.lease, again).await;
     }
 }
 
 /// Until the wish is called up, or for so long, but no longer than the position in the queue allows.
-async fn called_or(calls: &mut Calls, lease: &str, again: Duration) {
+async fn woken_or(wakeups: &mut Wakeups, lease: &str, again: Duration) {
     let jittered = POLL.mul_f64(0.5 + fastrand::f64());
     // A moment after the end of somebody's lease, not before.
     let again = again + Duration::from_millis(1);
     tokio::select! {
-        () = calls.for_lease(lease) => {}
+        () = wakeups.for_lease(lease) => {}
         () = sleep(jittered.min(again)) => {}
     }
 }
@@ -120,28 +120,28 @@ fn without_store(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason>
 }
 
 /// A wish on its way. Whatever the store did about it without our hearing of it is undone when it is dropped.
-struct Asking<'a> {
+struct Acquisition<'a> {
     shared: &'a Arc<Shared>,
-    wish: Wish,
+    request: AcquireRequest,
     /// Whether the store may know of it: a lease, or a position in the queue.
     known: bool,
     /// What goes along, until the store has answered.
-    along: Vec<Late>,
+    along: Vec<PendingRelease>,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> Acquisition<'a> {
     fn new(shared: &'a Arc<Shared>, cost: u64, ticket: Duration) -> Self {
-        let wish = Wish {
+        let request = AcquireRequest {
             lease: shared.new_lease(),
             cost,
             limit: shared.limit(),
             lease_ms: millis(shared.lease),
             ticket_ms: millis(ticket),
-            returns: Vec::new(),
+            releases: Vec::new(),
         };
         Self {
             shared,
-            wish,
+            request,
             known: false,
             along: Vec::new(),
         }
@@ -149,12 +149,12 @@ impl<'a> Asking<'a> {
 
     /// Asks the store; once more, under the same id, if it may have granted the wish and the answer was lost.
     async fn ask(&mut self) -> Result<FleetPermit, Refused> {
-        self.wish.limit = self.shared.limit();
-        if self.wish.cost > self.wish.limit {
+        self.request.limit = self.shared.limit();
+        if self.request.cost > self.request.limit {
             return Err(Refused::Impossible);
         }
-        self.along = self.shared.desk.take(ALONG);
-        self.wish.returns = self.along.iter().map(|late| late.what.clone()).collect();
+        self.along = self.shared.release_queue.take(ALONG);
+        self.request.releases = self.along.iter().map(|late| late.what.clone()).collect();
         let sent = self.shared.clock.now();
         let answer = match self.send().await {
             Err(failure) if failure.ambiguous => self.send().await,
@@ -163,7 +163,7 @@ impl<'a> Asking<'a> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) => {
-                self.shared.desk.put_back(&mut self.along);
+                self.shared.release_queue.put_back(&mut self.along);
                 self.shared.unanswered(&failure);
                 return Err(Refused::Unanswered);
             }
@@ -176,19 +176,19 @@ impl<'a> Asking<'a> {
                 Ok(self.permit(fence, certain_until(sent, self.shared.lease)))
             }
             Admission::Full { again_ms } => {
-                self.known = self.wish.ticket_ms > 0;
+                self.known = self.request.ticket_ms > 0;
                 Err(Refused::Full(Duration::from_millis(again_ms)))
             }
             Admission::Impossible => Err(Refused::Impossible),
         }
     }
 
-    async fn send(&mut self) -> Result<Admission, StoreFailure> {
+    async fn send(&mut self) -> Result<Admission, StoreError> {
         let before = std::mem::replace(&mut self.known, true);
         let answer = self
             .shared
             .store
-            .acquire(&self.shared.name, &self.wish)
+            .acquire(&self.shared.name, &self.request)
             .await;
         if answer.as_ref().is_err_and(|failure| !failure.ambiguous) {
             self.known = before;
@@ -198,18 +198,18 @@ impl<'a> Asking<'a> {
 
     fn permit(&self, fence: u64, until: crate::clock::Moment) -> FleetPermit {
         let shared = self.shared;
-        shared.enter(self.wish.cost);
-        let lease = Arc::clone(&self.wish.lease);
-        let held = Held::new(shared.next_number(), lease, self.wish.cost, fence, until);
-        FleetPermit::new(Arc::clone(shared), self.wish.cost, Some(Arc::new(held)))
+        shared.enter(self.request.cost);
+        let lease = Arc::clone(&self.request.lease);
+        let held = Held::new(shared.next_number(), lease, self.request.cost, fence, until);
+        FleetPermit::new(Arc::clone(shared), self.request.cost, Some(Arc::new(held)))
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Acquisition<'_> {
     fn drop(&mut self) {
-        self.shared.desk.put_back(&mut self.along);
+        self.shared.release_queue.put_back(&mut self.along);
         if self.known {
-            self.shared.give_back(Arc::clone(&self.wish.lease), None);
+            self.shared.give_back(Arc::clone(&self.request.lease), None);
         }
     }
 }
@@ -225,17 +225,17 @@ pub(super) fn millis(time: Duration) -> u64 {
 }
 
 /// One of those who wait in this instance.
-struct Place<'a>(&'a Shared);
+struct QueueSlot<'a>(&'a Shared);
 
-impl<'a> Place<'a> {
-    fn in_line(shared: &'a Shared, length: usize) -> Option<Self> {
+impl<'a> QueueSlot<'a> {
+    fn reserve(shared: &'a Shared, length: usize) -> Option<Self> {
         let more = |waiting: usize| Some(waiting + 1).filter(|waiting| *waiting <= length);
         let joined = shared.waiting.fetch_update(Relaxed, Relaxed, more);
         joined.is_ok().then(|| Self(shared))
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Relaxed);
     }

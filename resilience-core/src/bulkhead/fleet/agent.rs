@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     acquire::{certain_until, millis},
     permit::Held,
-    record::{Heartbeat, Holding, Return},
-    shared::{Desk, Shared},
+    record::{Heartbeat, Holding, Release},
+    shared::{ReleaseQueue, Shared},
     store::BulkheadStore,
 };
 use crate::clock::Clock;
@@ -30,7 +30,7 @@ pub(super) struct Agent {
     name: Arc<str>,
     clock: Clock,
     lease: Duration,
-    desk: Arc<Desk>,
+    release_queue: Arc<ReleaseQueue>,
     next_beat: Instant,
     /// When what is owed is tried again, if it failed.
     next_try: Option<Instant>,
@@ -45,7 +45,7 @@ impl Agent {
             name: Arc::clone(&shared.name),
             clock: shared.clock,
             lease: shared.lease,
-            desk: Arc::clone(&shared.desk),
+            release_queue: Arc::clone(&shared.release_queue),
             next_beat: Instant::now(),
             next_try: None,
         };
@@ -53,13 +53,13 @@ impl Agent {
     }
 
     async fn run(mut self) {
-        while self.shared.strong_count() > 0 || !self.desk.is_empty() {
-            let desk = Arc::clone(&self.desk);
+        while self.shared.strong_count() > 0 || !self.release_queue.is_empty() {
+            let release_queue = Arc::clone(&self.release_queue);
             let next_try = self.next_try;
             let due = async {
                 match next_try {
                     Some(at) => sleep_until(at).await,
-                    None => desk.ring.notified().await,
+                    None => release_queue.ring.notified().await,
                 }
             };
             tokio::select! {
@@ -73,12 +73,12 @@ impl Agent {
     async fn give_back(&mut self) {
         self.next_try = None;
         loop {
-            let mut owed = self.desk.take(BATCH);
+            let mut owed = self.release_queue.take(BATCH);
             if owed.is_empty() {
                 return;
             }
-            let returns: Vec<Return> = owed.iter().map(|late| late.what.clone()).collect();
-            let answer = self.store.release(&self.name, &returns).await;
+            let releases: Vec<Release> = owed.iter().map(|late| late.what.clone()).collect();
+            let answer = self.store.release(&self.name, &releases).await;
             let shared = self.shared.upgrade();
             match (answer, shared) {
                 (Ok(_), Some(shared)) => shared.answered(),
@@ -90,7 +90,7 @@ impl Agent {
                     // What has run out meanwhile is given back by time.
                     let now = self.clock.now();
                     owed.retain(|late| late.until > now);
-                    self.desk.put_back(&mut owed);
+                    self.release_queue.put_back(&mut owed);
                     self.next_try = Some(Instant::now() + self.retry_pause());
                     return;
                 }

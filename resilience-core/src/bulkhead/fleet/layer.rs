@@ -12,9 +12,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{acquire::acquire, config::WhenLost, current, permit::FleetPermit, shared::Shared};
+use super::{acquire::acquire, builder::WhenLost, current, permit::FleetPermit, shared::Shared};
 use crate::{
-    completion::{self, Until},
+    completion::{self, Completion},
     cost::{Cost, Each},
     error::{Reason, Rejected, ServiceError},
     verdict::Verdict,
@@ -23,10 +23,10 @@ use crate::{
 /// Makes [`FleetBulkheadService`]s. See [`FleetBulkhead::layer`](super::FleetBulkhead::layer).
 #[derive(Clone)]
 #[must_use]
-pub struct FleetBulkheadLayer<C = Each, U = completion::Response> {
+pub struct FleetBulkheadLayer<C = Each, U = completion::OnResponse> {
     shared: Arc<Shared>,
     cost: C,
-    until: U,
+    completion: U,
 }
 
 impl FleetBulkheadLayer {
@@ -34,7 +34,7 @@ impl FleetBulkheadLayer {
         Self {
             shared,
             cost: Each(1),
-            until: completion::Response,
+            completion: completion::OnResponse,
         }
     }
 }
@@ -45,17 +45,17 @@ impl<C, U> FleetBulkheadLayer<C, U> {
         FleetBulkheadLayer {
             shared: self.shared,
             cost,
-            until: self.until,
+            completion: self.completion,
         }
     }
 
     /// When a call gives its places back. The default is when its response is there; an HTTP body can keep them until
     /// it has been read.
-    pub fn until<V>(self, until: V) -> FleetBulkheadLayer<C, V> {
+    pub fn complete_on<V>(self, completion: V) -> FleetBulkheadLayer<C, V> {
         FleetBulkheadLayer {
             shared: self.shared,
             cost: self.cost,
-            until,
+            completion,
         }
     }
 }
@@ -76,18 +76,18 @@ impl<S, C: Clone, U: Clone> Layer<S> for FleetBulkheadLayer<C, U> {
             inner,
             shared: Arc::clone(&self.shared),
             cost: self.cost.clone(),
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }
 
 /// A service of whose calls the whole fleet can have so many in flight at once. Made by [`FleetBulkheadLayer`].
 #[derive(Clone)]
-pub struct FleetBulkheadService<S, C = Each, U = completion::Response> {
+pub struct FleetBulkheadService<S, C = Each, U = completion::OnResponse> {
     inner: S,
     shared: Arc<Shared>,
     cost: C,
-    until: U,
+    completion: U,
 }
 
 impl<S: fmt::Debug, C, U> fmt::Debug for FleetBulkheadService<S, C, U> {
@@ -104,7 +104,7 @@ where
     S: Service<Req> + Clone,
     S::Error: ServiceError,
     C: Cost<Req>,
-    U: Until<S::Response, FleetPermit>,
+    U: Completion<S::Response, FleetPermit>,
 {
     type Response = U::Response;
     type Error = S::Error;
@@ -129,7 +129,7 @@ where
             permit: None,
             abort: matches!(self.shared.when_lost, WhenLost::Abort),
             lost: None,
-            until: self.until.clone(),
+            completion: self.completion.clone(),
         }
     }
 }
@@ -150,7 +150,7 @@ pin_project! {
         permit: Option<FleetPermit>,
         abort: bool,
         lost: Option<Lost>,
-        until: U,
+        completion: U,
     }
 }
 
@@ -172,7 +172,7 @@ impl<S, Req, U> Future for ResponseFuture<S, Req, U>
 where
     S: Service<Req>,
     S::Error: ServiceError,
-    U: Until<S::Response, FleetPermit>,
+    U: Completion<S::Response, FleetPermit>,
 {
     type Output = Result<U::Response, S::Error>;
 
@@ -232,7 +232,7 @@ where
                     return Poll::Ready(match result {
                         Ok(response) => {
                             let verdict = Verdict::Success;
-                            Ok(this.until.hold_from(response, verdict, this.permit))
+                            Ok(this.completion.complete(response, verdict, this.permit))
                         }
                         Err(error) => {
                             *this.permit = None;

@@ -8,19 +8,19 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    record::{Admission, Heartbeat, Record, Return, Step, View, Wish},
-    store::{Answer, BulkheadStore, Call, Calls},
+    record::{AcquireRequest, Admission, BulkheadRecord, BulkheadView, Heartbeat, Release, Step},
+    store::{BulkheadStore, StoreFuture, Wakeup, Wakeups},
 };
 use crate::clock::Clock;
 
 /// Keeps the records in this process. Clones share them.
 ///
 /// ```
-/// use resilience_core::bulkhead::fleet::{FleetBulkhead, InProcess};
+/// use resilience_core::bulkhead::fleet::{FleetBulkhead, InProcessBulkheads};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = InProcess::new();
+/// let store = InProcessBulkheads::new();
 /// let one = FleetBulkhead::builder("reports", store.clone()).max_concurrent(1).build()?;
 /// let other = FleetBulkhead::builder("reports", store).max_concurrent(1).build()?; // a second instance
 /// let permit = one.acquire(1).await?;
@@ -30,18 +30,18 @@ use crate::clock::Clock;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct InProcess {
+pub struct InProcessBulkheads {
     clock: Clock,
     records: Arc<Mutex<HashMap<String, Entry>>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    record: Record,
-    calls: watch::Sender<Call>,
+    record: BulkheadRecord,
+    wakeups: watch::Sender<Wakeup>,
 }
 
-impl InProcess {
+impl InProcessBulkheads {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
@@ -56,17 +56,21 @@ impl InProcess {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records
             .values_mut()
-            .for_each(|entry| entry.record = Record::default());
+            .for_each(|entry| entry.record = BulkheadRecord::default());
     }
 
     /// One step on one record, with its view; whom it calls up is told.
-    fn step<T>(&self, name: &str, step: impl FnOnce(&mut Record, u64) -> Step<T>) -> (T, View) {
+    fn step<T>(
+        &self,
+        name: &str,
+        step: impl FnOnce(&mut BulkheadRecord, u64) -> Step<T>,
+    ) -> (T, BulkheadView) {
         let now = self.clock.now().as_nanos() / 1000;
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entry(&mut records, name);
         let Step { answer, up } = step(&mut entry.record, now);
         if !up.is_empty() {
-            entry.calls.send_replace(Call::Up(up.into()));
+            entry.wakeups.send_replace(Wakeup::Leases(up.into()));
         }
         (answer, entry.record.view(now))
     }
@@ -74,47 +78,58 @@ impl InProcess {
 
 fn entry<'a>(records: &'a mut HashMap<String, Entry>, name: &str) -> &'a mut Entry {
     records.entry(name.to_owned()).or_insert_with(|| Entry {
-        record: Record::default(),
-        calls: watch::Sender::new(Call::None),
+        record: BulkheadRecord::default(),
+        wakeups: watch::Sender::new(Wakeup::None),
     })
 }
 
-impl Default for InProcess {
+impl Default for InProcessBulkheads {
     fn default() -> Self {
         Self::new()
     }
 }
 
-fn ready<T: Send + 'static>(value: T) -> Answer<'static, T> {
+fn ready<T: Send + 'static>(value: T) -> StoreFuture<'static, T> {
     Box::pin(std::future::ready(Ok(value)))
 }
 
-impl BulkheadStore for InProcess {
-    fn acquire<'a>(&'a self, name: &'a str, wish: &'a Wish) -> Answer<'a, Admission> {
-        ready(self.step(name, |record, now| record.acquire(wish, now)).0)
-    }
-
-    fn renew<'a>(&'a self, name: &'a str, beat: &'a Heartbeat) -> Answer<'a, (Vec<bool>, View)> {
-        ready(self.step(name, |record, now| record.renew(beat, now)))
-    }
-
-    fn release<'a>(&'a self, name: &'a str, returns: &'a [Return]) -> Answer<'a, Vec<bool>> {
+impl BulkheadStore for InProcessBulkheads {
+    fn acquire<'a>(
+        &'a self,
+        name: &'a str,
+        request: &'a AcquireRequest,
+    ) -> StoreFuture<'a, Admission> {
         ready(
-            self.step(name, |record, now| record.release(returns, now))
+            self.step(name, |record, now| record.acquire(request, now))
                 .0,
         )
     }
 
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
-        let nothing = |_: &mut Record, _| Step {
+    fn renew<'a>(
+        &'a self,
+        name: &'a str,
+        beat: &'a Heartbeat,
+    ) -> StoreFuture<'a, (Vec<bool>, BulkheadView)> {
+        ready(self.step(name, |record, now| record.renew(beat, now)))
+    }
+
+    fn release<'a>(&'a self, name: &'a str, releases: &'a [Release]) -> StoreFuture<'a, Vec<bool>> {
+        ready(
+            self.step(name, |record, now| record.release(releases, now))
+                .0,
+        )
+    }
+
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BulkheadView> {
+        let nothing = |_: &mut BulkheadRecord, _| Step {
             answer: (),
             up: Vec::new(),
         };
         ready(self.step(name, nothing).1)
     }
 
-    fn subscribe(&self, name: &str) -> Calls {
+    fn subscribe(&self, name: &str) -> Wakeups {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        Calls::new(entry(&mut records, name).calls.subscribe())
+        Wakeups::new(entry(&mut records, name).wakeups.subscribe())
     }
 }

@@ -7,12 +7,12 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{Rejected, bulkhead::fleet::{FleetBulkhead, InProcess}};
+//! use resilience_core::{Rejected, bulkhead::fleet::{FleetBulkhead, InProcessBulkheads}};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! // In production the store is `redis.bulkheads()`.
-//! let reports = FleetBulkhead::builder("reports", InProcess::new())
+//! let reports = FleetBulkhead::builder("reports", InProcessBulkheads::new())
 //!     .max_concurrent(16)
 //!     .queue(32, Duration::from_millis(500))
 //!     .build()?;
@@ -34,7 +34,7 @@
 //! refuse it.
 //!
 //! # The pieces
-//! - [`Record`] is the shared state of one bulkhead, and everything that may happen to it: pure. The in-process store
+//! - [`BulkheadRecord`] is the shared state of one bulkhead, and everything that may happen to it: pure. The in-process store
 //!   keeps it in a map; the Redis store's scripts do the same things to the same fields, and one conformance suite holds
 //!   both to it.
 //! - [`BulkheadStore`] is what a store offers.
@@ -67,7 +67,7 @@
 
 mod acquire;
 mod agent;
-mod config;
+mod builder;
 mod current;
 mod layer;
 mod memory;
@@ -84,17 +84,19 @@ use std::{
 };
 
 pub use self::{
-    config::{FleetBulkheadBuilder, Unreachable, WhenLost},
+    builder::{FleetBulkheadBuilder, Unreachable, WhenLost},
     current::current_fence,
     layer::{FleetBulkheadLayer, FleetBulkheadService, ResponseFuture},
-    memory::InProcess,
+    memory::InProcessBulkheads,
     permit::FleetPermit,
-    record::{Admission, Heartbeat, Holding, Record, Return, Step, View, Wish},
-    store::{Answer, BulkheadStore, Call, Calls, StoreFailure},
+    record::{
+        AcquireRequest, Admission, BulkheadRecord, BulkheadView, Heartbeat, Holding, Release, Step,
+    },
+    store::{BulkheadStore, StoreError, StoreFuture, Wakeup, Wakeups},
 };
 
 use self::shared::Shared;
-use super::config::validate_limit;
+use super::builder::validate_limit;
 use crate::error::{InvalidConfig, Rejected};
 
 /// A limit on what a fleet has in flight, as one instance holds it. Clones share it.
@@ -142,13 +144,13 @@ impl FleetBulkhead {
     ///
     /// # Errors
     /// When the store gives no answer.
-    pub async fn view(&self) -> Result<View, StoreFailure> {
+    pub async fn view(&self) -> Result<BulkheadView, StoreError> {
         self.shared.store.view(&self.shared.name).await
     }
 
     /// How this instance stands at this moment.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> FleetBulkheadSnapshot {
         self.shared.snapshot()
     }
 
@@ -178,7 +180,7 @@ impl fmt::Debug for FleetBulkhead {
 /// What a [`FleetBulkhead`] looks like at one moment, from within one instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Snapshot {
+pub struct FleetBulkheadSnapshot {
     /// Places that calls of this instance hold.
     pub in_flight: u64,
     /// Calls of this instance that wait for places.

@@ -7,7 +7,7 @@ use std::{
 
 /// Somebody wants places.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Wish {
+pub struct AcquireRequest {
     /// Who: unique per call. A wish that is repeated under the same id, because its answer was lost, takes nothing
     /// more.
     pub lease: Arc<str>,
@@ -20,10 +20,10 @@ pub struct Wish {
     /// For how long the wish keeps its position in the queue without being repeated. Zero: it does not queue.
     pub ticket_ms: u64,
     /// What the instance has to give back at this moment: it goes along, and makes room for the wish itself.
-    pub returns: Vec<Return>,
+    pub releases: Vec<Release>,
 }
 
-/// What became of a [`Wish`].
+/// What became of a [`AcquireRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Admission {
@@ -68,7 +68,7 @@ pub struct Heartbeat {
 
 /// Places come back, or somebody leaves the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Return {
+pub struct Release {
     /// The lease, or the wish that waits.
     pub lease: Arc<str>,
     /// The fence that it was granted under; `None` when its holder never heard of the grant.
@@ -77,7 +77,7 @@ pub struct Return {
 
 /// The record as one sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct View {
+pub struct BulkheadView {
     /// Places taken.
     pub in_flight: u64,
     /// By so many calls.
@@ -101,7 +101,7 @@ pub struct Step<T> {
 
 /// The shared state of one bulkhead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Record {
+pub struct BulkheadRecord {
     /// When this record was begun. Fences up to here belong to one that was lost.
     born: u64,
     fence: u64,
@@ -126,52 +126,52 @@ struct Ticket {
     until: u64,
 }
 
-impl Record {
+impl BulkheadRecord {
     /// Takes back what is returned; then takes places, if there are so many beside those that are taken and those that
     /// others have waited for longer.
-    pub fn acquire(&mut self, wish: &Wish, now: u64) -> Step<Admission> {
+    pub fn acquire(&mut self, request: &AcquireRequest, now: u64) -> Step<Admission> {
         let mut freed = self.sweep(now);
-        self.take_back(&wish.returns, &mut freed);
-        let answer = self.admit(wish, now);
+        self.take_back(&request.releases, &mut freed);
+        let answer = self.admit(request, now);
         self.step(answer, freed)
     }
 
-    fn admit(&mut self, wish: &Wish, now: u64) -> Admission {
-        let until = now + wish.lease_ms * 1000;
-        if let Some(lease) = self.leases.get_mut(&wish.lease) {
+    fn admit(&mut self, request: &AcquireRequest, now: u64) -> Admission {
+        let until = now + request.lease_ms * 1000;
+        if let Some(lease) = self.leases.get_mut(&request.lease) {
             lease.until = until;
             return Admission::Granted { fence: lease.fence };
         }
-        if wish.cost > wish.limit {
+        if request.cost > request.limit {
             return Admission::Impossible;
         }
-        let position = self.position(&wish.lease);
+        let position = self.position(&request.lease);
         let ahead = position.unwrap_or(self.queue.len());
         let taken = self.in_flight() + self.waited_for(ahead);
-        if taken + wish.cost <= wish.limit {
+        if taken + request.cost <= request.limit {
             if let Some(position) = position {
                 self.queue.remove(position);
             }
             self.begin(now);
             self.fence = next_fence(self.fence, now);
-            let (cost, fence) = (wish.cost, self.fence);
+            let (cost, fence) = (request.cost, self.fence);
             let lease = Lease { cost, fence, until };
-            self.leases.insert(Arc::clone(&wish.lease), lease);
+            self.leases.insert(Arc::clone(&request.lease), lease);
             return Admission::Granted { fence };
         }
         let again_ms = self.again_ms(ahead, now);
-        if wish.ticket_ms > 0 {
-            self.queue_up(wish, position, now);
+        if request.ticket_ms > 0 {
+            self.queue_up(request, position, now);
         }
         Admission::Full { again_ms }
     }
 
-    fn queue_up(&mut self, wish: &Wish, position: Option<usize>, now: u64) {
+    fn queue_up(&mut self, request: &AcquireRequest, position: Option<usize>, now: u64) {
         let ticket = Ticket {
-            lease: Arc::clone(&wish.lease),
-            cost: wish.cost,
-            limit: wish.limit,
-            until: now + wish.ticket_ms * 1000,
+            lease: Arc::clone(&request.lease),
+            cost: request.cost,
+            limit: request.limit,
+            until: now + request.ticket_ms * 1000,
         };
         match position {
             Some(position) => self.queue[position] = ticket,
@@ -217,15 +217,15 @@ impl Record {
 
     /// Gives places back. False, and nothing happens, for a lease that is not (or no longer) held under its fence.
     /// A wish that waits leaves the queue.
-    pub fn release(&mut self, returns: &[Return], now: u64) -> Step<Vec<bool>> {
+    pub fn release(&mut self, releases: &[Release], now: u64) -> Step<Vec<bool>> {
         let mut freed = self.sweep(now);
-        let released = self.take_back(returns, &mut freed);
+        let released = self.take_back(releases, &mut freed);
         self.step(released, freed)
     }
 
-    fn take_back(&mut self, returns: &[Return], freed: &mut bool) -> Vec<bool> {
-        let mut released = Vec::with_capacity(returns.len());
-        for Return { lease, fence } in returns {
+    fn take_back(&mut self, releases: &[Release], freed: &mut bool) -> Vec<bool> {
+        let mut released = Vec::with_capacity(releases.len());
+        for Release { lease, fence } in releases {
             if let Some(position) = self.position(lease) {
                 self.queue.remove(position);
                 *freed = true;
@@ -243,9 +243,9 @@ impl Record {
 
     /// How things stand.
     #[must_use]
-    pub fn view(&self, now: u64) -> View {
+    pub fn view(&self, now: u64) -> BulkheadView {
         let held = || self.leases.values().filter(|lease| lease.until > now);
-        View {
+        BulkheadView {
             in_flight: held().map(|lease| lease.cost).sum(),
             leases: held().count() as u64,
             waiting: self

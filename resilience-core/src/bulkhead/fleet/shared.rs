@@ -12,14 +12,14 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 
 use super::{
-    Snapshot,
-    config::{FleetBulkheadBuilder, Unreachable, WhenLost},
+    FleetBulkheadSnapshot,
+    builder::{FleetBulkheadBuilder, Unreachable, WhenLost},
     permit::Held,
-    record::{Return, View},
-    store::{BulkheadStore, Calls},
+    record::{BulkheadView, Release},
+    store::{BulkheadStore, Wakeups},
 };
 use crate::{
-    bulkhead::{hold::Holds, machine::Load},
+    bulkhead::{hold_time::HoldTimes, semaphore::Load},
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
     telemetry::{self, Reading, Scope, Source, counters},
@@ -43,12 +43,12 @@ pub(super) struct Shared {
     pub(super) waiting: AtomicUsize,
     /// Whoever holds its only permit is the first in line.
     pub(super) turn: Semaphore,
-    calls: OnceLock<Calls>,
-    pub(super) desk: Arc<Desk>,
+    wakeups: OnceLock<Wakeups>,
+    pub(super) release_queue: Arc<ReleaseQueue>,
     degraded: AtomicBool,
     /// Instances alive, as last seen.
     live: AtomicU64,
-    holds: Holds,
+    hold_times: HoldTimes,
     /// Calls that came back.
     passed: AtomicU64,
     totals: Totals,
@@ -66,34 +66,34 @@ counters! {
 }
 
 /// What is to be given back, and until when it is worth trying: then its time is over anyway.
-pub(super) struct Late {
-    pub(super) what: Return,
+pub(super) struct PendingRelease {
+    pub(super) what: Release,
     pub(super) until: Moment,
 }
 
 /// What the store has not heard yet. Bounded by the calls in flight, and outlives the bulkhead.
 #[derive(Default)]
-pub(super) struct Desk {
-    owed: Mutex<Vec<Late>>,
+pub(super) struct ReleaseQueue {
+    owed: Mutex<Vec<PendingRelease>>,
     /// Rings when something is put down, and when the bulkhead is gone.
     pub(super) ring: Notify,
 }
 
-impl Desk {
-    fn put(&self, late: Late) {
+impl ReleaseQueue {
+    fn put(&self, late: PendingRelease) {
         self.lock().push(late);
         self.ring.notify_one();
     }
 
     /// Up to so many of what has waited longest.
-    pub(super) fn take(&self, most: usize) -> Vec<Late> {
+    pub(super) fn take(&self, most: usize) -> Vec<PendingRelease> {
         let mut owed = self.lock();
         let count = owed.len().min(most);
         owed.drain(..count).collect()
     }
 
     /// What could not be told.
-    pub(super) fn put_back(&self, late: &mut Vec<Late>) {
+    pub(super) fn put_back(&self, late: &mut Vec<PendingRelease>) {
         if !late.is_empty() {
             self.lock().append(late);
             self.ring.notify_one();
@@ -104,7 +104,7 @@ impl Desk {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Late>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<PendingRelease>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -112,7 +112,7 @@ impl Desk {
 impl Drop for Shared {
     fn drop(&mut self) {
         telemetry::retire(self);
-        self.desk.ring.notify_one();
+        self.release_queue.ring.notify_one();
     }
 }
 
@@ -137,11 +137,11 @@ impl Shared {
             in_flight: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             turn: Semaphore::new(1),
-            calls: OnceLock::new(),
-            desk: Arc::default(),
+            wakeups: OnceLock::new(),
+            release_queue: Arc::default(),
             degraded: AtomicBool::new(false),
             live: AtomicU64::new(1),
-            holds: Holds::default(),
+            hold_times: HoldTimes::default(),
             passed: AtomicU64::new(0),
             totals: Totals::default(),
         }
@@ -194,14 +194,14 @@ impl Shared {
     pub(super) fn leave(&self, cost: u64, since: Moment) {
         self.in_flight.fetch_sub(cost, Relaxed);
         self.passed.fetch_add(1, Relaxed);
-        self.holds.record(self.clock.now().since(since));
+        self.hold_times.record(self.clock.now().since(since));
     }
 
     /// To be given back in the background, or with the next wish.
     pub(super) fn give_back(&self, lease: Arc<str>, fence: Option<u64>) {
-        let what = Return { lease, fence };
+        let what = Release { lease, fence };
         let until = self.clock.now() + self.lease;
-        self.desk.put(Late { what, until });
+        self.release_queue.put(PendingRelease { what, until });
     }
 
     /// The lease of a call in flight is lost.
@@ -224,12 +224,12 @@ impl Shared {
     }
 
     /// The fleet's calls, listened to from the first wait on.
-    pub(super) fn calls(&self) -> Calls {
+    pub(super) fn wakeups(&self) -> Wakeups {
         let listen = || self.store.subscribe(&self.name);
-        self.calls.get_or_init(listen).clone()
+        self.wakeups.get_or_init(listen).clone()
     }
 
-    pub(super) fn saw(&self, view: &View) {
+    pub(super) fn saw(&self, view: &BulkheadView) {
         self.live.store(view.live.max(1), Relaxed);
     }
 
@@ -285,12 +285,12 @@ impl Shared {
             limit,
             passed: (self.passed.load(Relaxed) & PASSED) as u32,
         };
-        self.holds.retry_after(load, self.clock.now())
+        self.hold_times.retry_after(load, self.clock.now())
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> FleetBulkheadSnapshot {
         let count = |of: &AtomicU64| of.load(Relaxed);
-        Snapshot {
+        FleetBulkheadSnapshot {
             in_flight: self.in_flight.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
             max_concurrent: self.limit(),

@@ -4,60 +4,68 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::record::{Admission, Heartbeat, Return, View, Wish};
-pub use crate::breaker::fleet::{Answer, StoreFailure};
+use super::record::{AcquireRequest, Admission, BulkheadView, Heartbeat, Release};
+pub use crate::breaker::fleet::{StoreError, StoreFuture};
 
 /// Where a fleet keeps the records of its bulkheads.
 ///
-/// Each method is one atomic step on the [`Record`](super::Record) of bulkhead `name`, with the store's own clock, in
+/// Each method is one atomic step on the [`BulkheadRecord`](super::BulkheadRecord) of bulkhead `name`, with the store's own clock, in
 /// one round trip. Whom a step calls up is told to all subscribers.
 pub trait BulkheadStore: fmt::Debug + Send + Sync + 'static {
-    /// See [`Record::acquire`](super::Record::acquire).
-    fn acquire<'a>(&'a self, name: &'a str, wish: &'a Wish) -> Answer<'a, Admission>;
+    /// See [`BulkheadRecord::acquire`](super::BulkheadRecord::acquire).
+    fn acquire<'a>(
+        &'a self,
+        name: &'a str,
+        request: &'a AcquireRequest,
+    ) -> StoreFuture<'a, Admission>;
 
-    /// See [`Record::renew`](super::Record::renew). Which leases are held, in the order of the holdings, and how
+    /// See [`BulkheadRecord::renew`](super::BulkheadRecord::renew). Which leases are held, in the order of the holdings, and how
     /// things stand.
-    fn renew<'a>(&'a self, name: &'a str, beat: &'a Heartbeat) -> Answer<'a, (Vec<bool>, View)>;
+    fn renew<'a>(
+        &'a self,
+        name: &'a str,
+        beat: &'a Heartbeat,
+    ) -> StoreFuture<'a, (Vec<bool>, BulkheadView)>;
 
-    /// See [`Record::release`](super::Record::release). Which leases were held, in the order of the returns.
-    fn release<'a>(&'a self, name: &'a str, returns: &'a [Return]) -> Answer<'a, Vec<bool>>;
+    /// See [`BulkheadRecord::release`](super::BulkheadRecord::release). Which leases were held, in the order of the returns.
+    fn release<'a>(&'a self, name: &'a str, releases: &'a [Release]) -> StoreFuture<'a, Vec<bool>>;
 
     /// The record as it is, without telling it anything.
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View>;
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BulkheadView>;
 
     /// Calls to those who wait for places of bulkhead `name`, from now on.
-    fn subscribe(&self, name: &str) -> Calls;
+    fn subscribe(&self, name: &str) -> Wakeups;
 }
 
 /// Somebody is called up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Call {
+pub enum Wakeup {
     /// Nobody yet.
     None,
     /// These wishes: there is room for each of them. Includes those that were called before and have not asked since.
-    Up(Arc<[Arc<str>]>),
+    Leases(Arc<[Arc<str>]>),
     /// The channel was interrupted: calls may have been lost, ask.
     Missed,
 }
 
 /// Calls to one subscriber; the newest replaces one that was not read yet, so nothing piles up.
 #[derive(Clone, Debug)]
-pub struct Calls(watch::Receiver<Call>);
+pub struct Wakeups(watch::Receiver<Wakeup>);
 
-impl Calls {
+impl Wakeups {
     /// What a store with a sender of its own hands out.
     #[must_use]
-    pub const fn new(receiver: watch::Receiver<Call>) -> Self {
+    pub const fn new(receiver: watch::Receiver<Wakeup>) -> Self {
         Self(receiver)
     }
 
     /// Waits until `lease` is called up, or may have been; for ever, once the store is gone.
     pub async fn for_lease(&mut self, lease: &str) {
-        let is_meant = |call: &Call| match call {
-            Call::None => false,
-            Call::Up(leases) => leases.iter().any(|called| &**called == lease),
-            Call::Missed => true,
+        let is_meant = |call: &Wakeup| match call {
+            Wakeup::None => false,
+            Wakeup::Leases(leases) => leases.iter().any(|called| &**called == lease),
+            Wakeup::Missed => true,
         };
         loop {
             if self.0.changed().await.is_err() {

@@ -23,7 +23,7 @@ use tower_test::{assert_request_eq, mock};
 
 use super::*;
 use crate::{
-    Pattern, ServiceError, completion::Until, deadline, keyed::Keyed, telemetry::Source,
+    Pattern, ServiceError, completion::Completion, deadline, keyed::Keyed, telemetry::Source,
     test_log::events_of,
 };
 
@@ -295,7 +295,7 @@ async fn calls_over_a_buffer_each_get_a_slot_of_it() {
 async fn a_place_lasts_until_the_call_is_over_and_not_only_until_it_is_answered() {
     #[derive(Clone)]
     struct UntilDropped;
-    impl<Res, G: Guard> Until<Res, G> for UntilDropped {
+    impl<Res, G: Guard> Completion<Res, G> for UntilDropped {
         type Response = (Res, G);
         fn hold(&self, response: Res, _: Verdict, guard: G) -> (Res, G) {
             (response, guard)
@@ -303,7 +303,7 @@ async fn a_place_lasts_until_the_call_is_over_and_not_only_until_it_is_answered(
     }
     let bulkhead = of(1);
     let work = service_fn(async |n: u32| Ok::<_, BoxError>(n));
-    let service = bulkhead.layer().until(UntilDropped).layer(work);
+    let service = bulkhead.layer().complete_on(UntilDropped).layer(work);
     let (answer, body) = service.oneshot(1).await.unwrap();
     assert_eq!(answer, 1);
     assert_eq!(bulkhead.snapshot().in_flight, 1);

@@ -64,8 +64,8 @@
 //! Effects outside of the database are not rolled back with it. Give them [`Entry::fence`] or a key derived from
 //! [`Entry::key`], so that whoever receives them can tell.
 
+mod builder;
 mod claim;
-mod config;
 // Sealed: its trait can be seen and not be named, and so it is with what the trait mentions.
 #[allow(unnameable_types)]
 mod dialect;
@@ -91,15 +91,15 @@ use std::{
 
 use ::sqlx::{Database, Pool};
 
-pub use claim::{Claimed, Entry, Settled};
-pub use config::InboxBuilder;
+pub use builder::InboxBuilder;
 #[cfg(feature = "sqlx-postgres")]
-pub use config::Isolation;
+pub use builder::Isolation;
+pub use claim::{Claimed, Entry, Settled};
 pub use dialect::Dialect;
 use dialect::{Ask, Found, Row, Statements};
 use front::Front;
 pub use run::{Done, Work};
-pub use totals::Snapshot;
+pub use totals::InboxSnapshot;
 use totals::Totals;
 
 use super::Key;
@@ -157,7 +157,7 @@ impl<DB: Dialect> Inbox<DB> {
 
     /// What it has counted so far, for all of its clones.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> InboxSnapshot {
         self.shared.totals.snapshot()
     }
 

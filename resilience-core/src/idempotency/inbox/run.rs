@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Claimed, Dialect, Entry, Inbox, Settled, front::Asked};
 use crate::{
-    classify::HasVerdict,
+    classify::ClassifySelf,
     deadline,
     error::{Error, Pattern, Reason, Rejected},
     idempotency::{Key, Outcome, Recorded, Source},
@@ -114,7 +114,7 @@ impl<DB: Dialect> Inbox<DB> {
     ///
     /// The transaction is begun anew, up to [`max_attempts`](super::InboxBuilder::max_attempts) times and as long as the
     /// [current deadline](deadline::current) leaves time, when it fails for a reason that may pass: the error's
-    /// [verdict](HasVerdict) is transient (a serialization failure, a deadlock, a lost connection). That is safe,
+    /// [verdict](ClassifySelf) is transient (a serialization failure, a deadlock, a lost connection). That is safe,
     /// because what failed was rolled back; and where nobody knows, because the connection was lost during the
     /// commit, the next attempt finds the record. So effects of `work` that are not in the database may be repeated,
     /// those that are, never. A pool without a free connection is not tried again.
@@ -160,7 +160,7 @@ impl<DB: Dialect> Inbox<DB> {
         F: FnMut(Work<DB>) -> Fut,
         Fut: Future<Output = Result<Done<DB, T>, E>>,
         T: Serialize + DeserializeOwned,
-        E: From<::sqlx::Error> + HasVerdict,
+        E: From<::sqlx::Error> + ClassifySelf,
     {
         let key = key.into();
         let Some(front) = &self.shared.front else {
@@ -222,7 +222,7 @@ impl<DB: Dialect> Inbox<DB> {
         F: FnMut(Work<DB>) -> Fut,
         Fut: Future<Output = Result<Done<DB, T>, E>>,
         T: Serialize,
-        E: From<::sqlx::Error> + HasVerdict,
+        E: From<::sqlx::Error> + ClassifySelf,
     {
         let mut delays = self.shared.backoff.delays();
         let mut left = self.shared.max_attempts;
@@ -254,7 +254,7 @@ impl<DB: Dialect> Inbox<DB> {
         F: FnMut(Work<DB>) -> Fut,
         Fut: Future<Output = Result<Done<DB, T>, E>>,
         T: Serialize,
-        E: From<::sqlx::Error> + HasVerdict,
+        E: From<::sqlx::Error> + ClassifySelf,
     {
         let mut transaction = pool.begin_with(self.shared.begin).await.map_err(|error| {
             let full = matches!(error, ::sqlx::Error::PoolTimedOut);
@@ -309,7 +309,7 @@ impl<DB: Dialect> Inbox<DB> {
     }
 }
 
-impl<E: HasVerdict> Failed<E> {
+impl<E: ClassifySelf> Failed<E> {
     fn by(error: E) -> Self {
         let again = matches!(error.verdict(), Verdict::Transient { .. });
         Self {
@@ -319,7 +319,7 @@ impl<E: HasVerdict> Failed<E> {
     }
 }
 
-fn database<E: From<::sqlx::Error> + HasVerdict>(error: ::sqlx::Error) -> Failed<E> {
+fn database<E: From<::sqlx::Error> + ClassifySelf>(error: ::sqlx::Error) -> Failed<E> {
     Failed::by(E::from(error))
 }
 

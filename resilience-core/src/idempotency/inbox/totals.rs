@@ -12,7 +12,7 @@ counters! {
     /// What an [`Inbox`](super::Inbox) has counted so far; see [`snapshot`](super::Inbox::snapshot).
     ///
     /// A claim counts when it is answered, whatever becomes of its transaction: work that is begun again has claimed again.
-    pub struct Snapshot;
+    pub struct InboxSnapshot;
     fresh = INBOX_CLAIMS "fresh", "Claims that were granted.";
     replayed = INBOX_CLAIMS "replayed", "Claims that the database answered with a recorded outcome.";
     replayed_in_front = INBOX_CLAIMS "replayed_in_front",

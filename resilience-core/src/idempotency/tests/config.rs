@@ -10,11 +10,11 @@ fn what_cannot_work_is_said_when_it_is_built() {
     type Spoil = fn(IdempotencyBuilder) -> IdempotencyBuilder;
     let cases: [(&str, Spoil); 14] = [
         ("lease", |it| it.lease(Duration::from_millis(9))),
-        ("ceiling", |it| it.ceiling(SECOND)),
+        ("max_lease_time", |it| it.max_lease_time(SECOND)),
         ("retention", |it| it.retention(600 * SECOND)),
         ("retention", |it| it.retention(Duration::MAX)),
-        ("ceiling", |it| it.lease(Duration::MAX)),
-        ("retention", |it| it.ceiling(Duration::MAX)),
+        ("max_lease_time", |it| it.lease(Duration::MAX)),
+        ("retention", |it| it.max_lease_time(Duration::MAX)),
         ("ttl", |it| it.ttl(Duration::ZERO)),
         ("ttl", |it| it.ttl(Duration::MAX)),
         ("budget", |it| it.budget(Duration::ZERO)),

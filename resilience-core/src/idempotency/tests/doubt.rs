@@ -12,7 +12,7 @@ use super::{Effects, Idempotency, SECOND, builder, fresh, refused};
 use crate::{
     error::{Error, Reason},
     idempotency::{
-        Attempt, Disposition, Doubt, InProcess, Json, Reconciled, Source,
+        Attempt, Disposition, InDoubt, InProcessIdempotency, Json, Reconciled, Source,
         record::{Phase, Previous, Takeover},
     },
 };
@@ -24,10 +24,13 @@ async fn leave_unknown(handle: &Idempotency, key: &str) {
     assert!(failed.value.is_err());
 }
 
-fn asking(store: &InProcess, answer: fn(Doubt) -> Reconciled) -> (Idempotency, Arc<AtomicU32>) {
+fn asking(
+    store: &InProcessIdempotency,
+    answer: fn(InDoubt) -> Reconciled,
+) -> (Idempotency, Arc<AtomicU32>) {
     let asked = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&asked);
-    let hook = move |doubt: Doubt| {
+    let hook = move |doubt: InDoubt| {
         count.fetch_add(1, SeqCst);
         async move {
             tokio::time::sleep(SECOND).await;
@@ -40,7 +43,7 @@ fn asking(store: &InProcess, answer: fn(Doubt) -> Reconciled) -> (Idempotency, A
 
 #[tokio::test(start_paused = true)]
 async fn the_hook_is_asked_only_in_doubt() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let (handle, asked) = asking(&store, |_| Reconciled::NotDone);
     fresh(effects.once(&handle, "new").await);
     assert!(handle.run("released", super::fail).await.is_err());
@@ -53,7 +56,7 @@ async fn the_hook_is_asked_only_in_doubt() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_hook_finds_done_is_not_done_again() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let (handle, asked) = asking(&store, |doubt| {
         assert_eq!((doubt.previous, doubt.attempt), (Previous::Unknown, 2));
         Reconciled::done(&77_u32).unwrap()
@@ -68,12 +71,12 @@ async fn what_the_hook_finds_done_is_not_done_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hook_that_does_not_know_or_panics_leaves_it_unknown() {
-    let answers: [fn(Doubt) -> Reconciled; 2] = [
+    let answers: [fn(InDoubt) -> Reconciled; 2] = [
         |_| Reconciled::Unknown,
         |_| std::panic::panic_any("as asked for"),
     ];
     for answer in answers {
-        let (store, effects) = (InProcess::new(), Effects::default());
+        let (store, effects) = (InProcessIdempotency::new(), Effects::default());
         let (handle, asked) = asking(&store, answer);
         leave_unknown(&handle, "k").await;
         for number in 1..=2 {
@@ -81,7 +84,7 @@ async fn a_hook_that_does_not_know_or_panics_leaves_it_unknown() {
             assert_eq!(refused(blocked).0, Reason::OutcomeUnknown);
             assert_eq!(asked.load(SeqCst), number);
         }
-        let view = handle.look("k").await.unwrap().unwrap();
+        let view = handle.get("k").await.unwrap().unwrap();
         assert_eq!((view.phase, effects.count()), (Phase::Unknown, 0));
     }
 }
@@ -89,7 +92,7 @@ async fn a_hook_that_does_not_know_or_panics_leaves_it_unknown() {
 /// Work that fails after it took over has said nothing of the attempt before it, unless the hook has.
 #[tokio::test(start_paused = true)]
 async fn work_that_fails_in_doubt_hands_the_doubt_on_unless_the_hook_has_looked() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let bold = builder(&store).takeover(Takeover::Any).build().unwrap();
     let (careful, effects) = (builder(&store).build().unwrap(), Effects::default());
     leave_unknown(&bold, "k").await;
@@ -110,7 +113,7 @@ async fn work_that_fails_in_doubt_hands_the_doubt_on_unless_the_hook_has_looked(
 
 #[tokio::test(start_paused = true)]
 async fn one_asks_while_the_others_are_refused() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let (handle, asked) = asking(&store, |_| Reconciled::NotDone);
     leave_unknown(&handle, "k").await;
     let (one, other) = tokio::join!(effects.once(&handle, "k"), effects.once(&handle, "k"));
@@ -120,7 +123,7 @@ async fn one_asks_while_the_others_are_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn unknown_work_is_retried_by_who_wants_to() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let careful = builder(&store).build().unwrap();
     leave_unknown(&careful, "k").await;
     assert_eq!(

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::{Error, Reason},
     idempotency::{
-        Attempt, Fingerprint, IdempotencyStore, InProcess, Key,
+        Attempt, Fingerprint, IdempotencyStore, InProcessIdempotency, Key,
         record::{Claim, Claimed, Holder, Phase, Previous, Takeover},
     },
 };
@@ -30,7 +30,7 @@ async fn rival(store: &dyn IdempotencyStore, key: &str, lease: Duration) -> Hold
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_for_as_long_as_the_work_takes() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let (one, other) = (handle(&store), handle(&store));
     let working = effects.begin(&one, "k", 5 * LEASE).await;
     for _ in 0..9 {
@@ -48,7 +48,7 @@ async fn a_lease_is_renewed_for_as_long_as_the_work_takes() {
 /// Work that never yields does not cost it its lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_lease_is_renewed_while_the_work_keeps_its_thread() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = builder(&store)
         .lease(Duration::from_millis(400))
         .budget(Duration::from_millis(300))
@@ -64,7 +64,7 @@ async fn a_lease_is_renewed_while_the_work_keeps_its_thread() {
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_is_taken_over_after_its_lease_with_what_it_left() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let crashed = rival(&store, "k", 3 * SECOND).await;
     let (reason, left) = refused(effects.once(&handle, "k").await);
@@ -83,7 +83,7 @@ async fn a_crash_is_taken_over_after_its_lease_with_what_it_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_zombie_is_told_and_its_outcome_is_refused() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let zombie = effects.begin(&handle, "k", 5 * LEASE).await;
     // The record is lost, and somebody else is quicker than the next sign of life.
@@ -96,13 +96,13 @@ async fn a_zombie_is_told_and_its_outcome_is_refused() {
         (snapshot.leases_lost, snapshot.lost, snapshot.recorded),
         (1, 1, 0)
     );
-    let view = handle.look("k").await.unwrap().unwrap();
+    let view = handle.get("k").await.unwrap().unwrap();
     assert_eq!((view.phase, view.fence), (Phase::Running, holder.fence));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_work_hears_that_its_lease_is_lost() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = handle(&store);
     let waits = handle.clone();
     let working = tokio::spawn(async move {
@@ -127,7 +127,7 @@ async fn the_work_hears_that_its_lease_is_lost() {
 /// A store that forgets is no reason to lose the lease, or what was left for the next attempt.
 #[tokio::test(start_paused = true)]
 async fn a_lost_record_comes_back_with_the_next_sign_of_life() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let (one, other) = (handle(&store), handle(&store));
     let works = one.clone();
     let working = tokio::spawn(async move {
@@ -142,7 +142,7 @@ async fn a_lost_record_comes_back_with_the_next_sign_of_life() {
     store.flush();
     tokio::time::sleep(LEASE / 2).await;
     assert_eq!(refused(effects.once(&other, "k").await).0, Reason::InFlight);
-    let view = other.look("k").await.unwrap().unwrap();
+    let view = other.get("k").await.unwrap().unwrap();
     assert!(view.checkpoint_bytes > 0);
     store.flush();
     assert_eq!(fresh(working.await.unwrap()), 7);
@@ -175,8 +175,8 @@ async fn a_store_that_stays_away_costs_the_lease_by_our_own_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn signs_of_life_end_at_the_ceiling() {
-    let (store, effects) = (InProcess::new(), Effects::default());
-    let one = builder(&store).ceiling(2 * LEASE).build().unwrap();
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
+    let one = builder(&store).max_lease_time(2 * LEASE).build().unwrap();
     let other = handle(&store);
     let hung = effects.begin(&one, "k", 10 * LEASE).await;
     tokio::time::sleep(2 * LEASE - SECOND).await;
@@ -190,10 +190,10 @@ async fn signs_of_life_end_at_the_ceiling() {
 
 #[tokio::test(start_paused = true)]
 async fn work_may_be_cancelled_at_the_ceiling() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = builder(&store)
-        .ceiling(2 * LEASE)
-        .cancel_at_ceiling(true)
+        .max_lease_time(2 * LEASE)
+        .cancel_at_max_lease_time(true)
         .build()
         .unwrap();
     let start = tokio::time::Instant::now();
@@ -208,7 +208,7 @@ async fn work_may_be_cancelled_at_the_ceiling() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_left_running_when_the_work_is_done() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     for number in 0..20 {
         let _ = effects.once(&handle, &number.to_string()).await;

@@ -17,7 +17,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Attempt, Idempotency, IdempotencyBuilder, InProcess, Outcome, Recorded, Source};
+use super::{
+    Attempt, Idempotency, IdempotencyBuilder, InProcessIdempotency, Outcome, Recorded, Source,
+};
 use crate::error::{Error, Reason};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,11 +27,11 @@ const LEASE: Duration = Duration::from_secs(30);
 
 type Answer = Result<Outcome<u32>, Error<io::Error>>;
 
-fn builder(store: &InProcess) -> IdempotencyBuilder {
+fn builder(store: &InProcessIdempotency) -> IdempotencyBuilder {
     Idempotency::builder("test").store(store.clone())
 }
 
-fn handle(store: &InProcess) -> Idempotency {
+fn handle(store: &InProcessIdempotency) -> Idempotency {
     builder(store).build().unwrap()
 }
 

@@ -10,15 +10,15 @@ use crate::{
     deadline::{self, Deadline},
     error::{Error, Reason},
     idempotency::{
-        Attempt, CheckpointFailed, CodecError, Disposition, Finding, Fingerprint, InProcess, Json,
-        Key, Outcomes, Recorded, Source,
+        Attempt, CheckpointFailed, CodecError, Disposition, Fingerprint, InProcessIdempotency,
+        Json, Key, Outcomes, Recorded, Resolution, Source,
         record::{Phase, Previous},
     },
 };
 
 #[tokio::test(start_paused = true)]
 async fn work_is_done_once_and_its_outcome_is_replayed_with_its_age() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let (one, other) = (handle(&store), handle(&store));
     assert_eq!(fresh(effects.once(&one, "k").await), 1);
     tokio::time::advance(7 * SECOND).await;
@@ -34,7 +34,7 @@ async fn work_is_done_once_and_its_outcome_is_replayed_with_its_age() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_is_for_one_work_in_one_scope() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let run = async |key: Key| {
         let effects = effects.clone();
@@ -55,7 +55,7 @@ async fn a_key_is_for_one_work_in_one_scope() {
 /// A future that is dropped with its caller leaves work half done and a key that is locked.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_does_not_stop_the_work() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let caller = effects.begin(&handle, "k", 5 * SECOND).await;
     caller.abort();
@@ -70,7 +70,7 @@ async fn a_caller_that_goes_away_does_not_stop_the_work() {
 
 #[tokio::test(start_paused = true)]
 async fn the_work_does_not_see_the_callers_deadline() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = handle(&store);
     let run = handle.run("k", |_| async {
         Ok::<_, io::Error>(deadline::current().is_none())
@@ -81,7 +81,7 @@ async fn the_work_does_not_see_the_callers_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn the_work_knows_its_attempt_wherever_it_is() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = handle(&store);
     assert!(Attempt::current().is_none());
     let run = handle.run("k", |attempt| async move {
@@ -105,7 +105,7 @@ fn the_work_runs_in_the_callers_span() {
         let span = tracing::error_span!("request");
         let seen = {
             use tracing::Instrument;
-            let handle = handle(&InProcess::new());
+            let handle = handle(&InProcessIdempotency::new());
             let run = async move {
                 let run = handle.run("k", move |_| async move { Ok::<_, io::Error>(id()) });
                 run.await.unwrap().value
@@ -120,7 +120,7 @@ fn the_work_runs_in_the_callers_span() {
 /// A mark that is left before the work, and stays when it fails, loses the work.
 #[tokio::test(start_paused = true)]
 async fn work_that_fails_gives_the_key_back_with_what_it_has_left() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let first = handle.run("k", |attempt| async move {
         attempt.save_checkpoint_as(&"charged").await.unwrap();
@@ -148,7 +148,7 @@ async fn work_that_fails_gives_the_key_back_with_what_it_has_left() {
 
 #[tokio::test(start_paused = true)]
 async fn errors_are_what_the_outcomes_say_they_are() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let by = |disposition| Json::new().on_error(move |_: &io::Error| disposition);
     for (key, disposition, recorded, then) in [
@@ -187,7 +187,7 @@ async fn errors_are_what_the_outcomes_say_they_are() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_is_passed_on_and_leaves_the_outcome_unknown_until_it_is_resolved() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let panics = |_: Attempt| async { std::panic::panic_any(7_u8) };
     let run = handle.run::<u32, io::Error, _, _>("k", panics);
@@ -196,9 +196,9 @@ async fn a_panic_is_passed_on_and_leaves_the_outcome_unknown_until_it_is_resolve
     let blocked = effects.once(&handle, "k").await;
     assert_eq!(refused(blocked), (Reason::OutcomeUnknown, None));
 
-    let view = handle.look("k").await.unwrap().unwrap();
+    let view = handle.get("k").await.unwrap().unwrap();
     assert_eq!((view.phase, view.attempt), (Phase::Unknown, 1));
-    let done = Finding::Done(Bytes::from_static(b"9"));
+    let done = Resolution::Done(Bytes::from_static(b"9"));
     assert!(
         !handle
             .resolve("k", view.fence + 1, done.clone())
@@ -219,7 +219,7 @@ async fn a_panic_is_passed_on_and_leaves_the_outcome_unknown_until_it_is_resolve
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_without_an_audience_is_an_outcome_too() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let panics = handle.clone();
     let caller = tokio::spawn(async move {
@@ -240,7 +240,7 @@ async fn a_panic_without_an_audience_is_an_outcome_too() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outcome_that_is_too_large_counts_as_done_and_is_not_replayed() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = builder(&store).max_outcome(10).build().unwrap();
     let run = async |key: &str, length: usize| {
         let text = "x".repeat(length);
@@ -261,7 +261,7 @@ async fn an_outcome_that_is_too_large_counts_as_done_and_is_not_replayed() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_not_done_again() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = handle(&store);
     let number = handle.run("k", |_| async { Ok::<_, io::Error>(7) });
     assert!(number.await.is_ok());
@@ -293,17 +293,17 @@ impl Outcomes<u32> for Broken {
 
 #[tokio::test(start_paused = true)]
 async fn a_codec_that_panics_is_work_that_panics() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = handle(&store);
     let run = handle.run_with("k", Broken, |_| async { 7 });
     assert!(AssertUnwindSafe(run).catch_unwind().await.is_err());
-    let view = handle.look("k").await.unwrap().unwrap();
+    let view = handle.get("k").await.unwrap().unwrap();
     assert_eq!(view.phase, Phase::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
 async fn checkpoints_are_bounded() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = builder(&store).max_checkpoint(3).build().unwrap();
     let run = handle.run("k", |attempt| async move {
         let large = attempt.save_checkpoint("1234").await;
@@ -348,7 +348,7 @@ async fn a_cached_outcome_needs_no_answer_of_the_store_and_expires_with_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_at_many_keys_takes_effect_once_for_each() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = builder(&store).wait(1_000, LEASE).build().unwrap();
     let effects: Arc<[Effects]> = (0..20).map(|_| Effects::default()).collect();
     let tasks: Vec<_> = (0..200)
@@ -368,7 +368,7 @@ async fn a_crowd_at_many_keys_takes_effect_once_for_each() {
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_after_a_release_knows_it_was_one() {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = handle(&store);
     for expected in [Previous::None, Previous::Released, Previous::Released] {
         let run = handle.run(

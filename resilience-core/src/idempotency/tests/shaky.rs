@@ -11,15 +11,15 @@ use std::sync::{
 use bytes::Bytes;
 
 use crate::idempotency::{
-    Changes, IdempotencyStore, InProcess,
-    record::{Claim, Claimed, Completion, Holder, Kept, Resolution, View},
-    store::{Answer, StoreFailure},
+    Changes, IdempotencyStore, InProcessIdempotency,
+    record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
+    store::{StoreError, StoreFuture},
 };
 
 /// The store of this process behind a bad line.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shaky {
-    pub(super) inner: InProcess,
+    pub(super) inner: InProcessIdempotency,
     line: Arc<Line>,
 }
 
@@ -58,11 +58,11 @@ impl Shaky {
         self.line.asked.load(SeqCst)
     }
 
-    fn pass<'a, T: Send + 'a>(&'a self, step: Answer<'a, T>) -> Answer<'a, T> {
+    fn pass<'a, T: Send + 'a>(&'a self, step: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
         Box::pin(async move {
             self.line.asked.fetch_add(1, SeqCst);
             if self.line.down.load(SeqCst) {
-                return Err(StoreFailure::new("refused", false));
+                return Err(StoreError::new("refused", false));
             }
             let answer = step.await;
             if self.line.hangs.load(SeqCst) {
@@ -75,7 +75,7 @@ impl Shaky {
                 .fetch_update(SeqCst, Relaxed, lose)
                 .is_ok()
             {
-                return Err(StoreFailure::new("lost", true));
+                return Err(StoreError::new("lost", true));
             }
             answer
         })
@@ -83,7 +83,12 @@ impl Shaky {
 }
 
 impl IdempotencyStore for Shaky {
-    fn claim<'a>(&'a self, name: &'a str, key: &'a str, claim: &'a Claim) -> Answer<'a, Claimed> {
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        claim: &'a Claim,
+    ) -> StoreFuture<'a, Claimed> {
         self.pass(Box::pin(
             async move { self.inner.claim(name, key, claim).await },
         ))
@@ -95,7 +100,7 @@ impl IdempotencyStore for Shaky {
         key: &'a str,
         holder: &'a Holder,
         lease_ms: u64,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         self.pass(Box::pin(async move {
             self.inner.extend(name, key, holder, lease_ms).await
         }))
@@ -108,7 +113,7 @@ impl IdempotencyStore for Shaky {
         holder: &'a Holder,
         checkpoint: &'a Bytes,
         lease_ms: u64,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         self.pass(Box::pin(async move {
             let saved = self
                 .inner
@@ -123,19 +128,29 @@ impl IdempotencyStore for Shaky {
         key: &'a str,
         holder: &'a Holder,
         completion: &'a Completion,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         self.pass(Box::pin(async move {
             self.inner.complete(name, key, holder, completion).await
         }))
     }
 
-    fn release<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+    fn release<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         self.pass(Box::pin(async move {
             self.inner.release(name, key, holder).await
         }))
     }
 
-    fn unknown<'a>(&'a self, name: &'a str, key: &'a str, holder: &'a Holder) -> Answer<'a, Kept> {
+    fn unknown<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        holder: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         self.pass(Box::pin(async move {
             self.inner.unknown(name, key, holder).await
         }))
@@ -146,15 +161,15 @@ impl IdempotencyStore for Shaky {
         name: &'a str,
         key: &'a str,
         fence: u64,
-        resolution: &'a Resolution,
-    ) -> Answer<'a, Kept> {
+        resolution: &'a StoreResolution,
+    ) -> StoreFuture<'a, WriteOutcome> {
         self.pass(Box::pin(async move {
             self.inner.resolve(name, key, fence, resolution).await
         }))
     }
 
-    fn look<'a>(&'a self, name: &'a str, key: &'a str) -> Answer<'a, Option<View>> {
-        self.pass(Box::pin(async move { self.inner.look(name, key).await }))
+    fn get<'a>(&'a self, name: &'a str, key: &'a str) -> StoreFuture<'a, Option<RecordView>> {
+        self.pass(Box::pin(async move { self.inner.get(name, key).await }))
     }
 
     fn subscribe(&self, name: &str, key: &str) -> Changes {

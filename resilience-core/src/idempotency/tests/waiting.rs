@@ -8,12 +8,12 @@ use super::{
 use crate::{
     deadline::{self, Deadline},
     error::Reason,
-    idempotency::InProcess,
+    idempotency::InProcessIdempotency,
 };
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_waits_is_told_at_once_and_gets_the_outcome() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let one = builder(&store).build().unwrap();
     let other = builder(&store).wait(10, LEASE).build().unwrap();
     let working = effects.begin(&one, "k", 7 * SECOND).await;
@@ -56,7 +56,7 @@ async fn a_message_that_is_lost_costs_a_second_or_so() {
 
 #[tokio::test(start_paused = true)]
 async fn those_who_wait_are_bounded_in_number_and_time() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = builder(&store).wait(2, 5 * SECOND).build().unwrap();
     let _working = effects.begin(&handle, "k", 20 * SECOND).await;
     let start = tokio::time::Instant::now();
@@ -80,7 +80,7 @@ async fn those_who_wait_are_bounded_in_number_and_time() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_beyond_their_deadline() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = builder(&store).wait(2, LEASE).build().unwrap();
     let _working = effects.begin(&handle, "k", 20 * SECOND).await;
     let start = tokio::time::Instant::now();
@@ -96,7 +96,7 @@ async fn nobody_waits_beyond_their_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_leaves_its_place() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = builder(&store).wait(1, LEASE).build().unwrap();
     let _working = effects.begin(&handle, "k", 20 * SECOND).await;
     for _ in 0..5 {
@@ -108,7 +108,7 @@ async fn a_caller_that_goes_away_leaves_its_place() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_is_left_with_the_work_when_it_was_not_done() {
-    let (store, effects) = (InProcess::new(), Effects::default());
+    let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = builder(&store).wait(5, 10 * LEASE).build().unwrap();
     let fails = handle.clone();
     let failing = tokio::spawn(async move {

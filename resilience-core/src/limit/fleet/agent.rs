@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    config::Mode,
-    decide::{Core, within},
+    builder::Mode,
+    limiter::{Limiter, within},
 };
 
 /// Ends soon after the last handle is gone: what is leased goes back, and the instance is taken off the list.
-pub(super) async fn run(core: Arc<Core>) {
+pub(super) async fn run(core: Arc<Limiter>) {
     let mut next_beat = Instant::now();
     let mut probe = FIRST_PROBE;
     let mut next_sweep = Instant::now() + sweep_interval(&core);
@@ -42,11 +42,11 @@ pub(super) async fn run(core: Arc<Core>) {
     }
 }
 
-fn is_social(core: &Core) -> bool {
+fn is_social(core: &Limiter) -> bool {
     core.settings.mode != Mode::Local
 }
 
-fn sweep_interval(core: &Core) -> Duration {
+fn sweep_interval(core: &Limiter) -> Duration {
     match &core.settings.mode {
         Mode::Leased(rules) => rules.time / 2,
         _ => LONG,
@@ -61,7 +61,7 @@ const FIRST_PROBE: Duration = Duration::from_millis(25);
 const LAST_PROBE: Duration = Duration::from_millis(250);
 
 /// Until the next heartbeat. Instances that started together shall not beat together.
-fn pause(core: &Core, probe: Duration) -> Duration {
+fn pause(core: &Limiter, probe: Duration) -> Duration {
     let interval = if core.health.is_degraded() {
         probe
     } else {
@@ -70,9 +70,11 @@ fn pause(core: &Core, probe: Duration) -> Duration {
     interval.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
 
-async fn beat(core: &Core, ttl: Duration) {
+async fn beat(core: &Limiter, ttl: Duration) {
     let settings = &core.settings;
-    let answer = core.store.enrol(&settings.name, &settings.instance, ttl);
+    let answer = core
+        .store
+        .heartbeat(&settings.name, &settings.instance, ttl);
     let answer = within(settings.budget, answer).await;
     core.heard(answer.as_ref().err());
     if let Ok(live) = answer {

@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use super::{
+    decision::{DecidedBy, Decision},
     plan::Plan,
-    ruling::{DecidedBy, Ruling},
 };
 use crate::{
     error::Reason,
@@ -15,7 +15,7 @@ use crate::{
     telemetry::{self, Metric, Reading},
 };
 
-/// What a [`SharedRateLimit`](super::SharedRateLimit) has decided since it was built.
+/// What a [`FleetRateLimit`](super::FleetRateLimit) has decided since it was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -87,19 +87,19 @@ impl Counts {
     }
 
     #[cold]
-    pub(super) fn refused(&self, ruling: &Ruling) {
-        if let Some(position) = ruling.binding_position() {
-            let limit = self.of(&ruling.plan.as_slice()[position].name);
+    pub(super) fn refused(&self, decision: &Decision) {
+        if let Some(position) = decision.binding_position() {
+            let limit = self.of(&decision.plan.as_slice()[position].name);
             limit.exhausted.fetch_add(1, Relaxed);
-            if ruling.shadowed {
+            if decision.shadowed {
                 limit.shadowed.fetch_add(1, Relaxed);
             }
         }
-        if ruling.shadowed {
-            self.admitted(ruling.by);
+        if decision.shadowed {
+            self.admitted(decision.by);
             return;
         }
-        let counter = match ruling.reason() {
+        let counter = match decision.reason() {
             Some(Reason::TooCostly) => &self.too_costly,
             Some(Reason::StoreUnreachable) => &self.unreachable,
             _ => &self.limited,

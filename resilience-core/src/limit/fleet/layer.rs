@@ -13,10 +13,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    SharedRateLimit,
+    FleetRateLimit,
     costs::{Costs, Prices},
-    decide::Core,
-    ruling::{DecidedBy, Ruling},
+    decision::{DecidedBy, Decision},
+    limiter::Limiter,
 };
 use crate::{
     cost::Each,
@@ -47,21 +47,21 @@ where
     }
 }
 
-/// Makes [`SharedRateLimitService`]s. See [`SharedRateLimit::layer`].
+/// Makes [`FleetRateLimitService`]s. See [`FleetRateLimit::layer`].
 ///
 /// A request that cannot be decided on the spot (out of a lease, or from memory) is decided by the store, and waits
-/// for its tokens if the handle has a [queue](super::SharedRateLimitBuilder::queue). It then takes a clone of the
+/// for its tokens if the handle has a [queue](super::FleetRateLimitBuilder::queue). It then takes a clone of the
 /// inner service, which it drives to readiness when it may go on. This is why the inner service has to be `Clone`.
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::{Rejected, limit::{Quota, fleet::SharedRateLimit, store::InProcessLimits}};
+/// use resilience_core::{Rejected, limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits}};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// struct Upload { tenant: String, bytes: u64 }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let limit = SharedRateLimit::builder("uploads", InProcessLimits::new())
+/// let limit = FleetRateLimit::builder("uploads", InProcessLimits::new())
 ///     .limit("uploads", Quota::per(10, Duration::from_secs(1))?)
 ///     .limit("bytes", Quota::per(1_000_000, Duration::from_secs(3600))?)
 ///     .build()?;
@@ -82,14 +82,14 @@ where
 /// the background. One that is dropped while the store is asked may have been charged.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct SharedRateLimitLayer<F, P = Each> {
-    limit: SharedRateLimit,
+pub struct FleetRateLimitLayer<F, P = Each> {
+    limit: FleetRateLimit,
     subject: F,
     pricing: P,
 }
 
-impl<F, P> SharedRateLimitLayer<F, P> {
-    pub(super) const fn new(limit: SharedRateLimit, subject: F, pricing: P) -> Self {
+impl<F, P> FleetRateLimitLayer<F, P> {
+    pub(super) const fn new(limit: FleetRateLimit, subject: F, pricing: P) -> Self {
         Self {
             limit,
             subject,
@@ -98,30 +98,30 @@ impl<F, P> SharedRateLimitLayer<F, P> {
     }
 
     /// What a request costs. The default is one token of each limit.
-    pub fn costs<Q>(self, pricing: Q) -> SharedRateLimitLayer<F, Q> {
-        SharedRateLimitLayer::new(self.limit, self.subject, pricing)
+    pub fn costs<Q>(self, pricing: Q) -> FleetRateLimitLayer<F, Q> {
+        FleetRateLimitLayer::new(self.limit, self.subject, pricing)
     }
 }
 
-impl<S, F: Clone, P: Clone> Layer<S> for SharedRateLimitLayer<F, P> {
-    type Service = SharedRateLimitService<S, F, P>;
+impl<S, F: Clone, P: Clone> Layer<S> for FleetRateLimitLayer<F, P> {
+    type Service = FleetRateLimitService<S, F, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SharedRateLimitService {
+        FleetRateLimitService {
             inner,
             layer: self.clone(),
         }
     }
 }
 
-/// A service whose requests are charged to their subjects. Made by [`SharedRateLimitLayer`].
+/// A service whose requests are charged to their subjects. Made by [`FleetRateLimitLayer`].
 #[derive(Clone, Debug)]
-pub struct SharedRateLimitService<S, F, P = Each> {
+pub struct FleetRateLimitService<S, F, P = Each> {
     inner: S,
-    layer: SharedRateLimitLayer<F, P>,
+    layer: FleetRateLimitLayer<F, P>,
 }
 
-impl<S, F, P, K, Req> Service<Req> for SharedRateLimitService<S, F, P>
+impl<S, F, P, K, Req> Service<Req> for FleetRateLimitService<S, F, P>
 where
     S: Service<Req> + Clone,
     S::Error: ServiceError,
@@ -142,7 +142,7 @@ where
         let subject = (self.layer.subject)(&request);
         let costs = self.layer.pricing.costs(&request);
         let core = self.layer.limit.core();
-        match at_once(core, subject.as_ref(), &costs) {
+        match try_local(core, subject.as_ref(), &costs) {
             Some(Ok(())) => ResponseFuture {
                 state: State::Calling {
                     future: self.inner.call(request),
@@ -172,7 +172,7 @@ where
     }
 }
 
-impl<S: Clone, F, P> SharedRateLimitService<S, F, P> {
+impl<S: Clone, F, P> FleetRateLimitService<S, F, P> {
     /// A service that was polled ready and is not called at once makes room for one that holds nothing.
     fn renew(&mut self) -> S {
         let fresh = self.inner.clone();
@@ -182,36 +182,40 @@ impl<S: Clone, F, P> SharedRateLimitService<S, F, P> {
 }
 
 /// What can be decided without waiting for anybody, and counted.
-fn at_once(core: &Arc<Core>, subject: &str, costs: &Costs<'_>) -> Option<Result<(), Rejected>> {
+fn try_local(
+    core: &Arc<Limiter>,
+    subject: &str,
+    costs: &Costs<'_>,
+) -> Option<Result<(), Rejected>> {
     // Whoever waits comes first.
-    if core.lets_wait() && core.lines.waiting() > 0 {
+    if core.lets_wait() && core.queues.waiting() > 0 {
         return None;
     }
     let plan = core.plan_of(subject);
     let prices = core.prices(&plan, costs);
-    let ruling = core.at_once(subject, &plan, &prices)?;
-    if !ruling.would_admit() && core.lets_wait() {
+    let decision = core.try_local(subject, &plan, &prices)?;
+    if !decision.would_admit() && core.lets_wait() {
         return None;
     }
-    let ruling = core.conclude(ruling);
-    Some(ruling.into_result().map(drop))
+    let decision = core.finish(decision);
+    Some(decision.into_result().map(drop))
 }
 
 async fn decide(
-    core: Arc<Core>,
+    core: Arc<Limiter>,
     subject: Box<str>,
     costs: Costs<'static>,
 ) -> Result<Admitted, Rejected> {
-    let ruling = core.acquire(&subject, costs).await.into_result()?;
-    let prices = core.prices(&ruling.plan, &costs);
+    let decision = core.acquire(&subject, costs).await.into_result()?;
+    let prices = core.prices(&decision.plan, &costs);
     Ok(Admitted {
-        paid: Some((core, subject, ruling, prices)),
+        paid: Some((core, subject, decision, prices)),
     })
 }
 
 /// Tokens of a request that was not made yet: dropped before it is, they go back.
 struct Admitted {
-    paid: Option<(Arc<Core>, Box<str>, Ruling, Prices)>,
+    paid: Option<(Arc<Limiter>, Box<str>, Decision, Prices)>,
 }
 
 impl Admitted {
@@ -223,22 +227,22 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let Some((core, subject, ruling, prices)) = self.paid.take() else {
+        let Some((core, subject, decision, prices)) = self.paid.take() else {
             return;
         };
-        let nobody_counted = matches!(ruling.by, DecidedBy::Unlimited | DecidedBy::Policy);
-        if nobody_counted || ruling.shadowed {
+        let nobody_counted = matches!(decision.by, DecidedBy::Unlimited | DecidedBy::Policy);
+        if nobody_counted || decision.shadowed {
             return;
         }
         let runtime = core.settings.runtime.clone();
-        runtime.spawn(async move { core.undo(&subject, &ruling, &prices).await });
+        runtime.spawn(async move { core.undo(&subject, &decision, &prices).await });
     }
 }
 
 type Deciding = Pin<Box<dyn Future<Output = Result<Admitted, Rejected>> + Send>>;
 
 pin_project! {
-    /// The future of [`SharedRateLimitService`].
+    /// The future of [`FleetRateLimitService`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req>
     where

@@ -1,6 +1,6 @@
 //! A rate limit that the instances of a service share.
 //!
-//! [`SharedRateLimit`] decides about a *subject* (a tenant, an address, a token) by the limits of its [`Plan`], all of
+//! [`FleetRateLimit`] decides about a *subject* (a tenant, an address, a token) by the limits of its [`Plan`], all of
 //! them together: a call passes all and is charged on all, or on none. The buckets are kept by a
 //! [`LimitStore`]: in Redis for a fleet, in
 //! [`InProcessLimits`](super::store::InProcessLimits) for tests and single programs.
@@ -9,17 +9,17 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::limit::{Quota, fleet::SharedRateLimit, store::InProcessLimits};
+//! use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let limit = SharedRateLimit::builder("api", InProcessLimits::new()) // or `redis.limits()`
+//! let limit = FleetRateLimit::builder("api", InProcessLimits::new()) // or `redis.limits()`
 //!     .limit("per-second", Quota::per(10, Duration::from_secs(1))?.burst(20)?)
 //!     .limit("bytes-per-day", Quota::per(1_000_000, Duration::from_secs(86_400))?)
 //!     .build()?;
 //!
-//! let ruling = limit.check("tenant-7", [("per-second", 1), ("bytes-per-day", 600_000)]).await?;
-//! assert_eq!(ruling.binding().unwrap().name, "bytes-per-day");
-//! assert_eq!(ruling.binding().unwrap().remaining, 400_000);
+//! let decision = limit.check("tenant-7", [("per-second", 1), ("bytes-per-day", 600_000)]).await?;
+//! assert_eq!(decision.binding().unwrap().name, "bytes-per-day");
+//! assert_eq!(decision.binding().unwrap().remaining, 400_000);
 //!
 //! let rejected = limit.check("tenant-7", [("per-second", 1), ("bytes-per-day", 600_000)]).await.unwrap_err();
 //! assert!(rejected.retry_after().unwrap() > Duration::from_secs(17_000));
@@ -29,18 +29,18 @@
 //! # Who decides
 //! By default the store, in one round trip per decision: exact, for all instances. A subject with many calls can be
 //! [leased](Mode::Leased): this instance takes tokens in advance and pays calls out of them. What the store has refused
-//! is [remembered](SharedRateLimitBuilder::remember_refusals) for as long as it is sure to be refused again.
+//! is [remembered](FleetRateLimitBuilder::remember_refusals) for as long as it is sure to be refused again.
 //!
 //! # Quotas of tenants
-//! [`plans`](SharedRateLimitBuilder::plans) and [`plan_of`](SharedRateLimitBuilder::plan_of) give each subject its
+//! [`plans`](FleetRateLimitBuilder::plans) and [`plan_of`](FleetRateLimitBuilder::plan_of) give each subject its
 //! plan, for every decision anew. A subject whose plan changes keeps its tokens.
 //!
 //! # Costs that are known afterwards
-//! [`reserve`](SharedRateLimit::reserve) takes what a call may cost, and [`Reservation::settle`] puts back what it did
+//! [`reserve`](FleetRateLimit::reserve) takes what a call may cost, and [`Reservation::settle`] puts back what it did
 //! not, or takes more.
 //!
 //! # When the store cannot be reached
-//! A call waits for the store for no longer than the [budget](SharedRateLimitBuilder::budget). Then the
+//! A call waits for the store for no longer than the [budget](FleetRateLimitBuilder::budget). Then the
 //! [policy](Unreachable) has the word: open, closed, or this instance's share of the limit. After three questions
 //! without an answer nobody asks any more but a task in the background, after 25 ms first and four times a second in the
 //! end, until the store is back: one event says that it is gone, one that it is back, and the gauge
@@ -59,23 +59,23 @@
 //! every two seconds.
 
 mod agent;
-mod config;
+mod builder;
 mod costs;
 mod counts;
-mod decide;
+mod decision;
+mod denial_cache;
 mod health;
 mod layer;
-mod lease;
-mod leased;
-mod line;
-mod memory;
+mod lease_size;
+mod leasing;
+mod limiter;
 mod plan;
-mod pool;
+mod projection;
+mod queue;
 mod reservation;
-mod ruling;
-mod standing;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod token_pool;
 
 use std::{
     fmt,
@@ -83,23 +83,23 @@ use std::{
 };
 
 pub use self::{
-    config::{Mode, SharedRateLimitBuilder, Unreachable},
+    builder::{FleetRateLimitBuilder, Mode, Unreachable},
     costs::Costs,
     counts::Totals,
-    layer::{Pricing, ResponseFuture, SharedRateLimitLayer, SharedRateLimitService},
-    lease::LeaseRules,
+    decision::{DecidedBy, Decision, LimitStatus},
+    layer::{FleetRateLimitLayer, FleetRateLimitService, Pricing, ResponseFuture},
+    lease_size::LeaseRules,
     plan::{MAX_LIMITS, Plan, Plans},
     reservation::{Reservation, Settlement},
-    ruling::{DecidedBy, LimitStatus, Ruling},
 };
 
-use self::decide::Core;
+use self::limiter::Limiter;
 #[cfg(doc)]
 use crate::error::Reason;
 use crate::{
     cost::Each,
     error::Rejected,
-    limit::store::{LimitStore, StoreFailure},
+    limit::store::{LimitStore, StoreError},
     telemetry,
 };
 
@@ -107,13 +107,13 @@ use crate::{
 ///
 /// Dropping the last clone gives leased tokens back and takes this instance off the store's list.
 #[derive(Clone)]
-pub struct SharedRateLimit {
+pub struct FleetRateLimit {
     front: Arc<Front>,
 }
 
 /// What all clones hold; the agent holds the core only.
 struct Front {
-    core: Arc<Core>,
+    core: Arc<Limiter>,
 }
 
 impl Drop for Front {
@@ -122,14 +122,14 @@ impl Drop for Front {
     }
 }
 
-impl SharedRateLimit {
+impl FleetRateLimit {
     /// Starts a limit called `name`, as it appears in rejections, events, metrics and in the store. Handles of one
     /// name and store share their tokens, in whatever process.
-    pub fn builder(name: impl Into<Arc<str>>, store: impl LimitStore) -> SharedRateLimitBuilder {
-        SharedRateLimitBuilder::new(name.into(), Arc::new(store))
+    pub fn builder(name: impl Into<Arc<str>>, store: impl LimitStore) -> FleetRateLimitBuilder {
+        FleetRateLimitBuilder::new(name.into(), Arc::new(store))
     }
 
-    fn start(core: Core) -> Self {
+    fn start(core: Limiter) -> Self {
         let core = Arc::new(core);
         telemetry::register(&core);
         tokio::spawn(agent::run(Arc::clone(&core)));
@@ -149,7 +149,7 @@ impl SharedRateLimit {
         &self,
         subject: &str,
         costs: impl Into<Costs<'_>>,
-    ) -> Result<Ruling, Rejected> {
+    ) -> Result<Decision, Rejected> {
         self.ask(subject, costs).await.into_result()
     }
 
@@ -158,12 +158,12 @@ impl SharedRateLimit {
     /// # Panics
     /// As [`check`](Self::check).
     #[must_use = "a call that is not admitted must not be made"]
-    pub async fn ask(&self, subject: &str, costs: impl Into<Costs<'_>>) -> Ruling {
+    pub async fn ask(&self, subject: &str, costs: impl Into<Costs<'_>>) -> Decision {
         self.core().ask(subject, costs.into()).await
     }
 
     /// Takes what a call of `subject` costs, waiting for it if the handle has a
-    /// [queue](SharedRateLimitBuilder::queue): calls of a subject are served in order of arrival, nobody overtakes.
+    /// [queue](FleetRateLimitBuilder::queue): calls of a subject are served in order of arrival, nobody overtakes.
     /// A call is told at once if its turn would come too late, or after its [deadline](crate::deadline), as far as
     /// that can be told. Nothing happens before the future is polled; dropping it leaves the line.
     ///
@@ -176,7 +176,7 @@ impl SharedRateLimit {
         &self,
         subject: &str,
         costs: impl Into<Costs<'_>>,
-    ) -> Result<Ruling, Rejected> {
+    ) -> Result<Decision, Rejected> {
         self.core()
             .acquire(subject, costs.into())
             .await
@@ -196,23 +196,23 @@ impl SharedRateLimit {
         costs: impl Into<Costs<'_>>,
     ) -> Result<Reservation, Rejected> {
         let costs = costs.into();
-        let ruling = self.check(subject, costs).await?;
-        let prices = self.core().prices(&ruling.plan, &costs);
+        let decision = self.check(subject, costs).await?;
+        let prices = self.core().prices(&decision.plan, &costs);
         let core = Arc::clone(self.core());
-        Ok(Reservation::new(core, subject.into(), ruling, prices))
+        Ok(Reservation::new(core, subject.into(), decision, prices))
     }
 
     /// A layer that charges each request to the subject `of(&request)`: one token of each limit, unless
-    /// [`SharedRateLimitLayer::costs`] says otherwise. Any number of them share the limit.
-    pub fn layer<F>(&self, of: F) -> SharedRateLimitLayer<F> {
-        SharedRateLimitLayer::new(self.clone(), of, Each(1))
+    /// [`FleetRateLimitLayer::costs`] says otherwise. Any number of them share the limit.
+    pub fn layer<F>(&self, of: F) -> FleetRateLimitLayer<F> {
+        FleetRateLimitLayer::new(self.clone(), of, Each(1))
     }
 
     /// How the limits of `subject` stand: takes nothing, and is not counted.
     ///
     /// # Errors
     /// When the store gives no answer.
-    pub async fn peek(&self, subject: &str) -> Result<Ruling, StoreFailure> {
+    pub async fn peek(&self, subject: &str) -> Result<Decision, StoreError> {
         self.core().put_back(subject, Costs::each(0)).await
     }
 
@@ -227,7 +227,7 @@ impl SharedRateLimit {
         &self,
         subject: &str,
         costs: impl Into<Costs<'_>>,
-    ) -> Result<Ruling, StoreFailure> {
+    ) -> Result<Decision, StoreError> {
         self.core().put_back(subject, costs.into()).await
     }
 
@@ -235,7 +235,7 @@ impl SharedRateLimit {
     ///
     /// # Errors
     /// When the store gives no answer. Filling can be repeated.
-    pub async fn reset(&self, subject: &str) -> Result<Ruling, StoreFailure> {
+    pub async fn reset(&self, subject: &str) -> Result<Decision, StoreError> {
         self.core().put_back(subject, Costs::each(u64::MAX)).await
     }
 
@@ -244,7 +244,7 @@ impl SharedRateLimit {
     ///
     /// # Errors
     /// When the store gives no answer. The tokens are lost then, and come in again at the rate of the limit.
-    pub async fn return_leases(&self) -> Result<(), StoreFailure> {
+    pub async fn return_leases(&self) -> Result<(), StoreError> {
         self.core().sweep(true).await
     }
 
@@ -280,7 +280,7 @@ impl SharedRateLimit {
     /// How many calls wait for their tokens.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.core().lines.waiting()
+        self.core().queues.waiting()
     }
 
     /// What was decided so far.
@@ -301,14 +301,14 @@ impl SharedRateLimit {
         &self.core().settings.instance
     }
 
-    fn core(&self) -> &Arc<Core> {
+    fn core(&self) -> &Arc<Limiter> {
         &self.front.core
     }
 }
 
-impl fmt::Debug for SharedRateLimit {
+impl fmt::Debug for FleetRateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedRateLimit")
+        f.debug_struct("FleetRateLimit")
             .field("name", &self.name())
             .field("instance", &self.instance())
             .field("degraded", &self.is_degraded())

@@ -4,24 +4,24 @@ use std::{fmt, sync::Arc};
 
 use super::{
     costs::{Costs, Prices},
-    decide::{Core, signed},
+    decision::{DecidedBy, Decision},
+    limiter::{Limiter, signed},
     plan::MAX_LIMITS,
-    ruling::{DecidedBy, Ruling},
 };
-use crate::limit::store::StoreFailure;
+use crate::limit::store::StoreError;
 
 /// Tokens that were taken for a call whose true cost is not known yet. Made by
-/// [`SharedRateLimit::reserve`](super::SharedRateLimit::reserve).
+/// [`FleetRateLimit::reserve`](super::FleetRateLimit::reserve).
 ///
 /// [`settle`](Self::settle) it when the cost is known. Dropped unsettled it keeps what was reserved, as nobody knows
 /// better.
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::limit::{Quota, fleet::SharedRateLimit, store::InProcessLimits};
+/// use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let limit = SharedRateLimit::builder("model", InProcessLimits::new())
+/// let limit = FleetRateLimit::builder("model", InProcessLimits::new())
 ///     .limit("tokens", Quota::per(10_000, Duration::from_secs(3600))?)
 ///     .build()?;
 /// let reserved = limit.reserve("tenant-7", 4_000).await?; // the most that it can be
@@ -33,9 +33,9 @@ use crate::limit::store::StoreFailure;
 /// ```
 #[must_use = "dropped, it keeps what was reserved"]
 pub struct Reservation {
-    core: Arc<Core>,
+    core: Arc<Limiter>,
     subject: Box<str>,
-    ruling: Ruling,
+    decision: Decision,
     reserved: Prices,
 }
 
@@ -51,23 +51,23 @@ const QUESTIONS: usize = 2;
 
 impl Reservation {
     pub(super) const fn new(
-        core: Arc<Core>,
+        core: Arc<Limiter>,
         subject: Box<str>,
-        ruling: Ruling,
+        decision: Decision,
         reserved: Prices,
     ) -> Self {
         Self {
             core,
             subject,
-            ruling,
+            decision,
             reserved,
         }
     }
 
     /// What was decided when the tokens were taken.
     #[must_use]
-    pub const fn ruling(&self) -> &Ruling {
-        &self.ruling
+    pub const fn decision(&self) -> &Decision {
+        &self.decision
     }
 
     /// The call is over, and this is what it has cost in all: what was reserved beyond that is put back, what is
@@ -85,27 +85,27 @@ impl Reservation {
     ///
     /// # Panics
     /// If a cost names a limit that no plan has: see [`Costs`].
-    pub async fn settle(self, costs: impl Into<Costs<'_>>) -> Result<Settlement, StoreFailure> {
-        let actual = self.core.prices(&self.ruling.plan, &costs.into());
+    pub async fn settle(self, costs: impl Into<Costs<'_>>) -> Result<Settlement, StoreError> {
+        let actual = self.core.prices(&self.decision.plan, &costs.into());
         let mut differences = [0; MAX_LIMITS];
         for (index, difference) in differences.iter_mut().enumerate() {
             *difference = signed(actual[index]) - signed(self.reserved[index]);
         }
-        if differences == [0; MAX_LIMITS] || self.ruling.is_shadowed() {
+        if differences == [0; MAX_LIMITS] || self.decision.is_shadowed() {
             return Ok(Settlement { unpaid: Vec::new() });
         }
         self.core
-            .adjust(&self.subject, &self.ruling, differences)
+            .adjust(&self.subject, &self.decision, differences)
             .await
     }
 }
 
-impl Core {
+impl Limiter {
     /// Puts back all that a call has paid which is not made.
-    pub(super) async fn undo(&self, subject: &str, ruling: &Ruling, prices: &Prices) {
+    pub(super) async fn undo(&self, subject: &str, decision: &Decision, prices: &Prices) {
         // What does not arrive is lost, and comes in again at the rate of the limit.
         let _ = self
-            .adjust(subject, ruling, prices.map(|price| -signed(price)))
+            .adjust(subject, decision, prices.map(|price| -signed(price)))
             .await;
     }
 
@@ -113,10 +113,10 @@ impl Core {
     async fn adjust(
         &self,
         subject: &str,
-        ruling: &Ruling,
+        decision: &Decision,
         mut differences: [i64; MAX_LIMITS],
-    ) -> Result<Settlement, StoreFailure> {
-        let plan = &ruling.plan;
+    ) -> Result<Settlement, StoreError> {
+        let plan = &decision.plan;
         let mut unpaid = [0; MAX_LIMITS];
         for tries in 0..=QUESTIONS {
             if tries == QUESTIONS {
@@ -124,25 +124,25 @@ impl Core {
                 forgive(&mut differences, &mut unpaid, |_| 0);
             }
             let cost = |index: usize| differences[index];
-            let decision = match ruling.by {
+            let stored = match decision.by {
                 DecidedBy::Unlimited | DecidedBy::Policy | DecidedBy::Memory => break,
                 DecidedBy::Lease if self.settle_here(subject, plan, &differences) => break,
-                DecidedBy::Store | DecidedBy::Lease => self.exchange(subject, plan, cost).await?,
-                DecidedBy::Local => self.exchange_alone(subject, plan, 1, cost).await?,
+                DecidedBy::Store | DecidedBy::Lease => self.call_store(subject, plan, cost).await?,
+                DecidedBy::Local => self.call_local(subject, plan, 1, cost).await?,
                 DecidedBy::LocalShare => {
                     let parts = self.health.live();
-                    self.exchange_alone(subject, plan, parts, cost).await?
+                    self.call_local(subject, plan, parts, cost).await?
                 }
             };
-            if decision.outcome.is_admitted() {
+            if stored.outcome.is_admitted() {
                 break;
             }
             forgive(&mut differences, &mut unpaid, |index| {
-                decision.limits[index].remaining
+                stored.limits[index].remaining
             });
         }
         if differences.iter().any(|difference| *difference < 0) {
-            self.memory.forget(subject);
+            self.denials.forget(subject);
         }
         let limits = plan.as_slice().iter().zip(unpaid);
         let unpaid = limits.filter(|(_, unpaid)| *unpaid > 0);
@@ -169,7 +169,7 @@ fn forgive(differences: &mut [i64; MAX_LIMITS], unpaid: &mut Prices, there: impl
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reservation")
-            .field("ruling", &self.ruling)
+            .field("ruling", &self.decision)
             .finish_non_exhaustive()
     }
 }

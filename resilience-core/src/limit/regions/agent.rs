@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     Shared,
     balance::wanted,
-    known::Reading,
-    ledger::{Page, PeerPage, turn},
+    ledger::{LedgerView, PeerLedger, turn},
+    share::Reading,
 };
-use crate::{clock::Moment, limit::store::StoreFailure};
+use crate::{clock::Moment, limit::store::StoreError};
 
 /// A demand that was told counts for so many intervals.
 const DEMAND_LASTS: u64 = 5;
@@ -26,7 +26,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
 }
 
 async fn run(shared: Weak<Shared>) {
-    let mut demand = Demand {
+    let mut demand = DemandRate {
         since: Instant::now(),
         smooth: 0.0,
     };
@@ -45,12 +45,12 @@ async fn run(shared: Weak<Shared>) {
 }
 
 /// What this process would use of the whole, smoothed over some intervals.
-struct Demand {
+struct DemandRate {
     since: Instant,
     smooth: f64,
 }
 
-impl Demand {
+impl DemandRate {
     fn millionths(&mut self, asked: u64) -> u64 {
         let now = Instant::now();
         let passed = now.duration_since(self.since).as_micros().max(1);
@@ -62,7 +62,7 @@ impl Demand {
 }
 
 /// Tells the demand, reads the share, and takes the turn if it is due.
-async fn tend(shared: &Shared, demand: &mut Demand) -> Result<(), StoreFailure> {
+async fn tend(shared: &Shared, demand: &mut DemandRate) -> Result<(), StoreError> {
     let demand = demand.millionths(shared.asked.swap(0, Relaxed));
     let ttl = DEMAND_LASTS * shared.rules.interval / 1000;
     let sent = shared.clock.now();
@@ -87,17 +87,17 @@ async fn tend(shared: &Shared, demand: &mut Demand) -> Result<(), StoreFailure> 
     Ok(())
 }
 
-async fn take_turn(shared: &Shared, own: &Page, sent: Moment) -> Result<(), StoreFailure> {
+async fn take_turn(shared: &Shared, own: &LedgerView, sent: Moment) -> Result<(), StoreError> {
     let patience = Duration::from_micros(shared.rules.interval / 4);
     let mut peers = BTreeMap::new();
     let mut demands = BTreeMap::from([(Arc::clone(&shared.region), own.demand)]);
     for (peer, store) in &shared.peers {
         // A peer that does not answer keeps what it was lent, until that ends.
-        if let Ok(Ok(page)) = timeout(patience, store.look(&shared.group)).await {
-            demands.insert(Arc::clone(peer), page.demand);
+        if let Ok(Ok(view)) = timeout(patience, store.read(&shared.group)).await {
+            demands.insert(Arc::clone(peer), view.demand);
             let late = shared.clock.now().since(sent).as_micros();
             let late = u64::try_from(late).unwrap_or(u64::MAX);
-            peers.insert(Arc::clone(peer), PeerPage { page, late });
+            peers.insert(Arc::clone(peer), PeerLedger { view, late });
         }
     }
     let wanted = wanted(&shared.region, &shared.shares, &demands);

@@ -82,7 +82,7 @@ pub struct Ledger {
 /// A ledger as its store showed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Page {
+pub struct LedgerView {
     /// The store's time.
     pub now: u64,
     /// Goes up with every change; zero while there is none.
@@ -93,7 +93,7 @@ pub struct Page {
     pub demand: u64,
 }
 
-impl Page {
+impl LedgerView {
     /// What a store shows.
     #[must_use]
     pub const fn new(now: u64, version: u64, ledger: Ledger, demand: u64) -> Self {
@@ -173,8 +173,8 @@ impl Ledger {
 }
 
 /// A peer's page, and how many microseconds after our own was asked for it had come.
-pub(super) struct PeerPage {
-    pub(super) page: Page,
+pub(super) struct PeerLedger {
+    pub(super) view: LedgerView,
     pub(super) late: u64,
 }
 
@@ -182,8 +182,8 @@ pub(super) struct PeerPage {
 pub(super) fn turn(
     me: &Arc<str>,
     rules: &Rules,
-    own: &Page,
-    peers: &BTreeMap<Arc<str>, PeerPage>,
+    own: &LedgerView,
+    peers: &BTreeMap<Arc<str>, PeerLedger>,
     wanted: &BTreeMap<Arc<str>, u32>,
 ) -> (Swap, Vec<(Arc<str>, Swap)>) {
     let now = own.now;
@@ -205,8 +205,8 @@ pub(super) fn turn(
                 rules,
                 now,
                 peer,
-                seen.page.ledger.borrowed_from(me, seen.page.now),
-                seen.page.now,
+                seen.view.ledger.borrowed_from(me, seen.view.now),
+                seen.view.now,
                 wanted,
             );
             if let Some(swap) = enter(&mut ledger, me, rules, now, peer, seen, wanted) {
@@ -269,10 +269,10 @@ fn enter(
     rules: &Rules,
     now: u64,
     peer: &Arc<str>,
-    seen: &PeerPage,
+    seen: &PeerLedger,
     wanted: u32,
 ) -> Option<Swap> {
-    let theirs = seen.page.ledger.borrowed_from(me, seen.page.now);
+    let theirs = seen.view.ledger.borrowed_from(me, seen.view.now);
     let lent = ledger.lent.get_mut(peer)?;
     let before = theirs.map_or(0, |theirs| theirs.parts);
     let ready = now >= lent.since + rules.settled();
@@ -292,10 +292,10 @@ fn enter(
     }
     let lowered = match theirs {
         Some(theirs) if parts >= before => theirs.lowered,
-        _ => seen.page.now,
+        _ => seen.view.now,
     };
-    let mut ledger = seen.page.ledger.clone();
-    let until = seen.page.now + left;
+    let mut ledger = seen.view.ledger.clone();
+    let until = seen.view.now + left;
     let entry = Borrowed {
         parts,
         lowered,
@@ -303,8 +303,8 @@ fn enter(
     };
     ledger.borrowed.insert(Arc::clone(me), entry);
     Some(Swap {
-        expected: seen.page.version,
-        not_after: seen.page.now + rules.interval,
+        expected: seen.view.version,
+        not_after: seen.view.now + rules.interval,
         ledger,
     })
 }

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::limit::{Quota, fleet::SharedRateLimit, store::InProcessLimits};
+//! use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
 //! use resilience_core::limit::regions::{InProcessRegion, RegionalLimits};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@
 //!     .here("eu", 1, eu)
 //!     .peer("us", 1, us)
 //!     .build()?;
-//! let limit = SharedRateLimit::builder("api", store)
+//! let limit = FleetRateLimit::builder("api", store)
 //!     .limit("per-second", Quota::per(1_000, Duration::from_secs(1))?)
 //!     .build()?;
 //! limit.check("tenant-7", [("per-second", 1)]).await?;
@@ -49,13 +49,13 @@
 
 mod agent;
 mod balance;
-mod config;
-mod known;
+mod builder;
+mod codec;
 mod ledger;
+mod share;
 mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
-mod text;
 
 use std::{
     collections::BTreeMap,
@@ -68,16 +68,16 @@ use std::{
 };
 
 pub use self::{
-    config::RegionalLimitsBuilder,
-    ledger::{Ledger, Page, Swap, WHOLE},
+    builder::RegionalLimitsBuilder,
+    codec::NoLedger,
+    ledger::{Ledger, LedgerView, Swap, WHOLE},
     store::{InProcessRegion, RegionStore},
-    text::NoLedger,
 };
 
-use self::{known::Known, ledger::Rules};
+use self::{ledger::Rules, share::ShareTracker};
 use super::{
     Quota,
-    store::{Answer, Decision, Demand, LimitStore, StoreFailure, validate},
+    store::{Demand, LimitStore, StoreDecision, StoreError, StoreFuture, validate},
 };
 use crate::{
     clock::{Clock, Moment},
@@ -102,7 +102,7 @@ struct Shared {
     /// The base shares of the regions before this one, in the order of their names.
     before: u32,
     rules: Rules,
-    known: Known,
+    known: ShareTracker,
     /// Microseconds of the whole rate that were asked for since the last report.
     asked: AtomicU64,
     clock: Clock,
@@ -152,7 +152,7 @@ impl Shared {
         subject: &str,
         demands: &[Demand<'_>],
         now: Moment,
-    ) -> Result<Decision, StoreFailure> {
+    ) -> Result<StoreDecision, StoreError> {
         validate(demands)?;
         self.count(demands);
         let mut used = Vec::with_capacity(demands.len());
@@ -177,7 +177,7 @@ impl Shared {
 
     /// This region's part of a quota: so much of the rate, and of the burst its base share, dealt out in the order of the
     /// regions' names so that all of it is in somebody's hands, and nothing twice.
-    fn divide(&self, quota: &Quota, parts: u32) -> Result<Quota, StoreFailure> {
+    fn divide(&self, quota: &Quota, parts: u32) -> Result<Quota, StoreError> {
         let up_to = |parts: u32| {
             let tokens = u128::from(quota.capacity()) * u128::from(parts) / u128::from(WHOLE);
             u64::try_from(tokens).unwrap_or(u64::MAX)
@@ -189,11 +189,11 @@ impl Shared {
                 quota.capacity(),
                 self.region
             );
-            return Err(StoreFailure::new(reason, false));
+            return Err(StoreError::new(reason, false));
         }
         quota
             .portion(parts.into(), WHOLE.into(), burst)
-            .map_err(|error| StoreFailure::new(error.to_string(), false))
+            .map_err(|error| StoreError::new(error.to_string(), false))
     }
 
     /// How much of the whole rate these demands would use.
@@ -219,7 +219,7 @@ impl Shared {
         }
     }
 
-    fn unanswered(&self, failure: &StoreFailure) {
+    fn unanswered(&self, failure: &StoreError) {
         if !self.degraded.swap(true, Relaxed) {
             tracing::warn!(
                 target: "resilience",
@@ -239,12 +239,17 @@ impl LimitStore for RegionalLimits {
         name: &'a str,
         subject: &'a str,
         demands: &'a [Demand<'a>],
-    ) -> Answer<'a, Decision> {
+    ) -> StoreFuture<'a, StoreDecision> {
         let now = self.shared.clock.now();
         Box::pin(self.shared.decide(name, subject, demands, now))
     }
 
-    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
-        self.shared.limits.enrol(name, instance, ttl)
+    fn heartbeat<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        ttl: Duration,
+    ) -> StoreFuture<'a, u64> {
+        self.shared.limits.heartbeat(name, instance, ttl)
     }
 }

@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::ledger::{Ledger, Page, Swap};
-use crate::{clock::Clock, limit::store::Answer};
+use super::ledger::{Ledger, LedgerView, Swap};
+use crate::{clock::Clock, limit::store::StoreFuture};
 
 /// Where one region keeps its ledger, and what its instances would use. Each region has one of its own; the others
 /// reach it across.
@@ -20,14 +20,14 @@ pub trait RegionStore: fmt::Debug + Send + Sync + 'static {
         instance: &'a str,
         demand: u64,
         ttl_ms: u64,
-    ) -> Answer<'a, Page>;
+    ) -> StoreFuture<'a, LedgerView>;
 
     /// Shows the ledger of `name`.
-    fn look<'a>(&'a self, name: &'a str) -> Answer<'a, Page>;
+    fn read<'a>(&'a self, name: &'a str) -> StoreFuture<'a, LedgerView>;
 
     /// Writes a ledger, if nobody else has since it was read and it is not too late. The version goes up, also from one
     /// that was lost. Kept for `ttl_ms` milliseconds at least. Whether it was written.
-    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> Answer<'a, bool>;
+    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> StoreFuture<'a, bool>;
 }
 
 /// Keeps the ledger of one region in this process. Clones share it.
@@ -68,7 +68,7 @@ impl InProcessRegion {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn page(&self, name: &str, report: Option<(&str, u64, u64)>) -> Page {
+    fn view(&self, name: &str, report: Option<(&str, u64, u64)>) -> LedgerView {
         let now = self.now();
         let mut entries = self.lock();
         let entry = entries.entry(name.to_owned()).or_default();
@@ -78,7 +78,7 @@ impl InProcessRegion {
             entry.demands.insert(instance.to_owned(), (demand, until));
         }
         let demand = entry.demands.values().map(|(demand, _)| demand).sum();
-        Page::new(now, entry.version, entry.ledger.clone(), demand)
+        LedgerView::new(now, entry.version, entry.ledger.clone(), demand)
     }
 
     fn write(&self, name: &str, swap: &Swap) -> bool {
@@ -100,7 +100,7 @@ impl Default for InProcessRegion {
     }
 }
 
-fn ready<T: Send + 'static>(value: T) -> Answer<'static, T> {
+fn ready<T: Send + 'static>(value: T) -> StoreFuture<'static, T> {
     Box::pin(std::future::ready(Ok(value)))
 }
 
@@ -111,15 +111,15 @@ impl RegionStore for InProcessRegion {
         instance: &'a str,
         demand: u64,
         ttl_ms: u64,
-    ) -> Answer<'a, Page> {
-        ready(self.page(name, Some((instance, demand, ttl_ms))))
+    ) -> StoreFuture<'a, LedgerView> {
+        ready(self.view(name, Some((instance, demand, ttl_ms))))
     }
 
-    fn look<'a>(&'a self, name: &'a str) -> Answer<'a, Page> {
-        ready(self.page(name, None))
+    fn read<'a>(&'a self, name: &'a str) -> StoreFuture<'a, LedgerView> {
+        ready(self.view(name, None))
     }
 
-    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, _: u64) -> Answer<'a, bool> {
+    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, _: u64) -> StoreFuture<'a, bool> {
         ready(self.write(name, swap))
     }
 }

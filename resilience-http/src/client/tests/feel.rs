@@ -99,11 +99,11 @@ async fn a_stack_of_ones_own_makes_a_client() {
         .unwrap();
     let bulkhead = Bulkhead::builder("own").max_concurrent(1).build().unwrap();
     let stack = tower::ServiceBuilder::new()
-        .layer(bulkhead.layer().until(BodyEnd::new("own")))
+        .layer(bulkhead.layer().complete_on(OnBodyEnd::new("own")))
         .layer(
             retry
                 .layer()
-                .classify(crate::HttpVerdicts::new())
+                .classify(crate::HttpClassifier::new())
                 .replay(HttpReplay::new()),
         )
         .service(ReqwestService::new(http.clone()));

@@ -9,21 +9,21 @@ use resilience_core::Classify;
 use tower_layer::Layer;
 
 use super::*;
-use crate::HttpVerdicts;
+use crate::HttpClassifier;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The verdict on an error, plain, in a stack and boxed: always the same.
 fn verdict(error: reqwest::Error) -> Verdict {
-    let plain = HttpVerdicts::new().classify(Err::<&Response, _>(&error));
+    let plain = HttpClassifier::new().classify(Err::<&Response, _>(&error));
     let stack = Error::Service(error);
     assert_eq!(
-        HttpVerdicts::new().classify(Err::<&Response, _>(&stack)),
+        HttpClassifier::new().classify(Err::<&Response, _>(&stack)),
         plain
     );
     let boxed: BoxError = stack.into();
     assert_eq!(
-        HttpVerdicts::new().classify(Err::<&Response, _>(&boxed)),
+        HttpClassifier::new().classify(Err::<&Response, _>(&boxed)),
         plain
     );
     plain
@@ -183,6 +183,6 @@ async fn what_the_caller_got_wrong_is_ignored() {
 #[test]
 fn a_boxed_error_of_something_else_is_transient() {
     let boxed: BoxError = io::Error::other("?").into();
-    let verdict = HttpVerdicts::new().classify(Err::<&Response, _>(&boxed));
+    let verdict = HttpClassifier::new().classify(Err::<&Response, _>(&boxed));
     assert_eq!(verdict, Verdict::transient());
 }

@@ -22,8 +22,8 @@ use tower_service::Service;
 
 use super::{
     IdempotentRequests, Settings,
-    answer::{Answer, Answers},
     body::{IdempotentBody, Read, read},
+    response::{HandlerResponse, ResponseOutcomes},
 };
 use crate::{
     idempotency::{Key, MalformedKey},
@@ -165,7 +165,7 @@ impl<S> Call<S> {
             Err(problem) => return Ok(problem.into_response()),
         };
         let key = settings.stored(&key, &head, &body);
-        let outcomes = Answers {
+        let outcomes = ResponseOutcomes {
             decide: Arc::clone(&settings.decide),
             keep: settings.keep.clone(),
             of: PhantomData,
@@ -186,7 +186,7 @@ impl<S> Call<S> {
                 let lost = Rejected::new(pattern, reason, requests.handle.name());
                 Ok(settings.rejected(lost).into_response())
             }
-            Ok(outcome) => outcome.value.map(Answer::into_response),
+            Ok(outcome) => outcome.value.map(HandlerResponse::into_response),
         }
     }
 }
@@ -216,7 +216,7 @@ async fn called<S, B, R>(
     mut request: Request<IdempotentBody<B>>,
     attempt: Attempt,
     settings: Arc<Settings>,
-) -> Result<Answer<R>, S::Error>
+) -> Result<HandlerResponse<R>, S::Error>
 where
     S: Service<Request<IdempotentBody<B>>, Response = Response<R>>,
     B: Body,
@@ -230,23 +230,23 @@ where
         return Ok(settings.unkept(Response::from_parts(head, IdempotentBody::passed(body))));
     }
     Ok(match read(body, settings.max_response).await {
-        Read::Whole(body, trailers) => Answer::Whole {
+        Read::Whole(body, trailers) => HandlerResponse::Whole {
             head,
             body,
             trailers,
         },
         Read::More(body) => settings.unkept(Response::from_parts(head, body)),
-        Read::Broken(body) => Answer::Passing(Response::from_parts(head, body)),
+        Read::Broken(body) => HandlerResponse::Passing(Response::from_parts(head, body)),
     })
 }
 
 impl Settings {
-    fn unkept<R: Body>(&self, response: Response<IdempotentBody<R>>) -> Answer<R> {
+    fn unkept<R: Body>(&self, response: Response<IdempotentBody<R>>) -> HandlerResponse<R> {
         if !self.refuse_unkept {
-            return Answer::Passing(response);
+            return HandlerResponse::Passing(response);
         }
         let (head, body) = unkept().into_response::<String>().into_parts();
-        Answer::Whole {
+        HandlerResponse::Whole {
             head,
             body: body.into(),
             trailers: None,

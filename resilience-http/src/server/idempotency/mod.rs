@@ -1,8 +1,8 @@
 //! Requests that take effect once.
 
-mod answer;
 mod body;
 mod layer;
+mod response;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,12 +11,12 @@ use resilience_core::idempotency::{Disposition, Idempotency};
 use sha2::{Digest, Sha256};
 
 pub use self::{
-    answer::IDEMPOTENT_REPLAYED,
     body::IdempotentBody,
     layer::{IdempotentRequestsFuture, IdempotentRequestsLayer, IdempotentRequestsService},
+    response::IDEMPOTENT_REPLAYED,
 };
 use super::hex;
-use crate::idempotency::{Compare, Keep, KeyRules};
+use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 
 /// Makes requests that carry an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07) take effect once: the
 /// handler runs for the first, and the others get its answer.
@@ -106,8 +106,8 @@ struct Settings {
     methods: Vec<Method>,
     required: bool,
     rules: KeyRules,
-    compare: Compare,
-    keep: Keep,
+    compare: FingerprintRules,
+    keep: RecordedHeaders,
     scope: Arc<Scope>,
     decide: Arc<Decide>,
     max_request: usize,
@@ -126,10 +126,10 @@ impl IdempotentRequests {
             methods: vec![Method::POST, Method::PATCH],
             required: false,
             rules: KeyRules::new(),
-            compare: Compare::new(),
-            keep: Keep::new(),
+            compare: FingerprintRules::new(),
+            keep: RecordedHeaders::new(),
             scope: Arc::new(by_authorization),
-            decide: Arc::new(|status, _| answer::by_status(status)),
+            decide: Arc::new(|status, _| response::by_status(status)),
             max_request: 1 << 20,
             max_response: (1 << 20) - (64 << 10),
             refuse_unkept: false,
@@ -157,12 +157,12 @@ impl IdempotentRequests {
     }
 
     /// What of two requests with one key has to be the same.
-    pub fn compare(self, compare: Compare) -> Self {
+    pub fn compare(self, compare: FingerprintRules) -> Self {
         self.with(|settings| settings.compare = compare)
     }
 
     /// What of an answer is kept.
-    pub fn keep(self, keep: Keep) -> Self {
+    pub fn keep(self, keep: RecordedHeaders) -> Self {
         self.with(|settings| settings.keep = keep)
     }
 

@@ -6,11 +6,11 @@ use resilience_core::{
     Rejected,
     limit::{
         KeyedRateLimit, Quota, RateLimit,
-        fleet::{Costs, LimitStatus, Ruling, SharedRateLimit},
+        fleet::{Costs, Decision, FleetRateLimit, LimitStatus},
     },
 };
 
-/// A limit that requests can be held to: [`SharedRateLimit`], [`KeyedRateLimit`] by strings, [`RateLimit`].
+/// A limit that requests can be held to: [`FleetRateLimit`], [`KeyedRateLimit`] by strings, [`RateLimit`].
 pub trait RequestLimit: sealed::Decide + Clone + Send + Sync + 'static {
     /// What a request can cost.
     type Price: From<u64> + Send + 'static;
@@ -30,12 +30,12 @@ pub(super) mod sealed {
 
 /// A decision, or one that is under way.
 pub(super) enum Ruled {
-    Now(Decision),
-    Later(Pin<Box<dyn Future<Output = Decision> + Send>>),
+    Now(RequestDecision),
+    Later(Pin<Box<dyn Future<Output = RequestDecision> + Send>>),
 }
 
 /// What was decided, and how the limits stand.
-pub(super) struct Decision {
+pub(super) struct RequestDecision {
     pub(super) rejected: Option<Rejected>,
     /// The limit that refused.
     pub(super) binding: Option<String>,
@@ -71,11 +71,11 @@ fn next_in(quota: &Quota, remaining: u64, full_in: Duration) -> Option<Duration>
     ))
 }
 
-impl RequestLimit for SharedRateLimit {
+impl RequestLimit for FleetRateLimit {
     type Price = Costs<'static>;
 }
 
-impl sealed::Decide for SharedRateLimit {
+impl sealed::Decide for FleetRateLimit {
     #[expect(private_interfaces, reason = "sealed")]
     fn decide(&self, subject: String, price: Costs<'static>) -> Ruled {
         let limit = self.clone();
@@ -85,12 +85,12 @@ impl sealed::Decide for SharedRateLimit {
     }
 }
 
-fn decision(ruling: &Ruling) -> Decision {
+fn decision(ruling: &Decision) -> RequestDecision {
     let told =
         |limit: LimitStatus<'_>| Told::new(limit.name, limit.quota, limit.remaining, limit.full_in);
     let rejected = ruling.rejected();
     let binding = rejected.as_ref().and_then(|_| ruling.binding());
-    Decision {
+    RequestDecision {
         binding: binding.map(|limit| limit.name.to_owned()),
         rejected,
         limits: ruling.limits().map(told).collect(),
@@ -119,10 +119,10 @@ impl sealed::Decide for KeyedRateLimit<String> {
     }
 }
 
-fn local(limit: &RateLimit, cost: u64) -> Decision {
+fn local(limit: &RateLimit, cost: u64) -> RequestDecision {
     let rejected = limit.try_acquire(cost).err();
     let now = limit.snapshot();
-    Decision {
+    RequestDecision {
         binding: rejected.as_ref().map(|_| limit.name().to_owned()),
         rejected,
         limits: vec![Told::new(
@@ -137,7 +137,7 @@ fn local(limit: &RateLimit, cost: u64) -> Decision {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use resilience_core::limit::machine::{Claim, decide_one};
+    use resilience_core::limit::token_bucket::{Claim, decide_one};
 
     use super::*;
 

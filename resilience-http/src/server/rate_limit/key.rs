@@ -28,7 +28,7 @@ type KeyOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 /// What becomes of requests that have no key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum WithoutKey {
+pub enum MissingKey {
     /// All of them share one bucket: nobody escapes a limit by leaving out a header.
     #[default]
     Share,

@@ -14,8 +14,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    LimitRequests, RequestLimit, Telling, WithoutKey,
-    decide::{Decision, Ruled, Told},
+    LimitHeaders, LimitRequests, MissingKey, RequestLimit,
+    decide::{RequestDecision, Ruled, Told},
 };
 use crate::{
     problem::{Problem, TYPE_PREFIX},
@@ -107,39 +107,39 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let settings = &self.limits.settings;
         let (head, body) = request.into_parts();
-        let subject = match (settings.key.of(&head), settings.without_key) {
+        let subject = match (settings.key.of(&head), settings.missing_key) {
             (Some(subject), _) => subject,
-            (None, WithoutKey::Share) => SHARED.to_owned(),
-            (None, WithoutKey::Pass) => {
+            (None, MissingKey::Share) => SHARED.to_owned(),
+            (None, MissingKey::Pass) => {
                 let inner = self.inner.call(Request::from_parts(head, body));
                 return LimitRequestsFuture::new(State::Called { inner, told: None }, None);
             }
-            (None, WithoutKey::Refuse) => return self.without_call(Outcome::NoKey, None),
+            (None, MissingKey::Refuse) => return self.without_call(Outcome::NoKey, None),
         };
         let price = match &settings.cost {
             Some(cost) => cost(&head),
             None => 1.into(),
         };
-        let telling = settings.telling.clone();
-        let telling = Some((telling, partition_of(&subject)));
+        let headers = settings.headers.clone();
+        let headers = Some((headers, partition_of(&subject)));
         let request = Request::from_parts(head, body);
         match self.limits.limit.decide(subject, price) {
             Ruled::Now(decision) if decision.rejected.is_some() => {
-                self.without_call(Outcome::Refused(decision), telling)
+                self.without_call(Outcome::Refused(decision), headers)
             }
             Ruled::Now(decision) => LimitRequestsFuture::new(
                 State::Called {
                     inner: self.inner.call(request),
                     told: Some(decision.limits),
                 },
-                telling,
+                headers,
             ),
             Ruled::Later(decision) => {
                 // The service that was polled ready goes along; a fresh one takes its place.
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
                 let call = Some((inner, request));
-                LimitRequestsFuture::new(State::Deciding { decision, call }, telling)
+                LimitRequestsFuture::new(State::Deciding { decision, call }, headers)
             }
         }
     }
@@ -149,7 +149,7 @@ impl<S: Clone, L: RequestLimit> LimitRequestsService<S, L> {
     fn without_call<B>(
         &mut self,
         outcome: Outcome,
-        telling: Option<(Telling, [u8; 8])>,
+        headers: Option<(LimitHeaders, [u8; 8])>,
     ) -> LimitRequestsFuture<S, B>
     where
         S: Service<Request<B>>,
@@ -158,7 +158,7 @@ impl<S: Clone, L: RequestLimit> LimitRequestsService<S, L> {
         let fresh = self.inner.clone();
         self.inner = fresh;
         let outcome = Some(outcome);
-        LimitRequestsFuture::new(State::Refused { outcome }, telling)
+        LimitRequestsFuture::new(State::Refused { outcome }, headers)
     }
 }
 
@@ -170,11 +170,11 @@ fn partition_of(subject: &str) -> [u8; 8] {
 
 /// Why the handler was not called.
 enum Outcome {
-    Refused(Decision),
+    Refused(RequestDecision),
     NoKey,
 }
 
-type Deciding = Pin<Box<dyn Future<Output = Decision> + Send>>;
+type Deciding = Pin<Box<dyn Future<Output = RequestDecision> + Send>>;
 
 pin_project! {
     /// The future of [`LimitRequestsService`].
@@ -185,7 +185,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, B, S::Future>,
-        telling: Option<(Telling, [u8; 8])>,
+        headers: Option<(LimitHeaders, [u8; 8])>,
     }
 }
 
@@ -199,8 +199,8 @@ pin_project! {
 }
 
 impl<S: Service<Request<B>>, B> LimitRequestsFuture<S, B> {
-    const fn new(state: State<S, B, S::Future>, telling: Option<(Telling, [u8; 8])>) -> Self {
-        Self { state, telling }
+    const fn new(state: State<S, B, S::Future>, headers: Option<(LimitHeaders, [u8; 8])>) -> Self {
+        Self { state, headers }
     }
 }
 
@@ -231,31 +231,34 @@ where
                 }
                 Projected::Called { inner, told } => {
                     let mut response = ready!(inner.poll(cx))?;
-                    if let Some((limits, (telling, key))) = told.take().zip(this.telling.as_ref()) {
-                        telling.tell(&limits, *key, response.headers_mut());
+                    if let Some((limits, (headers, key))) = told.take().zip(this.headers.as_ref()) {
+                        headers.tell(&limits, *key, response.headers_mut());
                     }
                     return Poll::Ready(Ok(response));
                 }
                 Projected::Refused { outcome } => {
                     let outcome = outcome.take().expect("polled after completion");
-                    return Poll::Ready(Ok(refusal(outcome, this.telling.as_ref())));
+                    return Poll::Ready(Ok(refusal(outcome, this.headers.as_ref())));
                 }
             }
         }
     }
 }
 
-fn refusal<R: From<String>>(outcome: Outcome, telling: Option<&(Telling, [u8; 8])>) -> Response<R> {
+fn refusal<R: From<String>>(
+    outcome: Outcome,
+    headers: Option<&(LimitHeaders, [u8; 8])>,
+) -> Response<R> {
     let Outcome::Refused(decision) = outcome else {
         return Problem::new(StatusCode::BAD_REQUEST, "No key to be limited by")
             .with_type(format!("{TYPE_PREFIX}rate_limit:no_key"))
             .with_detail("The request does not say whom it is to be charged to.")
             .into_response();
     };
-    let problem = match (decision.rejected, telling) {
-        (Some(rejected), Some((telling, _))) => {
+    let problem = match (decision.rejected, headers) {
+        (Some(rejected), Some((headers, _))) => {
             let wait = rejected.retry_after();
-            let later = wait.map(|wait| telling.later(wait));
+            let later = wait.map(|wait| headers.later(wait));
             let said = match later {
                 Some(later) => rejected.with_retry_after(later),
                 None => rejected,
@@ -274,13 +277,13 @@ fn refusal<R: From<String>>(outcome: Outcome, telling: Option<&(Telling, [u8; 8]
         _ => problem,
     };
     let mut response = problem.into_response();
-    if let Some((telling, key)) = telling {
-        telling.tell(&decision.limits, *key, response.headers_mut());
+    if let Some((headers, key)) = headers {
+        headers.tell(&decision.limits, *key, response.headers_mut());
     }
     response
 }
 
-impl Telling {
+impl LimitHeaders {
     fn tell(&self, limits: &[Told], key: [u8; 8], headers: &mut HeaderMap) {
         if !self.fields {
             return;

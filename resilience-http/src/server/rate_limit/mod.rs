@@ -11,7 +11,7 @@ use resilience_core::InvalidConfig;
 
 pub use self::{
     decide::RequestLimit,
-    key::{LimitKey, WithoutKey},
+    key::{LimitKey, MissingKey},
     layer::{LimitRequestsFuture, LimitRequestsLayer, LimitRequestsService},
 };
 
@@ -19,7 +19,7 @@ pub use self::{
 /// (draft-ietf-httpapi-ratelimit-headers-11) on every response, 429 with `Retry-After` and a problem document when a
 /// limit is reached.
 ///
-/// The limit is a [`SharedRateLimit`](resilience_core::limit::fleet::SharedRateLimit) of a fleet, with all of its
+/// The limit is a [`FleetRateLimit`](resilience_core::limit::fleet::FleetRateLimit) of a fleet, with all of its
 /// limits and plans, or a [`KeyedRateLimit`](resilience_core::limit::KeyedRateLimit) or a
 /// [`RateLimit`](resilience_core::limit::RateLimit) of this process. Whom a request is charged to says the
 /// [`key`](Self::key), how much the [`cost`](Self::cost). The decision comes first: a request that is refused never
@@ -30,10 +30,10 @@ pub use self::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use axum::{Router, routing::get};
-/// use resilience_core::limit::{Quota, fleet::SharedRateLimit, store::InProcessLimits};
+/// use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
 /// use resilience_http::server::{LimitKey, LimitRequests};
 ///
-/// let limit = SharedRateLimit::builder("api", InProcessLimits::new()) // or `redis.limits()`
+/// let limit = FleetRateLimit::builder("api", InProcessLimits::new()) // or `redis.limits()`
 ///     .limit("per-minute", Quota::per(1, Duration::from_secs(60))?)
 ///     .build()?;
 /// let by_token = LimitRequests::new(&limit).key(LimitKey::header(http::header::AUTHORIZATION));
@@ -68,16 +68,16 @@ pub struct LimitRequests<L: RequestLimit> {
 
 struct Settings<L: RequestLimit> {
     key: LimitKey,
-    without_key: WithoutKey,
+    missing_key: MissingKey,
     cost: Option<Cost<L>>,
-    telling: Telling,
+    headers: LimitHeaders,
 }
 
 type Cost<L> = Arc<dyn Fn(&Parts) -> <L as RequestLimit>::Price + Send + Sync>;
 
 /// What clients are told beside yes and no.
 #[derive(Clone)]
-struct Telling {
+struct LimitHeaders {
     fields: bool,
     partition: bool,
     jitter: f64,
@@ -93,9 +93,9 @@ impl<L: RequestLimit> LimitRequests<L> {
             limit: limit.clone(),
             settings: Arc::new(Settings {
                 key: LimitKey::whole(),
-                without_key: WithoutKey::default(),
+                missing_key: MissingKey::default(),
                 cost: None,
-                telling: Telling {
+                headers: LimitHeaders {
                     fields: true,
                     partition: false,
                     jitter: 0.2,
@@ -113,8 +113,8 @@ impl<L: RequestLimit> LimitRequests<L> {
 
     /// What becomes of requests that have no key: without the header, or from who knows where.
     #[must_use]
-    pub fn without_key(self, policy: WithoutKey) -> Self {
-        self.with(|settings| settings.without_key = policy)
+    pub fn missing_key(self, policy: MissingKey) -> Self {
+        self.with(|settings| settings.missing_key = policy)
     }
 
     /// What a request costs: a number, or for a shared limit the costs on each of its limits.
@@ -130,20 +130,20 @@ impl<L: RequestLimit> LimitRequests<L> {
     /// Whether clients are told how they stand. Default: yes. Without it, a refusal has its `Retry-After` still.
     #[must_use]
     pub fn fields(self, told: bool) -> Self {
-        self.with(|settings| settings.telling.fields = told)
+        self.with(|settings| settings.headers.fields = told)
     }
 
     /// Whether clients are told which bucket they share (`pk`): eight bytes of a digest of the key. It helps a client
     /// that has several; a key that can be guessed, such as an address, can be told from it. Default: no.
     #[must_use]
     pub fn partition(self, told: bool) -> Self {
-        self.with(|settings| settings.telling.partition = told)
+        self.with(|settings| settings.headers.partition = told)
     }
 
     /// What the limit called `limit` counts, if it is not requests (`qu`): `content-bytes`.
     #[must_use]
     pub fn unit(self, limit: impl Into<String>, unit: impl Into<String>) -> Self {
-        self.with(|settings| settings.telling.units.push((limit.into(), unit.into())))
+        self.with(|settings| settings.headers.units.push((limit.into(), unit.into())))
     }
 
     /// How much later than necessary clients are told to come back, at most, as a share of the wait; a second at
@@ -155,7 +155,7 @@ impl<L: RequestLimit> LimitRequests<L> {
         if !(0.0..=10.0).contains(&share) {
             return Err(InvalidConfig::new("jitter", share, "must be from 0 to 10"));
         }
-        Ok(self.with(|settings| settings.telling.jitter = share))
+        Ok(self.with(|settings| settings.headers.jitter = share))
     }
 
     /// The layer. State is the limit's: any number of layers share it.
@@ -182,9 +182,9 @@ impl<L: RequestLimit> Clone for Settings<L> {
     fn clone(&self) -> Self {
         Self {
             key: self.key.clone(),
-            without_key: self.without_key,
+            missing_key: self.missing_key,
             cost: self.cost.clone(),
-            telling: self.telling.clone(),
+            headers: self.headers.clone(),
         }
     }
 }
@@ -193,7 +193,7 @@ impl<L: RequestLimit + fmt::Debug> fmt::Debug for LimitRequests<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LimitRequests")
             .field("limit", &self.limit)
-            .field("without_key", &self.settings.without_key)
+            .field("missing_key", &self.settings.missing_key)
             .finish_non_exhaustive()
     }
 }

@@ -7,8 +7,8 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use resilience_core::idempotency::{
     Changes, IdempotencyStore, Unreachable,
-    record::{Claim, Claimed, Completion, Holder, Kept, Resolution, View},
-    store::{Answer, StoreFailure},
+    record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
+    store::{StoreError, StoreFuture},
 };
 use resilience_http::{
     headers::IDEMPOTENCY_KEY, idempotency::KeyRules, server::IdempotentRequests,
@@ -98,16 +98,22 @@ async fn a_body_that_breaks_off_is_not_served_and_takes_no_key() {
 #[derive(Clone, Debug)]
 struct Away;
 
-fn away<T>() -> Answer<'static, T> {
-    Box::pin(async { Err(StoreFailure::new("away", false)) })
+fn away<T>() -> StoreFuture<'static, T> {
+    Box::pin(async { Err(StoreError::new("away", false)) })
 }
 
 impl IdempotencyStore for Away {
-    fn claim<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Claim) -> Answer<'a, Claimed> {
+    fn claim<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Claim) -> StoreFuture<'a, Claimed> {
         away()
     }
 
-    fn extend<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Holder, _: u64) -> Answer<'a, Kept> {
+    fn extend<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a Holder,
+        _: u64,
+    ) -> StoreFuture<'a, WriteOutcome> {
         away()
     }
 
@@ -118,7 +124,7 @@ impl IdempotencyStore for Away {
         _: &'a Holder,
         _: &'a Bytes,
         _: u64,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         away()
     }
 
@@ -128,15 +134,25 @@ impl IdempotencyStore for Away {
         _: &'a str,
         _: &'a Holder,
         _: &'a Completion,
-    ) -> Answer<'a, Kept> {
+    ) -> StoreFuture<'a, WriteOutcome> {
         away()
     }
 
-    fn release<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Holder) -> Answer<'a, Kept> {
+    fn release<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         away()
     }
 
-    fn unknown<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Holder) -> Answer<'a, Kept> {
+    fn unknown<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a Holder,
+    ) -> StoreFuture<'a, WriteOutcome> {
         away()
     }
 
@@ -145,12 +161,12 @@ impl IdempotencyStore for Away {
         _: &'a str,
         _: &'a str,
         _: u64,
-        _: &'a Resolution,
-    ) -> Answer<'a, Kept> {
+        _: &'a StoreResolution,
+    ) -> StoreFuture<'a, WriteOutcome> {
         away()
     }
 
-    fn look<'a>(&'a self, _: &'a str, _: &'a str) -> Answer<'a, Option<View>> {
+    fn get<'a>(&'a self, _: &'a str, _: &'a str) -> StoreFuture<'a, Option<RecordView>> {
         away()
     }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use resilience_core::idempotency::Attempt;
-use resilience_http::idempotency::{Compare, Keep};
+use resilience_http::idempotency::{FingerprintRules, RecordedHeaders};
 use tokio::{sync::Notify, time::Instant};
 
 use super::rig::*;
@@ -76,7 +76,7 @@ async fn trailers_come_again_and_cookies_if_they_are_asked_for() {
         let body = axum::body::Body::new(StreamBody::new(frames));
         ([(header::SET_COOKIE, "session=1")], body)
     };
-    let app = app(&once().keep(Keep::new().cookies(true)), handler);
+    let app = app(&once().keep(RecordedHeaders::new().cookies(true)), handler);
     for replay in [false, true] {
         let response = pay("k", "{}").send(&app).await;
         assert_eq!(is_replay(&response), replay);
@@ -123,7 +123,7 @@ async fn another_request_with_the_same_key_is_refused_and_none_is_served_twice()
 
 #[tokio::test]
 async fn what_is_compared_is_the_owners_to_say() {
-    let compare = Compare::new().only_fields(["/amount"]).unwrap();
+    let compare = FingerprintRules::new().only_fields(["/amount"]).unwrap();
     let (app, effects) = paying(&once().compare(compare));
     assert_eq!(pay("k", r#"{"amount":7,"at":1}"#).status(&app).await, 200);
     assert!(is_replay(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use resilience_core::breaker::fleet::{BreakerStore, FleetOrder, OrderKind};
+use resilience_core::breaker::fleet::{BreakerStore, FleetOverride, OverrideKind};
 use resilience_redis::RedisBreakers;
 
 use crate::{
@@ -26,7 +26,7 @@ pub(crate) async fn run(
         }
         Breaker::Clear { name, author } => {
             require(breakers, name).await?;
-            (name, breakers.order(name, None, &author.by).await?)
+            (name, breakers.set_override(name, None, &author.by).await?)
         }
         Breaker::Reset {
             name,
@@ -36,13 +36,17 @@ pub(crate) async fn run(
             require(breakers, name).await?;
             (name, breakers.reset(name, &author.by, reason).await?)
         }
-        Breaker::ForceOpen(args) => return order(breakers, json, OrderKind::ForceOpen, args).await,
-        Breaker::ForceClosed(args) => {
-            return order(breakers, json, OrderKind::ForceClosed, args).await;
+        Breaker::ForceOpen(args) => {
+            return set_override(breakers, json, OverrideKind::ForceOpen, args).await;
         }
-        Breaker::Disable(args) => return order(breakers, json, OrderKind::Disable, args).await,
+        Breaker::ForceClosed(args) => {
+            return set_override(breakers, json, OverrideKind::ForceClosed, args).await;
+        }
+        Breaker::Disable(args) => {
+            return set_override(breakers, json, OverrideKind::Disable, args).await;
+        }
         Breaker::MetricsOnly(args) => {
-            return order(breakers, json, OrderKind::MetricsOnly, args).await;
+            return set_override(breakers, json, OverrideKind::MetricsOnly, args).await;
         }
     };
     print_one(json, name, &view);
@@ -68,10 +72,10 @@ async fn names(breakers: &RedisBreakers) -> Result<Vec<String>, Failure> {
         .map_err(|error| Failure::NoAnswer(error.to_string()))
 }
 
-async fn order(
+async fn set_override(
     breakers: &RedisBreakers,
     json: bool,
-    kind: OrderKind,
+    kind: OverrideKind,
     args: &OverrideArgs,
 ) -> Result<(), Failure> {
     require(breakers, &args.name).await?;
@@ -84,14 +88,14 @@ async fn order(
         ));
     }
     let (reason, by) = (args.reason.clone(), args.author.by.clone());
-    let order = FleetOrder {
+    let active_override = FleetOverride {
         kind,
         reason,
         by,
         expires_ms,
     };
     let view = breakers
-        .order(&args.name, Some(order), &args.author.by)
+        .set_override(&args.name, Some(active_override), &args.author.by)
         .await?;
     print_one(json, &args.name, &view);
     Ok(())

@@ -6,7 +6,7 @@ mod output;
 
 use std::{fmt, process::ExitCode};
 
-use resilience_core::breaker::fleet::StoreFailure;
+use resilience_core::breaker::fleet::StoreError;
 use resilience_redis::{Redis, Status};
 
 use args::{Cli, Noun};
@@ -37,8 +37,8 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<StoreFailure> for Failure {
-    fn from(failure: StoreFailure) -> Self {
+impl From<StoreError> for Failure {
+    fn from(failure: StoreError) -> Self {
         Self::NoAnswer(failure.to_string())
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use resilience_core::breaker::fleet::{FleetOrder, FleetState, OrderKind, View};
+use resilience_core::breaker::fleet::{BreakerView, FleetOverride, FleetState, OverrideKind};
 use serde_json::{Value, json};
 
 /// One breaker.
-pub(crate) fn print_one(json: bool, name: &str, view: &View) {
+pub(crate) fn print_one(json: bool, name: &str, view: &BreakerView) {
     if json {
         println!("{}", as_json(name, view));
     } else {
@@ -16,7 +16,7 @@ pub(crate) fn print_one(json: bool, name: &str, view: &View) {
 }
 
 /// All breakers.
-pub(crate) fn print_all(json: bool, views: &[(String, View)]) {
+pub(crate) fn print_all(json: bool, views: &[(String, BreakerView)]) {
     if json {
         let all = views.iter().map(|(name, view)| as_json(name, view));
         println!("{}", Value::Array(all.collect()));
@@ -27,7 +27,7 @@ pub(crate) fn print_all(json: bool, views: &[(String, View)]) {
     }
 }
 
-fn table(views: &[(String, View)]) -> Table {
+fn table(views: &[(String, BreakerView)]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_HORIZONTAL_ONLY)
@@ -64,9 +64,9 @@ fn table(views: &[(String, View)]) -> Table {
                 view.probes.failure,
                 view.probes.total()
             ),
-            view.order
+            view.active_override
                 .as_ref()
-                .map_or_else(|| "-".into(), order_in_words),
+                .map_or_else(|| "-".into(), override_in_words),
             view.by.clone(),
             view.cause.clone(),
             view.epoch.to_string(),
@@ -75,15 +75,15 @@ fn table(views: &[(String, View)]) -> Table {
     table
 }
 
-fn order_in_words(order: &FleetOrder) -> String {
-    let ends = order
+fn override_in_words(active_override: &FleetOverride) -> String {
+    let ends = active_override
         .expires_ms
         .map_or_else(String::new, |left| format!(", {} left", time(left)));
     format!(
         "{} by {}: {}{ends}",
-        kind(order.kind),
-        order.by,
-        order.reason
+        kind(active_override.kind),
+        active_override.by,
+        active_override.reason
     )
 }
 
@@ -101,22 +101,22 @@ fn state(state: FleetState) -> String {
     }
 }
 
-const fn kind(kind: OrderKind) -> &'static str {
+const fn kind(kind: OverrideKind) -> &'static str {
     match kind {
-        OrderKind::ForceOpen => "force_open",
-        OrderKind::ForceClosed => "force_closed",
-        OrderKind::Disable => "disable",
-        OrderKind::MetricsOnly => "metrics_only",
+        OverrideKind::ForceOpen => "force_open",
+        OverrideKind::ForceClosed => "force_closed",
+        OverrideKind::Disable => "disable",
+        OverrideKind::MetricsOnly => "metrics_only",
     }
 }
 
-fn as_json(name: &str, view: &View) -> Value {
-    let order = view.order.as_ref().map(|order| {
+fn as_json(name: &str, view: &BreakerView) -> Value {
+    let active_override = view.active_override.as_ref().map(|active_override| {
         json!({
-            "kind": kind(order.kind),
-            "reason": order.reason,
-            "by": order.by,
-            "expires_in_ms": order.expires_ms,
+            "kind": kind(active_override.kind),
+            "reason": active_override.reason,
+            "by": active_override.by,
+            "expires_in_ms": active_override.expires_ms,
         })
     });
     let total = view.window.total();
@@ -137,7 +137,7 @@ fn as_json(name: &str, view: &View) -> Value {
         "probes_out": view.leased,
         "probes_succeeded": view.probes.success,
         "probes_failed": view.probes.failure,
-        "order": order,
+        "order": active_override,
         "by": view.by,
         "cause": view.cause,
     })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use resilience_core::{
     Error,
-    breaker::{Builder, CircuitBreaker, Window, fleet::InProcess},
+    breaker::{CircuitBreaker, CircuitBreakerBuilder, Window, fleet::InProcessBreakers},
     bulkhead::{Bulkhead, BulkheadBuilder},
     deadline::Timeout,
     keyed::Keyed,
@@ -73,7 +73,7 @@ fn breakers() -> Vec<Subject> {
     let slow = breaker().slow_calls(Duration::from_millis(500), 0.8);
     let slow = slow.build().expect("a valid breaker");
     // A call that passes never meets the store, whichever it is.
-    let shared = breaker().shared(InProcess::new());
+    let shared = breaker().store(InProcessBreakers::new());
     let shared = shared.build().expect("a valid breaker");
     let keyed = breaker().keyed(Keyed::new()).expect("valid breakers");
     let stack = || ServiceBuilder::new();
@@ -117,7 +117,7 @@ fn others() -> Vec<Subject> {
 
 /// A time window of ten seconds, a failure rate of one half over at least twenty calls: the default, and what the
 /// peers are set to.
-fn breaker() -> Builder {
+fn breaker() -> CircuitBreakerBuilder {
     CircuitBreaker::builder("bench")
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use resilience_core::idempotency::{
     IdempotencyStore,
-    record::{Claim, Claimed, Completion, Holder, Kept, Takeover},
+    record::{Claim, Claimed, Completion, Holder, Takeover, WriteOutcome},
 };
 use resilience_redis::{Redis, RedisIdempotency};
 
@@ -32,7 +32,7 @@ impl Rig {
         };
         let holder = rig.claim("warm", "a", HOUR).await;
         let kept = rig.ours.complete(NAME, "warm", &holder, &outcome()).await;
-        assert_eq!(kept, Ok(Kept::Kept));
+        assert_eq!(kept, Ok(WriteOutcome::Kept));
         rig
     }
 

@@ -2,9 +2,9 @@
 
 use resilience_core::{
     Verdict,
-    breaker::{self, CircuitBreaker, HalfOpen, OpenFor, Order, State, Window},
-    keyed::Keyed,
+    breaker::{self, CircuitBreaker, HalfOpen, OpenFor, Override, State, Window},
     completion::Guard,
+    keyed::Keyed,
 };
 use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{BoxError, Layer, Service};
@@ -83,7 +83,7 @@ fn circuit_breaker_with_orders() {
     let make = || async {
         let breaker = breaker();
         trip(&breaker);
-        breaker.order(Order::force_closed("the contract"));
+        breaker.set_override(Override::force_closed("the contract"));
         of_breaker(&breaker, CircuitBreaker::layer)
     };
     Subject::new("circuit breaker forced closed", make).keeps_every_contract();
@@ -100,7 +100,7 @@ fn keyed_circuit_breaker() {
         .keeps_every_contract();
 }
 
-fn settings() -> breaker::Builder {
+fn settings() -> breaker::CircuitBreakerBuilder {
     CircuitBreaker::builder("contract")
         .window(Window::count(2 * TRIPS))
         .minimum_calls(TRIPS as u32)

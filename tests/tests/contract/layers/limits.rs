@@ -4,7 +4,7 @@ use resilience_core::{
     keyed::Keyed,
     limit::{
         Quota, RateLimit, RateLimitBuilder,
-        fleet::{LeaseRules, Mode, SharedRateLimit, SharedRateLimitBuilder},
+        fleet::{FleetRateLimit, FleetRateLimitBuilder, LeaseRules, Mode},
         store::InProcessLimits,
     },
 };
@@ -104,9 +104,9 @@ fn shared_rate_limit_that_lets_calls_wait() {
     waiting(subject).keeps_every_contract();
 }
 
-fn shared_limit() -> SharedRateLimitBuilder {
+fn shared_limit() -> FleetRateLimitBuilder {
     let quota = Quota::per(TOKENS, 500 * SECOND).unwrap();
-    SharedRateLimit::builder("contract", InProcessLimits::new()).limit("calls", quota)
+    FleetRateLimit::builder("contract", InProcessLimits::new()).limit("calls", quota)
 }
 
 fn limit() -> RateLimitBuilder {

@@ -15,13 +15,13 @@ use resilience_core::{
     Error,
     bulkhead::{
         Bulkhead,
-        fleet::{FleetBulkhead, InProcess, WhenLost},
+        fleet::{FleetBulkhead, InProcessBulkheads, WhenLost},
     },
     deadline::Timeout,
+    error::wrap::WrapErrorLayer,
     fallback::{Fallback, FallbackLayer},
     idempotency::{Disposition, Idempotency, IdempotencyBuilder, Key},
     keyed::Keyed,
-    error::wrap::LiftLayer,
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
 };
@@ -166,7 +166,7 @@ fn bulkhead_of_a_fleet_whose_queue_is_empty() {
 }
 
 fn of_fleet(queue: Option<(usize, Duration)>) -> Instance {
-    let builder = FleetBulkhead::builder("contract", InProcess::new())
+    let builder = FleetBulkhead::builder("contract", InProcessBulkheads::new())
         .max_concurrent(PLACES)
         .when_lost(WhenLost::Abort);
     let builder = match queue {
@@ -202,8 +202,9 @@ fn lift() {
         Error::Rejected(rejected) => rejected.into(),
         Error::Service(error) => error,
     };
-    let lift =
-        move || layer_fn(move |inner: Stack| MapErr::new(LiftLayer::new().layer(inner), lower));
+    let lift = move || {
+        layer_fn(move |inner: Stack| MapErr::new(WrapErrorLayer::new().layer(inner), lower))
+    };
     Subject::new("lift", move || async move { Instance::new(lift) }).keeps_every_contract();
 }
 

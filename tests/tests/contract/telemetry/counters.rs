@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use resilience_core::telemetry::{self, Kind, TABLE};
 use tokio::runtime::Runtime;
 
-use crate::{LONG, metrics::everything_happens};
+use super::{LONG, metrics::everything_happens};
 
 /// The values of all counters of handles called `name`.
 fn counters(name: &str) -> BTreeMap<(&'static str, String), u64> {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::FutureExt;
 use resilience_core::{
-    breaker::{CircuitBreaker, HalfOpen, OpenFor, Order},
+    breaker::{CircuitBreaker, HalfOpen, OpenFor, Override},
     bulkhead::Bulkhead,
     deadline::Timeout,
     fallback::Fallback,
@@ -162,7 +162,7 @@ async fn events_have_stable_names_and_fields() {
             (Level::INFO, "half_open", "closed")
         ]
     );
-    breaker.order(Order::force_open("maintenance").by("ops"));
+    breaker.set_override(Override::force_open("maintenance").by("ops"));
     let ordered = [
         ("to", "forced_open"),
         ("order_reason", "maintenance"),
@@ -287,7 +287,7 @@ async fn a_call_that_passes_is_silent() {
 #[tokio::test(start_paused = true)]
 async fn events_of_idempotency_keys_have_stable_names_and_fields() {
     let (recorder, _default) = listen();
-    let store = idempotency::InProcess::new();
+    let store = idempotency::InProcessIdempotency::new();
     let keys = idempotency::Idempotency::builder("keys");
     let keys = keys.store(store.clone()).max_outcome(8).build().unwrap();
     let is = |level, message: &str, more: &[(&'static str, &str)]| {
@@ -346,7 +346,7 @@ async fn events_of_idempotency_keys_have_stable_names_and_fields() {
 #[tokio::test(start_paused = true)]
 async fn the_loss_of_a_lease_is_told() {
     let (recorder, _default) = listen();
-    let store = idempotency::InProcess::new();
+    let store = idempotency::InProcessIdempotency::new();
     let keys = idempotency::Idempotency::builder("lost");
     let keys = keys.store(store.clone()).build().unwrap();
     let told = recorder.clone();
@@ -392,7 +392,7 @@ async fn a_store_that_falls_silent_is_told_and_that_it_is_back() {
     assert!(silent.fields.contains_key("failure"), "{silent:?}");
 
     // A store that is full gives no answer to new keys.
-    let store = idempotency::InProcess::bounded(1, 1);
+    let store = idempotency::InProcessIdempotency::bounded(1, 1);
     let keys = idempotency::Idempotency::builder("full").store(store.clone());
     let keys = keys.build().unwrap();
     let (mut number, mut in_a_row) = (0_u32, 0);

@@ -3,8 +3,8 @@
 use std::{io, time::Duration};
 
 use resilience_core::idempotency::{
-    Attempt, Disposition, Fingerprint, Idempotency, IdempotencyStore, InProcess, Json, Key,
-    Unreachable,
+    Attempt, Disposition, Fingerprint, Idempotency, IdempotencyStore, InProcessIdempotency, Json,
+    Key, Unreachable,
     record::{Claim, Takeover},
 };
 use resilience_tests::until::eventually;
@@ -13,7 +13,7 @@ use super::{LONG, MOMENT};
 
 /// Everything that is counted, under the name `name`; what it returns keeps it so.
 pub(crate) async fn everything_happens_to_keys(name: &'static str) -> Vec<Idempotency> {
-    let store = InProcess::new();
+    let store = InProcessIdempotency::new();
     let handle = Idempotency::builder(name)
         .store(store.clone())
         .lease(Duration::from_secs(3))
@@ -46,7 +46,7 @@ async fn answers(handle: &Idempotency) {
 }
 
 /// After it was renewed.
-async fn loses_its_lease(handle: &Idempotency, store: &InProcess, name: &str) {
+async fn loses_its_lease(handle: &Idempotency, store: &InProcessIdempotency, name: &str) {
     let renewed = handle.clone();
     let (flushed, group) = (store.clone(), name.to_owned());
     let lost = handle.run("lost", move |attempt| async move {
@@ -91,7 +91,7 @@ async fn waits(handle: &Idempotency) {
 /// A store that is full gives no answer.
 async fn unguarded(name: &'static str) -> Idempotency {
     let handle = Idempotency::builder(name)
-        .store(InProcess::bounded(1, 1))
+        .store(InProcessIdempotency::bounded(1, 1))
         .unreachable(Unreachable::Open)
         .ttl(LONG)
         .budget(MOMENT * 1000)

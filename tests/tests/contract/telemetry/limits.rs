@@ -2,7 +2,7 @@
 
 use resilience_core::limit::{
     Quota,
-    fleet::{self, SharedRateLimit, Unreachable},
+    fleet::{self, FleetRateLimit, Unreachable},
     store::InProcessLimits,
 };
 use resilience_redis::Redis;
@@ -11,9 +11,9 @@ use resilience_tests::until::eventually;
 use super::LONG;
 
 /// One whose store answers, one that leases, and one whose store is missing.
-pub(crate) async fn shared_limits(name: &'static str, missing: &Redis) -> [SharedRateLimit; 3] {
+pub(crate) async fn shared_limits(name: &'static str, missing: &Redis) -> [FleetRateLimit; 3] {
     let quota = Quota::per(2, LONG).unwrap();
-    let found = SharedRateLimit::builder(name, InProcessLimits::new())
+    let found = FleetRateLimit::builder(name, InProcessLimits::new())
         .limit("per-long", quota)
         .limit("never", Quota::per(1_000_000, LONG).unwrap())
         .build()
@@ -22,7 +22,7 @@ pub(crate) async fn shared_limits(name: &'static str, missing: &Redis) -> [Share
     assert!(found.check("t", 1).await.is_err());
     found.set_shadow(true);
     assert!(found.check("t", 1).await.unwrap().is_shadowed());
-    let leasing = SharedRateLimit::builder(name, InProcessLimits::new())
+    let leasing = FleetRateLimit::builder(name, InProcessLimits::new())
         .limit("many", Quota::per(1_000_000, LONG).unwrap())
         .mode(fleet::Mode::Leased(fleet::LeaseRules::new().time(LONG)))
         .build()
@@ -39,7 +39,7 @@ pub(crate) async fn shared_limits(name: &'static str, missing: &Redis) -> [Share
     {
         assert!(leasing.check("t", 1).await.is_ok());
     }
-    let lost = SharedRateLimit::builder(name, missing.limits())
+    let lost = FleetRateLimit::builder(name, missing.limits())
         .limit("per-long", quota)
         .unreachable(Unreachable::Closed)
         .build()

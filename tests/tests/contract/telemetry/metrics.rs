@@ -13,23 +13,23 @@ use opentelemetry_sdk::metrics::{
 };
 use resilience_core::{
     Verdict,
-    breaker::{CircuitBreaker, OpenFor, Order, State},
+    breaker::{CircuitBreaker, OpenFor, Override, State},
     bulkhead::{
         Bulkhead,
-        fleet::{FleetBulkhead, InProcess},
+        fleet::{FleetBulkhead, InProcessBulkheads},
     },
+    completion::Guard,
     deadline::Timeout,
     fallback::Fallback,
     keyed::Keyed,
     limit::{
         Quota, RateLimit,
-        fleet::{self, SharedRateLimit},
+        fleet::{self, FleetRateLimit},
         store::InProcessLimits,
     },
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
     telemetry::{self, Kind, TABLE},
-    completion::Guard,
 };
 use resilience_http::{Client, client::Host};
 use resilience_redis::Redis;
@@ -164,7 +164,7 @@ async fn everything_happens_half_open_and_by_order(name: &'static str) -> impl s
         breaker
     };
     let measuring = trip(LONG);
-    measuring.order(Order::metrics_only("trial"));
+    measuring.set_override(Override::metrics_only("trial"));
     assert!(measuring.acquire().is_ok());
     let probed = trip(MOMENT);
     eventually("the interval is over", LONG, || async {
@@ -188,12 +188,12 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     assert!(!once(guarded.clone(), Plan::Fail).await);
     assert!(!once(guarded, Plan::Answer).await);
 
-    let order = everything_happens_half_open_and_by_order(name).await;
+    let active_override = everything_happens_half_open_and_by_order(name).await;
 
     let nobody = format!("redis://127.0.0.1:{}", free_port());
     let redis = Redis::connect(&nobody).unwrap();
     let shared = CircuitBreaker::builder(name)
-        .shared(redis.breakers())
+        .store(redis.breakers())
         .build()
         .unwrap();
     eventually("the store is found missing", LONG, || async {
@@ -213,7 +213,7 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     assert!(bulkhead.try_acquire().is_err());
     assert!(!once(bulkhead.layer().layer(probe.clone()), Plan::Answer).await);
 
-    let shared_places = FleetBulkhead::builder(name, InProcess::new())
+    let shared_places = FleetBulkhead::builder(name, InProcessBulkheads::new())
         .max_concurrent(1)
         .lease(100 * MOMENT)
         .build()
@@ -275,7 +275,7 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     let keys = everything_happens_to_keys(name).await;
     let inboxes = everything_happens_to_an_inbox(name).await;
     Box::new((
-        (breaker, order, shared, bulkhead, permit, queued),
+        (breaker, active_override, shared, bulkhead, permit, queued),
         (stopped, away),
         (limit, waiting, fleet, keys, inboxes),
         (retry, timeout, fallback, shed),
@@ -467,11 +467,11 @@ async fn the_gauge_of_a_state_that_was_left_is_zero() {
         }
     };
     is_only("closed");
-    breaker.order(Order::force_open("maintenance"));
+    breaker.set_override(Override::force_open("maintenance"));
     is_only("forced_open");
-    breaker.order(Order::disable("test"));
+    breaker.set_override(Override::disable("test"));
     is_only("disabled");
-    breaker.clear_order("done");
+    breaker.clear_override("done");
     is_only("closed");
     drop(breaker);
     assert!(
@@ -502,7 +502,7 @@ async fn keys_never_become_attributes() {
         }
         permits.push(bulkheads.get(&key).try_acquire().unwrap());
     }
-    let shared = SharedRateLimit::builder(name, InProcessLimits::new())
+    let shared = FleetRateLimit::builder(name, InProcessLimits::new())
         .plan_of(|tenant| {
             let of_tenant = fleet::Plan::new().limit(tenant, Quota::per(1, LONG).unwrap());
             Some(of_tenant.unwrap())

@@ -7,7 +7,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 use resilience_core::telemetry::{self, Kind, TABLE};
 
-use crate::metrics::everything_happens;
+use super::metrics::everything_happens;
 
 #[tokio::test]
 async fn both_spellings_of_every_name_agree() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use resilience_core::telemetry::{self, Kind, TABLE};
 
-use crate::metrics::everything_happens;
+use super::metrics::everything_happens;
 
 /// A name with more series than this costs more than it tells.
 #[tokio::test]

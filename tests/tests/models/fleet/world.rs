@@ -1,14 +1,14 @@
 //! The fleet as the checker sees it: one record, a few instances, and what is on its way between them.
 //!
-//! [`Record`], [`Policy`] and [`Ledger`] are the ones that run in production. What is abstract here is the rest: an
+//! [`BreakerRecord`], [`Policy`] and [`BreakerLedger`] are the ones that run in production. What is abstract here is the rest: an
 //! instance calls and asks whenever the verdict that it knows lets it, and its task does one thing at a time, as the
 //! real one does. Every message may be lost, late, or delivered twice; the order is whatever the checker likes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use resilience_core::breaker::fleet::{
-    Change, Counts, FleetState, LeaseAnswer, Ledger, LocalPhase, Policy, Record, Report, Sight,
-    Standing, View,
+    BreakerLedger, BreakerRecord, BreakerView, Change, Counts, FleetState, LeaseAnswer, LocalPhase,
+    LocalState, Policy, Report, ViewAge,
 };
 
 /// Milliseconds of one step of time: more than there are changes of state in one.
@@ -63,7 +63,7 @@ pub(crate) enum Mistake {
 pub(crate) enum Wish {
     Report(Report),
     Change(Change),
-    Restore(View),
+    Restore(BreakerView),
     Settle(Arc<str>, u64, Option<bool>),
 }
 
@@ -72,16 +72,16 @@ pub(crate) enum Wish {
 pub(crate) struct Waiting {
     pub(crate) wish: Wish,
     /// The answer, on its way back.
-    pub(crate) answer: Option<View>,
+    pub(crate) answer: Option<BreakerView>,
 }
 
 /// A lease that is asked for, and the answer.
-type Asking = (Arc<str>, Option<(LeaseAnswer, View)>);
+type Asking = (Arc<str>, Option<(LeaseAnswer, BreakerView)>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Instance {
     pub(crate) alive: bool,
-    ledger: Ledger,
+    ledger: BreakerLedger,
     totals: Counts,
     failing: bool,
     /// The state of its own machine beside the verdict.
@@ -95,7 +95,7 @@ pub(crate) struct Instance {
     pub(crate) asking: Option<Asking>,
     /// A lease that the instance no longer waits for, but that the store may still grant.
     pub(crate) late_ask: Option<Arc<str>>,
-    pub(crate) push: Option<View>,
+    pub(crate) push: Option<BreakerView>,
     /// Probes that it holds, and their epochs.
     pub(crate) held: BTreeMap<Arc<str>, u64>,
     asked: u32,
@@ -115,7 +115,7 @@ pub(crate) struct Broken {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub(crate) now: u64,
-    pub(crate) record: Record,
+    pub(crate) record: BreakerRecord,
     pub(crate) instances: Vec<Instance>,
     pub(crate) broken: Broken,
     /// By epoch: the state that it stands for.
@@ -160,7 +160,7 @@ impl World {
         let name = |n: usize| Arc::from(["a", "b", "c"][n]);
         let instance = |n| Instance {
             alive: true,
-            ledger: Ledger::new(name(n), name(n)),
+            ledger: BreakerLedger::new(name(n), name(n)),
             totals: Counts::default(),
             failing: false,
             local: LocalPhase::Passing,
@@ -175,7 +175,7 @@ impl World {
         };
         Self {
             now: TICK,
-            record: Record::default(),
+            record: BreakerRecord::default(),
             instances: (0..size).map(instance).collect(),
             broken: Broken::default(),
             verdicts: BTreeMap::from([(0, FleetState::Closed)]),
@@ -208,7 +208,7 @@ impl World {
         world
     }
 
-    pub(crate) fn view(&self) -> View {
+    pub(crate) fn view(&self) -> BreakerView {
         self.record.view(self.now)
     }
 
@@ -286,7 +286,7 @@ impl World {
     pub(crate) fn report(&mut self, n: usize) {
         let now = self.now;
         let one = &mut self.instances[n];
-        let standing = Standing {
+        let standing = LocalState {
             totals: one.totals,
             failing: one.failing,
             bucket_ms: TICK,
@@ -372,11 +372,11 @@ impl World {
         }
     }
 
-    fn restore(&mut self, known: &View, mistake: Mistake) {
+    fn restore(&mut self, known: &BreakerView, mistake: Mistake) {
         let over = known.state == FleetState::Open && known.remaining_ms == 0;
         let newer = known.epoch > self.view().epoch;
         match mistake {
-            Mistake::RestoreOverNewer => self.record = Record::default(),
+            Mistake::RestoreOverNewer => self.record = BreakerRecord::default(),
             Mistake::RestoreWithoutEnd if over && newer => {
                 let mut endless = known.clone();
                 endless.remaining_ms = u64::MAX / 4;
@@ -430,7 +430,7 @@ impl World {
     }
 
     /// One step on the record. A new epoch is pushed to everybody.
-    fn touch<T>(&mut self, step: impl FnOnce(&mut Record, u64) -> T) -> T {
+    fn touch<T>(&mut self, step: impl FnOnce(&mut BreakerRecord, u64) -> T) -> T {
         let before = self.record.view(self.now).epoch;
         let done = step(&mut self.record, self.now);
         let view = self.view();
@@ -470,7 +470,7 @@ impl World {
             }
             Wish::Change(_) => {}
             Wish::Restore(_) => {
-                if self.instances[n].ledger.sight(&view) != Sight::Behind {
+                if self.instances[n].ledger.view_age(&view) != ViewAge::Stale {
                     self.see(n, &view, mistake, policy);
                 }
             }
@@ -510,21 +510,21 @@ impl World {
     }
 
     /// As the task does: adopt what is newer, bring back what was lost, propose what is due.
-    fn see(&mut self, n: usize, view: &View, mistake: Mistake, policy: &Policy) {
+    fn see(&mut self, n: usize, view: &BreakerView, mistake: Mistake, policy: &Policy) {
         let now = self.now;
         let before = self.epoch_of(n);
         let local = self.local(n);
         let one = &mut self.instances[n];
-        if one.ledger.sight(view) == Sight::Behind {
+        if one.ledger.view_age(view) == ViewAge::Stale {
             if mistake != Mistake::AdoptWhatIsOlder {
                 let left = one.open_until.saturating_sub(now);
                 let lost = one.ledger.lost(left, now);
                 return one.wait_for(Wish::Restore(lost));
             }
             let name = Arc::from(["a", "b", "c"][n]);
-            one.ledger = Ledger::new(Arc::clone(&name), name);
+            one.ledger = BreakerLedger::new(Arc::clone(&name), name);
         }
-        if one.ledger.sight(view) == Sight::News {
+        if one.ledger.view_age(view) == ViewAge::Newer {
             one.failing = false;
         }
         if one.obeys(view, local, mistake) {
@@ -561,7 +561,7 @@ impl World {
 
     /// The store forgets everything. That takes longer than it has had changes within one step of time.
     pub(crate) fn flush(&mut self) {
-        self.record = Record::default();
+        self.record = BreakerRecord::default();
         self.now += TICK;
         self.lives += 1;
     }
@@ -585,17 +585,17 @@ impl Instance {
         self.waiting = Some(Waiting { wish, answer: None });
     }
 
-    fn obeys(&self, view: &View, local: LocalPhase, mistake: Mistake) -> bool {
+    fn obeys(&self, view: &BreakerView, local: LocalPhase, mistake: Mistake) -> bool {
         match mistake {
-            Mistake::KeepToItself => self.ledger.sight(view) == Sight::News,
+            Mistake::KeepToItself => self.ledger.view_age(view) == ViewAge::Newer,
             _ => self.ledger.must_obey(view, local),
         }
     }
 
     /// Its machine does what the verdict says.
-    fn follow(&mut self, view: &View, local: LocalPhase, now: u64) {
+    fn follow(&mut self, view: &BreakerView, local: LocalPhase, now: u64) {
         let own = match local {
-            LocalPhase::Open if self.ledger.sight(view) == Sight::Same => self.open_until,
+            LocalPhase::Open if self.ledger.view_age(view) == ViewAge::Same => self.open_until,
             _ => 0,
         };
         (self.local, self.open_until) = match view.state {
@@ -612,8 +612,8 @@ impl Instance {
 }
 
 /// The part of a view that an instance keeps beyond the moment: fewer states to tell apart.
-fn kept(view: &View) -> View {
-    View {
+fn kept(view: &BreakerView) -> BreakerView {
+    BreakerView {
         window: Counts::default(),
         live: 0,
         failing: 0,

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use resilience_core::idempotency::record::{
-    Claim, Claimed, Completion, Holder, Kept, Phase, Previous, Record, Takeover,
+    Claim, Claimed, Completion, Holder, Phase, Previous, Record, Takeover, WriteOutcome,
 };
 
 /// Milliseconds that a lease lasts, an outcome is kept, and an unfinished record.
@@ -66,7 +66,7 @@ pub(crate) enum Wish {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reply {
     Claimed(Claimed),
-    Kept(Kept),
+    Kept(WriteOutcome),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -234,7 +234,7 @@ impl World {
                 };
                 self.instances[n].holder = grant.map(|grant| Holder::new(&claim, &grant));
             }
-            (_, Reply::Kept(Kept::Lost(_))) => self.instances[n] = self.left(n),
+            (_, Reply::Kept(WriteOutcome::Lost(_))) => self.instances[n] = self.left(n),
             _ if self.instances[n].ending => self.instances[n] = self.left(n),
             _ => {}
         }
@@ -289,7 +289,7 @@ impl World {
                 self.record.complete(&holder, completion, now)
             }
         };
-        let lost = matches!(kept, Kept::Lost(_));
+        let lost = matches!(kept, WriteOutcome::Lost(_));
         let stands = |record: &Record| record.view(now);
         self.broken.zombie_changed |= lost && stands(&before) != stands(&self.record);
         if !lost {
@@ -297,7 +297,7 @@ impl World {
                 Wish::Complete(_, completion) => self.accept(&completion.outcome, &before),
                 Wish::Release(holder) => self.doubt = self.inherited[&holder.fence],
                 Wish::Unknown(_) => self.doubt = Previous::Unknown,
-                Wish::Extend(holder) if kept == Kept::Restored => {
+                Wish::Extend(holder) if kept == WriteOutcome::Restored => {
                     self.doubt = self.inherited[&holder.fence];
                 }
                 _ => {}

@@ -5,19 +5,19 @@ use std::{sync::Arc, time::Duration};
 use resilience_core::Error;
 use resilience_core::{
     error::Reason,
-    idempotency::{InProcess, Outcome, inbox::SqliteInbox},
+    idempotency::{InProcessIdempotency, Outcome, inbox::SqliteInbox},
 };
 
 use super::rig::{EFFECT, SqliteRig, coffee, ms, tea};
 
 struct Shop {
     rig: SqliteRig,
-    front: InProcess,
+    front: InProcessIdempotency,
 }
 
 impl Shop {
     async fn open() -> Self {
-        let (mut rig, front) = (SqliteRig::new("").await, InProcess::new());
+        let (mut rig, front) = (SqliteRig::new("").await, InProcessIdempotency::new());
         rig.inbox = behind(&front);
         Self { rig, front }
     }
@@ -47,7 +47,7 @@ impl Shop {
     }
 }
 
-fn behind(front: &InProcess) -> SqliteInbox {
+fn behind(front: &InProcessIdempotency) -> SqliteInbox {
     let inbox = SqliteInbox::builder("orders").retention(Duration::from_secs(3_600));
     inbox
         .front(Arc::new(front.clone()), ms(1_000))
@@ -152,7 +152,7 @@ async fn the_database_decides_when_the_front_is_taken_or_says_that_the_key_is_an
 async fn a_front_that_is_full_or_silent_costs_its_budget_and_nothing_else() {
     let mut shop = Shop::open().await;
     // No room for a record: every claim on it fails.
-    shop.rig.inbox = behind(&InProcess::bounded(1, 1));
+    shop.rig.inbox = behind(&InProcessIdempotency::bounded(1, 1));
     for replayed in [false, true, true] {
         assert_eq!(shop.order().await.unwrap().replayed().is_some(), replayed);
     }

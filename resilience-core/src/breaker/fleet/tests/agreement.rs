@@ -3,7 +3,7 @@
 use tokio::task::JoinSet;
 
 use super::{freezing::Freezing, *};
-use crate::breaker::{Order, fleet::member::millis};
+use crate::breaker::{Override, fleet::member::millis};
 
 const OPEN: Duration = ms(2_000);
 const CALM: Duration = ms(1_000);
@@ -23,7 +23,7 @@ fn instance(store: &Freezing) -> CircuitBreaker {
         .minimum_calls(10)
         .open_for(OpenFor::fixed(OPEN).jitter(0.0))
         .half_open(HalfOpen::probes(3).max_wait(HALF_OPEN))
-        .shared(store.clone())
+        .store(store.clone())
         .fleet(rules)
         .build()
         .unwrap()
@@ -44,7 +44,7 @@ enum Recorded {
     Closed,
     Lost,
     /// An order holds the fleet for a while.
-    Ordered,
+    Overridden,
 }
 
 const RECORDED: [Recorded; 9] = [
@@ -56,7 +56,7 @@ const RECORDED: [Recorded; 9] = [
     Recorded::RampUp,
     Recorded::Closed,
     Recorded::Lost,
-    Recorded::Ordered,
+    Recorded::Overridden,
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -110,12 +110,12 @@ async fn bring_to(breaker: &CircuitBreaker, local: Local, hanging: &mut JoinSet<
         }
         Local::Following => assert_eq!(breaker.state(), State::HalfOpen),
         Local::Overridden => {
-            breaker.order(Order::force_closed("by hand").expires_after(OVERRIDE));
+            breaker.set_override(Override::force_closed("by hand").expires_after(OVERRIDE));
         }
     }
 }
 
-async fn bring_record_to(store: &InProcess, recorded: Recorded) {
+async fn bring_record_to(store: &InProcessBreakers, recorded: Recorded) {
     let epoch = store.view("payments").await.unwrap().epoch;
     let enter = async |to, lasting_ms| {
         let change = Change {
@@ -161,14 +161,17 @@ async fn bring_record_to(store: &InProcess, recorded: Recorded) {
             enter(FleetState::Closed, 0).await;
         }
         Recorded::Lost => store.flush(),
-        Recorded::Ordered => {
-            let order = FleetOrder {
-                kind: OrderKind::ForceClosed,
+        Recorded::Overridden => {
+            let active_override = FleetOverride {
+                kind: OverrideKind::ForceClosed,
                 reason: "test".into(),
                 by: "ops".into(),
                 expires_ms: Some(millis(OVERRIDE)),
             };
-            store.order("payments", Some(order), "ops").await.unwrap();
+            store
+                .set_override("payments", Some(active_override), "ops")
+                .await
+                .unwrap();
         }
     }
 }
@@ -183,7 +186,7 @@ fn bound(recorded: Recorded, local: [Local; 3]) -> Duration {
         // Its own probe hangs, which opens it again.
         bound += HALF_OPEN + OPEN;
     }
-    if matches!(recorded, Recorded::Ordered) || any(|one| matches!(one, Local::Overridden)) {
+    if matches!(recorded, Recorded::Overridden) || any(|one| matches!(one, Local::Overridden)) {
         bound += OVERRIDE;
     }
     if matches!(recorded, Recorded::RampUp) {
@@ -198,7 +201,7 @@ fn bound(recorded: Recorded, local: [Local; 3]) -> Duration {
 
 /// Calls that succeed until record and instances agree that all is well; the time that it took.
 async fn agree_within(
-    store: &InProcess,
+    store: &InProcessBreakers,
     fleet: &[CircuitBreaker],
     bound: Duration,
 ) -> Option<Duration> {
@@ -211,7 +214,7 @@ async fn agree_within(
         pass(ms(50)).await;
         let view = store.view("payments").await.unwrap();
         let closed = fleet.iter().all(|one| one.state() == State::Closed);
-        if view.state == FleetState::Closed && view.order.is_none() && closed {
+        if view.state == FleetState::Closed && view.active_override.is_none() && closed {
             return Some(start.elapsed());
         }
     }
@@ -219,7 +222,7 @@ async fn agree_within(
 }
 
 /// Whether an outage of the dependency opens the fleet, once it outweighs the good calls of the window.
-async fn is_protected(store: &InProcess, fleet: &[CircuitBreaker]) -> bool {
+async fn is_protected(store: &InProcessBreakers, fleet: &[CircuitBreaker]) -> bool {
     for _ in 0..240 {
         for breaker in fleet {
             let _ = Box::pin(through_layer(breaker, false)).await;
@@ -368,7 +371,7 @@ async fn no_interleaving_of_store_hangs_and_outages_leaves_the_fleet_unprotected
 async fn a_store_that_never_answers_leaves_the_agent_hearing_pushes_and_degraded() {
     let store = Freezing::new();
     let hung = Hung(store.inner.clone());
-    let breaker = CircuitBreaker::builder("payments").shared(hung).build();
+    let breaker = CircuitBreaker::builder("payments").store(hung).build();
     let (breaker, other) = (breaker.unwrap(), instance(&store));
     pass(ms(3_500)).await;
     assert!(breaker.fleet().unwrap().is_degraded());
@@ -390,20 +393,24 @@ async fn a_call_of_a_half_open_breaker_does_not_wait_for_a_store_that_hangs() {
 
 /// Every step hangs for good; pushes come.
 #[derive(Debug)]
-struct Hung(InProcess);
+struct Hung(InProcessBreakers);
 
-fn never<'a, T: Send + 'a>() -> Answer<'a, T> {
+fn never<'a, T: Send + 'a>() -> StoreFuture<'a, T> {
     Box::pin(std::future::pending())
 }
 
 impl BreakerStore for Hung {
-    fn report<'a>(&'a self, _: &'a str, _: &'a Report) -> Answer<'a, View> {
+    fn report<'a>(&'a self, _: &'a str, _: &'a Report) -> StoreFuture<'a, BreakerView> {
         never()
     }
-    fn change<'a>(&'a self, _: &'a str, _: &'a Change) -> Answer<'a, (bool, View)> {
+    fn change<'a>(&'a self, _: &'a str, _: &'a Change) -> StoreFuture<'a, (bool, BreakerView)> {
         never()
     }
-    fn restore<'a>(&'a self, _: &'a str, _: &'a View) -> Answer<'a, (bool, View)> {
+    fn restore<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a BreakerView,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         never()
     }
     fn lease<'a>(
@@ -412,7 +419,7 @@ impl BreakerStore for Hung {
         _: &'a Arc<str>,
         _: u32,
         _: u64,
-    ) -> Answer<'a, (LeaseAnswer, View)> {
+    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
         never()
     }
     fn settle<'a>(
@@ -421,16 +428,21 @@ impl BreakerStore for Hung {
         _: &'a str,
         _: u64,
         _: Option<bool>,
-    ) -> Answer<'a, (bool, View)> {
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         never()
     }
-    fn order<'a>(&'a self, _: &'a str, _: Option<FleetOrder>, _: &'a str) -> Answer<'a, View> {
+    fn set_override<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<FleetOverride>,
+        _: &'a str,
+    ) -> StoreFuture<'a, BreakerView> {
         never()
     }
-    fn reset<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str) -> Answer<'a, View> {
+    fn reset<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str) -> StoreFuture<'a, BreakerView> {
         never()
     }
-    fn view<'a>(&'a self, _: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, _: &'a str) -> StoreFuture<'a, BreakerView> {
         never()
     }
     fn subscribe(&self, name: &str) -> Subscription {

@@ -8,7 +8,7 @@ fn asked_to_wait(seconds: u64) -> Verdict {
     }
 }
 
-fn polite(store: &InProcess, max: Duration) -> CircuitBreaker {
+fn polite(store: &InProcessBreakers, max: Duration) -> CircuitBreaker {
     let open_for = OpenFor::exponential(ms(5_000), ms(60_000)).jitter(0.0);
     builder(store.clone())
         .open_for(open_for.honour_retry_after(max))
@@ -18,7 +18,7 @@ fn polite(store: &InProcess, max: Duration) -> CircuitBreaker {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_learned_by_one_instance_cools_down_the_fleet() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet: Vec<_> = (0..3).map(|_| polite(&store, ms(120_000))).collect();
     pass(ms(50)).await;
     for _ in 0..10 {
@@ -40,7 +40,7 @@ async fn a_retry_after_learned_by_one_instance_cools_down_the_fleet() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_is_capped_for_the_fleet_too() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet: Vec<_> = (0..2).map(|_| polite(&store, ms(20_000))).collect();
     pass(ms(50)).await;
     for _ in 0..10 {
@@ -53,7 +53,7 @@ async fn a_retry_after_is_capped_for_the_fleet_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_that_is_not_honoured_moves_nobody() {
-    let fleet = fleet(&InProcess::new(), 3);
+    let fleet = fleet(&InProcessBreakers::new(), 3);
     pass(ms(50)).await;
     for _ in 0..10 {
         call(&fleet[0], asked_to_wait(90)).unwrap();
@@ -68,7 +68,7 @@ async fn a_retry_after_that_is_not_honoured_moves_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_of_a_failed_probe_cools_down_the_fleet() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet: Vec<_> = (0..2).map(|_| polite(&store, ms(120_000))).collect();
     pass(ms(50)).await;
     fleet.iter().for_each(|breaker| fail(breaker, 9));

@@ -7,14 +7,14 @@ use super::*;
 
 #[derive(Clone, Debug)]
 pub(super) struct Freezing {
-    pub(super) inner: InProcess,
+    pub(super) inner: InProcessBreakers,
     frozen: watch::Sender<bool>,
 }
 
 impl Freezing {
     pub(super) fn new() -> Self {
         Self {
-            inner: InProcess::new(),
+            inner: InProcessBreakers::new(),
             frozen: watch::Sender::new(false),
         }
     }
@@ -23,10 +23,13 @@ impl Freezing {
         self.frozen.send_replace(frozen);
     }
 
-    fn later<'a, T, F>(&self, step: impl FnOnce(InProcess) -> F + Send + 'static) -> Answer<'a, T>
+    fn later<'a, T, F>(
+        &self,
+        step: impl FnOnce(InProcessBreakers) -> F + Send + 'static,
+    ) -> StoreFuture<'a, T>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, StoreFailure>> + Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let (inner, frozen) = (self.inner.clone(), self.frozen.subscribe());
         let step = tokio::spawn(async move {
@@ -42,15 +45,23 @@ async fn goes_on(mut frozen: watch::Receiver<bool>) {
 }
 
 impl BreakerStore for Freezing {
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
         let (name, report) = (name.to_owned(), report.clone());
         self.later(move |store| async move { store.report(&name, &report).await })
     }
-    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+    fn change<'a>(
+        &'a self,
+        name: &'a str,
+        change: &'a Change,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         let (name, change) = (name.to_owned(), change.clone());
         self.later(move |store| async move { store.change(&name, &change).await })
     }
-    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+    fn restore<'a>(
+        &'a self,
+        name: &'a str,
+        known: &'a BreakerView,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         let (name, known) = (name.to_owned(), known.clone());
         self.later(move |store| async move { store.restore(&name, &known).await })
     }
@@ -60,7 +71,7 @@ impl BreakerStore for Freezing {
         lease: &'a Arc<str>,
         budget: u32,
         lease_ms: u64,
-    ) -> Answer<'a, (LeaseAnswer, View)> {
+    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
         let (name, lease) = (name.to_owned(), Arc::clone(lease));
         self.later(move |store| async move { store.lease(&name, &lease, budget, lease_ms).await })
     }
@@ -70,24 +81,31 @@ impl BreakerStore for Freezing {
         lease: &'a str,
         epoch: u64,
         success: Option<bool>,
-    ) -> Answer<'a, (bool, View)> {
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         let (name, lease) = (name.to_owned(), lease.to_owned());
         self.later(move |store| async move { store.settle(&name, &lease, epoch, success).await })
     }
-    fn order<'a>(
+    fn set_override<'a>(
         &'a self,
         name: &'a str,
-        order: Option<FleetOrder>,
+        active_override: Option<FleetOverride>,
         by: &'a str,
-    ) -> Answer<'a, View> {
+    ) -> StoreFuture<'a, BreakerView> {
         let (name, by) = (name.to_owned(), by.to_owned());
-        self.later(move |store| async move { store.order(&name, order, &by).await })
+        self.later(
+            move |store| async move { store.set_override(&name, active_override, &by).await },
+        )
     }
-    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+    fn reset<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        cause: &'a str,
+    ) -> StoreFuture<'a, BreakerView> {
         let (name, by, cause) = (name.to_owned(), by.to_owned(), cause.to_owned());
         self.later(move |store| async move { store.reset(&name, &by, &cause).await })
     }
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
         let name = name.to_owned();
         self.later(move |store| async move { store.view(&name).await })
     }

@@ -19,7 +19,7 @@ use tokio::time::advance;
 use super::*;
 use crate::{
     Verdict,
-    breaker::{Builder, CircuitBreaker, HalfOpen, OpenFor, RampUp, State},
+    breaker::{CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, RampUp, State},
     completion::Guard,
     error::{Error, Reason, Rejected},
 };
@@ -28,15 +28,15 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn builder(store: impl BreakerStore) -> Builder {
+fn builder(store: impl BreakerStore) -> CircuitBreakerBuilder {
     CircuitBreaker::builder("payments")
         .minimum_calls(10)
         .open_for(OpenFor::exponential(ms(5_000), ms(60_000)).jitter(0.0))
         .half_open(HalfOpen::probes(3))
-        .shared(store)
+        .store(store)
 }
 
-fn fleet(store: &InProcess, size: usize) -> Vec<CircuitBreaker> {
+fn fleet(store: &InProcessBreakers, size: usize) -> Vec<CircuitBreaker> {
     (0..size)
         .map(|_| builder(store.clone()).build().unwrap())
         .collect()
@@ -83,7 +83,7 @@ async fn through_layer(breaker: &CircuitBreaker, ok: bool) -> Result<(), Error<(
     service.oneshot(()).await
 }
 
-async fn opened(store: &InProcess, size: usize) -> Vec<CircuitBreaker> {
+async fn opened(store: &InProcessBreakers, size: usize) -> Vec<CircuitBreaker> {
     let fleet = fleet(store, size);
     pass(ms(50)).await;
     for breaker in &fleet {
@@ -96,7 +96,7 @@ async fn opened(store: &InProcess, size: usize) -> Vec<CircuitBreaker> {
 
 #[tokio::test(start_paused = true)]
 async fn instances_with_too_few_calls_each_open_together() {
-    let fleet = opened(&InProcess::new(), 3).await;
+    let fleet = opened(&InProcessBreakers::new(), 3).await;
     let rejected = fleet[0].acquire().unwrap_err();
     assert_eq!(rejected.reason(), Reason::Open);
     assert!(rejected.retry_after().unwrap() > ms(4_000));
@@ -104,7 +104,7 @@ async fn instances_with_too_few_calls_each_open_together() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lone_bad_instance_opens_alone_and_poisons_nobody() {
-    let fleet = fleet(&InProcess::new(), 3);
+    let fleet = fleet(&InProcessBreakers::new(), 3);
     pass(ms(50)).await;
     for _ in 0..20 {
         fail(&fleet[0], 50);
@@ -122,7 +122,7 @@ async fn a_lone_bad_instance_opens_alone_and_poisons_nobody() {
 /// Each crash leaves a name behind that counts as failing for a while: not as one more, if it is the same.
 #[tokio::test(start_paused = true)]
 async fn a_lone_bad_instance_that_crashes_and_restarts_poisons_nobody() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let good = fleet(&store, 2);
     for _ in 0..5 {
         let rules = FleetRules::new().instance("checkout-7");
@@ -138,7 +138,7 @@ async fn a_lone_bad_instance_that_crashes_and_restarts_poisons_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fleet_of_one_behaves_as_a_local_breaker() {
-    let breaker = &fleet(&InProcess::new(), 1)[0];
+    let breaker = &fleet(&InProcessBreakers::new(), 1)[0];
     pass(ms(50)).await;
     fail(breaker, 9);
     pass(ms(3_000)).await;
@@ -153,7 +153,7 @@ async fn a_fleet_of_one_behaves_as_a_local_breaker() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_instance_inherits_the_verdict() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let _fleet = opened(&store, 2).await;
     let late = builder(store).build().unwrap();
     pass(ms(20)).await;
@@ -162,7 +162,7 @@ async fn a_new_instance_inherits_the_verdict() {
 
 #[tokio::test(start_paused = true)]
 async fn twenty_instances_in_half_open_send_exactly_the_probes_of_the_fleet() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = opened(&store, 20).await;
     pass(ms(6_000)).await;
     let reached = Arc::new(Mutex::new(Vec::new()));
@@ -203,7 +203,7 @@ async fn twenty_instances_in_half_open_send_exactly_the_probes_of_the_fleet() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_probes_open_the_whole_fleet_again_for_longer() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = opened(&store, 3).await;
     pass(ms(5_000)).await;
     for breaker in &fleet[..2] {
@@ -217,7 +217,7 @@ async fn failed_probes_open_the_whole_fleet_again_for_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_probe_goes_back_to_the_fleet() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = opened(&store, 2).await;
     pass(ms(5_000)).await;
     for round in 0..20 {
@@ -243,7 +243,7 @@ async fn a_dropped_probe_goes_back_to_the_fleet() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hung_probe_counts_as_failed_before_its_lease_ends() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = opened(&store, 2).await;
     pass(ms(5_000)).await;
     let hanging: Vec<_> = (0..2)
@@ -265,7 +265,7 @@ async fn a_hung_probe_counts_as_failed_before_its_lease_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_without_the_layer_gets_a_probe_at_the_second_try() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = opened(&store, 2).await;
     pass(ms(5_000)).await;
     assert_eq!(
@@ -278,7 +278,7 @@ async fn a_caller_without_the_layer_gets_a_probe_at_the_second_try() {
 
 #[tokio::test(start_paused = true)]
 async fn recovery_ramps_up_over_the_fleet() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet: Vec<_> = (0..3)
         .map(|_| {
             builder(store.clone())
@@ -304,29 +304,42 @@ async fn recovery_ramps_up_over_the_fleet() {
 
 #[tokio::test(start_paused = true)]
 async fn orders_hold_for_the_fleet_and_for_those_who_come_later() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = fleet(&store, 2);
     pass(ms(50)).await;
-    let order = FleetOrder {
-        kind: OrderKind::ForceOpen,
+    let active_override = FleetOverride {
+        kind: OverrideKind::ForceOpen,
         reason: "maintenance".into(),
         by: "ops".into(),
         expires_ms: None,
     };
-    fleet[0].fleet().unwrap().order(order).await.unwrap();
+    fleet[0]
+        .fleet()
+        .unwrap()
+        .set_override(active_override)
+        .await
+        .unwrap();
     pass(ms(50)).await;
     let late = builder(store).build().unwrap();
     pass(ms(50)).await;
     assert_eq!(states(&fleet), [State::ForcedOpen; 2]);
     assert_eq!(late.state(), State::ForcedOpen);
-    assert_eq!(late.snapshot().order.unwrap().by.as_deref(), Some("ops"));
+    assert_eq!(
+        late.snapshot().active_override.unwrap().by.as_deref(),
+        Some("ops")
+    );
     pass(ms(60_000)).await;
     assert_eq!(
         late.state(),
         State::ForcedOpen,
         "it does not lapse by itself"
     );
-    fleet[1].fleet().unwrap().clear_order("ops").await.unwrap();
+    fleet[1]
+        .fleet()
+        .unwrap()
+        .clear_override("ops")
+        .await
+        .unwrap();
     pass(ms(50)).await;
     assert_eq!(states(&fleet), [State::Closed; 2]);
     assert_eq!(late.state(), State::Closed);
@@ -335,23 +348,23 @@ async fn orders_hold_for_the_fleet_and_for_those_who_come_later() {
 #[tokio::test(start_paused = true)]
 async fn a_reset_that_ends_an_order_closes_also_who_opened_alone() {
     for lift_first in [false, true] {
-        let fleet = fleet(&InProcess::new(), 3);
+        let fleet = fleet(&InProcessBreakers::new(), 3);
         pass(ms(50)).await;
         fail(&fleet[0], 10);
         assert_eq!(fleet[0].state(), State::Open);
-        let order = FleetOrder {
-            kind: OrderKind::ForceOpen,
+        let active_override = FleetOverride {
+            kind: OverrideKind::ForceOpen,
             reason: "maintenance".into(),
             by: "ops".into(),
             expires_ms: None,
         };
         let ops = fleet[1].fleet().unwrap();
-        ops.order(order).await.unwrap();
+        ops.set_override(active_override).await.unwrap();
         pass(ms(50)).await;
         assert_eq!(states(&fleet), [State::ForcedOpen; 3]);
         // Nobody may have seen what holds between the two.
         if lift_first {
-            ops.clear_order("ops").await.unwrap();
+            ops.clear_override("ops").await.unwrap();
         }
         ops.reset("ops", "maintained").await.unwrap();
         pass(ms(50)).await;
@@ -361,19 +374,19 @@ async fn a_reset_that_ends_an_order_closes_also_who_opened_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_lifted_leaves_open_who_opened_alone() {
-    let fleet = fleet(&InProcess::new(), 3);
+    let fleet = fleet(&InProcessBreakers::new(), 3);
     pass(ms(50)).await;
     fail(&fleet[0], 10);
-    let order = FleetOrder {
-        kind: OrderKind::ForceOpen,
+    let active_override = FleetOverride {
+        kind: OverrideKind::ForceOpen,
         reason: "trial".into(),
         by: "ops".into(),
         expires_ms: None,
     };
     let ops = fleet[1].fleet().unwrap();
-    ops.order(order).await.unwrap();
+    ops.set_override(active_override).await.unwrap();
     pass(ms(50)).await;
-    ops.clear_order("ops").await.unwrap();
+    ops.clear_override("ops").await.unwrap();
     pass(ms(50)).await;
     let states = states(&fleet);
     assert_eq!(states, [State::Open, State::Closed, State::Closed]);
@@ -381,7 +394,7 @@ async fn an_order_that_is_lifted_leaves_open_who_opened_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reset_closes_the_whole_fleet_also_who_opened_alone() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = fleet(&store, 2);
     pass(ms(50)).await;
     fail(&fleet[0], 10);
@@ -398,7 +411,7 @@ async fn a_reset_closes_the_whole_fleet_also_who_opened_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flush_while_open_is_healed_by_whoever_knows() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = opened(&store, 3).await;
     let epoch = store.view("payments").await.unwrap().epoch;
     store.flush();
@@ -417,7 +430,7 @@ async fn a_flush_while_open_is_healed_by_whoever_knows() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flush_after_the_open_time_still_lets_probes_through() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let fleet = opened(&store, 2).await;
     pass(ms(6_000)).await;
     assert_eq!(states(&fleet), [State::HalfOpen; 2]);

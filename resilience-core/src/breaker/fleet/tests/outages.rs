@@ -4,22 +4,22 @@ use super::*;
 
 #[derive(Debug)]
 pub(super) struct Flaky {
-    inner: InProcess,
+    inner: InProcessBreakers,
     down: Arc<AtomicBool>,
     /// Fails after the deed.
     loses_answers: Arc<AtomicBool>,
 }
 
 impl Flaky {
-    fn through<'a, T: 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
+    fn through<'a, T: 'a>(&'a self, answer: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
         let (down, lost) = (self.down.load(Relaxed), self.loses_answers.load(Relaxed));
         Box::pin(async move {
             if down {
-                return Err(StoreFailure::new("down", false));
+                return Err(StoreError::new("down", false));
             }
             let answer = answer.await;
             if lost {
-                Err(StoreFailure::new("lost", true))
+                Err(StoreError::new("lost", true))
             } else {
                 answer
             }
@@ -29,19 +29,27 @@ impl Flaky {
 
 /// Lazily: nothing is done before the first poll.
 fn lazily<'a, T: 'a>(
-    answer: impl Future<Output = Result<T, StoreFailure>> + Send + 'a,
-) -> Answer<'a, T> {
+    answer: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+) -> StoreFuture<'a, T> {
     Box::pin(answer)
 }
 
 impl BreakerStore for Flaky {
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> Answer<'a, View> {
+    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
         self.through(lazily(async move { self.inner.report(name, report).await }))
     }
-    fn change<'a>(&'a self, name: &'a str, change: &'a Change) -> Answer<'a, (bool, View)> {
+    fn change<'a>(
+        &'a self,
+        name: &'a str,
+        change: &'a Change,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         self.through(lazily(async move { self.inner.change(name, change).await }))
     }
-    fn restore<'a>(&'a self, name: &'a str, known: &'a View) -> Answer<'a, (bool, View)> {
+    fn restore<'a>(
+        &'a self,
+        name: &'a str,
+        known: &'a BreakerView,
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         self.through(lazily(async move { self.inner.restore(name, known).await }))
     }
     fn lease<'a>(
@@ -50,7 +58,7 @@ impl BreakerStore for Flaky {
         lease: &'a Arc<str>,
         budget: u32,
         lease_ms: u64,
-    ) -> Answer<'a, (LeaseAnswer, View)> {
+    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
         self.through(lazily(async move {
             self.inner.lease(name, lease, budget, lease_ms).await
         }))
@@ -61,27 +69,32 @@ impl BreakerStore for Flaky {
         lease: &'a str,
         epoch: u64,
         success: Option<bool>,
-    ) -> Answer<'a, (bool, View)> {
+    ) -> StoreFuture<'a, (bool, BreakerView)> {
         self.through(lazily(async move {
             self.inner.settle(name, lease, epoch, success).await
         }))
     }
-    fn order<'a>(
+    fn set_override<'a>(
         &'a self,
         name: &'a str,
-        order: Option<FleetOrder>,
+        active_override: Option<FleetOverride>,
         by: &'a str,
-    ) -> Answer<'a, View> {
-        self.through(lazily(
-            async move { self.inner.order(name, order, by).await },
-        ))
+    ) -> StoreFuture<'a, BreakerView> {
+        self.through(lazily(async move {
+            self.inner.set_override(name, active_override, by).await
+        }))
     }
-    fn reset<'a>(&'a self, name: &'a str, by: &'a str, cause: &'a str) -> Answer<'a, View> {
+    fn reset<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        cause: &'a str,
+    ) -> StoreFuture<'a, BreakerView> {
         self.through(lazily(
             async move { self.inner.reset(name, by, cause).await },
         ))
     }
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
         self.through(lazily(async move { self.inner.view(name).await }))
     }
     fn subscribe(&self, name: &str) -> Subscription {
@@ -89,8 +102,8 @@ impl BreakerStore for Flaky {
     }
 }
 
-pub(super) fn flaky() -> (InProcess, Arc<AtomicBool>, Arc<AtomicBool>, Flaky) {
-    let (inner, down, lost) = (InProcess::new(), Arc::default(), Arc::default());
+pub(super) fn flaky() -> (InProcessBreakers, Arc<AtomicBool>, Arc<AtomicBool>, Flaky) {
+    let (inner, down, lost) = (InProcessBreakers::new(), Arc::default(), Arc::default());
     let flaky = Flaky {
         inner: inner.clone(),
         down: Arc::clone(&down),
@@ -167,7 +180,7 @@ async fn a_report_whose_answer_was_lost_counts_once() {
 
 #[tokio::test(start_paused = true)]
 async fn the_task_ends_with_the_breaker() {
-    let store = InProcess::new();
+    let store = InProcessBreakers::new();
     let breaker = builder(store.clone()).build().unwrap();
     pass(ms(50)).await;
     let alive = tokio::runtime::Handle::current()
@@ -182,6 +195,6 @@ async fn the_task_ends_with_the_breaker() {
 
 #[test]
 fn a_shared_breaker_outside_of_a_runtime_is_refused_by_name() {
-    let error = builder(InProcess::new()).build().unwrap_err();
+    let error = builder(InProcessBreakers::new()).build().unwrap_err();
     assert_eq!(error.field(), "shared");
 }

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use crate::{
     Moment, Reason,
     breaker::{
-        CircuitBreaker, HalfOpen, OpenFor, Order, RampUp, State, Window,
-        config::{Builder, Config},
+        CircuitBreaker, HalfOpen, OpenFor, Override, RampUp, State, Window,
+        builder::{CircuitBreakerBuilder, Config},
         machine::{Machine, Outcome},
+        packed_state::AdmittedState,
         window::Window as Record,
-        word::Permit,
     },
 };
 
@@ -30,7 +30,7 @@ impl Setup {
             .jitter(0.0)
             .reset_after(millis(self.reset_after));
         let half_open = HalfOpen::probes(self.probes).failure_rate(share(self.probe_rate));
-        let mut builder: Builder = CircuitBreaker::builder("model")
+        let mut builder: CircuitBreakerBuilder = CircuitBreaker::builder("model")
             .window(match self.length {
                 Length::Millis(length) => Window::time(millis(length)),
                 Length::Calls(calls) => Window::count(calls),
@@ -66,12 +66,12 @@ fn at(now: u64) -> Moment {
     Moment::from_nanos(START) + Duration::from_millis(now)
 }
 
-fn order(kind: u8) -> (Kind, Order) {
+fn override_of(kind: u8) -> (Kind, Override) {
     match kind {
-        0 => (Kind::ForceOpen, Order::force_open("test")),
-        1 => (Kind::ForceClosed, Order::force_closed("test")),
-        2 => (Kind::Disabled, Order::disable("test")),
-        _ => (Kind::MetricsOnly, Order::metrics_only("test")),
+        0 => (Kind::ForceOpen, Override::force_open("test")),
+        1 => (Kind::ForceClosed, Override::force_closed("test")),
+        2 => (Kind::Disabled, Override::disable("test")),
+        _ => (Kind::MetricsOnly, Override::metrics_only("test")),
     }
 }
 
@@ -87,14 +87,14 @@ fn run(setup: &Setup, steps: &[Step]) -> Result<u64, TestCaseError> {
         now: 0,
         phase: Phase::Closed,
         generation: 0,
-        order: None,
+        active_override: None,
         calls: Vec::new(),
         probes: Vec::new(),
         probing_since: None,
         trips: 0,
         closed_at: 0,
     };
-    let mut out: Vec<(Ticket, Permit)> = Vec::new();
+    let mut out: Vec<(Ticket, AdmittedState)> = Vec::new();
     for step in steps {
         let now = at(model.now);
         match *step {
@@ -110,21 +110,21 @@ fn run(setup: &Setup, steps: &[Step]) -> Result<u64, TestCaseError> {
                 end(&machine, &mut model, ticket, permit, how);
             }
             Step::End { .. } => {}
-            Step::Order { kind, expires } => {
-                let (kind, mut order) = order(kind);
+            Step::Override { kind, expires } => {
+                let (kind, mut active_override) = override_of(kind);
                 if let Some(time) = expires {
-                    order = order.expires_after(Duration::from_millis(time));
+                    active_override = active_override.expires_after(Duration::from_millis(time));
                 }
-                model.order(kind, expires);
-                machine.order(order, now);
+                model.set_override(kind, expires);
+                machine.set_override(active_override, now);
             }
             Step::Clear => {
                 model.advance();
-                let stood = model.order.take().is_some();
+                let stood = model.active_override.take().is_some();
                 if stood {
                     model.enter(model.phase);
                 }
-                prop_assert_eq!(machine.clear_order("test".into(), now), stood);
+                prop_assert_eq!(machine.clear_override("test".into(), now), stood);
             }
             Step::Reset => {
                 model.advance();
@@ -142,7 +142,7 @@ fn admit(
     machine: &Machine,
     model: &mut Model<'_>,
     dice: u32,
-) -> Result<Option<(Ticket, Permit)>, TestCaseError> {
+) -> Result<Option<(Ticket, AdmittedState)>, TestCaseError> {
     let now = at(model.now);
     let theirs = match machine.pass() {
         Some(permit) => Ok(permit),
@@ -166,7 +166,7 @@ fn admit(
     }
 }
 
-fn end(machine: &Machine, model: &mut Model<'_>, ticket: Ticket, permit: Permit, how: How) {
+fn end(machine: &Machine, model: &mut Model<'_>, ticket: Ticket, permit: AdmittedState, how: How) {
     let now = at(model.now);
     let outcome = match how {
         How::Ignored => None,
@@ -187,9 +187,9 @@ fn end(machine: &Machine, model: &mut Model<'_>, ticket: Ticket, permit: Permit,
 
 fn compare(machine: &Machine, model: &mut Model<'_>) -> Result<(), TestCaseError> {
     // Not on a look of its own: what is due stays undone until a call comes, in both.
-    let word = machine.word();
-    prop_assert_eq!(State::of(word), model.state());
-    prop_assert_eq!(word.generation(), model.generation);
+    let packed = machine.packed();
+    prop_assert_eq!(State::of(packed), model.state());
+    prop_assert_eq!(packed.generation(), model.generation);
     let mut last = None;
     while let Some(transition) = machine.next_transition() {
         last = Some(transition.generation);
@@ -199,7 +199,7 @@ fn compare(machine: &Machine, model: &mut Model<'_>) -> Result<(), TestCaseError
         let view = machine.view(at(model.now));
         model.advance();
         let (calls, failures, slow) = model.counts();
-        prop_assert_eq!(State::of(view.word), model.state());
+        prop_assert_eq!(State::of(view.packed), model.state());
         prop_assert_eq!(view.counts.calls, calls as u64);
         prop_assert_eq!(view.counts.failures, failures as u64);
         prop_assert_eq!(view.counts.slow, slow as u64);
@@ -298,7 +298,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     });
     let rare = prop_oneof![
         (0u8..4, prop::option::of(0u64..2000))
-            .prop_map(|(kind, expires)| Step::Order { kind, expires }),
+            .prop_map(|(kind, expires)| Step::Override { kind, expires }),
         Just(Step::Clear),
         Just(Step::Clear),
         Just(Step::Reset),

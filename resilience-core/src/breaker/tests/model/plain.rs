@@ -44,7 +44,7 @@ pub(super) enum Step {
         dice: u32,
         how: How,
     },
-    Order {
+    Override {
         kind: u8,
         expires: Option<u64>,
     },
@@ -99,7 +99,7 @@ pub(super) struct Model<'a> {
     pub(super) now: u64,
     pub(super) phase: Phase,
     pub(super) generation: u64,
-    pub(super) order: Option<(Kind, Option<u64>)>,
+    pub(super) active_override: Option<(Kind, Option<u64>)>,
     pub(super) calls: Vec<Done>,
     pub(super) probes: Vec<Probe>,
     /// When the first probe went out since there was none.
@@ -122,14 +122,14 @@ impl Model<'_> {
     }
 
     pub(super) fn step(&mut self) -> bool {
-        if let Some((_, Some(until))) = self.order
+        if let Some((_, Some(until))) = self.active_override
             && until <= self.now
         {
-            self.order = None;
+            self.active_override = None;
             self.enter(self.phase);
             return true;
         }
-        if !matches!(self.order, None | Some((Kind::MetricsOnly, _))) {
+        if !matches!(self.active_override, None | Some((Kind::MetricsOnly, _))) {
             return false;
         }
         match self.phase {
@@ -216,7 +216,7 @@ impl Model<'_> {
             judged,
             probe,
         };
-        let decision = match (self.order.map(|(kind, _)| kind), self.phase) {
+        let decision = match (self.active_override.map(|(kind, _)| kind), self.phase) {
             (Some(Kind::ForceOpen), _) => return Err(Reason::ForcedOpen),
             (Some(Kind::Disabled), _) => return Ok(ticket(false, false)),
             (Some(Kind::ForceClosed), _) | (_, Phase::Closed) => Ok(ticket(true, false)),
@@ -250,7 +250,7 @@ impl Model<'_> {
                 }
                 Ok(ticket)
             }
-            Err(_) if matches!(self.order, Some((Kind::MetricsOnly, _))) => {
+            Err(_) if matches!(self.active_override, Some((Kind::MetricsOnly, _))) => {
                 Ok(ticket(false, false))
             }
             refused => refused,
@@ -285,7 +285,7 @@ impl Model<'_> {
             slow,
         });
         if self
-            .order
+            .active_override
             .is_some_and(|(kind, _)| kind == Kind::ForceClosed)
         {
             return;
@@ -385,7 +385,7 @@ impl Model<'_> {
     }
 
     pub(super) fn state(&self) -> State {
-        match (self.order.map(|(kind, _)| kind), self.phase) {
+        match (self.active_override.map(|(kind, _)| kind), self.phase) {
             (Some(Kind::ForceOpen), _) => State::ForcedOpen,
             (Some(Kind::ForceClosed), _) => State::ForcedClosed,
             (Some(Kind::Disabled), _) => State::Disabled,
@@ -396,9 +396,9 @@ impl Model<'_> {
         }
     }
 
-    pub(super) fn order(&mut self, kind: Kind, expires: Option<u64>) {
+    pub(super) fn set_override(&mut self, kind: Kind, expires: Option<u64>) {
         self.advance();
-        self.order = Some((kind, expires.map(|time| self.now + time)));
+        self.active_override = Some((kind, expires.map(|time| self.now + time)));
         let phase = if kind == Kind::ForceClosed {
             Phase::Closed
         } else {
@@ -416,7 +416,7 @@ impl Model<'_> {
     /// Whether there is a reason to refuse a call now, lots aside.
     pub(super) fn phase_rejects(&mut self) -> bool {
         self.advance();
-        match (self.order.map(|(kind, _)| kind), self.phase) {
+        match (self.active_override.map(|(kind, _)| kind), self.phase) {
             (Some(Kind::ForceOpen), _) => true,
             (None, Phase::Open { .. }) => true,
             (None, Phase::HalfOpen) => self.live_probes().len() >= self.setup.probes as usize,

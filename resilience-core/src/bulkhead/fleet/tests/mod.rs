@@ -40,7 +40,7 @@ enum Mode {
 /// A store in this process that fails on demand, and counts what it is asked.
 #[derive(Clone, Debug, Default)]
 struct Faulty {
-    inner: InProcess,
+    inner: InProcessBulkheads,
     mode: Arc<Mutex<Mode>>,
     /// Wishes, heartbeats, releases.
     asked: Arc<[AtomicUsize; 3]>,
@@ -58,17 +58,17 @@ impl Faulty {
     fn fail<'a, T: Send + 'a>(
         &'a self,
         what: usize,
-        step: impl FnOnce() -> Answer<'a, T> + Send + 'a,
-    ) -> Answer<'a, T> {
+        step: impl FnOnce() -> StoreFuture<'a, T> + Send + 'a,
+    ) -> StoreFuture<'a, T> {
         self.asked[what].fetch_add(1, SeqCst);
         let mode = *self.mode.lock().unwrap();
         Box::pin(async move {
             match mode {
                 Mode::Fine => step().await,
-                Mode::Down => Err(StoreFailure::new("down", false)),
+                Mode::Down => Err(StoreError::new("down", false)),
                 Mode::Mute => {
                     step().await?;
-                    Err(StoreFailure::new("timed out", true))
+                    Err(StoreError::new("timed out", true))
                 }
                 Mode::Hung => std::future::pending().await,
                 Mode::Stuck => {
@@ -81,23 +81,31 @@ impl Faulty {
 }
 
 impl BulkheadStore for Faulty {
-    fn acquire<'a>(&'a self, name: &'a str, wish: &'a Wish) -> Answer<'a, Admission> {
-        self.fail(0, || self.inner.acquire(name, wish))
+    fn acquire<'a>(
+        &'a self,
+        name: &'a str,
+        request: &'a AcquireRequest,
+    ) -> StoreFuture<'a, Admission> {
+        self.fail(0, || self.inner.acquire(name, request))
     }
 
-    fn renew<'a>(&'a self, name: &'a str, beat: &'a Heartbeat) -> Answer<'a, (Vec<bool>, View)> {
+    fn renew<'a>(
+        &'a self,
+        name: &'a str,
+        beat: &'a Heartbeat,
+    ) -> StoreFuture<'a, (Vec<bool>, BulkheadView)> {
         self.fail(1, || self.inner.renew(name, beat))
     }
 
-    fn release<'a>(&'a self, name: &'a str, returns: &'a [Return]) -> Answer<'a, Vec<bool>> {
-        self.fail(2, || self.inner.release(name, returns))
+    fn release<'a>(&'a self, name: &'a str, releases: &'a [Release]) -> StoreFuture<'a, Vec<bool>> {
+        self.fail(2, || self.inner.release(name, releases))
     }
 
-    fn view<'a>(&'a self, name: &'a str) -> Answer<'a, View> {
+    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BulkheadView> {
         self.inner.view(name)
     }
 
-    fn subscribe(&self, name: &str) -> Calls {
+    fn subscribe(&self, name: &str) -> Wakeups {
         self.inner.subscribe(name)
     }
 }

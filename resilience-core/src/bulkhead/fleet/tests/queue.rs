@@ -119,15 +119,15 @@ async fn places_of_a_holder_that_died_come_to_who_waits() {
         .build()
         .unwrap();
     settle().await;
-    let wish = Wish {
+    let request = AcquireRequest {
         lease: "dead".into(),
         cost: 1,
         limit: 1,
         lease_ms: 1_000,
         ticket_ms: 0,
-        returns: Vec::new(),
+        releases: Vec::new(),
     };
-    store.acquire("reports", &wish).await.unwrap();
+    store.acquire("reports", &request).await.unwrap();
     drop(dead);
     let bulkhead = queueing(&store, 1, 2);
     let begun = Instant::now();

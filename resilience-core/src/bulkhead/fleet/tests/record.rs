@@ -29,14 +29,14 @@ fn op() -> impl Strategy<Value = (Op, u64)> {
 const LIMIT: u64 = 5;
 const LEASE_MS: u64 = 100;
 
-fn wish(who: u8, round: usize, cost: u64, waits: bool) -> Wish {
-    Wish {
+fn request(who: u8, round: usize, cost: u64, waits: bool) -> AcquireRequest {
+    AcquireRequest {
         lease: format!("{who}-{round}").into(),
         cost,
         limit: LIMIT,
         lease_ms: LEASE_MS,
         ticket_ms: if waits { LEASE_MS / 2 } else { 0 },
-        returns: Vec::new(),
+        releases: Vec::new(),
     }
 }
 
@@ -47,7 +47,7 @@ proptest! {
     fn holders_never_hold_more_than_there_is_and_fences_only_go_up(
         ops in proptest::collection::vec(op(), 1..200),
     ) {
-        let (mut record, mut now, mut newest) = (Record::default(), 1_000_000_000_000_000u64, 0);
+        let (mut record, mut now, mut newest) = (BulkheadRecord::default(), 1_000_000_000_000_000u64, 0);
         // By whom: id, cost, fence, end, and how often the record had been lost before.
         let mut held: HashMap<u8, (Arc<str>, u64, u64, u64, usize)> = HashMap::new();
         let mut losses = 0;
@@ -56,11 +56,11 @@ proptest! {
             held.retain(|_, (.., until, _)| *until > now);
             match op {
                 Op::Acquire { who, cost, waits } if !held.contains_key(&who) => {
-                    let wish = wish(who, round, cost, waits);
-                    if let Admission::Granted { fence } = record.acquire(&wish, now).answer {
+                    let request = request(who, round, cost, waits);
+                    if let Admission::Granted { fence } = record.acquire(&request, now).answer {
                         prop_assert!(fence > newest);
                         newest = fence;
-                        held.insert(who, (wish.lease, cost, fence, now + LEASE_MS * 1000, losses));
+                        held.insert(who, (request.lease, cost, fence, now + LEASE_MS * 1000, losses));
                     }
                 }
                 Op::Acquire { .. } => {}
@@ -79,12 +79,12 @@ proptest! {
                 }
                 Op::Release { who, known } => {
                     let Some((lease, _, fence, ..)) = held.remove(&who) else { continue };
-                    let returns = [Return { lease, fence: known.then_some(fence) }];
-                    record.release(&returns, now);
-                    prop_assert_eq!(record.release(&returns, now).answer, vec![false]);
+                    let releases = [Release { lease, fence: known.then_some(fence) }];
+                    record.release(&releases, now);
+                    prop_assert_eq!(record.release(&releases, now).answer, vec![false]);
                 }
                 Op::Lose => {
-                    record = Record::default();
+                    record = BulkheadRecord::default();
                     losses += 1;
                 }
             }
@@ -99,20 +99,20 @@ proptest! {
     /// The first who waits is never starved by those behind it, and is called up when there is room.
     #[test]
     fn the_first_in_the_queue_gets_the_next_places(costs in proptest::collection::vec(1u64..=LIMIT, 1..20)) {
-        let mut record = Record::default();
+        let mut record = BulkheadRecord::default();
         let mut now = 1_000_000;
-        record.acquire(&wish(99, 0, LIMIT, false), now);
+        record.acquire(&request(99, 0, LIMIT, false), now);
         for (who, cost) in costs.iter().enumerate() {
-            let full = record.acquire(&wish(who as u8, 1, *cost, true), now).answer;
+            let full = record.acquire(&request(who as u8, 1, *cost, true), now).answer;
             let is_full = matches!(full, Admission::Full { .. });
             prop_assert!(is_full);
         }
-        let mut holder = wish(99, 0, LIMIT, false).lease;
+        let mut holder = request(99, 0, LIMIT, false).lease;
         for (who, cost) in costs.iter().enumerate() {
             now += 1_000;
-            let returns = [Return { lease: holder, fence: None }];
-            let step = record.release(&returns, now);
-            let me = wish(who as u8, 1, *cost, true);
+            let releases = [Release { lease: holder, fence: None }];
+            let step = record.release(&releases, now);
+            let me = request(who as u8, 1, *cost, true);
             prop_assert_eq!(step.up.first(), Some(&me.lease));
             let answer = record.acquire(&me, now).answer;
             let is_granted = matches!(answer, Admission::Granted { .. });

@@ -4,16 +4,16 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::*;
 
-fn leased(server: &Server, quota: Quota) -> SharedRateLimitBuilder {
-    SharedRateLimit::builder("leased", server.clone())
+fn leased(server: &Server, quota: Quota) -> FleetRateLimitBuilder {
+    FleetRateLimit::builder("leased", server.clone())
         .limit("calls", quota)
         .mode(Mode::Leased(LeaseRules::new()))
 }
 
 /// What the store has left of a subject.
-async fn left(limit: &SharedRateLimit, subject: &str) -> u64 {
-    let ruling = limit.peek(subject).await.unwrap();
-    ruling.binding().unwrap().remaining
+async fn left(limit: &FleetRateLimit, subject: &str) -> u64 {
+    let decision = limit.peek(subject).await.unwrap();
+    decision.binding().unwrap().remaining
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,8 +37,8 @@ async fn many_calls_cost_few_round_trips_and_none_of_them_waits_once_it_runs() {
     let limit = leased(&server, per(1_000_000, SECOND)).build().unwrap();
     let mut by_lease = 0;
     for number in 0..200_000 {
-        let ruling = limit.check("t", 1).await.unwrap();
-        by_lease += u64::from(ruling.decided_by() == DecidedBy::Lease);
+        let decision = limit.check("t", 1).await.unwrap();
+        by_lease += u64::from(decision.decided_by() == DecidedBy::Lease);
         if number % 100 == 0 {
             advance(Duration::from_millis(1)).await;
         }
@@ -75,7 +75,7 @@ async fn what_is_not_used_goes_back_when_the_lease_ends_and_when_the_handle_goes
     let look = ten(&server).build().unwrap();
     let quota = per(1000, HOUR);
     let build = || leased(&server, quota).build().unwrap();
-    let spent = async |limit: &SharedRateLimit, calls| {
+    let spent = async |limit: &FleetRateLimit, calls| {
         for _ in 0..calls {
             assert!(limit.check("t", 1).await.is_ok());
         }
@@ -241,8 +241,8 @@ async fn nobody_waits_for_those_who_wait_for_the_store() {
         let limit = limit.clone();
         crowd.spawn(async move {
             let start = Instant::now();
-            let ruling = limit.ask("t", 1).await;
-            (ruling.is_admitted(), start.elapsed())
+            let decision = limit.ask("t", 1).await;
+            (decision.is_admitted(), start.elapsed())
         });
     }
     for (admitted, waited) in crowd.join_all().await {
@@ -287,7 +287,7 @@ async fn subjects_beyond_the_bound_are_decided_by_the_store() {
     for subject in ["a", "b", "c"] {
         let by: Vec<_> = [limit.ask(subject, 1).await, limit.ask(subject, 1).await]
             .iter()
-            .map(Ruling::decided_by)
+            .map(Decision::decided_by)
             .collect();
         let expected = if subject == "c" {
             DecidedBy::Store
@@ -343,8 +343,8 @@ async fn one_fleet(rng: &mut fastrand::Rng) -> u32 {
         for _ in 0..rng.usize(1..30) {
             let (limit, cost) = (fleet[who].clone(), rng.u64(1..4).min(burst));
             crowd.spawn(async move {
-                let ruling = limit.ask("t", cost).await;
-                if ruling.is_admitted() { cost } else { 0 }
+                let decision = limit.ask("t", cost).await;
+                if decision.is_admitted() { cost } else { 0 }
             });
         }
         admitted += crowd.join_all().await.into_iter().sum::<u64>();

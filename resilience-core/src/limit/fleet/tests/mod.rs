@@ -19,7 +19,7 @@ use crate::{
     error::Reason,
     limit::{
         Quota,
-        store::{Answer, Decision, Demand, InProcessLimits},
+        store::{Demand, InProcessLimits, StoreDecision, StoreFuture},
     },
     test_log::events_of,
 };
@@ -59,12 +59,12 @@ impl Server {
         self.state.decisions.swap(0, SeqCst)
     }
 
-    async fn fare(&self) -> Result<(), StoreFailure> {
+    async fn fare(&self) -> Result<(), StoreError> {
         if self.state.hung.load(SeqCst) {
             std::future::pending::<()>().await;
         }
         if self.state.down.load(SeqCst) {
-            return Err(StoreFailure::new("down", false));
+            return Err(StoreError::new("down", false));
         }
         // An answer takes a moment, in which others come in.
         tokio::task::yield_now().await;
@@ -78,7 +78,7 @@ impl LimitStore for Server {
         name: &'a str,
         subject: &'a str,
         demands: &'a [Demand<'a>],
-    ) -> Answer<'a, Decision> {
+    ) -> StoreFuture<'a, StoreDecision> {
         self.state.decisions.fetch_add(1, SeqCst);
         Box::pin(async move {
             self.fare().await?;
@@ -86,16 +86,21 @@ impl LimitStore for Server {
         })
     }
 
-    fn enrol<'a>(&'a self, name: &'a str, instance: &'a str, ttl: Duration) -> Answer<'a, u64> {
+    fn heartbeat<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        ttl: Duration,
+    ) -> StoreFuture<'a, u64> {
         Box::pin(async move {
             self.fare().await?;
-            self.inner.enrol(name, instance, ttl).await
+            self.inner.heartbeat(name, instance, ttl).await
         })
     }
 }
 
-fn ten(server: &Server) -> SharedRateLimitBuilder {
-    SharedRateLimit::builder("ten", server.clone()).limit("per-hour", per(10, HOUR))
+fn ten(server: &Server) -> FleetRateLimitBuilder {
+    FleetRateLimit::builder("ten", server.clone()).limit("per-hour", per(10, HOUR))
 }
 
 /// Enough for the agent to have said that this instance is there.
@@ -106,8 +111,8 @@ async fn settled() {
 #[tokio::test(start_paused = true)]
 async fn bad_settings_are_refused_by_name() {
     let server = Server::default();
-    let field = |made: Result<SharedRateLimit, InvalidConfig>| made.unwrap_err().field();
-    let none = SharedRateLimit::builder("none", server.clone());
+    let field = |made: Result<FleetRateLimit, InvalidConfig>| made.unwrap_err().field();
+    let none = FleetRateLimit::builder("none", server.clone());
     assert_eq!(field(none.build()), "limit");
     let twice = ten(&server).limit("per-hour", per(1, HOUR));
     assert_eq!(field(twice.build()), "limit");
@@ -128,16 +133,16 @@ fn without_a_runtime_it_is_not_built() {
 #[tokio::test(start_paused = true)]
 async fn all_limits_are_charged_or_none_in_one_round_trip_and_the_answer_says_it_all() {
     let server = Server::default();
-    let limit = SharedRateLimit::builder("api", server.clone())
+    let limit = FleetRateLimit::builder("api", server.clone())
         .limit("requests", per(10, HOUR))
         .limit("bytes", per(1000, HOUR))
         .build()
         .unwrap();
     let costs = |bytes| Costs::each(1).on("bytes", bytes);
-    let ruling = limit.check("t", costs(900)).await.unwrap();
-    assert_eq!(ruling.binding().unwrap().name, "bytes");
-    let left = |ruling: &Ruling| ruling.limits().map(|l| l.remaining).collect::<Vec<_>>();
-    assert_eq!(left(&ruling), [9, 100]);
+    let decision = limit.check("t", costs(900)).await.unwrap();
+    assert_eq!(decision.binding().unwrap().name, "bytes");
+    let left = |decision: &Decision| decision.limits().map(|l| l.remaining).collect::<Vec<_>>();
+    assert_eq!(left(&decision), [9, 100]);
     assert_eq!(server.asked(), 1);
     let refused = limit.ask("t", costs(200)).await;
     assert_eq!(server.asked(), 1);
@@ -177,7 +182,7 @@ async fn who_looks_takes_nothing_and_what_is_put_back_can_be_taken_again() {
 #[tokio::test(start_paused = true)]
 async fn what_was_refused_is_refused_without_asking_until_it_would_pass_and_no_longer() {
     let server = Server::default();
-    let limit = SharedRateLimit::builder("api", server.clone())
+    let limit = FleetRateLimit::builder("api", server.clone())
         .limit("per-second", per(10, SECOND))
         .build()
         .unwrap();
@@ -245,9 +250,9 @@ async fn in_shadow_mode_everything_passes_and_is_counted() {
     let server = Server::default();
     let limit = ten(&server).shadow(true).build().unwrap();
     for number in 0..15 {
-        let ruling = limit.check("t", 1).await.unwrap();
-        assert_eq!(ruling.is_shadowed(), number >= 10);
-        assert_eq!(ruling.retry_after().unwrap().is_zero(), number < 10);
+        let decision = limit.check("t", 1).await.unwrap();
+        assert_eq!(decision.is_shadowed(), number >= 10);
+        assert_eq!(decision.retry_after().unwrap().is_zero(), number < 10);
     }
     limit.set_shadow(false);
     assert!(limit.check("t", 1).await.is_err());
@@ -255,7 +260,7 @@ async fn in_shadow_mode_everything_passes_and_is_counted() {
     assert_eq!((limit.totals().shadowed, limit.totals().admitted), (5, 15));
 }
 
-async fn lost(server: &Server, limit: &SharedRateLimit) {
+async fn lost(server: &Server, limit: &FleetRateLimit) {
     server.down(true);
     while !limit.is_degraded() {
         let _ = limit.ask("lost", 0).await;
@@ -272,10 +277,10 @@ async fn while_the_store_is_gone_the_policy_has_the_word_and_nobody_waits() {
         server.hang(true);
         let start = tokio::time::Instant::now();
         for _ in 0..100 {
-            let ruling = limit.ask("t", 1).await;
-            assert_eq!(ruling.is_admitted(), passes);
-            assert_eq!(ruling.decided_by(), DecidedBy::Policy);
-            assert_eq!(ruling.limits().count(), 0, "nobody knows");
+            let decision = limit.ask("t", 1).await;
+            assert_eq!(decision.is_admitted(), passes);
+            assert_eq!(decision.decided_by(), DecidedBy::Policy);
+            assert_eq!(decision.limits().count(), 0, "nobody knows");
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         let rejected = limit.check("t", 1).await.err();
@@ -316,7 +321,7 @@ async fn while_the_store_is_gone_the_shares_of_the_instances_add_up_to_the_limit
     let server = Server::default();
     let limits: Vec<_> = (0..4)
         .map(|_| {
-            let builder = SharedRateLimit::builder("api", server.clone());
+            let builder = FleetRateLimit::builder("api", server.clone());
             builder
                 .limit("per-second", per(10, SECOND))
                 .build()
@@ -364,7 +369,7 @@ async fn one_event_says_that_the_store_is_gone_and_one_that_it_is_back() {
     let server = Server::default();
     let limit = ten(&server).build().unwrap();
     settled().await;
-    let failure = StoreFailure::new("down", false);
+    let failure = StoreError::new("down", false);
     let core = limit.core();
     let events = events_of(|| {
         core.heard(Some(&failure));

@@ -20,11 +20,11 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn per_second(server: &Server) -> SharedRateLimitBuilder {
-    SharedRateLimit::builder("ten", server.clone()).limit("per-second", per(10, SECOND))
+fn per_second(server: &Server) -> FleetRateLimitBuilder {
+    FleetRateLimit::builder("ten", server.clone()).limit("per-second", per(10, SECOND))
 }
 
-async fn drained(builder: SharedRateLimitBuilder) -> SharedRateLimit {
+async fn drained(builder: FleetRateLimitBuilder) -> FleetRateLimit {
     let limit = builder.build().unwrap();
     settled().await;
     limit.check("t", 10).await.unwrap();
@@ -45,7 +45,7 @@ impl Crowd {
         }
     }
 
-    async fn joins(&self, limit: &SharedRateLimit, cost: u64) -> JoinHandle<()> {
+    async fn joins(&self, limit: &FleetRateLimit, cost: u64) -> JoinHandle<()> {
         let (limit, served, start) = (limit.clone(), Arc::clone(&self.served), self.start);
         let task = tokio::spawn(async move {
             if limit.acquire("t", cost).await.is_ok() {
@@ -164,7 +164,7 @@ async fn what_was_reserved_is_settled_by_what_was_used() {
     for mode in [Mode::Exact, Mode::Leased(LeaseRules::new()), Mode::Local] {
         let server = Server::default();
         let limit = ten(&server).mode(mode).build().unwrap();
-        let left = async |limit: &SharedRateLimit| {
+        let left = async |limit: &FleetRateLimit| {
             limit.return_leases().await.unwrap();
             match mode {
                 Mode::Local => limit.ask("t", 0).await.limits().next().unwrap().remaining,
@@ -193,7 +193,7 @@ async fn what_was_reserved_is_settled_by_what_was_used() {
 #[tokio::test(start_paused = true)]
 async fn a_reservation_on_several_limits_puts_back_on_one_and_takes_on_the_other() {
     let server = Server::default();
-    let limit = SharedRateLimit::builder("api", server.clone())
+    let limit = FleetRateLimit::builder("api", server.clone())
         .limit("requests", per(10, HOUR))
         .limit("bytes", per(1000, HOUR))
         .build()
@@ -225,7 +225,7 @@ async fn what_nobody_counted_is_not_settled() {
     let limit = ten(&server).shadow(true).build().unwrap();
     assert!(limit.check("t", 10).await.is_ok());
     let shadowed = limit.reserve("t", 5).await.unwrap();
-    assert!(shadowed.ruling().is_shadowed());
+    assert!(shadowed.decision().is_shadowed());
     assert!(shadowed.settle(0).await.unwrap().is_paid());
     let left = limit.peek("t").await.unwrap().binding().unwrap().remaining;
     assert_eq!(left, 0, "no tokens out of nothing");

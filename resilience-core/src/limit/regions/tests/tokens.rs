@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limit::{
-    machine::{Bucket, Claim, decide_one},
-    regions::known::{Known, Reading},
+    regions::share::{Reading, ShareTracker},
+    token_bucket::{Bucket, Claim, decide_one},
 };
 
 /// A region with two processes, each of which hears of the region's share when it does.
 struct Region {
     bucket: Option<Bucket>,
-    processes: [Known; 2],
+    processes: [ShareTracker; 2],
     /// The share that it has.
     share: u32,
 }
@@ -22,7 +22,7 @@ const BASE: u32 = WHOLE / 2;
 
 impl Region {
     fn new() -> Self {
-        let process = || Known::new(FLOOR);
+        let process = || ShareTracker::new(FLOOR);
         Self {
             bucket: None,
             processes: [process(), process()],
@@ -116,7 +116,7 @@ fn a_share_that_was_less_for_a_while_is_paid_as_less() {
 /// The same where what was borrowed came to its end, and nobody asked until more was lent.
 #[test]
 fn a_loan_that_ended_unnoticed_is_paid_as_less() {
-    let known = Known::new(FLOOR);
+    let known = ShareTracker::new(FLOOR);
     let at = |seconds: u64| Moment::from_nanos(seconds * 1_000_000_000);
     let lent = |parts, until| Reading {
         own: FLOOR,
@@ -164,7 +164,7 @@ proptest! {
                     regions[1].share = WHOLE - to;
                     // All of the one that shrinks have heard before any of the one that grows may.
                     for region in &regions {
-                        let of = |process: &Known| process.share(Moment::from_nanos(now));
+                        let of = |process: &ShareTracker| process.share(Moment::from_nanos(now));
                         for process in 0..2 {
                             if of(&region.processes[process]) > region.share {
                                 region.hear(process, now);

@@ -1,7 +1,7 @@
 //! Single turns, to the microsecond.
 
 use super::*;
-use crate::limit::regions::ledger::{Borrowed, Lent, PeerPage, turn};
+use crate::limit::regions::ledger::{Borrowed, Lent, PeerLedger, turn};
 
 const RULES: Rules = Rules {
     base: 128,
@@ -11,8 +11,8 @@ const RULES: Rules = Rules {
 };
 const NOW: u64 = 1_000_000;
 
-fn page(ledger: Ledger) -> Page {
-    Page::new(NOW, 7, Ledger { born: 1, ..ledger }, 0)
+fn view(ledger: Ledger) -> LedgerView {
+    LedgerView::new(NOW, 7, Ledger { born: 1, ..ledger }, 0)
 }
 
 /// A turn of `eu`, which wants `us` to have so many parts.
@@ -22,14 +22,14 @@ fn turn_of(own: Ledger, theirs: Option<Borrowed>, wanted: u32) -> (Swap, Vec<(Ar
         borrowed: borrowed.into_iter().collect(),
         ..Ledger::default()
     };
-    let seen = PeerPage {
-        page: page(theirs),
+    let seen = PeerLedger {
+        view: view(theirs),
         late: 10,
     };
     turn(
         &"eu".into(),
         &RULES,
-        &page(own),
+        &view(own),
         &[("us".into(), seen)].into(),
         &[("us".into(), wanted)].into(),
     )

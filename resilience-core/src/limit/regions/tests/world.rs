@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::limit::regions::{
     balance::wanted,
-    ledger::{PeerPage, turn},
+    ledger::{PeerLedger, turn},
 };
 
 const INTERVAL: u64 = 1_000;
@@ -39,8 +39,8 @@ struct Store {
 }
 
 impl Store {
-    fn page(&self, now: u64) -> Page {
-        Page::new(now + self.offset, self.version, self.ledger.clone(), 0)
+    fn view(&self, now: u64) -> LedgerView {
+        LedgerView::new(now + self.offset, self.version, self.ledger.clone(), 0)
     }
 
     fn swap(&mut self, now: u64, swap: Swap) -> bool {
@@ -62,8 +62,8 @@ enum At {
     },
     Peers {
         sent: u64,
-        own: Page,
-        peers: BTreeMap<Arc<str>, PeerPage>,
+        own: LedgerView,
+        peers: BTreeMap<Arc<str>, PeerLedger>,
         next: usize,
     },
     Swap {
@@ -228,17 +228,17 @@ impl World {
 
     fn read_own(&mut self, number: usize, sent: u64) -> At {
         let process = &mut self.processes[number];
-        let page = self.stores[process.region].page(self.now);
+        let view = self.stores[process.region].view(self.now);
         let rules = rules(process.region);
-        let (own, ending) = page.ledger.share(&rules, page.now);
+        let (own, ending) = view.ledger.share(&rules, view.now);
         let ending = ending.into_iter().map(|(parts, left)| (parts, sent + left));
         process.share = (own, ending.collect(), sent + rules.hold());
-        if !page.ledger.is_turn(page.now) {
+        if !view.ledger.is_turn(view.now) {
             return At::Idle;
         }
         At::Peers {
             sent,
-            own: page,
+            own: view,
             peers: BTreeMap::new(),
             next: 0,
         }
@@ -248,15 +248,15 @@ impl World {
         &mut self,
         region: usize,
         sent: u64,
-        own: Page,
-        mut peers: BTreeMap<Arc<str>, PeerPage>,
+        own: LedgerView,
+        mut peers: BTreeMap<Arc<str>, PeerLedger>,
         next: usize,
     ) -> At {
         if next < 3 {
             if next != region && !self.cut[region][next] {
-                let page = self.stores[next].page(self.now);
+                let view = self.stores[next].view(self.now);
                 let late = self.now - sent;
-                peers.insert(name(next), PeerPage { page, late });
+                peers.insert(name(next), PeerLedger { view, late });
             }
             return At::Peers {
                 sent,
@@ -357,11 +357,11 @@ proptest! {
         }
         for store in &world.stores {
             let odd = Arc::from("a b%é\n");
-            let page = store.page(TERM);
-            let peer = PeerPage { page: page.clone(), late: 0 };
+            let view = store.view(TERM);
+            let peer = PeerLedger { view: view.clone(), late: 0 };
             let peers = BTreeMap::from([(Arc::clone(&odd), peer)]);
             let wanted = BTreeMap::from([(Arc::clone(&odd), 7)]);
-            let odd_one = turn(&odd, &rules(0), &page, &peers, &wanted).0.ledger;
+            let odd_one = turn(&odd, &rules(0), &view, &peers, &wanted).0.ledger;
             for ledger in [&store.ledger, &odd_one] {
                 prop_assert_eq!(&ledger.to_string().parse::<Ledger>(), &Ok(ledger.clone()));
             }

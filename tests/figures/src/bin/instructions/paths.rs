@@ -19,13 +19,13 @@ use resilience_core::{
     keyed::Keyed,
     limit::{
         Quota, RateLimit, RateLimitBuilder,
-        fleet::{LeaseRules, Mode, SharedRateLimit, SharedRateLimitBuilder},
-        peer::PeerLimits,
+        fleet::{FleetRateLimit, FleetRateLimitBuilder, LeaseRules, Mode},
         store::InProcessLimits,
+        upstream::UpstreamLimits,
     },
     retry::{Replayable, Retry},
     shed::LoadShed,
-    until::Guard as _,
+    completion::Guard as _,
 };
 use tokio::{runtime::Runtime, task::yield_now};
 use tower::{Layer, Service, ServiceBuilder, service_fn};
@@ -192,20 +192,20 @@ fn families(make: fn() -> Calls) -> Calls {
 // --- What is called
 
 /// A shorter window would slide during the calls, more often on a slow machine.
-fn breaker() -> breaker::Builder {
+fn breaker() -> breaker::CircuitBreakerBuilder {
     CircuitBreaker::builder(NAME).window(Window::time(Duration::from_secs(24 * 3600)))
 }
 
-fn count_window() -> breaker::Builder {
+fn count_window() -> breaker::CircuitBreakerBuilder {
     breaker().window(Window::count(100))
 }
 
-fn slow_calls() -> breaker::Builder {
+fn slow_calls() -> breaker::CircuitBreakerBuilder {
     breaker().slow_calls(Duration::from_millis(500), 0.8)
 }
 
-fn in_fleet(builder: breaker::Builder) -> breaker::Builder {
-    builder.shared(breaker::fleet::InProcess::new())
+fn in_fleet(builder: breaker::CircuitBreakerBuilder) -> breaker::CircuitBreakerBuilder {
+    builder.store(breaker::fleet::InProcessBreakers::new())
 }
 
 /// Without tower.
@@ -262,12 +262,12 @@ fn execute_guard() -> Calls {
 }
 
 fn upstream_limits() -> Calls {
-    let limits = PeerLimits::builder(NAME).build().expect(VALID);
+    let limits = UpstreamLimits::builder(NAME).build().expect(VALID);
     plain(move |_| drop(limits.enter("api.test:443").expect("nothing was said")))
 }
 
 fn fleet_bulkhead() -> FleetBulkhead {
-    let store = bulkhead::fleet::InProcess::new();
+    let store = bulkhead::fleet::InProcessBulkheads::new();
     FleetBulkhead::builder(NAME, store).build().expect(VALID)
 }
 
@@ -295,9 +295,9 @@ fn leased() -> Mode {
     Mode::Leased(LeaseRules::new().time(Duration::from_secs(3600)))
 }
 
-fn fleet_limit(mode: Mode) -> SharedRateLimitBuilder {
+fn fleet_limit(mode: Mode) -> FleetRateLimitBuilder {
     let quota = Quota::per(PLENTY, Duration::from_secs(1)).expect(VALID);
-    let builder = SharedRateLimit::builder(NAME, InProcessLimits::new());
+    let builder = FleetRateLimit::builder(NAME, InProcessLimits::new());
     builder.limit("calls", quota).mode(mode)
 }
 
@@ -308,7 +308,7 @@ fn fleet_limit_check(mode: Mode) -> Calls {
 
 /// `run`, each call with a key of its own, or all of them with one.
 fn idempotency(replay: bool) -> Calls {
-    let store = idempotency::InProcess::new();
+    let store = idempotency::InProcessIdempotency::new();
     let builder = Idempotency::builder(NAME).store(store.clone());
     let work = builder.build().expect(VALID);
     asynchronous(async move |n| {

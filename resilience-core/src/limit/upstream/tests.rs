@@ -1,0 +1,270 @@
+use std::sync::Arc;
+
+use tokio::time::{advance, sleep};
+
+use super::*;
+use crate::{
+    error::InvalidConfig,
+    keyed::Keyed,
+    limit::store::{Demand, InProcessLimits, LimitStore, StoreDecision, StoreError, StoreFuture},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn alone() -> UpstreamLimits {
+    UpstreamLimits::builder("p").build().unwrap()
+}
+
+fn sharing(store: &InProcessLimits) -> UpstreamLimits {
+    UpstreamLimits::builder("p")
+        .store(store.clone())
+        .build()
+        .unwrap()
+}
+
+fn wait(upstreams: &UpstreamLimits, upstream: &str) -> Duration {
+    let rejected = upstreams.enter(upstream).unwrap_err();
+    assert_eq!(rejected.reason(), Reason::RateLimited);
+    rejected.retry_after().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_left_alone_for_as_long_as_it_asked_and_no_other_is() {
+    let upstreams = alone();
+    upstreams
+        .enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(30 * SECOND));
+    assert_eq!(wait(&upstreams, "a"), 30 * SECOND);
+    assert!(upstreams.enter("b").is_ok());
+    advance(29 * SECOND + 999 * MS).await;
+    assert_eq!(wait(&upstreams, "a"), MS);
+    assert_eq!(upstreams.rejected(), 2);
+    advance(MS).await;
+    assert!(upstreams.enter("a").is_ok());
+    assert_eq!(upstreams.wait_for("a"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_word_counts_and_none_beyond_the_bound() {
+    let upstreams = UpstreamLimits::builder("p")
+        .longest(60 * SECOND)
+        .build()
+        .unwrap();
+    let (one, two, three) = (
+        upstreams.enter("a"),
+        upstreams.enter("a"),
+        upstreams.enter("a"),
+    );
+    one.unwrap().observe(Advertised::RetryAfter(20 * SECOND));
+    two.unwrap().observe(Advertised::RetryAfter(10 * SECOND));
+    assert_eq!(wait(&upstreams, "a"), 20 * SECOND);
+    three
+        .unwrap()
+        .observe(Advertised::RetryAfter(Duration::MAX));
+    assert_eq!(wait(&upstreams, "a"), 60 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_not_exceeded_and_calls_under_way_are_part_of_it() {
+    let upstreams = alone();
+    let first = upstreams.enter("a").unwrap();
+    let under_way = [upstreams.enter("a").unwrap(), upstreams.enter("a").unwrap()];
+    first.observe(Advertised::Remaining(5, 10 * SECOND));
+    let three: Vec<_> = (0..3).map(|_| upstreams.enter("a").unwrap()).collect();
+    assert_eq!(wait(&upstreams, "a"), 10 * SECOND);
+    // A call that is over does not come back into the budget.
+    drop((three, under_way));
+    assert_eq!(wait(&upstreams, "a"), 10 * SECOND);
+    advance(10 * SECOND).await;
+    let next = upstreams.enter("a").unwrap();
+    next.observe(Advertised::Remaining(0, SECOND));
+    assert_eq!(wait(&upstreams, "a"), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_instance_was_told_all_keep_to_and_the_first_word_counts() {
+    let store = InProcessLimits::new();
+    let (one, two, three) = (sharing(&store), sharing(&store), sharing(&store));
+    let also = two.enter("a").unwrap();
+    sleep(10 * MS).await;
+    one.enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(30 * SECOND));
+    also.observe(Advertised::RetryAfter(30 * SECOND));
+    sleep(10 * MS).await;
+    // One that has not called this peer before asks with its first call; the answer is for the next.
+    assert!(three.enter("a").is_ok());
+    sleep(10 * MS).await;
+    let observe = wait(&three, "a");
+    assert!(
+        observe <= 30 * SECOND && observe > 29 * SECOND,
+        "{observe:?}"
+    );
+    assert!(three.enter("b").is_ok());
+    // Told twice, it is not twice as long.
+    sleep(30 * SECOND).await;
+    for instance in [&one, &two, &three] {
+        assert!(instance.enter("a").is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_goes_on_calling_hears_within_the_interval() {
+    let store = InProcessLimits::new();
+    let (one, two) = (sharing(&store), sharing(&store));
+    drop(two.enter("a").unwrap());
+    sleep(100 * MS).await;
+    one.enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(30 * SECOND));
+    let mut calls = 0;
+    while two.enter("a").is_ok() {
+        calls += 1;
+        assert!(calls <= 11, "not within the interval");
+        sleep(100 * MS).await;
+    }
+    assert!(calls >= 1, "before anybody could know");
+}
+
+/// Counts the questions, and does not answer while it is away.
+#[derive(Debug, Default)]
+struct Watched {
+    store: InProcessLimits,
+    questions: std::sync::atomic::AtomicUsize,
+    away: std::sync::atomic::AtomicBool,
+}
+
+impl LimitStore for Arc<Watched> {
+    fn decide<'a>(
+        &'a self,
+        name: &'a str,
+        subject: &'a str,
+        demands: &'a [Demand<'a>],
+    ) -> StoreFuture<'a, StoreDecision> {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.questions.fetch_add(1, SeqCst);
+        if self.away.load(SeqCst) {
+            return Box::pin(async { Err(StoreError::new("away", false)) });
+        }
+        self.store.decide(name, subject, demands)
+    }
+
+    fn heartbeat<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        ttl: Duration,
+    ) -> StoreFuture<'a, u64> {
+        self.store.heartbeat(name, instance, ttl)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_ask_nothing_and_who_does_not_call_does_not_ask() {
+    let watched = Arc::new(Watched::default());
+    let upstreams = UpstreamLimits::builder("p")
+        .store(watched.clone())
+        .build()
+        .unwrap();
+    let asked = || watched.questions.load(std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..1000 {
+        drop(upstreams.enter("a").unwrap());
+        sleep(10 * MS).await;
+    }
+    // Ten seconds.
+    assert!((9..=12).contains(&asked()), "{}", asked());
+    let before = asked();
+    sleep(60 * SECOND).await;
+    assert!(asked() <= before + 1, "{} after {before}", asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_store_each_instance_goes_by_what_it_hears() {
+    let watched = Arc::new(Watched::default());
+    watched
+        .away
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    let share = || {
+        UpstreamLimits::builder("p")
+            .store(watched.clone())
+            .build()
+            .unwrap()
+    };
+    let (one, two) = (share(), share());
+    one.enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(3 * SECOND));
+    sleep(SECOND).await;
+    assert_eq!(wait(&one, "a"), 2 * SECOND);
+    assert!(two.enter("a").is_ok());
+    watched
+        .away
+        .store(false, std::sync::atomic::Ordering::SeqCst);
+    sleep(3 * SECOND).await;
+    one.enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(9 * SECOND));
+    drop(two.enter("a"));
+    sleep(2 * SECOND).await;
+    assert!(two.enter("a").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_ends_with_the_last_handle() {
+    let watched = Arc::new(Watched::default());
+    let upstreams = UpstreamLimits::builder("p")
+        .store(watched.clone())
+        .build()
+        .unwrap();
+    let clone = upstreams.clone();
+    drop(upstreams);
+    clone
+        .enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(SECOND));
+    drop(clone);
+    sleep(10 * MS).await;
+    assert_eq!(Arc::strong_count(&watched), 1, "the task holds the store");
+    // And has said before what there was to say.
+    let late = sharing(&watched.store);
+    drop(late.enter("a"));
+    sleep(10 * MS).await;
+    assert!(late.enter("a").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_cannot_make_it_large_and_who_is_left_alone_is_not_forgotten() {
+    let bounds = Keyed::new().max_keys(8);
+    let upstreams = UpstreamLimits::builder("p")
+        .upstreams(bounds)
+        .build()
+        .unwrap();
+    upstreams
+        .enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(100 * SECOND));
+    for number in 0..100 {
+        drop(upstreams.enter(&number.to_string()));
+    }
+    assert!(upstreams.len() <= 8);
+    assert_eq!(upstreams.wait_for("a"), Some(100 * SECOND));
+}
+
+#[test]
+fn what_cannot_work_is_refused_by_name() {
+    let field = |builder: UpstreamLimitsBuilder| {
+        let error: InvalidConfig = builder.build().unwrap_err();
+        error.field()
+    };
+    let builder = || UpstreamLimits::builder("p");
+    assert_eq!(field(builder().longest(Duration::ZERO)), "longest");
+    assert_eq!(field(builder().longest(Duration::MAX)), "longest");
+    assert_eq!(field(builder().refresh(Duration::ZERO)), "refresh");
+    assert_eq!(
+        field(builder().upstreams(Keyed::new().max_keys(0))),
+        "max_keys"
+    );
+    assert_eq!(field(builder().store(InProcessLimits::new())), "store");
+}

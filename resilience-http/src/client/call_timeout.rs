@@ -1,0 +1,117 @@
+//! One deadline over everything that a call does, the reading of its body included.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use resilience_core::deadline::{Timeout, TimeoutLayer, TimeoutService};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::OnBodyEnd;
+
+/// The outermost layer of a stack over reqwest: all attempts, the waits between them and the body of the answer share
+/// one [`Timeout`].
+///
+/// It is [`Timeout::layer`] and three things that HTTP needs:
+/// - the timeout of a single request (`reqwest::RequestBuilder::timeout`) is the time for the whole call here. It
+///   takes the place of the handle's, shorter or longer, and is hidden from reqwest, which would allow it to every
+///   attempt anew;
+/// - a body that is still awaited at the deadline ends with an error (see [`body`](crate::body));
+/// - the deadline of the code around the call, where there is one, bounds both.
+///
+/// ```
+/// use std::time::Duration;
+/// use resilience_core::deadline::Timeout;
+/// use resilience_http::client::{ReqwestService, CallTimeoutLayer, reqwest_builder};
+/// use tower::ServiceBuilder;
+///
+/// let timeout = Timeout::new("payments", Duration::from_secs(5))?;
+/// let stack = ServiceBuilder::new()
+///     .layer(CallTimeoutLayer::new(&timeout))
+///     .service(ReqwestService::new(reqwest_builder().build()?));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct CallTimeoutLayer {
+    timeout: TimeoutLayer<OwnTimeout>,
+    body: OnBodyEnd,
+}
+
+/// Reads the timeout of a single request.
+type OwnTimeout = fn(&reqwest::Request) -> Option<Duration>;
+
+impl CallTimeoutLayer {
+    /// With the handle's time for calls that have none of their own.
+    #[must_use]
+    pub fn new(timeout: &Timeout) -> Self {
+        let own: OwnTimeout = |request| request.timeout().copied();
+        Self {
+            timeout: timeout.layer().per_request(own),
+            body: OnBodyEnd::new(timeout.name()),
+        }
+    }
+}
+
+impl<S: Clone> Layer<S> for CallTimeoutLayer {
+    type Service = TimeoutService<BodyService<S>, OwnTimeout>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let body = self.body.clone();
+        self.timeout.layer(BodyService { inner, body })
+    }
+}
+
+/// What [`CallTimeoutLayer`] puts between the timeout and the layers beneath.
+#[derive(Clone, Debug)]
+pub struct BodyService<S> {
+    inner: S,
+    body: OnBodyEnd,
+}
+
+impl<S> Service<reqwest::Request> for BodyService<S>
+where
+    S: Service<reqwest::Request, Response = reqwest::Response>,
+{
+    type Response = reqwest::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: reqwest::Request) -> Self::Future {
+        *request.timeout_mut() = None;
+        ResponseFuture {
+            inner: self.inner.call(request),
+            body: self.body.clone(),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`BodyService`].
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        body: OnBodyEnd,
+    }
+}
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<reqwest::Response, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        Poll::Ready(Ok(this.body.cover(response)))
+    }
+}

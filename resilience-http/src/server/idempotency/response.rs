@@ -1,0 +1,138 @@
+//! What becomes of an answer: whether it is kept, and as what.
+
+use std::{marker::PhantomData, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
+use http_body::Body;
+use resilience_core::idempotency::{CodecError, Disposition, Outcomes, Source};
+
+use super::body::IdempotentBody;
+use crate::idempotency::{Recorded, RecordedHeaders};
+
+/// Says that an answer was given before: `true`.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// What a service has answered, as far as the layer knows it.
+pub(super) enum HandlerResponse<B: Body> {
+    /// All of it: it can be kept.
+    Whole {
+        head: Parts,
+        body: Bytes,
+        trailers: Option<HeaderMap>,
+    },
+    /// It was kept, and is given again.
+    Again(Recorded, Duration),
+    /// More than is kept, or broken off: only the first caller gets it.
+    Passing(Response<IdempotentBody<B>>),
+}
+
+impl<B: Body> HandlerResponse<B> {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole { head, .. } => head.status,
+            Self::Again(recorded, _) => recorded.status(),
+            Self::Passing(response) => response.status(),
+        }
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        match self {
+            Self::Whole { head, .. } => &head.headers,
+            Self::Again(recorded, _) => recorded.headers(),
+            Self::Passing(response) => response.headers(),
+        }
+    }
+
+    pub(super) fn into_response(self) -> Response<IdempotentBody<B>> {
+        match self {
+            Self::Whole {
+                head,
+                body,
+                trailers,
+            } => Response::from_parts(head, IdempotentBody::whole(body, trailers)),
+            Self::Passing(response) => response,
+            Self::Again(recorded, age) => {
+                let trailers = recorded.trailers().cloned();
+                let body = IdempotentBody::whole(recorded.body().clone(), trailers);
+                let mut response = Response::new(body);
+                *response.status_mut() = recorded.status();
+                *response.headers_mut() = recorded.headers().clone();
+                let headers = response.headers_mut();
+                headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+                headers.insert(header::AGE, HeaderValue::from(age.as_secs()));
+                response
+            }
+        }
+    }
+}
+
+type Decide = dyn Fn(StatusCode, &HeaderMap) -> Disposition + Send + Sync;
+
+/// Decides by status, and keeps responses as bytes.
+pub(super) struct ResponseOutcomes<B, E> {
+    pub(super) decide: Arc<Decide>,
+    pub(super) keep: RecordedHeaders,
+    pub(super) of: PhantomData<fn(B) -> E>,
+}
+
+impl<B, E> Outcomes<Result<HandlerResponse<B>, E>> for ResponseOutcomes<B, E>
+where
+    B: Body + 'static,
+    E: 'static,
+{
+    fn decide(&self, result: &Result<HandlerResponse<B>, E>) -> Disposition {
+        match result {
+            Ok(answer) => (self.decide)(answer.status(), answer.headers()),
+            // A service that fails instead of answering: nobody knows what it has done.
+            Err(_) => Disposition::Unknown,
+        }
+    }
+
+    fn encode(&self, result: &Result<HandlerResponse<B>, E>) -> Result<Bytes, CodecError> {
+        match result {
+            Ok(HandlerResponse::Whole {
+                head,
+                body,
+                trailers,
+            }) => {
+                let body = body.clone();
+                let recorded =
+                    self.keep
+                        .record(head.status, &head.headers, body, trailers.as_ref());
+                Ok(recorded.encode().into())
+            }
+            Ok(HandlerResponse::Again(recorded, _)) => Ok(recorded.encode().into()),
+            Ok(HandlerResponse::Passing(_)) => {
+                Err(CodecError::new("more than is kept of an answer"))
+            }
+            Err(_) => Err(CodecError::new("no answer")),
+        }
+    }
+
+    fn decode(&self, recorded: Bytes) -> Result<Result<HandlerResponse<B>, E>, CodecError> {
+        let recorded = Recorded::decode(&recorded).map_err(CodecError::new)?;
+        Ok(Ok(HandlerResponse::Again(recorded, Duration::ZERO)))
+    }
+
+    fn mark(
+        &self,
+        result: Result<HandlerResponse<B>, E>,
+        source: &Source,
+    ) -> Result<HandlerResponse<B>, E> {
+        match (result, source) {
+            (Ok(HandlerResponse::Again(recorded, _)), Source::Replayed { age }) => {
+                Ok(HandlerResponse::Again(recorded, *age))
+            }
+            (result, _) => result,
+        }
+    }
+}
+
+/// See the table of [`IdempotentRequests`](super::IdempotentRequests).
+pub(super) fn by_status(status: StatusCode) -> Disposition {
+    match status.as_u16() {
+        408 | 425 | 429 | 503 => Disposition::Release,
+        _ => Disposition::Record,
+    }
+}
