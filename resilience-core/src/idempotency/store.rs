@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use super::record::{
     BEYOND, Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome,
 };
-pub use crate::breaker::fleet::{StoreError, StoreFuture};
+use crate::fleet::StoreHandle;
+pub use crate::fleet::{StoreError, StoreFuture};
 
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 1024;
@@ -96,6 +97,13 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     /// Tells when the record of `key` may have changed, from now on, those who subscribe first and then claim, and are told
     /// that somebody is at work: a store need not tell anybody else. It ends with the last clone of what is returned.
     fn subscribe(&self, name: &str, key: &str) -> Changes;
+
+    /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
+    /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
+    /// counted by the records of each pattern.
+    fn handle(&self) -> Option<&StoreHandle> {
+        None
+    }
 }
 
 /// Says when to look again. It may say so for nothing, and it may stay silent when a connection was lost: whoever waits

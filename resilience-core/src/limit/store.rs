@@ -13,8 +13,8 @@ use super::{
     Quota,
     token_bucket::{self, After, Bucket, Claim, LimitOutcome},
 };
-pub use crate::breaker::fleet::{StoreError, StoreFuture};
-use crate::clock::Clock;
+pub use crate::fleet::{StoreError, StoreFuture};
+use crate::{clock::Clock, fleet::StoreHandle};
 
 /// What a subject asks of one of its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,13 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
         instance: &'a str,
         ttl: Duration,
     ) -> StoreFuture<'a, u64>;
+
+    /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
+    /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
+    /// counted by the records of each pattern.
+    fn handle(&self) -> Option<&StoreHandle> {
+        None
+    }
 }
 
 /// What every store refuses: no demands, or two on one limit.

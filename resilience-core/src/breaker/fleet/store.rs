@@ -1,41 +1,13 @@
 //! What a store of shared breakers offers.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 
+use crate::fleet::StoreHandle;
+pub use crate::fleet::{StoreError, StoreFuture};
+
 use super::record::{BreakerView, Change, FleetOverride, LeaseAnswer, Report};
-
-/// The answer of a store. Boxed: no call that passes a closed breaker ever waits for one.
-pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
-
-/// Why a store gave no answer. The breaker goes on with its local window.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoreError {
-    /// What went wrong, for the log.
-    pub reason: String,
-    /// Whether the store may have done what it was asked although no answer came.
-    pub ambiguous: bool,
-}
-
-impl StoreError {
-    /// A failure that left nothing behind in the store, unless `ambiguous`.
-    pub fn new(reason: impl Into<String>, ambiguous: bool) -> Self {
-        Self {
-            reason: reason.into(),
-            ambiguous,
-        }
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// Maximum time for one step of the store. A store that keeps its own, shorter budget never meets it;
 /// one that never answers would otherwise stop the agent at its report, deaf to pushes.
@@ -110,6 +82,13 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
 
     /// Pushes about breaker `name` from now on.
     fn subscribe(&self, name: &str) -> Subscription;
+
+    /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
+    /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
+    /// counted by the records of each pattern.
+    fn handle(&self) -> Option<&StoreHandle> {
+        None
+    }
 }
 
 /// Something was pushed.

@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
 use super::record::{AcquireRequest, Admission, BulkheadView, Heartbeat, Release};
-pub use crate::breaker::fleet::{StoreError, StoreFuture};
+use crate::fleet::StoreHandle;
+pub use crate::fleet::{StoreError, StoreFuture};
 
 /// Where a fleet keeps the records of its bulkheads.
 ///
@@ -35,6 +36,13 @@ pub trait BulkheadStore: fmt::Debug + Send + Sync + 'static {
 
     /// Calls to those who wait for places of bulkhead `name`, from now on.
     fn subscribe(&self, name: &str) -> Wakeups;
+
+    /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
+    /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
+    /// counted by the records of each pattern.
+    fn handle(&self) -> Option<&StoreHandle> {
+        None
+    }
 }
 
 /// Somebody is called up.

@@ -8,7 +8,7 @@ use super::{
     limiter::{Limiter, signed},
     plan::MAX_LIMITS,
 };
-use crate::limit::store::StoreError;
+use crate::fleet::StoreError;
 
 /// Tokens that were taken for a call whose true cost is not known yet. Made by
 /// [`FleetRateLimit::reserve`](super::FleetRateLimit::reserve).

@@ -14,7 +14,7 @@ use super::{
     ledger::{LedgerView, PeerLedger, turn},
     share::Reading,
 };
-use crate::{clock::Moment, limit::store::StoreError};
+use crate::{clock::Moment, fleet::StoreError};
 
 /// A demand that was told counts for so many intervals.
 const DEMAND_LASTS: u64 = 5;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::ledger::{Ledger, LedgerView, Swap};
-use crate::{clock::Clock, limit::store::StoreFuture};
+use crate::{
+    clock::Clock,
+    fleet::{StoreFuture, StoreHandle},
+};
 
 /// Where one region keeps its ledger, and what its instances would use. Each region has one of its own; the others
 /// reach it across.
@@ -28,6 +31,13 @@ pub trait RegionStore: fmt::Debug + Send + Sync + 'static {
     /// Writes a ledger, if nobody else has since it was read and it is not too late. The version goes up, also from one
     /// that was lost. Kept for `ttl_ms` milliseconds at least. Whether it was written.
     fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> StoreFuture<'a, bool>;
+
+    /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
+    /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
+    /// counted by the records of each pattern.
+    fn handle(&self) -> Option<&StoreHandle> {
+        None
+    }
 }
 
 /// Keeps the ledger of one region in this process. Clones share it.

@@ -12,6 +12,7 @@ use resilience_core::{
     Error, Verdict,
     breaker::{self, CircuitBreaker, Window},
     bulkhead::{self, Bulkhead, BulkheadBuilder, fleet::FleetBulkhead},
+    completion::Guard as _,
     deadline::Timeout,
     execute,
     fallback::Fallback,
@@ -25,7 +26,6 @@ use resilience_core::{
     },
     retry::{Replayable, Retry},
     shed::LoadShed,
-    completion::Guard as _,
 };
 use tokio::{runtime::Runtime, task::yield_now};
 use tower::{Layer, Service, ServiceBuilder, service_fn};
