@@ -2,7 +2,11 @@ use std::{fmt::Write as _, fs, path::Path, sync::Arc, time::Duration};
 
 use super::{Kind, Metric, TABLE, prometheus::label, series};
 use crate::{
-    CircuitBreaker, RateLimit, Verdict, breaker::OpenFor, bulkhead::Bulkhead, keyed::Keyed,
+    Verdict,
+    breaker::{CircuitBreaker, OpenFor},
+    bulkhead::Bulkhead,
+    keyed::Keyed,
+    limit::RateLimit,
     until::Guard as _,
 };
 
