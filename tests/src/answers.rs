@@ -257,9 +257,11 @@ pub async fn in_a_cluster(
             2 | 4 => cluster.fail_over(&key),
             5 => {
                 let master = cluster.master_of(&key);
+                cluster.is_followed(master);
                 cluster.node_mut(master).kill();
                 cluster.has_another_master(&key, master);
                 cluster.node_mut(master).restart();
+                cluster.follows(master);
                 cluster.is_whole();
             }
             _ => {

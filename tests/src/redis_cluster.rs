@@ -173,6 +173,38 @@ impl RedisCluster {
         });
     }
 
+    /// Waits until a replica follows the node, and all nodes agree on the epoch: only then can it take over. (An epoch that a
+    /// master gave itself for a slot that has moved is above that of a replica which has not heard of it.)
+    ///
+    /// # Panics
+    ///
+    /// When none does for a minute.
+    pub fn is_followed(&self, number: usize) {
+        self.wait_until("a replica follows", |cluster| {
+            let answer = cluster.nodes[number].try_command("INFO replication");
+            let is_followed = answer.is_ok_and(|answer| answer.contains("state=online"));
+            let epochs = cluster.nodes.iter().map(|node| {
+                let info = node.try_command("CLUSTER INFO").ok()?;
+                let mut lines = info.lines().map(str::to_owned);
+                lines.find(|line| line.starts_with("cluster_current_epoch:"))
+            });
+            let epochs: Vec<Option<String>> = epochs.collect();
+            is_followed && epochs[0].is_some() && epochs.iter().all(|epoch| *epoch == epochs[0])
+        });
+    }
+
+    /// Waits until the node is a replica, and linked.
+    ///
+    /// # Panics
+    ///
+    /// When it is not for a minute.
+    pub fn follows(&self, number: usize) {
+        self.wait_until("the node follows a master", |cluster| {
+            let answer = cluster.nodes[number].try_command("INFO replication");
+            answer.is_ok_and(|answer| answer.contains("master_link_status:up"))
+        });
+    }
+
     /// Waits until every node agrees and every replica is linked.
     ///
     /// # Panics
@@ -210,10 +242,20 @@ impl RedisCluster {
         while !condition(self) {
             assert!(
                 start.elapsed() < PATIENCE,
-                "not within {PATIENCE:?}: {what}"
+                "not within {PATIENCE:?}: {what}\n{}",
+                self.said()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What the nodes say of each other.
+    fn said(&self) -> String {
+        let said = |node: &RedisServer| {
+            let lines = node.try_command("CLUSTER NODES");
+            format!("{}:\n{}\n", node.addr(), lines.unwrap_or_default())
+        };
+        self.nodes.iter().map(said).collect()
     }
 }
 
