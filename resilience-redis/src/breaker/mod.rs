@@ -31,10 +31,12 @@ use resilience_core::breaker::fleet::{
     BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Push, Report, StoreError,
     StoreFuture, Subscription,
 };
+use resilience_core::fleet::StoreHandle;
 use tokio::time::Instant;
 
 use crate::{
-    connection, error::CommandError, keys, pubsub::Subscriptions, redis::Redis, script::Script,
+    connection, error::CommandError, keys, pubsub::LazySubscriptions, script::Script,
+    store::StoreContext,
 };
 
 macro_rules! script {
@@ -67,8 +69,7 @@ const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "lea
 /// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`]; cheap to clone.
 #[derive(Clone)]
 pub struct RedisBreakers {
-    redis: Redis,
-    prefix: Arc<str>,
+    context: StoreContext,
     known: Arc<BreakerIndex>,
 }
 
@@ -77,18 +78,14 @@ pub struct RedisBreakers {
 #[derive(Default)]
 pub(crate) struct BreakerIndex {
     /// The verdicts that somebody here listens to.
-    pushes: Subscriptions<Push>,
+    pushes: LazySubscriptions<Push>,
     /// When each name was last entered in the list of names.
     announced: Mutex<HashMap<String, Instant>>,
 }
 
 impl RedisBreakers {
-    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, known: Arc<BreakerIndex>) -> Self {
-        Self {
-            redis,
-            prefix,
-            known,
-        }
+    pub(crate) const fn new(context: StoreContext, known: Arc<BreakerIndex>) -> Self {
+        Self { context, known }
     }
 
     /// The names of all breakers that reported within the last day, sorted.
@@ -110,9 +107,9 @@ impl RedisBreakers {
     }
 
     async fn announce(&self, name: &str) -> Result<Value, CommandError> {
-        let key = format!("{}:names", keys::family(&self.prefix, "breaker"));
+        let key = format!("{}:names", keys::family(&self.context.prefix, "breaker"));
         ANNOUNCE
-            .run(self.redis.connection(), &[&key], &[name.as_bytes()])
+            .run(&self.context.connection, &[&key], &[name.as_bytes()])
             .await
     }
 
@@ -147,20 +144,20 @@ impl RedisBreakers {
         name: &str,
         args: &[&[u8]],
     ) -> Result<(bool, BreakerView), StoreError> {
-        let tag = keys::tag(&self.prefix, "breaker", name);
+        let tag = keys::tag(&self.context.prefix, "breaker", name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let channel = channel(&tag);
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let answer = script
-            .run(self.redis.connection(), &keys, &all)
+            .run(&self.context.connection, &keys, &all)
             .await
             .and_then(|value| match value {
                 Value::Array(items) => wire::answer(&items),
                 other => Err(CommandError::Unexpected(format!("{other:?}"))),
             });
-        answer.map_err(|error| StoreError::new(error.to_string(), error.is_ambiguous()))
+        answer.map_err(StoreError::from)
     }
 
     async fn run_for_view(
@@ -176,9 +173,8 @@ impl RedisBreakers {
 impl fmt::Debug for RedisBreakers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBreakers")
-            .field("redis", &self.redis)
-            .field("prefix", &self.prefix)
-            .finish()
+            .field("context", &self.context)
+            .finish_non_exhaustive()
     }
 }
 
@@ -345,9 +341,13 @@ impl BreakerStore for RedisBreakers {
     }
 
     fn subscribe(&self, name: &str) -> Subscription {
-        let channel = channel(&keys::tag(&self.prefix, "breaker", name));
+        let channel = channel(&keys::tag(&self.context.prefix, "breaker", name));
         let pushes = &self.known.pushes;
-        Subscription::new(pushes.subscribe(self.redis.connection(), &channel, Push::None, hear))
+        Subscription::new(pushes.subscribe(&self.context.connection, &channel, Push::None, hear))
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.context.handle)
     }
 }
 
