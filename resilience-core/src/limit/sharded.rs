@@ -6,7 +6,7 @@ use super::{
     store::{Demand, LimitStore, StoreDecision, StoreError, StoreFuture, validate},
     token_bucket::LimitOutcome,
 };
-use crate::error::InvalidConfig;
+use crate::{error::InvalidConfig, fleet::StoreHandle};
 
 const MOST_PARTS: u32 = 1024;
 
@@ -142,6 +142,10 @@ impl LimitStore for ShardedLimits {
         ttl: Duration,
     ) -> StoreFuture<'a, u64> {
         self.store.heartbeat(name, instance, ttl)
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        self.store.handle()
     }
 }
 

@@ -14,7 +14,10 @@ use super::{
     token_bucket::{self, After, Bucket, Claim, LimitOutcome},
 };
 pub use crate::fleet::{StoreError, StoreFuture};
-use crate::{clock::Clock, fleet::StoreHandle};
+use crate::{
+    clock::Clock,
+    fleet::{Probe, StoreHandle},
+};
 
 /// What a subject asks of one of its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +105,21 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
     /// counted by the records of each pattern.
     fn handle(&self) -> Option<&StoreHandle> {
         None
+    }
+}
+
+/// A look at a bucket that no caller uses: writes nothing. Its burst is large, so that it can be divided.
+impl Probe for dyn LimitStore {
+    fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let quota = Quota::per(1 << 20, Duration::from_secs(1));
+            let demand = Demand {
+                limit: "probe",
+                quota: quota.map_err(|error| StoreError::new(error.to_string(), false))?,
+                cost: 0,
+            };
+            self.decide(name, "", &[demand]).await.map(drop)
+        })
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{
     costs::Prices,
@@ -15,10 +18,8 @@ use super::{
 };
 use crate::{
     clock::Moment,
-    limit::{
-        store::{StoreDecision, StoreError},
-        token_bucket::LimitOutcome,
-    },
+    fleet::StoreError,
+    limit::{store::StoreDecision, token_bucket::LimitOutcome},
 };
 
 /// What came of asking the store.
@@ -30,6 +31,9 @@ enum Asked {
     /// No answer.
     Unanswered,
 }
+
+/// For how long tokens are offered to a store that does not answer. Meanwhile they come in there at the rate of the limit.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
 const NO_PRICES: Prices = [0; MAX_LIMITS];
 
@@ -82,7 +86,7 @@ impl Limiter {
     /// Asks for more before the pool is dry, unless somebody does already.
     #[cold]
     fn prefetch(self: &Arc<Self>, rules: &LeaseRules, subject: &str, pool: &Arc<TokenPool>) {
-        if self.health.is_degraded() {
+        if !self.client.is_available() || self.is_closing() {
             return;
         }
         if let Some(turn) = pool.turn_at_once() {
@@ -93,7 +97,7 @@ impl Limiter {
                 pool: Arc::clone(pool),
                 need: NO_PRICES,
             };
-            self.settings.runtime.spawn(asking.refill(turn));
+            self.spawn(async move { drop(asking.refill(turn).await) });
         }
     }
 
@@ -107,7 +111,7 @@ impl Limiter {
         prices: &Prices,
     ) -> Decision {
         let leasing = self.in_turn(rules, subject, plan.clone(), prices);
-        match timeout(self.settings.budget, leasing).await {
+        match timeout(self.settings.fleet.budget, leasing).await {
             Ok(decision) => decision,
             Err(_) => self.fallback(subject, plan, prices).await,
         }
@@ -141,7 +145,7 @@ impl Limiter {
             if let Some(refused) = self.denied_locally(subject, &plan, prices, now) {
                 return refused;
             }
-            if self.health.is_degraded() {
+            if !self.client.is_available() {
                 return self.fallback(subject, plan, prices).await;
             }
             let asking = Asking {
@@ -167,7 +171,7 @@ impl Limiter {
                 Asked::Unanswered => self.fallback(subject, plan, prices).await,
             };
         }
-        self.query_store(subject, plan, prices).await
+        self.decide_exact(subject, plan, prices).await
     }
 
     /// The pool of a subject, whatever its plan; `None` if there is no room for one more.
@@ -190,10 +194,13 @@ impl Limiter {
         let _ = self.pools.pin().remove_if(subject, same);
         let tokens = pool.drain();
         if tokens != NO_PRICES {
-            let (core, pool, subject) = (Arc::clone(self), Arc::clone(pool), subject.to_owned());
-            self.settings.runtime.spawn(async move {
+            let (limiter, pool, subject) = (Arc::clone(self), Arc::clone(pool), subject.to_owned());
+            self.spawn(async move {
+                let until = Instant::now() + GIVE_BACK;
                 // What does not arrive is lost, and comes in again at the rate of the limit.
-                let _ = core.give_back(&subject, &pool.plan, &tokens).await;
+                let _ = limiter
+                    .give_back(&subject, &pool.plan, &tokens, until)
+                    .await;
             });
         }
     }
@@ -203,9 +210,10 @@ impl Limiter {
         subject: &str,
         plan: &Plan,
         tokens: &Prices,
+        until: Instant,
     ) -> Result<StoreDecision, StoreError> {
         let answer = self
-            .call_store(subject, plan, |index| -signed(tokens[index]))
+            .settle_store(subject, plan, until, |index| -signed(tokens[index]))
             .await;
         self.denials.forget(subject);
         answer
@@ -237,14 +245,15 @@ impl Limiter {
     /// Gives back what is over, or everything, and drops pools that nobody uses. Stops when the store is lost: what is
     /// over then goes back when it is found again.
     pub(super) async fn sweep(self: &Arc<Self>, all: bool) -> Result<(), StoreError> {
-        let now = self.settings.clock.now();
+        let (now, until) = (self.settings.clock.now(), Instant::now() + GIVE_BACK);
         let over: Vec<_> = (self.pools.pin().iter())
             .filter(|(_, pool)| all || pool.is_over(now))
             .map(|(subject, pool)| (subject.clone(), Arc::clone(pool)))
             .collect();
         let (mut under_way, mut last) = (JoinSet::new(), Ok(()));
         for (subject, pool) in over {
-            if self.health.is_degraded() {
+            if !self.client.is_available() && !(all && Instant::now() < until) {
+                last = Err(StoreError::unavailable());
                 break;
             }
             if under_way.len() == AT_ONCE
@@ -254,7 +263,7 @@ impl Limiter {
             }
             let core = Arc::clone(self);
             under_way.spawn_on(
-                async move { core.empty(&subject, &pool, all).await },
+                async move { core.empty(&subject, &pool, all, until).await },
                 &self.settings.runtime,
             );
         }
@@ -272,6 +281,7 @@ impl Limiter {
         subject: &str,
         pool: &Arc<TokenPool>,
         has_to_be: bool,
+        until: Instant,
     ) -> Result<(), StoreError> {
         let turn = if has_to_be {
             Some(pool.turn().await)
@@ -286,7 +296,9 @@ impl Limiter {
             self.retire(subject, pool);
             return Ok(());
         }
-        self.give_back(subject, &pool.plan, &tokens).await.map(drop)
+        self.give_back(subject, &pool.plan, &tokens, until)
+            .await
+            .map(drop)
     }
 }
 
@@ -355,7 +367,7 @@ impl Asking {
         if tokens != NO_PRICES {
             let _ = self
                 .core
-                .give_back(&self.subject, &self.pool.plan, &tokens)
+                .give_back(&self.subject, &self.pool.plan, &tokens, Instant::now())
                 .await;
         }
     }
@@ -372,7 +384,7 @@ impl Asking {
                 wanted: self.pool.wanted(index).max(missing[index]),
                 since: ago,
                 standing: seen.map(|(_, standings)| (standings[index], ago)),
-                live: self.core.health.live(),
+                live: self.core.live_instances(),
             };
             let amount = demands[index].ask(&scene, &limit.quota, &self.rules);
             asked[index] = amount.max(missing[index]);

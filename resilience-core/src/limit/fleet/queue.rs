@@ -1,4 +1,4 @@
-//! Calls that wait for tokens: a line for each subject, as long as there is somebody in it.
+//! Calls that wait for tokens: a queue for each subject that has any.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -24,7 +24,9 @@ use super::{
     plan::{MAX_LIMITS, Plan},
     projection,
 };
-use crate::{clock::Moment, deadline, limit::token_bucket::LimitOutcome};
+use crate::{
+    clock::Moment, deadline::before_deadline, limit::token_bucket::LimitOutcome,
+};
 
 #[derive(Default)]
 pub(super) struct Queues {
@@ -100,9 +102,6 @@ impl Drop for QueueSlot<'_> {
     }
 }
 
-/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
-
 impl Limiter {
     /// Whether calls may wait, and now should not be taken for a refusal's last word.
     pub(super) fn lets_wait(&self) -> bool {
@@ -115,7 +114,8 @@ impl Limiter {
         let prices = self.prices(&plan, &costs);
         let decision = match self.settings.queue {
             Some((longest, max_wait)) if self.lets_wait() && prices != [0; MAX_LIMITS] => {
-                let max_wait = max_wait.min(time_left());
+                let max_wait =
+                    before_deadline(max_wait).saturating_duration_since(Instant::now());
                 self.wait_in_queue(subject, plan, &prices, longest, max_wait)
                     .await
             }
@@ -208,11 +208,4 @@ fn wait_of(decision: &Decision) -> Option<Duration> {
         Decided::By(LimitOutcome::Wait { micros, .. }) => Some(Duration::from_micros(micros)),
         _ => None,
     }
-}
-
-/// What the deadline of the call leaves for waiting.
-fn time_left() -> Duration {
-    deadline::current().map_or(Duration::MAX, |deadline| {
-        deadline.remaining().saturating_sub(BEFORE_DEADLINE)
-    })
 }

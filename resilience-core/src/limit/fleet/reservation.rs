@@ -1,6 +1,8 @@
 //! Reserve, then settle: for calls whose true cost is known when they are over.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     costs::{Costs, Prices},
@@ -46,8 +48,11 @@ pub struct Settlement {
     unpaid: Vec<(Arc<str>, u64)>,
 }
 
-/// Others take what the store has just told of: so often one asks again for what is left.
+/// Other instances may take the tokens first; retries with the smaller amount at most this many times.
 const QUESTIONS: usize = 2;
+
+/// For how long the tokens of a call that was not made are offered to a store that does not answer.
+const UNDO: Duration = Duration::from_secs(1);
 
 impl Reservation {
     pub(super) const fn new(
@@ -94,8 +99,9 @@ impl Reservation {
         if differences == [0; MAX_LIMITS] || self.decision.is_shadowed() {
             return Ok(Settlement { unpaid: Vec::new() });
         }
+        let until = Instant::now() + self.core.settings.fleet.budget;
         self.core
-            .adjust(&self.subject, &self.decision, differences)
+            .adjust(&self.subject, &self.decision, differences, until)
             .await
     }
 }
@@ -103,9 +109,10 @@ impl Reservation {
 impl Limiter {
     /// Puts back all that a call has paid which is not made.
     pub(super) async fn undo(&self, subject: &str, decision: &Decision, prices: &Prices) {
+        let until = Instant::now() + UNDO;
         // What does not arrive is lost, and comes in again at the rate of the limit.
         let _ = self
-            .adjust(subject, decision, prices.map(|price| -signed(price)))
+            .adjust(subject, decision, prices.map(|price| -signed(price)), until)
             .await;
     }
 
@@ -115,6 +122,7 @@ impl Limiter {
         subject: &str,
         decision: &Decision,
         mut differences: [i64; MAX_LIMITS],
+        until: Instant,
     ) -> Result<Settlement, StoreError> {
         let plan = &decision.plan;
         let mut unpaid = [0; MAX_LIMITS];
@@ -127,10 +135,12 @@ impl Limiter {
             let stored = match decision.by {
                 DecidedBy::Unlimited | DecidedBy::Policy | DecidedBy::Memory => break,
                 DecidedBy::Lease if self.settle_here(subject, plan, &differences) => break,
-                DecidedBy::Store | DecidedBy::Lease => self.call_store(subject, plan, cost).await?,
+                DecidedBy::Store | DecidedBy::Lease => {
+                    self.settle_store(subject, plan, until, cost).await?
+                }
                 DecidedBy::Local => self.call_local(subject, plan, 1, cost).await?,
                 DecidedBy::LocalShare => {
-                    let parts = self.health.live();
+                    let parts = self.live_instances();
                     self.call_local(subject, plan, parts, cost).await?
                 }
             };
@@ -169,7 +179,7 @@ fn forgive(differences: &mut [i64; MAX_LIMITS], unpaid: &mut Prices, there: impl
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reservation")
-            .field("ruling", &self.decision)
+            .field("decision", &self.decision)
             .finish_non_exhaustive()
     }
 }
