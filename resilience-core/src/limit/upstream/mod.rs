@@ -45,6 +45,7 @@
 //! # Cost
 //! A look-up in a lock-free map and a few atomics per call; no allocation for a peer that is known, no lock, no store.
 
+mod admission;
 mod agent;
 mod builder;
 mod entry;
