@@ -87,7 +87,10 @@ pub use self::{
     request::RequestBuilder,
     stack::ResponseFuture,
     transport::{ReqwestService, reqwest_builder},
-    upstream_limits::{Target, UpstreamLimitsFuture, UpstreamLimitsLayer, UpstreamLimitsService},
+    upstream_limits::{
+        Target, UpstreamLimitsLayer, UpstreamLimitsPolicy, UpstreamLimitsReader,
+        UpstreamLimitsService,
+    },
 };
 
 /// A reqwest client behind a stack of guards. Cheap to clone; clones share everything. See the [module](self).
