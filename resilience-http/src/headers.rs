@@ -52,8 +52,13 @@ pub fn retry_after(headers: &HeaderMap, cap: Duration) -> Option<Duration> {
 /// The value of `Retry-After` for a wait: whole seconds, rounded up, at least 1.
 #[must_use]
 pub fn format_retry_after(wait: Duration) -> HeaderValue {
+    HeaderValue::from(whole_seconds(wait))
+}
+
+/// Whole seconds, rounded up, at least 1.
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     let up = u64::from(wait.subsec_nanos() > 0);
-    HeaderValue::from(wait.as_secs().saturating_add(up).max(1))
+    wait.as_secs().saturating_add(up).max(1)
 }
 
 /// What the deadline header called `name` leaves to this request: `None` without the header or if it is malformed.

@@ -8,6 +8,8 @@ use sfv::{
     key_ref,
 };
 
+use crate::headers::whole_seconds;
+
 /// The header with the policies of a server: what it allows, which stays the same from answer to answer.
 pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -126,7 +128,7 @@ pub fn write_policies(headers: &mut HeaderMap, policies: &[Policy]) {
             Some(Ok(unit)) => item.parameter(key_ref("qu"), unit),
             _ => item,
         };
-        let item = with(item, "w", policy.window.map(seconds));
+        let item = with(item, "w", policy.window.map(whole_seconds));
         end(item, policy.partition.as_deref());
     }
     append(headers, POLICY, list.finish());
@@ -141,7 +143,7 @@ pub fn write_limits(headers: &mut HeaderMap, limits: &[ServiceLimit]) {
         };
         let item = list.bare_item(name);
         let item = item.parameter(key_ref("r"), whole(limit.available));
-        let item = with(item, "t", limit.window.map(seconds));
+        let item = with(item, "t", limit.window.map(whole_seconds));
         end(item, limit.partition.as_deref());
     }
     append(headers, RATE_LIMIT, list.finish());
@@ -254,12 +256,6 @@ fn append(headers: &mut HeaderMap, field: HeaderName, list: Option<String>) {
 fn whole(number: u64) -> Integer {
     // Within the bounds of an integer of structured fields.
     Integer::try_from(number.min(MOST)).unwrap_or_else(|_| integer(0))
-}
-
-/// Rounded up: nobody is told to come back too early. A window of nothing is one of a second.
-fn seconds(window: Duration) -> u64 {
-    let up = u64::from(window.subsec_nanos() > 0);
-    window.as_secs().saturating_add(up).max(1)
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@
 //! handle, so one bulkhead is one bulkhead over all routes and connections that its layers are on.
 
 mod address;
+mod digest;
 mod guard;
 mod idempotency;
 mod inbound;
@@ -64,7 +65,3 @@ pub use rate_limit::{
     MissingKey, RequestLimit,
 };
 pub use rejection::{RejectionFuture, RejectionLayer, RejectionService};
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
