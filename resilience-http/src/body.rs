@@ -1,22 +1,23 @@
-//! An answer is over when its body is: outcome and permits follow the body to its end.
+//! Calls that end with the response body: verdict and permits follow the body to its end.
 //!
-//! The head of a response says what the server meant to do, the body whether it did. A server that sends `200 OK`
-//! and then hangs, resets or stops half way has failed, and a layer that looked at the head alone would count it
-//! well. [`OnBodyEnd`] goes into `.complete_on(..)` of the layers that hold something per call (circuit breaker, bulkhead);
-//! they then keep it inside the body:
+//! The head of a response announces success, the body delivers it. A server that sends `200 OK` and
+//! then hangs, resets or stops halfway has failed, and a layer that sees the head alone would count
+//! a success. [`OnBodyEnd`] goes into `.complete_on(..)` of the layers that hold something per call
+//! (circuit breaker, bulkhead); they then keep it inside the body:
 //!
-//! | what happens | what the layer is told | permit given back |
+//! | event | verdict | permit released |
 //! |---|---|---|
-//! | the head is a failure (503) | that, at once | at the end of the body |
-//! | the body comes whole | the verdict on the head | at its end |
-//! | the body breaks off: reset, cut short | transient failure | at once |
-//! | the body is still awaited at the [deadline] | transient failure | at once |
-//! | data comes on and on after the deadline, or the reader was late | as [`PartialRead`] says | at once |
+//! | the head is a failure (503) | that failure, at once | at the end of the body |
+//! | the body is read to its end | that of the head | at its end |
+//! | the body is reset or incomplete | transient failure | at once |
+//! | no data by the [deadline] | transient failure | at once |
+//! | data still arrives after the deadline, or the reader was late | as [`PartialRead`] says | at once |
 //! | the body is dropped before its end | as [`PartialRead`] says | at once |
 //!
-//! The deadline is the one in force when the head arrived at the layer: it goes on to hold for whoever reads the
-//! body, on whatever task. At the deadline the reader gets an error in which [`rejected_in`] finds a
-//! [`Rejected`] with [`Reason::TimedOut`]; `reqwest::Error::is_timeout` is true for it too.
+//! The deadline is the one in force when the head arrived at the layer: it also holds for the
+//! reading of the body, on any task. At the deadline the reader gets an error in which
+//! [`rejected_in`] finds a [`Rejected`] with [`Reason::TimedOut`]; `reqwest::Error::is_timeout` is
+//! true for it too.
 //!
 //! ```
 //! use http::Response;
@@ -24,23 +25,28 @@
 //! use resilience_core::{Verdict, completion::{Guard, Completion}};
 //! use resilience_http::OnBodyEnd;
 //!
-//! struct Told;
-//! impl Guard for Told {
+//! struct Printing;
+//! impl Guard for Printing {
 //!     fn settle(&mut self, verdict: Verdict) { println!("the call ended as {verdict:?}"); }
 //! }
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let response = Response::new(Full::new(bytes::Bytes::from("hello")));
-//! let held = OnBodyEnd::new("api").hold(response, Verdict::Success, Told);
-//! // Not a word so far. Now:
+//! let held = OnBodyEnd::new("api").hold(response, Verdict::Success, Printing);
+//! // Nothing is printed before the body has been read:
 //! assert_eq!(held.into_body().collect().await.unwrap().to_bytes(), "hello");
 //! # }
 //! ```
 //!
-//! A circuit breaker that looks for slow calls measures to the end of the body too, and so by how fast it is read.
+//! With it, a circuit breaker measures slow calls to the end of the body, and so includes the speed
+//! of the reader.
 //!
-//! **Cost**: the reading of a body costs one clock reading per frame when a deadline is in force, and one allocation
-//! per response, per guard, and for the timer of a wait under a deadline; a response without a body costs nothing. **Cancellation**: see [`PartialRead`].
+//! **Cost**: one reading of the clock per frame while a deadline is in force; one allocation per
+//! response, per guard, and for the timer of a wait under a deadline; nothing for a response
+//! without a body. **Cancellation**: see [`PartialRead`].
+//!
+//! # References
+//! RFC 9112 section 8 (incomplete messages); RFC 9113 section 5.4 (stream errors).
 
 mod watch;
 
@@ -67,7 +73,7 @@ use self::watch::{Held, Kept, Watch};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Decides that a call is over when the body of its answer is. See the [module](self).
+/// Completion of a call at the end of the response body. See the [module](self).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct OnBodyEnd {
@@ -81,24 +87,24 @@ struct Policy {
     stalled_after: Duration,
 }
 
-/// What a body that was dropped before its end says about the server.
+/// How a body that was dropped before its end is judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PartialRead {
-    /// What its head said: the reader lost interest, the server did nothing wrong. Unless the reader was waiting for
-    /// data when it gave up, and had been for [`stalled_after`](OnBodyEnd::stalled_after) or beyond the deadline: then
-    /// it is a failure.
+    /// As its head: the reader lost interest, the server did nothing wrong. But as a failure if the
+    /// reader was waiting for data when it gave up, and had waited for
+    /// [`stalled_after`](OnBodyEnd::stalled_after) or beyond the deadline.
     #[default]
     AsHead,
-    /// Nothing.
+    /// Not at all: the call counts as ignored.
     Ignored,
-    /// That it failed.
+    /// As a failure.
     Failed,
 }
 
 impl OnBodyEnd {
-    /// With the defaults: [`PartialRead::AsHead`], stalled after one second. `name` is the name in the
-    /// [`Rejected`] that a reader gets at the deadline.
+    /// Creates the default: [`PartialRead::AsHead`], stalled after one second. `name` is the name
+    /// in the [`Rejected`] that a reader gets at the deadline.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -109,15 +115,15 @@ impl OnBodyEnd {
         }
     }
 
-    /// What a body that was dropped before its end says.
+    /// Sets how a body that was dropped before its end is judged. Default: [`PartialRead::AsHead`].
     pub const fn partial_read(mut self, policy: PartialRead) -> Self {
         self.policy.partial_read = policy;
         self
     }
 
-    /// How long a reader must have been waiting for data for its giving up to count against the server
-    /// ([`PartialRead::AsHead`] only). Zero: always, when it was waiting at all. A reader that polled once and then
-    /// turned to something else counts as waiting.
+    /// Sets how long a reader must have waited for data for its giving up to count against the
+    /// server ([`PartialRead::AsHead`] only). With zero, any wait counts. A reader that polled once
+    /// and then turned to something else counts as waiting. Default: one second.
     pub const fn stalled_after(mut self, bound: Duration) -> Self {
         self.policy.stalled_after = bound;
         self
@@ -163,11 +169,11 @@ mod client {
 
     use super::*;
 
-    /// Rides along in the response's extensions, so that every layer's guard goes into one and the same wrapped body.
+    /// Extension of a response whose body is wrapped already: further guards join the same body.
     #[derive(Clone)]
     struct Attached(Arc<Kept>);
 
-    /// The response stays a `reqwest::Response`, with its url, version, headers and extensions.
+    /// The response stays a `reqwest::Response`, with its URL, version, headers and extensions.
     impl<G: Guard + Send + 'static> Completion<reqwest::Response, G> for OnBodyEnd {
         type Response = reqwest::Response;
 
@@ -190,7 +196,8 @@ mod client {
     }
 
     impl OnBodyEnd {
-        /// Holds the reader of a body to the deadline now in force, where no layer keeps a guard in it.
+        /// Bounds the reading of a body by the deadline in force, where no layer keeps a guard in
+        /// it.
         #[must_use]
         pub fn cover(&self, response: reqwest::Response) -> reqwest::Response {
             let covered = response.extensions().get::<Attached>().is_some();
@@ -204,7 +211,7 @@ mod client {
             let url = response.url().clone();
             let (mut parts, body) = Response::<reqwest::Body>::from(response).into_parts();
             let body = self.wrap(body, held);
-            // The url of a response has no other way in than a builder's.
+            // Only a builder can set the URL of a response.
             let builder = Response::builder().url(url).extension(body.attached());
             if let Ok(with_url) = builder.body(()) {
                 parts.extensions.extend(with_url.into_parts().0.extensions);
@@ -221,19 +228,20 @@ mod client {
 }
 
 pin_project! {
-    /// A body that keeps the guards of the layers above it until its end. Made by [`OnBodyEnd`].
+    /// Body that keeps the guards of outer layers until its end. Made by [`OnBodyEnd`].
     pub struct GuardedBody<B> {
-        // Gone once it has ended: a connection that is of no more use is let go at once.
+        // Dropped at the end of the body, so that the connection is released at once.
         #[pin]
         inner: Option<B>,
         watch: Watch,
-        // Made when the first wait under a deadline begins. Boxed, so that the body can be moved wherever `B` can be.
+        // Made at the first wait under a deadline. Boxed, so that the body can be moved wherever
+        // `B` can be.
         timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
-/// A body that no layer waits for: for answers that are made further out, as [`server::guard`](crate::server) makes
-/// them.
+/// Makes a body without guards, for responses that outer layers make themselves, as
+/// [`server::guard`](crate::server) does.
 impl<B: From<String>> From<String> for GuardedBody<B> {
     fn from(text: String) -> Self {
         Self {
@@ -268,7 +276,7 @@ where
         };
         this.watch.polling();
         let answer = match inner.as_mut().poll_frame(cx) {
-            // Data first, deadline second: what is there in time is not thrown away.
+            // Data before deadline: data that arrived in time is not discarded.
             Poll::Pending => {
                 this.watch.waiting();
                 let Some(deadline) = this.watch.deadline() else {
@@ -318,7 +326,8 @@ where
     }
 }
 
-/// The rejection inside an error, however deep: in a `reqwest::Error` of reading a body, for one.
+/// Finds the rejection inside an error at any depth, such as in the `reqwest::Error` of reading a
+/// body.
 ///
 /// ```
 /// # use resilience_http::body::rejected_in;
@@ -330,8 +339,7 @@ pub fn rejected_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Reject
     chain(error).find_map(|error| error.downcast_ref())
 }
 
-/// An error and everything that it came from. An `io::Error` passes over what it wraps when it is asked for its
-/// source; here it does not.
+/// An error and its sources. `io::Error::source` skips the error that it wraps; this does not.
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -344,14 +352,14 @@ pub(crate) fn chain<'a>(
     })
 }
 
-/// An io error, because that is where reqwest (and others) look for a timeout.
+/// An `io::Error`, because that is where reqwest and others look for a timeout.
 fn timed_out(name: &Arc<str>) -> BoxError {
     let rejected = Rejected::new(Pattern::Deadline, Reason::TimedOut, Arc::clone(name));
     io::Error::new(io::ErrorKind::TimedOut, Unfinished(rejected)).into()
 }
 
-/// Between the `io::Error` and the rejection, so that whoever follows the sources finds the rejection: an `io::Error`
-/// passes over what it wraps itself.
+/// Stands between the `io::Error` and the rejection, so that following the sources finds the
+/// rejection: `io::Error::source` skips the error that it wraps.
 #[derive(Debug)]
 struct Unfinished(Rejected);
 

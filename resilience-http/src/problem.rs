@@ -41,17 +41,17 @@
 //! }
 //! ```
 //!
-//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`](resilience_core::Pattern::as_str) +
-//! `:` + [`Reason::as_str`](resilience_core::Reason::as_str). It is a name and not a URL to fetch. It
-//! is stable, as are the members `pattern` and `reason`: clients may match on them. `retry_after_ms`
-//! is the exact wait, in milliseconds, and absent if the layer does not know it.
+//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`](resilience_core::Pattern::as_str)
+//! + `:` + [`Reason::as_str`](resilience_core::Reason::as_str). It is a name and not a URL to
+//! fetch. It is stable, as are the members `pattern` and `reason`: clients may match on them.
+//! `retry_after_ms` is the exact wait, in milliseconds, and absent if the layer does not know it.
 //!
-//! The **name** of the breaker or bulkhead is not in the document: "orders-db-replica-2" is internal,
-//! and the name of a keyed handle may contain another client's key. [`Problems::show_names`] adds it
-//! as `name`, for internal services.
+//! The **name** of the breaker or bulkhead is not in the document: "orders-db-replica-2" is
+//! internal, and the name of a keyed handle may contain another client's key.
+//! [`Problems::show_names`] adds it as `name`, for internal services.
 //!
-//! In a handler, [`Problem`] is an error type that `?` converts rejections to. With the feature `axum`
-//! it is a response as well:
+//! In a handler, [`Problem`] is an error type that `?` converts rejections to. With the feature
+//! `axum` it is a response as well:
 //!
 //! ```
 //! use resilience_core::{Error, Pattern, Reason, Rejected};

@@ -1,4 +1,4 @@
-//! What a guarded body knows of its own progress, and the guards that wait for its end.
+//! Progress of a guarded body, and the guards that wait for its end.
 
 use std::{
     fmt,
@@ -16,15 +16,15 @@ use super::{PartialRead, Policy};
 pub(super) enum End {
     Whole,
     Broken,
-    /// Nobody wanted the rest.
+    /// The reader dropped it.
     Dropped {
-        /// How long the reader had been waiting for data, if it was.
+        /// How long the reader had been waiting for data, if it was waiting.
         waited: Option<Duration>,
         too_late: bool,
     },
 }
 
-/// One layer's guard, and what that layer thought of the head.
+/// The guard of one layer, and that layer's verdict on the head.
 pub(super) struct Held {
     guard: Box<dyn Guard + Send>,
     head: Verdict,
@@ -37,7 +37,8 @@ impl Held {
         head: Verdict,
         mut guard: impl Guard + Send + 'static,
     ) -> Self {
-        // A failure is known now; no body can mend it. What is held stays held: the server is still sending.
+        // A failed head is final, and settled now. The permit stays held: the server is still
+        // sending.
         if head.is_failure() {
             guard.settle(head);
         }
@@ -72,7 +73,7 @@ impl Held {
     }
 }
 
-/// The guards of one body. Shared with the response's extensions, where layers further out find it.
+/// The guards of one body. Shared with the response's extensions, where outer layers find it.
 #[derive(Default)]
 pub(super) struct Kept(Mutex<State>);
 
@@ -88,7 +89,7 @@ impl Default for State {
 }
 
 impl Kept {
-    /// Keeps a guard until the end; if that has been, settles it.
+    /// Keeps a guard until the end, or settles it if the body has ended.
     pub(super) fn add(&self, held: Held) {
         let end = match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Open(all) => return all.push(held),
@@ -97,7 +98,7 @@ impl Kept {
         held.settle(end);
     }
 
-    /// The first end counts. Guards are settled and given back outside of the lock.
+    /// Ends the body; the first end counts. Guards are settled and dropped outside of the lock.
     fn end(&self, end: End) {
         let all = match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Ended(_) => return,
@@ -109,7 +110,7 @@ impl Kept {
     }
 }
 
-/// One body's progress. Dropping it ends the body as dropped, unless it ended before.
+/// Progress of one body. Dropping it ends the body as dropped, unless it has ended.
 pub(super) struct Watch {
     kept: Arc<Kept>,
     name: Arc<str>,
@@ -120,11 +121,11 @@ pub(super) struct Watch {
 
 #[derive(Clone, Copy)]
 enum Progress {
-    /// The reader has what there was.
+    /// The reader has received all data so far.
     Idle,
     /// Inside the inner body's `poll_frame`: a body dropped here has panicked.
     Polling(Option<Instant>),
-    /// The reader asked for data and there was none, since then.
+    /// The reader has been waiting for data since then.
     Waiting(Instant),
 }
 
@@ -157,8 +158,8 @@ impl Watch {
         self.progress = Progress::Idle;
     }
 
-    /// Whether this is the second frame past the deadline. The first is let through: it may be the last one, that
-    /// was there in time, and only the next poll tells.
+    /// Whether this is the second frame after the deadline. The first passes: it may be the last
+    /// frame of the body, and have arrived in time, which only the next poll can tell.
     pub(super) fn late_again(&mut self) -> bool {
         let late = self.deadline.is_some_and(Deadline::is_past);
         std::mem::replace(&mut self.late, late)
@@ -180,7 +181,8 @@ impl Watch {
             Progress::Waiting(since) => Some(since.elapsed()),
             Progress::Polling(_) => return self.broken(),
         };
-        // Somebody else's timer may have fired for the same deadline, and timers and clocks do not agree to the tick.
+        // Another timer may have fired for the same deadline, and timers and clocks differ by up to
+        // a tick.
         let tick = Duration::from_millis(1);
         let too_late = self.deadline.is_some_and(|end| end.remaining() < tick);
         self.kept.end(End::Dropped { waited, too_late });

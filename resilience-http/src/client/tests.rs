@@ -1,5 +1,5 @@
-//! Real servers on loopback, in real time (a paused clock runs ahead of the network), and a transport without a
-//! network under the paused clock, where times are exact.
+//! Real servers on loopback, in real time (a paused clock runs ahead of the network), and a
+//! transport without a network under the paused clock, where times are exact.
 
 mod breaking;
 mod deadlines;

@@ -1,4 +1,4 @@
-//! Whether two requests with one key are the same request.
+//! Fingerprints of requests: whether two requests with the same key are equal.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use sha2::{Digest, Sha256};
 
 use super::json;
 
-/// A digest (SHA-256) of what a request asks for. Two requests with one key and different fingerprints are two
-/// different things to be done, and the second is a mistake of its sender's.
+/// Digest (SHA-256) of a request. Two requests with the same key and different fingerprints are
+/// different requests, and the second one is a client's mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The digest's bytes.
+    /// Returns the bytes of the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// In hexadecimal.
+/// Hexadecimal.
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -35,13 +35,15 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// What of a request has to be the same: its method, path, query and body, unless said otherwise.
+/// Selection of the parts of a request that its fingerprint covers. By default: method, path, query
+/// and body.
 ///
-/// A body that says that it is JSON (`application/json`, `.. +json`) is compared as the value that it is, in the
-/// spelling of RFC 8785: spaces and the order of names do not matter. JSON that two readers may understand differently
-/// (a name twice in one object, numbers of more than 15 digits) is compared byte for byte, and so is everything else.
-/// A form with files in it (`multipart/form-data`) is different with every sending, because its boundary is drawn by
-/// lot: say what counts by [`headers`](Self::header) there, and leave the body [out](Self::without_body).
+/// A body of type JSON (`application/json`, `.. +json`) is compared by value, in the canonical form
+/// of RFC 8785: whitespace and the order of members do not matter. JSON that parsers may read
+/// differently (a member twice in one object, numbers of more than 15 digits) is compared byte for
+/// byte, as is any other body. A form with files (`multipart/form-data`) differs each time it is
+/// sent, because its boundary is random: select [headers](Self::header) there, and leave the body
+/// [out](Self::without_body).
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -53,12 +55,15 @@ impl fmt::Debug for Fingerprint {
 ///
 /// let all = FingerprintRules::new();
 /// assert_eq!(of(&all, r#"{"to":"a","amount":7}"#), of(&all, r#"{ "amount": 7.0, "to": "a" }"#));
-/// let but_when = FingerprintRules::new().without_fields(["/sent_at"])?;
-/// assert_eq!(of(&but_when, r#"{"amount":7,"sent_at":1}"#), of(&but_when, r#"{"amount":7,"sent_at":2}"#));
+/// let rest = FingerprintRules::new().without_fields(["/sent_at"])?;
+/// assert_eq!(of(&rest, r#"{"amount":7,"sent_at":1}"#), of(&rest, r#"{"amount":7,"sent_at":2}"#));
 /// # Ok::<_, resilience_core::InvalidConfig>(())
 /// ```
 ///
-/// **Cost**: JSON is read and written once, and what is compared is digested once.
+/// **Cost**: JSON is parsed and written once, and the selected parts are hashed once.
+///
+/// # References
+/// RFC 8785 (canonical JSON); RFC 6901 (JSON pointers).
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct FingerprintRules {
@@ -78,15 +83,16 @@ enum Body {
 }
 
 impl FingerprintRules {
-    /// Method, path, query and body.
+    /// Creates the default: method, path, query and body.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Of a JSON body, nothing but these values, each by its JSON pointer (RFC 6901): `/amount`, `/lines/0/sku`.
+    /// Restricts a JSON body to these values, each given by a JSON pointer (RFC 6901): `/amount`,
+    /// `/lines/0/sku`.
     ///
     /// # Errors
-    /// There is none, or one is no JSON pointer.
+    /// If there is none, or one is not a JSON pointer.
     pub fn only_fields<P: Into<String>>(
         mut self,
         pointers: impl IntoIterator<Item = P>,
@@ -95,10 +101,11 @@ impl FingerprintRules {
         Ok(self)
     }
 
-    /// Of a JSON body, all but these values, each by its JSON pointer (RFC 6901).
+    /// Leaves these values out of a JSON body, each given by a JSON pointer (RFC 6901).
     ///
     /// # Errors
-    /// As [`only_fields`](Self::only_fields); and the empty pointer, which is the whole body.
+    /// As for [`only_fields`](Self::only_fields), and for the empty pointer, which is the whole
+    /// body.
     pub fn without_fields<P: Into<String>>(
         mut self,
         pointers: impl IntoIterator<Item = P>,
@@ -112,31 +119,31 @@ impl FingerprintRules {
         Ok(self)
     }
 
-    /// The body byte for byte, JSON or not.
+    /// Compares the body byte for byte, JSON or not.
     pub fn bytes(mut self) -> Self {
         self.body = Body::Bytes;
         self
     }
 
-    /// The body does not count.
+    /// Leaves the body out.
     pub fn without_body(mut self) -> Self {
         self.body = Body::Ignored;
         self
     }
 
-    /// The query does not count. By default it does, byte for byte.
+    /// Leaves the query out. By default it is compared byte for byte.
     pub const fn without_query(mut self) -> Self {
         self.ignore_query = true;
         self
     }
 
-    /// This header counts too, with all of its values.
+    /// Adds a header, with all of its values.
     pub fn header(mut self, name: HeaderName) -> Self {
         self.headers.push(name);
         self
     }
 
-    /// The fingerprint of a request.
+    /// Computes the fingerprint of a request.
     #[must_use]
     pub fn fingerprint(
         &self,
@@ -190,7 +197,7 @@ impl Body {
     }
 }
 
-/// Takes a value out. Of a list, it leaves an empty place, so that the others keep theirs.
+/// Removes a value. In an array it leaves a null, so that the other elements keep their index.
 fn remove(value: &mut Value, pointer: &str) {
     let Some((parent, name)) = pointer.rsplit_once('/') else {
         return;
@@ -242,7 +249,8 @@ fn is_pointer(text: &str) -> bool {
         && escapes.into_iter().all(|rest| rest.starts_with(['0', '1']))
 }
 
-/// A digest over parts, each with its kind and length before it, so that none can pass for another.
+/// A digest over parts. Each is preceded by its kind and length, so that different parts cannot
+/// yield the same bytes.
 struct Parts(Sha256);
 
 #[derive(Clone, Copy)]

@@ -14,8 +14,8 @@ pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/prob
 
 /// Problem document (RFC 9457) and the response that carries it.
 ///
-/// Made from a [`Rejected`], or by hand for a handler's own errors, so that a handler needs one error
-/// type only. One pointer in size.
+/// Made from a [`Rejected`], or by hand for a handler's own errors, so that a handler needs one
+/// error type only. One pointer in size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(Box<Document>);
 
@@ -135,7 +135,8 @@ impl Problem {
         serde_json::to_string(&*self.0).unwrap_or_default()
     }
 
-    /// Makes the response: status, `Content-Type`, `Retry-After` if there is a wait, and the document.
+    /// Makes the response: status, `Content-Type`, `Retry-After` if there is a wait, and the
+    /// document.
     #[must_use]
     pub fn into_response<B: From<String>>(self) -> Response<B> {
         let mut response = Response::new(B::from(self.to_json()));

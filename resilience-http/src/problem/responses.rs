@@ -5,8 +5,8 @@ use resilience_core::Rejected;
 
 use super::document::Problem;
 
-/// Maker of problem documents for rejections, with its settings. The standard [`RejectionResponse`]; a
-/// closure is another.
+/// Maker of problem documents for rejections, with its settings. The standard
+/// [`RejectionResponse`]; a closure is another.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Problems {
     show_names: bool,

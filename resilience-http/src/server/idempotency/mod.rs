@@ -28,9 +28,9 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// (draft-ietf-httpapi-idempotency-key-header-07): the handler runs for the first request with a
 /// key, the others get its recorded response.
 ///
-/// Built on an [`Idempotency`], which owns the store, the leases, the retention times and the outage
-/// policy. Goes on a route, on a router, or on any
-/// `Service<http::Request<_>, Response = http::Response<_>>`.
+/// Built on an [`Idempotency`], which owns the store, the leases, the retention times and the
+/// outage policy. Goes on a route, on a router, or on any `Service<http::Request<_>, Response =
+/// http::Response<_>>`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -77,20 +77,21 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// | none: the service fails or panics | unknown: the handle's [takeover](resilience_core::idempotency::IdempotencyBuilder::takeover) policy decides |
 ///
 /// **A 500 is recorded** because the handler may have done half of its work, and a second run would
-/// repeat that half. A caller that knows better sends a new key. Where handlers do all of their work
-/// in one transaction, so that a 500 means that nothing was done, release the key: `decide(|status, _|
-/// if status.is_server_error() { Disposition::Release } else { Disposition::Record })`.
+/// repeat that half. A caller that knows better sends a new key. Where handlers do all of their
+/// work in one transaction, so that a 500 means that nothing was done, release the key:
+/// `decide(|status, _| if status.is_server_error() { Disposition::Release } else {
+/// Disposition::Record })`.
 ///
 /// Hop-by-hop headers, `Date` and `Set-Cookie` are not recorded ([`keep`](Self::keep)). A response
-/// larger than [`max_response`](Self::max_response) and a stream of events are passed on unrecorded,
-/// unless [`refuse_unkept`](Self::refuse_unkept) is set.
+/// larger than [`max_response`](Self::max_response) and a stream of events are passed on
+/// unrecorded, unless [`refuse_unkept`](Self::refuse_unkept) is set.
 ///
 /// # Scope of a key
 /// Clients choose their keys, so a key must never find another client's response. The default scope
-/// of a key is a digest of the request's `Authorization`. Note that all requests without that header
-/// share one scope, and that a client whose token is renewed between two attempts counts as another
-/// client. Where authentication runs before this layer, use its result: [`scope`](Self::scope) with
-/// the id of the tenant or user.
+/// of a key is a digest of the request's `Authorization`. Note that all requests without that
+/// header share one scope, and that a client whose token is renewed between two attempts counts as
+/// another client. Where authentication runs before this layer, use its result:
+/// [`scope`](Self::scope) with the id of the tenant or user.
 ///
 /// # The handler
 /// - runs in a task of its own: neither a client that disconnects nor the request's
@@ -101,12 +102,13 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// - gets the request body in memory.
 ///
 /// # Order
-/// Put it inside authentication and rate limits, so that a 429 uses no key, and outside the guards of
-/// dependencies. Inside a nested router it sees the path without the prefix that was matched outside.
+/// Put it inside authentication and rate limits, so that a 429 uses no key, and outside the guards
+/// of dependencies. Inside a nested router it sees the path without the prefix that was matched
+/// outside.
 ///
-/// **Cost**: one allocation per body for a request without a key or of another method. With a key, the
-/// body is read into memory and hashed; the rest is the cost of [`Idempotency`]. **Cancellation**: see
-/// above.
+/// **Cost**: one allocation per body for a request without a key or of another method. With a key,
+/// the body is read into memory and hashed; the rest is the cost of [`Idempotency`].
+/// **Cancellation**: see above.
 #[derive(Clone)]
 #[must_use]
 pub struct IdempotentRequests {
@@ -129,8 +131,8 @@ impl IdempotentRequests {
         self.with(|settings| settings.methods = methods.into_iter().collect())
     }
 
-    /// Sets whether requests of these methods must carry a key. Default: `false`; a request without a
-    /// key passes unprotected.
+    /// Sets whether requests of these methods must carry a key. Default: `false`; a request without
+    /// a key passes unprotected.
     pub fn required(self, required: bool) -> Self {
         self.with(|settings| settings.required = required)
     }
@@ -150,9 +152,9 @@ impl IdempotentRequests {
         self.with(|settings| settings.keep = keep)
     }
 
-    /// Sets the scope of a key: the id of the tenant or user, as found by the authentication outside
-    /// of this layer. Return a value of its own for unauthenticated requests. Default: a digest of
-    /// `Authorization`.
+    /// Sets the scope of a key: the id of the tenant or user, as found by the authentication
+    /// outside of this layer. Return a value of its own for unauthenticated requests. Default: a
+    /// digest of `Authorization`.
     pub fn scope(self, scope: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.scope = Arc::new(scope))
     }
@@ -166,28 +168,29 @@ impl IdempotentRequests {
         self.with(|settings| settings.decide = Arc::new(decide))
     }
 
-    /// Sets the maximum body of a request with a key, in bytes; it is read into memory. Default: 1 MiB.
+    /// Sets the maximum body of a request with a key, in bytes; it is read into memory. Default: 1
+    /// MiB.
     pub fn max_request(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_request = bytes)
     }
 
-    /// Sets the maximum body of a response that is recorded, in bytes. Default: 960 KiB, which leaves
-    /// room for its headers in the 1 MiB of a handle's
+    /// Sets the maximum body of a response that is recorded, in bytes. Default: 960 KiB, which
+    /// leaves room for its headers in the 1 MiB of a handle's
     /// [`max_outcome`](resilience_core::idempotency::IdempotencyBuilder::max_outcome).
     pub fn max_response(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_response = bytes)
     }
 
-    /// Sets whether a response that cannot be recorded, because it is too large or a stream of events,
-    /// is replaced by a 500 that can be: for routes that must give the same response every time.
-    /// Default: `false`; the first client gets the response, later ones get a 409. The work is done in
-    /// either case.
+    /// Sets whether a response that cannot be recorded, because it is too large or a stream of
+    /// events, is replaced by a 500 that can be: for routes that must give the same response every
+    /// time. Default: `false`; the first client gets the response, later ones get a 409. The work
+    /// is done in either case.
     pub fn refuse_unkept(self, refuse: bool) -> Self {
         self.with(|settings| settings.refuse_unkept = refuse)
     }
 
-    /// Sets the maximum `Retry-After` of a request whose key is being served. Default: what is left of
-    /// the lease, after which another instance may take over. Set less where handlers are quick.
+    /// Sets the maximum `Retry-After` of a request whose key is being served. Default: what is left
+    /// of the lease, after which another instance may take over. Set less where handlers are quick.
     pub fn come_back_within(self, wait: Duration) -> Self {
         self.with(|settings| settings.come_back_within = Some(wait))
     }

@@ -10,8 +10,8 @@ use resilience_core::{
     },
 };
 
-/// Rate limit that requests can be held to: [`FleetRateLimit`], [`KeyedRateLimit`] with string keys,
-/// or [`RateLimit`]. Sealed.
+/// Rate limit that requests can be held to: [`FleetRateLimit`], [`KeyedRateLimit`] with string
+/// keys, or [`RateLimit`]. Sealed.
 pub trait RequestLimit: sealed::Decide + Clone + Send + Sync + 'static {
     /// Cost of a request.
     type Price: From<u64> + Send + 'static;

@@ -43,8 +43,8 @@ impl LimitKey {
         Self::by(|_| Some("all".into()))
     }
 
-    /// Creates a key of the value of a header, such as a token or a tenant. Stored as a digest, since
-    /// it is often a secret. If the header was sent more than once, all values count.
+    /// Creates a key of the value of a header, such as a token or a tenant. Stored as a digest,
+    /// since it is often a secret. If the header was sent more than once, all values count.
     pub fn header(name: HeaderName) -> Self {
         Self::by(move |head| {
             let mut values = head.headers.get_all(&name).iter().peekable();
@@ -59,8 +59,8 @@ impl LimitKey {
         Self::by(move |head| address.of(head).map(customer))
     }
 
-    /// Creates a key of the matched route (`/orders/{id}`), so that there is one bucket per route and
-    /// not one per order. The layer must be inside a router: on a route, or by `Router::layer`.
+    /// Creates a key of the matched route (`/orders/{id}`), so that there is one bucket per route
+    /// and not one per order. The layer must be inside a router: on a route, or by `Router::layer`.
     #[cfg(feature = "axum")]
     pub fn matched_path() -> Self {
         Self::by(|head| {
@@ -69,9 +69,9 @@ impl LimitKey {
         })
     }
 
-    /// Creates a key from a closure over the request's head, which returns `None` if there is no key
-    /// in it. Each value has a bucket of its own: it should have few values, or values that a client
-    /// cannot make up for free.
+    /// Creates a key from a closure over the request's head, which returns `None` if there is no
+    /// key in it. Each value has a bucket of its own: it should have few values, or values that a
+    /// client cannot make up for free.
     pub fn by(key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(key))
     }
