@@ -34,3 +34,8 @@ pub use body::OnBodyEnd;
 pub use classify::HttpClassifier;
 #[cfg(feature = "client")]
 pub use client::Client;
+
+/// The examples of the README, as tests.
+#[cfg(all(doctest, feature = "client", feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

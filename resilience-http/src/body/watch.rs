@@ -9,7 +9,7 @@ use std::{
 use resilience_core::{Verdict, completion::Guard, deadline::Deadline};
 use tokio::time::Instant;
 
-use super::{PartialRead, Policy};
+use super::policy::{PartialRead, Policy};
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug)]
@@ -25,13 +25,13 @@ pub(super) enum End {
 }
 
 /// The guard of one layer, and that layer's verdict on the head.
-pub(super) struct Held {
+pub(super) struct HeldGuard {
     guard: Box<dyn Guard + Send>,
     head: Verdict,
     policy: Policy,
 }
 
-impl Held {
+impl HeldGuard {
     pub(super) fn new(
         policy: Policy,
         head: Verdict,
@@ -75,10 +75,10 @@ impl Held {
 
 /// The guards of one body. Shared with the response's extensions, where outer layers find it.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<State>);
+pub(super) struct GuardSet(Mutex<State>);
 
 enum State {
-    Open(Vec<Held>),
+    Open(Vec<HeldGuard>),
     Ended(End),
 }
 
@@ -88,9 +88,9 @@ impl Default for State {
     }
 }
 
-impl Kept {
+impl GuardSet {
     /// Keeps a guard until the end, or settles it if the body has ended.
-    pub(super) fn add(&self, held: Held) {
+    pub(super) fn add(&self, held: HeldGuard) {
         let end = match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Open(all) => return all.push(held),
             State::Ended(end) => *end,
@@ -112,7 +112,7 @@ impl Kept {
 
 /// Progress of one body. Dropping it ends the body as dropped, unless it has ended.
 pub(super) struct Watch {
-    kept: Arc<Kept>,
+    guards: Arc<GuardSet>,
     name: Arc<str>,
     deadline: Option<Deadline>,
     progress: Progress,
@@ -130,9 +130,9 @@ enum Progress {
 }
 
 impl Watch {
-    pub(super) fn new(kept: Arc<Kept>, name: Arc<str>, deadline: Option<Deadline>) -> Self {
+    pub(super) fn new(guards: Arc<GuardSet>, name: Arc<str>, deadline: Option<Deadline>) -> Self {
         Self {
-            kept,
+            guards,
             name,
             deadline,
             progress: Progress::Idle,
@@ -167,12 +167,12 @@ impl Watch {
 
     pub(super) fn whole(&mut self) {
         self.progress = Progress::Idle;
-        self.kept.end(End::Whole);
+        self.guards.end(End::Whole);
     }
 
     pub(super) fn broken(&mut self) {
         self.progress = Progress::Idle;
-        self.kept.end(End::Broken);
+        self.guards.end(End::Broken);
     }
 
     pub(super) fn dropped(&mut self) {
@@ -185,7 +185,7 @@ impl Watch {
         // a tick.
         let tick = Duration::from_millis(1);
         let too_late = self.deadline.is_some_and(|end| end.remaining() < tick);
-        self.kept.end(End::Dropped { waited, too_late });
+        self.guards.end(End::Dropped { waited, too_late });
     }
 
     pub(super) const fn deadline(&self) -> Option<Deadline> {
@@ -197,8 +197,8 @@ impl Watch {
     }
 
     #[cfg(feature = "client")]
-    pub(super) const fn kept(&self) -> &Arc<Kept> {
-        &self.kept
+    pub(super) const fn guards(&self) -> &Arc<GuardSet> {
+        &self.guards
     }
 }
 
@@ -208,8 +208,8 @@ impl Drop for Watch {
     }
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for GuardSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").finish_non_exhaustive()
+        f.debug_struct("GuardSet").finish_non_exhaustive()
     }
 }

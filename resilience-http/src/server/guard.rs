@@ -97,7 +97,7 @@ where
     type Service = RejectionService<L::Service, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let lifted = WrapErrorLayer::new().layer(inner);
-        self.answer.layer(self.layers.layer(lifted))
+        let wrapped = WrapErrorLayer::new().layer(inner);
+        self.answer.layer(self.layers.layer(wrapped))
     }
 }

@@ -38,7 +38,7 @@ fn every_part_counts() {
     );
 }
 
-/// Of one digest of a day, so that a new version does not change what is in the store.
+/// A fixed digest, so that a new version still matches the records in the store.
 #[test]
 fn a_fingerprint_is_the_same_in_every_version() {
     let print = of(
@@ -101,7 +101,7 @@ fn subsets_of_a_body_by_pointer() {
     assert_ne!(first, body(&amount, r#"{"amount":8,"to":["a"]}"#));
     assert_ne!(first, body(&amount, r#"{"amount":7}"#));
     assert_ne!(body(&amount, r#"{"amount":null}"#), body(&amount, "{}"));
-    // Nothing is left out of what is no JSON.
+    // Nothing is left out of a body that is not JSON.
     assert_ne!(body(&amount, "{"), body(&amount, "{{"));
 
     let rest = FingerprintRules::new()
@@ -174,7 +174,7 @@ fn a_wrong_pointer_is_refused_when_it_is_built() {
 }
 
 proptest! {
-    /// What stands in one part never stands for another: the sum of the bytes is the same, the parts are not.
+    /// The same bytes, split differently between the parts, never yield the same fingerprint.
     #[test]
     fn parts_cannot_be_shifted_into_each_other(text in "[a-z/]{2,20}", cut in 1usize..20, other in 1usize..20) {
         let (cut, other) = (cut % text.len(), other % text.len());

@@ -127,7 +127,7 @@ proptest! {
     #[test]
     fn near_misses_of_a_string_are_read_as_strictly(value in "[\"\\\\a;=, (:?@%]{0,12}") {
         if let Ok(key) = parse(&value) {
-            // Whatever was taken means the same when it is written anew.
+            // Whatever was accepted means the same when it is written again.
             let again = Key::new(key.clone()).unwrap().header(KeyForm::Quoted);
             prop_assert_eq!(parse(again.to_str().unwrap()), Ok(key));
         }

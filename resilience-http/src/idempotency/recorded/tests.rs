@@ -88,7 +88,7 @@ fn what_is_cut_short_or_goes_on_is_unreadable() {
     assert!(Recorded::decode(&newer).is_err());
 }
 
-/// A length that is not true takes no memory.
+/// A wrong length allocates no memory.
 #[test]
 fn a_length_that_is_not_true_is_not_believed() {
     let mut bytes = vec![VERSION, 0, 200];
