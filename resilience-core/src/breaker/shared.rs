@@ -27,7 +27,7 @@ use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Rejected},
     stripe::Striped,
-    telemetry::{self, BREAKER_ORDER, BREAKER_PROBES, BREAKER_STATE, FLEET_DEGRADED, Reading},
+    telemetry::{self, BREAKER_OVERRIDE, BREAKER_PROBES, BREAKER_STATE, FLEET_DEGRADED, Reading},
 };
 
 pub(super) struct Shared {
@@ -473,7 +473,7 @@ impl Levels {
         let states = states.map(|(state, count)| (&BREAKER_STATE, state, count));
         let orders = ORDERS.iter().zip(self.orders);
         let orders =
-            orders.map(|(active_override, count)| (&BREAKER_ORDER, *active_override, count));
+            orders.map(|(active_override, count)| (&BREAKER_OVERRIDE, *active_override, count));
         let probes = [(&BREAKER_PROBES, "", self.probes)];
         for (metric, attribute, value) in states.chain(orders).chain(probes) {
             out(Reading {
