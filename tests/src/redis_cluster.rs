@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::redis::{RedisServer, find};
 
-/// A running Cluster. Gone, with all nodes, when it is dropped.
+/// A running Cluster. All nodes end when it is dropped.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
@@ -18,8 +18,8 @@ pub struct RedisCluster {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl RedisCluster {
-    /// Three masters with a replica each. Takes some seconds. A node counts as failed after half a second of
-    /// silence, and a shard that is gone leaves the others at work.
+    /// Starts three masters with a replica each. Takes some seconds. A node counts as failed after half a second of
+    /// silence, and the loss of a shard leaves the others in use.
     #[must_use]
     pub fn start() -> Self {
         let args = [
@@ -50,7 +50,7 @@ impl RedisCluster {
         format!("redis-cluster://{}", all.join(","))
     }
 
-    /// The node that is master of the slot of `key` at the moment, as those that run say.
+    /// The number of the node that is the current master of the slot of `key`, according to a running node.
     ///
     /// # Panics
     ///
@@ -77,18 +77,18 @@ impl RedisCluster {
         answer.parse().expect("a slot")
     }
 
-    /// A node, by number.
+    /// The node with this number.
     #[must_use]
     pub fn node(&self, number: usize) -> &RedisServer {
         &self.nodes[number]
     }
 
-    /// A node, by number.
+    /// The node with this number.
     pub fn node_mut(&mut self, number: usize) -> &mut RedisServer {
         &mut self.nodes[number]
     }
 
-    /// Moves the slot of `key`, with its keys, to another master, as an operator does it. Returns that master.
+    /// Moves the slot of `key`, with its keys, to another master, as an operator would. Returns the number of that master.
     ///
     /// # Panics
     ///
@@ -134,7 +134,7 @@ impl RedisCluster {
         to
     }
 
-    /// Makes a replica the master of the slot of `key`, as an operator does it. Returns when it is.
+    /// Makes a replica the master of the slot of `key`, as an operator would, and waits until it is.
     ///
     /// # Panics
     ///
@@ -145,7 +145,7 @@ impl RedisCluster {
         let slot = self.slot(key);
         self.wait_until("a replica takes over", |cluster| {
             for node in &cluster.nodes {
-                // `id host:port@bus flags master ..`, and its own line has the flag `myself`.
+                // `id host:port@bus flags master ..`; the node's own line has the flag `myself`.
                 let lines = node.try_command("CLUSTER NODES").unwrap_or_default();
                 let own = lines.lines().find(|line| line.contains("myself"));
                 if own.is_some_and(|line| line.split_whitespace().nth(3) == Some(&id)) {
@@ -285,7 +285,7 @@ fn holds(range: &str, slot: u16) -> bool {
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     match (first.parse::<u16>(), last.parse::<u16>()) {
         (Ok(first), Ok(last)) => (first..=last).contains(&slot),
-        // `[slot->-node]`: under way.
+        // `[slot->-node]`: being moved.
         _ => false,
     }
 }
