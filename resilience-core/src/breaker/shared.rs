@@ -14,7 +14,7 @@ use super::{
     builder::Config,
     counters::Count,
     events::{Cause, Event, Hub},
-    fleet::{self, HeldProbes, Lease, Membership},
+    fleet::{self, FleetMember, HeldProbes, Lease},
     machine::{Effect, Machine, Outcome, Refusal},
     overrides::Override,
     packed_state::AdmittedState,
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     /// The lots of a ramp-up, where they must be repeatable.
     lots: Option<Mutex<fastrand::Rng>>,
     family: Option<InFamily>,
-    member: Option<Arc<Membership>>,
+    member: Option<Arc<FleetMember>>,
     /// Those of the fleet's probes that this instance holds.
     probes: HeldProbes,
 }
@@ -62,7 +62,10 @@ impl Shared {
             Some(family) => format!("{}/{}", family.name, config.name).into(),
             None => Arc::clone(&config.name),
         };
-        let (member, receiver) = fleet::join(&config, name).unzip();
+        let fleet = config.fleet.clone();
+        let (member, receiver) = fleet
+            .map(|fleet| fleet::enter(fleet, &config.rules, name, config.clock))
+            .unzip();
         let stripes = config.rules.stripes;
         let striped = Striped::with_stripes(Self::new(config, hub, family, member), stripes);
         if let Some(receiver) = receiver {
@@ -75,7 +78,7 @@ impl Shared {
         config: Config,
         hub: Arc<Hub>,
         family: Option<InFamily>,
-        member: Option<Arc<Membership>>,
+        member: Option<Arc<FleetMember>>,
     ) -> Self {
         Self {
             machine: Machine::new(config.rules, config.seed, config.clock.now()),
@@ -93,7 +96,7 @@ impl Shared {
         }
     }
 
-    pub(super) const fn member(&self) -> Option<&Arc<Membership>> {
+    pub(super) const fn member(&self) -> Option<&Arc<FleetMember>> {
         self.member.as_ref()
     }
 
@@ -493,7 +496,7 @@ impl Drop for Shared {
             telemetry::retire(self);
         }
         if let Some(member) = &self.member {
-            member.leave();
+            member.close();
         }
     }
 }

@@ -27,9 +27,9 @@ use std::{
 };
 
 use redis::Value;
-use resilience_core::breaker::fleet::{
-    BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Push, Report, StoreError,
-    StoreFuture, Subscription,
+use resilience_core::{
+    breaker::fleet::{BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Report},
+    fleet::{Pushed, StoreError, StoreFuture, Subscription},
 };
 use tokio::time::Instant;
 
@@ -77,7 +77,7 @@ pub struct RedisBreakers {
 #[derive(Default)]
 pub(crate) struct BreakerIndex {
     /// The verdicts that somebody here listens to.
-    pushes: Subscriptions<Push>,
+    pushes: Subscriptions<Pushed<Arc<BreakerView>>>,
     /// When each name was last entered in the list of names.
     announced: Mutex<HashMap<String, Instant>>,
 }
@@ -344,10 +344,10 @@ impl BreakerStore for RedisBreakers {
         Box::pin(self.run_for_view_owned(&VIEW, name, []))
     }
 
-    fn subscribe(&self, name: &str) -> Subscription {
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
         let channel = channel(&keys::tag(&self.prefix, "breaker", name));
         let pushes = &self.known.pushes;
-        Subscription::new(pushes.subscribe(self.redis.connection(), &channel, Push::None, hear))
+        Subscription::new(pushes.subscribe(self.redis.connection(), &channel, Pushed::None, hear))
     }
 }
 
@@ -367,13 +367,13 @@ fn channel(tag: &str) -> String {
 }
 
 /// On the connection's task: decode and pass on.
-fn hear(push: connection::Push<'_>) -> Push {
+fn hear(push: connection::Push<'_>) -> Pushed<Arc<BreakerView>> {
     match push {
-        connection::Push::Restored => Push::Missed,
+        connection::Push::Restored => Pushed::Missed,
         connection::Push::Message(message) => match wire::pushed(message) {
-            Some(view) => Push::View(Arc::new(view)),
+            Some(view) => Pushed::Value(Arc::new(view)),
             // Somebody else's message, or another version's: ask.
-            None => Push::Missed,
+            None => Pushed::Missed,
         },
     }
 }

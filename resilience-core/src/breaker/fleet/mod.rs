@@ -57,6 +57,7 @@
 //! Times between instances are durations on the store's own clock: ages and remainders, never wall-clock instants.
 
 mod agent;
+mod batch;
 mod handle;
 mod ledger;
 mod local;
@@ -82,9 +83,10 @@ pub use record::{
     OverrideKind, Report,
 };
 pub use rules::FleetRules;
-pub use store::{BreakerStore, Push, StoreError, StoreFuture, Subscription};
+pub use store::BreakerStore;
 
-pub(super) use member::{Lease, Membership, StoreUnavailable};
+pub(super) use member::{FleetMember, Lease, StoreUnavailable};
 pub(super) use probe_request::ProbeRequest;
 pub(super) use probes::HeldProbes;
-pub(super) use shared::{join, spawn_agent};
+pub(super) use rules::{DEFAULTS, FleetConfig};
+pub(super) use shared::{enter, spawn_agent};

@@ -3,17 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    agent::Agent,
+    agent,
     local::LocalPhase,
-    member::{AgentReceiver, Membership},
+    member::{AgentReceiver, FleetMember},
     policy::Policy,
     record::{BreakerView, Counts, FleetOverride, FleetState, OverrideKind},
-    rules::FleetRules,
-    store::BreakerStore,
+    rules::{FleetConfig, FleetRules},
 };
 use crate::{
     breaker::{
-        builder::Config,
         events::Cause,
         overrides::Override,
         rules::{Rules, WindowRules},
@@ -22,29 +20,21 @@ use crate::{
         transitions::Imposed,
     },
     clock::Clock,
+    fleet::millis,
 };
 
 /// A count window has no length; its fleet counts over so long.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// This instance's membership, if the breaker is shared.
-pub(in crate::breaker) fn join(
-    config: &Config,
-    name: Arc<str>,
-) -> Option<(Arc<Membership>, AgentReceiver)> {
-    let (store, rules) = config.fleet.clone()?;
-    Some(enter(store, rules, &config.rules, name, config.clock))
-}
-
-fn enter(
-    store: Arc<dyn BreakerStore>,
-    fleet: FleetRules,
+/// This instance's side of the fleet.
+pub(in crate::breaker) fn enter(
+    fleet: FleetConfig,
     rules: &Rules,
     name: Arc<str>,
     clock: Clock,
-) -> (Arc<Membership>, AgentReceiver) {
-    let policy = policy(&fleet, rules);
-    Membership::new(store, policy, fleet, name, clock)
+) -> (Arc<FleetMember>, AgentReceiver) {
+    let policy = policy(&fleet.rules, rules);
+    FleetMember::new(fleet, policy, name, clock)
 }
 
 /// The breaker's own configuration, read for the fleet as a whole.
@@ -68,10 +58,10 @@ fn policy(fleet: &FleetRules, rules: &Rules) -> Policy {
     }
 }
 
-/// Starts the task that speaks for this instance.
+/// Starts the background task of a fleet breaker.
 pub(in crate::breaker) fn spawn_agent(breaker: &Arc<Shared>, receiver: AgentReceiver) {
     if let Some(member) = breaker.member() {
-        Agent::start(breaker, member, receiver);
+        agent::start(breaker, member, receiver);
     }
 }
 
@@ -108,7 +98,7 @@ impl Shared {
 
     /// Milliseconds that the fleet's verdict has left here.
     pub(super) fn fleet_time_left(&self) -> u64 {
-        super::member::millis(self.machine().time_left(self.clock().now()))
+        millis(self.machine().time_left(self.clock().now()))
     }
 
     /// The state of this breaker beside the fleet's verdict.

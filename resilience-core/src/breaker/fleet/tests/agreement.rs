@@ -3,7 +3,7 @@
 use tokio::task::JoinSet;
 
 use super::{freezing::Freezing, *};
-use crate::breaker::{Override, fleet::member::millis};
+use crate::{breaker::Override, fleet::millis};
 
 const OPEN: Duration = ms(2_000);
 const CALM: Duration = ms(1_000);
@@ -18,13 +18,14 @@ async fn pass(time: Duration) {
 }
 
 fn instance(store: &Freezing) -> CircuitBreaker {
-    let rules = FleetRules::new().calm(CALM).probe_lease(LEASE);
+    let rules = FleetRules::new().probe_lease(LEASE);
     CircuitBreaker::builder("payments")
         .minimum_calls(10)
         .open_for(OpenFor::fixed(OPEN).jitter(0.0))
         .half_open(HalfOpen::probes(3).max_wait(HALF_OPEN))
         .store(store.clone())
-        .fleet(rules)
+        .fleet(FleetOptions::new().heartbeat(CALM))
+        .fleet_rules(rules)
         .build()
         .unwrap()
 }
@@ -445,7 +446,7 @@ impl BreakerStore for Hung {
     fn view<'a>(&'a self, _: &'a str) -> StoreFuture<'a, BreakerView> {
         never()
     }
-    fn subscribe(&self, name: &str) -> Subscription {
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
         self.0.subscribe(name)
     }
 }
