@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use resilience_core::fleet::StoreError;
+
 /// Why a store could not be asked.
 ///
 /// None of these is an error of the call that is being guarded: the layers go on with what they know locally.
@@ -68,3 +70,9 @@ impl fmt::Display for CommandError {
 }
 
 impl std::error::Error for CommandError {}
+
+impl From<CommandError> for StoreError {
+    fn from(error: CommandError) -> Self {
+        Self::new(error.to_string(), error.is_ambiguous())
+    }
+}

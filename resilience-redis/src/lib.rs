@@ -7,10 +7,12 @@ mod error;
 pub mod idempotency;
 mod keys;
 pub mod limit;
+mod members;
 mod pubsub;
 mod redis;
 pub mod regions;
 mod script;
+mod store;
 mod transport;
 mod url;
 

@@ -2,28 +2,33 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use resilience_core::{InvalidConfig, bulkhead::fleet::Wakeup};
-use tokio::sync::watch;
+use resilience_core::{
+    InvalidConfig,
+    bulkhead::fleet::Wakeup,
+    fleet::{StillRunning, StoreHandle},
+};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     breaker::{BreakerIndex, RedisBreakers},
     bulkhead::RedisBulkheads,
     connection::{Connection, Status},
     error::CommandError,
-    idempotency::{RedisIdempotency, Waiting},
+    idempotency::RedisIdempotency,
     limit::RedisLimits,
-    pubsub::Subscriptions,
+    members::RedisMembers,
+    pubsub::LazySubscriptions,
     regions::RedisRegion,
+    store::StoreContext,
     transport::{RootCertificates, Timeouts},
     url::{Endpoint, InvalidUrl},
 };
 
 /// A supervised connection to Redis (or Valkey), shared by all stores made from it.
 ///
-/// One multiplexed RESP3 connection for commands, whatever the number of breakers, and a second one for what is pushed,
-/// while something is listened to. An answer is only believed if it names the command that it is to. It never stands between a call and its
-/// dependency: while Redis is away everything that needs it fails at once, and the connection is remade in the
-/// background.
+/// Commands use one multiplexed RESP3 connection, whatever the number of breakers and limits; subscriptions use a second
+/// one, opened while there are any. An answer counts only if it names the command that it belongs to. While Redis is
+/// unavailable, commands fail at once, and the connection is remade in the background.
 ///
 /// URLs:
 ///
@@ -35,143 +40,152 @@ use crate::{
 /// | Sentinel (feature `sentinel`) | `redis-sentinel://[user:password@]host[:26379],host,../service[/database]` |
 /// | Cluster (feature `cluster`) | `redis-cluster://[user:password@]host[:6379],host,..` |
 ///
-/// `rediss-sentinel` and `rediss-cluster` speak TLS to every node. Special characters in user and password are
-/// percent-encoded. Cheap to clone; the connection is closed with the last clone and the last store.
+/// `rediss-sentinel` and `rediss-cluster` use TLS to every node. Special characters in user and password are
+/// percent-encoded.
+///
+/// Cheap to clone; the connection is closed with the last clone and the last store, or by [`shutdown`](Self::shutdown). All
+/// clones, and all stores made from them, are one instance of the fleet, with one heartbeat; a second `Redis` in the same
+/// process is a second instance.
 #[derive(Clone)]
 pub struct Redis {
-    connection: Arc<Connection>,
-    prefix: Arc<str>,
-    known: Arc<BreakerIndex>,
-    bulkheads: Arc<Subscriptions<Wakeup>>,
-    waiting: Arc<Waiting>,
+    context: StoreContext,
+    breakers: Arc<BreakerIndex>,
+    wakeups: Arc<LazySubscriptions<Wakeup>>,
 }
 
 impl Redis {
-    /// Starts connecting to `url` with the defaults of [`builder`](Self::builder), and returns at once: a service
-    /// must be able to start while Redis is away. Wait with [`ready`](Self::ready) where that matters.
+    /// Starts connecting to `url` with the defaults of [`builder`](Self::builder), and returns at once, so that a service
+    /// can start while Redis is unavailable. [`ready`](Self::ready) waits for the connection.
     ///
     /// # Errors
-    ///
     /// [`InvalidUrl`] when the URL cannot work. A server that does not answer is not an error here.
     ///
     /// # Panics
-    ///
     /// Outside of a tokio runtime.
     pub fn connect(url: &str) -> Result<Self, InvalidUrl> {
         Ok(Self::start(Endpoint::parse(url)?, &RedisBuilder::new(url)))
     }
 
-    /// A connection with other settings than the defaults.
+    /// Starts building a connection with settings of its own.
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
 
-    /// Waits until the connection is up, but no longer than `within`.
+    /// Waits until the connection is up, for at most `within`. Cancel safe.
     ///
     /// # Errors
-    ///
     /// The last status, when it is not up by then.
     pub async fn ready(&self, within: Duration) -> Result<(), Status> {
-        self.connection.ready(within).await
+        self.context.ready(within).await
     }
 
-    /// How the connection fares now.
+    /// Returns the current state of the connection.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.connection.status().borrow().clone()
+        self.context.connection.status().borrow().clone()
     }
 
-    /// How the connection fares, as it changes.
+    /// Returns the state of the connection as it changes.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<Status> {
-        self.connection.status()
+        self.context.connection.status()
     }
 
-    /// The store for shared circuit breakers: `CircuitBreaker::builder("payments").store(redis.breakers())`.
+    /// Returns the store for shared circuit breakers: `CircuitBreaker::builder("payments").store(redis.breakers())`.
     #[must_use]
     pub fn breakers(&self) -> RedisBreakers {
-        RedisBreakers::new(
-            self.clone(),
-            Arc::clone(&self.prefix),
-            Arc::clone(&self.known),
-        )
+        RedisBreakers::new(self.context.clone(), Arc::clone(&self.breakers))
     }
 
-    /// The store for bulkheads that a fleet shares:
-    /// `FleetBulkhead::builder("reports", redis.bulkheads())`.
+    /// Returns the store for bulkheads of a fleet: `FleetBulkhead::builder("reports", redis.bulkheads())`.
     #[must_use]
     pub fn bulkheads(&self) -> RedisBulkheads {
-        RedisBulkheads::new(
-            self.clone(),
-            Arc::clone(&self.prefix),
-            Arc::clone(&self.bulkheads),
-        )
+        RedisBulkheads::new(self.context.clone(), Arc::clone(&self.wakeups))
     }
 
-    /// The store for rate limits that a fleet shares: see [`LimitStore`](resilience_core::limit::store::LimitStore).
+    /// Returns the store for rate limits of a fleet: see [`LimitStore`](resilience_core::limit::store::LimitStore).
     #[must_use]
     pub fn limits(&self) -> RedisLimits {
-        RedisLimits::new(self.clone(), Arc::clone(&self.prefix))
+        RedisLimits::new(self.context.clone())
     }
 
-    /// The store for idempotency records that a fleet shares: see
+    /// Returns the store for idempotency records of a fleet: see
     /// [`IdempotencyStore`](resilience_core::idempotency::IdempotencyStore).
     #[must_use]
     pub fn idempotency(&self) -> RedisIdempotency {
-        let prefix = Arc::clone(&self.prefix);
-        RedisIdempotency::new(self.clone(), prefix, Arc::clone(&self.waiting))
+        RedisIdempotency::new(self.context.clone())
     }
 
-    /// The ledger of the region that this Redis is in, for limits that are divided between regions: see
+    /// Returns the ledger of the region that this Redis is in, for limits that are divided between regions: see
     /// [`RegionalLimits`](resilience_core::limit::regions::RegionalLimits).
     #[must_use]
     pub fn regions(&self) -> RedisRegion {
-        RedisRegion::new(self.clone(), Arc::clone(&self.prefix))
+        RedisRegion::new(self.context.clone())
     }
 
-    /// One round trip to the server; of a Cluster, to all masters.
+    /// Sends a PING and waits for its answer; in a Cluster, to all masters.
     ///
     /// # Errors
-    ///
-    /// Whatever kept the answer away.
+    /// Why there was no answer.
     pub async fn ping(&self) -> Result<(), CommandError> {
-        self.connection.ping().await
+        self.context.connection.ping().await
     }
 
-    fn start(target: Endpoint, builder: &RedisBuilder) -> Self {
-        let time_limits = Timeouts {
+    /// Returns the number of live instances of the fleet, this one included, as of the last answered heartbeat. `None`: not
+    /// known yet.
+    ///
+    /// The heartbeat starts with the first handle that needs it (a shared breaker, for example).
+    #[must_use]
+    pub fn live_instances(&self) -> Option<u64> {
+        self.context.handle.live_instances()
+    }
+
+    /// Ends everything that uses this connection, in order, and waits for it, for at most `within`.
+    ///
+    /// First all handles built on stores of this `Redis` end: breakers, limits, bulkheads and idempotency write what must
+    /// be written (results, leases and places that go back), and this instance leaves the fleet. Then the connection is
+    /// closed, with the connections of [durable](RedisIdempotency::durable) stores; commands fail with
+    /// [`CommandError::Down`] from then on. Cancel safe: the tasks end all the same, but the connection stays open until the
+    /// last clone and the last store are dropped.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn stop(redis: resilience_redis::Redis) {
+    /// if let Err(late) = redis.shutdown(Duration::from_secs(5)).await {
+    ///     eprintln!("not everything was written: {late}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StillRunning`] when some tasks had not ended by then. They continue in the background; if they are tasks of
+    /// handles, the connection stays open for them.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        let started = Instant::now();
+        self.context.handle.shutdown(within).await?;
+        let left = within.saturating_sub(started.elapsed());
+        let closed = self.context.connection.shutdown(left).await;
+        closed.map_err(StillRunning::new)
+    }
+
+    fn start(endpoint: Endpoint, builder: &RedisBuilder) -> Self {
+        let timeouts = Timeouts {
             connect: builder.connect_timeout,
             unacknowledged: builder.connect_timeout * 2,
         };
+        let roots = builder.roots.clone();
+        let connection = Arc::new(Connection::start(endpoint, builder.budget, timeouts, roots));
+        let members = RedisMembers::new(Arc::clone(&connection), &builder.prefix);
         Self {
-            connection: Arc::new(Connection::start(
-                target,
-                builder.budget,
-                time_limits,
-                builder.roots.clone(),
-            )),
-            prefix: builder.prefix.as_str().into(),
-            known: Arc::default(),
-            bulkheads: Arc::default(),
-            waiting: Arc::default(),
+            context: StoreContext {
+                connection,
+                prefix: builder.prefix.as_str().into(),
+                pubsub: Arc::default(),
+                handle: StoreHandle::with_members(Arc::new(members)),
+            },
+            breakers: Arc::default(),
+            wakeups: Arc::default(),
         }
-    }
-
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
-    pub(crate) const fn shared_link(&self) -> &Arc<Connection> {
-        &self.connection
-    }
-
-    /// A further connection, for what would hold up everybody else on the first.
-    pub(crate) fn another_connection(&self) -> Connection {
-        self.connection.another()
-    }
-
-    pub(crate) fn budget(&self) -> Duration {
-        self.connection.budget()
     }
 }
 
@@ -197,27 +211,27 @@ impl RedisBuilder {
         }
     }
 
-    /// What every key starts with: instances that share state have the same prefix. Default `resilience`.
+    /// Prefix of every key and channel, 1 to 64 bytes: instances with the same prefix share state. Default `resilience`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long any one command may take before it counts as unanswered; up to an eighth less, because commands are watched
-    /// together and not by a timer each. Default 100 ms.
+    /// Maximum time for the answer to one command, above zero; effectively up to an eighth less, because commands are
+    /// watched together instead of by a timer each. Default 100 ms.
     pub const fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
         self
     }
 
-    /// How long one attempt to connect may take. Default 500 ms.
+    /// Maximum time for one attempt to connect, above zero. Default 500 ms.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Over TLS, trusts servers whose certificate leads back to one of these, in PEM, and no others. Default: those
-    /// that the system trusts.
+    /// Certificates of authorities, in PEM, that a server's certificate must lead back to; no others are trusted. Default:
+    /// the system's.
     #[cfg(feature = "tls")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots = Some(RootCertificates(pem.into()));
@@ -227,11 +241,9 @@ impl RedisBuilder {
     /// Starts connecting; see [`Redis::connect`].
     ///
     /// # Errors
-    ///
-    /// When the URL or a setting cannot work.
+    /// [`InvalidUrl`] when the URL cannot work, [`InvalidConfig`] when a setting cannot.
     ///
     /// # Panics
-    ///
     /// Outside of a tokio runtime.
     pub fn connect(self) -> Result<Redis, Box<dyn std::error::Error + Send + Sync>> {
         for (field, value) in [
@@ -264,8 +276,8 @@ impl fmt::Debug for RedisBuilder {
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
-            .field("link", &self.connection)
-            .field("prefix", &self.prefix)
+            .field("connection", &self.context.connection)
+            .field("prefix", &self.context.prefix)
             .finish_non_exhaustive()
     }
 }

@@ -18,9 +18,10 @@ use super::{
     builder::Config,
     events::{Events, Hub},
     fleet::ProbeRequest,
-    layer::ResponseFuture,
-    machine::Refusal,
-    shared::{InFamily, Levels, Shared},
+    future::ResponseFuture,
+    levels::Levels,
+    refusal::Refusal,
+    shared::{InFamily, Shared},
     snapshot::BreakerSnapshot,
     totals::{Bequest, Departed},
 };

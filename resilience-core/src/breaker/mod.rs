@@ -69,38 +69,49 @@
 //!
 //! [`CircuitBreaker::acquire`] hands out a [`Permit`] to hold while the work is done, and to settle with a verdict.
 
+mod announce;
 mod builder;
 mod call;
 mod counters;
 mod events;
 pub mod fleet;
+mod future;
 mod half_open;
+mod head;
 mod keyed;
 mod layer;
+mod levels;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod machine;
 mod overrides;
 mod packed_state;
 mod readiness;
+mod refusal;
 mod rules;
+mod service;
 mod settings;
 mod shared;
 mod snapshot;
+mod state;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod totals;
 mod transitions;
+mod view;
 mod window;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::CircuitBreakerBuilder;
 pub use call::Permit;
-pub use events::{Cause, Counts, Event, Events, Missed};
+pub use counters::Counts;
+pub use events::{Cause, Event, Events, Missed};
+pub use future::ResponseFuture;
 pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer, KeyedCircuitBreakerService};
-pub use layer::{CircuitBreakerLayer, CircuitBreakerService, FailFast, Gate, ResponseFuture};
+pub use layer::{CircuitBreakerLayer, FailFast, Gate};
 pub use overrides::{Override, OverrideInfo};
+pub use service::CircuitBreakerService;
 pub use settings::{Dropped, HalfOpen, OpenFor, RampUp, Window};
 pub use snapshot::{BreakerSnapshot, Probes, Stage, State, Totals};
 

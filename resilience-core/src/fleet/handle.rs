@@ -173,8 +173,16 @@ async fn ended(running: &TaskTracker, within: Duration) -> Result<(), StillRunni
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StillRunning {
-    /// How many tasks still run.
+    /// Number of tasks that still run.
     pub tasks: usize,
+}
+
+impl StillRunning {
+    /// For a store that has tasks of its own.
+    #[must_use]
+    pub const fn new(tasks: usize) -> Self {
+        Self { tasks }
+    }
 }
 
 impl fmt::Display for StillRunning {

@@ -22,20 +22,19 @@ mod wire;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use redis::Value;
 use resilience_core::{
     breaker::fleet::{BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Report},
-    fleet::{Pushed, StoreError, StoreFuture, Subscription},
+    fleet::{StoreError, StoreFuture, StoreHandle, Subscription},
 };
 use tokio::time::Instant;
 
-use crate::{
-    connection, error::CommandError, keys, pubsub::Subscriptions, redis::Redis, script::Script,
-};
+use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 
 macro_rules! script {
     ($id:ident, $file:literal) => {
@@ -57,6 +56,17 @@ script!(SETTLE, "settle.lua");
 script!(ORDER, "override.lua");
 script!(RESET, "reset.lua");
 script!(VIEW, "view.lua");
+/// The report's script as a function of its keys and arguments, called once for each breaker.
+static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        "local function report(KEYS, ARGV)\n",
+        include_str!("common.lua"),
+        "\n",
+        include_str!("report.lua"),
+        "\nend\n",
+        include_str!("report_many.lua")
+    ))
+});
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
 
 /// How often a name is entered in the list of names again.
@@ -67,8 +77,7 @@ const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "lea
 /// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`]; cheap to clone.
 #[derive(Clone)]
 pub struct RedisBreakers {
-    redis: Redis,
-    prefix: Arc<str>,
+    context: StoreContext,
     known: Arc<BreakerIndex>,
 }
 
@@ -76,19 +85,13 @@ pub struct RedisBreakers {
 /// has one subscriber, and loses it when nobody listens any more.
 #[derive(Default)]
 pub(crate) struct BreakerIndex {
-    /// The verdicts that somebody here listens to.
-    pushes: Subscriptions<Pushed<Arc<BreakerView>>>,
     /// When each name was last entered in the list of names.
     announced: Mutex<HashMap<String, Instant>>,
 }
 
 impl RedisBreakers {
-    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, known: Arc<BreakerIndex>) -> Self {
-        Self {
-            redis,
-            prefix,
-            known,
-        }
+    pub(crate) const fn new(context: StoreContext, known: Arc<BreakerIndex>) -> Self {
+        Self { context, known }
     }
 
     /// The names of all breakers that reported within the last day, sorted.
@@ -97,7 +100,7 @@ impl RedisBreakers {
     ///
     /// When Redis gives no answer.
     pub async fn names(&self) -> Result<Vec<String>, CommandError> {
-        let Value::Array(items) = self.announce("").await? else {
+        let Value::Array(items) = self.announce(&[]).await? else {
             return Ok(Vec::new());
         };
         let text = |item: &Value| match item {
@@ -109,35 +112,69 @@ impl RedisBreakers {
         Ok(names)
     }
 
-    async fn announce(&self, name: &str) -> Result<Value, CommandError> {
-        let key = format!("{}:names", keys::family(&self.prefix, "breaker"));
-        ANNOUNCE
-            .run(self.redis.connection(), &[&key], &[name.as_bytes()])
-            .await
+    /// Enters `names` in the list of names, and returns the list if there are none.
+    async fn announce(&self, names: &[&str]) -> Result<Value, CommandError> {
+        let key = format!("{}:names", keys::family(&self.context.prefix, "breaker"));
+        let args: Vec<_> = names.iter().map(|name| name.as_bytes()).collect();
+        ANNOUNCE.run(&self.context.connection, &[&key], &args).await
     }
 
-    /// Enters `name` in the list of names, now and then. A list that lacks a name is no reason to fail.
-    async fn announce_if_due(&self, name: &str) {
-        let due = {
-            let announced = self
-                .known
-                .announced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            announced
-                .get(name)
-                .is_none_or(|last| last.elapsed() >= ANNOUNCE_EVERY)
+    /// Enters those of `names` in the list of names that were not entered within the last hour. A failure is ignored: the
+    /// next report tries again.
+    async fn announce_due(&self, names: impl IntoIterator<Item = &str>) {
+        let due: Vec<&str> = {
+            let announced = self.announced();
+            let is_due = |name: &&str| {
+                announced
+                    .get(*name)
+                    .is_none_or(|last| last.elapsed() >= ANNOUNCE_EVERY)
+            };
+            names.into_iter().filter(is_due).collect()
         };
-        if due && self.announce(name).await.is_ok() {
-            let mut announced = self
-                .known
-                .announced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+        if !due.is_empty() && self.announce(&due).await.is_ok() {
+            let mut announced = self.announced();
             // Names come and go with the keys of a keyed breaker.
             announced.retain(|_, last| last.elapsed() < ANNOUNCE_EVERY);
-            announced.insert(name.to_owned(), Instant::now());
+            announced.extend(
+                due.into_iter()
+                    .map(|name| (name.to_owned(), Instant::now())),
+            );
         }
+    }
+
+    fn announced(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        let announced = self.known.announced.lock();
+        announced.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Merges the reports of several breakers in one script, on one server.
+    async fn report_many(
+        &self,
+        reports: &[(Arc<str>, Report)],
+    ) -> Result<Vec<Result<BreakerView, StoreError>>, StoreError> {
+        let (mut keys, mut args) = (Vec::new(), Vec::new());
+        for (name, report) in reports {
+            let tag = keys::tag(&self.context.prefix, "breaker", name);
+            keys.extend(PARTS.map(|part| format!("{tag}:{part}")));
+            args.push(channel(&tag).into_bytes());
+            args.extend(wire::report(report));
+        }
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
+        let answer = REPORT_MANY.run(&self.context.connection, &keys, &args);
+        let Value::Array(answers) = answer.await? else {
+            return Err(StoreError::new("the answer is no list", true));
+        };
+        Ok(answers
+            .iter()
+            .map(|answer| match answer {
+                Value::Array(items) => Ok(wire::answer(items)?.1),
+                Value::BulkString(error) => {
+                    Err(StoreError::new(String::from_utf8_lossy(error), true))
+                }
+                other => Err(CommandError::Unexpected(format!("{other:?}")).into()),
+            })
+            .collect())
     }
 
     /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel.
@@ -147,20 +184,20 @@ impl RedisBreakers {
         name: &str,
         args: &[&[u8]],
     ) -> Result<(bool, BreakerView), StoreError> {
-        let tag = keys::tag(&self.prefix, "breaker", name);
+        let tag = keys::tag(&self.context.prefix, "breaker", name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let channel = channel(&tag);
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let answer = script
-            .run(self.redis.connection(), &keys, &all)
+            .run(&self.context.connection, &keys, &all)
             .await
             .and_then(|value| match value {
                 Value::Array(items) => wire::answer(&items),
                 other => Err(CommandError::Unexpected(format!("{other:?}"))),
             });
-        answer.map_err(|error| StoreError::new(error.to_string(), error.is_ambiguous()))
+        answer.map_err(StoreError::from)
     }
 
     async fn run_for_view(
@@ -176,32 +213,41 @@ impl RedisBreakers {
 impl fmt::Debug for RedisBreakers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBreakers")
-            .field("redis", &self.redis)
-            .field("prefix", &self.prefix)
-            .finish()
+            .field("context", &self.context)
+            .finish_non_exhaustive()
     }
 }
 
 impl BreakerStore for RedisBreakers {
     fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
         Box::pin(async move {
-            let numbers = [
-                report.sequence,
-                report.epoch,
-                report.counts.success,
-                report.counts.failure,
-                report.counts.slow,
-                u64::from(report.failing),
-                report.bucket_ms,
-                report.live_ms,
-            ]
-            .map(|number| number.to_string());
-            let mut args = vec![report.instance.as_bytes()];
-            args.extend(numbers.iter().map(String::as_bytes));
-            args.push(report.voter.as_bytes());
+            let args = wire::report(report);
+            let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
             let view = self.run_for_view(&REPORT, name, &args).await?;
-            self.announce_if_due(name).await;
+            self.announce_due([name]).await;
             Ok(view)
+        })
+    }
+
+    fn report_all<'a>(
+        &'a self,
+        reports: &'a [(Arc<str>, Report)],
+    ) -> StoreFuture<'a, Vec<Result<BreakerView, StoreError>>> {
+        Box::pin(async move {
+            let results = if self.context.connection.is_cluster() {
+                // The keys of each breaker are in a slot of their own. What is sent at once is pipelined per node.
+                let each = reports.iter().map(|(name, report)| async move {
+                    let args = wire::report(report);
+                    let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
+                    self.run_for_view(&REPORT, name, &args).await
+                });
+                join_all(each).await
+            } else {
+                self.report_many(reports).await?
+            };
+            self.announce_due(reports.iter().map(|(name, _)| &**name))
+                .await;
+            Ok(results)
         })
     }
 
@@ -345,9 +391,13 @@ impl BreakerStore for RedisBreakers {
     }
 
     fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
-        let channel = channel(&keys::tag(&self.prefix, "breaker", name));
-        let pushes = &self.known.pushes;
-        Subscription::new(pushes.subscribe(self.redis.connection(), &channel, Pushed::None, hear))
+        let channel = channel(&keys::tag(&self.context.prefix, "breaker", name));
+        self.context
+            .subscribe(&channel, |message| wire::pushed(message).map(Arc::new))
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.context.handle)
     }
 }
 
@@ -364,16 +414,4 @@ impl RedisBreakers {
 
 fn channel(tag: &str) -> String {
     format!("{tag}:verdict")
-}
-
-/// On the connection's task: decode and pass on.
-fn hear(push: connection::Push<'_>) -> Pushed<Arc<BreakerView>> {
-    match push {
-        connection::Push::Restored => Pushed::Missed,
-        connection::Push::Message(message) => match wire::pushed(message) {
-            Some(view) => Pushed::Value(Arc::new(view)),
-            // Somebody else's message, or another version's: ask.
-            None => Pushed::Missed,
-        },
-    }
 }

@@ -25,9 +25,11 @@ use resilience_core::bulkhead::fleet::{
     AcquireRequest, Admission, BulkheadStore, BulkheadView, Heartbeat, Release, StoreError,
     StoreFuture, Wakeup, Wakeups,
 };
+use resilience_core::fleet::StoreHandle;
 
 use crate::{
-    connection, error::CommandError, keys, pubsub::Subscriptions, redis::Redis, script::Script,
+    connection, error::CommandError, keys, pubsub::LazySubscriptions, script::Script,
+    store::StoreContext,
 };
 
 macro_rules! script {
@@ -54,22 +56,16 @@ const PARTS: [&str; 6] = ["state", "leases", "held", "queue", "tickets", "live"]
 /// The shared bulkheads of one Redis and prefix. Made by [`Redis::bulkheads`]; cheap to clone.
 #[derive(Clone)]
 pub struct RedisBulkheads {
-    redis: Redis,
-    prefix: Arc<str>,
-    channels: Arc<Subscriptions<Wakeup>>,
+    context: StoreContext,
+    channels: Arc<LazySubscriptions<Wakeup>>,
 }
 
 impl RedisBulkheads {
     pub(crate) const fn new(
-        redis: Redis,
-        prefix: Arc<str>,
-        channels: Arc<Subscriptions<Wakeup>>,
+        context: StoreContext,
+        channels: Arc<LazySubscriptions<Wakeup>>,
     ) -> Self {
-        Self {
-            redis,
-            prefix,
-            channels,
-        }
+        Self { context, channels }
     }
 
     /// Runs a script on the keys of bulkhead `name`. The first argument of every script is the channel.
@@ -80,28 +76,27 @@ impl RedisBulkheads {
         args: &[&[u8]],
         read: impl FnOnce(&[Value]) -> Option<T>,
     ) -> Result<T, StoreError> {
-        let tag = keys::tag(&self.prefix, "bulkhead", name);
+        let tag = keys::tag(&self.context.prefix, "bulkhead", name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let keys = keys.each_ref().map(String::as_str);
         let channel = channel(&tag);
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
-        let answer = script.run(self.redis.connection(), &keys, &all).await;
+        let answer = script.run(&self.context.connection, &keys, &all).await;
         let answer = answer.and_then(|answer| {
             let Value::Array(items) = &answer else {
                 return Err(CommandError::Unexpected(format!("{answer:?}")));
             };
             read(items).ok_or_else(|| CommandError::Unexpected(format!("{answer:?}")))
         });
-        answer.map_err(|error| StoreError::new(error.to_string(), error.is_ambiguous()))
+        answer.map_err(StoreError::from)
     }
 }
 
 impl fmt::Debug for RedisBulkheads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBulkheads")
-            .field("redis", &self.redis)
-            .field("prefix", &self.prefix)
+            .field("context", &self.context)
             .finish_non_exhaustive()
     }
 }
@@ -167,12 +162,16 @@ impl BulkheadStore for RedisBulkheads {
     }
 
     fn subscribe(&self, name: &str) -> Wakeups {
-        let channel = channel(&keys::tag(&self.prefix, "bulkhead", name));
-        let connection = self.redis.connection();
+        let channel = channel(&keys::tag(&self.context.prefix, "bulkhead", name));
+        let connection = &self.context.connection;
         Wakeups::new(
             self.channels
                 .subscribe(connection, &channel, Wakeup::None, hear),
         )
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.context.handle)
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 /// A budget has so many terms.
@@ -36,6 +36,8 @@ pub(crate) struct Budget {
     /// Nobody counts the terms, for want of calls.
     idle: AtomicBool,
     begun: Notify,
+    /// No further call begins.
+    closed: AtomicBool,
 }
 
 impl Budget {
@@ -47,6 +49,7 @@ impl Budget {
             calls: AtomicUsize::new(0),
             idle: AtomicBool::new(true),
             begun: Notify::new(),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -57,6 +60,9 @@ impl Budget {
     /// What `call` comes to, if it ends within the budget.
     pub(crate) async fn within<T>(&self, call: impl Future<Output = T>) -> Option<T> {
         let _call = Call::begin(self);
+        if self.closed.load(SeqCst) {
+            return None;
+        }
         let mut over = pin!(self.over[slot(self.term.load(Relaxed))].notified());
         let mut call = pin!(call);
         poll_fn(|cx| {
@@ -68,11 +74,23 @@ impl Budget {
         .await
     }
 
+    /// Lets no further call begin, and waits for the end of those in progress. Something has to [`watch`](Self::watch).
+    pub(crate) async fn close(&self) {
+        // Either this sees a call, or the call sees that it must not begin.
+        self.closed.store(true, SeqCst);
+        while self.calls.load(SeqCst) != 0 {
+            sleep(self.term_length()).await;
+        }
+    }
+
+    fn term_length(&self) -> Duration {
+        (self.limit / TERMS as u32).max(Duration::from_micros(100))
+    }
+
     /// Counts the terms for as long as there are calls, and waits for calls when there are none.
     pub(crate) async fn watch(&self) -> ! {
-        let length = (self.limit / TERMS as u32).max(Duration::from_micros(100));
         loop {
-            let mut ends = interval(length);
+            let mut ends = interval(self.term_length());
             ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ends.tick().await;
             let mut quiet = false;
@@ -124,7 +142,7 @@ impl Drop for Call<'_> {
 mod tests {
     use std::{future::pending, sync::Arc};
 
-    use tokio::time::{Instant, sleep};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -198,5 +216,18 @@ mod tests {
         );
         sleep(LIMIT * 2).await;
         assert!(budget.idle.load(SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_waits_for_calls_in_progress_and_lets_no_other_begin() {
+        let budget = watched();
+        let start = Instant::now();
+        let (hung, ()) = tokio::join!(budget.within(pending::<()>()), budget.close());
+        assert_eq!(hung, None);
+        assert!(start.elapsed() <= LIMIT * 2, "{:?}", start.elapsed());
+        let start = Instant::now();
+        assert_eq!(budget.within(async { 7 }).await, None);
+        budget.close().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

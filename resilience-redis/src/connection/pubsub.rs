@@ -20,8 +20,12 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{PROVEN, Push, Status, Subscriber, backoff, opened_within};
+use super::{
+    reconnect::{PROVEN, backoff, opened_within},
+    status::{Push, Status, Subscriber},
+};
 use crate::{
     error::CommandError,
     transport::{OnPush, PushConn, RootCertificates, Timeouts},
@@ -49,7 +53,7 @@ pub(super) struct Pubsub {
     wanted: Notify,
     /// Rings when another server may be the right one.
     elsewhere: Notify,
-    closed: Notify,
+    closing: CancellationToken,
     /// How the connection for commands fares, which has events of its own.
     commands: watch::Receiver<Status>,
     /// Said once that the server allows no subscriptions.
@@ -72,6 +76,7 @@ impl Pubsub {
         time_limits: Timeouts,
         roots: Option<RootCertificates>,
         commands: watch::Receiver<Status>,
+        closing: CancellationToken,
     ) -> Self {
         let mut nodes = match &target {
             Endpoint::Cluster(nodes) => nodes.clone(),
@@ -87,7 +92,7 @@ impl Pubsub {
             nodes: Mutex::new(nodes.into()),
             wanted: Notify::new(),
             elsewhere: Notify::new(),
-            closed: Notify::new(),
+            closing,
             commands,
             told_of_refusal: AtomicBool::new(false),
         }
@@ -112,14 +117,10 @@ impl Pubsub {
         }
     }
 
-    pub(super) fn close(&self) {
-        self.closed.notify_one();
-    }
-
     /// Until it is closed.
     pub(super) async fn supervise(self: Arc<Self>) {
         tokio::select! {
-            () = self.closed.notified() => {}
+            () = self.closing.cancelled() => {}
             never = self.keep_connected() => match never {},
         }
     }
@@ -320,7 +321,7 @@ impl Pubsub {
         })
     }
 
-    fn push(&self, channel: &str, push: Push<'_>) {
+    pub(super) fn push(&self, channel: &str, push: Push<'_>) {
         let subscriber = self.lock_subscribers().get(channel).cloned();
         if let Some(subscriber) = subscriber {
             subscriber(push);

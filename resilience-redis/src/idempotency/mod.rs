@@ -58,7 +58,6 @@
 //! # Ok(()) }
 //! ```
 
-mod news;
 mod wire;
 
 use std::{
@@ -71,6 +70,7 @@ use bytes::Bytes;
 use redis::Value;
 use resilience_core::{
     InvalidConfig,
+    fleet::StoreHandle,
     idempotency::{
         Changes, IdempotencyStore,
         record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
@@ -78,13 +78,12 @@ use resilience_core::{
     },
 };
 
-pub(crate) use self::news::Waiting;
 use crate::{
     connection::{Connection, Status},
     error::CommandError,
     keys,
-    redis::Redis,
     script::Script,
+    store::StoreContext,
 };
 
 macro_rules! script {
@@ -140,9 +139,7 @@ script!(GET, "read_head.lua", "time.lua", "common.lua", "get.lua");
 /// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`]; cheap to clone.
 #[derive(Clone)]
 pub struct RedisIdempotency {
-    redis: Redis,
-    prefix: Arc<str>,
-    waiting: Arc<Waiting>,
+    context: StoreContext,
     durable: Option<Durable>,
 }
 
@@ -155,11 +152,9 @@ struct Durable {
 }
 
 impl RedisIdempotency {
-    pub(crate) const fn new(redis: Redis, prefix: Arc<str>, waiting: Arc<Waiting>) -> Self {
+    pub(crate) const fn new(context: StoreContext) -> Self {
         Self {
-            redis,
-            prefix,
-            waiting,
+            context,
             durable: None,
         }
     }
@@ -189,11 +184,11 @@ impl RedisIdempotency {
             let rule = "must be above zero";
             return Err(InvalidConfig::new("replicas", replicas, rule));
         }
-        if within < Duration::from_millis(1) || within >= self.redis.budget() {
+        if within < Duration::from_millis(1) || within >= self.context.connection.budget() {
             let rule = "must be a millisecond at least, and below the connection's budget";
             return Err(InvalidConfig::new("within", within, rule));
         }
-        let connection = Arc::new(self.redis.another_connection());
+        let connection = Arc::new(self.context.connection.another());
         self.durable = Some(Durable {
             replicas,
             within,
@@ -209,7 +204,7 @@ impl RedisIdempotency {
     /// The last status, when it is not up by then.
     pub async fn ready(&self, within: Duration) -> Result<(), Status> {
         match &self.durable {
-            None => self.redis.ready(within).await,
+            None => self.context.ready(within).await,
             Some(durable) => durable.connection.ready(within).await,
         }
     }
@@ -220,7 +215,7 @@ impl RedisIdempotency {
     }
 
     fn part(&self, name: &str, key: &str, part: &str) -> String {
-        let mut whole = keys::subject_tag(&self.prefix, "idempotency", name, key);
+        let mut whole = keys::subject_tag(&self.context.prefix, "idempotency", name, key);
         whole.push(':');
         whole.push_str(part);
         whole
@@ -236,7 +231,7 @@ impl RedisIdempotency {
         read: impl FnOnce(Value) -> Option<T>,
     ) -> Result<T, StoreError> {
         let Some(durable) = &self.durable else {
-            let answer = script.run(self.redis.connection(), &[key], args).await;
+            let answer = script.run(&self.context.connection, &[key], args).await;
             return understood(answer, read);
         };
         let waited = script
@@ -248,7 +243,7 @@ impl RedisIdempotency {
                 durable.within,
             )
             .await;
-        let (answer, replicas) = waited.map_err(failure)?;
+        let (answer, replicas) = waited?;
         let answer = understood(Ok(answer), read)?;
         if lasts(&answer) && replicas < u64::from(durable.replicas) {
             let wanted = durable.replicas;
@@ -294,27 +289,21 @@ fn understood<T>(
     answer: Result<Value, CommandError>,
     read: impl FnOnce(Value) -> Option<T>,
 ) -> Result<T, StoreError> {
-    let answer = answer.map_err(failure)?;
+    let answer = answer?;
     // An outcome does not belong into an error.
     let (kind, size) = match &answer {
         Value::Array(items) => ("a list of", items.len()),
         Value::BulkString(bytes) => ("bytes:", bytes.len()),
         _ => ("neither list nor text, but values:", 1),
     };
-    read(answer).ok_or_else(|| failure(CommandError::Unexpected(format!("{kind} {size}"))))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn failure(error: CommandError) -> StoreError {
-    StoreError::new(error.to_string(), error.is_ambiguous())
+    read(answer).ok_or_else(|| CommandError::Unexpected(format!("{kind} {size}")).into())
 }
 
 impl fmt::Debug for RedisIdempotency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let durable = self.durable.as_ref();
         f.debug_struct("RedisIdempotency")
-            .field("redis", &self.redis)
-            .field("prefix", &self.prefix)
+            .field("context", &self.context)
             .field("replicas", &durable.map_or(0, |durable| durable.replicas))
             .finish()
     }
@@ -330,9 +319,9 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             validate::claim(claim)?;
             let at = self.key(name, key)?;
-            let listens = self.waiting.listens(|| self.part(name, key, "news"));
+            let listens = self.context.is_subscribed(|| self.part(name, key, "news"));
             let asked = wire::claim(claim, listens);
-            let clock = self.redis.connection().clock();
+            let clock = self.context.connection.clock();
             let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
             let read = |answer| wire::claimed(answer, claim, clock.now());
             let claimed = self.run(&CLAIM, &at, &[&asked], lasts, read).await?;
@@ -391,7 +380,7 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             validate::holder(holder)?;
             validate::completion(completion)?;
-            let since = Some(self.redis.connection().clock().now());
+            let since = Some(self.context.connection.clock().now());
             let record = wire::record(holder, since, &completion.outcome);
             self.step(&COMPLETE, name, key, &record, completion.ttl_ms, true)
                 .await
@@ -445,13 +434,22 @@ impl IdempotencyStore for RedisIdempotency {
     fn get<'a>(&'a self, name: &'a str, key: &'a str) -> StoreFuture<'a, Option<RecordView>> {
         Box::pin(async move {
             let key = self.key(name, key)?;
-            let answer = GET.run(self.redis.connection(), &[&key], &[]).await;
+            let answer = GET.run(&self.context.connection, &[&key], &[]).await;
             understood(answer, wire::view)
         })
     }
 
     fn subscribe(&self, name: &str, key: &str) -> Changes {
         let channel = self.part(name, key, "news");
-        self.waiting.listen(self.redis.shared_link(), channel)
+        // A subscription that has just begun, or begun again, is news too: something may have happened before.
+        let StoreContext {
+            pubsub, connection, ..
+        } = &self.context;
+        let (receiver, guard) = pubsub.listen(connection, &channel, (), |_| ());
+        Changes::holding(receiver, guard)
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.context.handle)
     }
 }

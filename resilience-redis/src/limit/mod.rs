@@ -22,15 +22,16 @@
 //! a key to its TTL is never more generous than keeping it. Losing keys to eviction is: give the server a policy that
 //! evicts nothing (`noeviction`) or only what it must (`volatile-ttl`: those that are full soonest go first).
 
-use std::{fmt, sync::Arc, sync::LazyLock, time::Duration};
+use std::{fmt, sync::LazyLock, time::Duration};
 
 use redis::Value;
+use resilience_core::fleet::StoreHandle;
 use resilience_core::limit::{
     store::{Demand, LimitStore, Standing, StoreDecision, StoreError, StoreFuture, validate},
     token_bucket::LimitOutcome,
 };
 
-use crate::{error::CommandError, keys, redis::Redis, script::Script};
+use crate::{error::CommandError, keys, members, script::Script, store::StoreContext};
 
 static DECIDE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
@@ -42,28 +43,25 @@ static DECIDE: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("heartbeat.lua")));
-
 /// The largest whole number that is one for a script. More than any bucket holds.
 const MOST: i64 = (1 << 53) - 1;
 
 /// The shared rate limits of one Redis and prefix. Made by [`Redis::limits`]; cheap to clone.
 #[derive(Clone)]
 pub struct RedisLimits {
-    redis: Redis,
-    prefix: Arc<str>,
+    context: StoreContext,
 }
 
 impl RedisLimits {
-    pub(crate) const fn new(redis: Redis, prefix: Arc<str>) -> Self {
-        Self { redis, prefix }
+    pub(crate) const fn new(context: StoreContext) -> Self {
+        Self { context }
     }
 
     /// The key that holds the buckets of `subject` under the limits called `name`: to look at, or to delete. Without it
     /// they are full.
     #[must_use]
     pub fn key(&self, name: &str, subject: &str) -> String {
-        keys::short(&self.prefix, "limit", name, subject)
+        keys::short(&self.context.prefix, "limit", name, subject)
     }
 
     async fn run(
@@ -75,7 +73,7 @@ impl RedisLimits {
         let key = self.key(name, subject);
         let asked: Vec<u8> = demands.iter().flat_map(asked).collect();
         let answer = DECIDE
-            .run(self.redis.connection(), &[&key], &[&asked])
+            .run(&self.context.connection, &[&key], &[&asked])
             .await?;
         decision(&answer, demands.len())
             .ok_or_else(|| CommandError::Unexpected(format!("{answer:?}")))
@@ -84,24 +82,15 @@ impl RedisLimits {
 
 impl RedisLimits {
     async fn note(&self, name: &str, instance: &str, ttl: Duration) -> Result<u64, CommandError> {
-        let key = format!("{}:live", keys::tag(&self.prefix, "limit", name));
-        let ttl = ttl.as_millis().to_string();
-        let args = [instance.as_bytes(), ttl.as_bytes()];
-        match HEARTBEAT
-            .run(self.redis.connection(), &[&key], &args)
-            .await?
-        {
-            Value::Int(live) if live >= 0 => Ok(live.unsigned_abs()),
-            answer => Err(CommandError::Unexpected(format!("{answer:?}"))),
-        }
+        let key = format!("{}:live", keys::tag(&self.context.prefix, "limit", name));
+        members::heartbeat(&self.context.connection, &key, instance, ttl).await
     }
 }
 
 impl fmt::Debug for RedisLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisLimits")
-            .field("redis", &self.redis)
-            .field("prefix", &self.prefix)
+            .field("context", &self.context)
             .finish()
     }
 }
@@ -116,7 +105,7 @@ impl LimitStore for RedisLimits {
         Box::pin(async move {
             validate(demands)?;
             distinct(demands)?;
-            self.run(name, subject, demands).await.map_err(failure)
+            Ok(self.run(name, subject, demands).await?)
         })
     }
 
@@ -126,13 +115,12 @@ impl LimitStore for RedisLimits {
         instance: &'a str,
         ttl: Duration,
     ) -> StoreFuture<'a, u64> {
-        Box::pin(async move { self.note(name, instance, ttl).await.map_err(failure) })
+        Box::pin(async move { Ok(self.note(name, instance, ttl).await?) })
     }
-}
 
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn failure(error: CommandError) -> StoreError {
-    StoreError::new(error.to_string(), error.is_ambiguous())
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.context.handle)
+    }
 }
 
 /// Limits of one decision are told apart by their marks.

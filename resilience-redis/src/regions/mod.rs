@@ -11,16 +11,14 @@
 //! All times are the server's, in microseconds. Each region has a Redis of its own; the regions reach each other's with
 //! a connection of their own across.
 
-use std::{
-    fmt,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt, sync::LazyLock};
 
 use redis::Value;
+use resilience_core::fleet::StoreHandle;
 use resilience_core::limit::regions::{Ledger, LedgerView, RegionStore, Swap};
 use resilience_core::limit::store::{StoreError, StoreFuture};
 
-use crate::{error::CommandError, keys, redis::Redis, script::Script};
+use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 static SWAP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("swap.lua")));
@@ -28,13 +26,12 @@ static SWAP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("swap.
 /// The ledgers of the region that this Redis is in. Made by [`Redis::regions`]; cheap to clone.
 #[derive(Clone)]
 pub struct RedisRegion {
-    redis: Redis,
-    prefix: Arc<str>,
+    context: StoreContext,
 }
 
 impl RedisRegion {
-    pub(crate) const fn new(redis: Redis, prefix: Arc<str>) -> Self {
-        Self { redis, prefix }
+    pub(crate) const fn new(context: StoreContext) -> Self {
+        Self { context }
     }
 
     async fn run<T>(
@@ -44,22 +41,21 @@ impl RedisRegion {
         args: &[&[u8]],
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T, StoreError> {
-        let tag = keys::tag(&self.prefix, "region", group);
+        let tag = keys::tag(&self.context.prefix, "region", group);
         let keys = ["ledger", "demand"].map(|part| format!("{tag}:{part}"));
         let keys = keys.each_ref().map(String::as_str);
-        let answer = script.run(self.redis.connection(), &keys, args).await;
+        let answer = script.run(&self.context.connection, &keys, args).await;
         let answer = answer.and_then(|answer| {
             read(&answer).ok_or_else(|| CommandError::Unexpected(format!("{answer:?}")))
         });
-        answer.map_err(|error| StoreError::new(error.to_string(), error.is_ambiguous()))
+        answer.map_err(StoreError::from)
     }
 }
 
 impl fmt::Debug for RedisRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisRegion")
-            .field("redis", &self.redis)
-            .field("prefix", &self.prefix)
+            .field("context", &self.context)
             .finish()
     }
 }
@@ -96,6 +92,10 @@ impl RegionStore for RedisRegion {
             };
             self.run(&SWAP, name, &args, written).await
         })
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.context.handle)
     }
 }
 

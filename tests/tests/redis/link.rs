@@ -144,3 +144,38 @@ async fn the_connection_goes_with_the_last_handle() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_closes_all_connections_although_handles_and_stores_remain() {
+    let server = RedisServer::start();
+    let redis = connected(&server).await;
+    let durable = redis.idempotency().durable(1, Duration::from_millis(10));
+    let durable = durable.expect("good settings");
+    durable.ready(SOON).await.expect("connects");
+    let clients = || {
+        let list = server.command("CLIENT LIST");
+        list.lines().filter(|line| line.contains("id=")).count()
+    };
+    assert_eq!(clients(), 3, "two of ours and the one that asks");
+    redis.shutdown(SOON).await.expect("ends in time");
+    assert_eq!(redis.status(), Status::Down("shut down".into()));
+    assert_eq!(redis.ping().await, Err(CommandError::Down));
+    assert!(durable.ready(Duration::from_millis(1)).await.is_err());
+    eventually("the server sees them close", SOON, || async {
+        clients() == 1
+    })
+    .await;
+    redis.shutdown(SOON).await.expect("ends in time again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_waits_for_a_hung_server_no_longer_than_the_budget_of_a_command() {
+    let server = RedisServer::start();
+    let redis = connected(&server).await;
+    server.pause();
+    let (ping, shutdown) = tokio::join!(redis.ping(), redis.shutdown(SOON));
+    assert_eq!(ping, Err(CommandError::TimedOut));
+    assert_eq!(shutdown, Ok(()));
+    assert_eq!(redis.ping().await, Err(CommandError::Down));
+    server.unpause();
+}

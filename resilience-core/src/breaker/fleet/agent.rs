@@ -111,8 +111,10 @@ impl Agent for BreakerAgent {
             self.urgent = true;
         }
         if self.lost && self.member.client.is_available() {
+            // At once: each instance learns of the return at a random moment.
             self.lost = false;
-            self.report_soon();
+            self.silent_until = None;
+            self.report_by(Instant::now());
         }
     }
 

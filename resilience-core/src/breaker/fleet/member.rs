@@ -104,7 +104,7 @@ impl FleetMember {
         let batcher = of_store
             .as_ref()
             .filter(|_| settings.budget >= ReportBatcher::LEAST_BUDGET)
-            .map(StoreHandle::shared);
+            .map(StoreHandle::shared::<ReportBatcher>);
         let handle = of_store.unwrap_or_default();
         if let Some(batcher) = &batcher {
             batcher.enter(&name);

@@ -1,9 +1,11 @@
 //! Several instances in one process, on a paused clock.
 
 mod agreement;
+mod batching;
 mod cooling_down;
 mod freezing;
 mod outages;
+mod shutdown;
 
 use std::{
     future::Future,

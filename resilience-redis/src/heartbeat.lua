@@ -1,6 +1,9 @@
--- Who uses the limits of one name: notes an instance for `ttl` milliseconds, or with a ttl of zero that it is gone.
+-- Live instances: notes one for `ttl` milliseconds from now on, or with a ttl of zero removes it.
 --
--- KEYS: a zset: instance, live until (ms). ARGV: instance, ttl. Answer: how many are live now.
+-- KEYS: a zset: instance, live until (ms). ARGV: instance, ttl. Answer: number of live instances.
+--
+-- Time is the server's. A clock that is set back by a step keeps an instance that sends nothing more for its ttl plus the
+-- step at most: each heartbeat overwrites the time of its own instance, so those that go on are right at once.
 local ttl = tonumber(ARGV[2])
 if not ttl or ttl ~= math.floor(ttl) or ttl < 0 or ttl >= 4503599627370496 then
   return redis.error_reply('ERR ttl is no whole number in range: ' .. tostring(ARGV[2]))

@@ -1,0 +1,171 @@
+//! One command: its budget, and whether its answer, or its error, can be believed.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use resilience_core::{Verdict, completion::Guard};
+
+use super::shared::{GUARD, Live, REPLICA_AGAIN, SUSPICIOUS, Shared};
+use crate::{
+    error::{CommandError, is_broken, is_read_only},
+    transport::Transport,
+    url::Endpoint,
+};
+
+/// Why a command has no answer that counts.
+pub(super) enum Failure {
+    Redis(RedisError),
+    /// The answer belongs to another command.
+    Misplaced,
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl Shared {
+    /// Runs `work` on the connection, within the budget.
+    pub(super) async fn carry<T, F>(
+        &self,
+        work: impl FnOnce(Transport) -> F,
+    ) -> Result<T, CommandError>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let live = self.current.load_full().ok_or(CommandError::Down)?;
+        let mut permit = self
+            .guard
+            .acquire()
+            .map_err(|_| CommandError::CircuitOpen)?;
+        let Some(answer) = self.budget.within(work(live.transport.clone())).await else {
+            permit.settle(Verdict::transient());
+            self.note_timeout();
+            return Err(CommandError::TimedOut);
+        };
+        let answer = answer.map_err(|failure| match failure {
+            Failure::Redis(error) => self.examine(&live, &error),
+            Failure::Misplaced => self.misplaced(&live),
+        });
+        match &answer {
+            Err(CommandError::TimedOut | CommandError::Lost(_)) => {
+                permit.settle(Verdict::transient());
+            }
+            // An error that Redis sends is an answer.
+            _ => {
+                permit.settle(Verdict::Success);
+                self.note_answer();
+            }
+        }
+        answer
+    }
+
+    /// Decides what a command about `key` that ended in `error` comes to. An error names no command, so it is believed when
+    /// the connection then gives the right answer to a PING, or refuses that in the same way (busy, loading).
+    pub(super) async fn confirm(
+        &self,
+        mut transport: Transport,
+        key: &str,
+        error: RedisError,
+    ) -> Failure {
+        if !is_final_answer(&error) {
+            return error.into();
+        }
+        let echo = self.nonces.next();
+        match transport.echo(key, echo.as_bytes()).await {
+            Ok(answer) if !echo.is_echoed(&answer) => Failure::Misplaced,
+            Ok(_) => error.into(),
+            Err(broken) if is_broken(&broken) => broken.into(),
+            Err(refusal) if is_same_refusal(&refusal, &error) => error.into(),
+            Err(_) => Failure::Misplaced,
+        }
+    }
+
+    /// Notes what an error says about the connection that it came over.
+    fn examine(&self, live: &Live, error: &RedisError) -> CommandError {
+        let is_cluster = matches!(self.endpoint, Endpoint::Cluster(_));
+        if is_final_answer(error) && self.lost.load(Relaxed) >= live.number {
+            // Another caller has found meanwhile that answers are misplaced.
+            return CommandError::Misplaced;
+        }
+        if error.is_timeout() || (is_cluster && is_broken(error)) {
+            // A Cluster connection recovers from the loss of a node by itself.
+            self.note_timeout();
+        } else if is_broken(error) {
+            self.lose(live.number);
+        } else if is_read_only(error) && !is_cluster && live.since.elapsed() >= REPLICA_AGAIN {
+            self.replica.fetch_max(live.number, Relaxed);
+            self.trouble.notify_one();
+        }
+        CommandError::from_redis(error)
+    }
+
+    /// Takes a connection out of use: nothing more that comes over it can be believed.
+    fn misplaced(&self, live: &Arc<Live>) -> CommandError {
+        let was_in_use = self.current.compare_and_swap(live, None);
+        if was_in_use
+            .as_ref()
+            .is_some_and(|used| Arc::ptr_eq(used, live))
+        {
+            tracing::warn!(
+                target: "resilience",
+                name = GUARD,
+                redis = ?self.endpoint,
+                "an answer from Redis belongs to another command: it is not believed, and the connection is remade"
+            );
+        }
+        self.lose(live.number);
+        CommandError::Misplaced
+    }
+
+    fn note_answer(&self) {
+        if self.timed_out.load(Relaxed) != 0 {
+            self.timed_out.store(0, Relaxed);
+        }
+    }
+
+    fn note_timeout(&self) {
+        if self.timed_out.fetch_add(1, Relaxed) + 1 >= SUSPICIOUS {
+            self.trouble.notify_one();
+        }
+    }
+
+    /// Notes that connection `number` is lost.
+    pub(super) fn lose(&self, number: u64) {
+        self.lost.fetch_max(number, Relaxed);
+        self.trouble.notify_one();
+    }
+}
+
+/// Whether `error` is an answer of the server that says neither that the slot is elsewhere nor that the script is missing;
+/// those are followed by further commands.
+fn is_final_answer(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, CrossSlot, MasterDown, Moved, NoScript, TryAgain};
+    match error.kind() {
+        ErrorKind::Server(kind) => !matches!(
+            kind,
+            Ask | ClusterDown | CrossSlot | MasterDown | Moved | NoScript | TryAgain
+        ),
+        ErrorKind::Extension => true,
+        _ => false,
+    }
+}
+
+/// Whether a PING was refused for the reason that the command before it was, or for one that concerns only PINGs: the ACL,
+/// or a node of a Cluster that cannot be reached at the moment.
+fn is_same_refusal(refusal: &RedisError, error: &RedisError) -> bool {
+    let ping_only = match refusal.kind() {
+        ErrorKind::Server(kind) => kind == ServerErrorKind::NoPerm,
+        ErrorKind::Extension => false,
+        _ => true,
+    };
+    ping_only || refusal.code() == error.code()
+}
+
+/// Whether a refusal says that the slot of a key is on another node of the Cluster.
+pub(super) fn is_elsewhere(refusal: &str) -> bool {
+    ["MOVED", "ASK", "Moved", "Ask"]
+        .iter()
+        .any(|word| refusal.starts_with(word))
+}

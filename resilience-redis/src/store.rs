@@ -1,0 +1,52 @@
+//! What every store gets from the [`Redis`](crate::Redis) that it is made from.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use resilience_core::fleet::{StoreHandle, Subscription};
+
+use crate::{
+    connection::{Connection, Status},
+    pubsub::Subscriptions,
+};
+
+/// The connection, the prefix of the keys, the subscriptions, and the handle of the process. Clones share all of them.
+#[derive(Clone)]
+pub(crate) struct StoreContext {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) prefix: Arc<str>,
+    pub(crate) pubsub: Arc<Subscriptions>,
+    pub(crate) handle: StoreHandle,
+}
+
+impl StoreContext {
+    /// Subscribes to `channel`; `read` decodes its messages, on the connection's task. A message that it cannot decode, and
+    /// a new connection, arrive as [`Pushed::Missed`](resilience_core::fleet::Pushed::Missed).
+    ///
+    /// All subscriptions to a channel share one SUBSCRIBE; dropping the last one unsubscribes. All must be of one `T`.
+    pub(crate) fn subscribe<T: Send + Sync + 'static>(
+        &self,
+        channel: &str,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Subscription<T> {
+        Subscriptions::subscribe(&self.pubsub, &self.connection, channel, read)
+    }
+
+    /// Whether this process is subscribed to a channel. `channel` is only called when there are subscriptions at all.
+    pub(crate) fn is_subscribed(&self, channel: impl FnOnce() -> String) -> bool {
+        self.pubsub.contains(channel)
+    }
+
+    /// Waits until the connection is up, for at most `within`.
+    pub(crate) async fn ready(&self, within: Duration) -> Result<(), Status> {
+        self.connection.ready(within).await
+    }
+}
+
+impl fmt::Debug for StoreContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreContext")
+            .field("connection", &self.connection)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
