@@ -24,9 +24,7 @@ use super::{
     plan::{MAX_LIMITS, Plan},
     projection,
 };
-use crate::{
-    clock::Moment, deadline::before_deadline, limit::token_bucket::LimitOutcome,
-};
+use crate::{clock::Moment, deadline::before_deadline, limit::token_bucket::LimitOutcome};
 
 #[derive(Default)]
 pub(super) struct Queues {
@@ -114,8 +112,7 @@ impl Limiter {
         let prices = self.prices(&plan, &costs);
         let decision = match self.settings.queue {
             Some((longest, max_wait)) if self.lets_wait() && prices != [0; MAX_LIMITS] => {
-                let max_wait =
-                    before_deadline(max_wait).saturating_duration_since(Instant::now());
+                let max_wait = before_deadline(max_wait).saturating_duration_since(Instant::now());
                 self.wait_in_queue(subject, plan, &prices, longest, max_wait)
                     .await
             }

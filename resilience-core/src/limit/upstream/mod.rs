@@ -52,7 +52,6 @@
 //! `Retry-After`: [RFC 9110, section 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3); `RateLimit`:
 //! [draft-ietf-httpapi-ratelimit-headers](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/).
 
-mod admission;
 mod agent;
 mod builder;
 mod entry;
