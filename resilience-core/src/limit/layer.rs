@@ -96,8 +96,7 @@ where
     #[inline]
     fn admit(&self, request: &Req) -> Admission<HeldTokens, WaitForTokens> {
         let (key, cost) = ((self.key)(request), self.cost.cost(request));
-        self.limits
-            .with(&key, |limit| admit(limit.shared(), cost))
+        self.limits.with(&key, |limit| admit(limit.shared(), cost))
     }
 }
 

@@ -64,12 +64,7 @@ impl Limiter {
         let (subjects, longest) = settings.denials;
         let fleet = &settings.fleet;
         Self {
-            client: StoreClient::new(
-                store,
-                Pattern::RateLimit,
-                Arc::clone(&settings.name),
-                fleet,
-            ),
+            client: StoreClient::new(store, Pattern::RateLimit, Arc::clone(&settings.name), fleet),
             is_member: settings.mode != Mode::Local
                 && join(&handle, &settings.runtime, fleet.budget, fleet.heartbeat),
             handle,

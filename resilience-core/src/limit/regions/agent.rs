@@ -119,11 +119,7 @@ async fn tend(shared: &Shared, demand: &mut DemandRate) -> Result<(), StoreError
     Ok(())
 }
 
-async fn take_turn(
-    shared: &Shared,
-    own: &LedgerView,
-    sent: Moment,
-) -> Result<(), StoreError> {
+async fn take_turn(shared: &Shared, own: &LedgerView, sent: Moment) -> Result<(), StoreError> {
     let mut peers = BTreeMap::new();
     let mut demands = BTreeMap::from([(Arc::clone(&shared.region), own.demand)]);
     for (peer, ledger) in &shared.peers {

@@ -20,11 +20,7 @@ pub(super) const fn defaults(interval: Duration) -> FleetDefaults {
     }
 }
 
-pub(super) fn validate(
-    keep: f64,
-    interval: Duration,
-    term: Duration,
-) -> Result<(), InvalidConfig> {
+pub(super) fn validate(keep: f64, interval: Duration, term: Duration) -> Result<(), InvalidConfig> {
     if !(keep > 0.0 && keep <= 1.0) {
         return Err(InvalidConfig::new("keep", keep, "must be above 0, up to 1"));
     }

@@ -48,7 +48,8 @@ impl UpstreamAgent {
     /// over. Whether all was written.
     async fn write(&self, until: Instant) -> bool {
         let mut failed = false;
-        for (key, upstream, ()) in self.upstreams(|upstream| upstream.take_unwritten().then_some(()))
+        for (key, upstream, ()) in
+            self.upstreams(|upstream| upstream.take_unwritten().then_some(()))
         {
             let Some(wait) = upstream.closed_for(self.core.now()) else {
                 continue;

@@ -1,9 +1,6 @@
 //! Upstream limits as a policy of the admission layer.
 
-use std::{
-    fmt,
-    future::Ready,
-};
+use std::{fmt, future::Ready};
 
 use super::{Permit, UpstreamLimits};
 use crate::{

@@ -57,7 +57,7 @@ pub use self::{
 ///
 /// The document of a 429 has the type `https://iana.org/assignments/http-problem-types#quota-exceeded` of the draft, and
 /// names the limit in `violated-policies`. A request that costs more than can ever be had is answered 422; one that
-/// nobody can decide about, 503, if that is the limit's [policy](resilience_core::limit::fleet::Unreachable).
+/// cannot be decided about is answered 503, if that is the limit's [policy](resilience_core::fleet::OnOutage).
 ///
 /// **Cost**: the decision, and a few small allocations for the headers. **Cancellation**: a client that hangs up while
 /// the store is asked may have been charged; later, it has been.
