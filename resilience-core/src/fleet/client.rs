@@ -152,6 +152,17 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         self.0.health.is_available()
     }
 
+    /// Waits until the store is available, but not beyond `until`. Whether it is.
+    pub(crate) async fn available_by(&self, until: Instant) -> bool {
+        while !self.accepts_calls() {
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(FIRST_PAUSE).await;
+        }
+        true
+    }
+
     /// Wakes an agent whenever the store is available again after it was not. The first call wins.
     pub(crate) fn wake_on_return(&self, agent: Waker) {
         // Losing to an earlier call is what the first line says.
