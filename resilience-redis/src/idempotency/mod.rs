@@ -71,8 +71,9 @@ use bytes::Bytes;
 use redis::Value;
 use resilience_core::{
     InvalidConfig,
+    fleet::Subscription,
     idempotency::{
-        Changes, IdempotencyStore,
+        IdempotencyStore,
         record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
         store::{StoreError, StoreFuture, validate},
     },
@@ -450,7 +451,7 @@ impl IdempotencyStore for RedisIdempotency {
         })
     }
 
-    fn subscribe(&self, name: &str, key: &str) -> Changes {
+    fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         let channel = self.part(name, key, "news");
         self.waiting.listen(self.redis.shared_link(), channel)
     }

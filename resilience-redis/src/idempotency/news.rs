@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use resilience_core::idempotency::Changes;
+use resilience_core::fleet::{Pushed, Subscription};
 use tokio::sync::watch;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Push};
 
 /// What a process listens to; one for all stores that are made from a connection.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Waiting {
 
 #[derive(Debug)]
 struct Heard {
-    sender: watch::Sender<()>,
+    sender: watch::Sender<Pushed<()>>,
     listening: Weak<Listening>,
 }
 
@@ -38,26 +38,29 @@ impl Waiting {
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         channel: String,
-    ) -> Changes {
+    ) -> Subscription<()> {
         let mut heard = self.lock();
         if let Some(one) = heard.get(&channel)
             && let Some(listening) = one.listening.upgrade()
         {
-            return Changes::holding(one.sender.subscribe(), listening);
+            return Subscription::new(one.sender.subscribe()).with_guard(listening);
         }
-        let sender = watch::Sender::new(());
+        let sender = watch::Sender::new(Pushed::None);
         let listening = Arc::new(Listening {
             channel: channel.clone(),
             waiting: Arc::clone(self),
             connection: Arc::clone(connection),
         });
-        let changes = Changes::holding(sender.subscribe(), Arc::clone(&listening) as _);
+        let changes = Subscription::new(sender.subscribe()).with_guard(Arc::clone(&listening) as _);
         let teller = sender.clone();
         // A subscription that has just begun, or begun anew, is news too: something may have happened before.
         connection.subscribe(
             &channel,
-            Arc::new(move |_| {
-                teller.send_replace(());
+            Arc::new(move |push: Push<'_>| {
+                teller.send_replace(match push {
+                    Push::Message(_) => Pushed::Value(()),
+                    Push::Restored => Pushed::Missed,
+                });
             }),
         );
         let listening = Arc::downgrade(&listening);

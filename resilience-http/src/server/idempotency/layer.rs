@@ -14,8 +14,8 @@ use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use resilience_core::{
-    Pattern, Reason, Rejected,
-    idempotency::{self, Attempt, Fingerprint, Outcome, Recorded, Source},
+    Reason, Rejected,
+    idempotency::{self, Attempt, Fingerprint},
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -175,17 +175,9 @@ impl<S> Call<S> {
             let request = Request::from_parts(head, IdempotentBody::whole(body, None));
             called(service, request, attempt, limits)
         };
-        match requests.handle.run_with(key, outcomes, work).await {
+        let ran = requests.handle.run_with(key, outcomes, work).await;
+        match ran.and_then(|outcome| requests.handle.accept(outcome)) {
             Err(rejected) => Ok(settings.rejected(rejected).into_response()),
-            Ok(Outcome {
-                value: Ok(_),
-                source: Source::Fresh(Recorded::Lost),
-                ..
-            }) => {
-                let (pattern, reason) = (Pattern::Idempotency, Reason::Superseded);
-                let lost = Rejected::new(pattern, reason, requests.handle.name());
-                Ok(settings.rejected(lost).into_response())
-            }
             Ok(outcome) => outcome.value.map(HandlerResponse::into_response),
         }
     }
