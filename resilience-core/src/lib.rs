@@ -66,7 +66,7 @@
 //!
 //! None is on by default. `otel`: `telemetry::export`. `compress`, `encrypt`: what idempotency keys record, at rest.
 //! `sqlx`: classification of sqlx errors.
-//! `sqlx-postgres`, `sqlx-sqlite`: the same, and the inbox in that database.
+//! `sqlx-postgres`, `sqlx-sqlite`: the same, and `sql::inbox` in that database.
 
 pub mod admission;
 mod backoff;
@@ -88,7 +88,7 @@ pub mod retry;
 pub mod sealing;
 pub mod shed;
 #[cfg(feature = "sqlx")]
-pub mod sqlx;
+pub mod sql;
 pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;

@@ -48,12 +48,12 @@ impl Key {
         self
     }
 
-    pub(super) const fn print(&self) -> &Fingerprint {
+    pub(crate) const fn print(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
     /// As a store keeps it. No two keys look the same there, whatever is in them.
-    pub(super) fn stored(&self) -> String {
+    pub(crate) fn stored(&self) -> String {
         let stored = match &self.scope {
             None => format!("/{}", self.key),
             Some(scope) => format!("{}:{scope}/{}", scope.len(), self.key),
@@ -110,7 +110,7 @@ impl fmt::Debug for Fingerprint {
 
 /// A key for a call that the work makes, in the form of a UUID (version 8): the same in every attempt, another for
 /// every label and every parent.
-pub(super) fn child(name: &str, stored: &str, label: &str) -> String {
+pub(crate) fn child(name: &str, stored: &str, label: &str) -> String {
     let mut bytes = digest([name, stored, label].map(str::as_bytes));
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;

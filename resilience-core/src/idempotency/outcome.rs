@@ -58,7 +58,7 @@ pub enum Recorded {
     /// The lease had been lost, and somebody else holds the key: this result will not be replayed.
     Lost,
     /// The work was done without a record, because the store could not be reached and the handle
-    /// [lets such calls pass](super::Unreachable::Open).
+    /// [lets such calls pass](crate::fleet::OnOutage::FailOpen).
     Unguarded,
 }
 
@@ -73,7 +73,7 @@ pub struct Outcome<R> {
 }
 
 impl<R> Outcome<R> {
-    pub(super) const fn new(value: R, source: Source) -> Self {
+    pub(crate) const fn new(value: R, source: Source) -> Self {
         Self { value, source }
     }
 

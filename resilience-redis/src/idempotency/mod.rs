@@ -70,9 +70,9 @@ use bytes::Bytes;
 use redis::Value;
 use resilience_core::{
     InvalidConfig,
-    fleet::StoreHandle,
+    fleet::{StoreHandle, Subscription},
     idempotency::{
-        Changes, IdempotencyStore,
+        IdempotencyStore,
         record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
         store::{StoreError, StoreFuture, validate},
     },
@@ -439,14 +439,9 @@ impl IdempotencyStore for RedisIdempotency {
         })
     }
 
-    fn subscribe(&self, name: &str, key: &str) -> Changes {
+    fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         let channel = self.part(name, key, "news");
-        // A subscription that has just begun, or begun again, is news too: something may have happened before.
-        let StoreContext {
-            pubsub, connection, ..
-        } = &self.context;
-        let (receiver, guard) = pubsub.listen(connection, &channel, (), |_| ());
-        Changes::holding(receiver, guard)
+        self.context.subscribe(&channel, |_| Some(()))
     }
 
     fn handle(&self) -> Option<&StoreHandle> {

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
+    fleet::FleetOptions,
     idempotency::{
         Attempt, Fingerprint, IdempotencyStore, InProcessIdempotency, Key,
         record::{Claim, Claimed, Holder, Phase, Previous, Takeover},
@@ -51,7 +52,7 @@ async fn a_lease_is_renewed_while_the_work_keeps_its_thread() {
     let store = InProcessIdempotency::new();
     let handle = builder(&store)
         .lease(Duration::from_millis(400))
-        .budget(Duration::from_millis(300))
+        .fleet(FleetOptions::new().budget(Duration::from_millis(300)))
         .build()
         .unwrap();
     let run = handle.run("k", |attempt| async move {

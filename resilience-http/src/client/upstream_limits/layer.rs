@@ -96,7 +96,7 @@ impl<S> Layer<S> for UpstreamLimitsLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         AdmissionLayer::new(self.policy.clone())
-            .until(self.reader)
+            .complete_on(self.reader)
             .layer(inner)
     }
 }

@@ -5,10 +5,7 @@ use std::{future::poll_fn, marker::PhantomData, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body::Body;
-use resilience_core::{
-    Pattern, Reason, Rejected,
-    idempotency::{Attempt, Idempotency, Outcome, Recorded, Source},
-};
+use resilience_core::idempotency::{Attempt, Idempotency};
 use tower_service::Service;
 
 use super::{
@@ -60,17 +57,9 @@ impl<S> Call<S> {
             let request = Request::from_parts(head, IdempotentBody::whole(body, None));
             run(service, request, attempt, limits)
         };
-        match handle.run_with(key, outcomes, work).await {
+        let ran = handle.run_with(key, outcomes, work).await;
+        match ran.and_then(|outcome| handle.accept(outcome)) {
             Err(rejected) => Ok(settings.rejected(rejected).into_response()),
-            Ok(Outcome {
-                value: Ok(_),
-                source: Source::Fresh(Recorded::Lost),
-                ..
-            }) => {
-                let (pattern, reason) = (Pattern::Idempotency, Reason::Superseded);
-                let lost = Rejected::new(pattern, reason, handle.name());
-                Ok(settings.rejected(lost).into_response())
-            }
             Ok(outcome) => outcome.value.map(HandlerResponse::into_response),
         }
     }

@@ -5,10 +5,13 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use resilience_core::idempotency::{
-    Changes, IdempotencyStore, Unreachable,
-    record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
-    store::{StoreError, StoreFuture},
+use resilience_core::{
+    fleet::{FleetOptions, OnOutage, Pushed, Subscription},
+    idempotency::{
+        IdempotencyStore,
+        record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
+        store::{StoreError, StoreFuture},
+    },
 };
 use resilience_http::{
     headers::IDEMPOTENCY_KEY, idempotency::KeyRules, server::IdempotentRequests,
@@ -170,19 +173,20 @@ impl IdempotencyStore for Away {
         away()
     }
 
-    fn subscribe(&self, _: &str, _: &str) -> Changes {
-        Changes::new(tokio::sync::watch::channel(()).1)
+    fn subscribe(&self, _: &str, _: &str) -> Subscription<()> {
+        Subscription::new(tokio::sync::watch::channel(Pushed::None).1)
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_its_store_a_request_with_a_key_is_503_unless_the_handle_says_otherwise() {
     for (policy, status, served) in [
-        (Unreachable::Closed, 503, 0),
-        (Unreachable::Open, 200, 2),
-        (Unreachable::Local, 200, 1),
+        (OnOutage::FailClosed, 503, 0),
+        (OnOutage::FailOpen, 200, 2),
+        (OnOutage::Local, 200, 1),
     ] {
-        let handle = builder().store(Away).unreachable(policy).build().unwrap();
+        let fleet = FleetOptions::new().on_outage(policy);
+        let handle = builder().store(Away).fleet(fleet).build().unwrap();
         let (app, effects) = paying(&IdempotentRequests::new(&handle));
         for _ in 0..2 {
             let response = pay("k", "{}").send(&app).await;

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use resilience_core::Error;
 use resilience_core::{
     error::Reason,
-    idempotency::{InProcessIdempotency, Outcome, inbox::SqliteInbox},
+    idempotency::{InProcessIdempotency, Outcome},
+    sql::inbox::SqliteInbox,
 };
 
 use super::rig::{EFFECT, SqliteRig, coffee, ms, tea};

@@ -3,7 +3,7 @@
 use super::{Dialect, Shared};
 use crate::{
     error::Pattern,
-    telemetry::{Reading, Source, counters},
+    telemetry::{self, Reading, Source, counters},
 };
 
 counters! {
@@ -34,6 +34,13 @@ impl<DB: Dialect> Source for Shared<DB> {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.totals.read(out);
+        if let Some(front) = &self.front {
+            out(Reading {
+                metric: &telemetry::FLEET_DEGRADED,
+                attribute: Pattern::Idempotency.as_str(),
+                value: u64::from(!front.is_available()),
+            });
+        }
     }
 }
 

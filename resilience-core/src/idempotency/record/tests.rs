@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::record::{
+use super::{
     Claim, Claimed, Completion, Grant, Holder, Loss, Phase, Previous, Record, StoreResolution,
     Takeover, WriteOutcome,
 };

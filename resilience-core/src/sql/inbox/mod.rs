@@ -8,7 +8,7 @@
 //! # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
 //! # #[cfg(feature = "sqlx-sqlite")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use resilience_core::idempotency::{Fingerprint, Key, inbox::{Claimed, SqliteInbox}};
+//! use resilience_core::{idempotency::{Fingerprint, Key}, sql::inbox::{Claimed, SqliteInbox}};
 //! use sqlx::{SqlitePool, query};
 //!
 //! # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
@@ -102,8 +102,7 @@ pub use run::{Done, Work};
 pub use totals::InboxSnapshot;
 use totals::Totals;
 
-use super::Key;
-use crate::{error::Pattern, retry::Backoff};
+use crate::{error::Pattern, idempotency::Key, retry::Backoff};
 
 /// An inbox in PostgreSQL.
 #[cfg(feature = "sqlx-postgres")]

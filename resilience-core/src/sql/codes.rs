@@ -1,10 +1,10 @@
-//! The codes of the three databases. The table is in the module's documentation.
+//! The error codes of the three databases, as tabled in the module's documentation.
 
 use ::sqlx::error::DatabaseError;
 
 use crate::verdict::Verdict;
 
-/// By SQLSTATE, which PostgreSQL always has and MySQL often.
+/// Classifies an SQLSTATE, which PostgreSQL always has and MySQL often.
 pub(super) fn sqlstate(state: &str) -> Verdict {
     match state {
         "40002" => Verdict::Success,
@@ -19,7 +19,7 @@ pub(super) fn sqlstate(state: &str) -> Verdict {
     }
 }
 
-/// By MySQL's error number, where it says more than the SQLSTATE.
+/// Classifies MySQL's error number, where it says more than the SQLSTATE.
 pub(super) const fn mysql(number: u16) -> Option<Verdict> {
     Some(match number {
         // Memory and threads.
@@ -43,7 +43,7 @@ pub(super) const fn mysql(number: u16) -> Option<Verdict> {
 /// The number that MySQL's driver puts at the front of its message: `1205 (HY000): Lock ..`, or without an SQLSTATE
 /// (an error of the handshake) `1040: Too ..`. The generic trait has no other place for it.
 pub(super) fn mysql_number(error: &dyn DatabaseError, code: Option<&str>) -> Option<u16> {
-    // The others' codes: a SQLite code is shorter.
+    // A code of another length is SQLite's.
     if code.is_some_and(|code| code.len() != 5) {
         return None;
     }
@@ -61,7 +61,7 @@ pub(super) fn mysql_number(error: &dyn DatabaseError, code: Option<&str>) -> Opt
     is_mysql.then(|| number.parse().ok())?
 }
 
-/// By SQLite's extended result code, whose last byte is the primary one.
+/// Classifies SQLite's extended result code, whose last byte is the primary code.
 pub(super) const fn sqlite(code: u32) -> Verdict {
     match (code, code & 0xff) {
         (513 | 516 | 769, _) | (_, 5 | 6 | 7 | 9 | 15 | 17) => Verdict::transient(),

@@ -12,7 +12,7 @@ use ::sqlx::{Database, Pool, Transaction};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Claimed, Dialect, Entry, Inbox, Settled, front::Asked};
+use super::{Claimed, Dialect, Entry, Inbox, Settled, front::Answer};
 use crate::{
     classify::ClassifySelf,
     deadline,
@@ -128,7 +128,7 @@ impl<DB: Dialect> Inbox<DB> {
     /// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
     /// # #[cfg(feature = "sqlx-sqlite")]
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use resilience_core::{Error, idempotency::inbox::SqliteInbox};
+    /// use resilience_core::{Error, sql::inbox::SqliteInbox};
     ///
     /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
     /// # sqlx::query("CREATE TABLE orders (item TEXT)").execute(&pool).await?;
@@ -167,24 +167,23 @@ impl<DB: Dialect> Inbox<DB> {
             let ran = self.until_settled(pool, &key, &mut work).await?;
             return self.outcome(ran);
         };
-        let (name, stored) = (&*self.shared.name, key.stored());
-        let totals = &self.shared.totals;
-        match front.ask(name, &stored, key.print().bytes()).await {
-            Asked::Done { outcome, age } => {
+        let (stored, totals) = (key.stored(), &self.shared.totals);
+        match front.ask(&stored, key.print().bytes()).await {
+            Answer::Done { outcome, age } => {
                 totals.replayed_in_front.fetch_add(1, Relaxed);
                 self.replay(&outcome, age)
             }
-            asked @ (Asked::Nothing | Asked::NoAnswer) => {
-                if matches!(asked, Asked::NoAnswer) {
+            answer @ (Answer::Nothing | Answer::Failed) => {
+                if matches!(answer, Answer::Failed) {
                     totals.front_errors.fetch_add(1, Relaxed);
                 }
                 let ran = self.until_settled(pool, &key, &mut work).await?;
                 self.outcome(ran)
             }
-            Asked::Tell(holder) => {
+            Answer::Claimed(holder) => {
                 let ran = self.until_settled(pool, &key, &mut work).await;
                 let settled = ran.as_ref().ok().map(|(settled, _)| settled);
-                if !front.tell(name, &stored, &holder, settled).await {
+                if !front.tell(&stored, &holder, settled).await {
                     totals.front_errors.fetch_add(1, Relaxed);
                 }
                 self.outcome(ran?)

@@ -21,7 +21,7 @@ pub struct InboxBuilder<DB> {
     max_outcome: usize,
     max_attempts: u32,
     backoff: Backoff,
-    front: Option<Front>,
+    front: Option<(Arc<dyn IdempotencyStore>, Duration)>,
     begin: Option<&'static str>,
     database: PhantomData<fn() -> DB>,
 }
@@ -97,7 +97,7 @@ impl<DB: Dialect> InboxBuilder<DB> {
     /// A faster store in front of the database: see the [module](super). It may take `budget` for each of its two
     /// steps; then the database is asked without it.
     pub fn front(mut self, store: Arc<dyn IdempotencyStore>, budget: Duration) -> Self {
-        self.front = Some(Front { store, budget });
+        self.front = Some((store, budget));
         self
     }
 
@@ -134,21 +134,16 @@ impl<DB: Dialect> InboxBuilder<DB> {
                 "must be between a millisecond and a day",
             ));
         }
-        if let Some(front) = &self.front
-            && front.budget.is_zero()
-        {
-            return Err(InvalidConfig::new(
-                "front",
-                front.budget,
-                "must have a budget above zero",
-            ));
-        }
         if self.max_outcome == 0 {
             return Err(InvalidConfig::new("max_outcome", 0, "must be at least 1"));
         }
         if self.max_attempts == 0 {
             return Err(InvalidConfig::new("max_attempts", 0, "must be at least 1"));
         }
+        let front = self
+            .front
+            .map(|(store, budget)| Front::new(&self.name, store, budget))
+            .transpose()?;
         let shared = Arc::new(Shared {
             statements: DB::statements(&table, self.wait.is_some()),
             begin: self.begin.unwrap_or(DB::BEGIN),
@@ -158,7 +153,7 @@ impl<DB: Dialect> InboxBuilder<DB> {
             max_outcome: self.max_outcome,
             max_attempts: self.max_attempts,
             backoff: self.backoff,
-            front: self.front,
+            front,
             last_fence: AtomicI64::new(0),
             totals: Totals::default(),
             retire: telemetry::retire,

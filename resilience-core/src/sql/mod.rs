@@ -1,11 +1,18 @@
-//! What an error of `sqlx` says about the database (feature `sqlx`).
+//! What users of sqlx need: classification of errors, and idempotency keys in SQL transactions (feature `sqlx`).
 //!
-//! [`SqlxErrors`] is the classifier for a stack of closures that fail with [`sqlx::Error`]; for errors of your own that
-//! wrap one, ask it for its [`ClassifySelf`].
+//! | item | what it does | feature |
+//! |---|---|---|
+//! | [`SqlxErrors`] | classifies [`sqlx::Error`](::sqlx::Error)s for breaker and retry | `sqlx` |
+//! | `inbox` | idempotency keys in the transaction that does the work | `sqlx-postgres`, `sqlx-sqlite` |
+//!
+//! # Classification
+//!
+//! [`SqlxErrors`] is the classifier for a stack of closures that fail with [`sqlx::Error`](::sqlx::Error); errors of your own
+//! that wrap one can call its [`ClassifySelf`](crate::classify::ClassifySelf).
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{breaker::CircuitBreaker, bulkhead::Bulkhead, deadline::Timeout, execute, retry::Retry, sqlx::SqlxErrors};
+//! use resilience_core::{breaker::CircuitBreaker, bulkhead::Bulkhead, deadline::Timeout, execute, retry::Retry, sql::SqlxErrors};
 //! use tower::ServiceBuilder;
 //!
 //! # fn main() -> Result<(), resilience_core::InvalidConfig> {
@@ -21,16 +28,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The drivers are the application's choice and their types are not named here: what is read is what all of them
-//! share, that is the kind of error, its code (an SQLSTATE; SQLite's extended result code), and for MySQL, whose
-//! SQLSTATE is `HY000` for much that matters, the error number at the front of the message.
+//! The drivers are the application's choice and their types are not named here. The classifier reads what all of them
+//! share: the kind of error, its code (an SQLSTATE, or SQLite's extended result code), and for MySQL, whose SQLSTATE is
+//! often just `HY000`, the error number at the front of the message.
 //!
 //! # The table
 //!
-//! Transient: the database failed, and may do better next time; counted by a breaker, retried. Permanent: the database
-//! failed, and will fail again; counted, not retried. Success: the database did its work, and what it said is about the
-//! statement; never retried, and a half-open breaker may close on it. **A code that is not listed is a success**: a
-//! database that answers is not down. Ignored: nobody asked the database, or its answer was not understood here.
+//! Transient: the database failed and may succeed next time; counted by a breaker, retried. Permanent: the database failed
+//! and will fail again; counted, not retried. Success: the database worked, and the error is about the statement; never
+//! retried, and a half-open breaker may close on it. **A code that is not listed is a success**: a database that answers is
+//! not down. Ignored: the database was not called, or its answer was not understood here.
 //!
 //! | `sqlx::Error` | verdict |
 //! |---|---|
@@ -76,81 +83,21 @@
 //!   SQLite `BUSY` outside a transaction. Repeat it as you like.
 //! - **The statement was undone, the transaction may live on**: `55P03`, `57014`, MySQL 1205, 3024, 3572. Repeat the
 //!   transaction from its beginning: put the whole of it, from `begin` to `commit`, in the closure.
-//! - **Nobody knows**: `Io` and `Protocol` after the statement was sent, `08...`, `57P01`, `57P02`, `40003`, MySQL 1053,
+//! - **Unknown**: `Io` and `Protocol` after the statement was sent, `08...`, `57P01`, `57P02`, `40003`, MySQL 1053,
 //!   2006, 2013, and whatever breaks during a `commit`. The statement may have been carried out. Repeat it only if
 //!   doing it twice does no harm.
 //!
-//! The classifier cannot tell which of these the work can stand; the caller can: only
+//! The classifier cannot tell which of these are safe to repeat; the caller can: only
 //! [`call_idempotent`](crate::execute::Guarded::call_idempotent) is ever retried.
+//!
+//! # References
+//! The error tables of [PostgreSQL](https://www.postgresql.org/docs/current/errcodes-appendix.html),
+//! [MySQL](https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html) and
+//! [SQLite](https://www.sqlite.org/rescode.html).
 
-use ::sqlx::error::{DatabaseError, ErrorKind};
-
-use crate::{
-    classify::{Classify, ClassifySelf},
-    error::Error,
-    verdict::Verdict,
-};
-
+mod classify;
 mod codes;
-#[cfg(test)]
-mod tests;
+#[cfg(any(feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
+pub mod inbox;
 
-/// Judges [`sqlx::Error`]s in a typed stack, by the [table](self#the-table). `Ok` is a success.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SqlxErrors;
-
-impl<Res> Classify<Res, Error<::sqlx::Error>> for SqlxErrors {
-    fn classify(&self, result: Result<&Res, &Error<::sqlx::Error>>) -> Verdict {
-        result.err().map_or(Verdict::Success, ClassifySelf::verdict)
-    }
-}
-
-impl ClassifySelf for ::sqlx::Error {
-    fn verdict(&self) -> Verdict {
-        match self {
-            Self::Io(_) | Self::PoolTimedOut | Self::Protocol(_) | Self::WorkerCrashed => {
-                Verdict::transient()
-            }
-            Self::Database(error) => database(&**error),
-            // The database has answered.
-            Self::RowNotFound => Verdict::Success,
-            Self::ColumnNotFound(_)
-            | Self::ColumnIndexOutOfBounds { .. }
-            | Self::ColumnDecode { .. }
-            | Self::Decode(_)
-            | Self::Encode(_)
-            | Self::TypeNotFound { .. }
-            | Self::InvalidArgument(_)
-            | Self::AnyDriverError(_)
-            | Self::InvalidSavePointStatement
-            | Self::BeginFailed => Verdict::Ignored,
-            // Nothing that comes through this pool will work: `Tls`, `Configuration`, `PoolClosed`. And of what
-            // `sqlx` may add, nobody knows whether it can be repeated.
-            _ => Verdict::Permanent,
-        }
-    }
-}
-
-fn database(error: &dyn DatabaseError) -> Verdict {
-    match error.kind() {
-        ErrorKind::UniqueViolation
-        | ErrorKind::ForeignKeyViolation
-        | ErrorKind::NotNullViolation
-        | ErrorKind::CheckViolation
-        | ErrorKind::ExclusionViolation => Verdict::Success,
-        _ => by_code(error),
-    }
-}
-
-fn by_code(error: &dyn DatabaseError) -> Verdict {
-    let code = error.code();
-    let code = code.as_deref();
-    if let Some(verdict) = codes::mysql_number(error, code).and_then(codes::mysql) {
-        return verdict;
-    }
-    match code {
-        Some(state) if state.len() == 5 => codes::sqlstate(state),
-        Some(number) => number.parse().map_or(Verdict::Success, codes::sqlite),
-        None => Verdict::Success,
-    }
-}
+pub use self::classify::SqlxErrors;
