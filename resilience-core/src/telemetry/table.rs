@@ -118,24 +118,24 @@ metrics! {
         "Leases of a fleet's bulkhead that were lost during the call.";
     LIMIT_ADMISSIONS = Counter "resilience.rate_limit.admissions" "{call}"
         ["resilience.decider": &["unlimited", "store", "lease", "memory", "local", "local_share", "policy"]],
-        "Calls that a shared rate limit admitted, by what decided.";
+        "Calls that a fleet's rate limit admitted, by what decided.";
     LIMIT_REJECTIONS = Counter "resilience.rate_limit.rejections" "{call}"
         ["resilience.reason": &["rate_limited", "too_costly", "store_unreachable"]],
         "Calls that a rate limit rejected, by reason.";
     LIMIT_WAITING = UpDownCounter "resilience.rate_limit.waiting" "{call}",
         "Calls that wait for their tokens.";
     LIMIT_EXHAUSTIONS = Counter "resilience.rate_limit.exhaustions" "{call}" ["resilience.limit.name": &[]],
-        "Calls that found a limit of a shared rate limit exhausted, by limit.";
+        "Calls that found a limit of a fleet's rate limit exhausted, by limit.";
     LIMIT_SHADOW_EXHAUSTIONS = Counter "resilience.rate_limit.shadow_exhaustions" "{call}"
         ["resilience.limit.name": &[]],
-        "Calls that found a limit of a shared rate limit exhausted and were admitted in shadow mode, by limit.";
+        "Calls that found a limit of a fleet's rate limit exhausted and were admitted in shadow mode, by limit.";
     LIMIT_NEAR = Counter "resilience.rate_limit.near" "{call}" ["resilience.limit.name": &[]],
-        "Calls that a shared rate limit admitted and that left little of a limit, by limit.";
+        "Calls that a fleet's rate limit admitted and that left little of a limit, by limit.";
     LIMIT_LEASED = UpDownCounter "resilience.rate_limit.leased" "{token}" ["resilience.limit.name": &[]],
-        "Tokens of a shared rate limit that this instance has leased and not spent, by limit.";
+        "Tokens of a fleet's rate limit that this instance has leased and not spent, by limit.";
     LIMIT_STORE_CALLS = Counter "resilience.rate_limit.store_calls" "{call}"
         ["resilience.outcome": &["answered", "unanswered"]],
-        "Requests of a shared rate limit to its store, answered or not.";
+        "Requests of a fleet's rate limit to its store, answered or not.";
     RETRY_CALLS = Counter "resilience.retry.calls" "{call}",
         "Calls of the retry layer that the dependency has answered, retried or not.";
     RETRY_RETRIES = Counter "resilience.retry.retries" "{attempt}",

@@ -1,4 +1,4 @@
-//! What a fallback answers with, and when.
+//! The responses of fallbacks, and the conditions for them.
 
 use std::{
     fmt,
@@ -14,21 +14,21 @@ use crate::{
     execute::Call,
 };
 
-/// Answers in the place of a service that failed.
+/// Response in place of a failed one.
 pub trait FallbackResponse<Req, Res, E> {
-    /// What has to be known of a request to answer it later. Taken before every call: keep it small.
+    /// What the response needs of the request. Taken before every call: it should be small.
     type Note;
-    /// The answer to come.
+    /// The future of the response.
     type Future: Future<Output = Result<Res, E>>;
 
-    /// Takes a note of a request that is about to be given to the service.
+    /// Takes what the response needs of `request`, before the service takes the request.
     fn note(&self, request: &Req) -> Self::Note;
 
-    /// Answers the request of that note, which ended in `failed`: an error, or a response that was taken for a
-    /// failure.
+    /// Starts the response to the request of `note`, which ended in `failed`: an error, or a response that was judged as
+    /// a failure.
     ///
     /// # Errors
-    /// Gives `failed` back if there is no answer to this one.
+    /// Returns `failed` if there is no response for it.
     fn answer(
         &self,
         failed: Result<Res, E>,
@@ -36,7 +36,7 @@ pub trait FallbackResponse<Req, Res, E> {
     ) -> Result<Self::Future, Result<Res, E>>;
 }
 
-/// A response made in advance. See [`Fallback::value`](super::Fallback::value).
+/// A fixed response. See [`Fallback::value`](super::Fallback::value).
 #[derive(Clone, Copy, Debug)]
 pub struct Value<Res>(pub(super) Res);
 
@@ -51,7 +51,7 @@ impl<Req, Res: Clone, E> FallbackResponse<Req, Res, E> for Value<Res> {
     }
 }
 
-/// A function of the error. See [`Fallback::by`](super::Fallback::by).
+/// Response by a function of the error. See [`Fallback::by`](super::Fallback::by).
 #[derive(Clone, Copy)]
 pub struct By<F>(pub(super) F);
 
@@ -72,7 +72,7 @@ where
     }
 }
 
-/// An async function of the error. See [`Fallback::by_async`](super::Fallback::by_async).
+/// Response by an async function of the error. See [`Fallback::by_async`](super::Fallback::by_async).
 #[derive(Clone, Copy)]
 pub struct ByAsync<F>(pub(super) F);
 
@@ -94,7 +94,7 @@ where
     }
 }
 
-/// A function of the failed result. See [`Fallback::by_result`](super::Fallback::by_result).
+/// Response by a function of the failed result. See [`Fallback::by_result`](super::Fallback::by_result).
 #[derive(Clone, Copy)]
 pub struct ByResult<F>(pub(super) F);
 
@@ -112,10 +112,10 @@ where
     }
 }
 
-/// Another service. See [`Fallback::service`](super::Fallback::service).
+/// Response of another service. See [`Fallback::service`](super::Fallback::service).
 pub struct OnService<S, F> {
-    /// Cloned when it is needed, so that a passing call pays nothing for it. The lock makes `&self` enough for a
-    /// service that is not `Sync`.
+    /// Cloned when the fallback is needed, so that a passing call pays nothing. The lock allows a service that is not
+    /// `Sync`.
     template: Mutex<S>,
     request: F,
 }
@@ -154,13 +154,13 @@ where
     }
 }
 
-/// Decides whether a result calls for the fallback.
+/// Condition for the fallback.
 pub trait When<Res, E> {
-    /// Whether `result` is to be answered by the fallback instead.
+    /// Whether the fallback replaces `result`.
     fn applies(&self, result: Result<&Res, &E>) -> bool;
 }
 
-/// On every error, rejections included. The default.
+/// Fallback on every error, rejections included. The default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OnError;
 
@@ -170,7 +170,7 @@ impl<Res, E> When<Res, E> for OnError {
     }
 }
 
-/// On some errors. See [`FallbackLayer::when`](super::FallbackLayer::when).
+/// Fallback on selected errors. See [`FallbackLayer::when`](super::FallbackLayer::when).
 #[derive(Clone, Copy)]
 pub struct WhenError<P>(pub(super) P);
 
@@ -180,7 +180,7 @@ impl<Res, E, P: Fn(&E) -> bool> When<Res, E> for WhenError<P> {
     }
 }
 
-/// On what a classifier takes for a failure, and on rejections. See
+/// Fallback on what a classifier judges as a failure, and on rejections. See
 /// [`FallbackLayer::classify`](super::FallbackLayer::classify).
 #[derive(Clone, Copy, Debug)]
 pub struct OnFailure<C>(pub(super) C);
