@@ -34,6 +34,7 @@ use resilience_core::{
         fleet::{FleetOverride, FleetRules, InProcessBreakers, OverrideKind},
     },
     execute::{self, Execute},
+    fleet::FleetOptions,
 };
 use resilience_redis::Redis;
 use tokio::time::{Instant, sleep, timeout};
@@ -100,13 +101,6 @@ fn builder() -> CircuitBreakerBuilder {
         .failure_rate(0.5)
         .open_for(OpenFor::fixed(ms(2000)))
         .half_open(HalfOpen::probes(3))
-        .fleet(
-            FleetRules::new()
-                .min_instances(2)
-                .quorum(0.3)
-                .calm(ms(200))
-                .alert(ms(50)),
-        )
 }
 
 async fn open_together(fleet: &[Instance], seen: &mut Seen) -> Result<(), BoxError> {
@@ -254,6 +248,10 @@ impl Store {
     }
 
     fn share(&self, builder: CircuitBreakerBuilder) -> CircuitBreakerBuilder {
+        let rules = FleetRules::new().min_instances(2).quorum(0.3).alert(ms(50));
+        let builder = builder
+            .fleet(FleetOptions::new().heartbeat(ms(200)))
+            .fleet_rules(rules);
         match self {
             Self::InProcess(store) => builder.store(store.clone()),
             Self::Redis { url, prefix } => {

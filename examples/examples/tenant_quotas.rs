@@ -25,10 +25,13 @@ use axum::{
     http::{HeaderMap, header::CONTENT_LENGTH, request::Parts},
     routing::{get, post},
 };
-use resilience_core::limit::{
-    Quota,
-    fleet::{Costs, FleetRateLimit, FleetRateLimitBuilder, Plan, Plans},
-    store::InProcessLimits,
+use resilience_core::{
+    fleet::FleetOptions,
+    limit::{
+        Quota,
+        fleet::{Costs, FleetRateLimit, FleetRateLimitBuilder, Plan, Plans},
+        store::InProcessLimits,
+    },
 };
 use resilience_http::{
     problem::Problem,
@@ -271,7 +274,7 @@ impl Store {
             }
         };
         // So that the example is quick.
-        Ok(builder.heartbeat(Duration::from_millis(200)))
+        Ok(builder.fleet(FleetOptions::new().heartbeat(Duration::from_millis(200))))
     }
 }
 

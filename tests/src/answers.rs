@@ -10,7 +10,8 @@ use std::{
 };
 
 use resilience_core::{
-    breaker::fleet::{BreakerStore, Subscription},
+    breaker::fleet::{BreakerStore, BreakerView},
+    fleet::Subscription,
     idempotency::{
         IdempotencyStore,
         record::{Claim, Claimed, Completion, Holder, Loss, Takeover, WriteOutcome},
@@ -72,7 +73,7 @@ struct Counts {
 struct Load {
     counts: Arc<Counts>,
     tasks: JoinSet<()>,
-    _subscriptions: Vec<Subscription>,
+    _subscriptions: Vec<Subscription<Arc<BreakerView>>>,
 }
 
 /// The channel of a breaker lives in the slot of its name.
@@ -257,9 +258,11 @@ pub async fn in_a_cluster(
             2 | 4 => cluster.fail_over(&key),
             5 => {
                 let master = cluster.master_of(&key);
+                cluster.is_followed(master);
                 cluster.node_mut(master).kill();
                 cluster.has_another_master(&key, master);
                 cluster.node_mut(master).restart();
+                cluster.follows(master);
                 cluster.is_whole();
             }
             _ => {

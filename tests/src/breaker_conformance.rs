@@ -5,9 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::breaker::fleet::{
-    BreakerStore, BreakerView, Change, Counts, FleetOverride, FleetState, LeaseAnswer,
-    OverrideKind, Push, Report,
+use resilience_core::{
+    breaker::fleet::{
+        BreakerStore, BreakerView, Change, Counts, FleetOverride, FleetState, LeaseAnswer,
+        OverrideKind, Report,
+    },
+    fleet::Pushed,
 };
 
 use crate::until::eventually;
@@ -551,7 +554,7 @@ async fn changes_are_pushed_with_the_whole_view(store: &dyn BreakerStore) {
         let view = enter(store, name, FleetState::Open, 60_000).await;
         let pushed = tokio::time::timeout(Duration::from_millis(200), pushes.next()).await;
         match pushed {
-            Ok(Push::View(pushed)) if pushed.epoch == view.epoch => break (pushed, view),
+            Ok(Pushed::Value(pushed)) if pushed.epoch == view.epoch => break (pushed, view),
             _ => {}
         }
     };

@@ -18,6 +18,7 @@ use resilience_core::{
     },
     completion::Guard,
     error::Error,
+    fleet::FleetOptions,
 };
 use resilience_redis::Redis;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
@@ -41,9 +42,12 @@ pub const BUDGET: Duration = Duration::from_millis(250);
 
 /// Quick to report, so that tests are quick.
 pub fn rules() -> FleetRules {
-    FleetRules::new()
-        .calm(Duration::from_millis(200))
-        .alert(Duration::from_millis(50))
+    FleetRules::new().alert(Duration::from_millis(50))
+}
+
+/// Quick to report while all is well, too.
+pub fn options() -> FleetOptions {
+    FleetOptions::new().heartbeat(Duration::from_millis(200))
 }
 
 /// A breaker as the tests have it: ten calls suffice, and it is open for `open_for`.
@@ -53,7 +57,8 @@ pub fn builder(name: &str, open_for: Duration) -> CircuitBreakerBuilder {
         .minimum_calls(10)
         .open_for(OpenFor::fixed(open_for))
         .half_open(HalfOpen::probes(3))
-        .fleet(rules())
+        .fleet(options())
+        .fleet_rules(rules())
 }
 
 /// Opens a connection, as every instance does.
@@ -295,7 +300,7 @@ pub fn told(name: &str) -> (usize, usize) {
             .filter(|(message, _)| message.starts_with(start));
         of.map(|(_, count)| count).sum()
     };
-    (count("no shared state"), count("shared state is back"))
+    (count("store unavailable"), count("store available"))
 }
 
 type Events = BTreeMap<String, BTreeMap<String, usize>>;

@@ -15,6 +15,7 @@ use resilience_core::{
         Window, fleet::FleetRules,
     },
     bulkhead::Bulkhead,
+    fleet::FleetOptions,
     keyed::Keyed,
     retry::{Backoff, Retry, RetryBudget},
 };
@@ -111,12 +112,16 @@ impl Share {
     }
 }
 
+/// How an instance takes part in its fleet.
+pub(super) fn fleet_options() -> FleetOptions {
+    FleetOptions::new().heartbeat(guard::CALM)
+}
+
 /// How the instances of a fleet share what they know.
 pub(super) fn fleet_rules() -> FleetRules {
     FleetRules::new()
         .min_instances(guard::QUORUM.0)
         .quorum(guard::QUORUM.1)
-        .calm(guard::CALM)
         .alert(guard::ALERT)
         .probe_lease(guard::PROBE_LEASE)
 }
@@ -338,6 +343,8 @@ fn in_words(event: &Event) -> String {
 
 #[cfg(test)]
 mod tests {
+    use resilience_core::breaker::fleet::InProcessBreakers;
+
     use super::*;
 
     #[test]
@@ -352,9 +359,10 @@ mod tests {
         assert!(third.settings().starts_with("3 instances"));
     }
 
-    #[test]
-    fn the_fleet_s_rules_are_ones_that_a_breaker_takes() {
-        let breaker = CircuitBreaker::builder("test").fleet(fleet_rules());
+    #[tokio::test]
+    async fn the_fleet_s_rules_are_ones_that_a_breaker_takes() {
+        let breaker = CircuitBreaker::builder("test").store(InProcessBreakers::new());
+        let breaker = breaker.fleet(fleet_options()).fleet_rules(fleet_rules());
         breaker.build().unwrap();
         assert!(fleet_settings().contains("every 50 ms while something fails"));
     }

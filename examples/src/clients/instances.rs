@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     Caller, Gauges, Refusals, StoreHealth, Target,
-    guarded::{Guarded, News, Share, Told, fleet_rules, fleet_settings},
+    guarded::{Guarded, News, Share, Told, fleet_options, fleet_rules, fleet_settings},
 };
 use crate::{payments::Payer, stats::Outcome, timeline::Timeline};
 
@@ -88,8 +88,14 @@ impl Instances {
             let connection = plan.sharing.connect(&prefix, plan.instances).await?;
             let sharing = |builder: CircuitBreakerBuilder| match (&plan.sharing, &connection) {
                 (Sharing::Local, _) => builder,
-                (_, Some(redis)) => builder.store(redis.breakers()).fleet(fleet_rules()),
-                (_, None) => builder.store(memory.clone()).fleet(fleet_rules()),
+                (_, Some(redis)) => builder
+                    .store(redis.breakers())
+                    .fleet(fleet_options())
+                    .fleet_rules(fleet_rules()),
+                (_, None) => builder
+                    .store(memory.clone())
+                    .fleet(fleet_options())
+                    .fleet_rules(fleet_rules()),
             };
             let seed = plan.seed.wrapping_add(number as u64);
             let target = target.clone();

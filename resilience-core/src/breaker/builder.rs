@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     CircuitBreaker,
-    fleet::{BreakerStore, FleetRules},
+    fleet::{BreakerStore, DEFAULTS, FleetConfig, FleetRules},
     rules::{Rate, Rules, WindowRules},
     settings::{Dropped, HalfOpen, OpenFor, RampUp, Window},
 };
-use crate::{clock::Clock, error::InvalidConfig, stripe};
+use crate::{clock::Clock, error::InvalidConfig, fleet::FleetOptions, stripe};
 
 /// Makes a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
 #[derive(Clone, Debug)]
@@ -28,7 +28,8 @@ pub struct CircuitBreakerBuilder {
     seed: Option<u64>,
     event_capacity: usize,
     store: Option<Arc<dyn BreakerStore>>,
-    fleet: FleetRules,
+    fleet: Option<FleetOptions>,
+    fleet_rules: Option<FleetRules>,
 }
 
 impl CircuitBreakerBuilder {
@@ -48,7 +49,8 @@ impl CircuitBreakerBuilder {
             seed: None,
             event_capacity: 256,
             store: None,
-            fleet: FleetRules::new(),
+            fleet: None,
+            fleet_rules: None,
         }
     }
 
@@ -61,10 +63,17 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// How this instance takes part in the fleet of a [fleet](Self::store) breaker. Default:
-    /// [`FleetRules::new`].
-    pub fn fleet(mut self, rules: FleetRules) -> Self {
-        self.fleet = rules;
+    /// How this instance takes part in the fleet: its name, the time budget of a step of the store (default: 250
+    /// milliseconds), the interval of its reports while all is well (the heartbeat; default: 2 seconds). The outage policy
+    /// is [`OnOutage::Local`](crate::fleet::OnOutage::Local), and others are refused. Needs a [store](Self::store).
+    pub fn fleet(mut self, options: FleetOptions) -> Self {
+        self.fleet = Some(options);
+        self
+    }
+
+    /// When the fleet opens, and how fast it acts. Default: [`FleetRules::new`]. Needs a [store](Self::store).
+    pub fn fleet_rules(mut self, rules: FleetRules) -> Self {
+        self.fleet_rules = Some(rules);
         self
     }
 
@@ -204,11 +213,7 @@ impl CircuitBreakerBuilder {
             ));
         }
         let minimum = self.checked_minimum()?;
-        self.fleet.check()?;
-        if self.store.is_some() && tokio::runtime::Handle::try_current().is_err() {
-            let rule = "must be built within a tokio runtime";
-            return Err(InvalidConfig::new("shared", &*self.name, rule));
-        }
+        let fleet = self.checked_fleet()?;
         Ok(Config {
             rules: Rules {
                 window: self.window.check()?,
@@ -230,8 +235,34 @@ impl CircuitBreakerBuilder {
             seed: self.seed,
             event_capacity: self.event_capacity,
             name: self.name,
-            fleet: self.store.map(|store| (store, self.fleet)),
+            fleet,
         })
+    }
+
+    fn checked_fleet(&self) -> Result<Option<FleetConfig>, InvalidConfig> {
+        let Some(store) = &self.store else {
+            let set = [
+                ("fleet", self.fleet.is_some()),
+                ("fleet_rules", self.fleet_rules.is_some()),
+            ];
+            return match set.into_iter().find(|(_, is_set)| *is_set) {
+                Some((field, _)) => Err(InvalidConfig::new(field, "set", "needs a store")),
+                None => Ok(None),
+            };
+        };
+        let settings = self.fleet.clone().unwrap_or_default();
+        let settings = settings.resolve(&DEFAULTS)?;
+        let rules = self.fleet_rules.clone().unwrap_or_default();
+        rules.check(settings.heartbeat)?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            let rule = "must be built within a tokio runtime";
+            return Err(InvalidConfig::new("shared", &*self.name, rule));
+        }
+        Ok(Some(FleetConfig {
+            store: Arc::clone(store),
+            rules,
+            settings,
+        }))
     }
 
     fn checked_minimum(&self) -> Result<u32, InvalidConfig> {
@@ -263,7 +294,7 @@ pub(super) struct Config {
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
     pub(super) event_capacity: usize,
-    pub(super) fleet: Option<(Arc<dyn BreakerStore>, FleetRules)>,
+    pub(super) fleet: Option<FleetConfig>,
 }
 
 #[cfg(all(test, not(loom)))]

@@ -4,8 +4,9 @@ use std::{fmt, mem, sync::Arc, time::Duration};
 
 use super::{
     fleet::{Lease, StoreUnavailable},
-    machine::{Outcome, Refusal},
+    machine::Outcome,
     packed_state::AdmittedState,
+    refusal::Refusal,
     settings::Dropped,
     shared::Shared,
 };

@@ -1,4 +1,4 @@
-//! Counters that only go up, striped by thread.
+//! What is counted: the calls of one generation, and counters that only go up, striped by thread.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,7 +7,35 @@ use crossbeam_utils::CachePadded;
 use super::window::Kind;
 use crate::{error::Reason, stripe, sync::atomic::AtomicU64};
 
-/// What is counted here. The results of a time window are not: it keeps them itself.
+/// How the calls of one generation have ended so far: those in the window, or the probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Calls that were judged.
+    pub calls: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// Those of them that were slow, failed or not.
+    pub slow: u64,
+    /// Failures in a row, up to now; zero where they are not watched.
+    pub consecutive_failures: u32,
+}
+
+impl Counts {
+    /// The share of calls that failed; `None` of no calls.
+    #[must_use]
+    pub fn failure_rate(&self) -> Option<f64> {
+        (self.calls > 0).then(|| self.failures as f64 / self.calls as f64)
+    }
+
+    /// The share of calls that were slow; `None` of no calls.
+    #[must_use]
+    pub fn slow_rate(&self) -> Option<f64> {
+        (self.calls > 0).then(|| self.slow as f64 / self.calls as f64)
+    }
+}
+
+/// What the counters count. The results of a time window are not: it keeps them itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Count {
     Judged(Kind),

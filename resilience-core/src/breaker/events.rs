@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
-use super::{overrides::OverrideInfo, snapshot::State};
+use super::{counters::Counts, overrides::OverrideInfo, snapshot::State};
 
 /// A breaker changed its state, or was given an order.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,34 +91,6 @@ impl Cause {
             Self::OrderExpired => "order_expired",
             Self::Reset { .. } => "reset",
         }
-    }
-}
-
-/// How the calls of one generation have ended so far: those in the window, or the probes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counts {
-    /// Calls that were judged.
-    pub calls: u64,
-    /// Those of them that failed.
-    pub failures: u64,
-    /// Those of them that were slow, failed or not.
-    pub slow: u64,
-    /// Failures in a row, up to now; zero where they are not watched.
-    pub consecutive_failures: u32,
-}
-
-impl Counts {
-    /// The share of calls that failed; `None` of no calls.
-    #[must_use]
-    pub fn failure_rate(&self) -> Option<f64> {
-        (self.calls > 0).then(|| self.failures as f64 / self.calls as f64)
-    }
-
-    /// The share of calls that were slow; `None` of no calls.
-    #[must_use]
-    pub fn slow_rate(&self) -> Option<f64> {
-        (self.calls > 0).then(|| self.slow as f64 / self.calls as f64)
     }
 }
 

@@ -6,8 +6,10 @@ use std::{
     mem,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -16,9 +18,10 @@ use super::{
     builder::Config,
     events::{Events, Hub},
     fleet::ProbeRequest,
-    layer::ResponseFuture,
-    machine::Refusal,
-    shared::{InFamily, Levels, Shared},
+    future::ResponseFuture,
+    levels::Levels,
+    refusal::Refusal,
+    shared::{InFamily, Shared},
     snapshot::BreakerSnapshot,
     totals::{Bequest, Departed},
 };
@@ -26,6 +29,7 @@ use crate::{
     classify::{self, Classify},
     completion::{self, Completion},
     error::{InvalidConfig, Pattern, ServiceError},
+    fleet::StillRunning,
     keyed::{self, Evict, Family, Keyed, Member, Members},
     stripe::{self, Striped},
     telemetry::Reading,
@@ -110,6 +114,37 @@ impl<K> KeyedCircuitBreaker<K> {
             key,
             classify: classify::Standard,
             completion: completion::OnResponse,
+        }
+    }
+
+    /// Ends the background tasks of all breakers of the family, as [`CircuitBreaker::shutdown`] does, within `within` in
+    /// all. Keys that are seen later have a task again.
+    ///
+    /// # Errors
+    ///
+    /// [`StillRunning`] when some had not ended by then. They go on in the background.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning>
+    where
+        K: Hash + Eq + Send + Sync + 'static,
+    {
+        let mut all = Vec::new();
+        self.members(|members| {
+            members.for_each(|breaker| all.extend(breaker.shared.member().cloned()));
+        });
+        // All at once, and then one after the other until the same moment.
+        all.iter().for_each(|member| member.close());
+        let until = Instant::now() + within;
+        let mut tasks = 0;
+        for member in all {
+            let left = until.saturating_duration_since(Instant::now());
+            if let Err(running) = member.shutdown(left).await {
+                tasks += running.tasks;
+            }
+        }
+        if tasks == 0 {
+            Ok(())
+        } else {
+            Err(StillRunning { tasks })
         }
     }
 

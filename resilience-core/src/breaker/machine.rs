@@ -1,9 +1,9 @@
 //! The state machine: pure. Time and results go in, permits and transitions come out. No clock, no I/O, no await.
 //!
-//! One atomic word holds the state ([`PackedState`]). A call that finds it plainly closed has its permit with one load. All
-//! else that changes rarely (probes, stages, orders, the series of trips) is behind a short lock, which is never
-//! held over anybody else's code. Nothing waits for a timer: what is due by the time of a look at the machine is
-//! done at that look ([`Machine::advance`]).
+//! One atomic word holds the state ([`PackedState`]). A call that finds it plainly closed has its permit with one load.
+//! State that changes rarely (probes, stages, overrides, the series of trips) is behind a short lock, which is never held
+//! while code of other modules runs. There are no timers: what is due is done when the machine is next asked
+//! ([`Machine::advance`]).
 
 use std::{
     sync::{
@@ -18,18 +18,19 @@ use crossbeam_utils::CachePadded;
 use super::{
     counters::{Count, Counters},
     events::Cause,
+    head::{Head, NEVER},
     overrides::OverrideKind,
     packed_state::{AdmittedState, PackedState, Phase},
+    refusal::Refusal,
     rules::{Rules, WindowRules},
-    transitions::Control,
+    state::Control,
     window::{CountWindow, Kind, Noted, Streak, Sums, TimeWindow, Window},
 };
 use crate::{
     clock::Moment,
-    error::Reason,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, fence},
+        atomic::{AtomicU64, fence},
     },
 };
 
@@ -43,32 +44,12 @@ pub(super) struct Machine {
     control: Mutex<Control>,
 }
 
-/// What every call reads and hardly any writes. The moments are written under the lock, before the word that they
-/// belong to; a decision that a stale one of them suggests is made again under the lock.
-#[derive(Debug)]
-pub(super) struct Head {
-    pub(super) packed: AtomicU64,
-    pub(super) open_until: AtomicU64,
-    pub(super) stage_until: AtomicU64,
-    pub(super) wait_until: AtomicU64,
-    pub(super) override_until: AtomicU64,
-    /// The share of calls to let through, of 2^32.
-    pub(super) share: AtomicU64,
-    /// A rate is too high, but the window holds fewer calls than the minimum: every call must look.
-    pub(super) awaiting_minimum: AtomicBool,
-    /// There are transitions that nobody has taken yet.
-    pub(super) news: AtomicBool,
-}
-
-/// In place of a moment: does not come.
-pub(super) const NEVER: u64 = u64::MAX;
-
-/// How a call ended that counts.
+/// The result of a call that counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) failed: bool,
     pub(super) slow: bool,
-    /// How long the dependency asked to be left alone.
+    /// The pause that the dependency asked for.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -78,26 +59,14 @@ impl Outcome {
     }
 }
 
-/// Why a call was not let through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) reason: Reason,
-    /// When a call may be let through, if nothing happens before.
-    pub(super) until: Option<Moment>,
-    /// A call that holds one of the fleet's probes would be let through.
-    pub(super) needs_lease: bool,
-    /// What to tell the caller.
-    pub(super) retry_after: Option<Duration>,
-}
-
-/// What a result has done.
+/// The effect of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Effect {
     Nothing,
     /// A call that is waiting for a probe could have one.
     ProbeBack,
-    /// One of the fleet's probes is back: the fleet judges it.
+    /// One of the fleet's probes ended: the fleet judges it.
     FleetProbe,
     /// There is a transition to be taken from [`Machine::next_transition`].
     Transition,
@@ -121,7 +90,7 @@ impl Machine {
         }
     }
 
-    /// The permit of a call that finds the breaker plainly closed.
+    /// Admits a call if the breaker is plainly closed.
     #[inline]
     pub(super) fn pass(&self) -> Option<AdmittedState> {
         let packed = self.packed();
@@ -130,7 +99,7 @@ impl Machine {
             .then(|| AdmittedState::of(packed))
     }
 
-    /// Decides on one call in whatever state. `dice` gives 32 random bits.
+    /// Decides on one call in any state. `dice` gives 32 random bits.
     pub(super) fn admit(
         &self,
         now: Moment,
@@ -140,11 +109,12 @@ impl Machine {
             let packed = self.advance(now);
             let decision = match (packed.override_kind(), packed.phase()) {
                 (OverrideKind::Disabled, _) => return Ok(AdmittedState::UNJUDGED),
-                (OverrideKind::ForceOpen, _) => Err(self.forced_open(now)),
+                (OverrideKind::ForceOpen, _) => Err(Refusal::forced_open(&self.head, now)),
                 (OverrideKind::ForceClosed, _) | (_, Phase::Closed) => Ok(()),
-                (_, Phase::Open | Phase::FleetOpen) => Err(self.open(now)),
-                (_, Phase::FleetHalfOpen) => Err(self.needs_lease()),
-                (_, Phase::RampUp) => self.draw_lot(now, &dice),
+                (_, Phase::Open | Phase::FleetOpen) => Err(Refusal::open(&self.head, now)),
+                (_, Phase::FleetHalfOpen) => Err(Refusal::needs_lease(&self.rules.open)),
+                (_, Phase::RampUp) if u64::from(dice()) < self.head.share.load(Relaxed) => Ok(()),
+                (_, Phase::RampUp) => Err(Refusal::ramping_up(&self.head, now)),
                 (_, Phase::HalfOpen) => match self.send_probe(packed, now) {
                     Some(decision) => decision,
                     None => continue,
@@ -152,7 +122,7 @@ impl Machine {
             };
             match decision {
                 Ok(()) => return Ok(AdmittedState::of(packed)),
-                // What the refusal was made from may have been written for a later word.
+                // The moments in the refusal may belong to a later state.
                 Err(_) if self.packed() != packed => {}
                 Err(_) if packed.override_kind() == OverrideKind::MetricsOnly => {
                     self.counters.add(Count::WouldReject);
@@ -163,21 +133,25 @@ impl Machine {
         }
     }
 
-    /// Whether a call made now would be refused, lots aside. Takes nothing.
+    /// Whether a call made now would be refused, apart from the random choices of a ramp-up. Changes nothing.
     pub(super) fn check(&self, now: Moment) -> Result<(), Refusal> {
         loop {
             let packed = self.advance(now);
             let refusal = match (packed.override_kind(), packed.phase()) {
-                (OverrideKind::ForceOpen, _) => self.forced_open(now),
-                (OverrideKind::None, Phase::Open | Phase::FleetOpen) => self.open(now),
-                (OverrideKind::None, Phase::FleetHalfOpen) => self.needs_lease(),
+                (OverrideKind::ForceOpen, _) => Refusal::forced_open(&self.head, now),
+                (OverrideKind::None, Phase::Open | Phase::FleetOpen) => {
+                    Refusal::open(&self.head, now)
+                }
+                (OverrideKind::None, Phase::FleetHalfOpen) => {
+                    Refusal::needs_lease(&self.rules.open)
+                }
                 (OverrideKind::None, Phase::HalfOpen) => {
                     let control = self.lock();
                     if control.probe_round.has_probe_left(&self.rules.half_open) {
                         return Ok(());
                     }
                     drop(control);
-                    self.no_probe_left(now)
+                    Refusal::no_probe_left(&self.head, &self.rules.open, now)
                 }
                 _ => return Ok(()),
             };
@@ -241,7 +215,8 @@ impl Machine {
         self.judge(packed, row, outcome.retry_after, read.unwrap_or_else(now))
     }
 
-    /// Does all that is due by `now`: the end of an order, of the open interval, of the wait for probes, of a stage.
+    /// Takes all steps that are due by `now`: the end of an override, of the open interval, of the wait for probes, of a
+    /// stage.
     pub(super) fn advance(&self, now: Moment) -> PackedState {
         loop {
             let packed = self.packed();
@@ -270,7 +245,7 @@ impl Machine {
         if packed.override_kind() != OverrideKind::None && past(&head.override_until) {
             return true;
         }
-        // The other orders hold the machine as it is.
+        // The other overrides hold the machine as it is.
         let runs = matches!(
             packed.override_kind(),
             OverrideKind::None | OverrideKind::MetricsOnly
@@ -295,7 +270,7 @@ impl Machine {
         Some(if sent {
             Ok(())
         } else {
-            Err(self.no_probe_left(now))
+            Err(Refusal::no_probe_left(&self.head, &self.rules.open, now))
         })
     }
 
@@ -306,7 +281,7 @@ impl Machine {
         now: Moment,
     ) -> Effect {
         let mut control = self.lock();
-        // The time may be over and nobody have looked yet: then this probe was still out, and has failed.
+        // The time may be over without anyone having asked since: then this probe has failed.
         if self.packed() == packed && self.take_due_step(&mut control, now) {
             self.counters.add(Count::Stale);
             return Effect::Transition;
@@ -324,14 +299,14 @@ impl Machine {
         self.counters.add(Count::Judged(outcome.kind()));
         control.probe_round.judge(outcome.failed, outcome.slow);
         match control.probe_round.verdict(&self.rules.half_open) {
-            Some(true) => self.pass_trial(&mut control, now),
+            Some(true) => self.pass_probes(&mut control, now),
             Some(false) => self.trip(&mut control, Cause::ProbesFailed, outcome.retry_after, now),
             None => return Effect::Nothing,
         }
         Effect::Transition
     }
 
-    /// Trips if the calls so far ask for it.
+    /// Trips if the calls so far exceed a rule.
     #[cold]
     fn judge(&self, packed: PackedState, row: u32, asked: Option<Duration>, now: Moment) -> Effect {
         if packed.override_kind() == OverrideKind::ForceClosed {
@@ -355,7 +330,7 @@ impl Machine {
         if self.rules.failure.is_none() && self.rules.slow.is_none() {
             return None;
         }
-        // Of two threads that each count a call and then look, one must see both.
+        // Of two threads that each count a call and then read the sums, one must see both.
         fence(SeqCst);
         let minimum = self.minimum(packed.phase());
         let look = || {
@@ -376,7 +351,7 @@ impl Machine {
         cause.filter(|_| !early)
     }
 
-    /// Whether the window says that the dependency is failing, minimum aside.
+    /// Whether the rates of the window are too high, whatever the number of calls.
     pub(super) fn finds_failing(&self, now: Moment) -> bool {
         self.rules.exceeded(self.sums(self.packed(), now)).is_some()
     }
@@ -388,53 +363,7 @@ impl Machine {
         }
     }
 
-    fn draw_lot(&self, now: Moment, dice: impl Fn() -> u32) -> Result<(), Refusal> {
-        if u64::from(dice()) < self.head.share.load(Relaxed) {
-            return Ok(());
-        }
-        let until = moment(&self.head.stage_until);
-        Err(Refusal {
-            reason: Reason::RampingUp,
-            until,
-            needs_lease: false,
-            retry_after: Some(
-                left(until, now)
-                    .unwrap_or_default()
-                    .min(Duration::from_secs(1)),
-            ),
-        })
-    }
-
-    fn open(&self, now: Moment) -> Refusal {
-        let until = moment(&self.head.open_until);
-        Refusal {
-            reason: Reason::Open,
-            until,
-            needs_lease: false,
-            retry_after: left(until, now),
-        }
-    }
-
-    fn forced_open(&self, now: Moment) -> Refusal {
-        let until = moment(&self.head.override_until);
-        Refusal {
-            reason: Reason::ForcedOpen,
-            until,
-            needs_lease: false,
-            retry_after: left(until, now),
-        }
-    }
-
-    fn needs_lease(&self) -> Refusal {
-        Refusal {
-            reason: Reason::NoProbeLeft,
-            until: None,
-            needs_lease: true,
-            retry_after: Some(self.rules.open.while_probing()),
-        }
-    }
-
-    /// The permit of a call that holds one of the fleet's probes; `None` if the fleet has moved on.
+    /// Admits a call with one of the fleet's probes; `None` if the fleet is no longer half-open.
     pub(super) fn admit_leased(&self, now: Moment) -> Option<AdmittedState> {
         let packed = self.advance(now);
         let probing =
@@ -442,18 +371,7 @@ impl Machine {
         probing.then(|| AdmittedState::of(packed))
     }
 
-    fn no_probe_left(&self, now: Moment) -> Refusal {
-        let until = moment(&self.head.wait_until);
-        let short = self.rules.open.while_probing();
-        Refusal {
-            reason: Reason::NoProbeLeft,
-            until,
-            needs_lease: false,
-            retry_after: Some(left(until, now).map_or(short, |left| left.min(short))),
-        }
-    }
-
-    /// Publishes when the wait for probes ends. Under the lock.
+    /// Publishes the end of the wait for probes. Under the lock.
     fn note_wait(&self, control: &Control) {
         let ends = control.probe_round.ends(&self.rules.half_open);
         let ends = ends.map_or(NEVER, Moment::as_nanos);
@@ -463,30 +381,4 @@ impl Machine {
     pub(super) fn sums(&self, packed: PackedState, now: Moment) -> Sums {
         self.window.sums(packed.generation(), now)
     }
-}
-
-impl Head {
-    fn new() -> Self {
-        Self {
-            packed: AtomicU64::new(PackedState::new(0, OverrideKind::None, Phase::Closed).bits()),
-            open_until: AtomicU64::new(NEVER),
-            stage_until: AtomicU64::new(NEVER),
-            wait_until: AtomicU64::new(NEVER),
-            override_until: AtomicU64::new(NEVER),
-            share: AtomicU64::new(0),
-            awaiting_minimum: AtomicBool::new(false),
-            news: AtomicBool::new(false),
-        }
-    }
-}
-
-pub(super) fn moment(until: &AtomicU64) -> Option<Moment> {
-    match until.load(Acquire) {
-        NEVER => None,
-        nanos => Some(Moment::from_nanos(nanos)),
-    }
-}
-
-fn left(until: Option<Moment>, now: Moment) -> Option<Duration> {
-    until.map(|until| until.since(now))
 }

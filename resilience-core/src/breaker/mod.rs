@@ -69,43 +69,56 @@
 //!
 //! [`CircuitBreaker::acquire`] hands out a [`Permit`] to hold while the work is done, and to settle with a verdict.
 
+mod announce;
 mod builder;
 mod call;
 mod counters;
 mod events;
 pub mod fleet;
+mod future;
 mod half_open;
+mod head;
 mod keyed;
 mod layer;
+mod levels;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod machine;
 mod overrides;
 mod packed_state;
 mod readiness;
+mod refusal;
 mod rules;
+mod service;
 mod settings;
 mod shared;
 mod snapshot;
+mod state;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod totals;
 mod transitions;
+mod view;
 mod window;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::CircuitBreakerBuilder;
 pub use call::Permit;
-pub use events::{Cause, Counts, Event, Events, Missed};
+pub use counters::Counts;
+pub use events::{Cause, Event, Events, Missed};
+pub use future::ResponseFuture;
 pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer, KeyedCircuitBreakerService};
-pub use layer::{CircuitBreakerLayer, CircuitBreakerService, FailFast, Gate, ResponseFuture};
+pub use layer::{CircuitBreakerLayer, FailFast, Gate};
 pub use overrides::{Override, OverrideInfo};
+pub use service::CircuitBreakerService;
 pub use settings::{Dropped, HalfOpen, OpenFor, RampUp, Window};
 pub use snapshot::{BreakerSnapshot, Probes, Stage, State, Totals};
 
 use self::{builder::Config, events::Hub, shared::Shared};
-use crate::{classify, completion, error::Rejected, stripe::Striped, telemetry};
+use crate::{
+    classify, completion, error::Rejected, fleet::StillRunning, stripe::Striped, telemetry,
+};
 
 /// The handle of one breaker. Clones, layers and services made from it all share its state.
 #[derive(Clone)]
@@ -189,6 +202,21 @@ impl CircuitBreaker {
     #[must_use]
     pub fn fleet(&self) -> Option<fleet::Fleet> {
         self.shared.member().cloned().map(fleet::Fleet::new)
+    }
+
+    /// Ends the background task of a fleet breaker: gives the probes back that this instance holds, reports its last
+    /// calls and leaves the fleet. Waits for that for at most `within`. A breaker without a store has no such task.
+    ///
+    /// Calls go on by the local window. Cancel safe: the task ends all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`StillRunning`] when it had not ended by then. It goes on in the background.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        match self.shared.member() {
+            Some(member) => member.shutdown(within).await,
+            None => Ok(()),
+        }
     }
 
     /// Gives an order to this instance, in place of the one that stands.

@@ -1,10 +1,8 @@
-//! What all handles of one breaker share: the machine, the clock that drives it, and who hears of its transitions.
+//! The state that all handles of one breaker share: the machine, the clock that drives it, and the receivers of its
+//! transitions.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError, TryLockError,
-        atomic::{Ordering::SeqCst, fence},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,56 +11,60 @@ use tokio::sync::Notify;
 use super::{
     builder::Config,
     counters::Count,
-    events::{Cause, Event, Hub},
-    fleet::{self, HeldProbes, Lease, Membership},
-    machine::{Effect, Machine, Outcome, Refusal},
+    events::{Cause, Hub},
+    fleet::{self, FleetMember, FleetState, HeldProbes, Lease},
+    levels::Levels,
+    machine::{Effect, Machine, Outcome},
     overrides::Override,
     packed_state::AdmittedState,
+    refusal::Refusal,
     settings::Dropped,
     snapshot::{BreakerSnapshot, State},
     totals::{Bequest, BreakerTotals},
-    transitions::{Imposed, Transition},
 };
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Rejected},
     stripe::Striped,
-    telemetry::{self, BREAKER_ORDER, BREAKER_PROBES, BREAKER_STATE, FLEET_DEGRADED, Reading},
+    telemetry::{self, FLEET_DEGRADED, Reading},
 };
 
 pub(super) struct Shared {
-    machine: Machine,
+    pub(super) machine: Machine,
     clock: Clock,
     dropped: Dropped,
     slow_after: Option<Duration>,
-    name: Arc<str>,
-    hub: Arc<Hub>,
-    /// Who waits in a gate.
-    gate: Arc<Notify>,
+    pub(super) name: Arc<str>,
+    pub(super) hub: Arc<Hub>,
+    /// Wakes callers that wait in a gate.
+    pub(super) gate: Arc<Notify>,
     /// Held by the one thread that announces transitions, so that they are heard in order.
-    announcing: Mutex<()>,
-    /// The lots of a ramp-up, where they must be repeatable.
+    pub(super) announcing: Mutex<()>,
+    /// The random choices of a ramp-up, if they must be repeatable.
     lots: Option<Mutex<fastrand::Rng>>,
-    family: Option<InFamily>,
-    member: Option<Arc<Membership>>,
-    /// Those of the fleet's probes that this instance holds.
+    pub(super) family: Option<InFamily>,
+    member: Option<Arc<FleetMember>>,
+    /// The fleet's probes that this instance holds.
     probes: HeldProbes,
 }
 
-/// What the breaker of a key knows of its family.
+/// The family of the breaker of a key.
 pub(super) struct InFamily {
     pub(super) name: Arc<str>,
     pub(super) bequest: Bequest,
 }
 
 impl Shared {
-    /// The shared part of a breaker, in stripes; if a fleet shares it, the task that speaks for it runs.
+    /// The shared part of a breaker, in stripes, with its background task if it has a store.
     pub(super) fn start(config: Config, hub: Arc<Hub>, family: Option<InFamily>) -> Striped<Self> {
         let name = match &family {
             Some(family) => format!("{}/{}", family.name, config.name).into(),
             None => Arc::clone(&config.name),
         };
-        let (member, receiver) = fleet::join(&config, name).unzip();
+        let fleet = config.fleet.clone();
+        let (member, receiver) = fleet
+            .map(|fleet| fleet::enter(fleet, &config.rules, name, config.clock))
+            .unzip();
         let stripes = config.rules.stripes;
         let striped = Striped::with_stripes(Self::new(config, hub, family, member), stripes);
         if let Some(receiver) = receiver {
@@ -75,7 +77,7 @@ impl Shared {
         config: Config,
         hub: Arc<Hub>,
         family: Option<InFamily>,
-        member: Option<Arc<Membership>>,
+        member: Option<Arc<FleetMember>>,
     ) -> Self {
         Self {
             machine: Machine::new(config.rules, config.seed, config.clock.now()),
@@ -93,7 +95,7 @@ impl Shared {
         }
     }
 
-    pub(super) const fn member(&self) -> Option<&Arc<Membership>> {
+    pub(super) const fn member(&self) -> Option<&Arc<FleetMember>> {
         self.member.as_ref()
     }
 
@@ -101,21 +103,21 @@ impl Shared {
         &self.machine
     }
 
-    pub(super) fn impose(&self, verdict: Imposed, cause: Cause) {
-        if verdict != Imposed::HalfOpen {
+    pub(super) fn impose(&self, verdict: FleetState, left: Duration, cause: Cause) {
+        if verdict != FleetState::HalfOpen {
             self.probes.give_all_back();
         }
-        self.machine.impose(verdict, cause, self.clock.now());
+        self.machine.impose(verdict, left, cause, self.clock.now());
         self.announce();
     }
 
-    /// The fleet's probes are out of reach.
+    /// The fleet's probes cannot be asked for.
     pub(super) fn probe_alone(&self) {
         self.machine.probe_alone(self.clock.now());
         self.announce();
     }
 
-    /// A call with one of the fleet's probes; if the fleet has moved on, the probe goes back.
+    /// Admits a call with one of the fleet's probes; if the fleet is no longer half-open, gives the probe back.
     pub(super) fn admit_leased(&self, lease: Lease) -> Option<AdmittedState> {
         let permit = self.machine.admit_leased(self.clock.now());
         self.announce();
@@ -158,7 +160,7 @@ impl Shared {
         &self.gate
     }
 
-    /// The permit of a call that finds the breaker plainly closed.
+    /// Admits a call if the breaker is plainly closed.
     #[inline]
     pub(super) fn pass(&self) -> Option<AdmittedState> {
         self.machine.pass()
@@ -178,7 +180,7 @@ impl Shared {
         decision
     }
 
-    /// Whether a call made now would be refused, lots aside.
+    /// Whether a call made now would be refused, apart from the random choices of a ramp-up.
     #[inline]
     pub(super) fn check(&self) -> Result<(), Refusal> {
         if self.machine.pass().is_some() {
@@ -207,7 +209,7 @@ impl Shared {
         now: impl Fn() -> Moment,
     ) {
         match self.machine.record(permit, outcome, now) {
-            Effect::Nothing => self.hurry_on(outcome),
+            Effect::Nothing => self.wake_agent(outcome),
             Effect::ProbeBack => self.gate.notify_waiters(),
             Effect::FleetProbe => {
                 self.probes.settle(outcome.map(|outcome| !outcome.failed));
@@ -215,22 +217,22 @@ impl Shared {
             }
             Effect::Transition => {
                 self.announce();
-                self.hurry_on(outcome);
+                self.wake_agent(outcome);
             }
         }
     }
 
-    /// The fleet keeps away as well from a dependency that asked for it.
-    fn pass_on(&self, asked: Option<Duration>) {
+    /// The whole fleet heeds a pause that the dependency asked for.
+    pub(super) fn pass_on(&self, asked: Option<Duration>) {
         let honoured = self.machine.rules.open.honoured(asked);
         if let Some((member, time)) = self.member.as_ref().zip(honoured) {
             member.cool_down(self.clock.now() + time);
         }
     }
 
-    /// The fleet hears of a failure soon.
+    /// Has a failure reported soon.
     #[inline]
-    fn hurry_on(&self, outcome: Option<Outcome>) {
+    fn wake_agent(&self, outcome: Option<Outcome>) {
         if let (Some(member), Some(outcome)) = (&self.member, outcome)
             && (outcome.failed || outcome.slow)
         {
@@ -238,7 +240,7 @@ impl Shared {
         }
     }
 
-    /// Counts a rejection and makes the error of it.
+    /// Counts a rejection and returns its error.
     #[cold]
     pub(super) fn reject(&self, refusal: Refusal) -> Rejected {
         let Refusal {
@@ -312,7 +314,7 @@ impl Shared {
         }
     }
 
-    /// Leaves the family what was counted here, if this is the breaker of a key.
+    /// Adds the counts to those of the family, if this is the breaker of a key.
     pub(super) fn leave_family(&self) {
         if let Some(family) = &self.family {
             family.bequest.leave(|| self.counted());
@@ -325,7 +327,7 @@ impl Shared {
         family.is_some_and(|family| family.bequest.is_left())
     }
 
-    /// One while a shared breaker has no store, zero while it has; a breaker that is not shared has no such value.
+    /// Reads the gauge of fleet breakers: 1 while the store is unavailable, else 0.
     pub(super) fn read_degraded(&self, out: &mut dyn FnMut(Reading)) {
         if let Some(member) = &self.member {
             out(Reading {
@@ -340,81 +342,6 @@ impl Shared {
         match &self.lots {
             None => fastrand::u32(..),
             Some(lots) => lots.lock().unwrap_or_else(PoisonError::into_inner).u32(..),
-        }
-    }
-
-    /// Tells everybody of the transitions that are to be told, oldest first. Whoever finds another thread at it (or
-    /// itself, called from a subscriber) leaves it the rest: that thread looks again before it is done.
-    pub(super) fn announce(&self) {
-        while self.machine.has_news() {
-            // Between "there is news" and "somebody is at it", here and there: one of the two sees the other.
-            fence(SeqCst);
-            let telling = match self.announcing.try_lock() {
-                Ok(telling) => telling,
-                // A subscriber that panicked must not silence the breaker.
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
-            while let Some(transition) = self.machine.next_transition() {
-                self.tell(transition);
-            }
-            drop(telling);
-            fence(SeqCst);
-        }
-    }
-
-    fn tell(&self, transition: Transition) {
-        self.gate.notify_waiters();
-        self.trace(&transition);
-        self.pass_on(transition.asked);
-        self.hub.send(|| Event {
-            name: Arc::clone(&self.name),
-            generation: transition.generation,
-            from: transition.from,
-            to: transition.to,
-            cause: transition.cause,
-            counts: transition.counts,
-            active_override: transition.active_override,
-        });
-    }
-
-    fn trace(&self, transition: &Transition) {
-        let Transition {
-            generation,
-            from,
-            to,
-            cause,
-            counts,
-            active_override,
-            open_for,
-            asked: _,
-        } = transition;
-        let active_override = active_override.as_ref();
-        macro_rules! event {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: "resilience",
-                    pattern = Pattern::CircuitBreaker.as_str(),
-                    name = &*self.name,
-                    family = self.family.as_ref().map(|family| &*family.name),
-                    generation,
-                    from = from.as_str(),
-                    to = to.as_str(),
-                    reason = cause.as_str(),
-                    calls = counts.calls,
-                    failures = counts.failures,
-                    slow = counts.slow,
-                    open_for = open_for.map(tracing::field::debug),
-                    active_override = active_override.map(|active_override| active_override.kind),
-                    order_reason = active_override.map(|active_override| &*active_override.reason),
-                    order_by = active_override.and_then(|active_override| active_override.by.as_deref()),
-                    "state changed"
-                )
-            };
-        }
-        match to {
-            State::Open | State::ForcedOpen => event!(warn),
-            _ => event!(info),
         }
     }
 }
@@ -441,50 +368,6 @@ impl telemetry::Source for Shared {
     }
 }
 
-/// Breakers by state and by order, and their probes in progress.
-#[derive(Default)]
-pub(super) struct Levels {
-    states: [u64; State::ALL.len()],
-    orders: [u64; ORDERS.len()],
-    probes: u64,
-}
-
-const ORDERS: [&str; 4] = ["force_open", "force_closed", "disable", "metrics_only"];
-
-impl Levels {
-    pub(super) fn add(&mut self, breaker: &BreakerSnapshot) {
-        self.states[breaker.state as usize] += 1;
-        let active_override = breaker
-            .active_override
-            .as_ref()
-            .map(|active_override| active_override.kind);
-        if let Some(active_override) = ORDERS
-            .iter()
-            .position(|kind| Some(*kind) == active_override)
-        {
-            self.orders[active_override] += 1;
-        }
-        self.probes += breaker.probes.map_or(0, |probes| probes.out.into());
-    }
-
-    pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {
-        let states = State::ALL.iter().map(|state| state.as_str());
-        let states = states.zip(self.states);
-        let states = states.map(|(state, count)| (&BREAKER_STATE, state, count));
-        let orders = ORDERS.iter().zip(self.orders);
-        let orders =
-            orders.map(|(active_override, count)| (&BREAKER_ORDER, *active_override, count));
-        let probes = [(&BREAKER_PROBES, "", self.probes)];
-        for (metric, attribute, value) in states.chain(orders).chain(probes) {
-            out(Reading {
-                metric,
-                attribute,
-                value,
-            });
-        }
-    }
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.family.is_some() {
@@ -493,7 +376,7 @@ impl Drop for Shared {
             telemetry::retire(self);
         }
         if let Some(member) = &self.member {
-            member.leave();
+            member.close();
         }
     }
 }

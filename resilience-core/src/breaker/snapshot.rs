@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    events::Counts,
+    counters::Counts,
     overrides::{OverrideInfo, OverrideKind},
     packed_state::{PackedState, Phase},
 };

@@ -64,6 +64,8 @@ impl Waker {
 pub(crate) struct AgentHandle {
     waker: Waker,
     tasks: HandleTasks,
+    /// The last clone of a store's handle ends all agents of the store.
+    _store: StoreHandle,
 }
 
 impl AgentHandle {
@@ -103,12 +105,16 @@ pub(crate) fn spawn<A: Agent>(
     agent: A,
     pushes: Option<Subscription<A::Push>>,
     waker: Waker,
-    tasks: &StoreHandle,
+    store: &StoreHandle,
     runtime: &Handle,
 ) -> AgentHandle {
-    let tasks = tasks.of_handle();
+    let tasks = store.of_handle();
     tasks.spawn(runtime, run(agent, pushes, waker.clone(), tasks.clone()));
-    AgentHandle { waker, tasks }
+    AgentHandle {
+        waker,
+        tasks,
+        _store: store.clone(),
+    }
 }
 
 pub(super) async fn run<A: Agent>(

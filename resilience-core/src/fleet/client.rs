@@ -76,11 +76,21 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         &'a self,
         step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
-        if !self.is_available() {
-            self.keep_probing();
+        if !self.accepts_calls() {
             return Err(StoreError::unavailable());
         }
         self.attempt(step).await
+    }
+
+    /// Whether [`call`](Self::call) would ask the store. While it would not, also sees to it that the task that asks the
+    /// store runs: for callers that decide without the error.
+    #[inline]
+    pub(crate) fn accepts_calls(&self) -> bool {
+        if self.is_available() {
+            return true;
+        }
+        self.keep_probing();
+        false
     }
 
     /// One step, within the budget, whether or not the store is available: for what completes, gives back or acknowledges.
@@ -99,6 +109,25 @@ impl<S: Probe + ?Sized> StoreClient<S> {
     pub(crate) async fn call_until<'a, T>(
         &'a self,
         until: Instant,
+        step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        self.repeat(until, false, step).await
+    }
+
+    /// As [`call_until`](Self::call_until), for a step that must not be done twice: also ends with the first error after
+    /// which the store may have done it.
+    pub(crate) async fn call_once_until<'a, T>(
+        &'a self,
+        until: Instant,
+        step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        self.repeat(until, true, step).await
+    }
+
+    async fn repeat<'a, T>(
+        &'a self,
+        until: Instant,
+        once: bool,
         mut step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
         let mut delays = backoff().delays();
@@ -110,7 +139,7 @@ impl<S: Probe + ?Sized> StoreClient<S> {
             };
             ambiguous |= error.ambiguous;
             let wait = delays.next().unwrap_or(LONGEST_PAUSE);
-            if Instant::now() + wait >= until {
+            if Instant::now() + wait >= until || once && ambiguous {
                 error.ambiguous = ambiguous;
                 return Err(error);
             }
@@ -121,6 +150,17 @@ impl<S: Probe + ?Sized> StoreClient<S> {
     #[inline]
     pub(crate) fn is_available(&self) -> bool {
         self.0.health.is_available()
+    }
+
+    /// Waits until the store is available, but not beyond `until`. Whether it is.
+    pub(crate) async fn available_by(&self, until: Instant) -> bool {
+        while !self.accepts_calls() {
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(FIRST_PAUSE).await;
+        }
+        true
     }
 
     /// Wakes an agent whenever the store is available again after it was not. The first call wins.

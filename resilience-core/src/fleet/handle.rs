@@ -66,6 +66,12 @@ impl StoreHandle {
         self.0.membership.as_ref()?.live()
     }
 
+    /// Whether the store counts this instance as live: the last heartbeat was answered.
+    pub(crate) fn is_member(&self) -> bool {
+        let membership = self.0.membership.as_ref();
+        membership.is_some_and(|membership| membership.is_answered())
+    }
+
     pub(super) fn membership(&self) -> Option<&Arc<Membership>> {
         self.0.membership.as_ref()
     }

@@ -54,8 +54,9 @@ impl Heartbeat {
     async fn send(&self, ttl: Duration) {
         let members = self.membership.members();
         let answer = members.heartbeat(self.membership.instance(), ttl);
-        if let Ok(Ok(live)) = timeout(self.budget, answer).await {
-            self.membership.saw(live);
+        match timeout(self.budget, answer).await {
+            Ok(Ok(live)) => self.membership.saw(live),
+            _ => self.membership.missed(),
         }
     }
 }

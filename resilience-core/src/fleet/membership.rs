@@ -26,6 +26,8 @@ pub(super) struct Membership {
     instance: Arc<str>,
     /// Zero: not known.
     live: AtomicU64,
+    /// Whether the last heartbeat was answered.
+    answered: AtomicBool,
     started: AtomicBool,
 }
 
@@ -35,6 +37,7 @@ impl Membership {
             members,
             instance: instance_id(None),
             live: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
             started: AtomicBool::new(false),
         }
     }
@@ -58,5 +61,14 @@ impl Membership {
 
     pub(super) fn saw(&self, live: u64) {
         self.live.store(live.max(1), Relaxed);
+        self.answered.store(true, Relaxed);
+    }
+
+    pub(super) fn missed(&self) {
+        self.answered.store(false, Relaxed);
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Relaxed)
     }
 }

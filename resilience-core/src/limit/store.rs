@@ -1,4 +1,4 @@
-//! What a store of shared limits offers, and the store for one process.
+//! The store trait of fleet limits.
 
 use std::{
     collections::HashMap,
@@ -14,37 +14,40 @@ use super::{
     token_bucket::{self, After, Bucket, Claim, LimitOutcome},
 };
 pub use crate::fleet::{StoreError, StoreFuture};
-use crate::{clock::Clock, fleet::StoreHandle};
+use crate::{
+    clock::Clock,
+    fleet::{Probe, StoreHandle},
+};
 
-/// What a subject asks of one of its limits.
+/// The demand of a call on one limit of its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand<'a> {
-    /// The limit's name: `per-second`, `bytes`. Different ones within a decision.
+    /// The limit's name: `per-second`, `bytes`. Unique within a decision.
     pub limit: &'a str,
-    /// What the limit allows; it may be another than the last time.
+    /// The quota; it may differ from the last time.
     pub quota: Quota,
-    /// Tokens to take. Zero looks and changes nothing; a negative cost puts tokens back, up to the capacity.
+    /// Tokens to take. Zero reads and changes nothing; a negative cost puts tokens back, up to the capacity.
     pub cost: i64,
 }
 
-/// What became of the demands: all are granted, or none.
+/// The decision about a set of demands: all are granted, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreDecision {
     /// Granted, or to wait, or impossible; and by which of the demands, by position.
     pub outcome: LimitOutcome,
-    /// How each limit stands now, in the order of the demands.
+    /// The state of each limit now, in the order of the demands.
     pub limits: Vec<Standing>,
 }
 
 impl StoreDecision {
-    /// What a store answers with.
+    /// A decision for a store to return.
     #[must_use]
     pub const fn new(outcome: LimitOutcome, limits: Vec<Standing>) -> Self {
         Self { outcome, limits }
     }
 
-    /// The time until the same demands could be granted, if nobody else takes anything: zero if they are, `None` if
+    /// The time until the same demands could be granted, if no tokens are taken meanwhile: zero if they are, `None` if
     /// they never can be.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
@@ -56,12 +59,12 @@ impl StoreDecision {
     }
 }
 
-/// How a limit stands.
+/// The state of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Whole tokens left.
     pub remaining: u64,
-    /// Microseconds until it is full, if nobody takes anything.
+    /// Microseconds until it is full, if no tokens are taken meanwhile.
     pub full_in: u64,
 }
 
@@ -74,11 +77,10 @@ impl From<After> for Standing {
     }
 }
 
-/// Where a fleet keeps its buckets.
+/// Store of the buckets of a fleet.
 ///
 /// A decision is one atomic step on the buckets of a subject, with the store's own clock, and one round trip. It is
-/// [`token_bucket::decide`]'s: a refusal writes nothing, and a bucket that is full may be forgotten, as a bucket that is
-/// not known is full.
+/// [`token_bucket::decide`]'s: a denial writes nothing, and a full bucket may be deleted, since an unknown bucket is full.
 pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
     /// Decides about all `demands` of `subject` (a tenant, an address) on the limits called `name`.
     fn decide<'a>(
@@ -88,8 +90,8 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
         demands: &'a [Demand<'a>],
     ) -> StoreFuture<'a, StoreDecision>;
 
-    /// Notes that `instance` uses the limits called `name`, and will be heard of again within `ttl`; of zero, that it
-    /// does so no longer. How many instances do, by the store's own clock, this one among them.
+    /// Notes that `instance` uses the limits called `name` for `ttl` from now on; zero: no longer. Returns the number of
+    /// instances that do, by the store's own clock, this one included.
     fn heartbeat<'a>(
         &'a self,
         name: &'a str,
@@ -105,10 +107,25 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// What every store refuses: no demands, or two on one limit.
+/// A look at a bucket that no caller uses: writes nothing. Its burst is large, so that it can be divided.
+impl Probe for dyn LimitStore {
+    fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let quota = Quota::per(1 << 20, Duration::from_secs(1));
+            let demand = Demand {
+                limit: "probe",
+                quota: quota.map_err(|error| StoreError::new(error.to_string(), false))?,
+                cost: 0,
+            };
+            self.decide(name, "", &[demand]).await.map(drop)
+        })
+    }
+}
+
+/// Checks demands for every store.
 ///
 /// # Errors
-/// In these cases.
+/// When there are none, or two on one limit.
 pub fn validate(demands: &[Demand<'_>]) -> Result<(), StoreError> {
     if demands.is_empty() {
         return Err(StoreError::new(

@@ -91,15 +91,15 @@ metrics! {
         ["resilience.reason": &["open", "no_probe_left", "ramping_up", "forced_open"]],
         "Calls that a circuit breaker rejected, by reason.";
     BREAKER_SHADOW_REJECTIONS = Counter "resilience.circuit_breaker.shadow_rejections" "{call}",
-        "Calls that a circuit breaker would have rejected without an order to only measure.";
+        "Calls that a circuit breaker would have rejected without the override `metrics_only`.";
     BREAKER_TRANSITIONS = Counter "resilience.circuit_breaker.transitions" "{transition}"
         ["resilience.state": STATES],
         "State changes of a circuit breaker, by the state entered.";
     BREAKER_STATE = UpDownCounter "resilience.circuit_breaker.state" "{breaker}" ["resilience.state": STATES],
         "Breakers of this name in each state: 1 for the state of a single breaker, 0 for all other states.";
-    BREAKER_ORDER = UpDownCounter "resilience.circuit_breaker.order" "{breaker}"
-        ["resilience.order": &["force_open", "force_closed", "disable", "metrics_only"]],
-        "Breakers of this name under an operator's order, by the order.";
+    BREAKER_OVERRIDE = UpDownCounter "resilience.circuit_breaker.override" "{breaker}"
+        ["resilience.override": &["force_open", "force_closed", "disable", "metrics_only"]],
+        "Breakers of this name under an operator's override, by its kind.";
     BREAKER_PROBES = UpDownCounter "resilience.circuit_breaker.probes" "{call}",
         "Probes in progress of half-open breakers.";
     FLEET_DEGRADED = UpDownCounter "resilience.fleet.degraded" "{handle}"

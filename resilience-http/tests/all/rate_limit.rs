@@ -1,4 +1,4 @@
-//! Rate limits around axum, on a real socket where that matters; and a client that keeps to what the server says.
+//! Rate limits around axum, on a real socket where that matters, and a client that respects them.
 
 use std::{
     net::SocketAddr,

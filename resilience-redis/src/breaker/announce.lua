@@ -1,12 +1,12 @@
 -- The names of all breakers, so that a person can list them without scanning the server.
--- KEYS: 1 names (zset: name, last announced). ARGV: 1 name (empty: only list)
+-- KEYS: 1 names (zset: name, last announced). ARGV: names (none: only list)
 local KEEP = 86400000
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-if ARGV[1] == '' then
+if #ARGV == 0 then
   return redis.call('ZRANGEBYSCORE', KEYS[1], now - KEEP, '+inf')
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - KEEP)
-redis.call('ZADD', KEYS[1], now, ARGV[1])
+for i = 1, #ARGV do redis.call('ZADD', KEYS[1], now, ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], KEEP)
 return {}

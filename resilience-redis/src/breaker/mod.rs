@@ -22,22 +22,19 @@ mod wire;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use redis::Value;
-use resilience_core::breaker::fleet::{
-    BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Push, Report, StoreError,
-    StoreFuture, Subscription,
+use resilience_core::{
+    breaker::fleet::{BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Report},
+    fleet::{StoreError, StoreFuture, StoreHandle, Subscription},
 };
-use resilience_core::fleet::StoreHandle;
 use tokio::time::Instant;
 
-use crate::{
-    connection, error::CommandError, keys, pubsub::LazySubscriptions, script::Script,
-    store::StoreContext,
-};
+use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 
 macro_rules! script {
     ($id:ident, $file:literal) => {
@@ -59,6 +56,17 @@ script!(SETTLE, "settle.lua");
 script!(ORDER, "override.lua");
 script!(RESET, "reset.lua");
 script!(VIEW, "view.lua");
+/// The report's script as a function of its keys and arguments, called once for each breaker.
+static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        "local function report(KEYS, ARGV)\n",
+        include_str!("common.lua"),
+        "\n",
+        include_str!("report.lua"),
+        "\nend\n",
+        include_str!("report_many.lua")
+    ))
+});
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
 
 /// How often a name is entered in the list of names again.
@@ -77,8 +85,6 @@ pub struct RedisBreakers {
 /// has one subscriber, and loses it when nobody listens any more.
 #[derive(Default)]
 pub(crate) struct BreakerIndex {
-    /// The verdicts that somebody here listens to.
-    pushes: LazySubscriptions<Push>,
     /// When each name was last entered in the list of names.
     announced: Mutex<HashMap<String, Instant>>,
 }
@@ -94,7 +100,7 @@ impl RedisBreakers {
     ///
     /// When Redis gives no answer.
     pub async fn names(&self) -> Result<Vec<String>, CommandError> {
-        let Value::Array(items) = self.announce("").await? else {
+        let Value::Array(items) = self.announce(&[]).await? else {
             return Ok(Vec::new());
         };
         let text = |item: &Value| match item {
@@ -106,35 +112,69 @@ impl RedisBreakers {
         Ok(names)
     }
 
-    async fn announce(&self, name: &str) -> Result<Value, CommandError> {
+    /// Enters `names` in the list of names, and returns the list if there are none.
+    async fn announce(&self, names: &[&str]) -> Result<Value, CommandError> {
         let key = format!("{}:names", keys::family(&self.context.prefix, "breaker"));
-        ANNOUNCE
-            .run(&self.context.connection, &[&key], &[name.as_bytes()])
-            .await
+        let args: Vec<_> = names.iter().map(|name| name.as_bytes()).collect();
+        ANNOUNCE.run(&self.context.connection, &[&key], &args).await
     }
 
-    /// Enters `name` in the list of names, now and then. A list that lacks a name is no reason to fail.
-    async fn announce_if_due(&self, name: &str) {
-        let due = {
-            let announced = self
-                .known
-                .announced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            announced
-                .get(name)
-                .is_none_or(|last| last.elapsed() >= ANNOUNCE_EVERY)
+    /// Enters those of `names` in the list of names that were not entered within the last hour. A failure is ignored: the
+    /// next report tries again.
+    async fn announce_due(&self, names: impl IntoIterator<Item = &str>) {
+        let due: Vec<&str> = {
+            let announced = self.announced();
+            let is_due = |name: &&str| {
+                announced
+                    .get(*name)
+                    .is_none_or(|last| last.elapsed() >= ANNOUNCE_EVERY)
+            };
+            names.into_iter().filter(is_due).collect()
         };
-        if due && self.announce(name).await.is_ok() {
-            let mut announced = self
-                .known
-                .announced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+        if !due.is_empty() && self.announce(&due).await.is_ok() {
+            let mut announced = self.announced();
             // Names come and go with the keys of a keyed breaker.
             announced.retain(|_, last| last.elapsed() < ANNOUNCE_EVERY);
-            announced.insert(name.to_owned(), Instant::now());
+            announced.extend(
+                due.into_iter()
+                    .map(|name| (name.to_owned(), Instant::now())),
+            );
         }
+    }
+
+    fn announced(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        let announced = self.known.announced.lock();
+        announced.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Merges the reports of several breakers in one script, on one server.
+    async fn report_many(
+        &self,
+        reports: &[(Arc<str>, Report)],
+    ) -> Result<Vec<Result<BreakerView, StoreError>>, StoreError> {
+        let (mut keys, mut args) = (Vec::new(), Vec::new());
+        for (name, report) in reports {
+            let tag = keys::tag(&self.context.prefix, "breaker", name);
+            keys.extend(PARTS.map(|part| format!("{tag}:{part}")));
+            args.push(channel(&tag).into_bytes());
+            args.extend(wire::report(report));
+        }
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
+        let answer = REPORT_MANY.run(&self.context.connection, &keys, &args);
+        let Value::Array(answers) = answer.await? else {
+            return Err(StoreError::new("the answer is no list", true));
+        };
+        Ok(answers
+            .iter()
+            .map(|answer| match answer {
+                Value::Array(items) => Ok(wire::answer(items)?.1),
+                Value::BulkString(error) => {
+                    Err(StoreError::new(String::from_utf8_lossy(error), true))
+                }
+                other => Err(CommandError::Unexpected(format!("{other:?}")).into()),
+            })
+            .collect())
     }
 
     /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel.
@@ -181,23 +221,33 @@ impl fmt::Debug for RedisBreakers {
 impl BreakerStore for RedisBreakers {
     fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
         Box::pin(async move {
-            let numbers = [
-                report.sequence,
-                report.epoch,
-                report.counts.success,
-                report.counts.failure,
-                report.counts.slow,
-                u64::from(report.failing),
-                report.bucket_ms,
-                report.live_ms,
-            ]
-            .map(|number| number.to_string());
-            let mut args = vec![report.instance.as_bytes()];
-            args.extend(numbers.iter().map(String::as_bytes));
-            args.push(report.voter.as_bytes());
+            let args = wire::report(report);
+            let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
             let view = self.run_for_view(&REPORT, name, &args).await?;
-            self.announce_if_due(name).await;
+            self.announce_due([name]).await;
             Ok(view)
+        })
+    }
+
+    fn report_all<'a>(
+        &'a self,
+        reports: &'a [(Arc<str>, Report)],
+    ) -> StoreFuture<'a, Vec<Result<BreakerView, StoreError>>> {
+        Box::pin(async move {
+            let results = if self.context.connection.is_cluster() {
+                // The keys of each breaker are in a slot of their own. What is sent at once is pipelined per node.
+                let each = reports.iter().map(|(name, report)| async move {
+                    let args = wire::report(report);
+                    let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
+                    self.run_for_view(&REPORT, name, &args).await
+                });
+                join_all(each).await
+            } else {
+                self.report_many(reports).await?
+            };
+            self.announce_due(reports.iter().map(|(name, _)| &**name))
+                .await;
+            Ok(results)
         })
     }
 
@@ -340,10 +390,10 @@ impl BreakerStore for RedisBreakers {
         Box::pin(self.run_for_view_owned(&VIEW, name, []))
     }
 
-    fn subscribe(&self, name: &str) -> Subscription {
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
         let channel = channel(&keys::tag(&self.context.prefix, "breaker", name));
-        let pushes = &self.known.pushes;
-        Subscription::new(pushes.subscribe(&self.context.connection, &channel, Push::None, hear))
+        self.context
+            .subscribe(&channel, |message| wire::pushed(message).map(Arc::new))
     }
 
     fn handle(&self) -> Option<&StoreHandle> {
@@ -364,16 +414,4 @@ impl RedisBreakers {
 
 fn channel(tag: &str) -> String {
     format!("{tag}:verdict")
-}
-
-/// On the connection's task: decode and pass on.
-fn hear(push: connection::Push<'_>) -> Push {
-    match push {
-        connection::Push::Restored => Push::Missed,
-        connection::Push::Message(message) => match wire::pushed(message) {
-            Some(view) => Push::View(Arc::new(view)),
-            // Somebody else's message, or another version's: ask.
-            None => Push::Missed,
-        },
-    }
 }

@@ -2,7 +2,7 @@
 
 use redis::Value;
 use resilience_core::breaker::fleet::{
-    BreakerView, Counts, FleetOverride, FleetState, OverrideKind,
+    BreakerView, Counts, FleetOverride, FleetState, OverrideKind, Report,
 };
 
 use crate::error::CommandError;
@@ -19,6 +19,23 @@ pub(super) fn answer(items: &[Value]) -> Result<(bool, BreakerView), CommandErro
         Some(view) => Ok((done, view)),
         None => Err(CommandError::Unexpected(format!("{items:?}"))),
     }
+}
+
+/// A report as arguments of its script, behind the channel.
+pub(super) fn report(report: &Report) -> [Vec<u8>; 10] {
+    let number = |number: u64| number.to_string().into_bytes();
+    [
+        report.instance.as_bytes().to_vec(),
+        number(report.sequence),
+        number(report.epoch),
+        number(report.counts.success),
+        number(report.counts.failure),
+        number(report.counts.slow),
+        number(report.failing.into()),
+        number(report.bucket_ms),
+        number(report.live_ms),
+        report.voter.as_bytes().to_vec(),
+    ]
 }
 
 /// A published view.

@@ -237,6 +237,10 @@ impl Connection {
         self.shared.budget.limit()
     }
 
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.shared.endpoint, Endpoint::Cluster(_))
+    }
+
     pub(crate) fn clock(&self) -> &ServerClock {
         &self.shared.clock
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use resilience_core::breaker::{CircuitBreaker, fleet::FleetRules};
+use resilience_core::{breaker::CircuitBreaker, fleet::FleetOptions};
 
 use crate::{
     fleet::{breaker, call, commands, fleet, ms, open},
@@ -16,11 +16,11 @@ const CALM: Duration = ms(250);
 
 pub(crate) async fn run() {
     let server = RedisServer::start();
-    let rules = FleetRules::new().calm(CALM);
+    let options = FleetOptions::new().heartbeat(CALM);
     let mut all = Vec::new();
     for n in 0..BREAKERS {
         let name = format!("b{n}");
-        all.extend(fleet(&server.url(), INSTANCES, || breaker(&name), &rules).await);
+        all.extend(fleet(&server.url(), INSTANCES, || breaker(&name), &options).await);
     }
     tokio::time::sleep(ms(1_000)).await;
     let formula = (INSTANCES * BREAKERS) as f64 / CALM.as_secs_f64();

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use resilience_core::{
     Verdict,
-    breaker::{CircuitBreaker, CircuitBreakerBuilder, OpenFor, State, fleet::FleetRules},
+    breaker::{CircuitBreaker, CircuitBreakerBuilder, OpenFor, State},
     completion::Guard,
+    fleet::FleetOptions,
 };
 use resilience_redis::{Redis, RedisBreakers};
 
@@ -39,11 +40,14 @@ pub(crate) async fn fleet(
     url: &str,
     size: usize,
     make: impl Fn() -> CircuitBreakerBuilder,
-    rules: &FleetRules,
+    options: &FleetOptions,
 ) -> Vec<CircuitBreaker> {
     let mut fleet = Vec::new();
     for _ in 0..size {
-        let built = make().store(store(url).await).fleet(rules.clone()).build();
+        let built = make()
+            .store(store(url).await)
+            .fleet(options.clone())
+            .build();
         fleet.push(built.expect("a good breaker"));
     }
     fleet

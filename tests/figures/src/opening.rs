@@ -5,12 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use resilience_core::breaker::{
-    CircuitBreaker, Events, State,
-    fleet::{
-        BreakerStore, BreakerView, Change, FleetOverride, FleetRules, LeaseAnswer, Push, Report,
-        StoreFuture, Subscription,
+use resilience_core::{
+    breaker::{
+        CircuitBreaker, Events, State,
+        fleet::{
+            BreakerStore, BreakerView, Change, FleetOverride, FleetRules, LeaseAnswer, Report,
+        },
     },
+    fleet::{FleetOptions, Pushed, StoreFuture, Subscription},
 };
 use resilience_redis::RedisBreakers;
 use tokio::sync::watch;
@@ -53,15 +55,20 @@ pub(crate) async fn run() {
 /// Milliseconds of each round.
 async fn rounds(server: &RedisServer, name: &str, pushes: bool, rounds: usize) -> Vec<f64> {
     let sent = Arc::new(Mutex::new(None));
-    let rules = FleetRules::new().calm(CALM).alert(ALERT);
+    let options = FleetOptions::new().heartbeat(CALM);
+    let rules = FleetRules::new().alert(ALERT);
     let mut fleet = Vec::new();
     for n in 0..INSTANCES {
         let tapped = Tapped {
             store: store(&server.url()).await,
             sent: (n == 1).then(|| Arc::clone(&sent)),
-            silent: (!pushes).then(|| watch::Sender::new(Push::None)),
+            silent: (!pushes).then(|| watch::Sender::new(Pushed::None)),
         };
-        let built = breaker(name).store(tapped).fleet(rules.clone()).build();
+        let built = breaker(name)
+            .store(tapped)
+            .fleet(options.clone())
+            .fleet_rules(rules.clone())
+            .build();
         fleet.push(built.expect("a good breaker"));
     }
     let shared = fleet[0].fleet().expect("a shared breaker");
@@ -118,7 +125,7 @@ async fn opened(mut events: Events) -> Instant {
 struct Tapped {
     store: RedisBreakers,
     sent: Option<Arc<Mutex<Option<Instant>>>>,
-    silent: Option<watch::Sender<Push>>,
+    silent: Option<watch::Sender<Pushed<Arc<BreakerView>>>>,
 }
 
 impl BreakerStore for Tapped {
@@ -188,7 +195,7 @@ impl BreakerStore for Tapped {
         self.store.view(name)
     }
 
-    fn subscribe(&self, name: &str) -> Subscription {
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
         match &self.silent {
             Some(silent) => Subscription::new(silent.subscribe()),
             None => self.store.subscribe(name),

@@ -15,8 +15,9 @@ use resilience_core::{
     Error,
     breaker::{
         HalfOpen, OpenFor,
-        fleet::{BreakerStore, Change, FleetRules, FleetState, LeaseAnswer},
+        fleet::{BreakerStore, Change, FleetState, LeaseAnswer},
     },
+    fleet::FleetOptions,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -64,7 +65,7 @@ async fn half_open(server: &RedisServer) -> u32 {
             .open_for(OpenFor::fixed(ms(300)))
             .half_open(HalfOpen::probes(PROBES))
     };
-    let fleet = fleet(&server.url(), 20, make, &FleetRules::new()).await;
+    let fleet = fleet(&server.url(), 20, make, &FleetOptions::new()).await;
     open(&fleet).await;
     tokio::time::sleep(ms(400)).await;
     let (reached, go_on) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));

@@ -8,6 +8,7 @@ use resilience_core::{
         fleet::{FleetRules, FleetState},
     },
     error::Error,
+    fleet::FleetOptions,
 };
 use tower::{Layer, ServiceExt};
 
@@ -64,10 +65,8 @@ async fn storm(round: u64) -> u64 {
 }
 
 async fn fleet(url: &str, name: &str) -> Vec<CircuitBreaker> {
-    let rules = FleetRules::new()
-        .calm(ms(200))
-        .alert(ms(50))
-        .probe_lease(ms(1_000));
+    let options = FleetOptions::new().heartbeat(ms(200));
+    let rules = FleetRules::new().alert(ms(50)).probe_lease(ms(1_000));
     let store = store(url).await;
     let make = || {
         CircuitBreaker::builder(name)
@@ -76,7 +75,8 @@ async fn fleet(url: &str, name: &str) -> Vec<CircuitBreaker> {
             .open_for(OpenFor::fixed(ms(300)))
             .half_open(HalfOpen::probes(3).max_wait(ms(1_000)))
             .store(store.clone())
-            .fleet(rules.clone())
+            .fleet(options.clone())
+            .fleet_rules(rules.clone())
             .build()
             .expect("a good breaker")
     };

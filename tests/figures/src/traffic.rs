@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use resilience_core::{
     Verdict,
-    breaker::{CircuitBreaker, State, fleet::FleetRules},
+    breaker::{CircuitBreaker, State},
     completion::Guard,
+    fleet::FleetOptions,
 };
 
 use crate::{
@@ -22,8 +23,8 @@ pub(crate) async fn run() {
 
 /// Eight instances make one call of 100 ms each, at once.
 async fn together(server: &RedisServer) {
-    let rules = FleetRules::new().calm(ms(200));
-    let fleet = fleet(&server.url(), 8, || breaker("together"), &rules).await;
+    let options = FleetOptions::new().heartbeat(ms(200));
+    let fleet = fleet(&server.url(), 8, || breaker("together"), &options).await;
     let shared = fleet[0].fleet().expect("a shared breaker");
     while shared.view().await.expect("an answer").live < 8 {
         tokio::time::sleep(ms(5)).await;
@@ -62,8 +63,8 @@ async fn dead_upstream(server: &RedisServer) {
         .map(|_| breaker("dead").build().expect("a good breaker"))
         .collect();
     let (alone, alone_ms) = until_all_open(&local).await;
-    let rules = FleetRules::new();
-    let shared = fleet(&server.url(), 50, || breaker("dead"), &rules).await;
+    let options = FleetOptions::new();
+    let shared = fleet(&server.url(), 50, || breaker("dead"), &options).await;
     all(&shared, State::Closed).await;
     tokio::time::sleep(ms(2_500)).await;
     let (together, together_ms) = until_all_open(&shared).await;

@@ -26,7 +26,7 @@ async fn main() {
     let mut next = || args.next().expect("URL NAME OPEN_MS LEASE_MS");
     let (url, name) = (next(), next());
     let mut ms = || Duration::from_millis(next().parse().expect("milliseconds"));
-    let builder = builder(&name, ms()).fleet(rules().probe_lease(ms()));
+    let builder = builder(&name, ms()).fleet_rules(rules().probe_lease(ms()));
     let instance = Instance::start(&url, builder).await;
     println!("ready");
     let mut lines = BufReader::new(stdin()).lines();

@@ -10,7 +10,7 @@ use resilience_core::{
 };
 use resilience_tests::{
     redis::RedisServer,
-    redis_scene::{Instance, SOON, all_are, open, rules},
+    redis_scene::{Instance, SOON, all_are, open, options, rules},
     until::eventually,
 };
 
@@ -23,7 +23,8 @@ fn payments() -> CircuitBreakerBuilder {
         .minimum_calls(10)
         .open_for(OpenFor::fixed(OPEN))
         .half_open(HalfOpen::probes(3))
-        .fleet(rules().probe_lease(LEASE))
+        .fleet(options())
+        .fleet_rules(rules().probe_lease(LEASE))
 }
 
 /// Each instance makes a call that ends so, until `done`.

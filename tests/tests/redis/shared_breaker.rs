@@ -18,6 +18,7 @@ use resilience_core::{
     },
     completion::Guard,
     error::Error,
+    fleet::FleetOptions,
 };
 use resilience_tests::{
     redis::RedisServer,
@@ -221,7 +222,11 @@ async fn a_flush_while_open_heals_and_the_epoch_never_goes_back() {
 async fn redis_is_asked_as_often_for_ten_thousand_calls_as_for_one() {
     let server = RedisServer::start();
     let calm = Duration::from_millis(250);
-    let slow = move || builder("payments", LONG).fleet(rules().calm(calm).alert(calm));
+    let slow = move || {
+        builder("payments", LONG)
+            .fleet(FleetOptions::new().heartbeat(calm))
+            .fleet_rules(rules().alert(calm))
+    };
     let fleet = Instance::fleet(&server.url(), 4, slow).await;
     let mut asked = Vec::new();
     for (state, per_second) in [
@@ -328,7 +333,8 @@ async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
     drop(last);
     // Whoever comes back under an old name hears what is pushed, although somebody was about to stop listening.
     let patient = |name: &str| {
-        let patient = builder(name, SHORT).fleet(rules().calm(Duration::from_secs(60)));
+        let patient =
+            builder(name, SHORT).fleet(FleetOptions::new().heartbeat(Duration::from_secs(60)));
         let breaker = patient.store(redis.breakers()).build().expect("good");
         Instance {
             redis: redis.clone(),
@@ -357,7 +363,8 @@ async fn two_instances_on_one_connection_both_hear_what_is_pushed() {
     let server = RedisServer::start();
     let redis = connect(&server.url()).await;
     let new = || {
-        let patient = payments(SHORT)().fleet(rules().calm(Duration::from_secs(60)));
+        let patient =
+            payments(SHORT)().fleet(FleetOptions::new().heartbeat(Duration::from_secs(60)));
         let breaker = patient.store(redis.breakers()).build().expect("good");
         Instance {
             redis: redis.clone(),

@@ -1,83 +1,97 @@
-//! The fleet's side of a handle: look at it, give it orders.
+//! The fleet's side of a handle: views and overrides.
 
 use std::sync::Arc;
 
 use super::{
-    member::Membership,
+    member::FleetMember,
     record::{BreakerView, FleetOverride},
-    store::StoreError,
 };
+use crate::fleet::StoreError;
 
-/// The fleet that a shared breaker belongs to. From [`CircuitBreaker::fleet`](crate::breaker::CircuitBreaker::fleet).
+/// The fleet that a breaker belongs to. From
+/// [`CircuitBreaker::fleet`](crate::breaker::CircuitBreaker::fleet).
 ///
-/// Each method is one round trip to the store. An order holds for every instance of the fleet, those that start
-/// later included, until it is lifted or its time is over; it takes the place of an order that an instance was given
+/// Each method is one round trip to the store, within the time budget of
+/// [`FleetOptions::budget`](crate::fleet::FleetOptions::budget). An override holds for every instance of the fleet,
+/// also for those that start later, until it is cleared or expires; it replaces an override that an instance was given
 /// by itself.
 #[derive(Clone, Debug)]
 pub struct Fleet {
-    member: Arc<Membership>,
+    member: Arc<FleetMember>,
 }
 
 impl Fleet {
-    pub(in crate::breaker) const fn new(member: Arc<Membership>) -> Self {
+    pub(in crate::breaker) const fn new(member: Arc<FleetMember>) -> Self {
         Self { member }
     }
 
-    /// What this instance calls itself.
+    /// The name of this instance, with its random part.
     #[must_use]
     pub fn instance(&self) -> &str {
         &self.member.instance
     }
 
-    /// Whether the store could not be reached the last time: this instance then goes by its own window.
+    /// Whether the store is unavailable: this instance then decides by its own window.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.member.is_degraded()
     }
 
-    /// Where the fleet stands.
+    /// Reads the state of the fleet.
     ///
     /// # Errors
     ///
-    /// When the store gives no answer.
+    /// When the store does not answer.
     pub async fn view(&self) -> Result<BreakerView, StoreError> {
-        self.member.store.view(&self.member.name).await
+        let member = &self.member;
+        let answer = member.client.attempt(|store| store.view(&member.name));
+        answer.await.map(|view| member.counted(view))
     }
 
-    /// Gives an order to the whole fleet.
+    /// Sets an override for the whole fleet.
     ///
     /// # Errors
     ///
-    /// When the store gives no answer.
+    /// When the store does not answer. It may then have been set all the same, if the error is ambiguous.
     pub async fn set_override(
         &self,
         active_override: FleetOverride,
     ) -> Result<BreakerView, StoreError> {
         let by = active_override.by.clone();
-        self.member
-            .store
-            .set_override(&self.member.name, Some(active_override), &by)
-            .await
+        self.override_with(Some(active_override), &by).await
     }
 
-    /// Lifts the order in force.
+    /// Clears the override in force.
     ///
     /// # Errors
     ///
-    /// When the store gives no answer.
+    /// When the store does not answer. It may then have been cleared all the same, if the error is ambiguous.
     pub async fn clear_override(&self, by: &str) -> Result<BreakerView, StoreError> {
-        self.member
-            .store
-            .set_override(&self.member.name, None, by)
-            .await
+        self.override_with(None, by).await
     }
 
-    /// Closes the whole fleet, with empty windows and no order.
+    /// Closes the breakers of the whole fleet, with empty windows and no override.
     ///
     /// # Errors
     ///
-    /// When the store gives no answer.
+    /// When the store does not answer. They may then have been closed all the same, if the error is ambiguous.
     pub async fn reset(&self, by: &str, reason: &str) -> Result<BreakerView, StoreError> {
-        self.member.store.reset(&self.member.name, by, reason).await
+        let member = &self.member;
+        let answer = member
+            .client
+            .attempt(|store| store.reset(&member.name, by, reason));
+        answer.await.map(|view| member.counted(view))
+    }
+
+    async fn override_with(
+        &self,
+        active_override: Option<FleetOverride>,
+        by: &str,
+    ) -> Result<BreakerView, StoreError> {
+        let member = &self.member;
+        let answer = member
+            .client
+            .attempt(|store| store.set_override(&member.name, active_override, by));
+        answer.await.map(|view| member.counted(view))
     }
 }

@@ -23,6 +23,8 @@ pub struct BreakerLedger {
     pending: Option<Pending>,
     /// The breaker's totals when they were last put into a report.
     reported: Counts,
+    /// The length of a bucket in the last report.
+    bucket_ms: u64,
 }
 
 /// A report that may or may not have been merged: sent again as it is.
@@ -71,6 +73,7 @@ impl BreakerLedger {
             sequence: 0,
             pending: None,
             reported: Counts::default(),
+            bucket_ms: 0,
         }
     }
 
@@ -148,6 +151,7 @@ impl BreakerLedger {
         }
         let counts = standing.totals.since(self.reported);
         self.reported = standing.totals;
+        self.bucket_ms = standing.bucket_ms;
         self.sequence += 1;
         Report {
             instance: Arc::clone(&self.instance),
@@ -159,6 +163,27 @@ impl BreakerLedger {
             bucket_ms: standing.bucket_ms,
             live_ms: standing.live_ms,
         }
+    }
+
+    /// Whether every call so far was reported, and the report answered. `totals` are the breaker's now.
+    #[must_use]
+    pub fn has_reported(&self, totals: Counts) -> bool {
+        self.pending.is_none() && totals == self.reported
+    }
+
+    /// The report of an instance that leaves, with the calls that were not reported yet. `None`: it never reported. A
+    /// report in doubt is given up. Without `standing` the breaker is gone, and its last calls with it.
+    pub fn last_report(&mut self, standing: Option<&LocalState>) -> Option<Report> {
+        if self.sequence == 0 {
+            return None;
+        }
+        self.pending = None;
+        let gone = LocalState {
+            totals: self.reported,
+            bucket_ms: self.bucket_ms,
+            ..LocalState::default()
+        };
+        Some(self.next_report(standing.unwrap_or(&gone), 0))
     }
 
     /// The report was answered.

@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
+    future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -12,37 +13,47 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, mpsc},
-};
+use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 use super::{
+    batch::ReportBatcher,
     policy::Policy,
-    record::{BreakerView, LeaseAnswer},
-    rules::FleetRules,
-    store::{BreakerStore, in_time},
+    record::{BreakerView, LeaseAnswer, Report},
+    rules::{FleetConfig, FleetRules},
+    store::BreakerStore,
 };
-use crate::clock::{Clock, Moment};
+use crate::{
+    clock::{Clock, Moment},
+    error::Pattern,
+    fleet::{
+        AgentHandle, StillRunning, StoreClient, StoreError, StoreHandle, Waker, instance_id,
+        jittered, join, millis,
+    },
+};
 
-/// The part of a shared breaker that calls touch: never on a call that a closed breaker lets through.
-pub(in crate::breaker) struct Membership {
-    pub(super) store: Arc<dyn BreakerStore>,
+/// The part of a fleet breaker that calls touch: never on a call that a closed breaker lets through.
+pub(in crate::breaker) struct FleetMember {
+    pub(super) client: StoreClient<dyn BreakerStore>,
+    pub(super) handle: StoreHandle,
     pub(super) policy: Policy,
     pub(super) rules: FleetRules,
+    pub(super) heartbeat: Duration,
     /// The name of the record.
     pub(super) name: Arc<str>,
     pub(super) instance: Arc<str>,
+    /// The name under which this instance votes: the configured one, if any.
+    pub(super) voter: Arc<str>,
     pub(super) clock: Clock,
-    /// Rings when a report should not wait for the calm interval.
-    pub(super) wake: Notify,
+    pub(super) waker: Waker,
+    /// A failure is to be reported soon.
     pub(super) woken: AtomicBool,
-    pub(super) sender: mpsc::UnboundedSender<AgentMessage>,
-    /// The store could not be reached the last time.
-    pub(super) degraded: AtomicBool,
+    sender: mpsc::UnboundedSender<AgentMessage>,
+    agent: OnceLock<AgentHandle>,
+    /// Joins the reports of all breakers on one store handle. `None`: the store has no handle.
+    batcher: Option<Arc<ReportBatcher>>,
     /// When this instance may ask for a probe again.
     ask_again: AtomicU64,
-    /// Requests for a probe under way, from this instance.
+    /// Requests for a probe in progress, of this instance.
     asking: AtomicU32,
     /// Calls may be made from outside of it.
     runtime: Handle,
@@ -50,70 +61,113 @@ pub(in crate::breaker) struct Membership {
 
 /// What calls tell the agent. Bounded by the number of probes.
 pub(super) enum AgentMessage {
-    /// A probe was granted, to be settled by then.
-    Granted {
-        lease: Arc<str>,
-        epoch: u64,
-        by: Moment,
-    },
-    /// A probe came back; `None`: it says nothing.
+    /// A probe was granted.
+    Granted(ProbeLease),
+    /// The call of a probe ended; `None`: it says nothing about the dependency.
     Settled {
         lease: Arc<str>,
-        epoch: u64,
         success: Option<bool>,
     },
     /// The answer to a request for a probe.
     Seen(Box<BreakerView>),
-    /// The store gave no answer.
-    Failed(String),
-    /// The dependency asked to be left alone until then.
+    /// The dependency asked for a pause until then.
     CoolDown(Moment),
 }
 
-/// After a "no" or no answer, this instance leaves the store alone for so long.
+/// A probe of the fleet that this instance was granted.
+pub(super) struct ProbeLease {
+    pub(super) id: Arc<str>,
+    pub(super) epoch: u64,
+    /// When the holder counts it as failed.
+    pub(super) by: Moment,
+    /// When the fleet forgets it.
+    pub(super) ends: Moment,
+}
+
+/// Pause of this instance after a request for a probe that was denied or failed.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-impl Membership {
+impl FleetMember {
     pub(in crate::breaker) fn new(
-        store: Arc<dyn BreakerStore>,
+        config: FleetConfig,
         policy: Policy,
-        rules: FleetRules,
         name: Arc<str>,
         clock: Clock,
     ) -> (Arc<Self>, AgentReceiver) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let member = Self {
-            instance: rules.instance_id(),
+        let FleetConfig {
             store,
+            rules,
+            settings,
+        } = config;
+        let runtime = Handle::current();
+        let of_store = store.handle().cloned();
+        let batcher = of_store
+            .as_ref()
+            .filter(|_| settings.budget >= ReportBatcher::LEAST_BUDGET)
+            .map(StoreHandle::shared::<ReportBatcher>);
+        let handle = of_store.unwrap_or_default();
+        if let Some(batcher) = &batcher {
+            batcher.enter(&name);
+        }
+        join(&handle, &runtime, settings.budget, settings.heartbeat);
+        // Of a keyed breaker, each key is an instance of its own record, and a key that is dropped comes back as
+        // another one.
+        let instance = instance_id(settings.name.as_deref());
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waker = Waker::new();
+        let client = StoreClient::new(store, Pattern::CircuitBreaker, Arc::clone(&name), &settings);
+        client.wake_on_return(waker.clone());
+        let member = Self {
+            client,
+            handle,
             policy,
             rules,
+            heartbeat: settings.heartbeat,
             name,
+            voter: settings.name.unwrap_or_else(|| Arc::clone(&instance)),
+            instance,
             clock,
-            wake: Notify::new(),
+            waker,
             woken: AtomicBool::new(false),
             sender,
-            degraded: AtomicBool::new(false),
+            agent: OnceLock::new(),
+            batcher,
             ask_again: AtomicU64::new(0),
             asking: AtomicU32::new(0),
-            runtime: Handle::current(),
+            runtime,
         };
         (Arc::new(member), AgentReceiver(receiver))
     }
 
-    /// Something failed here: the fleet should hear of it soon.
+    pub(super) fn started(&self, agent: AgentHandle) {
+        // The first wins, and there is one only.
+        let _ = self.agent.set(agent);
+    }
+
+    /// A call failed: the fleet should know soon.
     #[cold]
     pub(in crate::breaker) fn wake(&self) {
         if !self.woken.swap(true, AcqRel) {
-            self.wake.notify_one();
+            self.waker.wake();
         }
     }
 
-    /// The breaker is gone: its agent should see that now, not at its next report.
-    pub(in crate::breaker) fn leave(&self) {
-        self.wake.notify_one();
+    /// Ends the agent: the breaker is gone.
+    pub(in crate::breaker) fn close(&self) {
+        if let Some(agent) = self.agent.get() {
+            agent.tasks().close();
+        }
     }
 
-    /// The dependency asked to be left alone until then: the whole fleet should.
+    /// Ends the agent, and waits until it has left the fleet.
+    pub(in crate::breaker) async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        match self.agent.get() {
+            Some(agent) => agent.shutdown(within).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The dependency asked for a pause until then: the whole fleet should heed it.
     #[cold]
     pub(in crate::breaker) fn cool_down(&self, until: Moment) {
         self.send(AgentMessage::CoolDown(until));
@@ -135,46 +189,103 @@ impl Membership {
     pub(in crate::breaker) async fn ask(
         self: Arc<Self>,
     ) -> Result<Option<Lease>, StoreUnavailable> {
+        if self.is_closing() {
+            // Without its agent, a probe could not be settled.
+            return Err(StoreUnavailable);
+        }
         let _asking = OpenRequest::start(&self);
-        let lease: Arc<str> = format!("{}-{:016x}", self.instance, fastrand::u64(..)).into();
+        let id: Arc<str> = format!("{}-{:016x}", self.instance, fastrand::u64(..)).into();
         let time = self.rules.probe_lease;
+        let (probes, lease_ms) = (self.policy.probes, millis(time));
         let started = self.clock.now();
         let question = self
-            .store
-            .lease(&self.name, &lease, self.policy.probes, millis(time));
-        let answer = match in_time(question).await {
-            Ok((answer, view)) => {
-                self.send(AgentMessage::Seen(Box::new(view)));
-                answer
-            }
-            Err(failure) => {
-                self.rest();
-                self.send(AgentMessage::Failed(failure.to_string()));
-                return Err(StoreUnavailable);
-            }
+            .client
+            .call(|store| store.lease(&self.name, &id, probes, lease_ms));
+        let Ok((answer, view)) = question.await else {
+            self.pause();
+            return Err(StoreUnavailable);
         };
+        self.send(AgentMessage::Seen(Box::new(view)));
         let LeaseAnswer::Granted { epoch } = answer else {
-            self.rest();
+            self.pause();
             return Ok(None);
         };
-        // Before the fleet forgets it, the holder says that it failed.
-        let by = started + time.mul_f64(0.8);
-        self.send(AgentMessage::Granted {
-            lease: Arc::clone(&lease),
+        self.send(AgentMessage::Granted(ProbeLease {
+            id: Arc::clone(&id),
             epoch,
-            by,
-        });
+            // Before the fleet forgets the probe, its holder reports that it failed.
+            by: started + time.mul_f64(0.8),
+            ends: started + time,
+        }));
         Ok(Some(Lease {
             member: Arc::clone(&self),
-            lease,
-            epoch,
+            lease: id,
             settled: false,
         }))
     }
 
-    pub(super) fn voter(&self) -> Arc<str> {
-        let name = self.rules.instance.as_ref();
-        Arc::clone(name.unwrap_or(&self.instance))
+    /// Sends a report: with those of other breakers that are due at the same tick, or at once if it is urgent.
+    pub(super) async fn report(
+        &self,
+        report: &Report,
+        urgent: bool,
+    ) -> Result<BreakerView, StoreError> {
+        let client = &self.client;
+        match self.batcher.as_ref().filter(|_| !urgent) {
+            None => client.call(|store| store.report(&self.name, report)).await,
+            Some(batcher) => client.call(|_| self.batched(batcher, report)).await,
+        }
+    }
+
+    /// Sends the last report, whether or not the store is available.
+    pub(super) async fn leave(&self, report: &Report) -> Result<BreakerView, StoreError> {
+        let client = &self.client;
+        match &self.batcher {
+            None => {
+                client
+                    .attempt(|store| store.report(&self.name, report))
+                    .await
+            }
+            Some(batcher) => client.attempt(|_| self.batched(batcher, report)).await,
+        }
+    }
+
+    fn batched<'a>(
+        &self,
+        batcher: &Arc<ReportBatcher>,
+        report: &Report,
+    ) -> crate::fleet::StoreFuture<'a, BreakerView> {
+        let (store, budget) = (self.client.store(), self.client.budget());
+        batcher.report(store, budget, &self.runtime, &self.name, report)
+    }
+
+    /// When a report is due that follows the last one after about `interval`.
+    pub(super) fn next_tick(&self, interval: Duration) -> Instant {
+        match &self.batcher {
+            Some(batcher) => batcher.next_tick(interval),
+            // Instances that started together must not go on together.
+            None => Instant::now() + jittered(interval),
+        }
+    }
+
+    /// The view with no more live instances than the membership of the store allows: an instance that died may be in the
+    /// record for longer.
+    pub(super) fn counted(&self, mut view: BreakerView) -> BreakerView {
+        if let Some(live) = self.handle.live_instances() {
+            let each = self
+                .batcher
+                .as_ref()
+                .map_or(1, |all| all.of_name(&self.name));
+            view.live = view.live.min(live.saturating_mul(each));
+        }
+        view
+    }
+
+    /// Runs `task`, which a shutdown waits for.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(agent) = self.agent.get() {
+            agent.tasks().spawn(&self.runtime, task);
+        }
     }
 
     pub(in crate::breaker) const fn runtime(&self) -> &Handle {
@@ -182,26 +293,40 @@ impl Membership {
     }
 
     pub(in crate::breaker) fn is_degraded(&self) -> bool {
-        self.degraded.load(Relaxed)
+        !self.client.is_available()
     }
 
-    fn rest(&self) {
+    fn is_closing(&self) -> bool {
+        let agent = self.agent.get();
+        agent.is_some_and(|agent| agent.tasks().is_closing())
+    }
+
+    fn pause(&self) {
         let again = self.clock.now() + ASK_AGAIN.mul_f64(0.5 + fastrand::f64());
         self.ask_again.store(again.as_nanos(), Release);
     }
 
-    /// Nobody reads it only when the breaker itself is gone.
-    fn send(&self, message: AgentMessage) {
+    pub(super) fn send(&self, message: AgentMessage) {
+        // Fails only when the agent has ended.
         let _ = self.sender.send(message);
+        self.waker.wake();
     }
 }
 
-impl fmt::Debug for Membership {
+impl Drop for FleetMember {
+    fn drop(&mut self) {
+        if let Some(batcher) = &self.batcher {
+            batcher.leave(&self.name);
+        }
+    }
+}
+
+impl fmt::Debug for FleetMember {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Membership")
+        f.debug_struct("FleetMember")
             .field("name", &self.name)
             .field("instance", &self.instance)
-            .field("store", &self.store)
+            .field("client", &self.client)
             .finish_non_exhaustive()
     }
 }
@@ -209,14 +334,14 @@ impl fmt::Debug for Membership {
 /// The store gave no answer.
 pub(in crate::breaker) struct StoreUnavailable;
 
-/// What the agent reads the letters from.
+/// The receiving end of the messages to the agent.
 pub(in crate::breaker) struct AgentReceiver(pub(super) mpsc::UnboundedReceiver<AgentMessage>);
 
-/// Counts a request while it is under way, however it ends.
-struct OpenRequest<'a>(&'a Membership);
+/// Counts a request while it is in progress, however it ends.
+struct OpenRequest<'a>(&'a FleetMember);
 
 impl<'a> OpenRequest<'a> {
-    fn start(member: &'a Membership) -> Self {
+    fn start(member: &'a FleetMember) -> Self {
         member.asking.fetch_add(1, Relaxed);
         Self(member)
     }
@@ -230,9 +355,8 @@ impl Drop for OpenRequest<'_> {
 
 /// One of the fleet's probes. Given back when it is dropped unsettled.
 pub(in crate::breaker) struct Lease {
-    member: Arc<Membership>,
+    member: Arc<FleetMember>,
     lease: Arc<str>,
-    epoch: u64,
     settled: bool,
 }
 
@@ -244,12 +368,8 @@ impl Lease {
     pub(in crate::breaker) fn settle(&mut self, success: Option<bool>) {
         if !self.settled {
             self.settled = true;
-            let (lease, epoch) = (Arc::clone(&self.lease), self.epoch);
-            self.member.send(AgentMessage::Settled {
-                lease,
-                epoch,
-                success,
-            });
+            let lease = Arc::clone(&self.lease);
+            self.member.send(AgentMessage::Settled { lease, success });
         }
     }
 }
@@ -258,8 +378,4 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.settle(None);
     }
-}
-
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

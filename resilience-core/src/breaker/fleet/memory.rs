@@ -9,9 +9,12 @@ use tokio::sync::watch;
 
 use super::{
     record::{BreakerRecord, BreakerView, Change, FleetOverride, LeaseAnswer, Report},
-    store::{BreakerStore, Push, StoreFuture, Subscription},
+    store::BreakerStore,
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    fleet::{Pushed, StoreFuture, Subscription},
+};
 
 /// Keeps the records in this process. Clones share them.
 ///
@@ -36,7 +39,7 @@ pub struct InProcessBreakers {
 #[derive(Debug)]
 struct Entry {
     record: BreakerRecord,
-    pushes: watch::Sender<Push>,
+    pushes: watch::Sender<Pushed<Arc<BreakerView>>>,
 }
 
 impl InProcessBreakers {
@@ -72,7 +75,7 @@ impl InProcessBreakers {
         if view.epoch != before {
             entry
                 .pushes
-                .send_replace(Push::View(Arc::new(view.clone())));
+                .send_replace(Pushed::Value(Arc::new(view.clone())));
         }
         (done, view)
     }
@@ -81,7 +84,7 @@ impl InProcessBreakers {
 fn entry<'a>(records: &'a mut HashMap<String, Entry>, name: &str) -> &'a mut Entry {
     records.entry(name.to_owned()).or_insert_with(|| Entry {
         record: BreakerRecord::default(),
-        pushes: watch::Sender::new(Push::None),
+        pushes: watch::Sender::new(Pushed::None),
     })
 }
 
@@ -170,7 +173,7 @@ impl BreakerStore for InProcessBreakers {
         ready(self.step(name, |_, _| ()).1)
     }
 
-    fn subscribe(&self, name: &str) -> Subscription {
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         Subscription::new(entry(&mut records, name).pushes.subscribe())
     }

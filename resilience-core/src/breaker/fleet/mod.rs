@@ -1,26 +1,36 @@
-//! What a fleet of instances knows together about one dependency.
+//! Circuit breaker state that a fleet of instances shares.
 //!
-//! The local window decides for this instance, instantly, with or without a store. The fleet adds what one instance
-//! cannot know: that the dependency is failing for everybody, that it was open before this instance started, that
-//! somebody else is already probing, that an operator gave an order.
+//! The local window decides for this instance, instantly, with or without a store. The fleet adds what one instance cannot
+//! know: that the dependency fails for all of them, that it was open before this instance started, that other instances
+//! are probing already, that an operator set an override.
 //!
-//! - [`BreakerRecord`] is the shared state of one breaker, and everything that may happen to it: merge a report, compare
-//!   and set a state, lease and settle a probe. It holds no policy. The in-process store keeps it in a map; the
-//!   Redis store's scripts do the same things to the same fields, and one conformance suite holds both to it.
-//! - [`Policy`] decides, purely, what an instance should propose when it sees a [`BreakerView`] of that record: the fleet opens
-//!   when its rate is too high *and* a quorum of instances finds the dependency failing, so that one instance with a
-//!   broken network opens alone.
-//! - [`BreakerLedger`] is what an instance knows and has reported, and what follows from a view: adopt it, or bring back what
-//!   the store has lost.
-//! - One task per breaker and instance reports, hears, proposes, and brings the verdict to the machine. No call waits
-//!   for it, but for those that ask for one of the fleet's probes while it is half-open.
-//! - [`BreakerStore`] is what a store offers.
+//! - [`BreakerRecord`] is the shared state of one breaker and every step on it: merging a report, changing the state by
+//!   compare-and-set, leasing and settling a probe. It holds no policy. The in-process store keeps it in a map, the scripts
+//!   of the Redis store do the same steps on the same fields, and one conformance suite tests both.
+//! - [`Policy`] is pure and decides what an instance proposes on a [`BreakerView`] of that record: the fleet opens when its
+//!   rate is too high *and* a quorum of instances finds the dependency failing, so an instance with a broken network opens
+//!   alone.
+//! - [`BreakerLedger`] is pure and holds what an instance knows and has reported. It decides whether a view is adopted or
+//!   the store is behind.
+//! - One background task per breaker reports, receives views, proposes changes and brings the verdict to the machine. Calls
+//!   do not wait for it; only a call that needs one of the fleet's probes, while half-open, waits for the store.
+//! - [`BreakerStore`] is what a store implements.
+//!
+//! # While the store is unavailable
+//!
+//! A step of the store has 250 ms ([`FleetOptions::budget`](crate::fleet::FleetOptions::budget)). After three steps in a row
+//! without an answer the store is [unavailable](crate::fleet#health): reports, proposals and requests for probes are
+//! skipped until it answers again, and [`Fleet::is_degraded`] is true. Pushes are still received. The results of probes are
+//! sent again until the lease of the probe ends.
+//!
+//! The outage policy is [`OnOutage::Local`](crate::fleet::OnOutage::Local), the default and the only one: the local window
+//! decides, a verdict of the fleet ends by its own clock, and afterwards this instance sends probes of its own. The other
+//! policies are refused, since a breaker without a store can still decide.
 //!
 //! # Agreement after an outage of the store
 //!
-//! While the store does not answer, instances go on by their local windows, and may close or open by
-//! themselves. At each view that the store gives afterwards, an instance compares the record with its own
-//! breaker ([`LocalPhase`]):
+//! During the outage instances may close or open by themselves. At each view that the store gives afterwards, an instance
+//! compares the record with its own breaker ([`LocalPhase`]):
 //!
 //! | record | own breaker | then |
 //! |---|---|---|
@@ -35,28 +45,55 @@
 //! | any, with an override | any | the override holds; afterwards as above |
 //! | any | an override of this instance | nothing until it ends; afterwards as above |
 //!
-//! A proposal names the epoch that it is based on, so it loses to anything newer. Only the half-open state
-//! of the same trip gives way to an instance's own probes: a fleet that has opened again since does not close
-//! by the recovery of one instance.
+//! A proposal names the epoch that it is based on, so it loses to anything newer. Only the half-open state of the same trip
+//! yields to an instance's own probes: a fleet that has opened again since does not close by the recovery of one instance.
 //!
-//! The bound: with the store answering, calls flowing and no override in force, record and instances agree
-//! after at most 1.2 `calm` intervals where an instance recovered alone. Otherwise after at most the sum of
+//! The bound: with the store answering, calls flowing and no override in force, record and instances agree after at most 1.2
+//! heartbeats where an instance recovered alone. Otherwise after at most the sum of
 //!
-//! - 1.2 `calm` intervals until the next report,
+//! - 1.2 heartbeats until the next report,
 //! - the time left of the open state, of the record or of the instance, whichever is longer,
 //! - `max_wait` of half-open, and one more open time, where an instance's own probes hang,
 //! - one `probe_lease`, where instances died with the fleet's probes,
-//! - the duration of the probes, and 250 ms for each step of the store,
+//! - the duration of the probes, and the time budget of each step of the store,
 //!
-//! whichever instances are left. Probes that fail open the record again, which is agreement too. The stages of a
-//! ramp-up follow.
+//! whichever instances are left. Probes that fail open the record again, which is agreement too. The stages of a ramp-up
+//! follow.
 //!
-//! Each step of the store has 250 ms. A store without an answer by then counts as unreachable; the agent goes
-//! on hearing pushes, and reports itself degraded after two such steps in a row.
+//! # Live instances
+//!
+//! The quorum is a share of the live instances of the record. If the store counts its members
+//! ([`StoreHandle::live_instances`](crate::fleet::StoreHandle::live_instances)), a report without failures tells that the
+//! instance is live for an hour, and no more instances are counted than there are members. A report of an instance that finds
+//! the dependency failing, and every report on a store without members, counts for three heartbeats. An instance that is
+//! dropped or shut down leaves the record at once. While old instances that are no members run beside new ones, the new
+//! ones count fewer; the quorum is never below [`FleetRules::min_instances`].
+//!
+//! # Commands
+//!
+//! A breaker is active in an interval if a call ended in it, or if it or its record is not closed, or has an override.
+//! Breakers that are not active report nothing, except once in half an hour, if the store counts its members. On one server
+//! the reports of all breakers on one store handle that are due at the same tick go in scripts of at most 32; on a Cluster
+//! each is a command of its own, sent together and pipelined per node. Commands per second, whatever the number of calls:
+//!
+//! ```text
+//! one server: handles × (1 + ceil(active ÷ 32)) ÷ heartbeat  +  handles × ceil(failing ÷ 32) ÷ alert
+//! Cluster:    handles × (1 + active) ÷ heartbeat             +  handles × failing ÷ alert
+//! ```
+//!
+//! `handles` are the store handles of the fleet (one per instance), `active` the active breakers of a handle without
+//! failures, `failing` those that have failures in the interval or whose record is not closed. The 1 is the heartbeat of the
+//! membership. A first failure is reported at once, in a command of its own, and at most once per
+//! [`alert`](FleetRules::alert). A change of state is one command more, of the instance that proposes it.
 //!
 //! Times between instances are durations on the store's own clock: ages and remainders, never wall-clock instants.
+//!
+//! # References
+//!
+//! M. Nygard, *Release It!*, 2nd ed., 2018, chapter 5 (circuit breaker); C. Gray and D. Cheriton, *Leases*, SOSP 1989 (probe leases).
 
 mod agent;
+mod batch;
 mod handle;
 mod ledger;
 mod local;
@@ -82,9 +119,10 @@ pub use record::{
     OverrideKind, Report,
 };
 pub use rules::FleetRules;
-pub use store::{BreakerStore, Push, StoreError, StoreFuture, Subscription};
+pub use store::BreakerStore;
 
-pub(super) use member::{Lease, Membership, StoreUnavailable};
+pub(super) use member::{FleetMember, Lease, StoreUnavailable};
 pub(super) use probe_request::ProbeRequest;
 pub(super) use probes::HeldProbes;
-pub(super) use shared::{join, spawn_agent};
+pub(super) use rules::{DEFAULTS, FleetConfig};
+pub(super) use shared::{enter, spawn_agent};

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::{Lease, StoreUnavailable};
 use crate::{
-    breaker::{Permit, machine::Refusal, shared::Shared},
+    breaker::{Permit, refusal::Refusal, shared::Shared},
     error::{Reason, Rejected},
     stripe::Striped,
 };

@@ -1,50 +1,39 @@
-//! Where the fleet and the machine of one breaker meet.
+//! Between the fleet and the machine of one breaker.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    agent::Agent,
+    agent,
     local::LocalPhase,
-    member::{AgentReceiver, Membership},
+    member::{AgentReceiver, FleetMember},
     policy::Policy,
     record::{BreakerView, Counts, FleetOverride, FleetState, OverrideKind},
-    rules::FleetRules,
-    store::BreakerStore,
+    rules::{FleetConfig, FleetRules},
 };
 use crate::{
     breaker::{
-        builder::Config,
         events::Cause,
         overrides::Override,
         rules::{Rules, WindowRules},
         shared::Shared,
         snapshot::State,
-        transitions::Imposed,
     },
     clock::Clock,
+    fleet::millis,
 };
 
-/// A count window has no length; its fleet counts over so long.
+/// Length of the fleet's window for breakers with a count window, which has no length.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// This instance's membership, if the breaker is shared.
-pub(in crate::breaker) fn join(
-    config: &Config,
-    name: Arc<str>,
-) -> Option<(Arc<Membership>, AgentReceiver)> {
-    let (store, rules) = config.fleet.clone()?;
-    Some(enter(store, rules, &config.rules, name, config.clock))
-}
-
-fn enter(
-    store: Arc<dyn BreakerStore>,
-    fleet: FleetRules,
+/// This instance's side of the fleet.
+pub(in crate::breaker) fn enter(
+    fleet: FleetConfig,
     rules: &Rules,
     name: Arc<str>,
     clock: Clock,
-) -> (Arc<Membership>, AgentReceiver) {
-    let policy = policy(&fleet, rules);
-    Membership::new(store, policy, fleet, name, clock)
+) -> (Arc<FleetMember>, AgentReceiver) {
+    let policy = policy(&fleet.rules, rules);
+    FleetMember::new(fleet, policy, name, clock)
 }
 
 /// The breaker's own configuration, read for the fleet as a whole.
@@ -68,10 +57,10 @@ fn policy(fleet: &FleetRules, rules: &Rules) -> Policy {
     }
 }
 
-/// Starts the task that speaks for this instance.
+/// Starts the background task of a fleet breaker.
 pub(in crate::breaker) fn spawn_agent(breaker: &Arc<Shared>, receiver: AgentReceiver) {
     if let Some(member) = breaker.member() {
-        Agent::start(breaker, member, receiver);
+        agent::start(breaker, member, receiver);
     }
 }
 
@@ -86,8 +75,8 @@ impl Shared {
         }
     }
 
-    /// Whether this instance by itself finds the dependency failing: it has opened alone, or its window says so,
-    /// however few its calls.
+    /// Whether this instance by itself finds the dependency failing: it has opened alone, or the rates of its window are
+    /// too high, whatever the number of calls.
     pub(super) fn finds_failing(&self) -> bool {
         match self.state() {
             State::Open | State::HalfOpen => true,
@@ -108,7 +97,7 @@ impl Shared {
 
     /// Milliseconds that the fleet's verdict has left here.
     pub(super) fn fleet_time_left(&self) -> u64 {
-        super::member::millis(self.machine().time_left(self.clock().now()))
+        millis(self.machine().time_left(self.clock().now()))
     }
 
     /// The state of this breaker beside the fleet's verdict.
@@ -122,16 +111,16 @@ impl Shared {
     /// its own is not shortened: it backs off from probes that failed.
     pub(super) fn follow(&self, view: &BreakerView, local: LocalPhase) {
         let left = Duration::from_millis(view.remaining_ms);
-        let imposed = match (view.state, local) {
+        match (view.state, local) {
             (FleetState::Open | FleetState::HalfOpen, LocalPhase::Open) => {
-                Imposed::Open(left.max(self.machine().time_left(self.clock().now())))
+                let longer = left.max(self.machine().time_left(self.clock().now()));
+                self.impose(FleetState::Open, longer, cause(view));
             }
-            (state, _) => imposed(state, left),
-        };
-        self.impose(imposed, cause(view));
+            (state, _) => self.impose(state, left, cause(view)),
+        }
     }
 
-    /// Does what the fleet has decided.
+    /// Applies a new verdict of the fleet.
     pub(super) fn apply(&self, previous: &BreakerView, view: &BreakerView) {
         let same_override = same_override(
             previous.active_override.as_ref(),
@@ -145,25 +134,16 @@ impl Shared {
                 }
             }
         }
-        let anew = view.age_ms < previous.age_ms;
+        let entered_again = view.age_ms < previous.age_ms;
         let left = Duration::from_millis(view.remaining_ms);
         if view.state == FleetState::Closed && previous.state == FleetState::Closed {
-            // It was entered again, or no order came or went: the fleet was reset.
-            if anew || (same_override && previous.epoch != 0) {
+            // It was entered again, or no override was set or cleared: the fleet was reset.
+            if entered_again || (same_override && previous.epoch != 0) {
                 self.reset(view.cause.as_str().into());
             }
             return;
         }
-        self.impose(imposed(view.state, left), cause(view));
-    }
-}
-
-fn imposed(state: FleetState, left: Duration) -> Imposed {
-    match state {
-        FleetState::Open => Imposed::Open(left),
-        FleetState::HalfOpen => Imposed::HalfOpen,
-        FleetState::RampUp(stage) => Imposed::Stage(stage.into(), left),
-        FleetState::Closed => Imposed::Closed,
+        self.impose(view.state, left, cause(view));
     }
 }
 
@@ -174,7 +154,7 @@ fn cause(view: &BreakerView) -> Cause {
     }
 }
 
-/// The same but for the time it has left.
+/// Whether both are one override, apart from the time that is left.
 fn same_override(one: Option<&FleetOverride>, other: Option<&FleetOverride>) -> bool {
     match (one, other) {
         (None, None) => true,

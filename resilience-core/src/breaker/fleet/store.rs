@@ -1,49 +1,51 @@
-//! What a store of shared breakers offers.
+//! What a store of fleet breakers offers.
 
-use std::{fmt, sync::Arc, time::Duration};
-
-use tokio::{sync::watch, time::timeout};
-
-use crate::fleet::StoreHandle;
-pub use crate::fleet::{StoreError, StoreFuture};
+use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
 
 use super::record::{BreakerView, Change, FleetOverride, LeaseAnswer, Report};
+use crate::fleet::{Probe, StoreError, StoreFuture, StoreHandle, Subscription};
 
-/// Maximum time for one step of the store. A store that keeps its own, shorter budget never meets it;
-/// one that never answers would otherwise stop the agent at its report, deaf to pushes.
-pub(super) const STEP_BUDGET: Duration = Duration::from_millis(250);
-
-/// Waits for `answer` for at most [`STEP_BUDGET`]. What the store has done by then is unknown.
-pub(super) async fn in_time<T>(answer: StoreFuture<'_, T>) -> Result<T, StoreError> {
-    timeout(STEP_BUDGET, answer).await.unwrap_or_else(|_| {
-        let reason = format!("no answer within {STEP_BUDGET:?}");
-        Err(StoreError::new(reason, true))
-    })
-}
-
-/// Where a fleet keeps its breakers' records.
+/// Where a fleet keeps the records of its breakers.
 ///
-/// Each method is one atomic step on the [`BreakerRecord`](super::BreakerRecord) of breaker `name`, with the store's own clock,
-/// and answers with the view after it. Changes of state and orders are pushed to all subscribers.
+/// Each method is one atomic step on the [`BreakerRecord`](super::BreakerRecord) of breaker `name`, with the store's own
+/// clock, and returns the view after it. Changes of state and overrides are pushed to all subscribers.
 pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
-    /// See [`BreakerRecord::report`](super::BreakerRecord::report).
+    /// Merges a report. See [`BreakerRecord::report`](super::BreakerRecord::report).
     fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView>;
 
-    /// See [`BreakerRecord::change`](super::BreakerRecord::change). Whether this proposal won, and what holds now.
+    /// Merges the reports of several breakers, at most 32, each as [`report`](Self::report) does: one result per report,
+    /// in the same order. The default sends them one by one, concurrently.
+    ///
+    /// # Errors
+    ///
+    /// An error of the whole counts for each report.
+    fn report_all<'a>(
+        &'a self,
+        reports: &'a [(Arc<str>, Report)],
+    ) -> StoreFuture<'a, Vec<Result<BreakerView, StoreError>>> {
+        let reports = reports
+            .iter()
+            .map(|(name, report)| self.report(name, report));
+        Box::pin(all(reports.collect()))
+    }
+
+    /// Changes the state. See [`BreakerRecord::change`](super::BreakerRecord::change). Returns whether this proposal won,
+    /// and the state that holds now.
     fn change<'a>(
         &'a self,
         name: &'a str,
         change: &'a Change,
     ) -> StoreFuture<'a, (bool, BreakerView)>;
 
-    /// See [`BreakerRecord::restore`](super::BreakerRecord::restore). Whether the record knew less.
+    /// Restores a lost record. See [`BreakerRecord::restore`](super::BreakerRecord::restore). Returns whether the record
+    /// knew less.
     fn restore<'a>(
         &'a self,
         name: &'a str,
         known: &'a BreakerView,
     ) -> StoreFuture<'a, (bool, BreakerView)>;
 
-    /// See [`BreakerRecord::lease`](super::BreakerRecord::lease).
+    /// Leases a probe. See [`BreakerRecord::lease`](super::BreakerRecord::lease).
     fn lease<'a>(
         &'a self,
         name: &'a str,
@@ -52,7 +54,8 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
         lease_ms: u64,
     ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)>;
 
-    /// See [`BreakerRecord::settle`](super::BreakerRecord::settle). Whether the lease was still held.
+    /// Settles a probe. See [`BreakerRecord::settle`](super::BreakerRecord::settle). Returns whether the lease was still
+    /// held. Repeated while the lease lasts, if no answer comes.
     fn settle<'a>(
         &'a self,
         name: &'a str,
@@ -61,7 +64,7 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
         success: Option<bool>,
     ) -> StoreFuture<'a, (bool, BreakerView)>;
 
-    /// See [`BreakerRecord::set_override`](super::BreakerRecord::set_override).
+    /// Sets or clears an override. See [`BreakerRecord::set_override`](super::BreakerRecord::set_override).
     fn set_override<'a>(
         &'a self,
         name: &'a str,
@@ -69,7 +72,7 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
         by: &'a str,
     ) -> StoreFuture<'a, BreakerView>;
 
-    /// See [`BreakerRecord::reset`](super::BreakerRecord::reset).
+    /// Closes the breaker of the whole fleet. See [`BreakerRecord::reset`](super::BreakerRecord::reset).
     fn reset<'a>(
         &'a self,
         name: &'a str,
@@ -77,48 +80,44 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
         cause: &'a str,
     ) -> StoreFuture<'a, BreakerView>;
 
-    /// The record as it is, without telling it anything.
+    /// Reads the record without changing it.
     fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView>;
 
-    /// Pushes about breaker `name` from now on.
-    fn subscribe(&self, name: &str) -> Subscription;
+    /// Subscribes to the views that are pushed for breaker `name` from now on.
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>>;
 
     /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
-    /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
-    /// counted by the records of each pattern.
+    /// `None`, gives every breaker one of its own: then a shutdown ends one breaker at a time, reports are not batched,
+    /// idle breakers report as well, and live instances are counted by the records. Breaker stores that return the same
+    /// handle must keep the same records: the reports of all breakers on one handle are sent through one of them.
     fn handle(&self) -> Option<&StoreHandle> {
         None
     }
 }
 
-/// Something was pushed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Push {
-    /// Nothing yet.
-    None,
-    /// The fleet stands here now.
-    View(Arc<BreakerView>),
-    /// The channel was interrupted: pushes may have been lost, ask.
-    Missed,
+impl Probe for dyn BreakerStore {
+    fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move { self.view(name).await.map(drop) })
+    }
 }
 
-/// Pushes to one subscriber; the newest replaces one that was not read yet, so nothing piles up.
-#[derive(Clone, Debug)]
-pub struct Subscription(watch::Receiver<Push>);
-
-impl Subscription {
-    /// What a store with a sender of its own hands out.
-    #[must_use]
-    pub const fn new(receiver: watch::Receiver<Push>) -> Self {
-        Self(receiver)
-    }
-
-    /// Waits for the next push; for ever, once the store is gone.
-    pub async fn next(&mut self) -> Push {
-        if self.0.changed().await.is_err() {
-            std::future::pending::<()>().await;
+/// Waits for all of `steps`, which make progress concurrently.
+async fn all<T: Unpin>(
+    mut steps: Vec<StoreFuture<'_, T>>,
+) -> Result<Vec<Result<T, StoreError>>, StoreError> {
+    let mut results: Vec<_> = steps.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        let mut all = Poll::Ready(());
+        for (step, result) in steps.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match step.as_mut().poll(cx) {
+                    Poll::Ready(done) => *result = Some(done),
+                    Poll::Pending => all = Poll::Pending,
+                }
+            }
         }
-        self.0.borrow_and_update().clone()
-    }
+        all
+    })
+    .await;
+    Ok(results.into_iter().flatten().collect())
 }

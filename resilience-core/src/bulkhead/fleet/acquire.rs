@@ -15,7 +15,7 @@ use super::{
     store::{StoreError, Wakeups},
 };
 use crate::{
-    bulkhead::queue::give_up_at,
+    deadline::before_deadline,
     error::{Reason, Rejected},
 };
 
@@ -56,7 +56,7 @@ pub(super) async fn acquire(shared: Arc<Shared>, cost: u64) -> Result<FleetPermi
     let Some(_place) = QueueSlot::reserve(&shared, length) else {
         return Err(shared.reject(Reason::Full));
     };
-    let until = give_up_at(max_wait);
+    let until = before_deadline(max_wait);
     match timeout_at(until, wait(&shared, cost)).await {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(reason)) => Err(shared.reject(reason)),

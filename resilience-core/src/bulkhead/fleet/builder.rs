@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{FleetBulkhead, agent::Agent, shared::Shared, store::BulkheadStore};
 use crate::{
-    bulkhead::builder::{validate_limit, validate_queue},
+    bulkhead::settings::{QueueSettings, check_limit},
     clock::Clock,
     error::InvalidConfig,
     telemetry,
@@ -137,8 +137,8 @@ impl FleetBulkheadBuilder {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn build(self) -> Result<FleetBulkhead, InvalidConfig> {
-        validate_limit(self.max_concurrent)?;
-        validate_queue(self.queue)?;
+        check_limit(self.max_concurrent)?;
+        QueueSettings::check(self.queue)?;
         if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&self.lease) {
             let rule = "must be between 100 milliseconds and a day";
             return Err(InvalidConfig::new("lease", self.lease, rule));

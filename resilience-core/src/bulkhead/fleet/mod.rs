@@ -86,7 +86,7 @@ use std::{
 pub use self::{
     builder::{FleetBulkheadBuilder, Unreachable, WhenLost},
     current::current_fence,
-    layer::{FleetBulkheadLayer, FleetBulkheadService, ResponseFuture},
+    layer::{FleetAdmission, FleetBulkheadLayer, FleetBulkheadService, ResponseFuture, Wait},
     memory::InProcessBulkheads,
     permit::FleetPermit,
     record::{
@@ -96,8 +96,11 @@ pub use self::{
 };
 
 use self::shared::Shared;
-use super::builder::validate_limit;
-use crate::error::{InvalidConfig, Rejected};
+use super::settings::check_limit;
+use crate::{
+    admission::AdmissionLayer,
+    error::{InvalidConfig, Rejected},
+};
 
 /// A limit on what a fleet has in flight, as one instance holds it. Clones share it.
 #[derive(Clone)]
@@ -112,10 +115,10 @@ impl FleetBulkhead {
         FleetBulkheadBuilder::new(name.into(), Arc::new(store))
     }
 
-    /// A layer over this bulkhead's places; each call takes one unless [`FleetBulkheadLayer::cost`] says otherwise. Any
+    /// A layer over this bulkhead's places; each call takes one unless [`cost`](FleetBulkheadLayer::cost) says otherwise. Any
     /// number of them share the places.
     pub fn layer(&self) -> FleetBulkheadLayer {
-        FleetBulkheadLayer::new(Arc::clone(&self.shared))
+        AdmissionLayer::new(FleetAdmission::new(Arc::clone(&self.shared)))
     }
 
     /// Takes `cost` places, waiting for them if the bulkhead has a queue. A cost of zero always passes. Nothing happens
@@ -135,7 +138,7 @@ impl FleetBulkhead {
     /// # Errors
     /// If `max_concurrent` is zero or above 1,048,575.
     pub fn set_max_concurrent(&self, max_concurrent: usize) -> Result<(), InvalidConfig> {
-        validate_limit(max_concurrent)?;
+        check_limit(max_concurrent)?;
         self.shared.limit.store(max_concurrent as u64, Relaxed);
         Ok(())
     }

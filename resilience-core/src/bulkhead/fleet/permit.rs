@@ -2,15 +2,18 @@
 
 use std::{
     fmt,
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
 };
 
-use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::shared::Shared;
+use super::{builder::WhenLost, shared::Shared};
 use crate::{
     clock::Moment,
     completion::Guard,
@@ -26,7 +29,7 @@ pub(super) struct Held {
     pub(super) fence: u64,
     /// Until when it is certain that the store has not given it to others: nanoseconds of a [`Moment`].
     until: AtomicU64,
-    lost: watch::Sender<bool>,
+    lost: CancellationToken,
 }
 
 impl Held {
@@ -37,7 +40,7 @@ impl Held {
             cost,
             fence,
             until: AtomicU64::new(until.as_nanos()),
-            lost: watch::Sender::new(false),
+            lost: CancellationToken::new(),
         }
     }
 
@@ -50,11 +53,11 @@ impl Held {
     }
 
     pub(super) fn lose(&self) {
-        self.lost.send_replace(true);
+        self.lost.cancel();
     }
 
     fn is_lost(&self, now: Moment) -> bool {
-        *self.lost.borrow() || self.until() <= now
+        self.lost.is_cancelled() || self.until() <= now
     }
 }
 
@@ -67,6 +70,8 @@ pub struct FleetPermit {
     since: Moment,
     /// None: admitted without the store.
     held: Option<Arc<Held>>,
+    /// Waits for the loss of the lease, where that ends the call.
+    losing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl FleetPermit {
@@ -80,6 +85,7 @@ impl FleetPermit {
             cost,
             since,
             held,
+            losing: None,
         }
     }
 
@@ -105,21 +111,30 @@ impl FleetPermit {
         self.held.as_ref().is_some_and(|held| held.is_lost(now))
     }
 
-    pub(super) fn given_up(self, reason: Reason) -> Rejected {
-        self.shared.reject(reason)
+    /// Completes when the lease is lost and [`WhenLost::Abort`] is set.
+    pub(super) fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<Rejected> {
+        if self.shared.when_lost != WhenLost::Abort {
+            return Poll::Pending;
+        }
+        let Some(held) = &self.held else {
+            return Poll::Pending;
+        };
+        let losing = self
+            .losing
+            .get_or_insert_with(|| Box::pin(held.lost.clone().cancelled_owned()));
+        ready!(losing.as_mut().poll(cx));
+        Poll::Ready(self.shared.reject(Reason::LeaseLost))
     }
 
-    /// Waits until the lease is lost; for ever, if it is not. Told by the heartbeat: within a tenth of the lease after
-    /// its end while the store is away.
+    /// Waits until the lease is lost; forever, if it is not. While the store is unavailable, the end of the lease is
+    /// noticed within a tenth of its length.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        let lost = self.held.as_ref().map(|held| held.lost.subscribe());
+        let lost = self.held.as_ref().map(|held| held.lost.clone());
         async move {
-            if let Some(mut lost) = lost
-                && lost.wait_for(|lost| *lost).await.is_ok()
-            {
-                return;
+            match lost {
+                Some(lost) => lost.cancelled().await,
+                None => std::future::pending().await,
             }
-            std::future::pending().await
         }
     }
 }

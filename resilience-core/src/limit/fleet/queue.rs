@@ -1,4 +1,4 @@
-//! Calls that wait for tokens: a line for each subject, as long as there is somebody in it.
+//! Calls that wait for tokens: a queue for each subject that has any.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
     plan::{MAX_LIMITS, Plan},
     projection,
 };
-use crate::{clock::Moment, deadline, limit::token_bucket::LimitOutcome};
+use crate::{clock::Moment, deadline::before_deadline, limit::token_bucket::LimitOutcome};
 
 #[derive(Default)]
 pub(super) struct Queues {
@@ -33,13 +33,13 @@ pub(super) struct Queues {
 }
 
 struct Queue {
-    /// Whose turn it is; tokio's semaphores serve in order of arrival.
+    /// The first in the queue holds the permit; tokio's semaphores serve in order of arrival.
     turns: Arc<Semaphore>,
     calls: usize,
     costs: [u128; MAX_LIMITS],
 }
 
-/// A place in a line; left when it is dropped.
+/// A place in a queue; left when it is dropped.
 struct QueueSlot<'a> {
     queues: &'a Queues,
     subject: &'a str,
@@ -48,13 +48,13 @@ struct QueueSlot<'a> {
 }
 
 impl Queues {
-    /// How many calls wait.
+    /// The number of calls that wait.
     #[inline]
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
     }
 
-    /// What the calls that wait cost, and how many there are.
+    /// The number of calls that wait, and the sum of their costs.
     fn ahead(&self, subject: &str) -> (usize, [u128; MAX_LIMITS]) {
         let queues = self.lock();
         let queue = queues.get(subject);
@@ -100,22 +100,19 @@ impl Drop for QueueSlot<'_> {
     }
 }
 
-/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
-
 impl Limiter {
-    /// Whether calls may wait, and now should not be taken for a refusal's last word.
+    /// Whether a denied call may wait.
     pub(super) fn lets_wait(&self) -> bool {
         self.settings.queue.is_some() && !self.shadow.load(Relaxed)
     }
 
-    /// A decision, waited for if it has to be; counted.
+    /// Decides about a call, waiting for its tokens if there is a queue. Counted.
     pub(super) async fn acquire(self: &Arc<Self>, subject: &str, costs: Costs<'_>) -> Decision {
         let plan = self.plan_of(subject);
         let prices = self.prices(&plan, &costs);
         let decision = match self.settings.queue {
             Some((longest, max_wait)) if self.lets_wait() && prices != [0; MAX_LIMITS] => {
-                let max_wait = max_wait.min(time_left());
+                let max_wait = before_deadline(max_wait).saturating_duration_since(Instant::now());
                 self.wait_in_queue(subject, plan, &prices, longest, max_wait)
                     .await
             }
@@ -159,7 +156,7 @@ impl Limiter {
                 turn
             }
         };
-        // The first in line sleeps until the store should have the tokens, and asks again.
+        // The first in the queue sleeps until the store should have the tokens, and asks again.
         loop {
             let Some(wait) = wait_of(&last) else {
                 return last;
@@ -172,7 +169,7 @@ impl Limiter {
         }
     }
 
-    /// A refusal for those who would stand behind others: with the wait for all of them, as far as that is known.
+    /// A denial for a call that would wait behind others: with the wait for all of them, as far as that is known.
     fn behind(
         &self,
         subject: &str,
@@ -202,17 +199,10 @@ impl Limiter {
     }
 }
 
-/// How long a refusal asks to wait; `None` for what is no refusal, or one that waiting does not help.
+/// The wait of a denial; `None` for another decision, or where waiting does not help.
 fn wait_of(decision: &Decision) -> Option<Duration> {
     match decision.outcome {
         Decided::By(LimitOutcome::Wait { micros, .. }) => Some(Duration::from_micros(micros)),
         _ => None,
     }
-}
-
-/// What the deadline of the call leaves for waiting.
-fn time_left() -> Duration {
-    deadline::current().map_or(Duration::MAX, |deadline| {
-        deadline.remaining().saturating_sub(BEFORE_DEADLINE)
-    })
 }

@@ -1,4 +1,4 @@
-//! What is refused before anything is done.
+//! Requests that are refused before the handler runs.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -33,7 +33,7 @@ async fn a_key_that_is_required_and_missing_or_none_at_all_is_400() {
     assert_eq!(effects.count(), 1);
 }
 
-/// A key that cannot be read is a caller who believes in a protection that is not there.
+/// The sender of a malformed key relies on a protection that it does not have.
 #[tokio::test]
 async fn a_malformed_key_is_400_where_none_is_required_too() {
     let (app, effects) = paying(&once());
@@ -94,7 +94,7 @@ async fn a_body_that_breaks_off_is_not_served_and_takes_no_key() {
     assert_eq!(whole.status(), 200);
 }
 
-/// Never answers.
+/// A store that is always unavailable.
 #[derive(Clone, Debug)]
 struct Away;
 

@@ -6,7 +6,7 @@ mod output;
 
 use std::{fmt, process::ExitCode};
 
-use resilience_core::breaker::fleet::StoreError;
+use resilience_core::fleet::StoreError;
 use resilience_redis::{Redis, Status};
 
 use args::{Cli, Noun};

@@ -1,5 +1,6 @@
 //! Every layer of the toolkit, held to every contract. Exemptions are listed with their reasons.
 
+mod admission;
 mod breakers;
 mod limits;
 

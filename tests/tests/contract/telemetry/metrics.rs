@@ -346,7 +346,10 @@ async fn the_figures_are_those_of_what_happened() {
         &[("failure", 3), ("success", 1)],
     );
     is("resilience.circuit_breaker.shadow_rejections", &[("", 1)]);
-    is("resilience.circuit_breaker.order", &[("metrics_only", 1)]);
+    is(
+        "resilience.circuit_breaker.override",
+        &[("metrics_only", 1)],
+    );
     is("resilience.circuit_breaker.probes", &[("", 1)]);
     is("resilience.circuit_breaker.rejections", &[("open", 1)]);
     is(

@@ -109,15 +109,19 @@ impl BreakerStore for Freezing {
         let name = name.to_owned();
         self.later(move |store| async move { store.view(&name).await })
     }
-    fn subscribe(&self, name: &str) -> Subscription {
-        let (heard, told) = (self.inner.subscribe(name), watch::Sender::new(Push::None));
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
+        let (heard, told) = (self.inner.subscribe(name), watch::Sender::new(Pushed::None));
         let subscription = Subscription::new(told.subscribe());
         tokio::spawn(forward(heard, told, self.frozen.subscribe()));
         subscription
     }
 }
 
-async fn forward(mut from: Subscription, to: watch::Sender<Push>, frozen: watch::Receiver<bool>) {
+async fn forward(
+    mut from: Subscription<Arc<BreakerView>>,
+    to: watch::Sender<Pushed<Arc<BreakerView>>>,
+    frozen: watch::Receiver<bool>,
+) {
     loop {
         tokio::select! {
             push = from.next() => {

@@ -1,9 +1,11 @@
 //! Several instances in one process, on a paused clock.
 
 mod agreement;
+mod batching;
 mod cooling_down;
 mod freezing;
 mod outages;
+mod shutdown;
 
 use std::{
     future::Future,
@@ -22,6 +24,7 @@ use crate::{
     breaker::{CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, RampUp, State},
     completion::Guard,
     error::{Error, Reason, Rejected},
+    fleet::{FleetOptions, Pushed, StoreError, StoreFuture, Subscription},
 };
 
 const fn ms(ms: u64) -> Duration {
@@ -125,8 +128,8 @@ async fn a_lone_bad_instance_that_crashes_and_restarts_poisons_nobody() {
     let store = InProcessBreakers::new();
     let good = fleet(&store, 2);
     for _ in 0..5 {
-        let rules = FleetRules::new().instance("checkout-7");
-        let bad = builder(store.clone()).fleet(rules).build().unwrap();
+        let options = FleetOptions::new().instance("checkout-7");
+        let bad = builder(store.clone()).fleet(options).build().unwrap();
         pass(ms(50)).await;
         fail(&bad, 50);
         pass(ms(400)).await;

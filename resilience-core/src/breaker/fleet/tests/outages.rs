@@ -97,7 +97,7 @@ impl BreakerStore for Flaky {
     fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
         self.through(lazily(async move { self.inner.view(name).await }))
     }
-    fn subscribe(&self, name: &str) -> Subscription {
+    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
         self.inner.subscribe(name)
     }
 }

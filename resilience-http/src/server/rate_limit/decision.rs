@@ -1,4 +1,4 @@
-//! The limits that requests can be held to.
+//! The rate limits that requests can be held to, and their decisions.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -10,47 +10,48 @@ use resilience_core::{
     },
 };
 
-/// A limit that requests can be held to: [`FleetRateLimit`], [`KeyedRateLimit`] by strings, [`RateLimit`].
+/// Rate limit that requests can be held to: [`FleetRateLimit`], [`KeyedRateLimit`] with string
+/// keys, or [`RateLimit`]. Sealed.
 pub trait RequestLimit: sealed::Decide + Clone + Send + Sync + 'static {
-    /// What a request can cost.
+    /// Cost of a request.
     type Price: From<u64> + Send + 'static;
 }
 
 pub(super) mod sealed {
-    use super::Ruled;
+    use super::Deciding;
 
     #[expect(unnameable_types, reason = "sealed")]
     pub trait Decide {
         #[expect(private_interfaces, reason = "sealed")]
-        fn decide(&self, subject: String, price: <Self as super::RequestLimit>::Price) -> Ruled
+        fn decide(&self, subject: String, price: <Self as super::RequestLimit>::Price) -> Deciding
         where
             Self: super::RequestLimit;
     }
 }
 
-/// A decision, or one that is under way.
-pub(super) enum Ruled {
+/// A decision, or the future of one.
+pub(super) enum Deciding {
     Now(RequestDecision),
     Later(Pin<Box<dyn Future<Output = RequestDecision> + Send>>),
 }
 
-/// What was decided, and how the limits stand.
+/// A decision, and the state of the limits after it.
 pub(super) struct RequestDecision {
     pub(super) rejected: Option<Rejected>,
-    /// The limit that refused.
+    /// Name of the limit that rejected the request.
     pub(super) binding: Option<String>,
-    pub(super) limits: Vec<Told>,
+    pub(super) limits: Vec<LimitState>,
 }
 
-/// How one limit stands, as clients are told.
-pub(super) struct Told {
+/// State of one limit, as the headers show it.
+pub(super) struct LimitState {
     pub(super) name: String,
     pub(super) quota: Quota,
     pub(super) remaining: u64,
     pub(super) next_in: Option<Duration>,
 }
 
-impl Told {
+impl LimitState {
     fn new(name: &str, quota: Quota, remaining: u64, full_in: Duration) -> Self {
         Self {
             name: name.to_owned(),
@@ -61,7 +62,7 @@ impl Told {
     }
 }
 
-/// The time until there is one more token than now: for so long, no more than these can be used. `None` if it is full.
+/// Time until the bucket holds one token more than now. `None` if it is full.
 fn next_in(quota: &Quota, remaining: u64, full_in: Duration) -> Option<Duration> {
     let others = quota.capacity().checked_sub(remaining)?.checked_sub(1)?;
     let of_others = u128::from(others) * u128::from(quota.unit()) / u128::from(quota.rate());
@@ -77,23 +78,24 @@ impl RequestLimit for FleetRateLimit {
 
 impl sealed::Decide for FleetRateLimit {
     #[expect(private_interfaces, reason = "sealed")]
-    fn decide(&self, subject: String, price: Costs<'static>) -> Ruled {
+    fn decide(&self, subject: String, price: Costs<'static>) -> Deciding {
         let limit = self.clone();
-        Ruled::Later(Box::pin(async move {
-            decision(&limit.ask(&subject, price).await)
+        Deciding::Later(Box::pin(async move {
+            decided(&limit.ask(&subject, price).await)
         }))
     }
 }
 
-fn decision(ruling: &Decision) -> RequestDecision {
-    let told =
-        |limit: LimitStatus<'_>| Told::new(limit.name, limit.quota, limit.remaining, limit.full_in);
-    let rejected = ruling.rejected();
-    let binding = rejected.as_ref().and_then(|_| ruling.binding());
+fn decided(decision: &Decision) -> RequestDecision {
+    let state = |limit: LimitStatus<'_>| {
+        LimitState::new(limit.name, limit.quota, limit.remaining, limit.full_in)
+    };
+    let rejected = decision.rejected();
+    let binding = rejected.as_ref().and_then(|_| decision.binding());
     RequestDecision {
         binding: binding.map(|limit| limit.name.to_owned()),
         rejected,
-        limits: ruling.limits().map(told).collect(),
+        limits: decision.limits().map(state).collect(),
     }
 }
 
@@ -103,8 +105,8 @@ impl RequestLimit for RateLimit {
 
 impl sealed::Decide for RateLimit {
     #[expect(private_interfaces, reason = "sealed")]
-    fn decide(&self, _: String, price: u64) -> Ruled {
-        Ruled::Now(local(self, price))
+    fn decide(&self, _: String, price: u64) -> Deciding {
+        Deciding::Now(local(self, price))
     }
 }
 
@@ -114,8 +116,8 @@ impl RequestLimit for KeyedRateLimit<String> {
 
 impl sealed::Decide for KeyedRateLimit<String> {
     #[expect(private_interfaces, reason = "sealed")]
-    fn decide(&self, subject: String, price: u64) -> Ruled {
-        Ruled::Now(local(&self.get(&subject), price))
+    fn decide(&self, subject: String, price: u64) -> Deciding {
+        Deciding::Now(local(&self.get(&subject), price))
     }
 }
 
@@ -125,7 +127,7 @@ fn local(limit: &RateLimit, cost: u64) -> RequestDecision {
     RequestDecision {
         binding: rejected.as_ref().map(|_| limit.name().to_owned()),
         rejected,
-        limits: vec![Told::new(
+        limits: vec![LimitState::new(
             limit.name(),
             limit.quota(),
             now.remaining,
@@ -153,7 +155,8 @@ mod tests {
     }
 
     proptest! {
-        /// Until then there is no more than what was told, and then there is: to the microsecond, or one late.
+        /// No more than the state shows until then, and one more then: to the microsecond, or one
+        /// microsecond late.
         #[test]
         fn the_next_token_comes_when_it_is_told(
             permits in 1u64..5_000,
