@@ -75,6 +75,7 @@ mod builder;
 pub mod fleet;
 mod keyed;
 mod layer;
+mod memory;
 mod queue;
 mod quota;
 pub mod regions;

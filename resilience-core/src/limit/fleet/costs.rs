@@ -28,6 +28,8 @@ pub struct Costs<'a> {
 /// The costs of a call in the order of its plan; zero beyond its limits.
 pub(super) type Prices = [u64; MAX_LIMITS];
 
+pub(super) const NO_PRICES: Prices = [0; MAX_LIMITS];
+
 impl<'a> Costs<'a> {
     /// `cost` tokens on every limit.
     #[must_use]

@@ -9,28 +9,26 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-
 use super::{
     costs::{Costs, Prices},
     counts::Counts,
-    decision::{Decided, DecidedBy, Decision, NOTHING, Standings},
+    decision::{Decided, DecidedBy, Decision, Standings},
     denial_cache::DenialCache,
     plan::Plan,
     queue::Queues,
     settings::{Mode, Settings},
+    store_steps::{signed, standings},
     token_pool::TokenPools,
 };
 use crate::{
     clock::Moment,
     error::Pattern,
-    fleet::{HandleTasks, OnOutage, StoreClient, StoreError, StoreHandle, join},
+    fleet::{HandleTasks, OnOutage, StoreClient, StoreHandle, join},
     limit::{
-        Quota,
-        store::{Demand, InProcessLimits, LimitStore, Standing, StoreDecision},
+        store::{InProcessLimits, LimitStore, StoreDecision},
         token_bucket::LimitOutcome,
     },
-    telemetry::{self, Metric, Reading, Source},
+    telemetry,
 };
 
 pub(super) struct Limiter {
@@ -49,14 +47,11 @@ pub(super) struct Limiter {
     /// Calls that wait for tokens.
     pub(super) queues: Queues,
     /// The buckets of this instance alone.
-    alone: InProcessLimits,
+    pub(super) alone: InProcessLimits,
 }
 
 /// The number of subjects that this instance keeps a share for while the store is unavailable.
 const SUBJECTS_ALONE: usize = 1 << 16;
-
-/// The largest cost that a store is asked for: more than any bucket holds.
-const MOST: u64 = 1 << 53;
 
 impl Limiter {
     /// To be called within the runtime of the settings.
@@ -209,94 +204,6 @@ impl Limiter {
         Some(self.decision(plan.clone(), outcome, DecidedBy::Memory, standings))
     }
 
-    /// Takes tokens from the store. Fails at once while the store is unavailable.
-    pub(super) async fn call_store(
-        &self,
-        subject: &str,
-        plan: &Plan,
-        cost: impl Fn(usize) -> i64,
-    ) -> Result<StoreDecision, StoreError> {
-        if !self.client.accepts_calls() {
-            return Err(StoreError::unavailable());
-        }
-        let demands = demands(plan, 1, cost);
-        let name = &*self.settings.name;
-        let answer = self
-            .client
-            .attempt(|store| store.decide(name, subject, &demands))
-            .await;
-        self.count_answer(&answer);
-        answer
-    }
-
-    /// Settles with the store: gives tokens back, or takes what a call that is over has cost beyond its reservation.
-    /// Repeated until `until`, also while the store is unavailable, but never after an attempt that may have been
-    /// carried out.
-    pub(super) async fn settle_store(
-        &self,
-        subject: &str,
-        plan: &Plan,
-        until: Instant,
-        cost: impl Fn(usize) -> i64,
-    ) -> Result<StoreDecision, StoreError> {
-        let demands = demands(plan, 1, cost);
-        let name = &*self.settings.name;
-        let answer = self
-            .client
-            .call_once_until(until, |store| store.decide(name, subject, &demands))
-            .await;
-        self.count_answer(&answer);
-        answer
-    }
-
-    /// Reads the limits of `subject`. Not counted as a decision.
-    pub(super) async fn peek(&self, subject: &str) -> Result<Decision, StoreError> {
-        let plan = self.plan_of(subject);
-        if plan.is_unlimited() {
-            return Ok(self.unlimited(plan));
-        }
-        let stored = self.call_store(subject, &plan, |_| 0).await?;
-        Ok(self.stored(plan, &stored))
-    }
-
-    /// Puts tokens back. Not counted as a decision.
-    pub(super) async fn put_back(
-        &self,
-        subject: &str,
-        costs: Costs<'_>,
-    ) -> Result<Decision, StoreError> {
-        let plan = self.plan_of(subject);
-        if plan.is_unlimited() {
-            return Ok(self.unlimited(plan));
-        }
-        let prices = self.prices(&plan, &costs);
-        let until = Instant::now() + self.settings.fleet.budget;
-        let stored = self
-            .settle_store(subject, &plan, until, |index| -signed(prices[index]))
-            .await?;
-        self.denials.forget(subject);
-        Ok(self.stored(plan, &stored))
-    }
-
-    fn unlimited(&self, plan: Plan) -> Decision {
-        self.decision(plan, Decided::Open, DecidedBy::Unlimited, None)
-    }
-
-    fn stored(&self, plan: Plan, stored: &StoreDecision) -> Decision {
-        let standings = standings(&stored.limits);
-        let outcome = Decided::By(stored.outcome);
-        self.decision(plan, outcome, DecidedBy::Store, Some(standings))
-    }
-
-    /// Counts a step that the store was asked for.
-    pub(super) fn count_answer<T>(&self, answer: &Result<T, StoreError>) {
-        let counter = match answer {
-            Ok(_) => &self.counts.answered,
-            Err(_) => &self.counts.unanswered,
-        };
-        counter.fetch_add(1, Relaxed);
-    }
-
     fn of_store(&self, subject: &str, plan: Plan, stored: &StoreDecision) -> Decision {
         if let LimitOutcome::Wait { micros, .. } = stored.outcome {
             let standings = standings(&stored.limits);
@@ -340,19 +247,6 @@ impl Limiter {
             }
             Err(_) => self.decision(plan, Decided::Closed, by, None),
         }
-    }
-
-    pub(super) async fn call_local(
-        &self,
-        subject: &str,
-        plan: &Plan,
-        parts: u64,
-        cost: impl Fn(usize) -> i64,
-    ) -> Result<StoreDecision, StoreError> {
-        let demands = demands(plan, parts, cost);
-        self.alone
-            .decide(&self.settings.name, subject, &demands)
-            .await
     }
 
     pub(super) fn decision(
@@ -413,82 +307,6 @@ fn can_be_leased(plan: &Plan, prices: &Prices) -> bool {
         .iter()
         .any(|price| *price > 0)
         && limits.all(|(limit, price)| *price <= limit.quota.capacity())
-}
-
-/// The demands on one of `parts` parts of each limit.
-fn demands(plan: &Plan, parts: u64, cost: impl Fn(usize) -> i64) -> Vec<Demand<'_>> {
-    let limits = plan.as_slice().iter().enumerate();
-    limits
-        .map(|(index, limit)| Demand {
-            limit: &limit.name,
-            quota: share(&limit.quota, parts),
-            cost: cost(index),
-        })
-        .collect()
-}
-
-pub(super) fn signed(cost: u64) -> i64 {
-    i64::try_from(cost.min(MOST)).unwrap_or(i64::MAX)
-}
-
-pub(super) fn standings(limits: &[Standing]) -> Standings {
-    let mut all = [NOTHING; super::plan::MAX_LIMITS];
-    all.iter_mut()
-        .zip(limits)
-        .for_each(|(to, from)| *to = *from);
-    all
-}
-
-/// The smallest of `parts` parts of a limit, with at least one token.
-fn share(quota: &Quota, parts: u64) -> Quota {
-    if parts <= 1 {
-        return *quota;
-    }
-    let share = quota.share(parts - 1, parts);
-    let share = share.and_then(|share| share.burst(share.capacity().max(1)));
-    // Beyond what can be exact, whole tokens have to do.
-    let fewer = || {
-        let burst = (quota.capacity() / parts).max(1);
-        Quota::per((quota.permits() / parts).max(1), quota.period())?.burst(burst)
-    };
-    share.or_else(|_| fewer()).unwrap_or(*quota)
-}
-
-impl Source for Limiter {
-    fn pattern(&self) -> Pattern {
-        Pattern::RateLimit
-    }
-
-    fn name(&self) -> &str {
-        &self.settings.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.counts.read(out);
-        out(Reading {
-            metric: &telemetry::LIMIT_WAITING,
-            attribute: "",
-            value: self.queues.waiting() as u64,
-        });
-        out(Reading {
-            metric: &telemetry::FLEET_DEGRADED,
-            attribute: Pattern::RateLimit.as_str(),
-            value: (!self.client.is_available()).into(),
-        });
-    }
-
-    fn read_named(&self, out: &mut dyn FnMut(&'static Metric, &str, u64)) {
-        self.counts.read_named(out);
-        let mut leased = vec![0; self.counts.lines()];
-        for pool in self.pools.pin().values() {
-            for (index, limit) in pool.plan.as_slice().iter().enumerate() {
-                leased[self.counts.line(&limit.name)] += pool.level(index);
-            }
-        }
-        for (line, tokens) in leased.into_iter().enumerate() {
-            out(&telemetry::LIMIT_LEASED, self.counts.name_of(line), tokens);
-        }
-    }
 }
 
 impl Drop for Limiter {

@@ -79,6 +79,7 @@ mod costs;
 mod counts;
 mod decision;
 mod denial_cache;
+mod export;
 mod layer;
 mod lease_size;
 mod leasing;
@@ -86,8 +87,10 @@ mod limiter;
 mod plan;
 mod projection;
 mod queue;
+mod refill;
 mod reservation;
 mod settings;
+mod store_steps;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod token_pool;
