@@ -54,8 +54,8 @@ struct Shared {
     clock: Clock,
     hasher: RandomState,
     /// Of one shard.
-    most: usize,
-    most_bytes: usize,
+    max_records: usize,
+    max_bytes: usize,
     shards: [Mutex<Shard>; SHARDS],
 }
 
@@ -88,8 +88,8 @@ impl InProcessIdempotency {
             shared: Arc::new(Shared {
                 clock: Clock::auto(),
                 hasher: RandomState::new(),
-                most: (records / SHARDS).max(1),
-                most_bytes: (bytes / SHARDS).max(1),
+                max_records: (records / SHARDS).max(1),
+                max_bytes: (bytes / SHARDS).max(1),
                 shards: Default::default(),
             }),
         }
@@ -187,7 +187,7 @@ impl Shared {
     }
 
     fn is_full(&self, shard: &Shard) -> bool {
-        shard.records.len() >= self.most || shard.bytes >= self.most_bytes
+        shard.records.len() >= self.max_records || shard.bytes >= self.max_bytes
     }
 }
 

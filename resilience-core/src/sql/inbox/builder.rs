@@ -1,4 +1,4 @@
-//! How an inbox is set up.
+//! The builder of an inbox.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use std::{
 use super::{Dialect, Inbox, Shared, front::Front, table::Table, totals::Totals};
 use crate::{error::InvalidConfig, idempotency::IdempotencyStore, retry::Backoff, telemetry};
 
-/// What [`Inbox::builder`] makes; checked in [`build`](Self::build).
+/// Settings of an [`Inbox`]; checked in [`build`](Self::build).
 #[derive(Clone)]
 #[must_use = "a builder does nothing before `build`"]
 pub struct InboxBuilder<DB> {
@@ -26,7 +26,7 @@ pub struct InboxBuilder<DB> {
     database: PhantomData<fn() -> DB>,
 }
 
-/// The longest time that is written down: a hundred years.
+/// Maximum retention: a hundred years.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 impl<DB: Dialect> InboxBuilder<DB> {
@@ -45,57 +45,55 @@ impl<DB: Dialect> InboxBuilder<DB> {
         }
     }
 
-    /// The table, `table` or `schema.table`; `inbox` by default. Lower-case letters, digits and underscores only. Inboxes
-    /// of different names may share one.
+    /// Name of the table, `table` or `schema.table` of lower-case letters, digits and underscores. Default: `inbox`. Inboxes of
+    /// different names may share one.
     pub fn table(mut self, table: impl Into<String>) -> Self {
         self.table = table.into();
         self
     }
 
-    /// For how long a record is kept after its completion; a week by default. It must be longer than the longest time
-    /// after which the same work may be asked for again: whoever asks later does it again.
+    /// How long a record is kept after its completion. Default: a week. Must be longer than the longest time after which the
+    /// same work may be requested again: later requests run it again.
     pub const fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// The longest wait for another transaction with the same key; 5 s by default. After it, the claim is
+    /// Maximum wait for another transaction with the same key. Default: 5 s. After it, the claim is
     /// [busy](super::Claimed::Busy).
     ///
-    /// SQLite has one writer at a time, and everybody waits for it when they begin to write, for as long as the
-    /// connection's `busy_timeout` says. Neither this nor [`no_wait`](Self::no_wait) changes that.
+    /// SQLite has one writer at a time; others wait for up to the connection's `busy_timeout`. Neither this nor [`no_wait`](Self::no_wait) changes that.
     pub const fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// Does not wait for another transaction with the same key: such a claim is [busy](super::Claimed::Busy) at once.
+    /// Disables waiting for another transaction with the same key: such a claim is [busy](super::Claimed::Busy) at once.
     pub const fn no_wait(mut self) -> Self {
         self.wait = None;
         self
     }
 
-    /// The largest outcome, in bytes; 1 MiB by default. A larger one is an error, and the work is rolled back.
+    /// Maximum size of an outcome in bytes. Default: 1 MiB. A larger one is an error, and the work is rolled back.
     pub const fn max_outcome(mut self, bytes: usize) -> Self {
         self.max_outcome = bytes;
         self
     }
 
-    /// How often [`run`](Inbox::run) does the work at most, when its transaction fails for a reason that may pass; 5 by
-    /// default.
+    /// Maximum number of transactions of one [`run`](Inbox::run), when they fail with transient errors. Default: 5.
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    /// The pauses between those attempts; full jitter from 5 ms up to 500 ms by default.
+    /// Pauses between those transactions. Default: full jitter from 5 ms up to 500 ms.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// A faster store in front of the database: see the [module](super). It may take `budget` for each of its two
-    /// steps; then the database is asked without it.
+    /// Puts a faster store in front of the database; see the [module](super). `budget` is the time for each of its two steps,
+    /// between 1 ms and 1 day; without an answer by then the database decides.
     pub fn front(mut self, store: Arc<dyn IdempotencyStore>, budget: Duration) -> Self {
         self.front = Some((store, budget));
         self
@@ -104,8 +102,9 @@ impl<DB: Dialect> InboxBuilder<DB> {
     /// Checks the settings.
     ///
     /// # Errors
-    /// If the name is empty or longer than 255 bytes, the table's is no identifier, the retention is below a second or beyond a hundred years, the
-    /// wait is zero (that is [`no_wait`](Self::no_wait)) or beyond a day, or a number or the budget of the front is zero.
+    /// [`InvalidConfig`] if the name is empty or longer than 255 bytes, the table's name is no identifier, the retention is
+    /// below a second or above a hundred years, the wait is zero (use [`no_wait`](Self::no_wait)) or above a day, the front's
+    /// budget is out of bounds, or a number is zero.
     pub fn build(self) -> Result<Inbox<DB>, InvalidConfig> {
         // Part of the primary key, whose size PostgreSQL limits.
         if self.name.is_empty() || self.name.len() > 255 || self.name.contains('\0') {
@@ -166,8 +165,8 @@ impl<DB: Dialect> InboxBuilder<DB> {
 
 #[cfg(feature = "sqlx-postgres")]
 impl InboxBuilder<::sqlx::Postgres> {
-    /// The isolation of the transactions that [`run`](Inbox::run) begins; `READ COMMITTED` by default, whatever the
-    /// database's default is. The inbox is right under each of them; what the work needs is for the work to say.
+    /// Isolation level of the transactions that [`run`](Inbox::run) begins. Default: `READ COMMITTED`, whatever the database's
+    /// default is. The inbox is correct under each of them; choose what the work needs.
     pub const fn isolation(mut self, isolation: Isolation) -> Self {
         self.begin = Some(match isolation {
             Isolation::ReadCommitted => "BEGIN ISOLATION LEVEL READ COMMITTED",
@@ -178,7 +177,7 @@ impl InboxBuilder<::sqlx::Postgres> {
     }
 }
 
-/// The isolation of a transaction of PostgreSQL's.
+/// Isolation level of a PostgreSQL transaction.
 #[cfg(feature = "sqlx-postgres")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What a claim is answered with, and how work is recorded.
+//! Answers to a claim, and the completion of the work.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,37 +12,37 @@ use crate::{error::Pattern, idempotency::key};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Claimed<DB: Dialect> {
-    /// The work is to be done in this transaction, and to be [completed](Entry::complete) in it.
+    /// Granted: run the work in this transaction, and [complete](Entry::complete) it there.
     Fresh(Entry<DB>),
-    /// It is done, and here is what was recorded.
+    /// The work is done. Holds what was recorded.
     Done(Settled),
     /// The key belongs to other work.
     Mismatch,
-    /// Another transaction is at work on it. This transaction can only be rolled back: PostgreSQL has aborted it, if it
+    /// Another transaction holds the key. This transaction can only be rolled back: PostgreSQL has aborted it, if it
     /// [waited](super::InboxBuilder::wait).
     Busy,
 }
 
-/// What was recorded of work that is done.
+/// A recorded outcome.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settled {
-    /// The outcome, as it was given to [`Entry::complete`].
+    /// The outcome as given to [`Entry::complete`].
     pub outcome: Bytes,
-    /// The fence that the work was done under.
+    /// Fence of the attempt that did the work.
     pub fence: u64,
-    /// The attempt that did it.
+    /// Number of that attempt.
     pub attempt: u32,
-    /// How long ago, by the database's clock, to the millisecond.
+    /// Time since the completion, by the database's clock, in whole milliseconds.
     pub age: Duration,
-    /// How much longer it is kept.
+    /// Time until the record expires.
     pub expires_in: Duration,
 }
 
-/// Work that is to be done, and to be recorded in the transaction that claimed it.
+/// A granted claim, to be completed in the transaction that made it.
 ///
-/// Dropping it does nothing. What counts is how the transaction ends: rolled back, there was no claim; committed without
-/// completion, the next claim is granted, as the next attempt.
+/// Dropping it has no effect. The end of the transaction decides: after a rollback there was no claim; after a commit without
+/// completion, the next claim is granted as the next attempt.
 pub struct Entry<DB: Dialect> {
     shared: Arc<Shared<DB>>,
     key: Box<str>,
@@ -65,21 +65,21 @@ impl<DB: Dialect> Entry<DB> {
         }
     }
 
-    /// The key that was claimed, as it is kept in the table.
+    /// The claimed key as the table keeps it.
     #[must_use]
     pub const fn key(&self) -> &str {
         &self.key
     }
 
-    /// A key for a call to somebody else, in the form of a UUID: the same in every attempt at this work, another for
-    /// every label.
+    /// Derives an idempotency key for a call to another system, in the form of a UUID: the same in every attempt at this work,
+    /// different for every label.
     #[must_use]
     pub fn child_key(&self, label: &str) -> String {
         key::child(&self.shared.name, &self.key, label)
     }
 
-    /// Higher than that of any claim before on this key, also of those that were rolled back, expired and pruned. For
-    /// effects outside of this transaction: whoever keeps the highest fence seen refuses lower ones.
+    /// The fencing token, higher than that of every earlier claim on this key, including those that were rolled back, expired
+    /// or pruned. For effects outside of this transaction: a system that keeps the highest fence seen can reject lower ones.
     ///
     /// In SQLite, of two claims of different processes within one millisecond the second may get the first one's
     /// fence, if the first was rolled back.
@@ -88,14 +88,13 @@ impl<DB: Dialect> Entry<DB> {
         self.fence.cast_unsigned()
     }
 
-    /// Counts claims that were committed, this one included. Above one, an earlier transaction was committed without
-    /// completion.
+    /// Number of committed claims, this one included. Above one, an earlier transaction was committed without completion.
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Records the outcome, in the transaction that made the claim. It counts when that is committed.
+    /// Records the outcome in the transaction that made the claim; takes effect when that is committed.
     ///
     /// # Errors
     /// Those of the database, and `InvalidArgument` if the outcome is
@@ -110,8 +109,8 @@ impl<DB: Dialect> Entry<DB> {
         self.complete_for(connection, outcome, retention).await
     }
 
-    /// The same, and the record is kept for `retention` instead of what the inbox was built with: a failure that may
-    /// be asked for again sooner, say.
+    /// Records the outcome as [`complete`](Self::complete) does, and keeps it for `retention` instead of the inbox's own: for a
+    /// failure that may be retried sooner, say.
     ///
     /// # Errors
     /// As [`complete`](Self::complete).
@@ -163,7 +162,7 @@ impl<DB: Dialect> fmt::Debug for Entry<DB> {
     }
 }
 
-/// Without the outcome, which may be anybody's.
+/// Leaves out the outcome, which may be confidential.
 impl fmt::Debug for Settled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settled")

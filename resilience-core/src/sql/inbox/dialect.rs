@@ -1,4 +1,4 @@
-//! What differs between the databases.
+//! Differences between the databases.
 
 use std::{
     future::Future,
@@ -10,7 +10,7 @@ use ::sqlx::{AssertSqlSafe, Database, SqlSafeStr, SqlStr, Transaction};
 use super::table::Table;
 
 /// A database that an [`Inbox`](super::Inbox) can be kept in: PostgreSQL (feature `sqlx-postgres`) and SQLite (feature
-/// `sqlx-sqlite`). Not for others to implement: what it asks for changes with the inbox.
+/// `sqlx-sqlite`). Sealed: its methods change with the inbox.
 pub trait Dialect: Database + sealed::Sealed {}
 
 pub(super) mod sealed {
@@ -18,7 +18,7 @@ pub(super) mod sealed {
         Ask, AtomicI64, Complete, Database, Found, Future, SqlStr, Statements, Table, Transaction,
     };
 
-    /// What the inbox does, in the words of one database.
+    /// The statements and steps of the inbox in one database.
     pub trait Sealed: Database + Sized {
         /// Begins a transaction that may claim.
         const BEGIN: &'static str;
@@ -34,14 +34,14 @@ pub(super) mod sealed {
             last: &AtomicI64,
         ) -> impl Future<Output = Result<Found, ::sqlx::Error>> + Send;
 
-        /// How many rows were changed: one, or none.
+        /// Returns the number of changed rows: one, or none.
         fn complete(
             connection: &mut Self::Connection,
             statement: SqlStr,
             completed: Complete<'_>,
         ) -> impl Future<Output = Result<u64, ::sqlx::Error>> + Send;
 
-        /// How many rows were deleted.
+        /// Returns the number of deleted rows.
         fn prune(
             connection: &mut Self::Connection,
             statement: SqlStr,
@@ -61,27 +61,27 @@ pub(super) mod sealed {
 pub struct Statements {
     pub(super) schema: SqlStr,
     pub(super) claim: SqlStr,
-    /// Reads what stands, where the claim cannot do it.
+    /// Reads the record, where the claim statement cannot return it.
     pub(super) look: SqlStr,
     pub(super) complete: SqlStr,
     pub(super) prune: SqlStr,
 }
 
-/// A statement with a checked table name in it.
+/// A statement that contains a checked table name.
 pub(super) fn statement(text: String) -> SqlStr {
-    // The only thing that was put in is the table's name, and `Table` has seen to it that it is one.
-    // Shared, because each call takes a clone of it.
+    // Only the table's name was inserted, which `Table` has checked.
+    // Shared, because each call clones it.
     AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
 }
 
-/// What a claim asks for.
+/// The parameters of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     pub(super) name: &'a str,
     pub(super) key: &'a str,
     pub(super) fingerprint: &'a [u8],
     pub(super) retention_ms: i64,
-    /// How long to wait for another transaction; nothing: not at all.
+    /// Maximum wait for another transaction; `None`: no waiting.
     #[cfg_attr(
         not(feature = "sqlx-postgres"),
         allow(dead_code, reason = "SQLite waits as its connection says")
@@ -89,7 +89,7 @@ pub struct Ask<'a> {
     pub(super) wait_ms: Option<u64>,
 }
 
-/// What a completion says.
+/// The parameters of a completion.
 #[derive(Clone, Copy, Debug)]
 pub struct Complete<'a> {
     pub(super) name: &'a str,
@@ -102,16 +102,16 @@ pub struct Complete<'a> {
 /// The answer to a claim.
 #[derive(Debug)]
 pub enum Found {
-    /// Another transaction is at work.
+    /// Another transaction holds the key.
     Busy,
-    /// What stands now, in this transaction.
+    /// The record as this transaction sees it.
     Row(Row),
 }
 
-/// A row as a claim leaves it.
+/// A row after a claim.
 #[derive(Debug)]
 pub struct Row {
-    /// Nothing, if it is the asker's own.
+    /// `None` if the claim was granted.
     pub(super) fingerprint: Option<Vec<u8>>,
     pub(super) fence: i64,
     pub(super) attempt: i32,

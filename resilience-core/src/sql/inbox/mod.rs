@@ -1,8 +1,8 @@
 //! An inbox: idempotency keys in the transaction that does the work (features `sqlx-postgres`, `sqlx-sqlite`).
 //!
-//! A record elsewhere, in Redis say, and an effect in a database cannot be written at once: between the two there is a
-//! moment in which a crash leaves one without the other. Here the record is a row in the same database. It is committed
-//! together with the effect or not at all, and so the effect takes place once: no lease, no zombie, nothing to reconcile.
+//! A record elsewhere (in Redis, say) and an effect in a database cannot be written atomically: a crash between the two
+//! leaves one without the other. Here the record is a row in the same database. It is committed together with the effect or
+//! not at all, so the effect takes place once: no lease, no zombie, nothing to reconcile.
 //!
 //! ```
 //! # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
@@ -26,7 +26,7 @@
 //!     }
 //!     Claimed::Done(settled) => println!("done before: {:?}", settled.outcome),
 //!     Claimed::Mismatch => println!("the key belongs to another order"),
-//!     Claimed::Busy => println!("somebody is at it"),
+//!     Claimed::Busy => println!("another transaction is in progress"),
 //!     _ => {}
 //! }
 //! # let mut tx = pool.begin().await?;
@@ -34,9 +34,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Inbox::run`] is the same as a closure, with the transaction begun, committed, and repeated where it has to be.
+//! [`Inbox::run`] does this for a closure: begins, commits, and repeats the transaction where necessary.
 //!
-//! # Two at the same time
+//! # Concurrency
 //! **PostgreSQL.** Claims on a key go one at a time, by an advisory lock of the transaction. The second waits for the
 //! end of the first, for as long as [`wait`](InboxBuilder::wait) says, or [not at all](InboxBuilder::no_wait); then it
 //! sees what the first has left: its record, or nothing, if it was rolled back. Claims on completed keys take no lock.
@@ -46,27 +46,31 @@
 //! room for some thousands by default (`max_locks_per_transaction`).
 //!
 //! **SQLite.** There is one writer at a time. Begin with `BEGIN IMMEDIATE`: a transaction that has read before it claims
-//! is refused (`SQLITE_BUSY_SNAPSHOT`) when another has written since. Who has to wait longer than the connection's
-//! `busy_timeout` gets `SQLITE_BUSY`, which says nothing about the key.
+//! fails (`SQLITE_BUSY_SNAPSHOT`) when another has written since. A wait longer than the connection's `busy_timeout` fails
+//! with `SQLITE_BUSY`, which says nothing about the key.
 //!
 //! # A faster store in front
-//! With a [front](InboxBuilder::front), say in Redis, [`Inbox::run`] replays what is done from there, and does not touch
-//! the database. The database is the truth: the front is told what was committed, and believed in nothing else. When it
-//! is lost, slow or away, when it knows nothing, or says that somebody is at work or that the key is another's, the
-//! database decides. What it keeps, it keeps for no longer than the database does. After the database was restored from
-//! a backup, flush the front.
+//! With a [front](InboxBuilder::front), say in Redis, [`Inbox::run`] replays committed outcomes from there, without a query.
+//! The database stays authoritative: the front is told what was committed, and nothing else it says counts. When it has lost
+//! its data, is slow or unavailable, has no record, or says that another attempt is in progress or that the key belongs to
+//! other work, the database decides. A front that failed three times in a row is skipped until it answers again. It keeps
+//! outcomes no longer than the database does. After restoring the database from a backup, flush the front.
 //!
-//! # What it costs
-//! A claim is one statement, and so is a completion; in SQLite a replay is two. A front adds its two round trips to the
-//! first call, and takes everything else from the replays. Times are read from the database's clock.
+//! # Cost
+//! A claim is one statement, and so is a completion; in SQLite a replay is two. A front adds two round trips to the first
+//! call, and replays then cost one round trip to the front. Times are read from the database's clock.
 //!
-//! # What it does not do
+//! # Limits
 //! Effects outside of the database are not rolled back with it. Give them [`Entry::fence`] or a key derived from
-//! [`Entry::key`], so that whoever receives them can tell.
+//! [`Entry::key`], so that the receiver can tell repeated ones.
+//!
+//! # References
+//! Richardson, [Idempotent consumer](https://microservices.io/patterns/communication-style/idempotent-consumer.html); Helland,
+//! [Life beyond Distributed Transactions](https://queue.acm.org/detail.cfm?id=3025012) (ACM Queue, 2016).
 
 mod builder;
 mod claim;
-// Sealed: its trait can be seen and not be named, and so it is with what the trait mentions.
+// The trait is sealed: it and the types it mentions are visible, but cannot be named.
 #[allow(unnameable_types)]
 mod dialect;
 mod front;
@@ -112,7 +116,7 @@ pub type PgInbox = Inbox<::sqlx::Postgres>;
 #[cfg(feature = "sqlx-sqlite")]
 pub type SqliteInbox = Inbox<::sqlx::Sqlite>;
 
-/// Records of work, kept beside what the work changes. See the [module](self). Clones are the same inbox.
+/// Records of work in the database that the work changes; see the [module](self). Clones share one inbox.
 pub struct Inbox<DB: Dialect> {
     shared: Arc<Shared<DB>>,
 }
@@ -127,7 +131,7 @@ struct Shared<DB> {
     max_attempts: u32,
     backoff: Backoff,
     front: Option<Front>,
-    /// What SQLite, which has no sequences, might give out again after a rollback.
+    /// The highest fence so far: SQLite has no sequences, and could repeat one after a rollback.
     last_fence: AtomicI64,
     totals: Totals,
     /// [`telemetry::retire`], for a `Drop` without the bounds of its trait.
@@ -136,33 +140,32 @@ struct Shared<DB> {
 }
 
 impl<DB: Dialect> Inbox<DB> {
-    /// An inbox called `name`. Keys of inboxes with different names have nothing to do with each other: name it after
-    /// the operation.
+    /// Starts a builder for an inbox called `name`. Inboxes of different names have separate keys: name it after the
+    /// operation.
     pub fn builder(name: impl Into<Arc<str>>) -> InboxBuilder<DB> {
         InboxBuilder::new(name.into())
     }
 
-    /// The name that it was built with.
+    /// The name that the inbox was built with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// The schema, for whoever keeps migrations elsewhere: statements that may be run again and change nothing then.
+    /// The schema, for migrations that are kept elsewhere: statements that can be run repeatedly.
     #[must_use]
     pub fn schema(&self) -> &str {
         self.shared.statements.schema.as_str()
     }
 
-    /// What it has counted so far, for all of its clones.
+    /// Returns the counts of the inbox since it was built.
     #[must_use]
     pub fn snapshot(&self) -> InboxSnapshot {
         self.shared.totals.snapshot()
     }
 
-    /// Creates the table and what belongs to it, unless they are there. Any number of instances may do so at once, at
-    /// every start. Needs the right to create; where the service does not have it, run [`schema`](Self::schema) by
-    /// other means. The service itself needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the table, and in
+    /// Creates the table and what belongs to it, unless they exist. Any number of instances may do so at once, at every start.
+    /// Needs the right to create; where the service does not have it, run [`schema`](Self::schema) by other means. The service itself needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the table, and in
     /// PostgreSQL `USAGE` on the sequence named after it (`inbox_fence`).
     ///
     /// # Errors
@@ -172,12 +175,12 @@ impl<DB: Dialect> Inbox<DB> {
         DB::migrate(transaction, self.shared.statements.schema.clone()).await
     }
 
-    /// Asks for the work, in the transaction that `connection` is in: the first statement of it, if it can be.
+    /// Claims `key` in the transaction that `connection` is in, preferably as its first statement.
     ///
-    /// The key's scope keeps tenants apart; its fingerprint says what the work is about, so that a key which is used for
-    /// something else is noticed. Outside of a transaction a claim protects nothing.
+    /// The key's scope separates tenants; its fingerprint identifies the work, so that a key that is reused for other work is
+    /// noticed. Outside of a transaction a claim protects nothing.
     ///
-    /// A future that is dropped leaves the claim undecided; roll back, as a dropped transaction does of itself.
+    /// Dropping the future leaves the claim undecided: roll back, as a dropped transaction does by itself.
     ///
     /// # Errors
     /// Those of the database, and `InvalidArgument` for a key with a NUL in it.
@@ -190,7 +193,7 @@ impl<DB: Dialect> Inbox<DB> {
         if key.contains('\0') {
             // PostgreSQL cannot store it.
             return Err(::sqlx::Error::InvalidArgument(
-                "a key has no NUL in it".to_owned(),
+                "a key must not contain NUL".to_owned(),
             ));
         }
         let shared = &self.shared;
@@ -248,11 +251,11 @@ impl<DB: Dialect> Inbox<DB> {
         }
     }
 
-    /// Deletes what has expired, of every inbox in the table, `batch` records at a time (at least one), each batch in a
-    /// transaction of its own; says how many there were. Several instances may do so at once. Nobody waits for it:
-    /// call it every few minutes.
+    /// Deletes expired records of all inboxes in the table, `batch` records at a time (at least one), each batch in a
+    /// transaction of its own; returns their number. Several instances may do so at once. Blocks no claims: call it every few
+    /// minutes.
     ///
-    /// Dropped half-way, the batches so far are deleted.
+    /// Dropping the future leaves the batches so far deleted.
     ///
     /// # Errors
     /// Those of the database. The batches before stay deleted.
@@ -271,7 +274,7 @@ impl<DB: Dialect> Inbox<DB> {
     }
 }
 
-/// As a number of the database's.
+/// Milliseconds as the database's integer.
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
 }

@@ -57,7 +57,7 @@ impl Sealed for Postgres {
                  expires_at = clock_timestamp() + $5 * interval '1 ms' \
                  WHERE name = $1 AND key = $2 AND fence = $3 AND outcome IS NULL",
             ),
-            // Rows that a transaction is at work on are left alone.
+            // Skips rows that another transaction has locked.
             prune: fill(
                 "DELETE FROM {table} WHERE (name, key) IN (\
                  SELECT name, key FROM {table} WHERE expires_at <= clock_timestamp() \
@@ -80,7 +80,7 @@ impl Sealed for Postgres {
             retention_ms,
             wait_ms,
         } = ask;
-        // For whoever does not wait, in milliseconds too: something else may hold a lock on the row.
+        // Set for claims without waiting too: another statement may hold a lock on the row.
         let wait = format!("{}ms", wait_ms.unwrap_or(1));
         let asked = query(statement)
             .bind(name)
@@ -131,7 +131,7 @@ impl Sealed for Postgres {
         mut transaction: Transaction<'_, Self>,
         schema: SqlStr,
     ) -> Result<(), ::sqlx::Error> {
-        // `IF NOT EXISTS` alone fails now and then when two create the same.
+        // `IF NOT EXISTS` alone can fail when two transactions create the same object.
         query("SELECT pg_advisory_xact_lock($1)")
             .bind(MIGRATING)
             .execute(&mut *transaction)

@@ -1,4 +1,4 @@
-//! The inbox as a closure: begin, claim, work, complete, commit; and again, where that is safe.
+//! The inbox around a closure: begin, claim, work, complete, commit; repeated where that is safe.
 
 use std::{
     fmt,
@@ -21,17 +21,17 @@ use crate::{
     verdict::Verdict,
 };
 
-/// The transaction that [`Inbox::run`] does the work in. It is the connection: `query.execute(&mut *work)`.
+/// The transaction of one [`Inbox::run`]. Dereferences to the connection: `query.execute(&mut *work)`.
 ///
-/// Committed by `run` when the work is [done](Self::done), rolled back when it is dropped. A `COMMIT` in a statement of
-/// the work's own ends the protection.
+/// Committed by `run` when the work is [done](Self::done), rolled back when dropped. A `COMMIT` statement inside the work ends
+/// the protection.
 pub struct Work<DB: Dialect> {
     transaction: Transaction<'static, DB>,
     entry: Entry<DB>,
 }
 
 impl<DB: Dialect> Work<DB> {
-    /// The work is done: `value` is recorded, and everything is committed.
+    /// Ends the work: `run` records `value` and commits.
     #[must_use = "nothing is committed unless this is returned"]
     pub const fn done<T>(self, value: T) -> Done<DB, T> {
         Done { work: self, value }
@@ -62,7 +62,7 @@ impl<DB: Dialect> Work<DB> {
     }
 }
 
-/// Work that is done, with its result; from [`Work::done`].
+/// Finished work with its result; from [`Work::done`].
 pub struct Done<DB: Dialect, T> {
     work: Work<DB>,
     value: T,
@@ -98,31 +98,31 @@ impl<DB: Dialect> fmt::Debug for Work<DB> {
     }
 }
 
-/// What is recorded now, and the result, if it was made just now.
+/// The record, and the result if the work ran just now.
 type Ran<T> = (Settled, Option<T>);
 
 /// Why an attempt ended without a result.
 struct Failed<E> {
     error: Error<E>,
-    /// Whether another attempt may do better.
+    /// Whether another transaction may succeed.
     again: bool,
 }
 
 impl<DB: Dialect> Inbox<DB> {
-    /// Does `work` once for all calls with this key: in a transaction that is committed together with the record of
-    /// it, or tells what was recorded. Results are recorded as JSON.
+    /// Runs `work` once for all calls with this key, in a transaction that is committed together with its record, or returns the
+    /// recorded result. Results are recorded as JSON.
     ///
-    /// The transaction is begun anew, up to [`max_attempts`](super::InboxBuilder::max_attempts) times and as long as the
-    /// [current deadline](deadline::current) leaves time, when it fails for a reason that may pass: the error's
-    /// [verdict](ClassifySelf) is transient (a serialization failure, a deadlock, a lost connection). That is safe,
-    /// because what failed was rolled back; and where nobody knows, because the connection was lost during the
-    /// commit, the next attempt finds the record. So effects of `work` that are not in the database may be repeated,
-    /// those that are, never. A pool without a free connection is not tried again.
+    /// The transaction is begun again, up to [`max_attempts`](super::InboxBuilder::max_attempts) times and as long as the
+    /// [current deadline](deadline::current) leaves time, when it fails with a transient error, by the
+    /// error's [verdict](ClassifySelf) (a serialization failure, a deadlock, a lost connection). That is safe, because what
+    /// failed was rolled back; and after a connection lost during the commit, the next transaction finds the record if it was
+    /// committed. Effects of `work` outside of the database may be repeated, those inside never are. A pool without a free
+    /// connection is not tried again.
     ///
-    /// If `work` fails, everything is rolled back and nothing is recorded: the next call does it again. To record a
-    /// failure, return it as a result: `T` may be a `Result`.
+    /// If `work` fails, everything is rolled back and nothing is recorded: the next call runs it again. To record a failure,
+    /// return it as a result: `T` may be a `Result`.
     ///
-    /// Dropping the future rolls back, unless the commit was under way; then the record tells.
+    /// Dropping the future rolls back, unless the commit was in progress; the next call then finds what was committed.
     ///
     /// ```
     /// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
@@ -147,8 +147,8 @@ impl<DB: Dialect> Inbox<DB> {
     ///
     /// # Errors
     /// - `Rejected` with [`Reason::KeyReused`], if the key belongs to other work, or [`Reason::InFlight`], if another
-    ///   transaction was at work on it for longer than the inbox [waits](super::InboxBuilder::wait), or
-    ///   [`Reason::OutcomeUnreadable`], if what was recorded is no `T`.
+    ///   transaction held it for longer than the inbox [waits](super::InboxBuilder::wait), or
+    ///   [`Reason::OutcomeUnreadable`], if the recorded result is not a `T`.
     /// - `Service` with the error of `work`, or with that of the database; `Encode`, if the result has no form in JSON.
     pub async fn run<T, E, F, Fut>(
         &self,

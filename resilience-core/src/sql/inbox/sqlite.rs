@@ -12,7 +12,7 @@ use super::{
 impl Dialect for Sqlite {}
 
 impl Sealed for Sqlite {
-    /// The write lock first: a transaction that reads before it writes is refused when another has written since.
+    /// Takes the write lock first: a transaction that reads before it writes fails when another has written since.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
 
     fn statements(table: &Table, _waits: bool) -> Statements {
@@ -86,7 +86,7 @@ impl Sealed for Sqlite {
                 left_ms: retention_ms,
             }));
         }
-        // The write lock is ours: it is still as the claim found it.
+        // This transaction has the write lock: the row is as the claim found it.
         let row = query(look)
             .bind(name)
             .bind(key)

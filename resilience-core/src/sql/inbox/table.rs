@@ -1,8 +1,8 @@
-//! The name of the table, which is the only thing that is ever put into a statement.
+//! The checked name of the table, the only text that is inserted into statements.
 
 use crate::error::InvalidConfig;
 
-/// So that what is named after the table still is a name of PostgreSQL's, which are 63 bytes.
+/// Leaves room for suffixes within PostgreSQL's 63 bytes.
 const LONGEST: usize = 48;
 
 /// `inbox`, or with a schema `app.inbox`. Checked: lower-case letters, digits and underscores.
@@ -32,7 +32,7 @@ impl Table {
         })
     }
 
-    /// `"app"."inbox"`, or what is named after it: `"app"."inbox_fence"`.
+    /// The quoted name with a suffix, e.g. `"app"."inbox_fence"`.
     pub(super) fn quoted(&self, suffix: &str) -> String {
         match &self.schema {
             Some(schema) => format!("\"{schema}\".{}", self.bare(suffix)),
@@ -40,7 +40,7 @@ impl Table {
         }
     }
 
-    /// The same without the schema, where a statement takes none.
+    /// The quoted name with a suffix and without the schema, where a statement takes none.
     pub(super) fn bare(&self, suffix: &str) -> String {
         format!("\"{}{suffix}\"", self.name)
     }

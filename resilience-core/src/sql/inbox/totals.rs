@@ -1,4 +1,4 @@
-//! What an inbox counts.
+//! Counters of an inbox.
 
 use super::{Dialect, Shared};
 use crate::{
@@ -9,18 +9,19 @@ use crate::{
 counters! {
     /// Counters of an inbox.
     pub(super) struct Totals;
-    /// What an [`Inbox`](super::Inbox) has counted so far; see [`snapshot`](super::Inbox::snapshot).
+    /// Counts of an [`Inbox`](super::Inbox) since it was built; from [`snapshot`](super::Inbox::snapshot).
     ///
-    /// A claim counts when it is answered, whatever becomes of its transaction: work that is begun again has claimed again.
+    /// A claim counts when it is answered, whether or not its transaction commits: a transaction that is begun again claims
+    /// again.
     pub struct InboxSnapshot;
     fresh = INBOX_CLAIMS "fresh", "Claims that were granted.";
     replayed = INBOX_CLAIMS "replayed", "Claims that the database answered with a recorded outcome.";
     replayed_in_front = INBOX_CLAIMS "replayed_in_front",
         "Calls that the front answered with a recorded outcome.";
     mismatched = INBOX_CLAIMS "mismatched", "Claims on a key that belongs to other work.";
-    busy = INBOX_CLAIMS "busy", "Claims that found another transaction at work for longer than they wait.";
+    busy = INBOX_CLAIMS "busy", "Claims that found another transaction holding the key for longer than they wait.";
     retries = INBOX_RETRIES, "Transactions that were begun again.";
-    front_errors = INBOX_FRONT_ERRORS, "Steps that the front gave no answer to within its budget.";
+    front_errors = INBOX_FRONT_ERRORS, "Steps of the front that failed or had no answer within its budget.";
 }
 
 impl<DB: Dialect> Source for Shared<DB> {
