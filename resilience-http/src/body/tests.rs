@@ -1,28 +1,25 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    error::Error as StdError,
     io,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::Response;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
 use resilience_core::{
-    Pattern, Reason, Verdict,
+    Reason, Verdict,
     completion::{Completion, Guard},
     deadline::{self, Deadline},
 };
 use tokio::time::{Instant, Sleep};
 
 use super::*;
-
-type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The verdicts that a layer received, and whether its permit was released.
 #[derive(Clone, Default)]
