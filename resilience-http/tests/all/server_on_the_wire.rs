@@ -134,7 +134,7 @@ async fn one_bulkhead_is_shared_by_routes_and_connections() {
         assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
         assert!(
             !answer.contains("handlers"),
-            "the name is nobody's business: {answer}"
+            "the name is internal: {answer}"
         );
     }
     assert_eq!(

@@ -70,8 +70,8 @@ pub use self::{
 /// The document of a 429 has the type
 /// `https://iana.org/assignments/http-problem-types#quota-exceeded` of the draft, and names the
 /// limit in `violated-policies`. A request that costs more than the limit can ever hold gets a 422.
-/// While the store is unavailable, the limit's outage policy decides; if it is to fail closed,
-/// requests get a 503.
+/// While the store is unavailable, the limit's [outage policy](resilience_core::fleet::OnOutage)
+/// decides; if it is to fail closed, requests get a 503.
 ///
 /// **Cost**: the decision, and a few small allocations for the headers. **Cancellation**: a client
 /// that disconnects during the decision may have been charged; one that disconnects later has been.

@@ -191,11 +191,11 @@ async fn without_its_store_a_request_with_a_key_is_503_unless_the_handle_says_ot
         for _ in 0..2 {
             let response = pay("k", "{}").send(&app).await;
             assert_eq!(response.status(), status, "{policy:?}");
-            let told = response.headers().contains_key("retry-after");
-            assert_eq!(told, status == 503);
+            let retry = response.headers().contains_key("retry-after");
+            assert_eq!(retry, status == 503);
         }
         assert_eq!(effects.count(), served, "{policy:?}");
         let keyless = pay("", "").without(&IDEMPOTENCY_KEY);
-        assert_eq!(keyless.status(&app).await, 200, "it asks nobody");
+        assert_eq!(keyless.status(&app).await, 200, "no store is asked");
     }
 }

@@ -143,8 +143,8 @@ async fn one_callers_key_never_finds_anothers_answer() {
         assert!(!is_replay(&first), "{caller}");
         assert_eq!(text(first).await, format!("payment {payment}"));
     }
-    let nobody = pay("k", "{}");
-    assert!(!is_replay(&nobody.send(&app).await));
+    let anonymous = pay("k", "{}");
+    assert!(!is_replay(&anonymous.send(&app).await));
     let two = by("Bearer a").with(header::AUTHORIZATION, "Bearer b");
     assert!(!is_replay(&two.send(&app).await));
     assert!(is_replay(&by("Bearer a").send(&app).await));
@@ -160,7 +160,7 @@ async fn a_tenant_that_authentication_has_found_keeps_its_keys_when_its_token_is
             .headers
             .get(&of)
             .and_then(|tenant| tenant.to_str().ok());
-        tenant.unwrap_or("nobody").to_owned()
+        tenant.unwrap_or("anonymous").to_owned()
     };
     let (app, effects) = paying(&once().scope(scope));
     let by = |name: &str, token: &str| {
