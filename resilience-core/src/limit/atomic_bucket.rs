@@ -271,7 +271,7 @@ mod tests {
         assert!(refused > 5_000 && settled > 0, "{refused} {settled}");
     }
 
-    /// Nobody calls for as long as the word's whole range, or its half.
+    /// No calls for the word's whole range, or half of it.
     #[test]
     fn a_bucket_that_was_idle_for_longer_than_the_word_can_say_is_full() {
         let quota = Quota::per(999_983, Duration::from_secs(1)).unwrap();

@@ -11,13 +11,16 @@ pub(super) struct LimitAgent {
     limiter: Arc<Limiter>,
     next_heartbeat: Instant,
     next_sweep: Instant,
+    /// With a membership: when the enrolment has to be renewed, and the live members when it was made.
+    renewal: Instant,
+    members: Option<u64>,
 }
 
 /// An instance is no longer counted when nothing was heard of it for this many intervals.
 const INTERVALS: u32 = 3;
 
 /// The interval where the store's own heartbeat says which instances are live: then this one only tells which limits
-/// they use.
+/// they use. It is also sent when the number of live members has changed, since a new one may use the limit too.
 const WITH_MEMBERSHIP: Duration = Duration::from_secs(20 * 60);
 
 /// How long the agent tries to take this instance off the list at its end.
@@ -33,6 +36,8 @@ impl LimitAgent {
         Self {
             next_heartbeat: if heartbeats { now } else { now + NEVER },
             next_sweep: now + sweep_interval(&limiter),
+            renewal: now,
+            members: None,
             limiter,
         }
     }
@@ -44,15 +49,21 @@ impl LimitAgent {
             return;
         }
         let often = limiter.settings.fleet.heartbeat;
-        let interval = if limiter.is_member {
-            WITH_MEMBERSHIP.max(often)
-        } else {
-            often
-        };
-        let answer = limiter.heartbeat(interval * INTERVALS).await;
-        // A failed one is repeated early, since a long interval would be too late.
-        let next = if answer.is_ok() { interval } else { often };
-        self.next_heartbeat = Instant::now() + jittered(next);
+        self.next_heartbeat = Instant::now() + jittered(often);
+        if !limiter.is_member {
+            // A failed one is followed by the next.
+            let _ = limiter.heartbeat(often * INTERVALS).await;
+            return;
+        }
+        let members = limiter.members();
+        if Instant::now() < self.renewal && members == self.members {
+            return;
+        }
+        let interval = WITH_MEMBERSHIP.max(often);
+        if limiter.heartbeat(interval * INTERVALS).await.is_ok() {
+            self.renewal = Instant::now() + jittered(interval);
+            self.members = members;
+        }
     }
 }
 
@@ -76,6 +87,7 @@ impl Agent for LimitAgent {
 
     /// The store is available again: it may have forgotten this instance.
     async fn on_wake(&mut self) {
+        self.renewal = Instant::now();
         self.heartbeat().await;
     }
 

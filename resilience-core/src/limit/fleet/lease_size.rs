@@ -242,7 +242,7 @@ mod tests {
             ..scene(0, 1, 1_000)
         };
         assert_eq!(demand.ask(&left(800), &quota, &RULES), 200);
-        // In a pause ten come in: of no more than that, nobody has a part.
+        // Ten come in during a pause: so few are not divided.
         assert_eq!(demand.ask(&left(9), &quota, &RULES), 9);
         assert_eq!(
             demand.ask(&left(0), &quota, &RULES),

@@ -93,6 +93,11 @@ impl Limiter {
         self.tasks.get().is_some_and(HandleTasks::is_closing)
     }
 
+    /// The live members of the store, if it has a membership.
+    pub(super) fn members(&self) -> Option<u64> {
+        self.handle.live_instances()
+    }
+
     /// The number of instances that use the limit, this one included, as of the last answers of the store.
     pub(super) fn live_instances(&self) -> u64 {
         let enrolled = self.client.live_instances();

@@ -158,11 +158,15 @@ async fn with_a_membership_a_limit_enrols_rarely_and_counts_live_members_only() 
             .unwrap()
     };
     let limits = [build(), build(), build()];
+    let live = || limits.each_ref().map(FleetRateLimit::live_instances);
+    sleep(10 * SECOND).await;
+    assert_eq!(live(), [3; 3], "also the first to come");
     sleep(26 * 60 * SECOND).await;
     let sent = heartbeats.swap(0, SeqCst);
-    assert_eq!(sent, 6, "one at first, and one after some 20 minutes");
-    let live = || limits.each_ref().map(FleetRateLimit::live_instances);
-    assert_eq!(live(), [3; 3]);
+    assert!(
+        sent <= 9,
+        "{sent}: two at first, and one after some 20 minutes"
+    );
     // An instance that dies stays enrolled, and is no member any more.
     members.0.store(2, SeqCst);
     sleep(5 * SECOND).await;
