@@ -1,5 +1,4 @@
-//! Who waits for which record: one subscription per connection and record that somebody waits for, and none for the
-//! rest.
+//! Subscriptions to records: one per connection and record that callers wait for.
 
 use std::{
     collections::HashMap,
@@ -11,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::connection::{Connection, Push};
 
-/// What a process listens to; one for all stores that are made from a connection.
+/// The channels that this process is subscribed to; one for all stores that are made from a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     /// By channel.
@@ -24,7 +23,7 @@ struct Heard {
     listening: Weak<Listening>,
 }
 
-/// Held by all who listen to a channel; the last of them ends the subscription.
+/// Held by all receivers of a channel; dropping the last clone unsubscribes.
 #[derive(Debug)]
 struct Listening {
     channel: String,
@@ -33,7 +32,7 @@ struct Listening {
 }
 
 impl Waiting {
-    /// Listens to `channel`, with whoever else does.
+    /// Subscribes to `channel`, unless this process is.
     pub(super) fn listen(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
@@ -53,7 +52,7 @@ impl Waiting {
         });
         let changes = Subscription::new(sender.subscribe()).with_guard(Arc::clone(&listening) as _);
         let teller = sender.clone();
-        // A subscription that has just begun, or begun anew, is news too: something may have happened before.
+        // A new or restored subscription counts as a message: the record may have changed before.
         connection.subscribe(
             &channel,
             Arc::new(move |push: Push<'_>| {
@@ -68,9 +67,9 @@ impl Waiting {
         changes
     }
 
-    /// Whether somebody in this process listens to the channel.
+    /// Whether this process is subscribed to the channel.
     pub(super) fn listens(&self, channel: impl FnOnce() -> String) -> bool {
-        // Mostly nobody listens to any.
+        // Usually there are no subscriptions.
         let heard = self.lock();
         !heard.is_empty() && heard.contains_key(&channel())
     }
@@ -83,7 +82,7 @@ impl Waiting {
 impl Drop for Listening {
     fn drop(&mut self) {
         let mut heard = self.waiting.lock();
-        // Somebody else may have begun to listen in the meantime.
+        // Another receiver may have subscribed in the meantime.
         let is_ours = heard
             .get(&self.channel)
             .is_some_and(|one| one.listening.strong_count() == 0);
