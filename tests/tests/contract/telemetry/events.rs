@@ -361,7 +361,7 @@ async fn the_loss_of_a_lease_is_told() {
         };
         assert!(store.claim("lost", "/k", &rival).await.is_ok());
         attempt.lost().await;
-        let why = ("why", "somebody else holds the key");
+        let why = ("why", "another attempt holds the key");
         let lost = told.has(Level::WARN, &[why, ("message", "lease lost")]);
         assert_eq!(lost.fields["fence"], attempt.fence().to_string());
         Ok::<_, io::Error>(7_u32)
