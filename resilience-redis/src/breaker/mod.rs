@@ -56,6 +56,7 @@ script!(SETTLE, "settle.lua");
 script!(ORDER, "override.lua");
 script!(RESET, "reset.lua");
 script!(VIEW, "view.lua");
+script!(PROBE, "probe.lua");
 /// The report's script as a function of its keys and arguments, called once for each breaker.
 static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
@@ -388,6 +389,11 @@ impl BreakerStore for RedisBreakers {
 
     fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
         Box::pin(self.run_for_view_owned(&VIEW, name, []))
+    }
+
+    fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
+        // Replicas, and masters that miss replicas, can be read but not written.
+        Box::pin(async move { self.run(&PROBE, name, &[]).await.map(drop) })
     }
 
     fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {

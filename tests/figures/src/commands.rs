@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use resilience_core::{breaker::CircuitBreaker, fleet::FleetOptions};
 
 use crate::{
-    fleet::{breaker, call, commands, fleet, ms, open},
+    fleet::{breaker, call, commands, fleet, ms, open, server_us, store},
     redis::RedisServer,
     report::{Target, figure},
 };
@@ -23,7 +23,8 @@ pub(crate) async fn run() {
         all.extend(fleet(&server.url(), INSTANCES, || breaker(&name), &options).await);
     }
     tokio::time::sleep(ms(1_000)).await;
-    let formula = (INSTANCES * BREAKERS) as f64 / CALM.as_secs_f64();
+    // Each breaker has a store handle of its own, which sends a heartbeat.
+    let heartbeats = (INSTANCES * BREAKERS) as f64 / CALM.as_secs_f64();
     for (calls, name) in [(1, "slow"), (10_000, "fast")] {
         let per_second = rate(&server, &all, calls).await;
         figure(
@@ -32,7 +33,8 @@ pub(crate) async fn run() {
             "commands/s",
             Target::Open,
         );
-        // Intervals are drawn between 0.8 and 1.2 of `calm`.
+        // A breaker reports in intervals in which it was called.
+        let formula = heartbeats + heartbeats.min(calls as f64);
         let off = (per_second / formula - 1.0).abs();
         let target = Target::AtMost(0.1);
         figure(
@@ -43,6 +45,47 @@ pub(crate) async fn run() {
         );
     }
     per_call(&server, &all[..INSTANCES]).await;
+    many().await;
+}
+
+/// What one instance with many breakers costs the server, by how many of them are called.
+async fn many() {
+    const BREAKERS: usize = 500;
+    const INTERVALS: u32 = 10;
+    const HEARTBEAT: Duration = ms(1_000);
+    let server = RedisServer::start();
+    let store = store(&server.url()).await;
+    let make = |number| {
+        breaker(&format!("host-{number}"))
+            .store(store.clone())
+            .fleet(FleetOptions::new().heartbeat(HEARTBEAT))
+            .build()
+            .expect("a good breaker")
+    };
+    let all: Vec<_> = (0..BREAKERS).map(make).collect();
+    tokio::time::sleep(HEARTBEAT * 4).await;
+    for (active, name, most) in [(0, "idle", 2.0), (50, "50_active", 5.0)] {
+        let (sent, took) = (commands(&server), server_us(&server));
+        for _ in 0..INTERVALS * 10 {
+            for breaker in &all[..active] {
+                call(breaker, true);
+            }
+            tokio::time::sleep(HEARTBEAT / 10).await;
+        }
+        let each = |all: u64| all as f64 / f64::from(INTERVALS);
+        figure(
+            &format!("agent_commands_per_interval_500_breakers_{name}"),
+            each(commands(&server) - sent),
+            "commands",
+            Target::AtMost(most),
+        );
+        figure(
+            &format!("agent_server_us_per_interval_500_breakers_{name}"),
+            each(server_us(&server) - took),
+            "us",
+            Target::Open,
+        );
+    }
 }
 
 /// Commands per second while so many calls are made per second over all.

@@ -91,22 +91,35 @@ pub(crate) async fn open(fleet: &[CircuitBreaker]) {
     all(fleet, State::Open).await;
 }
 
-/// Commands that clients sent since the server started: scripts, and whatever no script of ours calls.
+/// Commands that clients sent since the server started: scripts, and the commands that no script of ours calls.
 pub(crate) fn commands(server: &RedisServer) -> u64 {
+    command_stats(server, "calls")
+}
+
+/// Microseconds that those commands took on the server, that of scripts with the commands in them.
+pub(crate) fn server_us(server: &RedisServer) -> u64 {
+    command_stats(server, "usec")
+}
+
+fn command_stats(server: &RedisServer, field: &str) -> u64 {
     let inside = [
         "hset", "hget", "hdel", "del", "time", "hmget", "hgetall", "hlen", "hincrby", "z",
         "pexpire", "pttl", "publish",
     ];
     let text = server.command("INFO commandstats");
     text.lines()
-        .filter_map(|line| line.trim().strip_prefix("cmdstat_")?.split_once(":calls="))
+        .filter_map(|line| line.trim().strip_prefix("cmdstat_")?.split_once(':'))
         .filter(|(name, _)| {
             !inside
                 .iter()
                 .any(|own| name == own || (*own == "z" && name.starts_with('z')))
         })
         .filter(|(name, _)| *name != "info")
-        .filter_map(|(_, rest)| rest.split(',').next()?.parse::<u64>().ok())
+        .filter_map(|(_, rest)| {
+            let mut fields = rest.split(',').filter_map(|pair| pair.split_once('='));
+            let (_, value) = fields.find(|(name, _)| *name == field)?;
+            value.parse::<u64>().ok()
+        })
         .sum()
 }
 

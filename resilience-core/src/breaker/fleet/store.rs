@@ -83,6 +83,12 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
     /// Reads the record without changing it.
     fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView>;
 
+    /// Checks whether the store takes reports, while it is unavailable. The default reads the record; a store that can be
+    /// read while it refuses writes should write something without effect.
+    fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move { self.view(name).await.map(drop) })
+    }
+
     /// Subscribes to the views that are pushed for breaker `name` from now on.
     fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>>;
 
@@ -97,7 +103,7 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
 
 impl Probe for dyn BreakerStore {
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
-        Box::pin(async move { self.view(name).await.map(drop) })
+        BreakerStore::probe(self, name)
     }
 }
 
