@@ -293,9 +293,12 @@ pub fn told(name: &str) -> (usize, usize) {
         let of = events
             .iter()
             .filter(|(message, _)| message.starts_with(start));
-        of.map(|(_, count)| count).sum()
+        of.map(|(_, count)| count).sum::<usize>()
     };
-    (count("no shared state"), count("shared state is back"))
+    (
+        count("no shared state") + count("store unavailable"),
+        count("shared state is back") + count("store available"),
+    )
 }
 
 type Events = BTreeMap<String, BTreeMap<String, usize>>;
