@@ -298,7 +298,7 @@ pub fn told(name: &str) -> (usize, usize) {
         let of = events
             .iter()
             .filter(|(message, _)| message.starts_with(start));
-        of.map(|(_, count)| count).sum()
+        of.map(|(_, count)| count).sum::<usize>()
     };
     (count("store unavailable"), count("store available"))
 }

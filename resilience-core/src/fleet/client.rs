@@ -22,7 +22,10 @@ use super::{
     health::{Edge, Health},
     store::{StoreError, StoreFuture},
 };
-use crate::{backoff::Backoff, error::Pattern};
+use crate::{
+    backoff::{Backoff, Delays},
+    error::Pattern,
+};
 
 /// The cheapest question of a store trait: whether the store answers. Asked while it is unavailable.
 pub(crate) trait Probe: Send + Sync + 'static {
@@ -130,7 +133,7 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         once: bool,
         mut step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
-        let mut delays = backoff().delays();
+        let mut delays = retry_delays();
         let mut ambiguous = false;
         loop {
             let mut error = match self.attempt(&mut step).await {
@@ -261,7 +264,7 @@ impl<S: ?Sized> Inner<S> {
 
 /// Asks the store until it answers, or the last handle is gone.
 async fn probe<S: Probe + ?Sized>(inner: Weak<Inner<S>>, _probing: Probing<S>) {
-    for wait in backoff().delays() {
+    for wait in retry_delays() {
         sleep(wait).await;
         let Some(inner) = inner.upgrade() else {
             return;
@@ -288,9 +291,9 @@ impl<S: ?Sized> Drop for Probing<S> {
     }
 }
 
-/// The pauses between attempts. Jittered, so that a fleet does not return to its store in one moment.
-fn backoff() -> Backoff {
-    Backoff::decorrelated_jitter(FIRST_PAUSE, LONGEST_PAUSE)
+/// The delays between attempts. Jittered, so that a fleet does not return to its store in one moment.
+pub(crate) fn retry_delays() -> Delays {
+    Backoff::decorrelated_jitter(FIRST_PAUSE, LONGEST_PAUSE).delays()
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(25);

@@ -57,7 +57,7 @@ pub use self::{
 )]
 pub(crate) use self::{
     agent::{Agent, AgentHandle, Waker, spawn},
-    client::{Probe, StoreClient},
+    client::{Probe, StoreClient, retry_delays},
     handle::HandleTasks,
     heartbeat::join,
     instance::instance_id,

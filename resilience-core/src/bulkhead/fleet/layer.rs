@@ -1,14 +1,8 @@
 //! A fleet's bulkhead as an admission policy, and its layer.
 
-use std::{
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use super::{acquire::acquire, current, permit::FleetPermit, shared::Shared};
+use super::{acquire::acquire, permit::FleetPermit, shared::Shared};
 use crate::{
     admission::{self, Admission, AdmissionLayer, AdmissionService, Admit, Refused},
     completion::OnResponse,
@@ -16,8 +10,8 @@ use crate::{
     error::Rejected,
 };
 
-/// Admission policy of a [`FleetBulkhead`](super::FleetBulkhead): each request takes as many permits
-/// as it costs.
+/// Admission policy of a [`FleetBulkhead`](super::FleetBulkhead): each request takes as many
+/// permits as it costs.
 #[derive(Clone)]
 pub struct FleetAdmission<C = Each> {
     shared: Arc<Shared>,
@@ -42,8 +36,8 @@ impl<C> fmt::Debug for FleetAdmission<C> {
 /// Layer that limits the concurrent calls of a fleet. Created by
 /// [`FleetBulkhead::layer`](super::FleetBulkhead::layer).
 ///
-/// `cost` sets how many permits a request takes, [`complete_on`](AdmissionLayer::complete_on) when a
-/// call gives them back.
+/// `cost` sets how many permits a request takes, [`complete_on`](AdmissionLayer::complete_on) when
+/// a call gives them back.
 pub type FleetBulkheadLayer<C = Each, D = OnResponse> = AdmissionLayer<FleetAdmission<C>, D>;
 
 /// Service with a limit on the concurrent calls of a fleet. Created by [`FleetBulkheadLayer`].
@@ -54,17 +48,15 @@ pub type FleetBulkheadService<S, C = Each, D = OnResponse> =
 pub type ResponseFuture<S, Req, D = OnResponse> =
     admission::ResponseFuture<S, Req, FleetPermit, Wait, D>;
 
-/// Wait for an answer of the store, or for permits.
+/// Wait for the store's answer, or in the queue.
 pub type Wait = Pin<Box<dyn Future<Output = Result<FleetPermit, Rejected>> + Send>>;
 
 impl<C, D> FleetBulkheadLayer<C, D> {
     /// Sets how many permits a request takes. Default: one.
     pub fn cost<E>(self, cost: E) -> FleetBulkheadLayer<E, D> {
+        let shared = self.policy.shared;
         AdmissionLayer {
-            policy: FleetAdmission {
-                shared: self.policy.shared,
-                cost,
-            },
+            policy: FleetAdmission { shared, cost },
             completion: self.completion,
         }
     }
@@ -75,21 +67,7 @@ impl<Req, C: Cost<Req> + Clone> Admit<Req> for FleetAdmission<C> {
     type Wait = Wait;
 
     fn admit(&self, request: &Req) -> Admission<FleetPermit, Wait> {
-        let cost = self.cost.cost(request);
-        Err(Refused::wait(Box::pin(acquire(
-            Arc::clone(&self.shared),
-            cost,
-        ))))
-    }
-}
-
-impl admission::Permit for FleetPermit {
-    /// Makes the fencing token visible: see [`current_fence`](super::current_fence).
-    fn enter(&self) -> impl Sized {
-        current::enter(self.fence())
-    }
-
-    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<Rejected> {
-        self.poll_aborted(cx)
+        let (shared, cost) = (Arc::clone(&self.shared), self.cost.cost(request));
+        Err(Refused::wait(Box::pin(acquire(shared, cost))))
     }
 }

@@ -140,14 +140,14 @@ async fn places_of_a_holder_that_died_come_to_who_waits() {
 #[tokio::test(start_paused = true)]
 async fn the_policy_for_an_outage_holds_for_those_who_wait_too() {
     for (policy, expected) in [
-        (Unreachable::Open, None),
-        (Unreachable::Closed, Some(Reason::StoreUnreachable)),
-        (Unreachable::LocalShare, Some(Reason::QueueTimedOut)),
+        (OnOutage::FailOpen, None),
+        (OnOutage::FailClosed, Some(Reason::StoreUnreachable)),
+        (OnOutage::Local, Some(Reason::QueueTimedOut)),
     ] {
         let store = Faulty::default();
         let bulkhead = of(&store, 1)
             .queue(4, LEASE / 2)
-            .unreachable(policy)
+            .fleet(on_outage(policy))
             .build()
             .unwrap();
         let held = bulkhead.acquire(1).await.unwrap();
