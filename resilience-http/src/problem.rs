@@ -41,10 +41,11 @@
 //! }
 //! ```
 //!
-//! `type` is `urn:problem-type:resilience:` + [`Pattern::as_str`](resilience_core::Pattern::as_str)
-//! + `:` + [`Reason::as_str`](resilience_core::Reason::as_str). It is a name and not a URL to
-//! fetch. It is stable, as are the members `pattern` and `reason`: clients may match on them.
-//! `retry_after_ms` is the exact wait, in milliseconds, and absent if the layer does not know it.
+//! `type` is `urn:problem-type:resilience:PATTERN:REASON`, with the names of
+//! [`Pattern::as_str`](resilience_core::Pattern::as_str) and
+//! [`Reason::as_str`](resilience_core::Reason::as_str). It is a name and not a URL to fetch. It is
+//! stable, as are the members `pattern` and `reason`: clients may match on them. `retry_after_ms` is
+//! the exact wait, in milliseconds, and absent if the layer does not know it.
 //!
 //! The **name** of the breaker or bulkhead is not in the document: "orders-db-replica-2" is
 //! internal, and the name of a keyed handle may contain another client's key.
