@@ -45,7 +45,7 @@ pub(crate) async fn run() {
     per_call(&server, &all[..INSTANCES]).await;
 }
 
-/// Commands per second while so many calls are made per second over all.
+/// Commands per second at a rate of calls per second over all instances.
 async fn rate(server: &RedisServer, all: &[CircuitBreaker], calls: u64) -> f64 {
     const SECONDS: u64 = 6;
     let (before, start) = (commands(server), Instant::now());

@@ -98,7 +98,7 @@ pub(super) async fn an_answer_wakes_who_waits_for_it(subject: Subject) -> Outcom
         waiting.output()
     );
     probe.release();
-    ensure!(waiting.run().await, "nobody was woken by the answer");
+    ensure!(waiting.run().await, "no waiter was woken by the answer");
     ensure!(
         matches!(waiting.output(), Some(Ok(1))),
         "answered with {:?}",
