@@ -33,7 +33,7 @@ pub enum Weather {
     Blackhole,
     /// Resets open connections, and every new one as soon as it is accepted.
     Reset,
-    /// Resets open connections; nobody listens for new ones.
+    /// Resets open connections and accepts no new ones.
     Refuse,
     /// Closes a connection in an orderly way once this many bytes have gone to the client on it.
     CutAfter(usize),
@@ -77,7 +77,7 @@ impl Proxy {
     pub async fn set(&mut self, weather: Weather) {
         self.weather.send_replace(weather);
         let open = weather != Weather::Refuse;
-        // An error: the proxy has ended, and nobody listens any more.
+        // An error: the proxy has ended, and the listener is gone.
         let _ = self
             .listening
             .wait_for(|listening| *listening == open)

@@ -241,7 +241,7 @@ impl RedisServer {
         for port in free_ports().take(5) {
             match make(port, &new_dir()).run() {
                 Ok(server) => return server,
-                // Somebody else was quicker to take the port: try the next.
+                // Another process took the port first: try the next.
                 Err(log) => failures.push(log),
             }
         }

@@ -126,7 +126,7 @@ impl Instance {
         self.breaker.fleet().expect("it is shared").is_degraded()
     }
 
-    /// So many calls end so; those that are rejected do not.
+    /// Number of calls that end so; rejected calls do not.
     pub fn settle(&self, calls: usize, verdict: Verdict) {
         for _ in 0..calls {
             if let Ok(mut call) = self.breaker.acquire() {
@@ -308,7 +308,7 @@ fn recorder() -> &'static Recorder {
     RECORDER.get_or_init(|| {
         let recorder = Recorder::default();
         tracing::subscriber::set_global_default(Registry::default().with(recorder.clone()))
-            .expect("nobody else listens in this process");
+            .expect("no other subscriber in this process");
         recorder
     })
 }

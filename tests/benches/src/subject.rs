@@ -140,7 +140,7 @@ where
     }
 }
 
-/// For how long this thread has been ready to run and another one had the processor. Linux tells; elsewhere nobody
+/// For how long this thread has been ready to run and another one had the processor. Linux measures it; elsewhere nothing
 /// seems to wait.
 fn waited() -> Duration {
     // On the stack: allocations are counted around this.

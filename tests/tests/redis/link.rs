@@ -106,7 +106,7 @@ async fn a_wrong_password_is_reported_and_nothing_hangs() {
     right.ready(SOON).await.expect("connects");
 }
 
-/// Counters and records in a Redis that evicts are gone without a word: limits begin anew, work is done twice.
+/// Counters and records in a Redis that evicts are gone without a word: limits start over, work is done twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_evicts_keys_is_told_of_and_one_that_does_not_is_not() {
     let told = || {
