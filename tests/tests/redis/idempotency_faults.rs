@@ -470,7 +470,7 @@ async fn what_counts_with_a_replica_outlives_the_master() {
     // Nor does it when it is repeated: the outcome is there, but on the master alone.
     let uncounted = durable.complete(NAME, "counted", &holder, &done("7")).await;
     assert!(uncounted.is_err_and(|failure| failure.ambiguous));
-    // Leases and refusals need no store.
+    // Claims and refusals need no replica.
     let busy = durable.claim(NAME, "uncounted", &claim("b")).await;
     assert!(matches!(busy, Ok(Claimed::Busy { .. })), "{busy:?}");
 
