@@ -178,7 +178,7 @@ impl Counts {
                 Claimed::Mismatch => drop(self.reused.fetch_add(1, Relaxed)),
                 // A failover may have forgotten that it is done, and left the claim. Its end was said.
                 Claimed::Busy { .. } if who == "reader" => {}
-                // Nobody else has ever asked for it.
+                // No other caller has asked for it before.
                 _ => drop(self.foreign.fetch_add(1, Relaxed)),
             }
         }

@@ -216,7 +216,7 @@ async fn a_lost_lease_is_told_so_and_releases_nothing(store: &dyn BulkheadStore)
         ..request("zombie", 1, 1)
     };
     let zombie = granted(store, name, &brief).await;
-    eventually("somebody else has the place", SOON, || async {
+    eventually("another holder has the place", SOON, || async {
         matches!(
             ask(store, name, &request("next", 1, 1)).await,
             Admission::Granted { .. }

@@ -1,8 +1,9 @@
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
-use tower::{limit::ConcurrencyLimit, service_fn};
+use tower::{Layer as _, Service, limit::ConcurrencyLimit, service_fn};
 use tower_test::{assert_request_eq, mock};
 
 use super::*;
+use crate::error::ServiceError as _;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

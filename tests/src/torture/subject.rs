@@ -173,7 +173,7 @@ impl From<sqlx::Error> for Failed {
     }
 }
 
-/// Tells whoever started this process; the one who looks at the end (-1) is nobody's.
+/// Reports to the parent process; the check at the end (-1) has none.
 fn say(worker: i32, word: &str) {
     if worker >= 0 {
         println!("{word}");

@@ -15,7 +15,7 @@ use crate::{alone, count, subject};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Makes so many calls, and returns how often something was allocated meanwhile.
+/// Makes a number of calls, and returns how often something was allocated meanwhile.
 async fn allocations(limit: &FleetRateLimit, calls: u64) -> usize {
     let costs = Costs::each(1).on("bytes", 7);
     let region = count();

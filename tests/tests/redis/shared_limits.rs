@@ -260,7 +260,7 @@ fn scripts_run(server: &RedisServer) -> u64 {
     calls("evalsha") + calls("eval")
 }
 
-/// Five hundred calls at once, on a subject that nobody has asked for before.
+/// Five hundred calls at once, on a new subject.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_on_one_subject_costs_a_handful_of_commands() {
     let server = RedisServer::start();
@@ -394,7 +394,7 @@ async fn a_server_that_was_killed_is_back_without_anybody_doing_anything() {
     }
 }
 
-/// Scripts are lost, connections are cut: nobody is told, and the count is right.
+/// Scripts are lost, connections are cut: no caller notices, and the count is right.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_scripts_and_cut_connections_cost_no_token_too_many() {
     let server = RedisServer::start();

@@ -45,7 +45,7 @@ async fn order(inbox: &SqliteInbox, pool: &SqlitePool, key: &str) {
     assert!(inbox.run(pool, key, done).await.is_ok());
 }
 
-/// Its connection breaks once, and the transaction is begun anew.
+/// Its connection breaks once, and the transaction is begun again.
 pub(crate) async fn fails_first(inbox: &SqliteInbox, pool: &SqlitePool) {
     let mut failed = false;
     let ran = inbox.run(pool, "fails first", |work| {

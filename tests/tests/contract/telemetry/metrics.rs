@@ -483,7 +483,7 @@ async fn the_gauge_of_a_state_that_was_left_is_zero() {
     );
 }
 
-/// Keys come from requests: a metric per key would be a way to fill the memory of whoever keeps the metrics.
+/// Keys come from requests: a metric per key would be a way to fill the memory of the metrics' store.
 #[tokio::test]
 async fn keys_never_become_attributes() {
     let sdk = Sdk::new();
