@@ -103,11 +103,7 @@ async fn the_layer_charges_the_cost_and_shows_the_fence_inside() {
 #[tokio::test(start_paused = true)]
 async fn the_task_gives_back_what_is_owed_and_ends_with_the_bulkhead() {
     let store = Faulty::default();
-    let tasks = || {
-        tokio::runtime::Handle::current()
-            .metrics()
-            .num_alive_tasks()
-    };
+    let tasks = || Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     let bulkhead = build(&store, 1);
     let permit = bulkhead.acquire(1).await.unwrap();
