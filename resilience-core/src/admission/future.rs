@@ -186,7 +186,7 @@ where
     }
 }
 
-type Started<Fut, P> = (Fut, P);
+type Started<Fut, P, E> = Result<(Fut, P), E>;
 
 impl<S, Req, P, W> Waiting<S, Req, P, W>
 where
@@ -199,7 +199,7 @@ where
     fn poll_start(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Started<S::Future, P>, S::Error>> {
+    ) -> Poll<Started<S::Future, P, S::Error>> {
         let this = self.project();
         if this.permit.is_none() {
             *this.permit = Some(ready!(this.wait.poll(cx))?);

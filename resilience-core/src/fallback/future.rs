@@ -46,6 +46,7 @@ where
     A: FallbackResponse<Req, S::Response, S::Error>,
 {
     #[inline]
+    #[expect(clippy::type_complexity, reason = "a state is named once")]
     pub(super) const fn new(
         state: State<S::Future, S::Response, S::Error, A::Note, A::Future>,
         shared: Local<Shared<A>>,
