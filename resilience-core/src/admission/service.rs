@@ -13,7 +13,7 @@ use crate::{
     error::ServiceError,
 };
 
-/// Service whose calls are admitted by a policy. Created by [`AdmissionLayer`].
+/// Service whose calls are admitted by a policy. Created by [`AdmissionLayer`](super::AdmissionLayer).
 #[derive(Clone)]
 pub struct AdmissionService<S, A, C = completion::OnResponse> {
     pub(super) inner: S,

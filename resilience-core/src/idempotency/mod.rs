@@ -42,7 +42,7 @@
 //! `sql::inbox` (features `sqlx-postgres`, `sqlx-sqlite`) keeps the record in the SQL transaction that does the work.
 //!
 //! # Errors
-//! [`Rejected`](crate::Rejected), with the reasons that [`Idempotency::run`] lists. While the store is unavailable, calls
+//! [`Rejected`], with the reasons that [`Idempotency::run`] lists. While the store is unavailable, calls
 //! are rejected, unless the outage policy says otherwise ([`fleet`](IdempotencyBuilder::fleet)).
 //!
 //! # Cancellation and panics

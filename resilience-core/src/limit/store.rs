@@ -71,7 +71,7 @@ impl From<After> for Standing {
 /// Store of the buckets of a fleet.
 ///
 /// A decision is one atomic step on the buckets of a subject, with the store's own clock, and one round trip. It is
-/// [`token_bucket::decide`]'s: a denial writes nothing, and a full bucket may be deleted, since an unknown bucket is full.
+/// [`token_bucket::decide`](super::token_bucket::decide)'s: a denial writes nothing, and a full bucket may be deleted, since an unknown bucket is full.
 pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
     /// Decides about all `demands` of `subject` (a tenant, an address) on the limits called `name`.
     fn decide<'a>(

@@ -2,12 +2,12 @@
 //!
 //! | item | what it does | feature |
 //! |---|---|---|
-//! | [`SqlxErrors`] | classifies [`sqlx::Error`](::sqlx::Error)s for breaker and retry | `sqlx` |
+//! | [`SqlxErrors`] | classifies [`sqlx::Error`]s for breaker and retry | `sqlx` |
 //! | `inbox` | idempotency keys in the transaction that does the work | `sqlx-postgres`, `sqlx-sqlite` |
 //!
 //! # Classification
 //!
-//! [`SqlxErrors`] is the classifier for a stack of closures that fail with [`sqlx::Error`](::sqlx::Error); errors of your own
+//! [`SqlxErrors`] is the classifier for a stack of closures that fail with [`sqlx::Error`]; errors of your own
 //! that wrap one can call its [`ClassifySelf`](crate::classify::ClassifySelf).
 //!
 //! ```

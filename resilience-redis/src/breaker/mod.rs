@@ -75,7 +75,7 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(3600);
 
 const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "leases"];
 
-/// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`]; cheap to clone.
+/// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`](crate::Redis::breakers); cheap to clone.
 #[derive(Clone)]
 pub struct RedisBreakers {
     context: StoreContext,

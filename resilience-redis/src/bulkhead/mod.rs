@@ -54,7 +54,7 @@ script!(VIEW, "view.lua");
 
 const PARTS: [&str; 6] = ["state", "leases", "held", "queue", "tickets", "live"];
 
-/// Store of the bulkheads of one Redis and prefix. Created by [`Redis::bulkheads`]; cheap to clone.
+/// Store of the bulkheads of one Redis and prefix. Created by [`Redis::bulkheads`](crate::Redis::bulkheads); cheap to clone.
 #[derive(Clone)]
 pub struct RedisBulkheads {
     context: StoreContext,

@@ -138,7 +138,7 @@ script!(
 );
 script!(GET, "read_head.lua", "time.lua", "common.lua", "get.lua");
 
-/// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`]; cheap to clone.
+/// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`](crate::Redis::idempotency); cheap to clone.
 #[derive(Clone)]
 pub struct RedisIdempotency {
     context: StoreContext,

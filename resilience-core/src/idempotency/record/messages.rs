@@ -97,7 +97,7 @@ pub enum Claimed {
     Mismatch,
     /// It is not known whether the work was done, and the claim does not [take over](Claim::takeover).
     Unknown {
-        /// The fence to [resolve](Record::resolve) it under.
+        /// The fence to [resolve](super::Record::resolve) it under.
         fence: u64,
         /// Attempts so far.
         attempt: u32,
