@@ -14,13 +14,15 @@ pub(super) struct LimitAgent {
     /// With a membership: when the enrolment has to be renewed, and the live members when it was made.
     renewal: Instant,
     members: Option<u64>,
+    pause: Duration,
 }
 
 /// An instance is no longer counted when nothing was heard of it for this many intervals.
 const INTERVALS: u32 = 3;
 
 /// The interval where the store's own heartbeat says which instances are live: then this one only tells which limits
-/// they use. It is also sent when the number of live members has changed, since a new one may use the limit too.
+/// they use. When the number of live members has changed, a new one may use the limit too: then the interval is that of
+/// heartbeats again, and doubles up to this.
 const WITH_MEMBERSHIP: Duration = Duration::from_secs(20 * 60);
 
 /// How long the agent tries to take this instance off the list at its end.
@@ -38,6 +40,7 @@ impl LimitAgent {
             next_sweep: now + sweep_interval(&limiter),
             renewal: now,
             members: None,
+            pause: Duration::ZERO,
             limiter,
         }
     }
@@ -59,10 +62,13 @@ impl LimitAgent {
         if Instant::now() < self.renewal && members == self.members {
             return;
         }
-        let interval = WITH_MEMBERSHIP.max(often);
-        if limiter.heartbeat(interval * INTERVALS).await.is_ok() {
-            self.renewal = Instant::now() + jittered(interval);
-            self.members = members;
+        if members != self.members {
+            (self.members, self.pause) = (members, Duration::ZERO);
+        }
+        let longest = WITH_MEMBERSHIP.max(often);
+        if limiter.heartbeat(longest * INTERVALS).await.is_ok() {
+            self.pause = (self.pause * 2).clamp(often, longest);
+            self.renewal = Instant::now() + jittered(self.pause);
         }
     }
 }
@@ -87,7 +93,7 @@ impl Agent for LimitAgent {
 
     /// The store is available again: it may have forgotten this instance.
     async fn on_wake(&mut self) {
-        self.renewal = Instant::now();
+        (self.renewal, self.pause) = (Instant::now(), Duration::ZERO);
         self.heartbeat().await;
     }
 

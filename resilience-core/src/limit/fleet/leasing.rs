@@ -10,11 +10,11 @@ use tokio::{
 use super::{
     costs::{NO_PRICES, Prices},
     decision::{Decided, DecidedBy, Decision, Standings},
+    demands::signed,
     lease_size::LeaseRules,
     limiter::Limiter,
     plan::{MAX_LIMITS, Plan},
     refill::{Asked, Asking},
-    store_steps::signed,
     token_pool::TokenPool,
 };
 use crate::{

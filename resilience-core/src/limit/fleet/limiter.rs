@@ -13,11 +13,11 @@ use super::{
     costs::{Costs, Prices},
     counts::Counts,
     decision::{Decided, DecidedBy, Decision, Standings},
+    demands::{signed, standings},
     denial_cache::DenialCache,
     plan::Plan,
     queue::Queues,
     settings::{Mode, Settings},
-    store_steps::{signed, standings},
     token_pool::TokenPools,
 };
 use crate::{

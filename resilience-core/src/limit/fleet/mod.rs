@@ -78,6 +78,7 @@ mod builder;
 mod costs;
 mod counts;
 mod decision;
+mod demands;
 mod denial_cache;
 mod export;
 mod layer;
@@ -94,6 +95,7 @@ mod store_steps;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod token_pool;
+mod waiting;
 
 use std::{
     fmt,

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use super::{
     costs::{NO_PRICES, Prices},
     decision::Standings,
+    demands::{signed, standings},
     lease_size::{LeaseContext, LeaseRules, micros},
     limiter::Limiter,
     projection,
-    store_steps::{signed, standings},
     token_pool::{Book, HeldTokens, TokenPool, Turn},
 };
 use crate::{

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use super::{
     costs::{Costs, Prices},
     decision::{DecidedBy, Decision},
+    demands::signed,
     limiter::Limiter,
     plan::MAX_LIMITS,
-    store_steps::signed,
 };
 use crate::fleet::StoreError;
 
