@@ -186,7 +186,7 @@ async fn each_connection_is_one_member_of_the_fleet_until_its_shutdown() {
     let server = RedisServer::start();
     let (one, other) = (connected(&server).await, connected(&server).await);
     let breaker = |redis: &Redis, name: &str| {
-        let options = FleetOptions::new().heartbeat(Duration::from_millis(50));
+        let options = FleetOptions::new().heartbeat(Duration::from_millis(100));
         let builder = CircuitBreaker::builder(name).store(redis.clone().breakers());
         builder.fleet(options).build().expect("good settings")
     };
