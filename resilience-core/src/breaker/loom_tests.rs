@@ -46,7 +46,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 
 /// With at most so many preemptions: each multiplies the time.
 fn explore_to(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::CircuitBreakerBuilder::new();
+    let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
