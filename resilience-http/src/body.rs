@@ -65,6 +65,7 @@ use resilience_core::{
     completion::{Completion, Guard},
 };
 
+#[cfg(any(feature = "client", test))]
 pub(crate) use self::error::chain;
 pub use self::{error::rejected_in, guarded::GuardedBody, policy::PartialRead};
 use self::{policy::Policy, watch::HeldGuard};

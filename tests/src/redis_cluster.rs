@@ -178,7 +178,7 @@ impl RedisCluster {
     }
 
     /// A replica may have been elected under an epoch that the dead master, whose slots had just moved, had given itself:
-    /// nobody believes it then, and an operator has to help.
+    /// the other nodes do not believe it, and an operator has to help.
     fn help_owner_of(&self, slot: u16) {
         for node in &self.nodes {
             let lines = node.try_command("CLUSTER NODES").unwrap_or_default();

@@ -12,9 +12,9 @@ use super::{
 
 /// A claim without an answer. It may have been granted, and then would block others for a lease: on drop it is given back
 /// in the background, unless it was [resolved](Self::resolve).
-pub(super) struct AbandonedClaim(Option<Box<Unanswered>>);
+pub(super) struct AbandonedClaim(Option<Box<OpenClaim>>);
 
-struct Unanswered {
+struct OpenClaim {
     shared: Arc<Shared>,
     store: RecordClient,
     key: Arc<str>,
@@ -28,7 +28,7 @@ impl AbandonedClaim {
         key: &Arc<str>,
         claim: &Arc<Claim>,
     ) -> Self {
-        Self(Some(Box::new(Unanswered {
+        Self(Some(Box::new(OpenClaim {
             shared: Arc::clone(shared),
             store: store.clone(),
             key: Arc::clone(key),
@@ -51,7 +51,7 @@ impl Drop for AbandonedClaim {
     }
 }
 
-impl Unanswered {
+impl OpenClaim {
     /// Repeats the claim under the same owner, and releases what was granted; for as long as the claim could last.
     async fn give_back(self: Box<Self>) {
         let Self {

@@ -82,8 +82,7 @@ pub struct RedisBreakers {
     known: Arc<BreakerIndex>,
 }
 
-/// What this process knows of its breakers: one for all stores that are made from a connection, so that each channel
-/// has one subscriber, and loses it when nobody listens any more.
+/// What this process knows of its breakers. One for all stores that are made from a connection.
 #[derive(Default)]
 pub(crate) struct BreakerIndex {
     /// When each name was last entered in the list of names.

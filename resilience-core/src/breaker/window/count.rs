@@ -1,4 +1,4 @@
-//! The last so many calls, exactly.
+//! Window over the last N calls, exact.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 

@@ -36,7 +36,7 @@ enum Denied {
     /// The request costs more than the limit.
     TooCostly,
     /// The store gave no answer.
-    Unanswered,
+    NoAnswer,
 }
 
 pub(super) async fn acquire(shared: Arc<Shared>, cost: u64) -> Result<FleetPermit, Rejected> {
@@ -74,7 +74,7 @@ async fn once(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
         Ok(permit) => Ok(permit),
         Err(Denied::Full(_)) => Err(Reason::Full),
         Err(Denied::TooCostly) => Err(Reason::TooCostly),
-        Err(Denied::Unanswered) => without_store(shared, cost),
+        Err(Denied::NoAnswer) => without_store(shared, cost),
     }
 }
 
@@ -91,7 +91,7 @@ async fn wait(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
             Ok(permit) => return Ok(permit),
             Err(Denied::TooCostly) => return Err(Reason::TooCostly),
             Err(Denied::Full(again)) => again,
-            Err(Denied::Unanswered) => match without_store(shared, cost) {
+            Err(Denied::NoAnswer) => match without_store(shared, cost) {
                 Err(Reason::Full) => POLL,
                 done => return done,
             },
@@ -159,7 +159,7 @@ impl<'a> Acquisition<'a> {
             return Err(Denied::TooCostly);
         }
         if shared.is_closed() {
-            return Err(Denied::Unanswered);
+            return Err(Denied::NoAnswer);
         }
         self.piggybacked = shared.releases.take(PIGGYBACKED);
         let pending = self.piggybacked.iter();
@@ -171,7 +171,7 @@ impl<'a> Acquisition<'a> {
         };
         let Ok(answer) = answer else {
             self.give_releases_back();
-            return Err(Denied::Unanswered);
+            return Err(Denied::NoAnswer);
         };
         self.piggybacked.clear();
         match answer {

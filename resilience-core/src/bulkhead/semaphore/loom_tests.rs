@@ -69,7 +69,7 @@ fn loom_a_place_given_back_while_somebody_joins_the_queue_is_not_lost() {
         for ticket in tickets {
             assert!(
                 !semaphore.still_waits(ticket, |_| ()),
-                "its turn, and nobody tells it"
+                "its turn, and it is not woken"
             );
             leave(&semaphore);
         }

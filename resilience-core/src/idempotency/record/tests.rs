@@ -56,7 +56,7 @@ fn the_first_claim_is_granted_and_the_second_is_told_how_long_the_first_may_take
     assert_eq!((grant.previous, grant.checkpoint), (Previous::None, None));
     let busy = record.claim(&claim("b"), START + 40 * MS);
     assert_eq!(busy, Claimed::Busy { remaining_ms: 60 });
-    // To the microsecond, rounded up: whoever waits so long is not refused for coming too early.
+    // To the microsecond, rounded up: a caller that waits this long is not refused for coming too early.
     let busy = record.claim(&claim("b"), START + LEASE * MS - 1);
     assert_eq!(busy, Claimed::Busy { remaining_ms: 1 });
 }
@@ -67,7 +67,7 @@ fn a_claim_whose_answer_was_lost_is_answered_the_same_again() {
     let first = granted(record.claim(&claim("a"), START));
     let again = record.claim(&claim("a"), START + 50 * MS);
     assert_eq!(again, Claimed::Mine(first.clone()));
-    // Its lease has begun anew, and has ended, and nobody came.
+    // Its lease has begun again and has ended, without another claim.
     let late = record.claim(&claim("a"), START + 500 * MS);
     assert_eq!(late, Claimed::Mine(first));
 }
@@ -136,7 +136,11 @@ fn a_crashed_attempt_hands_over_its_checkpoint_and_its_fence_is_left_behind() {
         WriteOutcome::Kept
     );
     let busy = record.claim(&claim("b"), at + (LEASE - 1) * MS);
-    assert_eq!(busy, Claimed::Busy { remaining_ms: 1 }, "a sign of life");
+    assert_eq!(
+        busy,
+        Claimed::Busy { remaining_ms: 1 },
+        "the lease was extended"
+    );
     let second = granted(record.claim(&claim("b"), at + LEASE * MS));
     assert!(second.fence > first.fence);
     assert_eq!((second.attempt, second.previous), (2, Previous::Ended));
@@ -267,7 +271,7 @@ fn an_unknown_outcome_blocks_until_it_is_resolved_or_a_claim_takes_over() {
     let mut taken = record.clone();
     let grant = granted(taken.claim(&bold, START));
     assert_eq!((grant.attempt, grant.previous), (2, Previous::Unknown));
-    // The doubt does not go away because whoever looked into it crashed.
+    // The doubt does not go away because the attempt that looked into it crashed.
     let later = START + LEASE * MS;
     assert!(matches!(
         taken.claim(&claim("d"), later),
@@ -317,7 +321,7 @@ fn whoever_did_not_know_may_find_out_after_all() {
     assert_eq!(next.previous, Previous::Released);
 }
 
-/// Work that takes over in doubt, and gives the key back, has done nothing; what the attempt before it did, nobody has
+/// Work that takes over in doubt, and gives the key back, has done nothing; what the attempt before it did, no record has
 /// learnt.
 #[test]
 fn a_doubt_is_handed_on_by_a_release_unless_the_holder_found_out() {
@@ -375,7 +379,11 @@ fn with_no_takeover_a_crash_is_an_unknown_outcome() {
     let holder = hold(&mut record, "a", START);
     let later = START + LEASE * MS;
     let held = record.resolve(holder.fence, &StoreResolution::Release, later - 1);
-    assert_eq!(held, WriteOutcome::Lost(Loss::Taken), "somebody is at work");
+    assert_eq!(
+        held,
+        WriteOutcome::Lost(Loss::Taken),
+        "another attempt is in progress"
+    );
     let unknown = record.claim(&careful("b"), later);
     assert!(matches!(unknown, Claimed::Unknown { attempt: 1, .. }));
     let resolved = record.resolve(holder.fence, &StoreResolution::Release, later);
@@ -413,7 +421,7 @@ fn what_stands_is_not_brought_back_over_unless_it_is_older() {
     let gone_back = record.clone();
     let later = START + LEASE * MS;
     let new = hold(&mut record, "b", later);
-    // Lost, and somebody else came first.
+    // Lost, and another claim came first.
     let mut taken = Record::default();
     hold(&mut taken, "c", later + 1);
     let lost = WriteOutcome::Lost(Loss::Taken);

@@ -46,7 +46,7 @@ async fn a_store_that_hangs_costs_its_budget_and_no_more() {
         Reason::StoreUnreachable
     );
     assert!(start.elapsed() < 4 * SECOND, "{:?}", start.elapsed());
-    // What was granted without our knowing is given back, and keeps nobody out for a lease.
+    // What was granted without our knowing is given back, and blocks no caller for a lease.
     store.hangs(false);
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(fresh(effects.once(&handle, "k").await), 1);

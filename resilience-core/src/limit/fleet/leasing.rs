@@ -141,7 +141,7 @@ impl Limiter {
             };
             // In a task of its own: if this call is dropped, the tokens stay in the pool.
             let asked = self.settings.runtime.spawn(asking.refill(turn)).await;
-            return match asked.unwrap_or(Asked::Unanswered) {
+            return match asked.unwrap_or(Asked::NoAnswer) {
                 Asked::HeldTokens(paid) => {
                     paid.spend();
                     self.paid(&pool)
@@ -152,7 +152,7 @@ impl Limiter {
                     DecidedBy::Store,
                     Some(standings),
                 ),
-                Asked::Unanswered => self.fallback(subject, plan, prices).await,
+                Asked::NoAnswer => self.fallback(subject, plan, prices).await,
             };
         }
         self.decide_exact(subject, plan, prices).await

@@ -26,7 +26,7 @@ pub(super) enum Asked {
     /// The store has too few tokens for this call.
     Refused(LimitOutcome, Standings),
     /// No answer.
-    Unanswered,
+    NoAnswer,
 }
 
 /// Other instances may take the tokens first; retries with the smaller amount at most this many times.
@@ -54,7 +54,7 @@ impl Asking {
         let mut asked = self.amounts(&missing, start);
         for tries in 1.. {
             let Ok(stored) = self.call_store(&asked).await else {
-                return Asked::Unanswered;
+                return Asked::NoAnswer;
             };
             if stored.outcome.is_admitted() {
                 own.spend();
@@ -69,7 +69,7 @@ impl Asking {
                 }
             }
         }
-        Asked::Unanswered
+        Asked::NoAnswer
     }
 
     async fn call_store(&self, asked: &Prices) -> Result<StoreDecision, StoreError> {

@@ -35,7 +35,7 @@ async fn who_waits_is_served_in_order_and_called_up_rather_than_asking() {
     }
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
     let took = begun.elapsed();
-    assert!(took < ms(60), "{took:?}: nobody had to wait for a poll");
+    assert!(took < ms(60), "{took:?}: no call had to wait for a poll");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +109,7 @@ async fn who_gives_up_in_the_queue_lets_those_behind_move_up() {
     assert_eq!(one.snapshot().waiting, 0);
 }
 
-/// Pushes get lost: then it takes a poll, not for ever.
+/// Pushes get lost: then it takes a poll, not forever.
 #[tokio::test(start_paused = true)]
 async fn places_of_a_holder_that_died_come_to_who_waits() {
     let store = Faulty::default();

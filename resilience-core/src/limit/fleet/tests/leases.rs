@@ -50,7 +50,7 @@ async fn many_calls_cost_few_round_trips_and_none_of_them_waits_once_it_runs() {
     assert_eq!(limit.totals().admitted, 200_000);
 }
 
-/// A thousand calls at once on a subject that nobody has asked for yet.
+/// A thousand calls at once on a subject without earlier calls.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_on_one_subject_asks_once_for_all() {
     let server = Server::default();
@@ -225,7 +225,7 @@ async fn leases_outlive_the_store_for_their_time_and_then_the_policy_has_the_wor
     assert_eq!(rejected.reason(), Reason::StoreUnreachable);
 }
 
-/// A crowd behind one that asks a server that hangs: nobody waits for more than one answer.
+/// A crowd behind one that asks a server that hangs: no call waits for more than one answer.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_those_who_wait_for_the_store() {
     let server = Server::default();

@@ -286,7 +286,7 @@ async fn while_the_store_is_gone_the_policy_has_the_word_and_nobody_waits() {
             let decision = limit.ask("t", 1).await;
             assert_eq!(decision.is_admitted(), passes);
             assert_eq!(decision.decided_by(), DecidedBy::Policy);
-            assert_eq!(decision.limits().count(), 0, "nobody knows");
+            assert_eq!(decision.limits().count(), 0, "not known");
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         let rejected = limit.check("t", 1).await.err();
@@ -302,7 +302,7 @@ async fn while_the_store_is_gone_the_policy_has_the_word_and_nobody_waits() {
     }
 }
 
-/// A server that hangs costs each call the budget, and soon nobody anything.
+/// A server that hangs costs each call the budget, and soon nothing.
 #[tokio::test(start_paused = true)]
 async fn no_call_waits_for_the_store_for_longer_than_the_budget() {
     let server = Server::default();

@@ -31,7 +31,7 @@ impl Two {
         self.regions.each_ref().map(RegionalLimits::share)
     }
 
-    /// Asks region `of` ten times a second for so many seconds; how many were admitted.
+    /// Asks region `of` ten times a second for `seconds`; returns how many were admitted.
     async fn ask(&self, of: usize, subject: &str, quota: Quota, seconds: u64) -> u64 {
         let mut admitted = 0;
         for _ in 0..seconds * 10 {
@@ -65,7 +65,7 @@ async fn a_region_with_all_the_demand_gets_nearly_all_of_the_rate_and_gives_it_b
     let [eu, us] = two.shares();
     assert!(us >= 240 && eu + us <= WHOLE, "{eu} and {us}");
     tokio::time::sleep(60 * SECOND).await;
-    assert_eq!(two.shares(), [128, 128], "each its base when nobody asks");
+    assert_eq!(two.shares(), [128, 128], "each its base without demand");
 }
 
 #[tokio::test(start_paused = true)]
