@@ -78,7 +78,6 @@ mod readiness;
 mod service;
 mod timeout;
 
-#[allow(unused_imports, reason = "queues move onto it one at a time")]
 pub(crate) use current::before_deadline;
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
 pub use future::ResponseFuture;

@@ -62,21 +62,12 @@ impl Waker {
 
 /// Ends the agent when it is dropped.
 pub(crate) struct AgentHandle {
-    waker: Waker,
     tasks: HandleTasks,
     /// The last clone of a store's handle ends all agents of the store.
     _store: StoreHandle,
 }
 
 impl AgentHandle {
-    pub(crate) fn waker(&self) -> &Waker {
-        &self.waker
-    }
-
-    pub(crate) fn wake(&self) {
-        self.waker.wake();
-    }
-
     /// The tasks of the handle: for further ones that a shutdown is to wait for.
     pub(crate) fn tasks(&self) -> &HandleTasks {
         &self.tasks
@@ -109,9 +100,8 @@ pub(crate) fn spawn<A: Agent>(
     runtime: &Handle,
 ) -> AgentHandle {
     let tasks = store.of_handle();
-    tasks.spawn(runtime, run(agent, pushes, waker.clone(), tasks.clone()));
+    tasks.spawn(runtime, run(agent, pushes, waker, tasks.clone()));
     AgentHandle {
-        waker,
         tasks,
         _store: store.clone(),
     }
