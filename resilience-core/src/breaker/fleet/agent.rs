@@ -40,6 +40,8 @@ pub(super) struct BreakerAgent {
     urgent: bool,
     /// Until when an idle breaker need not report. `None`: it reports at the next tick.
     silent_until: Option<Instant>,
+    /// Whether the subscription stands: an idle breaker that hears nothing must go on reporting.
+    hears: bool,
     /// A report found the store unavailable.
     lost: bool,
 }
@@ -66,6 +68,7 @@ pub(in crate::breaker) fn start(
         next_report: now,
         urgent: false,
         silent_until: None,
+        hears: false,
         lost: false,
     };
     let pushes = member.client.store().subscribe(&member.name);
@@ -119,6 +122,7 @@ impl Agent for BreakerAgent {
     }
 
     async fn on_push(&mut self, push: Pushed<Arc<BreakerView>>) {
+        self.hears = true;
         match push {
             Pushed::Value(view) => self.see(&view).await,
             Pushed::Missed => self.report_soon(),
@@ -234,7 +238,7 @@ impl BreakerAgent {
         let silent = self
             .silent_until
             .is_some_and(|until| Instant::now() < until);
-        if !silent || !self.member.handle.is_member() {
+        if !silent || !self.hears || !self.member.handle.is_member() {
             return false;
         }
         let known = self.ledger.known();

@@ -175,6 +175,9 @@ impl BreakerStore for InProcessBreakers {
 
     fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        Subscription::new(entry(&mut records, name).pushes.subscribe())
+        let mut pushes = entry(&mut records, name).pushes.subscribe();
+        // Tells the agent that the subscription stands.
+        pushes.mark_changed();
+        Subscription::new(pushes)
     }
 }
