@@ -19,14 +19,14 @@ pub(crate) struct Subscriptions {
 
 #[derive(Debug)]
 struct Channel {
-    /// A `watch::Sender<M>`, `M` being what the channel's receivers take.
+    /// A `watch::Sender<Pushed<T>>`, for the `T` of the channel's messages.
     sender: Box<dyn Any + Send + Sync>,
     guard: Weak<Unsubscribe>,
 }
 
 /// Held by all receivers of a channel; dropping the last clone unsubscribes.
 #[derive(Debug)]
-pub(crate) struct Unsubscribe {
+struct Unsubscribe {
     channel: String,
     subscriptions: Arc<Subscriptions>,
     connection: Arc<Connection>,
@@ -40,31 +40,14 @@ impl Subscriptions {
         channel: &str,
         read: fn(&[u8]) -> Option<T>,
     ) -> Subscription<T> {
-        let read = move |push: Push<'_>| match push {
-            Push::Message(message) => read(message).map_or(Pushed::Missed, Pushed::Value),
-            Push::Restored => Pushed::Missed,
-        };
-        let (receiver, guard) = self.listen(connection, channel, Pushed::None, read);
-        Subscription::new(receiver).with_guard(guard)
-    }
-
-    /// Subscribes to `channel`, unless this process is: `read` turns what is pushed into the value of the receiver, which is
-    /// `initial` until then.
-    pub(crate) fn listen<M: Send + Sync + 'static>(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
-        channel: &str,
-        initial: M,
-        read: impl Fn(Push<'_>) -> M + Send + Sync + 'static,
-    ) -> (watch::Receiver<M>, Arc<Unsubscribe>) {
         let mut channels = self.lock();
         if let Some(known) = channels.get(channel)
-            && let Some(sender) = known.sender.downcast_ref::<watch::Sender<M>>()
+            && let Some(sender) = known.sender.downcast_ref::<watch::Sender<Pushed<T>>>()
             && let Some(guard) = known.guard.upgrade()
         {
-            return (sender.subscribe(), guard);
+            return Subscription::new(sender.subscribe()).with_guard(guard);
         }
-        let sender = watch::Sender::new(initial);
+        let sender = watch::Sender::new(Pushed::None);
         let receiver = sender.subscribe();
         let guard = Arc::new(Unsubscribe {
             channel: channel.to_owned(),
@@ -76,9 +59,14 @@ impl Subscriptions {
             guard: Arc::downgrade(&guard),
         };
         channels.insert(channel.to_owned(), entry);
-        let on_push = move |push: Push<'_>| drop(sender.send_replace(read(push)));
+        let on_push = move |push: Push<'_>| {
+            sender.send_replace(match push {
+                Push::Message(message) => read(message).map_or(Pushed::Missed, Pushed::Value),
+                Push::Restored => Pushed::Missed,
+            });
+        };
         connection.subscribe(channel, Arc::new(on_push));
-        (receiver, guard)
+        Subscription::new(receiver).with_guard(guard)
     }
 
     /// Whether this process is subscribed to a channel.
@@ -104,49 +92,6 @@ impl Drop for Unsubscribe {
             channels.remove(&self.channel);
             self.connection.unsubscribe(&self.channel);
         }
-    }
-}
-
-/// Subscriptions that are ended when the next one begins: for receivers that cannot hold an [`Unsubscribe`]. Goes with the
-/// last of them.
-#[derive(Debug)]
-pub(crate) struct LazySubscriptions<M> {
-    senders: Mutex<HashMap<String, watch::Sender<M>>>,
-}
-
-impl<M> Default for LazySubscriptions<M> {
-    fn default() -> Self {
-        Self {
-            senders: Mutex::default(),
-        }
-    }
-}
-
-impl<M: Send + Sync + 'static> LazySubscriptions<M> {
-    pub(crate) fn subscribe(
-        &self,
-        connection: &Connection,
-        channel: &str,
-        initial: M,
-        read: fn(Push<'_>) -> M,
-    ) -> watch::Receiver<M> {
-        let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.retain(|other, sender| {
-            let is_used = other == channel || !sender.is_closed();
-            if !is_used {
-                connection.unsubscribe(other);
-            }
-            is_used
-        });
-        if let Some(sender) = senders.get(channel) {
-            return sender.subscribe();
-        }
-        let sender = watch::Sender::new(initial);
-        let receiver = sender.subscribe();
-        senders.insert(channel.to_owned(), sender.clone());
-        let on_push = move |push: Push<'_>| drop(sender.send_replace(read(push)));
-        connection.subscribe(channel, Arc::new(on_push));
-        receiver
     }
 }
 

@@ -4,7 +4,6 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use resilience_core::{
     InvalidConfig,
-    bulkhead::fleet::Wakeup,
     fleet::{StillRunning, StoreHandle},
 };
 use tokio::{sync::watch, time::Instant};
@@ -17,7 +16,6 @@ use crate::{
     idempotency::RedisIdempotency,
     limit::RedisLimits,
     members::RedisMembers,
-    pubsub::LazySubscriptions,
     regions::RedisRegion,
     store::StoreContext,
     transport::{RootCertificates, Timeouts},
@@ -50,7 +48,6 @@ use crate::{
 pub struct Redis {
     context: StoreContext,
     breakers: Arc<BreakerIndex>,
-    wakeups: Arc<LazySubscriptions<Wakeup>>,
 }
 
 impl Redis {
@@ -100,7 +97,7 @@ impl Redis {
     /// Returns the store for bulkheads of a fleet: `FleetBulkhead::builder("reports", redis.bulkheads())`.
     #[must_use]
     pub fn bulkheads(&self) -> RedisBulkheads {
-        RedisBulkheads::new(self.context.clone(), Arc::clone(&self.wakeups))
+        RedisBulkheads::new(self.context.clone())
     }
 
     /// Returns the store for rate limits of a fleet: see [`LimitStore`](resilience_core::limit::store::LimitStore).
@@ -184,7 +181,6 @@ impl Redis {
                 handle: StoreHandle::with_members(Arc::new(members)),
             },
             breakers: Arc::default(),
-            wakeups: Arc::default(),
         }
     }
 }

@@ -24,14 +24,11 @@ use std::{
 use redis::Value;
 use resilience_core::bulkhead::fleet::{
     AcquireRequest, Admission, BulkheadStore, BulkheadView, Heartbeat, Release, StoreError,
-    StoreFuture, Wakeup, Wakeups,
+    StoreFuture, Wakeups,
 };
 use resilience_core::fleet::StoreHandle;
 
-use crate::{
-    connection, error::CommandError, keys, pubsub::LazySubscriptions, script::Script,
-    store::StoreContext,
-};
+use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 
 macro_rules! script {
     ($id:ident, $file:literal) => {
@@ -58,15 +55,11 @@ const PARTS: [&str; 6] = ["state", "leases", "held", "queue", "tickets", "live"]
 #[derive(Clone)]
 pub struct RedisBulkheads {
     context: StoreContext,
-    channels: Arc<LazySubscriptions<Wakeup>>,
 }
 
 impl RedisBulkheads {
-    pub(crate) const fn new(
-        context: StoreContext,
-        channels: Arc<LazySubscriptions<Wakeup>>,
-    ) -> Self {
-        Self { context, channels }
+    pub(crate) const fn new(context: StoreContext) -> Self {
+        Self { context }
     }
 
     /// Runs a script on the keys of bulkhead `name`. The first argument of every script is the channel.
@@ -164,11 +157,7 @@ impl BulkheadStore for RedisBulkheads {
 
     fn subscribe(&self, name: &str) -> Wakeups {
         let channel = channel(&keys::tag(&self.context.prefix, "bulkhead", name));
-        let connection = &self.context.connection;
-        Wakeups::new(
-            self.channels
-                .subscribe(connection, &channel, Wakeup::None, hear),
-        )
+        self.context.subscribe(&channel, woken)
     }
 
     fn handle(&self) -> Option<&StoreHandle> {
@@ -194,16 +183,10 @@ fn channel(tag: &str) -> String {
     format!("{tag}:up")
 }
 
-/// Decodes a message, on the connection's task.
-fn hear(push: connection::Push<'_>) -> Wakeup {
-    let connection::Push::Message(message) = push else {
-        return Wakeup::Missed;
-    };
-    match serde_json::from_slice::<Vec<String>>(message) {
-        Ok(leases) => Wakeup::Value(leases.into_iter().map(Arc::from).collect()),
-        // A foreign message, or one of another version: read the record.
-        Err(_) => Wakeup::Missed,
-    }
+/// The leases that a message wakes; `None` for a foreign message, or one of another version.
+fn woken(message: &[u8]) -> Option<Arc<[Arc<str>]>> {
+    let leases: Vec<String> = serde_json::from_slice(message).ok()?;
+    Some(leases.into_iter().map(Arc::from).collect())
 }
 
 fn number(item: &Value) -> Option<u64> {
