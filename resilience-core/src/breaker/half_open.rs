@@ -12,7 +12,7 @@ pub(super) struct ProbeRound {
     pub(super) slow: u32,
     /// When the first probe went out since there was none, out or judged. Which of several is given back cannot be told
     /// apart, so the others do not get a longer wait: with one that hangs, calls that come and go would put off its end
-    /// for ever.
+    /// forever.
     since: Option<Moment>,
 }
 

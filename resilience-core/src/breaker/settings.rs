@@ -158,8 +158,8 @@ impl HalfOpen {
         self
     }
 
-    /// Waits for the probes for as long as they take. One call that hangs for ever then keeps the breaker half-open
-    /// for ever: set this only where every call has a timeout.
+    /// Waits for the probes for as long as they take. One call that hangs forever then keeps the breaker half-open
+    /// forever: set this only where every call has a timeout.
     pub const fn no_max_wait(mut self) -> Self {
         self.max_wait = None;
         self

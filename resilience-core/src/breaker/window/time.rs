@@ -1,4 +1,4 @@
-//! The last so many seconds, in ten buckets, striped by thread.
+//! Time window: ten buckets, striped by thread.
 
 use std::{
     sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst},
