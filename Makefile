@@ -1,18 +1,18 @@
 # The commands that people repeat. `make help` lists them. Continuous integration calls the same ones (.ci/run).
 
-# What tests and lints switch on. TLS is switched on by the tests themselves (tests/Cargo.toml).
+# The features that tests and lints switch on. TLS is switched on by the tests themselves (tests/Cargo.toml).
 FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
 # The peers bring features of their own, which must not leak into what is tested: built apart. One of them asks for a newer
 # compiler than it needs.
 PEERS := --ignore-rust-version -p resilience-peers
-# One selection for whatever is only checked (lints, documentation, combinations of features), and one for what is run: so
+# One selection for what is only checked (lints, documentation, combinations of features), and one for what is run: so
 # dependencies are compiled twice in all.
 CHECKED := --workspace --exclude resilience-peers --features $(FEATURES)
 TESTED := --workspace --exclude resilience-peers --exclude resilience-benches --exclude resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test peers lint fmt docs features loom deny fuzz figures instructions torture bench storm ci
+.PHONY: help setup test peers lint words fmt docs features loom deny fuzz figures instructions torture bench storm ci
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,13 +34,16 @@ lint: ## Formatting and lints, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(CHECKED) --all-targets -- -D warnings
 
+words: ## Find words that were replaced (.ci/words.txt says by what); `.ci/words --count` counts them by folder
+	@.ci/words
+
 fmt: ## Format everything
 	$(CARGO) fmt --all
 
 docs: ## Build the documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(CHECKED)
 
-features: ## Check every combination of features that somebody may choose
+features: ## Check every combination of features that an application can choose
 	CARGO="$(CARGO)" .ci/features
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
@@ -49,7 +52,7 @@ loom: ## Explore the interleavings of the circuit breaker's atomics
 deny: ## Check licences, sources and bans of the dependencies (installs cargo-deny if it is missing)
 	CARGO="$(CARGO)" .ci/deny
 
-fuzz: ## Fuzz what reads foreign bytes, guided by coverage, FUZZ_SECONDS (20) a target (installs cargo-fuzz if it is missing)
+fuzz: ## Fuzz what parses untrusted bytes, guided by coverage, FUZZ_SECONDS (20) a target (installs cargo-fuzz if it is missing)
 	CARGO="$(CARGO)" .ci/fuzz
 
 figures: ## Run every bench and print each figure as one JSON line

@@ -25,7 +25,7 @@ use resilience_core::{
     deadline::{Timeout, TimeoutService},
     execute::{Execute, Guarded},
     retry::{Backoff, Retry, RetryService},
-    sqlx::SqlxErrors,
+    sql::SqlxErrors,
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
 use tokio::{task::JoinSet, time::Instant};

@@ -22,10 +22,8 @@ use std::{error::Error as StdError, time::Duration};
 
 use resilience_core::{
     Error, Reason,
-    idempotency::{
-        Fingerprint, Key,
-        inbox::{Claimed, SqliteInbox, Work},
-    },
+    idempotency::{Fingerprint, Key},
+    sql::inbox::{Claimed, SqliteInbox, Work},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{

@@ -77,7 +77,7 @@ struct Lesson<const N: usize> {
 }
 
 /// A timeout bounds what it is around. Around the retry it bounds the caller's wait, but the first attempt may use it
-/// up. Inside the retry it bounds each attempt, but nobody bounds the sum. Have both.
+/// up. Inside the retry it bounds each attempt, but the sum has no bound. Have both.
 async fn timeout_and_retry() -> Result<Lesson<3>, BoxError> {
     let whole = Timeout::new("whole call", ms(500))?;
     let attempt = Timeout::new("attempt", ms(150))?;

@@ -159,7 +159,9 @@ async fn a_host_that_is_down(
                 seen.rejected += 1;
                 says.get_or_insert_with(|| no.to_string());
             }
-            Ok(response) => return Err(format!("nobody listens there: {response:?}").into()),
+            Ok(response) => {
+                return Err(format!("unexpected response from a closed port: {response:?}").into());
+            }
         }
         let response = client.get(partner.url("/stock/gadget")).send().await?;
         seen.other_host_ok += usize::from(response.status().is_success());

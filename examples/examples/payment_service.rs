@@ -2,7 +2,7 @@
 //!
 //! A payment service on axum, two instances of it, in front of a card company that charges what it is told to charge.
 //! `IdempotentRequests` around the route makes a payment with an `Idempotency-Key` take effect once, and gives its
-//! receipt to whoever asks again:
+//! receipt to a caller that asks again:
 //!
 //! ```text
 //! cargo run -p resilience-examples --example payment_service

@@ -37,7 +37,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 struct Message {
     id: &'static str,
     cents: u32,
-    /// The handler fails after the charge and before the mail, so many times.
+    /// Number of times that the handler fails after the charge and before the mail.
     fails: u32,
 }
 

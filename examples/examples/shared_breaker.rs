@@ -12,8 +12,8 @@
 //! 1. Each instance has too few calls to tell alone; together they have enough, and open together.
 //! 2. An instance that starts now is open from the start: it inherits the verdict and sends nothing.
 //! 3. When the partner is back, the fleet finds out with one set of probes.
-//! 4. One instance with a broken network opens alone, and poisons nobody.
-//! 5. An operator's order holds for all, those that start later included.
+//! 4. One instance with a broken network opens alone and does not affect the others.
+//! 5. An operator's override applies to all, also to those that start later.
 //!
 //! Without `--redis` the instances share a store in this process. With it, each has a connection of its own, as separate
 //! processes would have; `.store(..)` is the only line that differs.
@@ -43,7 +43,7 @@ use tower::ServiceBuilder;
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 const INSTANCES: usize = 5;
-/// A breaker wants to see so many calls before it trusts a rate.
+/// Minimum number of calls before a breaker trusts a rate.
 const MINIMUM: u32 = 20;
 /// Far fewer than that.
 const CALLS_EACH: usize = 5;
@@ -242,7 +242,7 @@ impl Store {
         if let Err(status) = redis.ready(PATIENCE).await {
             return Err(format!("no Redis at this address: {status:?}").into());
         }
-        // Instances that belong together have the same prefix. This run's verdicts are nobody else's business.
+        // Instances that belong together have the same prefix. This run's verdicts are for this run only.
         let (url, prefix) = (url.to_owned(), format!("example-{:08x}", fastrand::u32(..)));
         Ok(Self::Redis { url, prefix })
     }

@@ -1,5 +1,5 @@
 //! "My API has tenants on several plans. One of them runs a script in a loop, and everybody else waits. I run several
-//! instances, and when somebody buys a larger plan I do not want to restart them."
+//! instances, and when a customer buys a larger plan I do not want to restart them."
 //!
 //! Two instances of an axum service that share the quotas of its tenants:
 //! - each tenant has a plan: requests per second, bytes per day; a request passes both or is charged on neither;
@@ -25,10 +25,13 @@ use axum::{
     http::{HeaderMap, header::CONTENT_LENGTH, request::Parts},
     routing::{get, post},
 };
-use resilience_core::limit::{
-    Quota,
-    fleet::{Costs, FleetRateLimit, FleetRateLimitBuilder, Plan, Plans},
-    store::InProcessLimits,
+use resilience_core::{
+    fleet::FleetOptions,
+    limit::{
+        Quota,
+        fleet::{Costs, FleetRateLimit, FleetRateLimitBuilder, Plan, Plans},
+        store::InProcessLimits,
+    },
 };
 use resilience_http::{
     problem::Problem,
@@ -253,7 +256,7 @@ enum Store {
 
 impl Store {
     fn redis(url: &str) -> Self {
-        // Instances that belong together have the same prefix. This run's buckets are nobody else's business.
+        // Instances that belong together have the same prefix. This run's buckets are for this run only.
         let (url, prefix) = (url.to_owned(), format!("example-{:08x}", fastrand::u32(..)));
         Self::Redis { url, prefix }
     }
@@ -271,7 +274,7 @@ impl Store {
             }
         };
         // So that the example is quick.
-        Ok(builder.heartbeat(Duration::from_millis(200)))
+        Ok(builder.fleet(FleetOptions::new().heartbeat(Duration::from_millis(200))))
     }
 }
 
@@ -341,7 +344,7 @@ mod tests {
         // A token comes in every 12 s; a busy machine may take as long.
         assert!((5..=6).contains(&seen.served), "{seen:?}");
         assert_eq!(seen.others, 4, "{seen:?}");
-        let refused = seen.refused.as_ref().expect("somebody was refused");
+        let refused = seen.refused.as_ref().expect("one was refused");
         assert_eq!(refused.status, 429);
         assert!(refused.retry_after.parse::<u64>().unwrap() >= 1, "{seen:?}");
         assert!(refused.policy.contains("\"requests\";q=5;w=60"), "{seen:?}");

@@ -8,7 +8,7 @@ use resilience_redis::{InvalidUrl, Redis};
 
 /// Calls a second to each built-in upstream, unless told otherwise.
 const STORM_RATE: u32 = 36;
-/// Calls a second to a user's own address, unless told otherwise: nobody is flooded by a first try.
+/// Calls a second to a user's own address, by default: a first try floods no server.
 const URL_RATE: u32 = 10;
 /// The most calls a second to a user's own address.
 const URL_MAX_RATE: u32 = 100;
@@ -57,7 +57,7 @@ pub(crate) struct Flags {
     #[arg(long, default_value_t = 7, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 
-    /// Let the plain client try again up to so many times, at once and whatever went wrong, as a loop around the
+    /// Let the plain client try again up to N times, at once and after any failure, as a loop around the
     /// call would.
     #[arg(long, value_name = "COUNT", default_value_t = 0, conflicts_with = "url",
         allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=5))]

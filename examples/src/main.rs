@@ -59,7 +59,7 @@ fn run_and_print(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         report.text()
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // Whoever was reading has seen enough.
+        // The reader has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written?,
     }

@@ -23,7 +23,7 @@ use crate::{
     stats::{Outcome, Recorder},
 };
 
-/// Of so many calls a second, one is a payment beside them.
+/// Number of calls per payment.
 const ORDERS_PER_PAYMENT: u32 = 6;
 /// How long the second of two requests with one key waits for the answer to the first.
 const WAIT: Duration = Duration::from_millis(400);

@@ -1,6 +1,6 @@
 //! A greedy tenant at the door of a service that has several instances.
 //!
-//! The service allows each tenant so many calls a second. One tenant sends four times as many, to all instances in
+//! The service limits the calls per second of each tenant. One tenant sends four times as many, to all instances in
 //! turn, as a load balancer deals them out; another stays within what it may. Where every instance has a limit of its
 //! own, the greedy one is admitted once by each of them; where they share one, once in all. Real HTTP over loopback:
 //! every instance is a server with [`LimitRequests`] around its handler.
@@ -36,7 +36,7 @@ use tokio::{
 
 use crate::clients::{Sharing, fresh_prefix};
 
-/// What a tenant may: so many calls a second, as many at once.
+/// Limit of a tenant: calls per second, and as many at once.
 const QUOTA: u64 = 8;
 /// What the greedy one sends in a second, and the modest one.
 const GREEDY: u32 = 32;
@@ -74,7 +74,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Starts so many instances of the service, which share their limit as `sharing` says.
+    /// Starts `instances` instances of the service, which share their limit as `sharing` says.
     pub(crate) async fn set(instances: usize, sharing: &Sharing) -> Result<Self, Box<dyn Error>> {
         let (prefix, memory) = (fresh_prefix(), InProcessLimits::new());
         let mut scene = Self {

@@ -1,6 +1,6 @@
 //! The upstream that misbehaves: a small HTTP server on loopback, driven by the [`Phase`] it is told.
 //!
-//! It is modelled on a service with a pool of workers: only so many requests are worked on at a time, the rest wait in
+//! It is modelled on a service with a pool of workers: a limited number of requests are processed at a time, the rest wait in
 //! line, and what was accepted is worked through even when the client has hung up meanwhile. So a client that
 //! sends more than the upstream can bear pays for it later, as in life.
 //!
@@ -53,7 +53,7 @@ pub(crate) struct Arrival {
 }
 
 impl Upstream {
-    /// Starts one with so many workers on a free port of the loopback interface; it behaves as `phase` says at any
+    /// Starts one with `workers` workers on a free port of the loopback interface; it behaves as `phase` says at any
     /// time.
     pub(crate) async fn start(
         seed: u64,
@@ -109,7 +109,7 @@ impl Drop for Upstream {
     }
 }
 
-/// A port that is ours while nothing listens on it: connections are refused, and nobody else can take it.
+/// A port that is ours while nothing listens on it: connections are refused, and no other process can take it.
 struct Port(TcpSocket);
 
 impl Port {

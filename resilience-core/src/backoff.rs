@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt.
+//! Waits between attempts.
 
 use std::{
     fmt,
@@ -13,20 +13,22 @@ use fastrand::Rng;
 
 use crate::error::InvalidConfig;
 
-/// How long to wait before each attempt after the first. Cheap to clone.
+/// Waits before each attempt after the first. Cheap to clone.
 ///
 /// | | wait before attempt n+1 |
 /// |---|---|
-/// | [`fixed`](Self::fixed) | always the same |
+/// | [`fixed`](Self::fixed) | constant |
 /// | [`exponential`](Self::exponential) | `base * 2^(n-1)`, at most `max` |
-/// | [`full_jitter`](Self::full_jitter) | anything from zero to what exponential says |
-/// | [`decorrelated_jitter`](Self::decorrelated_jitter) | anything from `base` to three times the wait before, at most `max` |
-/// | [`custom`](Self::custom) | what your iterator says, until it ends |
+/// | [`full_jitter`](Self::full_jitter) | evenly spread from zero to the exponential wait |
+/// | [`decorrelated_jitter`](Self::decorrelated_jitter) | evenly spread from `base` to three times the previous wait, at most `max` |
+/// | [`custom`](Self::custom) | the next item of an iterator, until it ends |
 ///
-/// Without jitter, clients that failed together come back together. The two kinds of jitter are those that Marc
-/// Brooker measured in "Exponential Backoff And Jitter" on the AWS Architecture Blog: both need far fewer calls than
-/// no jitter until everybody is served. Full jitter spreads the widest and may retry at once; decorrelated jitter
-/// never waits less than `base`, which is why it is the default.
+/// Without jitter, clients that failed together retry together. Both kinds of jitter need far fewer calls until all
+/// clients are served. Full jitter spreads widest and may retry at once; decorrelated jitter never waits less than
+/// `base`, which is why it is the default.
+///
+/// # References
+/// Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 ///
 /// ```
 /// use std::time::Duration;
@@ -60,33 +62,32 @@ struct Seeded {
 }
 
 impl Backoff {
-    /// Always `wait`; zero retries at once.
+    /// A constant `wait`; zero retries at once.
     #[must_use]
     pub const fn fixed(wait: Duration) -> Self {
         Self::new(Kind::Fixed(wait))
     }
 
-    /// `base`, then twice as long each time, at most `max`. No jitter: clients that failed together come back
-    /// together.
+    /// `base`, doubled each time, at most `max`. No jitter: clients that failed together retry together.
     #[must_use]
     pub const fn exponential(base: Duration, max: Duration) -> Self {
         Self::new(Kind::Exponential { base, max })
     }
 
-    /// Evenly spread between zero and what [`exponential`](Self::exponential) would wait.
+    /// Evenly spread between zero and the wait of [`exponential`](Self::exponential).
     #[must_use]
     pub const fn full_jitter(base: Duration, max: Duration) -> Self {
         Self::new(Kind::FullJitter { base, max })
     }
 
-    /// Evenly spread between `base` and three times the wait before, at most `max`.
+    /// Evenly spread between `base` and three times the previous wait, at most `max`.
     #[must_use]
     pub const fn decorrelated_jitter(base: Duration, max: Duration) -> Self {
         Self::new(Kind::DecorrelatedJitter { base, max })
     }
 
-    /// Asks `delays` for a new iterator per retried call. When the iterator ends, the call is not retried again.
-    /// Costs an allocation per retried call; no call that passes pays it.
+    /// The items of an iterator that `delays` makes for each retried call. When it ends, the call is not retried again.
+    /// Costs one allocation per retried call, none for a call that passes.
     #[must_use]
     pub fn custom<F, I>(delays: F) -> Self
     where
@@ -99,8 +100,8 @@ impl Backoff {
         })))
     }
 
-    /// Makes jitter repeatable: the first retried call draws the same waits in every run, the second its own, and so
-    /// on. Clones go on in the same sequence.
+    /// Makes jitter repeatable: the nth retried call draws the same waits in every run. Clones continue the same
+    /// sequence.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         let calls = Arc::new(AtomicU64::new(0));
@@ -245,14 +246,14 @@ impl fmt::Debug for Delays {
     }
 }
 
-/// What `next` is, at most `max`; doubles it for the time after.
+/// Returns `next`, at most `max`, and doubles it.
 fn double(next: &mut Duration, max: Duration) -> Duration {
     let now = (*next).min(max);
     *next = now.saturating_mul(2);
     now
 }
 
-/// Evenly spread over `low..=high`, to the nanosecond. Waits beyond 584 years count as that.
+/// Evenly spread over `low..=high`, to the nanosecond; at most 584 years.
 fn between(rng: &mut Rng, low: Duration, high: Duration) -> Duration {
     let nanos = |wait: Duration| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
     let (low, high) = (nanos(low), nanos(high));

@@ -1,15 +1,15 @@
 //! One classification for the whole stack: what a result says about the dependency.
 //!
-//! Breaker, retry, hedge and idempotency all read the same [`Verdict`], so that what trips the breaker and what is
-//! retried is decided once, in one place. The default, [`Standard`], takes every `Ok` for a success and every error
-//! of the service for a transient failure. Write your own as
+//! Breaker, retry and idempotency all read the same [`Verdict`], so that what trips the breaker and what is
+//! retried is decided once, in one place. The default, [`Standard`], treats every `Ok` as a success and every error
+//! of the service as a transient failure. Other classifiers are
 //!
 //! - a closure: [`errors`], [`responses`] or [`results`];
-//! - a type's own answer: [`ClassifySelf`], read by [`SelfClassified`];
+//! - a type's own verdict: [`ClassifySelf`], read by [`SelfClassified`];
 //! - a second opinion on another classifier: [`and_then`].
 //!
-//! A [`Rejected`] raised by a layer below never reaches a classifier: the layers themselves see to
-//! it ([`judge`]) that a rejection of our own is no evidence against the dependency.
+//! A [`Rejected`] raised by a layer below never reaches a classifier: the layers themselves
+//! ([`judge`]) ensure that a rejection by the stack is no evidence against the dependency.
 //!
 //! ```
 //! use resilience_core::classify::{self, Classify, Verdict};
@@ -31,15 +31,15 @@ pub use crate::verdict::Verdict;
 
 /// Maps a result to a [`Verdict`].
 ///
-/// It is called once per attempt, on the task that made the call: keep it quick. Layers hold it by value and clone
-/// it per call, so it should be a unit struct, a `fn`, or a closure that captures little.
+/// Called once per attempt, on the task that made the call: it should return quickly. Layers hold it by value and
+/// clone it per call, so it should be a unit struct, a `fn`, or a closure that captures little.
 pub trait Classify<Res, Err> {
-    /// What `result` says about the dependency.
+    /// Returns what `result` says about the dependency.
     fn classify(&self, result: Result<&Res, &Err>) -> Verdict;
 }
 
-/// What every layer asks: a [`Rejected`] raised below speaks for itself, everything else is the
-/// classifier's to judge.
+/// Judges `result` as every layer does: a [`Rejected`] raised below has its own verdict, everything else goes to
+/// `classifier`.
 #[inline]
 pub fn judge<C, Res, Err>(classifier: &C, result: Result<&Res, &Err>) -> Verdict
 where
@@ -52,7 +52,7 @@ where
     }
 }
 
-/// The default: `Ok` is a success, an error is a transient failure.
+/// The default classifier: `Ok` is a success, an error is a transient failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standard;
 
@@ -67,7 +67,7 @@ impl<Res, Err> Classify<Res, Err> for Standard {
 
 /// A type that knows its own verdict. Read by [`SelfClassified`].
 pub trait ClassifySelf {
-    /// What this response or error says about the dependency that it came from.
+    /// Returns what this response or error says about the dependency that it came from.
     fn verdict(&self) -> Verdict;
 }
 
@@ -86,7 +86,7 @@ impl<E: ClassifySelf> ClassifySelf for Error<E> {
     }
 }
 
-/// Asks the error for its verdict; `Ok` is a success. For services whose error says what it is ([`ClassifySelf`]).
+/// Classifier for errors that know their own verdict ([`ClassifySelf`]); `Ok` is a success.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SelfClassified;
 
@@ -96,11 +96,12 @@ impl<Res, Err: ClassifySelf> Classify<Res, Err> for SelfClassified {
     }
 }
 
-/// Judges the service's own errors by a function; `Ok` is a success. See [`errors`].
+/// Classifier made by [`errors`].
 #[derive(Clone, Copy, Debug)]
 pub struct Errors<F>(F);
 
-/// A classifier from a function over the service's own error, in a typed stack ([`Error<E>`]).
+/// Makes a classifier from a function over the service's own error, in a typed stack ([`Error<E>`]); `Ok` is a
+/// success.
 pub const fn errors<E, F: Fn(&E) -> Verdict>(judge: F) -> Errors<F> {
     Errors(judge)
 }
@@ -115,11 +116,11 @@ impl<Res, E, F: Fn(&E) -> Verdict> Classify<Res, Error<E>> for Errors<F> {
     }
 }
 
-/// Judges responses by a function; an error is a transient failure. See [`responses`].
+/// Classifier made by [`responses`].
 #[derive(Clone, Copy, Debug)]
 pub struct Responses<F>(F);
 
-/// A classifier from a function over the response; errors are transient failures.
+/// Makes a classifier from a function over the response; errors are transient failures.
 pub const fn responses<Res, F: Fn(&Res) -> Verdict>(judge: F) -> Responses<F> {
     Responses(judge)
 }
@@ -130,11 +131,11 @@ impl<Res, Err, F: Fn(&Res) -> Verdict> Classify<Res, Err> for Responses<F> {
     }
 }
 
-/// Judges whole results by a function. See [`results`].
+/// Classifier made by [`results`].
 #[derive(Clone, Copy, Debug)]
 pub struct Results<F>(F);
 
-/// A classifier from a function over the whole result.
+/// Makes a classifier from a function over the whole result.
 pub const fn results<Res, Err, F>(judge: F) -> Results<F>
 where
     F: Fn(Result<&Res, &Err>) -> Verdict,
@@ -148,14 +149,15 @@ impl<Res, Err, F: Fn(Result<&Res, &Err>) -> Verdict> Classify<Res, Err> for Resu
     }
 }
 
-/// A classifier with a second opinion on top. See [`and_then`].
+/// Classifier made by [`and_then`].
 #[derive(Clone, Copy, Debug)]
 pub struct AndThen<C, F> {
     first: C,
     second: F,
 }
 
-/// Lets `second` confirm or change what `first` said. It sees the result and the first verdict.
+/// Makes a classifier whose `second` function confirms or changes the verdict of `first`. It receives the result and
+/// that verdict.
 ///
 /// ```
 /// use resilience_core::classify::{self, Classify, Standard, Verdict};

@@ -1,12 +1,12 @@
-//! Time for the machines: a number that only goes up, from the cheapest clock that tests can still control.
+//! Monotonic time for the state machines, from the cheapest clock that tests can control.
 //!
 //! State machines never read a clock: they are handed a [`Moment`]. The layer in front of them reads it from a
 //! [`Clock`]. There are two, and a handle picks one when it is built ([`Clock::auto`]):
 //!
-//! - the processor's time stamp counter, calibrated once (about 10 ns a reading; `std`'s takes 25);
+//! - the processor's time stamp counter, calibrated once (about 10 ns per reading; `std`'s takes 25);
 //! - tokio's clock, which `tokio::time::pause` stops and `advance` moves: under a paused clock, and in debug builds.
 
-// The one place that may name std's clock: it is the base that tokio's is measured from.
+// The only place that uses std's clock: the base that tokio's clock is measured from.
 #![allow(clippy::disallowed_types)]
 
 use std::{
@@ -16,12 +16,12 @@ use std::{
 };
 
 /// A point in time of this process: nanoseconds on a [`Clock`]. Comparable between all handles that use the same
-/// clock; never written down, sent, or compared with another process's.
+/// clock; not to be stored, sent, or compared with another process's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// The moment that lies `nanos` after the clock's zero. Machines keep moments in atomics as plain numbers.
+    /// The moment `nanos` nanoseconds after the clock's zero. State machines keep moments in atomics as plain numbers.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
@@ -33,14 +33,14 @@ impl Moment {
         self.0
     }
 
-    /// How much later this is than `earlier`; zero if it is not later.
+    /// The time from `earlier` to this moment; zero if this moment is not later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Saturates: a moment 584 years away is as good as never.
+/// Saturates 584 years after the clock's zero.
 impl Add<Duration> for Moment {
     type Output = Self;
 
@@ -52,7 +52,7 @@ impl Add<Duration> for Moment {
     }
 }
 
-/// Where a layer reads the time. One byte, `Copy`.
+/// Source of time of a layer. One byte, `Copy`.
 ///
 /// Cost of a reading: about 10 ns ([`fast`](Self::fast)) or 25 ns ([`tokio`](Self::tokio)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ enum Source {
     Tokio,
 }
 
-/// So far from zero that nobody subtracts their way below it.
+/// The first moment: so far above zero that no subtraction underflows.
 const ZERO: u64 = 1 << 42;
 
 impl Clock {
@@ -82,8 +82,8 @@ impl Clock {
         Self(Source::Tokio)
     }
 
-    /// What handles use unless they are told otherwise: tokio's clock in debug builds and wherever it is paused at
-    /// this moment, the processor's counter elsewhere.
+    /// The default of every handle: tokio's clock in debug builds and where it is paused at this moment, the
+    /// processor's counter elsewhere.
     #[must_use]
     pub fn auto() -> Self {
         if cfg!(debug_assertions) || tokio_is_paused() {
@@ -106,13 +106,13 @@ impl Clock {
         }
     }
 
-    /// Which of the two it is, for whoever keeps a clock and a moment in one word.
+    /// Whether this is tokio's clock: one bit, for values that keep a clock and a moment in one word.
     #[inline]
     pub(crate) const fn is_tokio(self) -> bool {
         matches!(self.0, Source::Tokio)
     }
 
-    /// The clock of which [`is_tokio`](Self::is_tokio) was said.
+    /// The clock for a bit from [`is_tokio`](Self::is_tokio).
     #[inline]
     pub(crate) const fn from_is_tokio(tokio: bool) -> Self {
         Self(if tokio { Source::Tokio } else { Source::Fast })
@@ -123,7 +123,7 @@ impl Clock {
     pub fn instant(self, at: Moment) -> tokio::time::Instant {
         let now = tokio::time::Instant::now();
         let ahead = at.since(self.now());
-        // A timer further away than tokio can count is as good as never: 30 years, as tokio itself has it.
+        // Beyond what tokio can represent: 30 years, as tokio itself does.
         now.checked_add(ahead)
             .unwrap_or(now + Duration::from_secs(86_400 * 365 * 30))
     }
@@ -145,7 +145,7 @@ fn counter() -> &'static (quanta::Clock, u64) {
     })
 }
 
-/// Real time, not tokio's: the first to ask may be a test whose paused clock has run far ahead.
+/// Real time, not tokio's: the first caller may be a test whose paused clock has run far ahead.
 fn base() -> Instant {
     static BASE: OnceLock<Instant> = OnceLock::new();
     *BASE.get_or_init(Instant::now)

@@ -1,7 +1,7 @@
-//! Closures as requests: guards any async function with the layers that guard a service.
+//! Closures as requests: any async function behind the layers that guard a service.
 //!
-//! [`Execute`] is the innermost service of such a stack. Its request is a closure, its response what the closure's
-//! future resolves to. [`Guarded`] is the handle that callers hold: it wraps the closure, drives the stack to
+//! [`Execute`] is the innermost service of such a stack. Its request is a closure, its response the output of the closure's
+//! future. [`Guarded`] is the handle that callers hold: it wraps the closure, drives the stack to
 //! readiness and calls it. One stack serves closures of every output and error type: nothing in its type names them.
 //!
 //! ```
@@ -16,11 +16,11 @@
 //!     .layer(Bulkhead::builder("db").max_concurrent(32).build()?.layer());
 //! let db = execute::guard(layers);
 //!
-//! // Made once, whatever the stack thinks of retries.
+//! // Runs at most once, also under a retry layer.
 //! let rows = db.call(|| async { Ok::<u64, std::io::Error>(3) }).await;
 //! assert_eq!(rows.unwrap(), 3);
 //!
-//! // May be made again by a retry layer: it must do no harm to do this twice.
+//! // A retry layer may run it again: running it twice must be harmless.
 //! let name = db.call_idempotent(|| async { Err::<String, &str>("no such row") }).await;
 //! assert_eq!(name, Err(Error::Service("no such row")));
 //! # Ok(()) }
@@ -28,13 +28,13 @@
 //!
 //! # Which call for which work
 //!
-//! | | made | for |
+//! | | runs | for |
 //! |---|---|---|
-//! | [`Guarded::call`] | at most once | inserts, payments: whatever must not happen twice. Takes `FnOnce` |
-//! | [`Guarded::call_idempotent`] | once per attempt | reads, upserts, whole transactions. Takes `FnOnce + Clone`: every closure that captures references or cloneable handles |
+//! | [`Guarded::call`] | at most once | inserts, payments, everything that must not happen twice. Takes `FnOnce` |
+//! | [`Guarded::call_idempotent`] | once per attempt | reads, upserts, whole transactions. Takes `FnOnce + Clone`: closures that capture references or cloneable handles |
 //!
 //! An attempt that failed may still have been carried out: a connection that breaks after a statement was sent says
-//! nothing about the statement. That is why nothing is retried unless the call says it may be.
+//! nothing about the statement. So nothing is retried unless the call allows it.
 //!
 //! **Cost**: a clone of the stack per call, on the caller's stack: no allocation, but the reference counts of the
 //! layers' handles. **Cancellation**: dropping the future drops the closure's future.
@@ -52,7 +52,7 @@ use tower_service::Service;
 
 use crate::{error::Error, retry::Replayable};
 
-/// Puts `layers` around [`Execute`]. A `tower::ServiceBuilder` is such a layer, and so is a single layer.
+/// Wraps [`Execute`] in `layers`. A `tower::ServiceBuilder` is such a layer, and so is a single layer.
 pub fn guard<L: Layer<Execute>>(layers: L) -> Guarded<L::Service>
 where
     L::Service: Clone,
@@ -60,8 +60,7 @@ where
     Guarded::new(layers.layer(Execute))
 }
 
-/// A stack whose requests are closures, as its callers hold it. Cloning it clones the stack, which shares the state
-/// of its layers.
+/// Handle on a stack whose requests are closures. Cloning it clones the stack, which shares the state of its layers.
 #[derive(Clone, Debug)]
 pub struct Guarded<S> {
     stack: S,
@@ -76,7 +75,7 @@ impl<S: Clone> Guarded<S> {
     /// Runs `work` through the stack, at most once: no retry layer will repeat it.
     ///
     /// # Errors
-    /// [`Error::Service`] with what `work` failed with, or [`Error::Rejected`] by a layer of the stack.
+    /// [`Error::Service`] with the error of `work`, or [`Error::Rejected`] by a layer of the stack.
     pub fn call<F, Fut, T, E>(&self, work: F) -> Call<S, Once<F>>
     where
         S: Service<Once<F>, Response = T, Error = Error<E>>,
@@ -86,11 +85,11 @@ impl<S: Clone> Guarded<S> {
         Call::new(self.stack.clone(), Once(work))
     }
 
-    /// Runs `work` through the stack. A retry layer may run it again, as [`crate::retry::attempt`] tells it: it must
-    /// be harmless to run twice.
+    /// Runs `work` through the stack. A retry layer may run it again ([`crate::retry::attempt`] counts): running it
+    /// twice must be harmless.
     ///
     /// # Errors
-    /// [`Error::Service`] with what the last attempt failed with, or [`Error::Rejected`] by a layer of the stack.
+    /// [`Error::Service`] with the error of the last attempt, or [`Error::Rejected`] by a layer of the stack.
     pub fn call_idempotent<F, Fut, T, E>(&self, work: F) -> Call<S, Idempotent<F>>
     where
         S: Service<Idempotent<F>, Response = T, Error = Error<E>>,
@@ -106,11 +105,11 @@ impl<S: Clone> Guarded<S> {
     }
 }
 
-/// A request that is a closure to be called at most once.
+/// A closure as a request, called at most once.
 #[derive(Clone, Copy)]
 pub struct Once<F>(pub F);
 
-/// A request that is a closure that may be called again.
+/// A closure as a request, which may be called again.
 #[derive(Clone, Copy)]
 pub struct Idempotent<F>(pub F);
 
@@ -210,7 +209,7 @@ where
 }
 
 pin_project! {
-    /// A call on its way through a stack: waits until it is ready, then calls it. Nothing happens before it is polled.
+    /// The future of one call through a stack: waits until the stack is ready, then calls it. Does nothing until polled.
     #[must_use = "futures do nothing unless polled"]
     pub struct Call<S, Req>
     where
@@ -336,7 +335,7 @@ mod tests {
         assert_eq!(stack.call(flaky).await, Err(Error::Service("flaky")));
         assert_eq!(attempts.take(), [1]);
 
-        // The same stack, other types.
+        // One stack, other types.
         let name = String::from("no such row");
         let text: Result<(), Error<&str>> = stack.call_idempotent(|| async { Err(&*name) }).await;
         assert_eq!(text, Err(Error::Service("no such row")));

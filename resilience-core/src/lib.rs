@@ -1,19 +1,18 @@
-//! Resilience patterns as composable tower layers: keep a service alive when what it depends on is slow, down or
-//! repeating itself.
+//! Resilience patterns as composable tower layers, for services whose dependencies are slow, down or answer twice.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`deadline`] | one time limit for a call, visible to everything beneath it |
-//! | [`retry`] | more attempts, within a budget and the deadline, for what may be repeated |
-//! | [`breaker`] | stops calling what keeps failing, and finds out by a few probes when it is back; alone, or [with a fleet](breaker::fleet) |
-//! | [`bulkhead`] | bounds the calls in flight, with a bounded queue if wanted |
+//! | [`deadline`] | one time limit for a call, visible to every layer and service below it |
+//! | [`retry`] | more attempts, within a budget and the deadline, for requests that may be repeated |
+//! | [`breaker`] | stops calling a dependency that keeps failing, and detects by a few probes when it has recovered; alone, or [with a fleet](breaker::fleet) |
+//! | [`bulkhead`] | bounds the calls in flight, with an optional bounded queue |
 //! | [`limit`] | bounds the calls per time, exactly |
-//! | [`idempotency`] | work that is asked for more than once takes effect once |
-//! | [`fallback`], [`shed`] | another answer; no answer at once |
+//! | [`idempotency`] | repeated requests take effect once |
+//! | [`fallback`], [`shed`] | a response in place of a failed one; rejection of calls that would wait |
 //! | [`execute`], [`error::wrap`] | closures as requests; services with a plain error in a typed stack |
 //! | [`completion`], [`cost`], [`sealing`] | when a call is over; what a request costs; values compressed and encrypted for a store |
-//! | [`classify`] | what a result says about the dependency: one answer for the whole stack |
-//! | [`error`](mod@error) | what every layer says no with |
+//! | [`classify`] | what a result says about the dependency: one verdict for the whole stack |
+//! | [`error`](mod@error) | the error of every layer |
 //! | [`keyed`] | a breaker or bulkhead per host, tenant or shard, bounded |
 //! | [`telemetry`] | events and metrics |
 //!
@@ -45,28 +44,28 @@
 //! # What holds for every layer
 //!
 //! - **State lives in the handle.** `breaker.layer()` any number of times: all layers, services and clones share that
-//!   one breaker. The handle also reads state and takes orders.
-//! - **Errors do not nest.** A layer's error type is that of the service it wraps ([`ServiceError`]); a layer that says
-//!   no makes a [`Rejected`]. [`Error`] is the ready-made type, tower's `BoxError` works as it is.
-//! - **A rejection is never evidence against the dependency.** What a layer further down refused does not trip a
-//!   breaker, cost budget, or get retried. A timeout does count: the dependency was given its time.
-//! - **Nothing leaks.** Whatever a call holds (permit, probe, budget) is given back when its future is dropped, and
-//!   when it panics. Nothing is reserved for an idle clone.
+//!   one breaker. The handle also reads state and takes overrides.
+//! - **Errors do not nest.** A layer's error type is that of the service it wraps ([`ServiceError`]); a layer that rejects
+//!   a call makes a [`Rejected`]. [`Error`] is the ready-made type, tower's `BoxError` works as it is.
+//! - **A rejection is never evidence against the dependency.** A rejection by a layer further down does not trip
+//!   a breaker, costs no budget and is not retried. A timeout does count: the dependency had its time.
+//! - **Nothing leaks.** A permit, probe or budget that a call holds is given back when its future is dropped, and when
+//!   it panics. Nothing is reserved for an idle clone.
 //! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([`Clock`]).
 //! - **A call that passes** allocates nothing, takes no lock and boxes no future.
 //!
 //! # The order of layers
 //!
 //! Outermost first: fallback, deadline for the whole call, retry, bulkhead, circuit breaker, deadline for one attempt.
-//! The retry is above the guards, so that every attempt asks them anew; the bulkhead is above the breaker, so that a
-//! wait in our own queue is not held against the dependency. Other orders work and mean something else; an outage is
-//! noticed in every one of them.
+//! The retry is above the guards, so that every attempt passes them again; the bulkhead is above the breaker, so that a
+//! wait in the local queue is not counted against the dependency. Other orders work and have other effects; an outage
+//! is detected in each of them.
 //!
 //! # Features
 //!
-//! None is on by default. `otel`: `telemetry::export`. `compress`, `encrypt`: what idempotency keys record, at rest.
+//! None is on by default. `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys, at rest.
 //! `sqlx`: classification of sqlx errors.
-//! `sqlx-postgres`, `sqlx-sqlite`: the same, and the inbox in that database.
+//! `sqlx-postgres`, `sqlx-sqlite`: classification, and `sql::inbox` in that database.
 
 pub mod admission;
 mod backoff;
@@ -88,7 +87,7 @@ pub mod retry;
 pub mod sealing;
 pub mod shed;
 #[cfg(feature = "sqlx")]
-pub mod sqlx;
+pub mod sql;
 pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;

@@ -1,12 +1,18 @@
-//! The form in which values leave the process for a store: a version, what was done to them, and the bytes.
+//! Compression and encryption of values that leave the process for a store.
 //!
-//! | bytes | what |
+//! Layout of a sealed value:
+//!
+//! | bytes | content |
 //! |---|---|
 //! | 1 | version: 1 |
 //! | 1 | flags: 1 compressed, 2 encrypted, 4 done but without a result |
-//! | 8 | for how long it is recorded, in milliseconds; zero for a checkpoint |
+//! | 8 | time to live in milliseconds; zero for a checkpoint |
 //! | 4 + 24 | encrypted only: the number of the key, the nonce |
-//! | rest | the bytes; compressed first, encrypted second |
+//! | rest | the value; compressed first, encrypted second |
+//!
+//! # References
+//! XChaCha20-Poly1305: [draft-irtf-cfrg-xchacha](https://datatracker.ietf.org/doc/draft-irtf-cfrg-xchacha/); Zstandard:
+//! [RFC 8878](https://www.rfc-editor.org/rfc/rfc8878).
 
 use std::fmt;
 #[cfg(feature = "encrypt")]
@@ -20,14 +26,13 @@ const COMPRESSED: u8 = 1;
 const ENCRYPTED: u8 = 2;
 const EMPTY: u8 = 4;
 
-/// Version, flags, time.
+/// Size of version, flags and time to live.
 const HEAD: usize = 10;
 
-/// More than sealing ever adds: the head, the number of a key, a nonce and a tag, and what zstd adds to what it cannot
-/// make smaller.
+/// Upper bound of the bytes that sealing adds: the head, the number of a key, a nonce and a tag.
 pub(crate) const OVERHEAD: usize = 1024;
 
-/// What is done to outcomes and checkpoints before they leave the process. The default is nothing.
+/// Compression and encryption of values before they leave the process. Default: neither.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Sealing {
@@ -48,59 +53,59 @@ struct Compress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unreadable {
-    /// Too short to be anything.
+    /// The value is too short.
     #[error("it is cut short")]
     CutShort,
-    /// Of a version that is not known here.
+    /// Unknown version.
     #[error("it is of version {0}, which is not known here")]
     Version(u8),
-    /// Of a kind that is not known here, or for which a feature is off.
+    /// Unknown flags, or flags of a feature that is off.
     #[error("its flags are {0:#04x}, which are not known here")]
     Flags(u8),
-    /// It was encrypted with a key that the keyring does not have.
+    /// Encrypted with a key that the keyring does not have.
     #[error("it was encrypted with key {0}, which is not in the keyring")]
     NoSuchKey(u32),
-    /// It was changed, or belongs to another record, or was encrypted with another key of that number.
+    /// The value was changed, belongs to another record, or was encrypted with another key of that number.
     #[error("it cannot be decrypted: it was changed, or belongs elsewhere")]
     Forged,
-    /// It cannot be decompressed, or not within the limit.
+    /// The value cannot be decompressed, or not within the limit.
     #[error("it cannot be decompressed within its limit")]
     Corrupt,
-    /// It is not encrypted, and the handle has a keyring.
+    /// The value is not encrypted, although there is a keyring.
     #[error("it is not encrypted, and should be")]
     Plain,
 }
 
 impl Sealing {
-    /// Nothing is done.
+    /// Neither compression nor encryption.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Compresses what has at least `from` bytes, at zstd's `level` (1 is quick, 3 usual). What does not get smaller
-    /// stays as it is.
+    /// Compresses values of at least `from` bytes at zstd's `level` (1 is fast, 3 is usual). Values that do not get smaller
+    /// are left uncompressed.
     ///
-    /// Together with encryption, the size tells something about what is inside: leave it out where an attacker has a
-    /// say in a part of it and should not learn the rest.
+    /// Combined with encryption, the size reveals something about the content: leave compression out where an attacker
+    /// controls a part of a value and must not learn the rest (CRIME, BREACH).
     #[cfg(feature = "compress")]
     pub const fn compress(mut self, level: i32, from: usize) -> Self {
         self.compress = Some(Compress { level, from });
         self
     }
 
-    /// Encrypts with the keyring's newest key (XChaCha20-Poly1305), bound to the record that it belongs to: what was
-    /// recorded under one key cannot be passed off under another. What is not encrypted is not read any more.
+    /// Encrypts with the keyring's newest key (XChaCha20-Poly1305). The value is bound to its record: what was recorded under
+    /// one key cannot be passed off under another. Unencrypted values are no longer read.
     #[cfg(feature = "encrypt")]
     pub fn encrypt(mut self, keyring: Keyring) -> Self {
         self.keyring = Some(keyring);
         self
     }
 
-    /// What is kept, for `ttl_ms` milliseconds, in the record called `associated_data`; `None` is work that is done, but without
-    /// a result.
+    /// Seals a value that is kept for `ttl_ms` milliseconds in the record called `associated_data`; `None` stands for work that
+    /// is done without a result.
     ///
     /// # Errors
-    /// If the system has no randomness to give.
+    /// [`SealFailed`] if the operating system provides no randomness.
     pub fn seal(
         &self,
         plain: Option<&[u8]>,
@@ -117,10 +122,10 @@ impl Sealing {
         self.lock(head(0, ttl_ms), plain, associated_data)
     }
 
-    /// What was sealed for `associated_data`, if it is not of more than `limit` bytes.
+    /// Opens a value that was sealed for `associated_data`, of at most `limit` bytes.
     ///
     /// # Errors
-    /// If it is anything else than what was sealed for that place, with a key that is still known.
+    /// [`Unreadable`] if it is anything else, or its key is no longer known.
     pub fn open(
         &self,
         sealed: &Bytes,
@@ -198,13 +203,13 @@ impl Sealing {
     }
 }
 
-/// What was sealed.
+/// An opened value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Opened {
-    /// The bytes; `None` is work that is done, but without a result.
+    /// The value; `None` stands for work that is done without a result.
     pub plain: Option<Bytes>,
-    /// For how long it was to be kept when it was sealed, in milliseconds.
+    /// Time to live when it was sealed, in milliseconds.
     pub ttl_ms: u64,
 }
 
@@ -214,14 +219,14 @@ fn head(flags: u8, ttl_ms: u64) -> [u8; HEAD] {
     head
 }
 
-/// Nothing could be sealed, because the system has no randomness to give.
+/// A value could not be sealed, because the operating system provides no randomness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SealFailed;
 
 impl fmt::Display for SealFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the system has no randomness to give")
+        f.write_str("the operating system provides no randomness")
     }
 }
 
@@ -238,10 +243,10 @@ impl Compress {
     }
 }
 
-/// The keys that outcomes are encrypted with, by number: the newest encrypts, all of them decrypt.
+/// Encryption keys by number: the newest encrypts, all of them decrypt.
 ///
-/// To replace a key, give every instance a keyring that knows the new one, then one where it is the newest; drop the
-/// old one when the longest ttl has passed.
+/// To replace a key, first give every instance a keyring that has the new one, then one where it is the newest; drop the old
+/// one when the longest ttl has passed.
 #[cfg(feature = "encrypt")]
 #[derive(Clone)]
 #[must_use]
@@ -252,7 +257,7 @@ pub struct Keyring {
 
 #[cfg(feature = "encrypt")]
 impl Keyring {
-    /// A keyring whose newest key has this number.
+    /// A keyring whose newest key is `key`, with this number.
     pub fn new(number: u32, key: [u8; 32]) -> Self {
         Self {
             newest: number,
@@ -261,7 +266,7 @@ impl Keyring {
         .with(number, key)
     }
 
-    /// One more key that decrypts. A number that is there already gets the new key.
+    /// Adds a key that decrypts. An existing key of this number is replaced.
     pub fn with(self, number: u32, key: [u8; 32]) -> Self {
         use chacha20poly1305::KeyInit;
         let others = self.keys.iter().filter(|(known, _)| *known != number);

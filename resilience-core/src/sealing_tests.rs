@@ -109,7 +109,7 @@ mod encrypted {
         assert!(matches!(without, Err(Unreadable::Flags(_))));
     }
 
-    /// Whoever can write to the store must not be able to plant an answer.
+    /// A writer to the store must not be able to plant an outcome.
     #[test]
     fn what_is_not_encrypted_is_not_read_when_it_should_be() {
         let plain = Sealing::new().seal(Some(b"planted"), 5, "a").unwrap();

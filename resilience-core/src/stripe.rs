@@ -1,8 +1,8 @@
-//! Keeping cores out of each other's way: per-thread stripes for counters and for reference counts.
+//! Per-thread stripes for counters and reference counts, so that cores do not contend for cache lines.
 //!
-//! One atomic that all cores write is the slowest thing a hot path can do: a shared reference count alone halves the
-//! throughput of two cores. Threads are numbered compactly (a number is handed on when its thread ends), and
-//! whatever is written on every call exists once per stripe.
+//! One atomic that all cores write is the most expensive step of a hot path: a shared reference count alone halves the
+//! throughput of two cores. Threads are numbered compactly (a number is reused when its thread ends), and what every
+//! call writes exists once per stripe.
 
 use std::{
     cell::Cell,
@@ -16,7 +16,7 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-/// How many stripes there are: a power of two, twice the cores, at most 32.
+/// The number of stripes: a power of two, twice the cores, at most 32.
 pub(crate) fn count() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {
@@ -33,7 +33,7 @@ pub(crate) fn thread() -> usize {
             UNSET => first_use(number),
             number => number,
         })
-        // A thread that is being torn down: any stripe will do.
+        // The thread is ending: any stripe works.
         .unwrap_or(0)
 }
 
@@ -87,7 +87,7 @@ impl<T> Striped<T> {
         Self::with_stripes(value, count())
     }
 
-    /// With fewer stripes, for what there are many of. `stripes`: a power of two.
+    /// As [`new`](Self::new), with fewer stripes, for values of which there are many. `stripes`: a power of two.
     pub(crate) fn with_stripes(value: T, stripes: usize) -> Self {
         debug_assert!(stripes.is_power_of_two());
         let shared = Arc::new(value);
@@ -104,7 +104,7 @@ impl<T> Striped<T> {
         locals[thread() & (locals.len() - 1)].clone()
     }
 
-    /// The plain shared reference, for what is not on a hot path.
+    /// The plain shared reference, for use off the hot path.
     pub(crate) fn shared(&self) -> &Arc<T> {
         &self.0.shared
     }
@@ -124,7 +124,7 @@ impl<T> Deref for Striped<T> {
     }
 }
 
-/// See [`Striped::local`].
+/// A reference counted on one thread's stripe. From [`Striped::local`].
 pub(crate) struct Local<T>(Arc<CachePadded<Arc<T>>>);
 
 impl<T> Clone for Local<T> {
@@ -143,7 +143,7 @@ impl<T> Deref for Local<T> {
     }
 }
 
-/// A number that is only added to, one cache line per stripe.
+/// A counter with one cache line per stripe.
 pub(crate) struct Counter(Box<[CachePadded<AtomicU64>]>);
 
 impl Counter {
@@ -157,7 +157,7 @@ impl Counter {
         self.0[thread() & (self.0.len() - 1)].fetch_add(1, Relaxed);
     }
 
-    /// Never less than an earlier sum that this thread knows of.
+    /// The sum over all stripes; never less than an earlier sum that this thread knows.
     pub(crate) fn sum(&self) -> u64 {
         self.0.iter().map(|stripe| stripe.load(Relaxed)).sum()
     }

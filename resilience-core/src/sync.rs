@@ -1,5 +1,4 @@
-//! What the atomics of a machine are made of: std's, or loom's while its model checker runs the unit tests
-//! (`--cfg loom`).
+//! Atomics and locks of the state machines: std's, or loom's while its model checker runs the unit tests (`--cfg loom`).
 
 #[cfg(all(loom, test))]
 pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};

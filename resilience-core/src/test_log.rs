@@ -1,4 +1,4 @@
-//! What a test logs, as text.
+//! The log of a test, as text.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ impl io::Write for Log {
     }
 }
 
-/// This thread's log, until it is dropped.
+/// Records this thread's log until dropped.
 pub(crate) struct Listening {
     log: Log,
     _default: DefaultGuard,
@@ -46,7 +46,7 @@ pub(crate) fn listen() -> Listening {
 }
 
 impl Listening {
-    /// The events of target `resilience` so far, one a line, without time and level.
+    /// The events of target `resilience` so far, one per line, without time and level.
     pub(crate) fn events(&self) -> Vec<String> {
         let text = String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap();
         let ours = text
@@ -56,18 +56,18 @@ impl Listening {
     }
 }
 
-/// The events of target `resilience` that `work` leaves on this thread, one a line, without time and level.
+/// The events of target `resilience` that `work` emits on this thread, one per line, without time and level.
 pub(crate) fn events_of(work: impl FnOnce()) -> Vec<String> {
     let listening = listen();
     work();
     listening.events()
 }
 
-/// Makes this thread's events go to `subscriber`.
+/// Sends this thread's events to `subscriber`.
 ///
-/// As long as there is a single subscriber in a process, `tracing` asks the thread that meets an event first whether anybody
-/// wants it, and remembers the answer for all threads; that thread may be another test's, which does not listen. So there
-/// is always a second one here: then it asks all of them.
+/// With a single subscriber in the process, `tracing` decides at the first occurrence of an event whether it is enabled,
+/// on the thread that emits it, for all threads; that thread may run another test, without a subscriber. A second
+/// subscriber in the process makes it ask all of them.
 pub(crate) fn set_default(subscriber: impl Into<Dispatch>) -> DefaultGuard {
     static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
     LazyLock::force(&SECOND);

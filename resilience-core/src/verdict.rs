@@ -13,25 +13,25 @@ pub enum Verdict {
     /// The dependency failed, and the same call may succeed later: counts as a failure, may be
     /// retried.
     Transient {
-        /// How long the dependency asked to be left alone.
+        /// Minimum wait that the dependency asked for.
         retry_after: Option<Duration>,
     },
     /// The dependency failed, and the same call will fail again: counts as a failure, is not
     /// retried.
     Permanent,
-    /// The caller's own doing (bad request, not found, cancelled): says nothing about the
+    /// Caused by the caller (bad request, not found, cancelled): says nothing about the
     /// dependency.
     Ignored,
 }
 
 impl Verdict {
-    /// A transient failure with no word on when to come back.
+    /// A transient failure without a minimum wait.
     #[must_use]
     pub const fn transient() -> Self {
         Self::Transient { retry_after: None }
     }
 
-    /// A transient failure of a dependency that asked to be left alone for `wait`.
+    /// A transient failure of a dependency that asked for a wait of at least `wait`.
     #[must_use]
     pub const fn retry_after(wait: Duration) -> Self {
         Self::Transient {
@@ -39,7 +39,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the dependency failed, for good or for now.
+    /// Whether the dependency failed, permanently or transiently.
     #[must_use]
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Transient { .. } | Self::Permanent)

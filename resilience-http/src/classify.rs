@@ -1,30 +1,31 @@
-//! What an HTTP answer says about the server that gave it.
+//! Classification of HTTP responses: what a response says about the server that sent it.
 //!
-//! [`HttpClassifier`] is one classifier for the whole stack: breaker and retry read the same verdict.
+//! [`HttpClassifier`] is one classifier for the whole stack: breaker and retry read the same
+//! verdict.
 //!
-//! | answer | verdict | why |
+//! | response | verdict | reason |
 //! |---|---|---|
 //! | 1xx, 2xx, 3xx | success | |
-//! | 408, 425, 429 | transient | the server asks for another try later |
-//! | other 4xx | ignored | the request was wrong, the server is well |
-//! | 501, 505, 506, 508, 510, 511 | permanent | the same request will get the same answer |
+//! | 408, 425, 429 | transient | the server asks for another attempt later |
+//! | other 4xx | ignored | the request was wrong, the server is healthy |
+//! | 501, 505, 506, 508, 510, 511 | permanent | the same request will get the same response |
 //! | other 5xx (500, 502, 503, 504, 507, 52x, ..) | transient | |
 //!
-//! A transient answer with `Retry-After` (seconds or date, see [`headers::retry_after`]) carries it in the verdict, cut
-//! down to [`HttpClassifier::max_retry_after`].
+//! The verdict on a transient response carries its `Retry-After` (seconds or date, see
+//! [`headers::retry_after`]), capped at [`HttpClassifier::max_retry_after`].
 //!
 //! Errors of reqwest (feature `client`):
 //!
-//! | error | verdict | why |
+//! | error | verdict | reason |
 //! |---|---|---|
 //! | connection refused, reset, closed early, HTTP/2 stream or connection error | transient | |
 //! | timeout (reqwest's own, or of the socket) | transient | |
-//! | name not resolved | transient | a name that does not exist cannot be told from a resolver that is down |
-//! | TLS handshake refused by rustls (bad certificate, no common version) | permanent | counts, but another try ends the same way |
-//! | TLS handshake refused by the platform's library | transient | its error cannot be told from a broken connection |
+//! | name not resolved | transient | a name that does not exist looks the same as a resolver that is down |
+//! | TLS handshake refused by rustls (bad certificate, no common version) | permanent | counts as a failure, but another attempt would end the same way |
+//! | TLS handshake refused by the platform's library | transient | its error looks the same as a broken connection |
 //! | the caller's own request body failed | ignored | |
-//! | response body reset, cut short, or wrongly compressed | transient | |
-//! | JSON that is not what the caller expected | ignored | the server answered; who is wrong is unknown |
+//! | response body reset, incomplete, or wrongly compressed | transient | |
+//! | JSON of an unexpected shape | ignored | the server responded; which side is wrong is unknown |
 //! | `error_for_status` | as the status | without `Retry-After`: the headers are gone |
 //! | builder, redirect (too many, or refused by the policy), upgrade | ignored | |
 //! | anything else | transient | |
@@ -46,6 +47,10 @@
 //! assert_eq!(HttpClassifier::new().classify(Ok::<_, &()>(&response)), Verdict::Ignored);
 //! assert_eq!(strict.classify(Ok(&response)), Verdict::Permanent);
 //! ```
+//!
+//! # References
+//! RFC 9110 section 15 (status codes) and section 10.2.3 (`Retry-After`); RFC 6585 (429); RFC 8470
+//! (425).
 
 use std::time::Duration;
 
@@ -54,17 +59,18 @@ use resilience_core::{Classify, Verdict};
 
 use crate::headers;
 
-/// The classifier for HTTP: see the [tables](self).
+/// Classifier for HTTP responses and errors, by the [tables](self).
 ///
-/// It reads `http::Response` with any error (every error is a transient failure then, because nothing is known about
-/// it), and `reqwest::Response` with reqwest's errors: plain, in [`Error`](resilience_core::Error), or boxed.
+/// Classifies `http::Response` with any error type (every error is then a transient failure, since
+/// nothing is known about it), and `reqwest::Response` with reqwest's errors: plain, in
+/// [`Error`](resilience_core::Error), or boxed.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpClassifier {
     max_retry_after: Duration,
 }
 
 impl HttpClassifier {
-    /// The tables as they stand, `Retry-After` capped at one hour.
+    /// Creates the classifier of the tables, with `Retry-After` capped at one hour.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -72,17 +78,17 @@ impl HttpClassifier {
         }
     }
 
-    /// The longest `Retry-After` that is passed on; longer ones are cut down to it. Default: one hour.
+    /// Sets the cap of `Retry-After` in verdicts. Default: one hour.
     ///
-    /// It only bounds what a stranger may say. How long a retry waits at most is the retry's to decide; keep this
-    /// above it, or calls come back earlier than they were asked to.
+    /// It only bounds what a server may ask for. The retry has a maximum wait of its own; keep this
+    /// cap above it, or retries come earlier than the server asked.
     #[must_use]
     pub const fn max_retry_after(mut self, cap: Duration) -> Self {
         self.max_retry_after = cap;
         self
     }
 
-    /// The verdict on the head of an answer.
+    /// Classifies the head of a response.
     #[must_use]
     pub fn head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         match by_status(status) {
@@ -177,11 +183,11 @@ mod client {
                 Verdict::transient()
             };
         }
-        // In an error of sending, a body is the caller's own, that could not be read.
+        // While a request is sent, a body error means that the caller's own body could not be read.
         if says(error, reqwest::Error::is_body) {
             return Verdict::Ignored;
         }
-        // rustls reports what it does not accept as invalid data on the connection.
+        // rustls reports a refused handshake as invalid data on the connection.
         let refused = |io: &io::Error| io.kind() == io::ErrorKind::InvalidData;
         if error.is_connect() && says(error, refused) {
             return Verdict::Permanent;
@@ -189,7 +195,7 @@ mod client {
         Verdict::transient()
     }
 
-    /// Whether one of the errors that it came from is a `T` that is `so`.
+    /// Whether a source of the error is a `T` for which `so` holds.
     fn says<T: StdError + 'static>(error: &reqwest::Error, so: impl Fn(&T) -> bool) -> bool {
         let mut from = chain(error)
             .skip(1)

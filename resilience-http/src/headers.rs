@@ -1,44 +1,53 @@
-//! The headers that carry resilience from one process to the next: `Retry-After`, the deadline, the idempotency key.
+//! Headers that carry resilience between processes: `Retry-After`, the deadline, the idempotency
+//! key.
 //!
-//! Everything here reads what a stranger sent: no value makes it panic, and every duration that comes out is bounded.
+//! Everything here parses untrusted input: no value causes a panic, and every duration that is
+//! returned is bounded.
 //!
 //! ```
 //! use std::time::Duration;
 //! use http::{HeaderMap, HeaderValue, header};
 //! use resilience_http::headers;
 //!
-//! let mut answer = HeaderMap::new();
-//! answer.insert(header::RETRY_AFTER, HeaderValue::from_static("120"));
+//! let mut response = HeaderMap::new();
+//! response.insert(header::RETRY_AFTER, HeaderValue::from_static("120"));
 //! let cap = Duration::from_secs(60);
-//! assert_eq!(headers::retry_after(&answer, cap), Some(cap));
+//! assert_eq!(headers::retry_after(&response, cap), Some(cap));
 //!
 //! let mut request = HeaderMap::new();
 //! request.insert(headers::DEADLINE, headers::format_deadline(Duration::from_micros(1_999_900)));
 //! assert_eq!(headers::deadline(&request, &headers::DEADLINE), Some(Duration::from_millis(1999)));
 //! ```
+//!
+//! # References
+//! RFC 9110 section 10.2.3 (`Retry-After`) and section 5.6.7 (dates);
+//! draft-ietf-httpapi-idempotency-key-header-07.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// The deadline header by default: how many milliseconds the caller will go on waiting, as a decimal integer.
+/// The default deadline header: the milliseconds that the caller will still wait, as a decimal
+/// integer.
 ///
-/// It is a duration and not a point in time, because the clocks of two machines do not agree. There is no standard
-/// for it; Envoy's `x-envoy-expected-rq-timeout-ms` has the same meaning and form, and can be used instead.
+/// A duration and not a point in time, because the clocks of two machines differ. There is no
+/// standard header; Envoy's `x-envoy-expected-rq-timeout-ms` has the same meaning and format, and
+/// can be used instead.
 pub const DEADLINE: HeaderName = HeaderName::from_static("request-timeout-ms");
 
-/// The header that makes a request safe to repeat whatever its method
+/// The header that makes a request safe to repeat, whatever its method
 /// (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The longest deadline that is believed: one day. More is cut down to it.
+/// The maximum deadline that is accepted, one day. Longer ones are capped.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(86_400);
 
-/// How long the sender of `Retry-After` asks to be left alone: `None` without the header or if it is malformed.
+/// Reads `Retry-After`, the time to wait before the next request. `None` if it is absent or
+/// malformed.
 ///
-/// Both forms of RFC 9110 are read, seconds and date. A date is compared with the `Date` of the same answer, so that
-/// only the sender's clock is asked; without one, with the wall clock of this machine. A date in the past is zero.
-/// Nothing above `cap` comes out.
+/// Both forms of RFC 9110 are supported, seconds and date. A date is compared with the `Date` of
+/// the same response, so that only the sender's clock matters, or without one with the wall clock
+/// of this machine. A date in the past is zero. Capped at `cap`.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, cap: Duration) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
@@ -49,46 +58,53 @@ pub fn retry_after(headers: &HeaderMap, cap: Duration) -> Option<Duration> {
     Some(wait.min(cap))
 }
 
-/// The value of `Retry-After` for a wait: whole seconds, rounded up, at least 1.
+/// Formats the value of `Retry-After`: whole seconds, rounded up, at least 1.
 #[must_use]
 pub fn format_retry_after(wait: Duration) -> HeaderValue {
-    let up = u64::from(wait.subsec_nanos() > 0);
-    HeaderValue::from(wait.as_secs().saturating_add(up).max(1))
+    HeaderValue::from(whole_seconds(wait))
 }
 
-/// What the deadline header called `name` leaves to this request: `None` without the header or if it is malformed.
+/// The duration in whole seconds, rounded up, at least 1.
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
+    let up = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(up).max(1)
+}
+
+/// Reads the deadline header called `name`, the time left for this request. `None` if it is absent
+/// or malformed.
 ///
-/// If it was sent more than once, the shortest counts. Nothing above [`MAX_DEADLINE`] comes out.
+/// If it was sent more than once, the shortest value counts. Capped at [`MAX_DEADLINE`].
 #[must_use]
 pub fn deadline(headers: &HeaderMap, name: &HeaderName) -> Option<Duration> {
     let values = headers.get_all(name).iter();
     values.filter_map(parse_deadline).min()
 }
 
-/// Reads one value of the deadline header. `None` unless it is a decimal integer.
+/// Parses a value of the deadline header. `None` unless it is a decimal integer. Capped at
+/// [`MAX_DEADLINE`].
 #[must_use]
 pub fn parse_deadline(value: &HeaderValue) -> Option<Duration> {
     let millis = integer(value.to_str().ok()?.trim())?;
     Some(Duration::from_millis(millis).min(MAX_DEADLINE))
 }
 
-/// The value of the deadline header for what is left: whole milliseconds, rounded down (to promise no more than there
-/// is), except that a call which is made at all has at least 1.
+/// Formats the value of the deadline header: whole milliseconds, rounded down (so that no more is
+/// promised than is left), at least 1.
 #[must_use]
 pub fn format_deadline(remaining: Duration) -> HeaderValue {
     let millis = remaining.min(MAX_DEADLINE).as_millis();
     HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX).max(1))
 }
 
-/// Digits and nothing else (`parse` alone would take a sign); as large as they like, they saturate.
+/// Parses digits alone (`parse` would accept a sign). Saturates.
 fn integer(value: &str) -> Option<u64> {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| value.parse().unwrap_or(u64::MAX))
 }
 
-/// The one place where a date is read.
+/// Reading of dates.
 mod wall {
-    // A date in a header is a wall clock's; it is compared with the sender's own where there is one.
+    // A date in a header is of a wall clock; it is compared with the sender's own where possible.
     #![allow(clippy::disallowed_types)]
 
     use std::time::{Duration, SystemTime};
@@ -150,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_date_is_measured_by_the_senders_own_clock() {
-        // Both dates are long past by our clock: only their difference counts.
+        // Both dates are long past: only their difference counts.
         let headers = answer(&[
             (header::DATE, "Sun, 06 Nov 1994 08:49:07 GMT"),
             (header::RETRY_AFTER, "Sun, 06 Nov 1994 08:49:37 GMT"),

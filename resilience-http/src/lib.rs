@@ -1,18 +1,20 @@
-//! resilience-core for HTTP.
+//! HTTP integration of [`resilience_core`]: a guarded reqwest client, and layers for axum and any
+//! other tower HTTP server.
 //!
-//! | module | for whom |
-//! |---|---|
-//! | [`client`] | who calls others with reqwest: a guarded client, and services and layers for a stack of one's own |
-//! | [`problem`] | who answers: every [`Rejected`](resilience_core::Rejected) as a problem document |
-//! | [`server`] | who answers with axum or any tower HTTP server: inbound deadlines, limits around handlers |
-//! | [`body`] | both: an answer is over when its body is |
-//! | [`classify`] | both: what an answer says about the server |
-//! | [`headers`] | both: `Retry-After`, the deadline, the idempotency key |
-//! | [`idempotency`] | both: the key in its header; for servers, fingerprints and recorded responses |
-//! | [`rate_limit`] | both: `RateLimit` and `RateLimit-Policy` |
+//! | module | side | content |
+//! |---|---|---|
+//! | [`client`] | outbound | a guarded reqwest client, and the services and layers for a stack of your own |
+//! | [`server`] | inbound | deadlines, rate limits, bulkheads and idempotency around handlers |
+//! | [`problem`] | inbound | problem documents for every [`Rejected`](resilience_core::Rejected) |
+//! | [`body`] | both | calls that end with the response body |
+//! | [`classify`] | both | classification of responses and errors |
+//! | [`headers`] | both | `Retry-After`, the deadline, the idempotency key |
+//! | [`idempotency`] | both | `Idempotency-Key`; for servers, fingerprints and recorded responses |
+//! | [`rate_limit`] | both | `RateLimit` and `RateLimit-Policy` |
 //!
-//! Features: `client` and `server` (both on by default); `rustls` or `native-tls` for `https`; `otel` to pass the
-//! OpenTelemetry context on; `axum` to return a [`problem::Problem`] from its handlers.
+//! # Features
+//! `client` and `server` (both on by default); `rustls` or `native-tls` for `https`; `otel` to
+//! propagate the OpenTelemetry context; `axum` to return a [`problem::Problem`] from its handlers.
 
 pub mod body;
 pub mod classify;
@@ -32,3 +34,8 @@ pub use body::OnBodyEnd;
 pub use classify::HttpClassifier;
 #[cfg(feature = "client")]
 pub use client::Client;
+
+/// The examples of the README, as tests.
+#[cfg(all(doctest, feature = "client", feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,34 +1,36 @@
-//! What can go wrong between a call and Redis, told apart by what to do next.
+//! Errors of commands, distinguished by what to do next.
 
 use std::fmt;
 
 use resilience_core::fleet::StoreError;
 
-/// Why a store could not be asked.
+/// Why a command to Redis has no answer that counts.
 ///
-/// None of these is an error of the call that is being guarded: the layers go on with what they know locally.
+/// Not an error of the call that is being guarded: the patterns apply their
+/// [outage policy](resilience_core::fleet::OnOutage).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommandError {
-    /// There is no connection at the moment; one is being made in the background.
+    /// There is no connection at the moment; one is attempted in the background, except after a shutdown. Nothing was sent.
     Down,
-    /// Redis has not answered several times in a row, and is left alone for a moment. Nothing was sent.
+    /// The connection's circuit breaker is open, because several commands in a row had no answer. Nothing was sent.
     CircuitOpen,
-    /// No answer within the budget. The command may have been carried out.
+    /// No answer within the budget. The command may have been executed.
     TimedOut,
-    /// The connection broke while the command was under way. The command may have been carried out.
+    /// The connection broke while the command was in progress. The command may have been executed.
     Lost(String),
-    /// An answer came that was not the one to this command, and is not believed; the connection is remade. The command may
-    /// have been carried out.
+    /// The answer belongs to another command and is not believed; the connection is remade. The command may have been
+    /// executed.
     Misplaced,
     /// Redis answered with an error: out of memory, read-only, wrong type, no permission, loading.
     Refused(String),
-    /// Redis answered, but not what the script returns: another version of this toolkit, or a foreign key.
+    /// Redis answered something that the script does not return: another version of this toolkit, or a key of another
+    /// program.
     Unexpected(String),
 }
 
 impl CommandError {
-    /// Whether the command may have taken effect although no answer came.
+    /// Whether the command may have been executed although no answer came.
     #[must_use]
     pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::TimedOut | Self::Lost(_) | Self::Misplaced)
@@ -45,12 +47,12 @@ impl CommandError {
     }
 }
 
-/// Whether the connection that `error` came over is of no further use.
+/// Whether the connection that `error` came over is broken.
 pub(crate) fn is_broken(error: &redis::RedisError) -> bool {
     error.is_connection_dropped() || error.is_connection_refusal() || error.is_unrecoverable_error()
 }
 
-/// Whether the server turned out to be a replica: somebody else is the master now.
+/// Whether the server is a replica: another one is the master.
 pub(crate) fn is_read_only(error: &redis::RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly)
 }
@@ -59,8 +61,10 @@ impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Down => f.write_str("no connection to Redis"),
-            Self::CircuitOpen => f.write_str("Redis did not answer lately and is left alone"),
-            Self::TimedOut => f.write_str("no answer from Redis in time"),
+            Self::CircuitOpen => {
+                f.write_str("Redis did not answer several times in a row: not asked")
+            }
+            Self::TimedOut => f.write_str("no answer from Redis within the budget"),
             Self::Lost(error) => write!(f, "connection to Redis lost: {error}"),
             Self::Misplaced => f.write_str("the answer from Redis belongs to another command"),
             Self::Refused(error) => write!(f, "Redis refused: {error}"),

@@ -1,42 +1,41 @@
-//! Names of keys: `{prefix:pattern:name}:part`, so that all keys of one thing are in one Cluster slot and readable in
-//! redis-cli.
+//! Names of keys: `{prefix:pattern:name}:part`. All keys of one name are in one Cluster slot, and readable in redis-cli.
 
 use std::fmt::Write;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
-/// A key of up to so many bytes is of the same size to Redis' allocator; more take 16 more.
+/// Maximum length of a key in bytes that Redis' allocator serves from the same size class; a longer one takes 16 bytes more.
 const SHORT: usize = 44;
-/// So many bytes of a digest: among a thousand million keys, the odds that two are the same are 1 to 10^11.
+/// Bytes of a digest: among 10^9 keys, two are equal with a probability of 10^-11.
 const DIGEST: usize = 12;
 
-/// Names longer than this many bytes are shortened to a digest.
+/// Maximum length of the names in a key, in bytes; longer ones are replaced by a digest.
 const LONG: usize = 120;
 
-/// `{prefix:pattern:name}`, with what could be mistaken for structure percent-escaped and long names hashed.
+/// `{prefix:pattern:name}`, with structural characters percent-escaped and long names hashed.
 pub(crate) fn tag(prefix: &str, pattern: &str, name: &str) -> String {
     tagged(prefix, pattern, &[name])
 }
 
-/// `{prefix:pattern:name:subject}`, for what is kept for each subject of one thing.
+/// `{prefix:pattern:name:subject}`, for keys of one subject under a name.
 pub(crate) fn subject_tag(prefix: &str, pattern: &str, name: &str, subject: &str) -> String {
     tagged(prefix, pattern, &[name, subject])
 }
 
-/// A key's last part.
+/// The last part of a key, escaped.
 pub(crate) fn part(part: &str) -> String {
     let mut out = String::with_capacity(part.len());
     escape(part, &mut out);
     out
 }
 
-/// `{prefix:pattern}`, for what is about all names.
+/// `{prefix:pattern}`, for keys about all names.
 pub(crate) fn family(prefix: &str, pattern: &str) -> String {
     format!("{{{}:{pattern}}}", part(prefix))
 }
 
-/// `{prefix:pattern:name:subject}`, of which there are many, and whose size counts: what makes it longer than [`SHORT`] is
-/// shortened to a digest, the subject first. (No escaped name has a `~`.)
+/// `{prefix:pattern:name:subject}` in at most [`SHORT`] bytes, for keys of which there are many: a longer one has a digest in
+/// place of the subject, and if need be of the name too. (No escaped name contains a `~`.)
 pub(crate) fn short(prefix: &str, pattern: &str, name: &str, subject: &str) -> String {
     let whole = subject_tag(prefix, pattern, name, subject);
     if whole.len() <= SHORT {
@@ -56,7 +55,7 @@ pub(crate) fn short(prefix: &str, pattern: &str, name: &str, subject: &str) -> S
 
 fn tagged(prefix: &str, pattern: &str, names: &[&str]) -> String {
     let length: usize = names.iter().map(|name| name.len() + 1).sum();
-    // With room for a last part, so that a key is one allocation.
+    // With room for a last part: one allocation per key.
     let mut tag = String::with_capacity(prefix.len() + pattern.len() + length + 24);
     tag.push('{');
     escape(prefix, &mut tag);
@@ -85,7 +84,7 @@ fn join(names: &[&str], out: &mut String) {
 }
 
 fn escape(mut part: &str, out: &mut String) {
-    // Mostly there is nothing to escape.
+    // Usually there is nothing to escape.
     while let Some(at) = part.bytes().position(|byte| !is_plain(byte)) {
         let (plain, rest) = part.split_at(at);
         let structure = rest.chars().next().map_or(0, char::len_utf8);
@@ -104,7 +103,7 @@ fn is_plain(byte: u8) -> bool {
     PLAIN[byte as usize]
 }
 
-/// By byte: every key is looked through.
+/// Indexed by byte: every byte of every key is checked.
 static PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0;
@@ -184,7 +183,7 @@ mod tests {
             key(long, &format!("x:{uuid}")),
             key(&format!("{long}:x"), uuid)
         );
-        // Who names himself like a digest has a key of his own.
+        // A subject that looks like a digest has a key of its own.
         let forged = key("api", uuid)
             .replace("{resilience:limit:api:", "")
             .replace('}', "");

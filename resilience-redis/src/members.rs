@@ -62,3 +62,58 @@ pub(crate) async fn heartbeat(
         answer => Err(CommandError::Unexpected(format!("{answer:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use resilience_tests::{redis::RedisServer, until::eventually};
+
+    use super::*;
+    use crate::{transport::Timeouts, url::Endpoint};
+
+    const SOON: Duration = Duration::from_secs(20);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const KEY: &str = "{resilience:members}";
+
+    async fn members(server: &RedisServer) -> RedisMembers {
+        let timeouts = Timeouts {
+            connect: SOON,
+            unacknowledged: SOON,
+        };
+        let endpoint = Endpoint::parse(&server.url()).unwrap();
+        let connection = Connection::start(endpoint, SOON, timeouts, None);
+        connection.ready(SOON).await.unwrap();
+        RedisMembers::new(Arc::new(connection), "resilience")
+    }
+
+    #[tokio::test]
+    async fn instances_count_until_they_leave_or_their_time_is_over() {
+        let server = RedisServer::start();
+        let members = members(&server).await;
+        let brief = Duration::from_millis(1);
+        assert_eq!(members.heartbeat("one", HOUR).await, Ok(1));
+        assert_eq!(members.heartbeat("two", HOUR).await, Ok(2));
+        assert_eq!(members.heartbeat("one", HOUR).await, Ok(2));
+        assert_eq!(members.heartbeat("two", Duration::ZERO).await, Ok(1));
+        assert!(members.heartbeat("three", brief).await.is_ok());
+        eventually("the third is over", SOON, || async {
+            members.heartbeat("one", HOUR).await == Ok(1)
+        })
+        .await;
+        assert_eq!(members.heartbeat("one", Duration::ZERO).await, Ok(0));
+        assert_eq!(server.command("KEYS *"), "");
+    }
+
+    #[tokio::test]
+    async fn an_instance_noted_before_the_clock_was_set_back_is_corrected_by_its_next_heartbeat() {
+        let server = RedisServer::start();
+        let members = members(&server).await;
+        // As noted by a clock that was years ahead.
+        assert_eq!(
+            server.command(&format!("ZADD {KEY} 4000000000000 one")),
+            "1"
+        );
+        assert_eq!(members.heartbeat("one", HOUR).await, Ok(1));
+        let left: u64 = server.command(&format!("PTTL {KEY}")).parse().unwrap();
+        assert!(left <= 3_600_000, "{left}");
+    }
+}

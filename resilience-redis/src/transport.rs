@@ -1,4 +1,9 @@
-//! One connection, to whatever the URL named. The only file that knows how the client crate connects.
+//! One connection to the server, the Sentinel group or the Cluster of a URL. The only file that knows how the client crate
+//! connects.
+//!
+//! # References
+//! [Guidelines for Redis clients with support for Sentinel](https://redis.io/docs/latest/develop/reference/sentinel-clients/)
+//! and the [Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
 
 use std::time::Duration;
 
@@ -20,14 +25,16 @@ pub(crate) enum Transport {
 
 pub(crate) type OnPush = std::sync::Arc<dyn Fn(PushInfo) + Send + Sync>;
 
-/// How long to try, and how long an unanswered packet may hang before the kernel gives the connection up.
+/// Time limits of sockets.
 #[derive(Clone, Copy)]
 pub(crate) struct Timeouts {
+    /// Maximum time for connecting.
     pub(crate) connect: Duration,
+    /// Maximum time that a packet may stay unacknowledged before the kernel closes the connection.
     pub(crate) unacknowledged: Duration,
 }
 
-/// Certificates, in PEM, that a server's must lead back to, in place of the system's own.
+/// Certificates of authorities, in PEM, in place of the system's.
 #[derive(Clone)]
 pub(crate) struct RootCertificates(
     #[cfg_attr(not(feature = "tls"), allow(dead_code))] pub(crate) Vec<u8>,
@@ -55,29 +62,29 @@ impl RootCertificates {
 
 impl Transport {
     pub(crate) async fn open(
-        target: &Endpoint,
-        time_limits: Timeouts,
+        endpoint: &Endpoint,
+        timeouts: Timeouts,
         roots: Option<&RootCertificates>,
         on_push: OnPush,
     ) -> RedisResult<Self> {
-        match target {
+        match endpoint {
             Endpoint::Single(info) => {
-                let info = info.clone().set_tcp_settings(tcp(time_limits));
+                let info = info.clone().set_tcp_settings(tcp(timeouts));
                 let client = match roots {
                     None => Client::open(info)?,
                     Some(roots) => roots.client(info)?,
                 };
-                Self::single(&client, time_limits, on_push).await
+                Self::single(&client, timeouts, on_push).await
             }
-            Endpoint::Sentinel { .. } => Self::sentinel(target, time_limits, roots, on_push).await,
-            Endpoint::Cluster(nodes) => Self::cluster(nodes, time_limits, roots).await,
+            Endpoint::Sentinel { .. } => Self::sentinel(endpoint, timeouts, roots, on_push).await,
+            Endpoint::Cluster(nodes) => Self::cluster(nodes, timeouts, roots).await,
         }
     }
 
-    async fn single(client: &Client, time_limits: Timeouts, on_push: OnPush) -> RedisResult<Self> {
+    async fn single(client: &Client, timeouts: Timeouts, on_push: OnPush) -> RedisResult<Self> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(time_limits.connect))
-            // Every command runs under a timeout of our own.
+            .set_connection_timeout(Some(timeouts.connect))
+            // Every command has a timeout of this crate's own.
             .set_response_timeout(None)
             .set_push_sender(sender(on_push));
         Ok(Self::Single(
@@ -87,11 +94,11 @@ impl Transport {
         ))
     }
 
-    /// Asks the sentinels anew who the master is: the answer of yesterday is the server that failed.
+    /// Asks the sentinels again for the master: the previous one may be the server that failed.
     #[cfg(feature = "sentinel")]
     async fn sentinel(
-        target: &Endpoint,
-        time_limits: Timeouts,
+        endpoint: &Endpoint,
+        timeouts: Timeouts,
         roots: Option<&RootCertificates>,
         on_push: OnPush,
     ) -> RedisResult<Self> {
@@ -101,18 +108,18 @@ impl Transport {
             service,
             settings,
             tls,
-        } = target
+        } = endpoint
         else {
             return Err(invalid("not a Sentinel URL"));
         };
-        // They are asked one after the other: a silent one must not be the first at every try.
+        // The sentinels are asked one after the other: a silent one must not be the first in every attempt.
         let mut nodes = nodes.clone();
         fastrand::shuffle(&mut nodes);
         let mut builder = SentinelClientBuilder::new(nodes, service, SentinelServerType::Master)?
             .set_client_to_redis_db(settings.db())
             .set_client_to_redis_protocol(settings.protocol())
-            .set_client_to_redis_tcp_settings(tcp(time_limits))
-            .set_client_to_sentinel_tcp_settings(tcp(time_limits));
+            .set_client_to_redis_tcp_settings(tcp(timeouts))
+            .set_client_to_sentinel_tcp_settings(tcp(timeouts));
         if let Some(username) = settings.username() {
             builder = builder.set_client_to_redis_username(username);
         }
@@ -133,7 +140,7 @@ impl Transport {
         #[cfg(not(feature = "tls"))]
         let _ = roots;
         let client = builder.build()?.async_get_client().await?;
-        Self::single(&client, time_limits, on_push).await
+        Self::single(&client, timeouts, on_push).await
     }
 
     #[cfg(not(feature = "sentinel"))]
@@ -149,14 +156,14 @@ impl Transport {
     #[cfg(feature = "cluster")]
     async fn cluster(
         nodes: &[redis::ConnectionInfo],
-        time_limits: Timeouts,
+        timeouts: Timeouts,
         roots: Option<&RootCertificates>,
     ) -> RedisResult<Self> {
         let builder = redis::cluster::ClusterClient::builder(nodes.to_vec())
             .use_protocol(redis::ProtocolVersion::RESP3)
-            .connection_timeout(time_limits.connect)
-            .tcp_settings(tcp(time_limits))
-            // Redirections are followed; waiting for a shard that is gone is the caller's budget's business.
+            .connection_timeout(timeouts.connect)
+            .tcp_settings(tcp(timeouts))
+            // Enough for redirections; a shard that is gone is not waited for here, since callers have a budget.
             .retries(2);
         #[cfg(feature = "tls")]
         let builder = match roots {
@@ -186,7 +193,7 @@ impl Transport {
         }
     }
 
-    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that keeps the key: two answers.
+    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that holds the key. Returns both answers.
     pub(crate) async fn send_pair(
         &mut self,
         key: &str,
@@ -197,7 +204,7 @@ impl Transport {
         pair.add_command(cmd.clone()).add_command(wait.clone());
         match self {
             Self::Single(conn) => {
-                // Where to find the key is a Cluster's question.
+                // Only a Cluster routes by key.
                 let _ = key;
                 conn.req_packed_commands(&pair, 0, 2).await
             }
@@ -211,7 +218,7 @@ impl Transport {
         }
     }
 
-    /// A round trip; of a Cluster, to the node that keeps the key.
+    /// Sends a PING with `nonce`; in a Cluster, to the node that holds `key`.
     pub(crate) async fn echo(&mut self, key: &str, nonce: &[u8]) -> RedisResult<Value> {
         let mut ping = redis::cmd("PING");
         ping.arg(nonce);
@@ -232,62 +239,62 @@ impl Transport {
         answer.and_then(Value::extract_error)
     }
 
-    /// A round trip; of a Cluster, to any one node: a shard that is gone is not the end of the others.
+    /// Sends a PING with `nonce`; in a Cluster, to any one node, since the loss of a shard leaves the others in use.
     pub(crate) async fn ping(&mut self, nonce: &[u8]) -> RedisResult<Value> {
         let mut ping = redis::cmd("PING");
         ping.arg(nonce);
-        self.ask_anyone(ping).await
+        self.ask_any(ping).await
     }
 
-    /// What the clock of the server, or of any one node of a Cluster, shows, in microseconds.
+    /// Reads the clock of the server, or of any one node of a Cluster, in microseconds.
     pub(crate) async fn time(&mut self) -> RedisResult<u64> {
-        let answer = self.ask_anyone(redis::cmd("TIME")).await?;
+        let answer = self.ask_any(redis::cmd("TIME")).await?;
         let (seconds, micros): (u64, u64) = redis::from_redis_value(answer)?;
         Ok(seconds.saturating_mul(1_000_000).saturating_add(micros))
     }
 
-    /// What the server, or any one node of a Cluster, says of its memory.
+    /// Reads the section `memory` of INFO from the server, or from any one node of a Cluster.
     pub(crate) async fn memory(&mut self) -> RedisResult<String> {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
-        let answer = self.ask_anyone(info).await?;
+        let answer = self.ask_any(info).await?;
         Ok(redis::from_redis_value(answer)?)
     }
 
-    async fn ask_anyone(&mut self, cmd: Cmd) -> RedisResult<Value> {
+    async fn ask_any(&mut self, cmd: Cmd) -> RedisResult<Value> {
         let answer = match self {
             Self::Single(conn) => conn.req_packed_command(&cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
                 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-                let anywhere = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
-                conn.route_command(cmd, anywhere).await
+                let any_node = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+                conn.route_command(cmd, any_node).await
             }
         };
         answer.and_then(Value::extract_error)
     }
 }
 
-/// A live connection to one server that carries subscriptions, and no commands whose answers anything depends on.
+/// A live connection to one server for subscriptions. Nothing depends on the answers of its other commands.
 #[derive(Clone)]
-pub(crate) struct PushConn(MultiplexedConnection);
+pub(crate) struct PubsubTransport(MultiplexedConnection);
 
-impl PushConn {
-    /// Of a Cluster, `target` is one of its nodes: each of them is told what is published on any.
+impl PubsubTransport {
+    /// Opens the connection. In a Cluster, `endpoint` is one of its nodes: each passes on all messages.
     pub(crate) async fn open(
-        target: &Endpoint,
-        time_limits: Timeouts,
+        endpoint: &Endpoint,
+        timeouts: Timeouts,
         roots: Option<&RootCertificates>,
         on_push: OnPush,
     ) -> RedisResult<Self> {
-        match Transport::open(target, time_limits, roots, on_push).await? {
+        match Transport::open(endpoint, timeouts, roots, on_push).await? {
             Transport::Single(conn) => Ok(Self(conn)),
             #[cfg(feature = "cluster")]
             Transport::Cluster(_) => Err(invalid("subscriptions need a single node")),
         }
     }
 
-    /// One channel, one command, one confirmation.
+    /// Subscribes to one channel: one command, one confirmation.
     pub(crate) async fn subscribe(&self, channel: &str) -> RedisResult<()> {
         self.0.clone().subscribe(channel).await
     }
@@ -305,7 +312,7 @@ impl PushConn {
         answer.extract_error().map(drop)
     }
 
-    /// What a node of a Cluster says of it.
+    /// Reads the state of the Cluster as the node sees it.
     pub(crate) async fn cluster_info(&self) -> RedisResult<String> {
         let mut info = redis::cmd("CLUSTER");
         info.arg("INFO");
@@ -313,7 +320,7 @@ impl PushConn {
         Ok(redis::from_redis_value(answer.extract_error()?)?)
     }
 
-    /// Where the nodes of a Cluster are, as one of them says. Without a host: the same as its own.
+    /// Reads the addresses of the nodes of the Cluster. An empty host means that of the node itself.
     pub(crate) async fn cluster_nodes(&self) -> RedisResult<Vec<(String, u16)>> {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
@@ -322,7 +329,7 @@ impl PushConn {
     }
 }
 
-/// From the answer to CLUSTER SLOTS: ranges of slots, each `first, last, node, node..`, each node `host, port, id..`.
+/// Parses the answer to CLUSTER SLOTS: ranges of slots, each `first, last, node, node..`, each node `host, port, id..`.
 fn nodes(slots: &Value) -> Vec<(String, u16)> {
     let list = |value: &Value| match value {
         Value::Array(items) => items.clone(),
@@ -358,10 +365,10 @@ fn sender(
     }
 }
 
-fn tcp(time_limits: Timeouts) -> TcpSettings {
+fn tcp(timeouts: Timeouts) -> TcpSettings {
     TcpSettings::default()
         .set_nodelay(true)
-        .set_user_timeout(time_limits.unacknowledged)
+        .set_user_timeout(timeouts.unacknowledged)
 }
 
 fn invalid(rule: &'static str) -> redis::RedisError {

@@ -1,4 +1,4 @@
-//! Where Redis is: one URL for a single server, a Sentinel group or a Cluster.
+//! URLs of a single server, a Sentinel group or a Cluster.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use redis::{
     TlsMode,
 };
 
-/// A Redis URL that was understood.
+/// A valid Redis URL.
 #[derive(Clone)]
 pub(crate) enum Endpoint {
     Single(ConnectionInfo),
     #[cfg_attr(
         not(feature = "sentinel"),
-        allow(dead_code, reason = "understood, and refused by name")
+        allow(dead_code, reason = "parsed, and refused with the name of the feature")
     )]
     Sentinel {
         nodes: Vec<ConnectionAddr>,
@@ -24,7 +24,7 @@ pub(crate) enum Endpoint {
     Cluster(Vec<ConnectionInfo>),
 }
 
-/// A Redis URL that cannot work. Never shows the password.
+/// An error in a Redis URL. Never shows the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidUrl {
     url: String,
@@ -100,8 +100,8 @@ enum Kind {
     Cluster,
 }
 
-/// `scheme://userinfo@host,host/path?query`, taken apart; the single URLs put together from it are the client
-/// crate's to parse.
+/// The parts of `scheme://userinfo@host,host/path?query`. The client crate parses the URLs of single hosts that are composed
+/// from them.
 struct Parts<'a> {
     kind: Kind,
     /// `redis`, `rediss` or the unix schemes.
@@ -149,7 +149,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// The database, which in a Sentinel URL comes after the name of the service.
+    /// The database; in a Sentinel URL it follows the name of the service.
     fn database(&self) -> &str {
         let path = self.path.trim_start_matches('/');
         if self.kind == Kind::Sentinel {
@@ -211,14 +211,14 @@ impl<'a> Parts<'a> {
 }
 
 fn has_port(host: &str) -> bool {
-    // "[::1]:26379" has one, "[::1]" and "::1" have not.
+    // "[::1]:26379" has one, "[::1]" and "::1" do not.
     host.rsplit_once(':').is_some_and(|(before, port)| {
         port.bytes().all(|digit| digit.is_ascii_digit())
             && (!before.contains(':') || before.ends_with(']'))
     })
 }
 
-/// The URL without what stands between `://` and `@`.
+/// The URL without user and password.
 fn redacted(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find('/').map_or(url.len(), |at| start + at);

@@ -178,7 +178,7 @@ impl Counts {
                 Claimed::Mismatch => drop(self.reused.fetch_add(1, Relaxed)),
                 // A failover may have forgotten that it is done, and left the claim. Its end was said.
                 Claimed::Busy { .. } if who == "reader" => {}
-                // Nobody else has ever asked for it.
+                // No other caller has asked for it before.
                 _ => drop(self.foreign.fetch_add(1, Relaxed)),
             }
         }
@@ -258,9 +258,11 @@ pub async fn in_a_cluster(
             2 | 4 => cluster.fail_over(&key),
             5 => {
                 let master = cluster.master_of(&key);
+                cluster.is_followed(master);
                 cluster.node_mut(master).kill();
                 cluster.has_another_master(&key, master);
                 cluster.node_mut(master).restart();
+                cluster.follows(master);
                 cluster.is_whole();
             }
             _ => {

@@ -321,7 +321,7 @@ async fn what_was_lost_is_restored_and_what_is_known_better_is_not(store: &dyn B
     assert_eq!(view.state, FleetState::Open);
 }
 
-/// With "nothing left" taken for "without end", nobody would ever probe again.
+/// With "nothing left" taken for "without end", no instance would ever probe again.
 async fn an_open_state_that_was_over_when_it_was_lost_is_over_when_it_is_restored(
     store: &dyn BreakerStore,
 ) {

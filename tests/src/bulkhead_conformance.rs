@@ -216,7 +216,7 @@ async fn a_lost_lease_is_told_so_and_releases_nothing(store: &dyn BulkheadStore)
         ..request("zombie", 1, 1)
     };
     let zombie = granted(store, name, &brief).await;
-    eventually("somebody else has the place", SOON, || async {
+    eventually("another holder has the place", SOON, || async {
         matches!(
             ask(store, name, &request("next", 1, 1)).await,
             Admission::Granted { .. }
@@ -306,7 +306,7 @@ async fn listening(store: &dyn BulkheadStore, name: &str) -> Wakeups {
         let mut heard = store.subscribe(name);
         heard.catch_up();
         assert!(release(store, name, "blocker", None).await);
-        let heard = heard.for_lease("probe");
+        let heard = heard.wait_for(|leases| leases.iter().any(|lease| **lease == *"probe"));
         let told = tokio::time::timeout(Duration::from_millis(100), heard).await;
         release(store, name, "probe", None).await;
         told.is_ok()
@@ -330,7 +330,8 @@ async fn who_waits_is_called_up_in_order_of_arrival(store: &dyn BulkheadStore) {
         .iter()
         .zip([&mut calls.clone(), &mut calls])
     {
-        tokio::time::timeout(SOON, calls.for_lease(lease))
+        let named = |leases: &Arc<[Arc<str>]>| leases.iter().any(|woken| **woken == **lease);
+        tokio::time::timeout(SOON, calls.wait_for(named))
             .await
             .unwrap_or_else(|_| panic!("{lease} is not called up"));
     }

@@ -161,7 +161,7 @@ impl Drop for FaultServer {
     }
 }
 
-/// An address where nobody listens.
+/// An address on which no server listens.
 ///
 /// # Panics
 /// If there is no port to be had.

@@ -275,7 +275,7 @@ async fn instances_are_counted_while_they_are_heard_of(store: &dyn LimitStore) {
     assert_eq!(
         heartbeat("live", "two", Duration::ZERO).await,
         0,
-        "nobody is left"
+        "no instance is left"
     );
 }
 

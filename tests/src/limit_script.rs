@@ -49,7 +49,7 @@ pub struct Compared {
     pub wrong: Option<String>,
 }
 
-/// Makes so many random calls, on one to three limits of a subject with up to three, to the scripts on `server` and to the
+/// Makes a number of random calls, on one to three limits of a subject with up to three, to the scripts on `server` and to the
 /// machine. Idle times of months, steps back, changes of plan, primes, costs from beyond every bound.
 ///
 /// # Panics
@@ -124,7 +124,7 @@ impl Held {
         Call { args, answer }
     }
 
-    /// What the script ought to answer, when so much is asked of these limits.
+    /// The expected answer of the script to these demands.
     fn decide(&mut self, asked: &[(usize, i64)]) -> (Vec<f64>, LimitOutcome) {
         let claims: Vec<Claim<'_>> = asked
             .iter()

@@ -66,7 +66,7 @@ impl Postgres {
                         running,
                     };
                 }
-                // Somebody else was quicker to take the port: try the next.
+                // Another process took the port first: try the next.
                 Err(log) => failures.push(log),
             }
         }
@@ -91,7 +91,7 @@ impl Postgres {
     }
 
     /// Stops every process of the server (`kill -STOP`): connections stay open, new ones are accepted by the kernel,
-    /// nobody answers.
+    /// no server answers.
     pub fn freeze(&self) {
         if let Some(running) = &*self.running() {
             running.freeze();
@@ -182,7 +182,7 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         let failed = std::thread::spawn(move || {
             let postgres = Postgres::start();
-            tell.send(postgres.processes()).expect("somebody listens");
+            tell.send(postgres.processes()).expect("the receiver lives");
             panic!("as a failing test does");
         })
         .join();

@@ -75,7 +75,7 @@ impl Process {
         self.answer().await
     }
 
-    /// The same, for an answer that is a number.
+    /// As above, for an answer that is a number.
     ///
     /// # Panics
     ///

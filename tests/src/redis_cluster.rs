@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::redis::{RedisServer, find};
 
-/// A running Cluster. Gone, with all nodes, when it is dropped.
+/// A running Cluster. All nodes end when it is dropped.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
@@ -18,8 +18,8 @@ pub struct RedisCluster {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl RedisCluster {
-    /// Three masters with a replica each. Takes some seconds. A node counts as failed after half a second of
-    /// silence, and a shard that is gone leaves the others at work.
+    /// Starts three masters with a replica each. Takes some seconds. A node counts as failed after half a second of
+    /// silence, and the loss of a shard leaves the others in use.
     #[must_use]
     pub fn start() -> Self {
         let args = [
@@ -50,7 +50,7 @@ impl RedisCluster {
         format!("redis-cluster://{}", all.join(","))
     }
 
-    /// The node that is master of the slot of `key` at the moment, as those that run say.
+    /// The number of the node that is the current master of the slot of `key`, according to a running node.
     ///
     /// # Panics
     ///
@@ -77,18 +77,18 @@ impl RedisCluster {
         answer.parse().expect("a slot")
     }
 
-    /// A node, by number.
+    /// The node with this number.
     #[must_use]
     pub fn node(&self, number: usize) -> &RedisServer {
         &self.nodes[number]
     }
 
-    /// A node, by number.
+    /// The node with this number.
     pub fn node_mut(&mut self, number: usize) -> &mut RedisServer {
         &mut self.nodes[number]
     }
 
-    /// Moves the slot of `key`, with its keys, to another master, as an operator does it. Returns that master.
+    /// Moves the slot of `key`, with its keys, to another master, as an operator would. Returns the number of that master.
     ///
     /// # Panics
     ///
@@ -134,7 +134,7 @@ impl RedisCluster {
         to
     }
 
-    /// Makes a replica the master of the slot of `key`, as an operator does it. Returns when it is.
+    /// Makes a replica the master of the slot of `key`, as an operator would, and waits until it is.
     ///
     /// # Panics
     ///
@@ -145,7 +145,7 @@ impl RedisCluster {
         let slot = self.slot(key);
         self.wait_until("a replica takes over", |cluster| {
             for node in &cluster.nodes {
-                // `id host:port@bus flags master ..`, and its own line has the flag `myself`.
+                // `id host:port@bus flags master ..`; the node's own line has the flag `myself`.
                 let lines = node.try_command("CLUSTER NODES").unwrap_or_default();
                 let own = lines.lines().find(|line| line.contains("myself"));
                 if own.is_some_and(|line| line.split_whitespace().nth(3) == Some(&id)) {
@@ -166,10 +166,64 @@ impl RedisCluster {
     /// When none is within a minute.
     pub fn has_another_master(&self, key: &str, former: usize) {
         let slot = self.slot(key);
+        let mut patience = Instant::now() + Duration::from_secs(5);
         self.wait_until("another master", |cluster| {
-            cluster
-                .find_master_of(slot)
-                .is_some_and(|found| found != former)
+            let found = cluster.find_master_of(slot);
+            if found.is_none_or(|found| found == former) && Instant::now() > patience {
+                cluster.help_owner_of(slot);
+                patience = Instant::now() + Duration::from_secs(1);
+            }
+            found.is_some_and(|found| found != former)
+        });
+    }
+
+    /// A replica may have been elected under an epoch that the dead master, whose slots had just moved, had given itself:
+    /// the other nodes do not believe it, and an operator has to help.
+    fn help_owner_of(&self, slot: u16) {
+        for node in &self.nodes {
+            let lines = node.try_command("CLUSTER NODES").unwrap_or_default();
+            let own = lines.lines().find(|line| line.contains("myself,master"));
+            let slots = own.map(|line| line.split(' ').skip(8));
+            if slots.is_some_and(|mut slots| slots.any(|range| holds(range, slot))) {
+                let _ = node.try_command("CLUSTER BUMPEPOCH");
+            }
+        }
+    }
+
+    /// Waits until a replica follows the node, and all nodes agree on its epoch and slots: only then can it take over. (An epoch that a
+    /// master gave itself for a slot that has moved is above that of a replica which has not heard of it.)
+    ///
+    /// # Panics
+    ///
+    /// When none does for a minute.
+    pub fn is_followed(&self, number: usize) {
+        self.wait_until("a replica follows", |cluster| {
+            let answer = cluster.nodes[number].try_command("INFO replication");
+            let is_followed = answer.is_ok_and(|answer| answer.contains("state=online"));
+            let id = cluster.nodes[number].try_command("CLUSTER MYID");
+            let id = id.unwrap_or_default();
+            // `id host:port@bus flags master ping pong epoch link slots..`
+            let views = cluster.nodes.iter().map(|node| {
+                let lines = node.try_command("CLUSTER NODES").ok()?;
+                let line = lines.lines().find(|line| line.starts_with(&id))?;
+                let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+                let slots = words[8..].iter().filter(|word| !word.starts_with('['));
+                Some((words[6].clone(), slots.cloned().collect::<Vec<_>>()))
+            });
+            let views: Vec<_> = views.collect();
+            is_followed && views[0].is_some() && views.iter().all(|view| *view == views[0])
+        });
+    }
+
+    /// Waits until the node is a replica, and linked.
+    ///
+    /// # Panics
+    ///
+    /// When it is not for a minute.
+    pub fn follows(&self, number: usize) {
+        self.wait_until("the node follows a master", |cluster| {
+            let answer = cluster.nodes[number].try_command("INFO replication");
+            answer.is_ok_and(|answer| answer.contains("master_link_status:up"))
         });
     }
 
@@ -210,10 +264,20 @@ impl RedisCluster {
         while !condition(self) {
             assert!(
                 start.elapsed() < PATIENCE,
-                "not within {PATIENCE:?}: {what}"
+                "not within {PATIENCE:?}: {what}\n{}",
+                self.said()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What the nodes say of each other.
+    fn said(&self) -> String {
+        let said = |node: &RedisServer| {
+            let lines = node.try_command("CLUSTER NODES");
+            format!("{}:\n{}\n", node.addr(), lines.unwrap_or_default())
+        };
+        self.nodes.iter().map(said).collect()
     }
 }
 
@@ -221,7 +285,7 @@ fn holds(range: &str, slot: u16) -> bool {
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     match (first.parse::<u16>(), last.parse::<u16>()) {
         (Ok(first), Ok(last)) => (first..=last).contains(&slot),
-        // `[slot->-node]`: under way.
+        // `[slot->-node]`: being moved.
         _ => false,
     }
 }

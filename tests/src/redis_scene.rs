@@ -1,4 +1,4 @@
-//! Instances of one breaker that a fleet shares through a real Redis, with calls going on.
+//! Instances of one shared breaker on a real Redis, with calls in progress.
 
 use std::{
     collections::BTreeMap,
@@ -34,10 +34,10 @@ use tracing_subscriber::{
 
 use crate::until::eventually;
 
-/// Long enough for anything that is bound to happen, on a busy machine too.
+/// Timeout for everything that has to happen, long enough for a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// What one command may cost here. More than the default, so that a busy machine is not taken for a hung server.
+/// Time budget of a command: more than the default, so that a busy machine is not mistaken for a hung server.
 pub const BUDGET: Duration = Duration::from_millis(250);
 
 /// Quick to report, so that tests are quick.
@@ -61,11 +61,11 @@ pub fn builder(name: &str, open_for: Duration) -> CircuitBreakerBuilder {
         .fleet_rules(rules())
 }
 
-/// A connection of its own, as every instance has.
+/// Opens a connection, as every instance does.
 ///
 /// # Panics
 ///
-/// When it is not up soon.
+/// When it is not up within [`SOON`].
 pub async fn connect(url: &str) -> Redis {
     let redis = Redis::builder(url)
         .budget(BUDGET)
@@ -97,7 +97,7 @@ impl Instance {
         Self { redis, breaker }
     }
 
-    /// Several of one name, which know of each other.
+    /// Starts several instances of one name, and waits until all are live.
     pub async fn fleet(
         url: &str,
         size: usize,
@@ -125,13 +125,13 @@ impl Instance {
             .ok()
     }
 
-    /// Whether this instance has lost the store.
+    /// Whether the store is unavailable to this instance.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.breaker.fleet().expect("it is shared").is_degraded()
     }
 
-    /// So many calls end so; those that are rejected do not.
+    /// Makes `calls` calls that end with `verdict`; rejected ones do not count.
     pub fn settle(&self, calls: usize, verdict: Verdict) {
         for _ in 0..calls {
             if let Ok(mut call) = self.breaker.acquire() {
@@ -140,7 +140,7 @@ impl Instance {
         }
     }
 
-    /// A call through the layer; true if it was let through.
+    /// Makes a call through the layer. Returns whether it passed.
     pub async fn call(&self, verdict: Verdict) -> bool {
         let service = self
             .breaker
@@ -155,7 +155,7 @@ impl Instance {
         !matches!(service.oneshot(()).await, Err(Error::Rejected(_)))
     }
 
-    /// Calls that are made while nothing else is done, until it is closed.
+    /// Makes calls that succeed until the breaker is closed.
     pub async fn call_until_closed(&self) {
         eventually("it closes", SOON, || async {
             self.call(Verdict::Success).await;
@@ -173,7 +173,7 @@ pub async fn all_are(fleet: &[Instance], state: State) {
     .await;
 }
 
-/// Opens the whole fleet: each fails too few calls to open alone.
+/// Opens the whole fleet: each instance fails too few calls to open alone.
 pub async fn open(fleet: &[Instance]) {
     fleet
         .iter()
@@ -181,7 +181,7 @@ pub async fn open(fleet: &[Instance]) {
     all_are(fleet, State::Open).await;
 }
 
-/// Calls through the layer, one after the other, of a service in memory that is well or sick at will.
+/// Calls through the layer, one after the other, to a service in memory that succeeds or fails on demand.
 #[derive(Debug)]
 pub struct Traffic {
     sick: Arc<AtomicBool>,
@@ -190,16 +190,16 @@ pub struct Traffic {
     task: Option<JoinHandle<()>>,
 }
 
-/// What the calls came to.
+/// Results of the calls.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Calls that the service answered well.
+    /// Calls that succeeded.
     pub succeeded: u64,
-    /// Calls that the service itself failed.
+    /// Calls that the service failed.
     pub failed: u64,
     /// Calls that the breaker rejected.
     pub rejected: u64,
-    /// How long the slowest of them took.
+    /// Duration of the slowest call.
     pub slowest: Duration,
 }
 
@@ -246,12 +246,12 @@ impl Traffic {
         }
     }
 
-    /// The service fails from now on, or answers well again.
+    /// Makes the service fail, or succeed again.
     pub fn set_sick(&self, sick: bool) {
         self.sick.store(sick, Relaxed);
     }
 
-    /// What the calls came to so far.
+    /// Results of the calls so far.
     #[must_use]
     pub fn seen(&self) -> Seen {
         self.seen
@@ -260,7 +260,7 @@ impl Traffic {
             .clone()
     }
 
-    /// Waits for `more` further calls that were answered well.
+    /// Waits for `more` further calls to succeed.
     pub async fn goes_on(&self, more: u64) {
         let before = self.seen().succeeded;
         eventually("calls go on", SOON, || async {
@@ -269,7 +269,7 @@ impl Traffic {
         .await;
     }
 
-    /// Makes no more calls.
+    /// Stops calling.
     ///
     /// # Panics
     ///
@@ -284,13 +284,13 @@ impl Traffic {
     }
 }
 
-/// The events of this process, from the first call on: counted by the name of the handle and the message.
+/// Counts the events about the handle `name` by message, from the first call of this function in the process on.
 pub fn events(name: &str) -> BTreeMap<String, usize> {
     let events = recorder().0.lock().unwrap_or_else(PoisonError::into_inner);
     events.get(name).cloned().unwrap_or_default()
 }
 
-/// How often the breaker `name` has told that its store is lost, and that it is back.
+/// Counts the events of breaker `name` that its store became unavailable, and that it is available again.
 #[must_use]
 pub fn told(name: &str) -> (usize, usize) {
     let events = events(name);
@@ -298,7 +298,7 @@ pub fn told(name: &str) -> (usize, usize) {
         let of = events
             .iter()
             .filter(|(message, _)| message.starts_with(start));
-        of.map(|(_, count)| count).sum()
+        of.map(|(_, count)| count).sum::<usize>()
     };
     (count("store unavailable"), count("store available"))
 }
@@ -313,7 +313,7 @@ fn recorder() -> &'static Recorder {
     RECORDER.get_or_init(|| {
         let recorder = Recorder::default();
         tracing::subscriber::set_global_default(Registry::default().with(recorder.clone()))
-            .expect("nobody else listens in this process");
+            .expect("the only subscriber of this process");
         recorder
     })
 }

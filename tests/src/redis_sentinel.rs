@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::redis::RedisServer;
 
-/// A running group. Gone when it is dropped.
+/// A running group. All processes end when it is dropped.
 #[derive(Debug)]
 pub struct RedisSentinels {
     servers: Vec<RedisServer>,
@@ -15,11 +15,11 @@ pub struct RedisSentinels {
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the sentinels call the group.
+/// Name of the group.
 pub const SERVICE: &str = "main";
 
 impl RedisSentinels {
-    /// One master, two replicas, three sentinels that take half a second of silence for a failure.
+    /// Starts one master, two replicas and three sentinels; half a second of silence counts as a failure.
     #[must_use]
     pub fn start() -> Self {
         let diskless = ["--repl-diskless-sync-delay", "0"];
@@ -56,11 +56,11 @@ impl RedisSentinels {
         format!("redis-sentinel://{}/{SERVICE}", all.join(","))
     }
 
-    /// The server that is master at the moment, as the sentinels say.
+    /// The number of the server that is the current master, according to the sentinels.
     ///
     /// # Panics
     ///
-    /// When none of them says.
+    /// When no sentinel answers.
     #[must_use]
     pub fn master(&self) -> usize {
         let said = self.sentinels.iter().find_map(|sentinel| {
@@ -72,23 +72,23 @@ impl RedisSentinels {
         found.expect("one of our servers")
     }
 
-    /// A server, by number.
+    /// The server with this number.
     #[must_use]
     pub fn server(&self, number: usize) -> &RedisServer {
         &self.servers[number]
     }
 
-    /// A server, by number.
+    /// The server with this number.
     pub fn server_mut(&mut self, number: usize) -> &mut RedisServer {
         &mut self.servers[number]
     }
 
-    /// A sentinel, by number.
+    /// The sentinel with this number.
     pub fn sentinel_mut(&mut self, number: usize) -> &mut RedisServer {
         &mut self.sentinels[number]
     }
 
-    /// Makes the sentinels name another master, although the present one is well. Returns when they have begun.
+    /// Makes the sentinels choose another master, although the current one is healthy. Returns when the failover has begun.
     ///
     /// # Panics
     ///
@@ -101,7 +101,7 @@ impl RedisSentinels {
         });
     }
 
-    /// Waits until the sentinels name another master than `former`, and it says so itself.
+    /// Waits until the sentinels name another master than `former`, and that server confirms it.
     ///
     /// # Panics
     ///

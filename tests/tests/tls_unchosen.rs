@@ -8,8 +8,8 @@ use resilience_tests::{redis_scene::SOON, until::eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_has_not_chosen_how_to_encrypt_is_told_and_can_still_choose() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("rediss://{}", nobody.local_addr().expect("an address"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("rediss://{}", listener.local_addr().expect("an address"));
     let builder = Redis::builder(&url).budget(Duration::from_millis(200));
     let redis = builder.connect().expect("good settings");
     let says = async |what: &'static str| {
@@ -18,6 +18,6 @@ async fn a_program_that_has_not_chosen_how_to_encrypt_is_told_and_can_still_choo
     };
     says("CryptoProvider").await;
     let _ = rustls::crypto::ring::default_provider().install_default();
-    drop(nobody);
+    drop(listener);
     says("refused").await;
 }

@@ -71,7 +71,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Of one of so many instances, under `rate` calls a second in all.
+    /// Settings of one of `instances` instances, under `rate` calls a second in total.
     pub(super) fn of(instances: usize, rate: u32) -> Self {
         let all = script::workers(rate) * 3 / 2;
         let floor = usize::try_from(guard::BUDGET_FLOOR).unwrap_or(usize::MAX) / instances;
@@ -126,7 +126,7 @@ pub(super) fn fleet_rules() -> FleetRules {
         .probe_lease(guard::PROBE_LEASE)
 }
 
-/// The same, in words.
+/// The settings in words.
 pub(super) fn fleet_settings() -> String {
     format!(
         "a report every {} ms, every {} ms while something fails; the fleet opens when the same rate holds for all \

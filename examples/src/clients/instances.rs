@@ -1,4 +1,4 @@
-//! Several instances of the guarded client, as so many processes of one service would be: each has a client, pools,
+//! Several instances of the guarded client, as several processes of one service would be: each has a client, pools,
 //! budgets and breakers of its own, and a share of the calls. Their breakers may be shared.
 
 use std::{
@@ -169,7 +169,7 @@ async fn look_after(store: Arc<Store>, instances: Arc<[Guarded]>) {
 }
 
 impl Sharing {
-    /// A connection for one of so many instances, if they share through Redis. Waits a little for it; what is not up by
+    /// A connection for one of several instances, if they share through Redis. Waits a little for it; what is not up by
     /// then may be up later.
     pub(crate) async fn connect(
         &self,

@@ -315,7 +315,7 @@ that never stopped asking is back at once; a breaker waits for its next probe. T
 What sharing gains depends on how much one instance sees by itself. With few calls each (the default), an instance
 takes long to be sure of what the fleet has seen together; with many (try --rate 150), each is sure as soon as the
 fleet. The probes are saved in any case: every instance of `guarded` sends its own, `shared` one set for all. With
---instances 1 there is nobody to share with.
+--instances 1 there is no instance to share with.
 Payments: an upstream books one when it begins with it, so an answer that is late or lost is about something that has
 happened. `plain` tries again; `guarded` and `shared` send a key with each, and their upstreams keep a record per key.
 What a client was not told of may have been made all the same: that is what asking again with the same key is for.

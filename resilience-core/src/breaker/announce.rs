@@ -32,7 +32,7 @@ impl Shared {
     fn tell(&self, transition: Transition) {
         self.gate.notify_waiters();
         self.trace(&transition);
-        self.pass_on(transition.asked);
+        self.propagate_cool_down(transition.asked);
         self.hub.send(|| Event {
             name: Arc::clone(&self.name),
             generation: transition.generation,

@@ -123,7 +123,7 @@ impl Permit {
         }
     }
 
-    /// Somebody has to wait for the call: if it is dropped, its age matters.
+    /// The call has to be waited for: if it is dropped, its age matters.
     #[inline]
     pub(super) fn wait(&mut self) {
         if self.since == Since::UNKNOWN && !self.is_settled() {
@@ -231,7 +231,7 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// Whoever drops a call because its time is up does it with the deadline still in place.
+/// A call that is dropped because its time is up is dropped with the deadline still in place.
 fn deadline_has_passed() -> bool {
     deadline::current().is_some_and(Deadline::is_past)
 }

@@ -133,7 +133,7 @@ impl fmt::Display for Missed {
 
 impl std::error::Error for Missed {}
 
-/// Sends events to subscribers. Costs nothing without one.
+/// The broadcast of events. Costs nothing without subscribers.
 #[derive(Debug)]
 pub(super) struct Hub {
     sender: OnceLock<broadcast::Sender<Event>>,
@@ -161,7 +161,7 @@ impl Hub {
             .get()
             .filter(|sender| sender.receiver_count() > 0)
         {
-            // Fails only when the last subscriber is gone.
+            // No receivers left: not an error.
             drop(sender.send(event()));
         }
     }

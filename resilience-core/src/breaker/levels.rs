@@ -1,7 +1,7 @@
 //! Gauges over one breaker or a family.
 
 use super::snapshot::{BreakerSnapshot, State};
-use crate::telemetry::{BREAKER_ORDER, BREAKER_PROBES, BREAKER_STATE, Reading};
+use crate::telemetry::{BREAKER_OVERRIDE, BREAKER_PROBES, BREAKER_STATE, Reading};
 
 /// Breakers by state and by override, and their probes in progress.
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl Levels {
         let states = states.map(|(state, count)| (&BREAKER_STATE, state, count));
         let orders = ORDERS.iter().zip(self.orders);
         let orders =
-            orders.map(|(active_override, count)| (&BREAKER_ORDER, *active_override, count));
+            orders.map(|(active_override, count)| (&BREAKER_OVERRIDE, *active_override, count));
         let probes = [(&BREAKER_PROBES, "", self.probes)];
         for (metric, attribute, value) in states.chain(orders).chain(probes) {
             out(Reading {

@@ -44,9 +44,9 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_to(3, model);
 }
 
-/// With at most so many preemptions: each multiplies the time.
+/// With a bound on preemptions: each multiplies the time.
 fn explore_to(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::CircuitBreakerBuilder::new();
+    let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
@@ -58,7 +58,7 @@ fn fail(machine: &Machine, now: Moment) {
     }
 }
 
-/// A result of the first generation comes in while a reset brings the second; `later` by so many seconds than the
+/// A result of the first generation comes in while a reset brings the second; `later` seconds after the
 /// window was last written.
 fn stale_in_time_window(later: u64) {
     explore_to(2, move || {

@@ -23,7 +23,7 @@ use crate::{
     stripe::Striped,
 };
 
-/// A service behind a circuit breaker. From [`CircuitBreakerLayer`].
+/// A service behind a circuit breaker. From [`CircuitBreakerLayer`](super::CircuitBreakerLayer).
 ///
 /// A clone is not ready and holds nothing. A call that was rejected because `poll_ready` found the breaker open is
 /// rejected even if it has closed meanwhile: the inner service was not asked whether it is ready.

@@ -213,7 +213,7 @@ impl Shared {
             Effect::ProbeBack => self.gate.notify_waiters(),
             Effect::FleetProbe => {
                 self.probes.settle(outcome.map(|outcome| !outcome.failed));
-                self.pass_on(outcome.and_then(|outcome| outcome.retry_after));
+                self.propagate_cool_down(outcome.and_then(|outcome| outcome.retry_after));
             }
             Effect::Transition => {
                 self.announce();
@@ -223,7 +223,7 @@ impl Shared {
     }
 
     /// The whole fleet heeds a pause that the dependency asked for.
-    pub(super) fn pass_on(&self, asked: Option<Duration>) {
+    pub(super) fn propagate_cool_down(&self, asked: Option<Duration>) {
         let honoured = self.machine.rules.open.honoured(asked);
         if let Some((member, time)) = self.member.as_ref().zip(honoured) {
             member.cool_down(self.clock.now() + time);

@@ -1,11 +1,11 @@
-//! How long a call holds its place: what a rejection's retry-after is made of.
+//! Hold times of permits, from which the retry-after of a rejection is estimated.
 //!
-//! A caller who is turned away wants to know when it is worth coming back. In a bulkhead with a limit of `n`, where
-//! calls hold their places for `h` on average, all that is in flight and queued now is through after
-//! `h * (1 + waiting / n)`. So `h` has to be known, at no cost to the calls that pass: only one permit in 64 notes
-//! the time when it is given out (the first one does, and so do those that come through the queue), and reports
-//! how long it was held. When nothing comes back at all, rejections notice: the count of calls that have passed
-//! stands still, so whoever is in there holds their place for at least as long as it has.
+//! In a bulkhead with a limit of `n`, where calls hold their permits for `h` on average, all calls
+//! that are in flight and queued now have ended after about `h * (1 + waiting / n)`. Measuring `h`
+//! must not slow down the calls that pass: only one permit in 64 notes the time when it is granted
+//! (the first one does, and so do those that went through the queue), and reports how long it was
+//! held. When no call ends at all, rejections notice it: the count of passed calls stands still, so
+//! the calls in flight have held their permits for at least that long.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use crate::{
 
 use super::semaphore::Load;
 
-/// No advice is shorter or longer.
+/// Bounds of a retry-after.
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(30);
-/// The advice while no call has come back.
+/// The retry-after before any call has ended.
 const UNKNOWN: Duration = Duration::from_millis(100);
 /// Each sample moves the average by an eighth of the way.
 const WEIGHT: i64 = 8;
 
-/// A running average of hold times, and the last time somebody was seen to pass.
+/// Moving average of hold times, and the last time that a call was seen to pass.
 #[derive(Debug, Default)]
 pub(super) struct HoldTimes {
     /// Nanoseconds; zero while there is no sample.
@@ -33,14 +33,14 @@ pub(super) struct HoldTimes {
     seen: AtomicU64,
 }
 
-/// Whether the permit given out when `passed` had passed before is one that measures.
+/// Whether the permit granted after `passed` others is measured.
 #[inline]
 pub(super) const fn is_sample(passed: u32) -> bool {
     passed.is_multiple_of(64)
 }
 
 impl HoldTimes {
-    /// A permit was held for `held`. Two at once may cost one sample; it is an estimate.
+    /// Adds a sample. Of two concurrent samples one may be lost: the average is an estimate.
     pub(super) fn record(&self, held: Duration) {
         let sample = i64::try_from(held.as_nanos()).unwrap_or(i64::MAX).max(1);
         let average = match self.average.load(Relaxed) {
@@ -51,7 +51,7 @@ impl HoldTimes {
         self.average.store(average.unsigned_abs().max(1), Relaxed);
     }
 
-    /// The average, if any call has come back.
+    /// The average, if any call has ended.
     pub(super) fn average(&self) -> Option<Duration> {
         match self.average.load(Relaxed) {
             0 => None,
@@ -59,7 +59,7 @@ impl HoldTimes {
         }
     }
 
-    /// When to come back, for a call that was turned away at `now` from a gate in the state `load`.
+    /// When to retry a call that was rejected at `now` under `load`.
     pub(super) fn retry_after(&self, load: Load, now: Moment) -> Duration {
         let hold = self
             .average()
@@ -71,7 +71,7 @@ impl HoldTimes {
             .clamp(SHORTEST, LONGEST)
     }
 
-    /// For how long nobody has passed.
+    /// Time since a call was last seen to pass.
     fn stuck(&self, passed: u32, now: Moment) -> Duration {
         const MILLIS: u64 = (1 << 40) - 1;
         let now = (now.as_nanos() / 1_000_000) & MILLIS;

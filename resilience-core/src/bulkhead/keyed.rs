@@ -1,19 +1,12 @@
-//! One bulkhead per key.
+//! A bulkhead per key.
 
-use std::{
-    fmt,
-    hash::Hash,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{hash::Hash, sync::Arc};
 
-use tower_layer::Layer;
-use tower_service::Service;
-
-use super::{Bulkhead, BulkheadBuilder, BulkheadSnapshot, Permit, ResponseFuture, shared::Totals};
+use super::{Bulkhead, builder::BulkheadBuilder, shared::Totals, snapshot::BulkheadSnapshot};
 use crate::{
-    completion::{self, Completion},
-    error::{InvalidConfig, Pattern, ServiceError},
+    admission::{AdmissionLayer, AdmissionService, PerKey},
+    completion::OnResponse,
+    error::{InvalidConfig, Pattern},
     keyed::{Evict, Family, InFamily, Keyed, Member, Members},
     telemetry::Reading,
 };
@@ -35,8 +28,8 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// A member that is idle for long enough is dropped and made anew when its key comes back; one with
-/// calls in flight or queued stays. The limits are in [`Keyed`].
+/// A member that is idle for long enough is dropped, and created again when its key returns; one
+/// with calls in flight or queued stays. The limits are in [`Keyed`].
 pub type KeyedBulkhead<K> = Family<K, Bulkhead>;
 
 impl BulkheadBuilder {
@@ -48,11 +41,12 @@ impl BulkheadBuilder {
     where
         K: Hash + Eq + Send + Sync + 'static,
     {
-        let (name, clock, settings) = self.resolved()?;
-        // The totals are the family's: nothing has to be kept of a member that leaves.
+        let settings = self.resolve()?;
+        let (name, clock) = (Arc::clone(&settings.name), settings.clock);
+        // The totals are the family's, so nothing has to be kept of a member that leaves.
         let totals = Arc::<Totals>::default();
         let of_all = Arc::clone(&totals);
-        let make = move |_: Option<&K>| settings.unregistered(&of_all);
+        let make = move |_: Option<&K>| Bulkhead::new(&settings, &of_all);
         Family::start(name, clock, limits, totals, make)
     }
 }
@@ -61,17 +55,13 @@ impl<K> KeyedBulkhead<K>
 where
     K: Hash + Eq + Send + Sync + 'static,
 {
-    /// A layer that sends each request through the bulkhead of `key(&request)`.
+    /// Creates a layer that sends each request through the bulkhead of `key(&request)`.
     pub fn layer<F>(&self, key: F) -> KeyedBulkheadLayer<K, F> {
-        KeyedBulkheadLayer {
-            bulkheads: self.clone(),
-            key,
-            completion: completion::OnResponse,
-        }
+        AdmissionLayer::new(PerKey::new(self.clone(), key))
     }
 
-    /// The sums over all members: places, calls in flight and queued, and the family's totals of
-    /// rejections. [`typical_hold`](BulkheadSnapshot::typical_hold) is left out.
+    /// Returns the sums over all members: permits, calls in flight and queued, and the family's
+    /// totals of rejections. [`typical_hold`](BulkheadSnapshot::typical_hold) is left out.
     #[must_use]
     pub fn snapshot(&self) -> BulkheadSnapshot {
         self.members(sum)
@@ -121,106 +111,9 @@ impl InFamily for Bulkhead {
     }
 }
 
-/// Makes [`KeyedBulkheadService`]s. See [`KeyedBulkhead::layer`].
-#[must_use]
-pub struct KeyedBulkheadLayer<K, F, U = completion::OnResponse> {
-    bulkheads: KeyedBulkhead<K>,
-    key: F,
-    completion: U,
-}
+/// Layer that limits concurrent calls per key. Created by [`KeyedBulkhead::layer`].
+pub type KeyedBulkheadLayer<K, F, C = OnResponse> = AdmissionLayer<PerKey<K, Bulkhead, F>, C>;
 
-impl<K, F, U> KeyedBulkheadLayer<K, F, U> {
-    /// When a call gives its place back. The default is when its response is there; an HTTP body
-    /// can keep it until it has been read.
-    pub fn complete_on<V>(self, completion: V) -> KeyedBulkheadLayer<K, F, V> {
-        KeyedBulkheadLayer {
-            bulkheads: self.bulkheads,
-            key: self.key,
-            completion,
-        }
-    }
-}
-
-impl<S, K, F: Clone, U: Clone> Layer<S> for KeyedBulkheadLayer<K, F, U> {
-    type Service = KeyedBulkheadService<S, K, F, U>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        KeyedBulkheadService {
-            inner,
-            bulkheads: self.bulkheads.clone(),
-            key: self.key.clone(),
-            completion: self.completion.clone(),
-        }
-    }
-}
-
-/// A service of whose calls so many *per key* can be in flight at once. Made by
-/// [`KeyedBulkheadLayer`].
-pub struct KeyedBulkheadService<S, K, F, U = completion::OnResponse> {
-    inner: S,
-    bulkheads: KeyedBulkhead<K>,
-    key: F,
-    completion: U,
-}
-
-impl<S, K, F, U, Req> Service<Req> for KeyedBulkheadService<S, K, F, U>
-where
-    S: Service<Req> + Clone,
-    S::Error: ServiceError,
-    K: Hash + Eq + Clone + Send + Sync + 'static,
-    F: Fn(&Req) -> K,
-    U: Completion<S::Response, Permit>,
-{
-    type Response = U::Response;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, Req, U>;
-
-    #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    #[inline]
-    fn call(&mut self, req: Req) -> Self::Future {
-        let key = (self.key)(&req);
-        let admission = self.bulkheads.with(&key, Bulkhead::admit);
-        ResponseFuture::new(&mut self.inner, req, admission, self.completion.clone())
-    }
-}
-
-impl<K, F: Clone, U: Clone> Clone for KeyedBulkheadLayer<K, F, U> {
-    fn clone(&self) -> Self {
-        Self {
-            bulkheads: self.bulkheads.clone(),
-            key: self.key.clone(),
-            completion: self.completion.clone(),
-        }
-    }
-}
-
-impl<S: Clone, K, F: Clone, U: Clone> Clone for KeyedBulkheadService<S, K, F, U> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            bulkheads: self.bulkheads.clone(),
-            key: self.key.clone(),
-            completion: self.completion.clone(),
-        }
-    }
-}
-
-impl<K, F, U> fmt::Debug for KeyedBulkheadLayer<K, F, U> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("KeyedBulkheadLayer")
-            .field(&self.bulkheads)
-            .finish()
-    }
-}
-
-impl<S, K, F, U> fmt::Debug for KeyedBulkheadService<S, K, F, U> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("KeyedBulkheadService")
-            .field(&self.bulkheads)
-            .finish()
-    }
-}
+/// Service with a limit on concurrent calls per key. Created by [`KeyedBulkheadLayer`].
+pub type KeyedBulkheadService<S, K, F, C = OnResponse> =
+    AdmissionService<S, PerKey<K, Bulkhead, F>, C>;

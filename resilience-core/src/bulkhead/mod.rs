@@ -1,14 +1,15 @@
-//! Bulkhead: a limit on how many calls are in flight at once, so that one slow dependency cannot take all of a
-//! program's memory, connections and threads with it.
+//! Bulkhead: a limit on concurrent calls, so that one slow dependency cannot take all memory,
+//! connections and threads of a program.
 //!
-//! A call that finds no room is rejected at once ([`Reason::Full`]). With a queue
-//! ([`queue`](BulkheadBuilder::queue)) it waits its turn, in order of arrival and for a bounded time, after which it is
-//! rejected as [`Reason::QueueTimedOut`]. There is no queue unless it is asked for, and
-//! none without bounds.
+//! A call that finds no permit is rejected at once ([`Reason::Full`]). With a queue
+//! ([`queue`](BulkheadBuilder::queue)) it waits, in order of arrival and for a bounded time, after
+//! which it is rejected as [`Reason::QueueTimedOut`]. By default there is no queue; a queue is
+//! always bounded.
 //!
-//! It is not a rate limit (it counts calls in flight, not calls per second), and not tower's `ConcurrencyLimit`:
-//! that one makes callers wait in `poll_ready`, where clones that have been polled and are never called keep their
-//! permits. Here a place is taken in `call`, and idle clones hold nothing.
+//! It is not a rate limit (it counts calls in flight, not calls per second), and not tower's
+//! `ConcurrencyLimit`: that one makes callers wait in `poll_ready`, where clones that were polled
+//! and are never called keep their permits. Here a permit is taken in `call`, and idle clones hold
+//! nothing.
 //!
 //! ```
 //! use std::time::Duration;
@@ -26,7 +27,7 @@
 //!     .service(service_fn(|n: u32| async move { Ok::<_, Rejected>(n + 1) }));
 //! assert_eq!(service.oneshot(1).await?, 2);
 //!
-//! // The same places, without tower:
+//! // The same permits, without tower:
 //! let permit = bulkhead.acquire().await?;
 //! assert_eq!(bulkhead.snapshot().in_flight, 1);
 //! drop(permit);
@@ -34,155 +35,166 @@
 //! ```
 //!
 //! # Between processes
-//! This one counts the calls of one process. [`fleet`] holds a whole fleet to one limit, with leases in a store.
+//! This bulkhead counts the calls of one process. [`fleet`] limits the calls of a whole fleet, with
+//! leases in a store.
 //!
 //! # Order
-//! Outside the circuit breaker, inside the retry: each attempt takes a place of its own and gives it back while the
-//! retry waits, and what waits in the queue is no evidence against the dependency. A [`Deadline`](crate::deadline)
-//! outside bounds the wait too: a call that would wait beyond it is rejected just before, as `QueueTimedOut`, so that
-//! time spent in the queue never looks like a timeout of the dependency.
+//! Outside the circuit breaker, inside the retry: each attempt takes a permit of its own and gives
+//! it back while the retry waits, and time spent in the queue is no evidence against the
+//! dependency. A [`Deadline`](crate::deadline) further out bounds the wait too: a call that would
+//! wait beyond it is rejected just before, as `QueueTimedOut`, so that time spent in the queue never
+//! looks like a timeout of the dependency.
 //!
 //! # Errors
-//! [`Rejected`] as above, with a [`retry_after`](Rejected::retry_after) estimated from how
-//! long calls have held their places lately (see [`retry_after`](BulkheadBuilder::retry_after)). Errors of the inner
-//! service are passed on.
+//! [`Rejected`] as above, with a [`retry_after`](Rejected::retry_after) estimated from recent hold
+//! times (see [`retry_after`](BulkheadBuilder::retry_after)). Errors of the inner service are passed
+//! on.
 //!
 //! # Cancellation and panics
-//! A dropped call gives its place to whoever has waited longest, or its position in the queue to nobody: those behind
-//! move up. A panic of the inner service, in `call` or when it is polled, gives the place back as the future is
-//! dropped.
+//! A dropped call passes its permit to the call that has waited longest; one that is dropped in the
+//! queue leaves it, and those behind it move up. A panic of the inner service, in `call` or when it
+//! is polled, gives the permit back as the future is dropped.
 //!
 //! # Readiness
-//! The service is ready when the inner one is; it never waits in `poll_ready` for a place. A call that has to queue
-//! takes a clone of the inner service that was *not* polled ready, and drives it to readiness once it has its place:
-//! nothing further down is reserved for a call that waits. For the same reason, a call that is rejected or queued
-//! lets go of the readiness of the inner service it was called on. This is why the inner service has to be `Clone`.
+//! As in every layer of [`admission`](crate::admission#readiness): ready when the inner service is;
+//! a call that waits reserves nothing further down.
 //!
 //! # Cost
-//! A passing call pays one compare-and-swap, one subtraction and a reference count of its own thread's: no
-//! allocation, no lock, no clock (one call in 64 reads it twice). A queued call pays for a lock, an allocation and a
-//! timer.
+//! A passing call pays one compare-and-swap, one subtraction and one count on its thread's own
+//! reference counter: no allocation, no lock, no clock (one call in 64 reads it twice). A queued
+//! call pays for a lock, two allocations and a timer.
+//!
+//! # References
+//! M. Nygard, *Release It!*, 2nd ed. 2018, "Bulkheads"; Little's law for the size of a limit.
 
 mod builder;
 pub mod fleet;
 mod hold_time;
 mod keyed;
 mod layer;
+mod permit;
 mod queue;
 mod semaphore;
+mod settings;
 mod shared;
+mod snapshot;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 pub use self::{
     builder::BulkheadBuilder,
     keyed::{KeyedBulkhead, KeyedBulkheadLayer, KeyedBulkheadService},
     layer::{BulkheadLayer, BulkheadService, ResponseFuture},
+    permit::Permit,
+    queue::Wait,
+    snapshot::BulkheadSnapshot,
 };
 
-use self::{hold_time::is_sample, queue::Wait, semaphore::Entry, shared::Shared};
+use self::{
+    semaphore::Entry,
+    settings::{Settings, check_limit},
+    shared::{Shared, Totals},
+};
 use crate::{
-    completion::{self, Guard},
+    admission::{Admission, AdmissionLayer, Refused},
     error::{InvalidConfig, Reason, Rejected},
-    stripe::{Local, Striped},
-    verdict::Verdict,
+    stripe::Striped,
 };
 
-/// A bulkhead, as its owner holds it. Clones share the places.
+/// Limit on concurrent calls. Clones share the permits.
 #[derive(Clone)]
 pub struct Bulkhead {
     shared: Striped<Shared>,
 }
 
 impl Bulkhead {
-    /// Starts a bulkhead called `name`, as it appears in rejections, events and metrics.
+    fn new(settings: &Settings, totals: &Arc<Totals>) -> Self {
+        let shared = Striped::new(Shared::new(settings, Arc::clone(totals)));
+        Self { shared }
+    }
+
+    /// Returns a builder for a bulkhead called `name` in rejections, events and metrics.
     pub fn builder(name: impl Into<Arc<str>>) -> BulkheadBuilder {
         BulkheadBuilder::new(name.into())
     }
 
-    /// A layer over this bulkhead's places. Any number of them share the places.
+    /// Creates a layer over this bulkhead's permits. Any number of layers share them.
     pub fn layer(&self) -> BulkheadLayer {
-        BulkheadLayer::new(self.clone(), completion::OnResponse)
+        AdmissionLayer::new(self.clone())
     }
 
-    /// Takes a place if there is one, without waiting in any queue.
+    /// Acquires a permit without waiting.
     ///
     /// # Errors
-    /// [`Reason::Full`] if all places are taken, or if others wait for one.
+    /// [`Reason::Full`] if all permits are held, or if calls wait for one.
     pub fn try_acquire(&self) -> Result<Permit, Rejected> {
         self.pass().ok_or_else(|| self.shared.reject(Reason::Full))
     }
 
-    /// Takes a place, waiting for it if the bulkhead has a queue. Nothing happens before the future is polled;
-    /// dropping it leaves the queue, or gives the place back.
+    /// Acquires a permit, waiting up to the queue's maximum if there is a queue. Nothing happens
+    /// before the future is polled; dropping it leaves the queue, or gives the permit back.
     ///
     /// # Errors
-    /// [`Reason::Full`] if there is neither a place nor room in the queue, [`Reason::QueueTimedOut`] if the wait
-    /// was too long.
+    /// [`Reason::Full`] if neither a permit nor room in the queue is left,
+    /// [`Reason::QueueTimedOut`] if the wait was too long.
     pub async fn acquire(&self) -> Result<Permit, Rejected> {
-        match self.admit() {
+        match self.admission() {
             Ok(permit) => Ok(permit),
-            Err(denied) => match *denied {
-                Denied::Queued(wait) => wait.await,
-                Denied::Rejected(rejected) => Err(rejected),
+            Err(refused) => match *refused {
+                Refused::Wait(wait) => wait.await,
+                Refused::No(rejected) => Err(rejected),
             },
         }
     }
 
-    /// Changes how many calls may be in flight, from now on. Calls that are in flight stay; waiting ones get the
-    /// places that are new.
+    /// Changes the limit on concurrent calls. Calls in flight go on; queued calls get the permits
+    /// that are added.
     ///
     /// # Errors
     /// If `max_concurrent` is zero or above 1,048,575.
     pub fn set_max_concurrent(&self, max_concurrent: usize) -> Result<(), InvalidConfig> {
-        builder::validate_limit(max_concurrent)?;
+        check_limit(max_concurrent)?;
         self.shared.semaphore.resize(max_concurrent);
         self.shared.hand_over();
         Ok(())
     }
 
-    /// The state of things at this moment.
+    /// Returns the state at this moment.
     #[must_use]
     pub fn snapshot(&self) -> BulkheadSnapshot {
         self.shared.snapshot()
     }
 
-    /// The name it was built with.
+    /// Returns the name it was built with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// A permit, a place in the queue, or no.
-    /// A permit if there is room.
+    /// Takes a permit if there is room.
     #[inline]
     fn pass(&self) -> Option<Permit> {
         let passed = self.shared.semaphore.enter()?;
-        Some(Permit::fast(self.shared.local(), passed))
+        Some(Permit::sampled(self.shared.local(), passed))
     }
 
+    /// Takes a permit or a position in the queue.
     #[inline]
-    fn admit(&self) -> Admission {
+    fn admission(&self) -> Admission<Permit, Wait> {
         match self.pass() {
             Some(permit) => Ok(permit),
-            None => self.admit_full(),
+            None => self.admission_when_full(),
         }
     }
 
     #[cold]
-    fn admit_full(&self) -> Admission {
+    fn admission_when_full(&self) -> Admission<Permit, Wait> {
         match self.shared.semaphore.enter_or_queue() {
             Entry::Passed => Ok(Permit::measured(self.shared.local())),
-            Entry::Queued(ticket) => {
-                let wait = Wait::new(self.shared.local(), ticket);
-                Err(Box::new(Denied::Queued(wait)))
-            }
-            Entry::Full => {
-                let rejected = self.shared.reject(Reason::Full);
-                Err(Box::new(Denied::Rejected(rejected)))
-            }
+            Entry::Queued(ticket) => Err(Refused::wait(Wait::new(self.shared.local(), ticket))),
+            Entry::Full => Err(Refused::no(self.shared.reject(Reason::Full))),
         }
     }
 }
@@ -194,81 +206,4 @@ impl fmt::Debug for Bulkhead {
             .field("snapshot", &self.snapshot())
             .finish()
     }
-}
-
-/// What a [`Bulkhead`] looks like at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BulkheadSnapshot {
-    /// Calls that hold a place.
-    pub in_flight: usize,
-    /// Calls that wait for one.
-    pub queued: usize,
-    /// How many places there are.
-    pub max_concurrent: usize,
-    /// Calls rejected so far because there was neither a place nor room in the queue. Of a keyed bulkhead: of the
-    /// whole family.
-    pub rejected_full: u64,
-    /// Calls rejected so far because they waited too long. Of a keyed bulkhead: of the whole family.
-    pub rejected_queue_timed_out: u64,
-    /// How long a call holds its place, as a moving average over samples; none before the first.
-    pub typical_hold: Option<Duration>,
-}
-
-/// A place in a [`Bulkhead`], given back when it is dropped.
-#[must_use = "a permit that is dropped is given back"]
-pub struct Permit {
-    shared: Local<Shared>,
-    /// When it was given out, in nanoseconds of a [`Moment`], if this permit measures; else zero.
-    since: u64,
-}
-
-impl Permit {
-    #[inline]
-    fn fast(shared: Local<Shared>, passed: u32) -> Self {
-        if is_sample(passed) {
-            return Self::measured(shared);
-        }
-        Self { shared, since: 0 }
-    }
-
-    fn measured(shared: Local<Shared>) -> Self {
-        let since = shared.clock.now().as_nanos();
-        Self { shared, since }
-    }
-}
-
-/// How a call ends makes no difference to a bulkhead; that it ends does.
-impl Guard for Permit {
-    #[inline]
-    fn settle(&mut self, _: Verdict) {}
-}
-
-impl Drop for Permit {
-    #[inline]
-    fn drop(&mut self) {
-        if self.since != 0 {
-            self.shared.record(self.since);
-        }
-        if self.shared.semaphore.leave() {
-            self.shared.hand_over();
-        }
-    }
-}
-
-impl fmt::Debug for Permit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit")
-            .field("bulkhead", &self.shared.name)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A permit, or something that is only pointed at: a call that passes stays in registers this way.
-type Admission = Result<Permit, Box<Denied>>;
-
-/// What becomes of a call that finds no room.
-enum Denied {
-    Queued(Wait),
-    Rejected(Rejected),
 }

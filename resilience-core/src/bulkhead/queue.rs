@@ -1,32 +1,34 @@
-//! A call in the queue.
+//! A call that waits in the queue.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Permit, semaphore::Ticket, shared::Shared};
+use super::{permit::Permit, semaphore::Ticket, shared::Shared};
 use crate::{
-    deadline,
+    deadline::before_deadline,
     error::{Reason, Rejected},
     stripe::Local,
 };
 
 pin_project! {
-    /// A ticket on its way to a permit.
-    pub(super) struct Wait {
+    /// Wait for a permit in the queue of a bulkhead. Dropping it leaves the queue, or gives the
+    /// permit back.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Wait {
         shared: Local<Shared>,
         ticket: Ticket,
         until: Instant,
-        // Made when it is first polled: making one asks for a runtime.
+        // Created by the first poll, since a timer needs a runtime.
         #[pin]
         timer: Option<Sleep>,
-        // Whether the ticket has been turned in.
+        // Whether the ticket was exchanged for a permit or a rejection.
         over: bool,
     }
 
@@ -34,8 +36,8 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if !*this.over && !this.shared.semaphore.cancel(*this.ticket) {
-                // The place came, and nobody came for it.
-                drop(Permit { shared: this.shared.clone(), since: 0 });
+                // The permit was granted in the meantime: give it back.
+                drop(Permit::unmeasured(this.shared.clone()));
             }
         }
     }
@@ -44,7 +46,7 @@ pin_project! {
 impl Wait {
     pub(super) fn new(shared: Local<Shared>, ticket: Ticket) -> Self {
         Self {
-            until: give_up_at(shared.max_wait),
+            until: before_deadline(shared.max_wait),
             shared,
             ticket,
             timer: None,
@@ -53,24 +55,13 @@ impl Wait {
     }
 }
 
-/// When a wait ends that begins now.
-pub(super) fn give_up_at(max_wait: Duration) -> Instant {
-    let now = Instant::now();
-    let until = now.checked_add(max_wait).unwrap_or(now + FOREVER);
-    match deadline::current() {
-        Some(deadline) => {
-            let last = deadline.instant().checked_sub(BEFORE_DEADLINE);
-            until.min(last.unwrap_or(now))
-        }
-        None => until,
+impl fmt::Debug for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wait")
+            .field("bulkhead", &self.shared.name)
+            .finish_non_exhaustive()
     }
 }
-
-/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers: whoever guards the
-/// deadline further out must hear "no place", not run into a timeout of its own and blame the dependency for it.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
-/// As tokio has it: 30 years.
-const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 impl Future for Wait {
     type Output = Result<Permit, Rejected>;
@@ -91,7 +82,7 @@ impl Future for Wait {
             }
         }
         *this.over = true;
-        // The place may have come between the look at the queue and the end of the timer: then it is kept.
+        // A permit granted between the look at the queue and the end of the timer is kept.
         if waits && semaphore.cancel(*this.ticket) {
             return Poll::Ready(Err(this.shared.reject(Reason::QueueTimedOut)));
         }

@@ -1,4 +1,4 @@
-//! What all clones of a bulkhead share.
+//! The state that all clones of a bulkhead share.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -6,14 +6,15 @@ use std::{
     time::Duration,
 };
 
-use super::{BulkheadSnapshot, hold_time::HoldTimes, semaphore::Semaphore};
+use super::{
+    hold_time::HoldTimes, semaphore::Semaphore, settings::Settings, snapshot::BulkheadSnapshot,
+};
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
     telemetry::{self, Reading, Scope, Source, counters},
 };
 
-/// What all clones share.
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) semaphore: Semaphore<Waker>,
@@ -28,11 +29,27 @@ counters! {
     /// Rejections. One per family of keyed bulkheads, so that they survive the eviction of a member.
     #[expect(unnameable_types, reason = "sealed")]
     pub struct Totals;
-    full = BULKHEAD_REJECTIONS "full", "Calls rejected because everything was taken.";
+    full = BULKHEAD_REJECTIONS "full", "Calls rejected because no permit and no room in the queue was left.";
     timed_out = BULKHEAD_REJECTIONS "queue_timed_out", "Calls that waited in the queue for too long.";
 }
 
 impl Shared {
+    /// The state of a bulkhead that the exporter does not know of.
+    pub(super) fn new(settings: &Settings, totals: Arc<Totals>) -> Self {
+        let length = settings.queue.map_or(0, |queue| queue.length);
+        Self {
+            name: Arc::clone(&settings.name),
+            semaphore: Semaphore::new(settings.max_concurrent, length),
+            max_wait: settings
+                .queue
+                .map_or(Duration::ZERO, |queue| queue.max_wait),
+            retry_after: settings.retry_after,
+            clock: settings.clock,
+            hold_times: HoldTimes::default(),
+            totals,
+        }
+    }
+
     pub(super) fn snapshot(&self) -> BulkheadSnapshot {
         let load = self.semaphore.load();
         BulkheadSnapshot {

@@ -14,14 +14,14 @@ use tokio::time::Instant;
 
 use crate::clock::{Clock, Moment};
 
-/// A moment by which a call must be over, together with the clock that measures it. One word, `Copy`.
+/// Moment by which a call must be over, with the clock that measures it. One word, `Copy`.
 ///
-/// It is a fact, not a timer: nothing is cut off by it until something acts on it. [`TimeoutLayer`] does, retry reads
-/// it before it sleeps, and an outbound HTTP client passes the remainder on.
+/// It is a value, not a timer, and cuts nothing off by itself. [`TimeoutLayer`] enforces it, retry reads it before it
+/// sleeps, and an outbound HTTP client passes the remainder on.
 ///
 /// [`TimeoutLayer`]: super::TimeoutLayer
-// Nanoseconds, then a bit for the clock, then a bit that is set, so that `Option<Deadline>` is a word too. As a struct
-// of two fields it is written field by field and read back as a whole, which the processor can only do slowly.
+// Nanoseconds, then a bit for the clock, then a bit that is set, so that `Option<Deadline>` is one word too. A struct of
+// two fields would be written field by field and read back as a whole, which is slow on the processor.
 #[derive(Clone, Copy)]
 pub struct Deadline(NonZeroU64);
 
@@ -32,7 +32,7 @@ const TOKIO: u64 = 0b10;
 impl Deadline {
     /// The moment `wait` from now, on the clock of the [`current`] deadline, or else on [`Clock::auto`].
     ///
-    /// A wait of centuries saturates: such a deadline never comes.
+    /// Saturates at 146 years.
     #[must_use]
     pub fn after(wait: Duration) -> Self {
         let clock = current().map_or_else(Clock::auto, Self::clock);
@@ -63,7 +63,7 @@ impl Deadline {
         Clock::from_is_tokio(self.0.get() & TOKIO != 0)
     }
 
-    /// How much time is left; zero once it is past. Reads the clock.
+    /// The time left; zero once it is past. Reads the clock.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.moment().since(self.clock().now())
@@ -92,8 +92,8 @@ impl Deadline {
         if other_is_earlier { other } else { self }
     }
 
-    /// Past from here on, whatever the clock says: timers and clocks agree only to within a few microseconds, and
-    /// whoever is dropped because a timer has fired must not read that there is time left.
+    /// This deadline, at most now: timers and clocks agree only to within a few microseconds, and a future that is
+    /// dropped because its timer has fired must not read that time is left.
     pub(super) fn expired(self) -> Self {
         let now = self.clock().now();
         Self::at(self.moment().min(now), self.clock())
@@ -110,10 +110,10 @@ thread_local! {
     static CURRENT: Cell<Option<Deadline>> = const { Cell::new(None) };
 }
 
-/// The deadline of the code that is running: of the innermost [`scope`] or timeout layer around it.
+/// Returns the deadline of the running code: that of the innermost [`scope`] or timeout layer around it.
 ///
-/// Visible in everything that the scoped future polls itself, whatever the request type; not in tasks that it spawns
-/// ([`inherit`] carries it there) nor on blocking threads. Costs about a nanosecond and reads no clock.
+/// Visible in everything that the scoped future polls itself, for every request type; not in tasks that it spawns
+/// ([`inherit`] carries it there), nor on blocking threads. Costs about a nanosecond and reads no clock.
 #[inline]
 #[must_use]
 pub fn current() -> Option<Deadline> {
@@ -137,11 +137,11 @@ impl Drop for Entered {
     }
 }
 
-/// Makes `deadline` the [`current`] one for everything that `future` does, its drop included.
+/// Makes `deadline` the [`current`] one while `future` is polled and while it is dropped.
 ///
-/// Inside another scope the earlier of the two counts, so a scope can shorten what is left but never stretch it. It
-/// tells, it does not cut: put a [`TimeoutLayer`](super::TimeoutLayer) inside, or wait with
-/// `tokio::time::timeout_at(deadline.instant(), ..)`, to end what takes too long.
+/// Inside another scope the earlier of the two applies, so a scope can shorten the time left but never extend it. It
+/// does not end anything: use a [`TimeoutLayer`](super::TimeoutLayer) inside, or
+/// `tokio::time::timeout_at(deadline.instant(), ..)`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -162,10 +162,10 @@ pub const fn scope<F>(deadline: Deadline, future: F) -> Scope<F> {
     }
 }
 
-/// Makes `deadline` the [`current`] one while `work` runs: [`scope`] for what is no future. A service uses it around
-/// the `call` of the next one, which reads the deadline there.
+/// Makes `deadline` the [`current`] one while the function `work` runs, e.g. around the `call` of an inner service, which
+/// reads the deadline there.
 ///
-/// Inside another scope the earlier of the two counts.
+/// Inside another scope the earlier of the two applies.
 ///
 /// ```
 /// use std::time::Duration;
@@ -180,10 +180,10 @@ pub fn sync_scope<T>(deadline: Deadline, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Carries the [`current`] deadline into a future that another task will run:
+/// Carries the [`current`] deadline into a future that another task runs:
 /// `tokio::spawn(deadline::inherit(work))`. Without a current deadline it changes nothing.
 ///
-/// Leave it out for work that is meant to outlive the call.
+/// Not for work that continues after the call.
 pub fn inherit<F>(future: F) -> Scope<F> {
     Scope {
         future: Some(future),
@@ -235,9 +235,8 @@ pub(super) fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<
     }
 }
 
-/// When a wait of at most `max_wait` that begins now ends: one tick of tokio's timers before the deadline of the current
-/// call at the latest, so that a guard of the deadline further out receives a rejection and not a timeout that looks like
-/// the dependency's.
+/// The end of a wait of at most `max_wait` that begins now: at the latest one tick of tokio's timers before the current
+/// deadline, so that the outer deadline layer receives a rejection and not a timeout that looks like the dependency's.
 pub(crate) fn before_deadline(max_wait: Duration) -> Instant {
     const MARGIN: Duration = Duration::from_millis(1);
     // As tokio has it: 30 years.

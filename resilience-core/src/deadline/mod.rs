@@ -1,9 +1,9 @@
-//! Deadlines: how long a call may take, known to everything beneath it.
+//! Deadlines: time limits of calls, visible to every layer and service below.
 //!
-//! A [`Timeout`] gives each call a time. Its layer makes the [`Deadline`] that follows from it the [`current`] one
-//! for all that the call does: inner timeouts are shortened to it, retry does not start what cannot end before it,
-//! an outbound HTTP client passes the remainder on, and your own code can read it. It is not a timer per await, and
-//! it does not reach into tasks that the call spawns ([`inherit`] does).
+//! A [`Timeout`] limits the time of each call. Its layer makes the resulting [`Deadline`] the [`current`] one during the
+//! call: inner timeouts are shortened to it, retry starts no attempt that cannot end before it, an outbound HTTP client
+//! passes the remainder on, and application code can read it. It sets no timer per await, and tasks that the call spawns
+//! do not see it unless they [`inherit`] it.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,22 +26,22 @@
 //!
 //! # What is bounded, and how
 //!
-//! - The deadline of a call is the earlier of `now + timeout` and the deadline that it comes in under. So an inner
-//!   timeout never outlives an outer deadline.
-//! - The inner future is polled first and the timer second: an answer that is there at the deadline is kept.
-//! - At the deadline the inner future is dropped while the deadline is still current, so that guards beneath (a
-//!   breaker's) can see that it was time that ended the call, and not a caller that lost interest. The caller gets
+//! - The deadline of a call is the earlier of `now + timeout` and the current deadline. So an inner timeout never ends
+//!   after an outer deadline.
+//! - The inner future is polled first and the timer second: a response that is available at the deadline is kept.
+//! - At the deadline the inner future is dropped while the deadline is still current, so that guards below (a
+//!   breaker's) can tell an expired call from one that was cancelled. The caller gets
 //!   [`TimedOut`](crate::Reason::TimedOut): a transient failure of the dependency, for breakers and retries above.
 //! - A call whose deadline has passed is not made: [`NoTimeLeft`](crate::Reason::NoTimeLeft).
-//! - Waiting for readiness is bounded too. When the inner service has kept a caller waiting for the timeout,
-//!   `poll_ready` answers "ready" and the next call is refused with `NoTimeLeft`; so `ready().await` never hangs, and
-//!   a worker behind tower's `Buffer` survives. A wait that ends well is not deducted from the call that follows:
-//!   readiness belongs to the service, not to a request. [`scope`] around both bounds the sum.
+//! - Waiting for readiness is bounded too. When the inner service was not ready for the timeout, `poll_ready`
+//!   returns ready and the next call is rejected with `NoTimeLeft`; so `ready().await` never hangs, and a worker behind
+//!   tower's `Buffer` survives. A wait that succeeds is not deducted from the call that follows: readiness belongs to
+//!   the service, not to a request. [`scope`] around both bounds the sum.
 //!   [`gate`](TimeoutLayer::gate) turns this off.
-//! - A call that is refused keeps nothing below: the inner service gives way to a fresh clone of itself. This is why
-//!   it has to be `Clone`.
+//! - A rejected call reserves nothing below: a fresh clone replaces the inner service, which therefore has to be
+//!   `Clone`.
 //!
-//! A response body is outside: the call ends with the response. `resilience-http` bounds bodies.
+//! Response bodies are not covered: the call ends with the response. `resilience-http` bounds bodies.
 //!
 //! # Cancellation
 //!
@@ -54,27 +54,35 @@
 //! # Order
 //!
 //! Outermost for the deadline of the whole call, retries included; a second one innermost for the deadline of each
-//! attempt. A breaker notices timeouts on both sides of it.
+//! attempt. A breaker records timeouts on both sides of it.
 //!
 //! # Cost
 //!
 //! One clock reading (10 ns) and one count on the thread's own reference counter; no allocation. The timer is
-//! registered when the inner future is pending for the first time (about 100 ns, once); a ready answer never pays it.
+//! registered when the inner future is pending for the first time (about 100 ns, once), never for a ready response.
 //!
 //! # Differences from `tower::timeout`
 //!
 //! The error type stays; the deadline is visible; nested deadlines shrink; readiness is covered; no timer is made
-//! for an answer that is ready.
+//! for a response that is ready.
+//!
+//! # References
+//!
+//! "Addressing Cascading Failures", section "Latency and Deadlines", in: Site Reliability Engineering, O'Reilly, 2016;
+//! gRPC, "Deadlines".
 
 mod current;
+mod future;
 mod layer;
 mod readiness;
+mod service;
 mod timeout;
 
-#[allow(unused_imports, reason = "queues move onto it one at a time")]
 pub(crate) use current::before_deadline;
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
-pub use layer::{PerRequest, ResponseFuture, SameForAll, TimeoutLayer, TimeoutService};
+pub use future::ResponseFuture;
+pub use layer::{PerRequest, SameForAll, TimeoutLayer};
+pub use service::TimeoutService;
 pub use timeout::Timeout;
 
 #[cfg(test)]

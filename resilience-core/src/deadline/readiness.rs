@@ -1,4 +1,4 @@
-//! How long a caller has waited for the inner service to become ready.
+//! The wait of a caller for the inner service to become ready.
 
 use std::{
     pin::Pin,
@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A waiter that is still there polls soon after its timer has fired. Whoever comes later than this is somebody
-/// else, who has not waited at all.
+/// Maximum time between the end of a wait and the poll of the same waiter. A later poll is from another caller, which
+/// has not waited yet.
 const PROMPT: Duration = Duration::from_millis(100);
 
 /// One wait for readiness. Exists only while the inner service is not ready, hence the box.
@@ -26,8 +26,8 @@ impl Wait {
         }
     }
 
-    /// Ready when this waiter has waited long enough. A new waiter, who found the note that an earlier one left
-    /// behind, gets its own full time.
+    /// Ready when this waiter has waited until `until`. A new waiter that finds the wait of an earlier one gets its full
+    /// time.
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         let due = self.timer.deadline();
         let now = Instant::now();
@@ -37,7 +37,7 @@ impl Wait {
             self.timer.as_mut().reset(until);
             self.waiter.clone_from(cx.waker());
         }
-        // The inner service may have spent the task's cooperative budget; the wait ends all the same.
+        // The inner service may have spent the task's cooperative budget; the wait ends nevertheless.
         Pin::new(&mut tokio::task::unconstrained(self.timer.as_mut())).poll(cx)
     }
 }

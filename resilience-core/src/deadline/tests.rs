@@ -68,7 +68,7 @@ impl Service<()> for Gated {
     }
 }
 
-/// What a guard beneath the layer sees when the call's future is dropped.
+/// What a guard below the layer sees when the call's future is dropped.
 #[derive(Clone, Default)]
 struct SeenInDrop(Arc<Mutex<Option<Option<bool>>>>);
 
@@ -153,7 +153,7 @@ async fn waiting_for_readiness_counts_too() {
     assert_eq!(reason(service.call(()).await), Some(Reason::NoTimeLeft));
     assert_eq!(inner.calls.load(Relaxed), 0);
     assert!(inner.polls.load(Relaxed) <= 4, "{:?}", inner.polls);
-    // The next caller waits anew.
+    // The next caller waits again.
     service.ready().await.unwrap();
     assert_eq!(start.elapsed(), ms(200));
 }

@@ -1,11 +1,8 @@
-//! The handle: a name, a duration, and what it has counted.
+//! The handle: a name, a duration and counters.
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -14,19 +11,19 @@ use crate::{
     clock::Clock,
     error::{InvalidConfig, Pattern, Reason, Rejected},
     stripe::Striped,
-    telemetry::{self, DEADLINE_REJECTIONS, DEADLINE_TIMEOUTS, Reading, Scope},
+    telemetry::{self, Reading, Scope, counters},
 };
 
-/// How long calls may take, under a name. Clones share the counters, and so do all layers made from it.
+/// Time limit for calls, under a name. Clones share the counters, and so do all layers made from it.
 ///
-/// See the [module](super) for what exactly is cut off and when.
+/// The [module](super) says what exactly is cut off and when.
 #[derive(Clone)]
 pub struct Timeout {
     shared: Striped<Shared>,
 }
 
 impl Timeout {
-    /// Calls through the layers of this handle may take `after`.
+    /// A timeout called `name`: calls through its layers may take `after`.
     ///
     /// # Errors
     ///
@@ -35,8 +32,8 @@ impl Timeout {
         Self::with_clock(name, after, Clock::auto())
     }
 
-    /// The same, on a clock of the caller's choice. A call that comes in under a deadline is measured on that
-    /// deadline's clock instead.
+    /// As [`new`](Self::new), on a given clock. A call under a current deadline is measured on the clock of that
+    /// deadline instead.
     ///
     /// # Errors
     ///
@@ -53,41 +50,40 @@ impl Timeout {
             name: name.into(),
             after,
             clock,
-            timed_out: AtomicU64::new(0),
-            rejected: AtomicU64::new(0),
+            counters: Counters::default(),
         });
         telemetry::register(shared.shared());
         Ok(Self { shared })
     }
 
-    /// A layer that bounds each call by this timeout and by the deadline it comes in under, whichever is earlier.
+    /// A layer that bounds each call by this timeout and by the current deadline, whichever is earlier.
     #[must_use]
     pub fn layer(&self) -> TimeoutLayer {
         TimeoutLayer::new(self.shared.clone(), SameForAll)
     }
 
-    /// The name it was made with.
+    /// The name that it was built with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// How long calls may take.
+    /// The time limit of each call.
     #[must_use]
     pub fn after(&self) -> Duration {
         self.shared.after
     }
 
-    /// How many calls were cut off at their deadline.
+    /// Number of calls cut off at their deadline.
     #[must_use]
     pub fn timed_out(&self) -> u64 {
-        self.shared.timed_out.load(Relaxed)
+        self.shared.counters.timed_out.load(Relaxed)
     }
 
-    /// How many calls were not made because no time was left for them.
+    /// Number of calls not made because no time was left.
     #[must_use]
     pub fn rejected(&self) -> u64 {
-        self.shared.rejected.load(Relaxed)
+        self.shared.counters.rejected.load(Relaxed)
     }
 }
 
@@ -106,16 +102,22 @@ pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) after: Duration,
     pub(super) clock: Clock,
-    timed_out: AtomicU64,
-    rejected: AtomicU64,
+    counters: Counters,
+}
+
+counters! {
+    /// Counters of a [`Timeout`].
+    struct Counters;
+    timed_out = DEADLINE_TIMEOUTS, "Calls cut off at their deadline.";
+    rejected = DEADLINE_REJECTIONS, "Calls not made because no time was left.";
 }
 
 impl Shared {
     #[cold]
     pub(super) fn reject(&self, reason: Reason) -> Rejected {
         let counter = match reason {
-            Reason::TimedOut => &self.timed_out,
-            _ => &self.rejected,
+            Reason::TimedOut => &self.counters.timed_out,
+            _ => &self.counters.rejected,
         };
         let scope = Scope::new(Pattern::Deadline, &self.name);
         scope.count_and_reject(counter, reason, None)
@@ -132,16 +134,7 @@ impl telemetry::Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        for (metric, counter) in [
-            (&DEADLINE_TIMEOUTS, &self.timed_out),
-            (&DEADLINE_REJECTIONS, &self.rejected),
-        ] {
-            out(Reading {
-                metric,
-                attribute: "",
-                value: counter.load(Relaxed),
-            });
-        }
+        self.counters.read(out);
     }
 }
 

@@ -1,14 +1,13 @@
-//! The one error that every layer raises, and how it travels through a stack.
+//! The error that every layer raises, and the error types of stacks.
 //!
 //! Layers do not wrap each other's errors. A layer's `Service::Error` is the inner service's error
-//! type; when the layer itself has to say no, it makes a [`Rejected`] and converts it with `From`.
+//! type; a layer that rejects a call makes a [`Rejected`] and converts it with `From`.
 //! A stack of six layers has the error type of a stack of one.
 //!
 //! - Typed stacks use [`Error<E>`]: `Rejected` or the service's own `E`.
-//!   [`WrapErrorLayer`](wrap::WrapErrorLayer) brings a service whose error is a plain `E` there.
+//!   [`WrapErrorLayer`](wrap::WrapErrorLayer) converts a service whose error is a plain `E`.
 //! - Stacks of tower's `BoxError` work as they are.
-//! - An error enum of your own joins in with two small impls: `From<Rejected>` and
-//!   [`ServiceError`].
+//! - Other error types need two small impls: `From<Rejected>` and [`ServiceError`].
 
 mod pattern;
 mod reason;
@@ -23,11 +22,11 @@ pub use self::{
 
 use crate::verdict::Verdict;
 
-/// A call that a layer of this toolkit did not let through, or gave up on: which pattern, which
-/// instance of it, why, and how long to wait before it is worth another try.
+/// A rejection of a call by a layer, or the end of a call that a layer gave up on: pattern, name of the handle, reason,
+/// and how long to wait before a retry can succeed.
 ///
 /// It is not an error of the dependency. The one exception is [`Reason::TimedOut`], which is raised
-/// after the dependency was given its time: [`verdict`](Self::verdict) tells the two apart.
+/// after the dependency had its time: [`verdict`](Self::verdict) tells the two apart.
 ///
 /// ```
 /// use std::time::Duration;
@@ -39,8 +38,8 @@ use crate::verdict::Verdict;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rejected(Box<Details>);
 
-/// Behind a pointer: a `Result` is moved through every layer of a stack, and a call that passes
-/// should not have to carry the room for a rejection along.
+/// Boxed, since a `Result` is moved through every layer of a stack: a call that passes should not carry the space of a
+/// rejection.
 #[derive(Clone, PartialEq, Eq)]
 struct Details {
     pattern: Pattern,
@@ -61,20 +60,20 @@ impl Rejected {
         }))
     }
 
-    /// Adds how long to wait before another try can be of use.
+    /// Sets how long to wait before a retry can succeed.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(wait);
         self
     }
 
-    /// Which pattern said no.
+    /// The pattern that rejected the call.
     #[must_use]
     pub fn pattern(&self) -> Pattern {
         self.0.pattern
     }
 
-    /// Why.
+    /// The reason.
     #[must_use]
     pub fn reason(&self) -> Reason {
         self.0.reason
@@ -86,14 +85,13 @@ impl Rejected {
         &self.0.name
     }
 
-    /// How long to wait before another try can be of use, where the layer knows.
+    /// How long to wait before a retry can succeed, where the layer knows.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// What this says about the dependency: nothing, unless the dependency was given its time and
-    /// did not answer.
+    /// What this says about the dependency: nothing, unless the dependency had its time and did not answer.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self.0.reason {
@@ -137,12 +135,12 @@ impl StdError for Rejected {}
 pub enum Error<E> {
     /// A layer of the stack did not let the call through, or gave up on it.
     Rejected(Rejected),
-    /// What the guarded service itself said.
+    /// The guarded service failed with its own error.
     Service(E),
 }
 
 impl<E> Error<E> {
-    /// The service's own error, if it is one.
+    /// The service's own error, if this is one.
     pub const fn service(&self) -> Option<&E> {
         match self {
             Self::Service(error) => Some(error),
@@ -150,7 +148,7 @@ impl<E> Error<E> {
         }
     }
 
-    /// The rejection, if it is one.
+    /// The rejection, if this is one.
     pub const fn rejected(&self) -> Option<&Rejected> {
         match self {
             Self::Rejected(rejected) => Some(rejected),
@@ -183,12 +181,11 @@ impl<E: StdError + 'static> StdError for Error<E> {
     }
 }
 
-/// What a layer asks of the error type of the service that it wraps: it can be made from a
-/// [`Rejected`], and a `Rejected` raised further down can be seen in it.
+/// Requirement of every layer on the error type of its inner service: it can be made from a [`Rejected`], and a
+/// `Rejected` raised further down can be found in it.
 ///
-/// The second half is what keeps layers from feeding each other: a breaker must not count the
-/// "full" of a bulkhead beneath it as a failure of the dependency, whatever classifier the user
-/// wrote.
+/// The second half separates the layers from each other: a breaker must not count the "full" of a bulkhead below it as a
+/// failure of the dependency, whichever classifier is set.
 ///
 /// ```
 /// use resilience_core::{Rejected, ServiceError};
@@ -205,7 +202,7 @@ impl<E: StdError + 'static> StdError for Error<E> {
 /// }
 /// ```
 pub trait ServiceError: From<Rejected> {
-    /// The rejection that this error is, or wraps.
+    /// Returns the rejection that this error is, or wraps.
     fn as_rejected(&self) -> Option<&Rejected>;
 }
 
@@ -221,7 +218,7 @@ impl<E> ServiceError for Error<E> {
     }
 }
 
-/// Looks along the chain of sources, so that a `Rejected` is found inside whatever wrapped it.
+/// Searches the chain of sources, so that a `Rejected` is found inside any error that wraps it.
 impl ServiceError for Box<dyn StdError + Send + Sync> {
     fn as_rejected(&self) -> Option<&Rejected> {
         let mut next: Option<&(dyn StdError + 'static)> = Some(self.as_ref());
@@ -235,7 +232,7 @@ impl ServiceError for Box<dyn StdError + Send + Sync> {
     }
 }
 
-/// A builder was given a value that cannot work. Names the field, the value and the rule it breaks.
+/// Error of a builder for a value that cannot work: the field, the value and the rule that it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidConfig {
     field: &'static str,
@@ -244,7 +241,7 @@ pub struct InvalidConfig {
 }
 
 impl InvalidConfig {
-    /// `field` was set to `value`, but `rule` ("must be above zero").
+    /// The error for `field`, which was set to `value` but `rule` ("must be above zero").
     #[must_use]
     pub fn new(field: &'static str, value: impl fmt::Debug, rule: &'static str) -> Self {
         Self {
@@ -254,7 +251,7 @@ impl InvalidConfig {
         }
     }
 
-    /// The field, as the builder's method is called.
+    /// The field: the name of the builder's method.
     #[must_use]
     pub const fn field(&self) -> &'static str {
         self.field

@@ -101,7 +101,7 @@ impl Pattern {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CustomPattern(&'static str);
 
-/// `==` is not for constants.
+/// `==` for constants.
 const fn same(one: &str, other: &str) -> bool {
     let (one, other) = (one.as_bytes(), other.as_bytes());
     if one.len() != other.len() {

@@ -1,10 +1,10 @@
-//! The reasons for a rejection, each stated once: with everything that answers, metrics and logs
-//! say about it.
+//! The reasons for a rejection, each stated once, with all that responses, metrics and logs
+//! contain about it.
 
 use std::fmt;
 
-/// What a reason means to the caller, in terms that every protocol has. Closed on purpose: a
-/// protocol maps all of these, and with them every [`Reason`], also those that are added later.
+/// Meaning of a reason for the caller, in terms that every protocol has. Exhaustive on purpose: a protocol maps all of
+/// these, and with them every [`Reason`], also those that are added later.
 ///
 /// | kind | HTTP | gRPC |
 /// |---|---|---|
@@ -16,9 +16,9 @@ use std::fmt;
 /// | `Internal` | 500 | `INTERNAL` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReasonKind {
-    /// The service, or something that it depends on, does not serve such calls at the moment.
+    /// The service, or one of its dependencies, does not serve such calls at the moment.
     Unavailable,
-    /// The caller has used up what it is allowed in a time.
+    /// The caller has used up its rate.
     RateLimited,
     /// The time allowed for the call is over.
     OutOfTime,
@@ -58,7 +58,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What it means to the caller, in terms that every protocol has.
+            /// Meaning for the caller, in terms that every protocol has.
             #[must_use]
             pub const fn kind(self) -> ReasonKind {
                 match self {
@@ -66,7 +66,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// Whether another try soon may succeed, where the layer cannot say when.
+            /// Whether a retry soon may succeed, where the layer cannot say when.
             #[must_use]
             pub const fn retry_soon(self) -> bool {
                 match self {

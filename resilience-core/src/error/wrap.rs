@@ -1,12 +1,12 @@
-//! Brings a service with an error type of its own into a typed stack.
+//! Conversion of a service with an error type of its own to a typed stack.
 //!
-//! The layers of this toolkit ask for an error that a [`Rejected`](crate::Rejected) can be turned
-//! into. A service whose error is tower's `BoxError` has that already, and so has one of
-//! [`Error<E>`]. For everything else, put [`WrapErrorLayer`] innermost: it turns `E` into
-//! [`Error::Service`]`(E)` and changes nothing else.
+//! The layers of this toolkit need an error that a [`Rejected`](crate::Rejected) can be converted
+//! into. tower's `BoxError` and [`Error<E>`] are such errors. For all others, put
+//! [`WrapErrorLayer`] innermost: it turns `E` into [`Error::Service`]`(E)` and changes nothing
+//! else.
 //!
-//! It is not an error mapper for general use: that is tower's `MapErr`, which would do here too, at
-//! the price of a stack type with a closure in it.
+//! tower's `MapErr` maps errors in general and would work too, with a closure in the type of the
+//! stack.
 //!
 //! ```
 //! use resilience_core::{Error, error::wrap::WrapErrorLayer};
@@ -37,13 +37,13 @@ use tower_service::Service;
 
 use super::Error;
 
-/// Makes [`WrapErrorService`]s.
+/// Layer that converts errors `E` to [`Error<E>`].
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct WrapErrorLayer;
 
 impl WrapErrorLayer {
-    /// The layer. It has no state and no settings.
+    /// The layer. It has neither state nor settings.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -58,7 +58,7 @@ impl<S> Layer<S> for WrapErrorLayer {
     }
 }
 
-/// A service of error `E` as one of [`Error<E>`].
+/// Service whose error `E` is converted to [`Error<E>`]. Made by [`WrapErrorLayer`].
 #[derive(Clone, Copy, Debug)]
 pub struct WrapErrorService<S> {
     inner: S,

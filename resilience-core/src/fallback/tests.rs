@@ -156,7 +156,7 @@ async fn the_other_service_is_polled_ready_before_it_is_called_and_not_before_it
     let failing = service_fn(async |_: u32| Err::<u32, BoxError>("down".into()));
     let mut service = Fallback::service("f", other.clone(), |n: &u32| Some(*n)).layer(failing);
     let ready = service.ready().await.unwrap();
-    // The fallback's one place is taken by somebody else: nothing was reserved.
+    // The fallback's one place is taken by another caller: nothing was reserved.
     let mut taken = task::spawn(other);
     assert_ready_ok!(taken.enter(|cx, mut other| Service::<u32>::poll_ready(&mut *other, cx)));
     let mut call = task::spawn(ready.call(4));

@@ -62,19 +62,12 @@ impl Waker {
 
 /// Ends the agent when it is dropped.
 pub(crate) struct AgentHandle {
-    waker: Waker,
     tasks: HandleTasks,
+    /// The last clone of a store's handle ends all agents of the store.
+    _store: StoreHandle,
 }
 
 impl AgentHandle {
-    pub(crate) fn waker(&self) -> &Waker {
-        &self.waker
-    }
-
-    pub(crate) fn wake(&self) {
-        self.waker.wake();
-    }
-
     /// The tasks of the handle: for further ones that a shutdown is to wait for.
     pub(crate) fn tasks(&self) -> &HandleTasks {
         &self.tasks
@@ -103,12 +96,15 @@ pub(crate) fn spawn<A: Agent>(
     agent: A,
     pushes: Option<Subscription<A::Push>>,
     waker: Waker,
-    tasks: &StoreHandle,
+    store: &StoreHandle,
     runtime: &Handle,
 ) -> AgentHandle {
-    let tasks = tasks.of_handle();
-    tasks.spawn(runtime, run(agent, pushes, waker.clone(), tasks.clone()));
-    AgentHandle { waker, tasks }
+    let tasks = store.of_handle();
+    tasks.spawn(runtime, run(agent, pushes, waker, tasks.clone()));
+    AgentHandle {
+        tasks,
+        _store: store.clone(),
+    }
 }
 
 pub(super) async fn run<A: Agent>(

@@ -22,7 +22,10 @@ use super::{
     health::{Edge, Health},
     store::{StoreError, StoreFuture},
 };
-use crate::{backoff::Backoff, error::Pattern};
+use crate::{
+    backoff::{Backoff, Delays},
+    error::Pattern,
+};
 
 /// The cheapest question of a store trait: whether the store answers. Asked while it is unavailable.
 pub(crate) trait Probe: Send + Sync + 'static {
@@ -76,11 +79,21 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         &'a self,
         step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
-        if !self.is_available() {
-            self.keep_probing();
+        if !self.accepts_calls() {
             return Err(StoreError::unavailable());
         }
         self.attempt(step).await
+    }
+
+    /// Whether [`call`](Self::call) would ask the store. While it would not, also sees to it that the task that asks the
+    /// store runs: for callers that decide without the error.
+    #[inline]
+    pub(crate) fn accepts_calls(&self) -> bool {
+        if self.is_available() {
+            return true;
+        }
+        self.keep_probing();
+        false
     }
 
     /// One step, within the budget, whether or not the store is available: for what completes, gives back or acknowledges.
@@ -99,9 +112,28 @@ impl<S: Probe + ?Sized> StoreClient<S> {
     pub(crate) async fn call_until<'a, T>(
         &'a self,
         until: Instant,
+        step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        self.repeat(until, false, step).await
+    }
+
+    /// As [`call_until`](Self::call_until), for a step that must not be done twice: also ends with the first error after
+    /// which the store may have done it.
+    pub(crate) async fn call_once_until<'a, T>(
+        &'a self,
+        until: Instant,
+        step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        self.repeat(until, true, step).await
+    }
+
+    async fn repeat<'a, T>(
+        &'a self,
+        until: Instant,
+        once: bool,
         mut step: impl FnMut(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
-        let mut delays = backoff().delays();
+        let mut delays = retry_delays();
         let mut ambiguous = false;
         loop {
             let mut error = match self.attempt(&mut step).await {
@@ -110,7 +142,7 @@ impl<S: Probe + ?Sized> StoreClient<S> {
             };
             ambiguous |= error.ambiguous;
             let wait = delays.next().unwrap_or(LONGEST_PAUSE);
-            if Instant::now() + wait >= until {
+            if Instant::now() + wait >= until || once && ambiguous {
                 error.ambiguous = ambiguous;
                 return Err(error);
             }
@@ -121,6 +153,17 @@ impl<S: Probe + ?Sized> StoreClient<S> {
     #[inline]
     pub(crate) fn is_available(&self) -> bool {
         self.0.health.is_available()
+    }
+
+    /// Waits until the store is available, but not beyond `until`. Whether it is.
+    pub(crate) async fn available_by(&self, until: Instant) -> bool {
+        while !self.accepts_calls() {
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(FIRST_PAUSE).await;
+        }
+        true
     }
 
     /// Wakes an agent whenever the store is available again after it was not. The first call wins.
@@ -221,7 +264,7 @@ impl<S: ?Sized> Inner<S> {
 
 /// Asks the store until it answers, or the last handle is gone.
 async fn probe<S: Probe + ?Sized>(inner: Weak<Inner<S>>, _probing: Probing<S>) {
-    for wait in backoff().delays() {
+    for wait in retry_delays() {
         sleep(wait).await;
         let Some(inner) = inner.upgrade() else {
             return;
@@ -248,9 +291,9 @@ impl<S: ?Sized> Drop for Probing<S> {
     }
 }
 
-/// The pauses between attempts. Jittered, so that a fleet does not return to its store in one moment.
-fn backoff() -> Backoff {
-    Backoff::decorrelated_jitter(FIRST_PAUSE, LONGEST_PAUSE)
+/// The delays between attempts. Jittered, so that a fleet does not return to its store in one moment.
+pub(crate) fn retry_delays() -> Delays {
+    Backoff::decorrelated_jitter(FIRST_PAUSE, LONGEST_PAUSE).delays()
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(25);

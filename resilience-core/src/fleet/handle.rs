@@ -1,4 +1,4 @@
-//! One process' use of one store: background tasks, their orderly end, and the sign of life.
+//! One process' use of one store: background tasks, their orderly end, and the heartbeat.
 
 use std::{
     any::{Any, TypeId},
@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::membership::{MemberStore, Membership};
 
-/// One process' use of one store: its background tasks, and its sign of life.
+/// One process' use of one store: its background tasks, and its heartbeat.
 ///
 /// A store keeps one and returns it from its trait's `handle` method; clones of the store share it. All handles built on
 /// the store (breakers, limits, ..) register their tasks with it, so that one [`shutdown`](Self::shutdown) ends them

@@ -1,4 +1,4 @@
-//! The sign of life: one heartbeat for all handles that use one store handle.
+//! The membership heartbeat: one for all handles that use one store handle.
 
 use std::{sync::Arc, time::Duration};
 

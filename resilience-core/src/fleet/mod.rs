@@ -27,8 +27,6 @@
 //! # Shutdown
 //! Handles that run a task have a `shutdown` method. [`StoreHandle::shutdown`] ends all tasks of a store.
 
-#![allow(dead_code, reason = "the patterns move onto the kernel one at a time")]
-
 mod agent;
 mod client;
 mod handle;
@@ -51,13 +49,9 @@ pub use self::{
     subscription::{Pushed, Subscription},
 };
 
-#[allow(
-    unused_imports,
-    reason = "the patterns move onto the kernel one at a time"
-)]
 pub(crate) use self::{
     agent::{Agent, AgentHandle, Waker, spawn},
-    client::{Probe, StoreClient},
+    client::{Probe, StoreClient, retry_delays},
     handle::HandleTasks,
     heartbeat::join,
     instance::instance_id,

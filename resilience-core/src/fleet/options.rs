@@ -54,7 +54,7 @@ impl FleetOptions {
         self
     }
 
-    /// Interval of this instance's sign of life; at least 10 ms. An instance is no longer counted as live when nothing
+    /// Interval of this instance's heartbeat; at least 10 ms. An instance is no longer counted as live when nothing
     /// was heard of it for three intervals.
     pub const fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = Some(interval);

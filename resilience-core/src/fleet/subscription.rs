@@ -95,8 +95,6 @@ impl<T: fmt::Debug> fmt::Debug for Subscription<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
@@ -143,9 +141,5 @@ mod tests {
         assert!(gone.upgrade().is_some());
         drop(other);
         assert!(gone.upgrade().is_none());
-    }
-
-    fn _is_send(mut subscription: Subscription<()>) -> impl Future<Output = Pushed<()>> + Send {
-        async move { subscription.next().await }
     }
 }

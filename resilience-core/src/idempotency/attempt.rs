@@ -1,4 +1,4 @@
-//! What work knows of the claim that it is done under.
+//! One attempt at the work, as the work sees it.
 
 use std::{
     fmt,
@@ -12,116 +12,134 @@ use tokio::sync::watch;
 use super::{
     key,
     outcome::{CodecError, to_json},
-    record::{Previous, WriteOutcome},
-    shared::{Shared, ms},
-    store::StoreError,
-    worker::{HeldClaim, Worker},
+    record::{Holder, Previous, WriteOutcome},
+    settings::ms,
+    shared::Shared,
+    store::{RecordClient, StoreError},
 };
 
 tokio::task_local! {
     pub(super) static CURRENT: Attempt;
 }
 
-/// One attempt at the work: its fence, what the last attempt has left, keys for what it calls, and whether it still
-/// holds the lease. Cheap to clone.
+/// A granted claim, and the store that granted it.
+#[derive(Clone)]
+pub(super) struct HeldClaim {
+    pub(super) store: RecordClient,
+    pub(super) holder: Holder,
+}
+
+/// One attempt at the work: its fence, the checkpoint of an earlier attempt, keys for the calls that the work makes, and
+/// whether the lease still holds. Cheap to clone.
 #[derive(Clone)]
 pub struct Attempt(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
     key: Arc<str>,
+    /// `None`: without protection.
     held: Option<HeldClaim>,
     previous: Previous,
     checkpoint: Option<Bytes>,
     lost: watch::Sender<bool>,
-    /// The last one that was saved, here or before, as the store has it.
+    /// The last checkpoint as the store has it, from this attempt or an earlier one.
     saved: Mutex<Option<Bytes>>,
 }
 
-/// Why a checkpoint was not saved. The work may go on; a next attempt begins where the last checkpoint was.
+/// Why a checkpoint was not saved. The work may go on; a next attempt begins at the last saved checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointFailed {
-    /// Larger than the handle allows.
+    /// The checkpoint is larger than the handle allows.
     #[error("{bytes} bytes are more than the {most} that a checkpoint may have")]
     TooLarge {
-        /// Its bytes.
+        /// Size of the checkpoint in bytes.
         bytes: usize,
-        /// What is allowed.
+        /// Maximum size in bytes.
         most: usize,
     },
-    /// It has no form in JSON, or could not be sealed.
+    /// The checkpoint cannot be represented in JSON, or could not be sealed.
     #[error("{0}")]
     Codec(#[from] CodecError),
-    /// Somebody else holds the key: stop.
-    #[error("somebody else holds the key")]
+    /// Another attempt holds the key: stop the work.
+    #[error("another attempt holds the key")]
     Lost,
-    /// The work is done [without protection](super::Unreachable::Open).
+    /// The work runs [without protection](crate::fleet::OnOutage::FailOpen), so there is no record.
     #[error("there is no record to save it in")]
     Unguarded,
-    /// The store gave no answer.
+    /// The store failed or had no answer in time.
     #[error("the store gave no answer: {0}")]
     Store(StoreError),
 }
 
 impl Attempt {
-    pub(super) fn new(worker: &Worker) -> Self {
+    /// `checkpoint` is the plain form of `saved`.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        key: Arc<str>,
+        held: Option<HeldClaim>,
+        previous: Previous,
+        checkpoint: Option<Bytes>,
+        saved: Option<Bytes>,
+    ) -> Self {
         Self(Arc::new(Inner {
-            shared: Arc::clone(&worker.shared),
-            key: Arc::clone(&worker.key),
-            held: worker.held.clone(),
-            previous: worker.previous,
-            checkpoint: worker.checkpoint.clone(),
+            shared,
+            key,
+            held,
+            previous,
+            checkpoint,
             lost: watch::Sender::new(false),
-            saved: Mutex::new(worker.left.clone()),
+            saved: Mutex::new(saved),
         }))
     }
 
-    /// The attempt that the code which is running is part of, if it is part of one: visible in all that the work itself
-    /// polls, not in tasks that it spawns.
+    /// Returns the attempt that the running code is part of, if any: set in the work's own task, not in tasks that the
+    /// work spawns.
     #[must_use]
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
     }
 
-    /// Higher than that of every attempt before it on this key: hand it to whatever can refuse what is older than it
-    /// has seen. Zero, if the work is done [without protection](super::Unreachable::Open).
+    /// The fencing token of this attempt, higher than that of every earlier attempt on this key. Pass it to systems that can
+    /// reject an older token than they have seen. Zero if the work runs
+    /// [without protection](crate::fleet::OnOutage::FailOpen).
     #[must_use]
     pub fn fence(&self) -> u64 {
         self.0.held.as_ref().map_or(0, |held| held.holder.fence)
     }
 
-    /// Counts from one, for as long as the record is kept.
+    /// Number of this attempt, counted from one for as long as the record is kept.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.0.held.as_ref().map_or(1, |held| held.holder.attempt)
     }
 
-    /// How the attempt before this one ended.
+    /// How the previous attempt ended.
     #[must_use]
     pub fn previous(&self) -> Previous {
         self.0.previous
     }
 
-    /// What an attempt before this one has left.
+    /// The last checkpoint of an earlier attempt.
     #[must_use]
     pub fn checkpoint(&self) -> Option<&Bytes> {
         self.0.checkpoint.as_ref()
     }
 
-    /// The same, from JSON.
+    /// The last checkpoint of an earlier attempt, decoded from JSON.
     ///
     /// # Errors
-    /// If it is not JSON, or not of this type.
+    /// [`CodecError`] if it is not JSON, or not of this type.
     pub fn checkpoint_as<T: DeserializeOwned>(&self) -> Result<Option<T>, CodecError> {
         let parse = |bytes: &Bytes| serde_json::from_slice(bytes).map_err(CodecError::new);
         self.0.checkpoint.as_ref().map(parse).transpose()
     }
 
-    /// Leaves `checkpoint` for the next attempt, should there be one; a sign of life as well. One round trip.
+    /// Saves `checkpoint` for a next attempt, and renews the lease. One round trip, tried once within the store's time
+    /// budget, also while the store is unavailable.
     ///
     /// # Errors
-    /// If it was not saved, or may not have been.
+    /// [`CheckpointFailed`] if it was not saved, or may not have been.
     pub async fn save_checkpoint(
         &self,
         checkpoint: impl Into<Bytes>,
@@ -133,12 +151,9 @@ impl Attempt {
             return Err(CheckpointFailed::TooLarge { bytes, most });
         }
         let associated_data = shared.associated_data(&self.0.key);
-        let sealed = shared
-            .settings
-            .sealing
-            .seal(Some(&plain), 0, &associated_data);
+        let sealed = shared.sealing().seal(Some(&plain), 0, &associated_data);
         let sealed = sealed.map_err(CodecError::new)?;
-        match self.leave(held, &sealed).await {
+        match self.write_checkpoint(held, &sealed).await {
             Ok(WriteOutcome::Lost(_)) => {
                 self.lose();
                 Err(CheckpointFailed::Lost)
@@ -151,10 +166,10 @@ impl Attempt {
         }
     }
 
-    /// The same, as JSON.
+    /// Saves `checkpoint` as JSON; see [`save_checkpoint`](Self::save_checkpoint).
     ///
     /// # Errors
-    /// If it was not saved, or may not have been.
+    /// [`CheckpointFailed`] if it was not saved, or may not have been.
     pub async fn save_checkpoint_as(
         &self,
         checkpoint: &(impl Serialize + Sync),
@@ -162,18 +177,18 @@ impl Attempt {
         self.save_checkpoint(to_json(checkpoint)?).await
     }
 
-    /// A key for a call that the work makes, in the form of a UUID: the same in every attempt, so that whoever is called
-    /// can tell that it is asked again; another for every `label` and every key of this handle.
+    /// Derives an idempotency key for a call that the work makes, in the form of a UUID: the same in every attempt,
+    /// different for every `label` and every key of this handle.
     #[must_use]
     pub fn child_key(&self, label: &str) -> String {
         key::child(&self.0.shared.name, &self.0.key, label)
     }
 
-    /// Waits until the lease is lost; for ever, if it never is. From then on, somebody else may be doing the same work,
-    /// and its outcome will be recorded only if nobody is: stop, or do nothing that a fence does not guard.
+    /// Waits until the lease is lost; forever, if it never is. From then on another attempt may be running the same work,
+    /// and this one's outcome is recorded only if none is: stop, or do only what a fence guards.
     pub async fn lost(&self) {
         let mut lost = self.0.lost.subscribe();
-        // The sender is in `self`.
+        // Cannot fail: the sender is in `self`.
         let _ = lost.wait_for(|lost| *lost).await;
     }
 
@@ -183,26 +198,43 @@ impl Attempt {
         *self.0.lost.borrow()
     }
 
-    /// True the first time.
+    /// Marks the lease as lost. True the first time.
     pub(super) fn lose(&self) -> bool {
         !self.0.lost.send_replace(true)
     }
 
-    /// The store had lost the record, and with it the checkpoint.
-    pub(super) async fn leave_checkpoint_again(&self, held: &HeldClaim) {
+    /// Saves the checkpoint again after the store lost the record.
+    pub(super) async fn save_checkpoint_again(&self, held: &HeldClaim) {
         let saved = self.saved().clone();
         if let Some(sealed) = saved {
-            // If it fails, there is none: a next attempt begins at the beginning.
-            let _ = self.leave(held, &sealed).await;
+            // If this fails, a next attempt starts at the beginning.
+            let _ = self.write_checkpoint(held, &sealed).await;
         }
     }
 
-    async fn leave(&self, held: &HeldClaim, sealed: &Bytes) -> Result<WriteOutcome, StoreError> {
-        let (shared, lease_ms) = (&self.0.shared, ms(self.0.shared.settings.lease));
+    async fn write_checkpoint(
+        &self,
+        held: &HeldClaim,
+        sealed: &Bytes,
+    ) -> Result<WriteOutcome, StoreError> {
+        let (name, key) = (&self.0.shared.name, &self.0.key);
+        let lease_ms = ms(self.0.shared.settings.lease);
         let step = held
             .store
-            .checkpoint(&shared.name, &self.0.key, &held.holder, sealed, lease_ms);
-        shared.within_budget(&held.store, step).await
+            .attempt(|store| store.checkpoint(name, key, &held.holder, sealed, lease_ms));
+        step.await
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    pub(super) fn key(&self) -> &str {
+        &self.0.key
+    }
+
+    pub(super) fn held(&self) -> Option<&HeldClaim> {
+        self.0.held.as_ref()
     }
 
     fn saved(&self) -> std::sync::MutexGuard<'_, Option<Bytes>> {

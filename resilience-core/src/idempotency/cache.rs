@@ -1,4 +1,4 @@
-//! Outcomes that this process has seen, so that a replay needs no answer of the store.
+//! Local cache of recorded outcomes, so that a replay needs no round trip.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::key::Fingerprint;
 
-/// Bounded by bytes; the oldest make room.
+/// Bounded by bytes; evicts the oldest entries.
 ///
-/// Order of entry is order of expiry, all but, so a queue does what a cleverer policy would.
+/// Entries expire nearly in the order of insertion, so first-in first-out is as good as a more complex policy.
 #[derive(Debug)]
 pub(super) struct Cache {
-    most: usize,
+    max_bytes: usize,
     kept: Mutex<Kept>,
 }
 
@@ -30,7 +30,7 @@ struct Kept {
 #[derive(Clone, Debug)]
 struct Entry {
     print: Fingerprint,
-    /// `None` is work that is done, but without a result.
+    /// `None`: done, without a result.
     outcome: Option<Bytes>,
     done: Instant,
     until: Instant,
@@ -46,19 +46,19 @@ pub(super) enum Known {
     Mismatch,
 }
 
-/// What an entry takes beside its bytes, roughly.
+/// Approximate overhead of an entry in bytes.
 const ENTRY: usize = 200;
 
 impl Cache {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(max_bytes: usize) -> Self {
         Self {
-            most,
+            max_bytes,
             kept: Mutex::default(),
         }
     }
 
     pub(super) fn find(&self, key: &str, print: &Fingerprint) -> Option<Known> {
-        if self.most == 0 {
+        if self.max_bytes == 0 {
             return None;
         }
         let now = Instant::now();
@@ -73,7 +73,7 @@ impl Cache {
         })
     }
 
-    /// `done` is when the work was done, and `until` when its outcome expires in the store, or earlier.
+    /// Inserts an outcome. `done` is when the work was done, `until` when its outcome expires in the store, or earlier.
     pub(super) fn keep(
         &self,
         key: &Arc<str>,
@@ -83,7 +83,7 @@ impl Cache {
         until: Instant,
     ) {
         let size = size(key, outcome);
-        if size > self.most {
+        if size > self.max_bytes {
             return;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +98,7 @@ impl Cache {
             None => kept.order.push_back(Arc::clone(key)),
         }
         kept.bytes += size;
-        while kept.bytes > self.most {
+        while kept.bytes > self.max_bytes {
             let Some(oldest) = kept.order.pop_front() else {
                 break;
             };

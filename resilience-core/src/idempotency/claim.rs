@@ -1,30 +1,28 @@
-//! From a key to what is to be done: the work, a replay, or no.
+//! From a key to what is to be done: run the work, replay its outcome, or reject the call.
 
 use std::{
-    future::Future,
-    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    builder::Unreachable,
+    abandoned::AbandonedClaim,
+    attempt::HeldClaim,
     cache::Known,
     key::{Fingerprint, Key},
     record::{Claim, Claimed, Grant, Holder},
     shared::{Counted, Shared},
-    store::{Changes, IdempotencyStore, StoreError},
-    worker::{HeldClaim, Worker},
+    store::{IdempotencyStore, RecordClient, StoreError},
+    worker::Worker,
 };
 use crate::{
+    backoff::Backoff,
     deadline,
     error::{Pattern, Reason, Rejected},
+    fleet::{OnOutage, Subscription},
     sealing::Opened,
 };
 
@@ -35,30 +33,35 @@ pub(super) enum Admission {
 }
 
 /// How often a claim is tried.
-const TRIES: u32 = 3;
-/// What callers are told to wait when the store does not answer.
-const LATER: Duration = Duration::from_secs(1);
-/// Whoever waits looks again so often, should nobody tell them.
+const TRIES: usize = 3;
+/// The `retry_after` of a rejection because the store is unavailable.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Interval at which a waiting caller claims again without a message from the store, in milliseconds.
 const BACKSTOP_MS: u64 = 1_000;
 
+/// The pauses between the tries of a claim.
+fn pauses() -> Backoff {
+    Backoff::decorrelated_jitter(Duration::from_millis(20), Duration::from_millis(100))
+}
+
 impl Shared {
-    /// `waits` is called before the first wait for somebody else's outcome.
+    /// Calls `on_wait` before the first wait for another attempt's outcome.
     pub(super) async fn admit(
         self: &Arc<Self>,
         key: &Key,
-        waits: impl FnOnce() + Send,
+        on_wait: impl FnOnce() + Send,
     ) -> Result<Admission, Rejected> {
         let (stored, print) = (Arc::<str>::from(key.stored()), key.print());
         if let Some(known) = self.cache.find(&stored, print) {
             return self.known(known);
         }
-        let asking = Asking {
+        let claiming = Claiming {
             shared: self,
             key: stored,
             print,
             claim: Arc::new(self.claim(print)),
         };
-        asking.ask(waits).await
+        claiming.admit(on_wait).await
     }
 
     fn known(&self, known: Known) -> Result<Admission, Rejected> {
@@ -81,70 +84,72 @@ impl Shared {
         }
     }
 
-    /// The store to begin with: the local one for what it knows of.
-    async fn first_store(&self, key: &str) -> (Arc<dyn IdempotencyStore>, bool) {
-        if self.settings.unreachable == Unreachable::Local && !self.local.is_empty() {
+    /// The store to claim from first, and whether it is the local one: that one for the keys it has.
+    async fn first_store(&self, key: &str) -> (&RecordClient, bool) {
+        if self.store.on_outage() == OnOutage::Local && !self.local.is_empty() {
             let known = self.local.get(&self.name, key).await;
             if matches!(known, Ok(Some(_))) {
-                return (Arc::new(self.local.clone()), true);
+                return (&self.local_store, true);
             }
         }
-        (Arc::clone(&self.store), false)
+        (&self.store, false)
     }
 }
 
-struct Asking<'a> {
+struct Claiming<'a> {
     shared: &'a Arc<Shared>,
     key: Arc<str>,
     print: &'a Fingerprint,
     claim: Arc<Claim>,
 }
 
-impl Asking<'_> {
-    async fn ask(self, waits: impl FnOnce() + Send) -> Result<Admission, Rejected> {
+impl Claiming<'_> {
+    async fn admit(self, on_wait: impl FnOnce() + Send) -> Result<Admission, Rejected> {
         let shared = self.shared;
         let (mut store, mut is_local) = shared.first_store(&self.key).await;
-        let (mut waiting, mut waits) = (None, Some(waits));
+        let (mut waiting, mut on_wait) = (None, Some(on_wait));
         loop {
-            match self.claim(&store).await {
+            match self.claim(store).await {
                 Ok((_, Claimed::Busy { remaining_ms })) => {
                     let left = Duration::from_millis(remaining_ms);
                     let Some(waiting) = &mut waiting else {
                         shared.totals.in_flight.fetch_add(1, Relaxed);
-                        let begun = Waiting::begin(shared, &*store, &self.key);
-                        // Asked once more, now that news would be heard.
+                        let begun = Waiting::begin(shared, store, &self.key);
+                        // Claims once more, now that a change would be noticed.
                         waiting = Some(begun.ok_or_else(|| self.in_flight(left))?);
-                        if let Some(waits) = waits.take() {
-                            waits();
+                        if let Some(on_wait) = on_wait.take() {
+                            on_wait();
                         }
                         continue;
                     };
-                    let looked = waiting.look_again(left).await;
-                    looked.map_err(|()| self.in_flight(left))?;
+                    let waited = waiting.until_changed(left).await;
+                    waited.map_err(|()| self.in_flight(left))?;
                 }
-                Ok((asked, claimed)) => return self.answered(claimed, &store, is_local, asked),
-                Err(abandoned)
-                    if shared.settings.unreachable == Unreachable::Local && !is_local =>
-                {
-                    abandoned.disown();
-                    (store, is_local) = (Arc::new(shared.local.clone()), true);
-                    waiting = None;
-                }
-                Err(abandoned) if shared.settings.unreachable == Unreachable::Open => {
-                    abandoned.disown();
-                    return Ok(self.unguarded());
-                }
-                // Given back, if it was granted after all.
-                Err(_orphan) => return Err(shared.reject(Reason::StoreUnreachable, Some(LATER))),
+                Ok((asked, claimed)) => return self.answered(claimed, store, is_local, asked),
+                Err(mut abandoned) => match store.on_outage() {
+                    OnOutage::Local if !is_local => {
+                        abandoned.resolve();
+                        (store, is_local) = (&shared.local_store, true);
+                        waiting = None;
+                    }
+                    OnOutage::FailOpen => {
+                        abandoned.resolve();
+                        return Ok(self.unguarded());
+                    }
+                    // Given back, if it was granted after all.
+                    OnOutage::Local | OnOutage::FailClosed => {
+                        return Err(shared.reject(Reason::StoreUnreachable, Some(RETRY_AFTER)));
+                    }
+                },
             }
         }
     }
 
-    /// Everything but [`Claimed::Busy`].
+    /// Every answer but [`Claimed::Busy`].
     fn answered(
         self,
         claimed: Claimed,
-        store: &Arc<dyn IdempotencyStore>,
+        store: &RecordClient,
         is_local: bool,
         asked: Instant,
     ) -> Result<Admission, Rejected> {
@@ -174,35 +179,33 @@ impl Asking<'_> {
         }
     }
 
-    /// One claim, as often as it takes, under one name.
-    async fn claim(
-        &self,
-        store: &Arc<dyn IdempotencyStore>,
-    ) -> Result<(Instant, Claimed), AbandonedClaim> {
-        let mut abandoned = AbandonedClaim::new(self, store);
-        let mut certain = true;
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                sleep(Duration::from_millis(5 << (2 * attempt))).await;
-            }
+    /// One claim, tried up to [`TRIES`] times under one owner while the store is available. The answer comes with the moment
+    /// just before it was asked for.
+    async fn claim(&self, store: &RecordClient) -> Result<(Instant, Claimed), AbandonedClaim> {
+        let (name, key, claim) = (&self.shared.name, &self.key, &self.claim);
+        let mut abandoned = AbandonedClaim::new(self.shared, store, key, claim);
+        let mut is_certain = true;
+        let mut pauses = pauses().delays();
+        for left in (0..TRIES).rev() {
             let asked = Instant::now();
-            let step = store.claim(&self.shared.name, &self.key, &self.claim);
-            match self.shared.within_budget(store, step).await {
+            match store.call(|store| store.claim(name, key, claim)).await {
                 Ok(claimed) => {
-                    abandoned.disown_in_place();
+                    abandoned.resolve();
                     return Ok((asked, claimed));
                 }
                 Err(failure) => {
-                    certain &= !failure.ambiguous;
+                    is_certain &= !failure.ambiguous;
                     self.failed(&failure);
                 }
             }
-            if deadline::current().is_some_and(deadline::Deadline::is_past) {
+            let is_late = deadline::current().is_some_and(deadline::Deadline::is_past);
+            if left == 0 || is_late || !store.is_available() {
                 break;
             }
+            sleep(pauses.next().unwrap_or_default()).await;
         }
-        if certain {
-            abandoned.disown_in_place();
+        if is_certain {
+            abandoned.resolve();
         }
         Err(abandoned)
     }
@@ -213,13 +216,13 @@ impl Asking<'_> {
             pattern = Pattern::Idempotency.as_str(),
             name = &*self.shared.name,
             %failure,
-            "the store gave no answer to a claim"
+            "a claim had no answer"
         );
     }
 
     fn worker(
         self,
-        store: &Arc<dyn IdempotencyStore>,
+        store: &RecordClient,
         is_local: bool,
         grant: Grant,
         asked: Instant,
@@ -235,11 +238,11 @@ impl Asking<'_> {
             print: self.print.clone(),
             claim: self.claim,
             held: Some(HeldClaim {
-                store: Arc::clone(store),
+                store: store.clone(),
                 holder,
             }),
             checkpoint: None,
-            left: grant.checkpoint,
+            sealed_checkpoint: grant.checkpoint,
             previous: grant.previous,
             asked,
             replicate: is_local,
@@ -250,8 +253,8 @@ impl Asking<'_> {
                 Ok(Admission::Work(Box::new(worker)))
             }
             Err(rejected) => {
-                // Without what the last attempt has left, the work is not to be done.
-                spawn(async move { worker.give_back().await });
+                // The work must not be run without the checkpoint of an earlier attempt.
+                self.shared.spawn(async move { worker.give_back().await });
                 Err(rejected)
             }
         }
@@ -262,7 +265,7 @@ impl Asking<'_> {
             target: "resilience",
             pattern = Pattern::Idempotency.as_str(),
             name = &*self.shared.name,
-            "the store gave no answer: the work is done without protection"
+            "the store is unavailable: the work runs without protection"
         );
         Admission::Work(Box::new(Worker {
             shared: Arc::clone(self.shared),
@@ -271,7 +274,7 @@ impl Asking<'_> {
             claim: self.claim,
             held: None,
             checkpoint: None,
-            left: None,
+            sealed_checkpoint: None,
             previous: Default::default(),
             asked: Instant::now(),
             replicate: true,
@@ -292,110 +295,38 @@ impl Asking<'_> {
     }
 }
 
-/// A caller that waits for somebody else's outcome.
+/// A caller that waits for another attempt's outcome.
 struct Waiting<'a> {
     _place: Counted<'a>,
-    changes: Changes,
+    changes: Subscription<()>,
     until: Instant,
 }
 
 impl<'a> Waiting<'a> {
-    /// If the handle lets callers wait, and there is a place.
-    fn begin(shared: &'a Shared, store: &dyn IdempotencyStore, key: &str) -> Option<Self> {
-        let (most, longest) = shared.settings.wait?;
-        let place = Counted::below(&shared.totals.waiting, most)?;
-        let until = Instant::now() + longest;
-        let until = deadline::current().map_or(until, |deadline| until.min(deadline.instant()));
+    /// `None` if the handle lets no callers wait, or as many as may wait already.
+    fn begin(shared: &'a Shared, store: &RecordClient, key: &str) -> Option<Self> {
+        let (max_callers, max_wait) = shared.settings.wait?;
+        let place = Counted::below(&shared.totals.waiting, max_callers)?;
         Some(Self {
             _place: place,
-            changes: store.subscribe(&shared.name, key),
-            until,
+            changes: store.store().subscribe(&shared.name, key),
+            until: deadline::before_deadline(max_wait),
         })
     }
 
-    /// Waits until it is time to look again; an error, when there is no more time.
-    async fn look_again(&mut self, left: Duration) -> Result<(), ()> {
+    /// Waits until the record may have changed; an error, when the time is over.
+    async fn until_changed(&mut self, left: Duration) -> Result<(), ()> {
         let now = Instant::now();
         if now >= self.until {
             return Err(());
         }
-        // Not all at once.
+        // Jittered, so that callers do not claim all at once.
         let backstop = BACKSTOP_MS * 3 / 4 + fastrand::u64(0..=BACKSTOP_MS / 2);
-        let look = left.min(Duration::from_millis(backstop));
-        let mut news = pin!(self.changes.next());
+        let again = now + left.min(Duration::from_millis(backstop));
         tokio::select! {
-            () = &mut news => {}
-            () = sleep_until(self.until.min(now + look)) => {}
+            _ = self.changes.next() => {}
+            () = sleep_until(self.until.min(again)) => {}
         }
         Ok(())
-    }
-}
-
-/// A claim to which no answer has come, and which nobody waits for any more, may have been granted: it is given back,
-/// rather than keeping others out for a lease.
-struct AbandonedClaim(Option<Box<Lost>>);
-
-struct Lost {
-    shared: Arc<Shared>,
-    store: Arc<dyn IdempotencyStore>,
-    key: Arc<str>,
-    claim: Arc<Claim>,
-}
-
-impl AbandonedClaim {
-    fn new(asking: &Asking<'_>, store: &Arc<dyn IdempotencyStore>) -> Self {
-        Self(Some(Box::new(Lost {
-            shared: Arc::clone(asking.shared),
-            store: Arc::clone(store),
-            key: Arc::clone(&asking.key),
-            claim: Arc::clone(&asking.claim),
-        })))
-    }
-
-    fn disown_in_place(&mut self) {
-        self.0 = None;
-    }
-
-    fn disown(mut self) {
-        self.disown_in_place();
-    }
-}
-
-impl Drop for AbandonedClaim {
-    fn drop(&mut self) {
-        if let Some(lost) = self.0.take() {
-            spawn(lost.find());
-        }
-    }
-}
-
-impl Lost {
-    /// Asks under the same name what became of the claim, for as long as it could last.
-    async fn find(self: Box<Self>) {
-        let until = Instant::now() + self.shared.settings.lease;
-        let mut pause = Duration::from_millis(20);
-        while Instant::now() < until {
-            let step = self.store.claim(&self.shared.name, &self.key, &self.claim);
-            match self.shared.within_budget(&self.store, step).await {
-                Ok(Claimed::New(grant) | Claimed::Mine(grant)) => {
-                    let holder = Holder::new(&self.claim, &grant);
-                    let (name, key) = (&self.shared.name, &self.key);
-                    // The work was not begun. What became of it before is as open as it was.
-                    let step = self.store.release(name, key, &holder);
-                    let _ = self.shared.within_budget(&self.store, step).await;
-                    return;
-                }
-                Ok(_) => return,
-                Err(_) => sleep(pause).await,
-            }
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
-    }
-}
-
-/// On the runtime that is running; nowhere, if none is.
-fn spawn(work: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(work);
     }
 }

@@ -1,46 +1,46 @@
-//! Signs of life: the lease is renewed while the work goes on.
+//! The heartbeat of an attempt: renews its lease while the work is in progress.
 
 use std::{future::pending, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    attempt::Attempt,
+    attempt::{Attempt, HeldClaim},
     record::WriteOutcome,
-    shared::ms,
-    worker::{HeldClaim, Worker},
+    settings::ms,
 };
 use crate::error::Pattern;
 
-pub(super) struct Heartbeat<'a> {
-    worker: &'a Worker,
+pub(super) struct Heartbeat {
     attempt: Attempt,
-    /// The next sign of life.
+    /// When the lease is to be renewed next.
     next: Instant,
-    /// When the lease has ended, if no other sign of life is heard: counted from before it was asked for, so that it
-    /// is never later than the store has it.
+    /// When the lease ends by this process' clock, unless it is renewed: counted from before the request, so never later than
+    /// in the store.
     until: Instant,
-    /// When signs of life end.
+    /// When renewals end.
     max_lease_time: Instant,
 }
 
-impl<'a> Heartbeat<'a> {
-    pub(super) fn new(worker: &'a Worker, attempt: &Attempt) -> Self {
-        let settings = &worker.shared.settings;
+impl Heartbeat {
+    /// `asked` is just before the claim that was granted.
+    pub(super) fn new(attempt: &Attempt, asked: Instant) -> Self {
+        let settings = &attempt.shared().settings;
         Self {
-            worker,
             attempt: attempt.clone(),
-            next: worker.asked + settings.lease / 3,
-            until: worker.asked + settings.lease,
-            max_lease_time: worker.asked + settings.max_lease_time,
+            next: asked + settings.lease / 3,
+            until: asked + settings.lease,
+            max_lease_time: asked + settings.max_lease_time,
         }
     }
 
-    /// Ends at the ceiling, if work is to be cancelled there.
+    /// Renews the lease. Completes at the maximum lease time, if the work is to be cancelled then.
     pub(super) async fn until_cancelled(&mut self) {
-        if self.worker.shared.settings.cancel_at_max_lease_time {
+        if self.attempt.shared().settings.cancel_at_max_lease_time {
             tokio::select! {
-                () = sleep_until(self.max_lease_time) => self.lose("the work has come to its ceiling"),
+                () = sleep_until(self.max_lease_time) => {
+                    self.lose("the work has reached the maximum lease time");
+                }
                 () = self.forever() => {}
             }
         } else {
@@ -48,12 +48,13 @@ impl<'a> Heartbeat<'a> {
         }
     }
 
-    /// Never ends. May be dropped and begun anew.
+    /// Renews the lease and never completes. Can be dropped and started again.
     pub(super) async fn forever(&mut self) {
-        let Some(held) = &self.worker.held else {
+        let attempt = self.attempt.clone();
+        let Some(held) = attempt.held() else {
             return pending().await;
         };
-        while !self.attempt.is_lost() {
+        while !attempt.is_lost() {
             let next = if self.next < self.max_lease_time {
                 self.next
             } else {
@@ -64,37 +65,44 @@ impl<'a> Heartbeat<'a> {
             if now >= self.until {
                 self.lose("the lease has ended");
             } else if now >= self.next && now < self.max_lease_time {
-                self.renew(held, now).await;
+                self.renew(&attempt, held).await;
             }
         }
         pending().await
     }
 
-    async fn renew(&mut self, held: &HeldClaim, asked: Instant) {
-        let (shared, lease) = (&self.worker.shared, self.worker.shared.settings.lease);
-        // Before the answer: whoever drops this loses no time.
-        self.next = asked + (lease / 12).clamp(Duration::from_millis(1), Duration::from_secs(1));
+    /// Renews the lease, repeating the step until it is too late to matter: when the lease ends, or may not be renewed.
+    async fn renew(&mut self, attempt: &Attempt, held: &HeldClaim) {
+        let (shared, key) = (attempt.shared(), attempt.key());
+        let lease = shared.settings.lease;
+        // Set before the answer: this future may be dropped and started again.
+        self.next = Instant::now() + retry_after(lease);
+        let mut asked = Instant::now();
         let extended = held
             .store
-            .extend(&shared.name, &self.worker.key, &held.holder, ms(lease));
-        match shared.within_budget(&held.store, extended).await {
-            Ok(WriteOutcome::Lost(_)) => self.lose("somebody else holds the key"),
-            Ok(kept) => {
+            .call_until(self.until.min(self.max_lease_time), |store| {
+                asked = Instant::now();
+                store.extend(&shared.name, key, &held.holder, ms(lease))
+            });
+        match timeout_at(self.until, extended).await {
+            Ok(Ok(WriteOutcome::Lost(_))) => self.lose("another attempt holds the key"),
+            Ok(Ok(kept)) => {
                 shared.totals.renewed.fetch_add(1, Relaxed);
                 self.next = asked + lease / 3;
                 self.until = asked + lease;
                 if kept == WriteOutcome::Restored {
-                    self.attempt.leave_checkpoint_again(held).await;
+                    attempt.save_checkpoint_again(held).await;
                 }
             }
-            // Tried again before long.
+            Ok(Err(_)) => self.next = Instant::now() + retry_after(lease),
+            // The lease has ended.
             Err(_) => {}
         }
     }
 
     fn lose(&self, why: &'static str) {
         if self.attempt.lose() {
-            let shared = &self.worker.shared;
+            let shared = self.attempt.shared();
             shared.totals.leases_lost.fetch_add(1, Relaxed);
             tracing::warn!(
                 target: "resilience",
@@ -106,4 +114,9 @@ impl<'a> Heartbeat<'a> {
             );
         }
     }
+}
+
+/// The pause after a renewal that failed for the rest of its time.
+fn retry_after(lease: Duration) -> Duration {
+    (lease / 12).clamp(Duration::from_millis(1), Duration::from_secs(1))
 }

@@ -1,4 +1,4 @@
-//! Keys, their scope, and the fingerprint of what they stand for.
+//! Keys, their scope, and the fingerprint of the work.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::store::MAX_KEY;
 
-/// What makes two requests the same: a key, within a scope, for work with a fingerprint.
+/// Identity of a request: a key, within a scope, for work with a fingerprint.
 ///
 /// ```
 /// use resilience_core::idempotency::{Fingerprint, Key};
@@ -24,8 +24,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key as the caller gave it, without scope or fingerprint. Of any length; one that a store would find too long
-    /// is kept as its digest.
+    /// A key as the caller gave it, of any length, without scope or fingerprint. One that is too long for a store is kept as
+    /// its digest.
     pub fn new(key: impl Into<String>) -> Self {
         Self {
             key: key.into(),
@@ -34,26 +34,26 @@ impl Key {
         }
     }
 
-    /// Whose key it is (a tenant, a route, a queue): the same key in another scope is another key. Give one wherever
-    /// callers who must not see each other's outcomes choose their keys themselves.
+    /// Sets the scope (a tenant, a route, a queue): the same key in another scope is another key. Set one wherever callers
+    /// that must not see each other's outcomes choose their own keys.
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scope = Some(scope.into());
         self
     }
 
-    /// What the work is about. The same key with another fingerprint is refused
+    /// Sets the fingerprint of the work. The same key with another fingerprint is rejected
     /// ([`Reason::KeyReused`](crate::Reason::KeyReused)).
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.fingerprint = fingerprint;
         self
     }
 
-    pub(super) const fn print(&self) -> &Fingerprint {
+    pub(crate) const fn print(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
-    /// As a store keeps it. No two keys look the same there, whatever is in them.
-    pub(super) fn stored(&self) -> String {
+    /// The key as a store keeps it; different for every scope and key.
+    pub(crate) fn stored(&self) -> String {
         let stored = match &self.scope {
             None => format!("/{}", self.key),
             Some(scope) => format!("{}:{scope}/{}", scope.len(), self.key),
@@ -72,19 +72,19 @@ impl<T: Into<String>> From<T> for Key {
     }
 }
 
-/// A digest of what the work is about, or nothing, which is the default.
+/// A digest of the work's input. Default: empty.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint(Bytes);
 
 impl Fingerprint {
-    /// The SHA-256 digest of `parts`, each with its length, so that no other parts have the same.
+    /// The SHA-256 digest of `parts`, each prefixed with its length, so that no other parts have the same digest.
     #[must_use]
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self(Bytes::copy_from_slice(&digest(parts)))
     }
 
-    /// One that was made elsewhere; of up to [`MAX_WORD`](super::store::MAX_WORD) bytes. Of what is longer, the
-    /// digest.
+    /// A fingerprint made elsewhere: `bytes`, or their digest if they are more than
+    /// [`MAX_WORD`](super::store::MAX_WORD).
     #[must_use]
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
@@ -95,7 +95,7 @@ impl Fingerprint {
         }
     }
 
-    /// Its bytes.
+    /// The bytes of the fingerprint.
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
         &self.0
@@ -108,9 +108,9 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A key for a call that the work makes, in the form of a UUID (version 8): the same in every attempt, another for
+/// Derives a key for a call that the work makes, in the form of a UUID (version 8): the same in every attempt, different for
 /// every label and every parent.
-pub(super) fn child(name: &str, stored: &str, label: &str) -> String {
+pub(crate) fn child(name: &str, stored: &str, label: &str) -> String {
     let mut bytes = digest([name, stored, label].map(str::as_bytes));
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;

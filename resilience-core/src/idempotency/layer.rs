@@ -1,4 +1,4 @@
-//! Idempotency keys as a tower layer.
+//! The tower layer.
 
 use std::{
     fmt,
@@ -13,12 +13,10 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{
-    Attempt, Idempotency, Json, Outcome, Outcomes, Recorded, Source, claim::Admission, key::Key,
-};
-use crate::error::{Reason, ServiceError};
+use super::{Attempt, Idempotency, Json, Outcomes, Source, claim::Admission, key::Key};
+use crate::error::ServiceError;
 
-/// Makes [`IdempotencyService`]s. See [`Idempotency::layer`].
+/// A layer that makes [`IdempotencyService`]s; see [`Idempotency::layer`].
 pub struct IdempotencyLayer<F, O = Json, A = NoAttach> {
     handle: Idempotency,
     key: F,
@@ -26,13 +24,13 @@ pub struct IdempotencyLayer<F, O = Json, A = NoAttach> {
     attach: A,
 }
 
-/// Requests stay as they are. The default of [`IdempotencyLayer`].
+/// Leaves requests unchanged. The default of [`IdempotencyLayer`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoAttach;
 
 /// Puts the attempt into the request: a closure, or [`NoAttach`].
 pub trait Attach<Req> {
-    /// Before the inner service is called.
+    /// Attaches `attempt` to `request`, before the inner service is called.
     fn attach(&self, request: &mut Req, attempt: &Attempt);
 }
 
@@ -58,7 +56,7 @@ impl<F> IdempotencyLayer<F> {
 }
 
 impl<F, O, A> IdempotencyLayer<F, O, A> {
-    /// Decides what becomes of answers and errors of the inner service, which are results to it
+    /// Records by `outcomes`, to which responses and errors of the inner service are results
     /// (`Outcomes<Result<Response, Error>>`).
     pub fn outcomes<P>(self, outcomes: P) -> IdempotencyLayer<F, P, A> {
         IdempotencyLayer {
@@ -69,8 +67,8 @@ impl<F, O, A> IdempotencyLayer<F, O, A> {
         }
     }
 
-    /// Puts the [`Attempt`] into the request before the inner service gets it: where a handler finds its fence and its
-    /// child keys. [`Attempt::current`] has it too.
+    /// Puts the [`Attempt`] into the request before the inner service is called, so that a handler finds its fence and
+    /// child keys there. [`Attempt::current`] returns it too.
     pub fn attach<B>(self, attach: B) -> IdempotencyLayer<F, O, B> {
         IdempotencyLayer {
             handle: self.handle,
@@ -111,7 +109,7 @@ impl<S, F: Clone, O, A: Clone> Layer<S> for IdempotencyLayer<F, O, A> {
     }
 }
 
-/// A service whose calls take effect once per key. Made by [`IdempotencyLayer`].
+/// A service whose calls take effect once per key; made by [`IdempotencyLayer`].
 pub struct IdempotencyService<S, F, O = Json, A = NoAttach> {
     inner: S,
     layer: IdempotencyLayer<F, O, A>,
@@ -177,9 +175,9 @@ where
     }
 }
 
-/// What one call takes along.
+/// The state of one call.
 struct Call<S, O, A> {
-    /// The service that was polled ready, until the call has to wait for somebody else's.
+    /// The service that was polled ready, until the call has to wait for another attempt.
     ready: Option<S>,
     fresh: S,
     handle: Idempotency,
@@ -199,7 +197,7 @@ impl<S, O, A> Call<S, O, A> {
         Req: Send + 'static,
     {
         let shared = Arc::clone(&self.handle.shared);
-        // What is ready below is for others to use while this call waits.
+        // The ready service is released while this call waits.
         let ready = &mut self.ready;
         let admitted = shared.admit(&key, move || *ready = None).await;
         let outcome = match admitted.map_err(S::Error::from)? {
@@ -207,18 +205,15 @@ impl<S, O, A> Call<S, O, A> {
                 drop(self.ready);
                 shared.decoded(&*self.outcomes, outcome, Source::Replayed { age })
             }
-            Admission::Work(lead) => {
+            Admission::Work(worker) => {
                 let (ready, fresh, attach) = (self.ready, self.fresh, self.attach);
                 let work = move |attempt| called(ready, fresh, request, attach, attempt);
-                let told = lead.start(Arc::clone(&self.outcomes), work);
-                shared.finished(told, &*self.outcomes).await
+                let ending = worker.start(Arc::clone(&self.outcomes), work);
+                shared.ended(ending, &*self.outcomes).await
             }
         };
-        let Outcome { value, source, .. } = outcome.map_err(S::Error::from)?;
-        if value.is_ok() && source == Source::Fresh(Recorded::Lost) {
-            return Err(shared.reject(Reason::Superseded, None).into());
-        }
-        value
+        let accepted = outcome.and_then(|outcome| self.handle.accept(outcome));
+        accepted.map_err(S::Error::from)?.value
     }
 }
 

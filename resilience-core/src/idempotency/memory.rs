@@ -1,4 +1,4 @@
-//! The store for one process: tests, programs with a single instance, and what other stores are held to.
+//! The store for one process: for tests and programs with a single instance, and the reference for other stores.
 
 use std::{
     collections::HashMap,
@@ -15,17 +15,20 @@ use super::{
         Claim, Claimed, Completion, Holder, Phase, Record, RecordView, StoreResolution,
         WriteOutcome,
     },
-    store::{Changes, IdempotencyStore, StoreError, StoreFuture, validate},
+    store::{IdempotencyStore, StoreError, StoreFuture, validate},
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    fleet::{Pushed, Subscription},
+};
 
-/// Keeps the records in this process. Clones share them.
+/// Idempotency records in this process. Clones share them.
 ///
-/// They are lost with the process, and so are the fences: a new process begins with lower ones. Use it where a key
-/// cannot come to another process or outlive this one, and in tests.
+/// The records are lost with the process, and so are the fences: a new process begins with lower ones. Use it where a
+/// key cannot reach another process or outlive this one, and in tests.
 ///
-/// It is [bounded](Self::bounded), and what is full grants no new claims: a record is never dropped before its time,
-/// because whoever asks again would then do the work again.
+/// [Bounded](Self::bounded): a full store fails new claims. A record is never dropped before its time, since the next
+/// caller would then run the work again.
 ///
 /// ```
 /// use resilience_core::idempotency::{InProcessIdempotency, IdempotencyStore, record::{Claim, Claimed, Takeover}};
@@ -51,8 +54,8 @@ struct Shared {
     clock: Clock,
     hasher: RandomState,
     /// Of one shard.
-    most: usize,
-    most_bytes: usize,
+    max_records: usize,
+    max_bytes: usize,
     shards: [Mutex<Shard>; SHARDS],
 }
 
@@ -61,13 +64,13 @@ const SHARDS: usize = 16;
 #[derive(Debug, Default)]
 struct Shard {
     records: HashMap<String, Record>,
-    /// Of all records.
+    /// Of the contents of all records.
     bytes: usize,
-    /// Claims on new keys since the last look-round for what has expired.
+    /// Claims on new keys since expired records were last removed.
     entered: usize,
     /// When that was.
     swept: u64,
-    listeners: HashMap<String, watch::Sender<()>>,
+    listeners: HashMap<String, watch::Sender<Pushed<()>>>,
 }
 
 impl InProcessIdempotency {
@@ -77,22 +80,22 @@ impl InProcessIdempotency {
         Self::bounded(1 << 18, 256 << 20)
     }
 
-    /// An empty store for up to `records` records, and `bytes` of what they hold; spread evenly over 16 parts, at least
-    /// one record a part. When a part is full, claims on new keys fail; those that were granted can be completed.
+    /// An empty store for up to `records` records with `bytes` of content in all, spread evenly over 16 parts of at least one
+    /// record. When a part is full, claims on new keys fail; granted ones can be completed.
     #[must_use]
     pub fn bounded(records: usize, bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 clock: Clock::auto(),
                 hasher: RandomState::new(),
-                most: (records / SHARDS).max(1),
-                most_bytes: (bytes / SHARDS).max(1),
+                max_records: (records / SHARDS).max(1),
+                max_bytes: (bytes / SHARDS).max(1),
                 shards: Default::default(),
             }),
         }
     }
 
-    /// How many records there are, those included that have expired and were not looked at since.
+    /// Number of records, including expired ones that were not removed yet.
     #[must_use]
     pub fn len(&self) -> usize {
         (0..SHARDS)
@@ -100,13 +103,13 @@ impl InProcessIdempotency {
             .sum()
     }
 
-    /// Whether there are none.
+    /// Whether there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets everything, as a flushed or failed-over server does; whoever listens stays.
+    /// Removes all records, as a flushed or failed-over server does. Subscriptions stay.
     pub fn flush(&self) {
         for shard in 0..SHARDS {
             let mut shard = self.shared.lock(shard);
@@ -115,7 +118,7 @@ impl InProcessIdempotency {
         }
     }
 
-    /// One step on one record. With `enters`, there may be none yet.
+    /// Runs one step on one record. With `enters`, a missing record is created.
     fn step<T>(
         &self,
         name: &str,
@@ -137,7 +140,7 @@ impl InProcessIdempotency {
         shard.bytes -= before;
         if let Some(view) = record.view(now) {
             if Some(view.phase) != phase && view.phase != Phase::Running {
-                shard.tell(&full_key);
+                shard.notify(&full_key);
             }
             shard.bytes += record.bytes();
             shard.records.insert(full_key, record);
@@ -146,7 +149,7 @@ impl InProcessIdempotency {
     }
 }
 
-/// The length keeps a name and a key from being taken for another name and another key.
+/// Unambiguous: the length says where the name ends.
 fn full_key(name: &str, key: &str) -> String {
     format!("{}:{name}{key}", name.len())
 }
@@ -166,7 +169,7 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks for what has expired when as much came in as there is, and, ten times a second at most, when there is no
+    /// Removes expired records when as many were added as there are, and, at most ten times a second, when there is no
     /// room.
     fn make_room(&self, shard: &mut Shard, now: u64) -> Result<(), StoreError> {
         shard.entered += 1;
@@ -184,14 +187,14 @@ impl Shared {
     }
 
     fn is_full(&self, shard: &Shard) -> bool {
-        shard.records.len() >= self.most || shard.bytes >= self.most_bytes
+        shard.records.len() >= self.max_records || shard.bytes >= self.max_bytes
     }
 }
 
 impl Shard {
-    fn tell(&mut self, full_key: &str) {
+    fn notify(&mut self, full_key: &str) {
         let listeners = self.listeners.get(full_key);
-        if listeners.is_some_and(|listeners| listeners.send(()).is_err()) {
+        if listeners.is_some_and(|listeners| listeners.send(Pushed::Value(())).is_err()) {
             self.listeners.remove(full_key);
         }
     }
@@ -321,17 +324,17 @@ impl IdempotencyStore for InProcessIdempotency {
         ready(self.step(name, key, false, |record, now| record.view(now)))
     }
 
-    fn subscribe(&self, name: &str, key: &str) -> Changes {
+    fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         let full_key = full_key(name, key);
         let mut shard = self.shared.lock(self.shared.shard_of(&full_key));
-        // Those who listened and left are swept when the map would grow.
+        // Channels without receivers are removed when the map would grow.
         if shard.listeners.len() == shard.listeners.capacity() {
             shard.listeners.retain(|_, sender| !sender.is_closed());
         }
         let sender = shard
             .listeners
             .entry(full_key)
-            .or_insert_with(|| watch::Sender::new(()));
-        Changes::new(sender.subscribe())
+            .or_insert_with(|| watch::Sender::new(Pushed::None));
+        Subscription::new(sender.subscribe())
     }
 }

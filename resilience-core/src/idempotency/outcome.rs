@@ -1,38 +1,37 @@
-//! What becomes of a result: whether it is recorded, and as which bytes.
+//! Results: whether they are recorded, and as which bytes.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// What the record is to say about an attempt that has ended.
+/// What the record says about an attempt that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disposition {
     /// Done: the result is recorded and replayed, for as long as the handle's
     /// [`ttl`](super::IdempotencyBuilder::ttl).
     Record,
-    /// The same, for so long.
+    /// Done: the result is recorded and replayed for this time.
     RecordFor(Duration),
-    /// Not done: nothing happened in this attempt that matters, and the next caller does the work. An attempt before,
-    /// of which nobody knows how it ended, stays in doubt: the next attempt has the same
-    /// [`previous`](super::Attempt::previous), unless the [reconcile hook](super::IdempotencyBuilder::reconcile) found
-    /// that it had not done the work either.
+    /// Not done: this attempt had no effects, and the next caller runs the work. An earlier attempt with an unknown outcome
+    /// stays in doubt: the next attempt has the same [`previous`](super::Attempt::previous), unless the
+    /// [reconcile hook](super::IdempotencyBuilder::reconcile) found that it had not done the work either.
     Release,
-    /// Nobody knows: the next caller is treated as the handle's
-    /// [`takeover`](super::IdempotencyBuilder::takeover) says, which is to be refused unless told otherwise.
+    /// Unknown whether the work was done: the handle's [`takeover`](super::IdempotencyBuilder::takeover) decides about the
+    /// next caller, which is rejected by default.
     Unknown,
 }
 
-/// Where a result comes from.
+/// Origin of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
     /// The work was done just now.
     Fresh(Recorded),
-    /// The work was done before, so long ago.
+    /// The work was done before.
     Replayed {
-        /// By the store's clock.
+        /// Time since its completion, by the store's clock.
         age: Duration,
     },
     /// The reconcile hook found that an earlier attempt had done it.
@@ -45,24 +44,24 @@ pub enum Source {
 pub enum Recorded {
     /// The result will be replayed.
     Stored,
-    /// The work counts as done, but its result is too large or could not be encoded: whoever asks again is told
+    /// The work counts as done, but its result is too large or could not be encoded: later callers are rejected with
     /// [`Reason::OutcomeNotKept`](crate::Reason::OutcomeNotKept).
     WithoutResult,
-    /// The key was given back, as the disposition was.
+    /// The key was given back, as the disposition said.
     Released,
-    /// Unknown, as the disposition was.
+    /// The outcome is unknown, as the disposition said.
     Unknown,
-    /// The store gave no answer yet. It is asked on in the background for as long as the lease can last; if it stays
-    /// away, the work may be done again.
+    /// The store has not answered. The step is repeated in the background for as long as the lease can last; if the store
+    /// stays unavailable, the work may be done again.
     Pending,
-    /// The lease had been lost, and somebody else holds the key: this result will not be replayed.
+    /// The lease was lost, and another attempt holds the key: this result will not be replayed.
     Lost,
-    /// The work was done without a record, because the store could not be reached and the handle
-    /// [lets such calls pass](super::Unreachable::Open).
+    /// The work was done without a record, because the store was unavailable and the handle
+    /// [lets such calls pass](crate::fleet::OnOutage::FailOpen).
     Unguarded,
 }
 
-/// A result, and where it comes from.
+/// A result and its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome<R> {
@@ -73,11 +72,11 @@ pub struct Outcome<R> {
 }
 
 impl<R> Outcome<R> {
-    pub(super) const fn new(value: R, source: Source) -> Self {
+    pub(crate) const fn new(value: R, source: Source) -> Self {
         Self { value, source }
     }
 
-    /// Whether it was recorded earlier, and how long ago.
+    /// Age of the result, if the work was done before this call; `None` if it was done now.
     #[must_use]
     pub const fn replayed(&self) -> Option<Duration> {
         match self.source {
@@ -87,71 +86,71 @@ impl<R> Outcome<R> {
         }
     }
 
-    /// The result alone.
+    /// Returns the result alone.
     pub fn into_inner(self) -> R {
         self.value
     }
 }
 
-/// A result could not be turned into bytes, or bytes not into a result.
+/// A result could not be encoded, or recorded bytes not be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CodecError(Box<dyn std::error::Error + Send + Sync>);
 
 impl CodecError {
-    /// For this reason.
+    /// An error with this reason.
     pub fn new(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(reason.into())
     }
 }
 
-/// Decides about results of type `R`, and turns those that are recorded into bytes and back. [`Json`] is the ready-made
-/// one.
+/// A policy and codec for results of type `R`: decides what is recorded, and encodes and decodes it. [`Json`] is the
+/// ready-made one.
 ///
-/// What is recorded must be readable by the next version of the program: keys outlive deployments.
+/// Recorded bytes must be readable by the next version of the program: keys outlive deployments.
 pub trait Outcomes<R>: Send + Sync + 'static {
-    /// What the record is to say.
+    /// Decides what the record says about `result`.
     fn decide(&self, result: &R) -> Disposition;
 
-    /// As bytes. Only asked for what is to be recorded.
+    /// Encodes a result that is to be recorded.
     ///
     /// # Errors
-    /// If it has no such form. The work then counts as done, and its result cannot be replayed.
+    /// [`CodecError`] if it cannot be encoded. The work then counts as done, and its result cannot be replayed.
     fn encode(&self, result: &R) -> Result<Bytes, CodecError>;
 
-    /// From bytes that [`encode`](Self::encode) made.
+    /// Decodes bytes that [`encode`](Self::encode) made.
     ///
     /// # Errors
-    /// If they are not what it makes.
+    /// [`CodecError`] if they are anything else.
     fn decode(&self, recorded: Bytes) -> Result<R, CodecError>;
 
-    /// A last touch to what the caller gets: a header that says that this is a replay.
+    /// Marks the result that the caller gets with its source, e.g. by a header that says that this is a replay.
     fn mark(&self, result: R, _source: &Source) -> R {
         result
     }
 }
 
 /// Records `Ok` as JSON, by serde. Errors are not recorded: by default the key is given back, so that the next caller
-/// does the work; [`on_error`](Self::on_error) decides otherwise.
+/// runs the work; [`on_error`](Self::on_error) decides otherwise.
 ///
-/// An error after which the work may have been done all the same (a timeout of a payment service) is better left
-/// [unknown](Disposition::Unknown), unless what the work calls takes a [child key](super::Attempt::child_key).
+/// An error after which the work may have been done nevertheless (a timeout of a payment service) is better left
+/// [unknown](Disposition::Unknown), unless the called service takes a [child key](super::Attempt::child_key).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<F = Released>(F);
 
-/// Errors give the key back. The default of [`Json`].
+/// Gives the key back on errors. The default of [`Json`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Released;
 
 impl Json {
-    /// Errors give the key back.
+    /// A codec that gives the key back on errors.
     #[must_use]
     pub const fn new() -> Self {
         Self(Released)
     }
 
-    /// Decides what the record says when the work has failed. An error has no form in JSON here, so one that is
-    /// recorded stands for work that counts as done and cannot be replayed.
+    /// Sets what the record says when the work fails. Errors are not encoded, so that one that is recorded stands for work
+    /// that counts as done and cannot be replayed.
     pub const fn on_error<E, F: Fn(&E) -> Disposition>(self, decide: F) -> Json<ByError<E, F>> {
         Json(ByError {
             decide,
@@ -160,7 +159,7 @@ impl Json {
     }
 }
 
-/// Decides by the error. See [`Json::on_error`].
+/// Decides by the error; from [`Json::on_error`].
 pub struct ByError<E, F> {
     decide: F,
     error: PhantomData<fn(&E)>,
@@ -181,9 +180,9 @@ impl<E, F> fmt::Debug for ByError<E, F> {
     }
 }
 
-/// What [`Json`] asks about errors: [`Released`] or [`ByError`].
+/// The policy of [`Json`] for errors: [`Released`] or [`ByError`].
 pub trait OnError<E>: Send + Sync + 'static {
-    /// What the record is to say.
+    /// Decides what the record says about `error`.
     fn decide(&self, error: &E) -> Disposition;
 }
 
@@ -214,7 +213,7 @@ where
     fn encode(&self, result: &Result<T, E>) -> Result<Bytes, CodecError> {
         match result {
             Ok(value) => to_json(value),
-            Err(_) => Err(CodecError::new("an error has no recorded form")),
+            Err(_) => Err(CodecError::new("errors are not encoded")),
         }
     }
 

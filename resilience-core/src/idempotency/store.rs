@@ -1,33 +1,32 @@
-//! What a store of records offers.
+//! The interface of a store of records.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 use super::record::{
     BEYOND, Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome,
 };
-use crate::fleet::StoreHandle;
+use crate::fleet::{Probe, StoreClient, StoreHandle, Subscription};
 pub use crate::fleet::{StoreError, StoreFuture};
 
-/// The longest key, in bytes.
+/// Maximum size of a key in bytes.
 pub const MAX_KEY: usize = 1024;
-/// The longest owner and fingerprint, in bytes.
+/// Maximum size of an owner or a fingerprint in bytes.
 pub const MAX_WORD: usize = 128;
-/// The largest outcome, in bytes.
+/// Maximum size of an outcome in bytes.
 pub const MAX_OUTCOME: usize = 16 << 20;
-/// The largest checkpoint, in bytes.
+/// Maximum size of a checkpoint in bytes.
 pub const MAX_CHECKPOINT: usize = 1 << 20;
 
-/// Where the instances of a service keep their records.
+/// A store of idempotency records, shared by the instances of a service.
 ///
-/// Each method is one atomic step on the [`Record`](super::record::Record) of `key` in the group called `name`, with the
-/// store's own clock, in one round trip. Whatever ends a wait (a completion, a release, an unknown outcome, a
-/// resolution) is told to all who are [subscribed](Self::subscribe).
+/// Each method is one atomic step on the [`Record`](super::record::Record) of `key` in the group called `name`, by the
+/// store's own clock, in one round trip. Every step that ends a wait (a completion, a release, an unknown outcome, a
+/// resolution) is sent to all [subscribers](Self::subscribe).
 ///
-/// A failure that is [ambiguous](StoreError::ambiguous) may have been done all the same. Every step can be repeated
-/// as it is until its answer comes.
+/// A step that failed with an [ambiguous](StoreError::ambiguous) error may have been done. Every step can be repeated
+/// unchanged until it is answered. Steps need no time budget of their own: the handle gives each one.
 pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     /// See [`Record::claim`](super::record::Record::claim).
     fn claim<'a>(
@@ -56,8 +55,8 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
         lease_ms: u64,
     ) -> StoreFuture<'a, WriteOutcome>;
 
-    /// See [`Record::complete`](super::record::Record::complete). An answer other than [`WriteOutcome::Lost`] means that the
-    /// outcome is there for whoever asks next.
+    /// See [`Record::complete`](super::record::Record::complete). An answer other than [`WriteOutcome::Lost`] means that
+    /// the next claim finds the outcome.
     fn complete<'a>(
         &'a self,
         name: &'a str,
@@ -94,9 +93,11 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     /// The record as it is, if there is one.
     fn get<'a>(&'a self, name: &'a str, key: &'a str) -> StoreFuture<'a, Option<RecordView>>;
 
-    /// Tells when the record of `key` may have changed, from now on, those who subscribe first and then claim, and are told
-    /// that somebody is at work: a store need not tell anybody else. It ends with the last clone of what is returned.
-    fn subscribe(&self, name: &str, key: &str) -> Changes;
+    /// Subscribes to changes of the record of `key`, from now on. A message says that the record may have changed; there may be
+    /// messages without a change, and a lost connection may lose some, so that a caller that waits claims again now and
+    /// then. A store needs to tell only subscribers that claim after they have subscribed and are told
+    /// [`Claimed::Busy`]. Dropping the last clone unsubscribes.
+    fn subscribe(&self, name: &str, key: &str) -> Subscription<()>;
 
     /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
     /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
@@ -106,46 +107,17 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Says when to look again. It may say so for nothing, and it may stay silent when a connection was lost: whoever waits
-/// looks now and then of their own accord.
-#[derive(Clone)]
-pub struct Changes {
-    heard: watch::Receiver<()>,
-    /// Dropped with the last clone, so that a store can end what it does for it.
-    _held: Option<Arc<dyn Send + Sync>>,
-}
+/// A client of a store of records.
+pub(crate) type RecordClient = StoreClient<dyn IdempotencyStore>;
 
-impl Changes {
-    /// What a store hands out that has a sender for the key.
-    #[must_use]
-    pub const fn new(heard: watch::Receiver<()>) -> Self {
-        Self { heard, _held: None }
-    }
-
-    /// The same; `held` is dropped when nobody listens any more.
-    #[must_use]
-    pub fn holding(heard: watch::Receiver<()>, held: Arc<dyn Send + Sync>) -> Self {
-        Self {
-            heard,
-            _held: Some(held),
-        }
-    }
-
-    /// Waits until there may be news; for ever, once the store is gone. Loses none when it is dropped.
-    pub async fn next(&mut self) {
-        if self.heard.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+impl Probe for dyn IdempotencyStore {
+    fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
+        // No stored key looks like this one.
+        Box::pin(async move { self.get(name, "probe").await.map(drop) })
     }
 }
 
-impl fmt::Debug for Changes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Changes").finish_non_exhaustive()
-    }
-}
-
-/// What every store refuses, whatever it is made of: numbers that a script cannot count with, and sizes without bound.
+/// Checks that every store makes: numbers that a script cannot count with and unbounded sizes are errors.
 pub mod validate {
     use super::{
         BEYOND, Claim, Completion, Holder, MAX_CHECKPOINT, MAX_KEY, MAX_OUTCOME, MAX_WORD,
@@ -155,7 +127,7 @@ pub mod validate {
     /// About 30 years, in milliseconds: a moment that far ahead, in microseconds, is still a number for a script.
     pub const MAX_MS: u64 = 1_000_000_000_000;
 
-    /// Any key.
+    /// Checks a key.
     ///
     /// # Errors
     /// If it is empty or longer than [`MAX_KEY`].
@@ -164,7 +136,7 @@ pub mod validate {
         least("bytes of the key", key.len() as u64, 1)
     }
 
-    /// A claim.
+    /// Checks a claim.
     ///
     /// # Errors
     /// If its owner is empty or too long, its fingerprint too long, its lease zero, or its retention below its lease
@@ -177,7 +149,7 @@ pub mod validate {
         least("retention", claim.retention_ms, claim.lease_ms)
     }
 
-    /// A holder.
+    /// Checks a holder.
     ///
     /// # Errors
     /// If it cannot have come from a claim that a store granted.
@@ -189,7 +161,7 @@ pub mod validate {
         least("attempt", holder.attempt.into(), 1)
     }
 
-    /// A fence.
+    /// Checks a fence.
     ///
     /// # Errors
     /// If it is zero, or too large to be counted on from.
@@ -203,7 +175,7 @@ pub mod validate {
         Ok(())
     }
 
-    /// A lease, in milliseconds.
+    /// Checks a lease in milliseconds.
     ///
     /// # Errors
     /// If it is zero or beyond [`MAX_MS`].
@@ -211,7 +183,7 @@ pub mod validate {
         ms("lease", lease_ms)
     }
 
-    /// A checkpoint of `bytes`.
+    /// Checks the size of a checkpoint in bytes.
     ///
     /// # Errors
     /// If it is larger than [`MAX_CHECKPOINT`].
@@ -219,7 +191,7 @@ pub mod validate {
         size("checkpoint", bytes, MAX_CHECKPOINT)
     }
 
-    /// An outcome and its time.
+    /// Checks an outcome and its time to live.
     ///
     /// # Errors
     /// If it is larger than [`MAX_OUTCOME`], or its time is zero or beyond [`MAX_MS`].
@@ -228,7 +200,7 @@ pub mod validate {
         ms("ttl", completion.ttl_ms)
     }
 
-    /// What an outcome is resolved to.
+    /// Checks a resolution.
     ///
     /// # Errors
     /// As [`completion`].

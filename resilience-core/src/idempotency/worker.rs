@@ -1,4 +1,4 @@
-//! Work that is done under a claim: in a task of its own, with a lease that is renewed, to an end that is recorded.
+//! Work under a claim: runs in a task of its own, under a lease that is renewed, and ends with a recorded outcome.
 
 use std::{
     any::Any,
@@ -8,112 +8,82 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    sync::oneshot,
-    task::JoinError,
-    time::{Instant, sleep},
-};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinError, time::Instant};
 use tracing::instrument::{Instrument, WithSubscriber};
 
 use super::{
-    attempt::{Attempt, CURRENT},
-    builder::{InDoubt, Reconciled},
+    attempt::{Attempt, CURRENT, HeldClaim},
     heartbeat::Heartbeat,
     key::Fingerprint,
     outcome::{Disposition, Outcomes, Recorded},
+    reconcile::{InDoubt, Reconciled},
     record::{Claim, Claimed, Completion, Holder, Previous, WriteOutcome},
-    shared::{Counted, Shared, ms},
-    store::{IdempotencyStore, StoreError},
+    settlement::{Decided, Settlement},
+    shared::{Counted, Shared},
+    store::{IdempotencyStore, StoreFuture},
 };
 use crate::error::Pattern;
 
-/// Whoever does the work.
+/// A granted claim and what its attempt needs.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) key: Arc<str>,
     pub(super) print: Fingerprint,
     pub(super) claim: Arc<Claim>,
-    /// None: unguarded.
+    /// `None`: without protection.
     pub(super) held: Option<HeldClaim>,
     pub(super) checkpoint: Option<Bytes>,
-    /// The same, as the store has it.
-    pub(super) left: Option<Bytes>,
+    /// The checkpoint as the store has it.
+    pub(super) sealed_checkpoint: Option<Bytes>,
     pub(super) previous: Previous,
     /// Just before the claim that was granted.
     pub(super) asked: Instant,
-    /// The handle's own store does not know of this, and is to be told the outcome.
+    /// The handle's own store does not know of this claim, and is to be told the outcome.
     pub(super) replicate: bool,
 }
 
-/// A claim that was granted, and by which store.
-#[derive(Clone)]
-pub(super) struct HeldClaim {
-    pub(super) store: Arc<dyn IdempotencyStore>,
-    pub(super) holder: Holder,
-}
-
-/// How it went, for the caller.
-pub(super) struct Finished<R> {
-    pub(super) ended: Ended<R>,
-    pub(super) recorded: Recorded,
-}
-
-pub(super) enum Ended<R> {
-    Result(R),
+/// How an attempt ended, for the caller.
+pub(super) enum Ending<R> {
+    /// The work's result, and what the record says of it.
+    Result(R, Recorded),
     Panicked(Box<dyn Any + Send>),
-    /// At the ceiling.
+    /// At the maximum lease time.
     Cancelled,
-    /// An earlier attempt had done it.
+    /// An earlier attempt had done the work.
     Reconciled(Bytes),
-    /// It may have.
+    /// An earlier attempt may have done the work.
     StillUnknown,
 }
 
-/// What the record is to say.
-enum Settlement {
-    Done {
-        plain: Option<Bytes>,
-        completion: Completion,
-    },
-    /// With what is known of the attempt before.
-    Release(Previous),
-    Unknown,
-}
-
-/// The same, before it is sealed.
-enum Decided {
-    Done {
-        plain: Option<Bytes>,
-        ttl: Option<Duration>,
-    },
-    Release,
-    Unknown,
-}
+/// A caller that waits for the ending.
+type Caller<R> = (oneshot::Sender<Ending<R>>, Ending<R>);
 
 impl Worker {
-    /// Starts the work. It goes on when nobody listens any more.
+    /// Starts the work. It goes on when the receiver is dropped; a shutdown of the handle waits for it.
     pub(super) fn start<R, O, W, Fut>(
         self: Box<Self>,
         outcomes: Arc<O>,
         work: W,
-    ) -> oneshot::Receiver<Finished<R>>
+    ) -> oneshot::Receiver<Ending<R>>
     where
         R: Send + 'static,
         O: Outcomes<R>,
         W: FnOnce(Attempt) -> Fut + Send + 'static,
         Fut: Future<Output = R> + Send + 'static,
     {
-        let (tell, told) = oneshot::channel();
-        let supervised = async move { self.supervise(outcomes, work, tell).await };
-        tokio::spawn(supervised.in_current_span().with_current_subscriber());
-        told
+        let (sender, receiver) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        let supervised = async move { self.supervise(outcomes, work, sender).await };
+        let supervised = supervised.in_current_span().with_current_subscriber();
+        shared.tasks.spawn(&Handle::current(), supervised);
+        receiver
     }
 
     async fn supervise<R, O, W, Fut>(
         &self,
         outcomes: Arc<O>,
         work: W,
-        tell: oneshot::Sender<Finished<R>>,
+        caller: oneshot::Sender<Ending<R>>,
     ) where
         R: Send + 'static,
         O: Outcomes<R>,
@@ -121,16 +91,16 @@ impl Worker {
         Fut: Future<Output = R> + Send + 'static,
     {
         let running = Counted::new(&self.shared.totals.running);
-        let attempt = Attempt::new(self);
-        let mut heartbeat = Heartbeat::new(self, &attempt);
-        let (settlement, ended) = match self.reconcile(&attempt, &mut heartbeat).await {
-            Err((ended, decided)) => (self.seal(decided, self.previous), ended),
+        let attempt = self.attempt();
+        let mut heartbeat = Heartbeat::new(&attempt, self.asked);
+        let (settlement, ending) = match self.reconcile(&attempt, &mut heartbeat).await {
+            Err((ending, decided)) => (self.seal(decided, self.previous), ending),
             Ok(previous) => {
-                let (ended, decided) = self.work(outcomes, work, attempt, &mut heartbeat).await;
-                (self.seal(decided, previous), ended)
+                let (ending, decided) = self.work(outcomes, work, attempt, &mut heartbeat).await;
+                (self.seal(decided, previous), ending)
             }
         };
-        let settling = self.settle(&settlement, Some((tell, ended)));
+        let settling = self.settle(&settlement, Some((caller, ending)));
         tokio::select! {
             biased;
             () = settling => {}
@@ -142,25 +112,36 @@ impl Worker {
         }
     }
 
-    /// Does the work, in a task of its own: however it keeps its thread busy, the lease is renewed.
+    fn attempt(&self) -> Attempt {
+        Attempt::new(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.key),
+            self.held.clone(),
+            self.previous,
+            self.checkpoint.clone(),
+            self.sealed_checkpoint.clone(),
+        )
+    }
+
+    /// Runs the work in a task of its own: the lease is renewed even while the work blocks its thread.
     async fn work<R, O, W, Fut>(
         &self,
         outcomes: Arc<O>,
         work: W,
         attempt: Attempt,
-        heartbeat: &mut Heartbeat<'_>,
-    ) -> (Ended<R>, Decided)
+        heartbeat: &mut Heartbeat,
+    ) -> (Ending<R>, Decided)
     where
         R: Send + 'static,
         O: Outcomes<R>,
         W: FnOnce(Attempt) -> Fut + Send + 'static,
         Fut: Future<Output = R> + Send + 'static,
     {
-        let limit = self.shared.settings.max_outcome;
+        let max_bytes = self.shared.settings.max_outcome;
         let name = Arc::clone(&self.shared.name);
         let working = CURRENT.scope(attempt.clone(), async move {
             let result = work(attempt).await;
-            let decided = decide(&*outcomes, &result, limit, &name);
+            let decided = Decided::about(&*outcomes, &result, max_bytes, &name);
             (result, decided)
         });
         let mut task = tokio::spawn(working.in_current_span().with_current_subscriber());
@@ -174,12 +155,12 @@ impl Worker {
             }
         };
         match joined {
-            Ok((result, decided)) => (Ended::Result(result), decided),
+            Ok((result, decided)) => (Ending::Result(result, Recorded::Pending), decided),
             Err(error) => self.broken_off(error),
         }
     }
 
-    fn broken_off<R>(&self, error: JoinError) -> (Ended<R>, Decided) {
+    fn broken_off<R>(&self, error: JoinError) -> (Ending<R>, Decided) {
         let panicked = error.is_panic();
         tracing::error!(
             target: "resilience",
@@ -192,19 +173,20 @@ impl Worker {
             Disposition::Release => Decided::Release,
             _ => Decided::Unknown,
         };
-        let ended = match error.try_into_panic() {
-            Ok(panic) => Ended::Panicked(panic),
-            Err(_) => Ended::Cancelled,
+        let ending = match error.try_into_panic() {
+            Ok(panic) => Ending::Panicked(panic),
+            Err(_) => Ending::Cancelled,
         };
-        (ended, decided)
+        (ending, decided)
     }
 
-    /// Asks the hook, if there is one and something to ask. `Ok`: do the work, this being known of the attempt before.
+    /// Calls the reconcile hook, if there is one and the previous attempt is in doubt. `Ok`: run the work, with what is known
+    /// of the previous attempt now.
     async fn reconcile<R>(
         &self,
         attempt: &Attempt,
-        heartbeat: &mut Heartbeat<'_>,
-    ) -> Result<Previous, (Ended<R>, Decided)> {
+        heartbeat: &mut Heartbeat,
+    ) -> Result<Previous, (Ending<R>, Decided)> {
         let hook = match &self.shared.reconcile {
             Some(hook) if self.previous.is_in_doubt() => hook,
             _ => return Ok(self.previous),
@@ -227,11 +209,11 @@ impl Worker {
         };
         match found.unwrap_or(Reconciled::Unknown) {
             Reconciled::NotDone => Ok(Previous::Released),
-            Reconciled::Unknown => Err((Ended::StillUnknown, Decided::Unknown)),
+            Reconciled::Unknown => Err((Ending::StillUnknown, Decided::Unknown)),
             Reconciled::Done(outcome) => {
                 let plain = Some(outcome.clone());
                 Err((
-                    Ended::Reconciled(outcome),
+                    Ending::Reconciled(outcome),
                     Decided::Done { plain, ttl: None },
                 ))
             }
@@ -239,40 +221,21 @@ impl Worker {
     }
 
     fn seal(&self, decided: Decided, previous: Previous) -> Settlement {
-        let (plain, ttl) = match decided {
-            Decided::Release => return Settlement::Release(previous),
-            Decided::Unknown => return Settlement::Unknown,
-            Decided::Done { plain, ttl } => (plain, ttl),
-        };
-        let settings = &self.shared.settings;
-        let ttl_ms = ms(ttl.unwrap_or(settings.ttl)).min(super::store::validate::MAX_MS);
-        let associated_data = self.shared.associated_data(&self.key);
-        match settings
-            .sealing
-            .seal(plain.as_deref(), ttl_ms, &associated_data)
-        {
-            Ok(outcome) => Settlement::Done {
-                plain,
-                completion: Completion { outcome, ttl_ms },
-            },
-            Err(why) => {
-                self.complain(&why, "the outcome cannot be sealed, and is left unknown");
+        decided
+            .seal(&self.shared, &self.key, previous)
+            .unwrap_or_else(|why| {
+                self.warn(&why, "the outcome cannot be sealed, and is left unknown");
                 Settlement::Unknown
-            }
-        }
+            })
     }
 
-    /// Tells the store how it ended, and the caller what the store said. A store that gives no answer at once is asked
-    /// on while the lease can last; the caller is not kept waiting for that.
-    async fn settle<R>(
-        &self,
-        settlement: &Settlement,
-        mut caller: Option<(oneshot::Sender<Finished<R>>, Ended<R>)>,
-    ) {
+    /// Records the ending, and tells the caller what the store said. If the store does not answer the first time, the caller
+    /// is told so, and the step is repeated for as long as the lease can last.
+    async fn settle<R>(&self, settlement: &Settlement, mut caller: Option<Caller<R>>) {
         let mut tell = |recorded| {
-            if let Some((tell, ended)) = caller.take() {
-                // Whoever asked may have gone.
-                let _ = tell.send(Finished { ended, recorded });
+            if let Some((caller, ending)) = caller.take() {
+                // The caller may be gone.
+                let _ = caller.send(ending.recorded(recorded));
             }
         };
         let totals = &self.shared.totals;
@@ -281,61 +244,61 @@ impl Worker {
             return tell(Recorded::Unguarded);
         };
         let until = Instant::now() + self.shared.settings.lease;
-        let mut pause = Duration::from_millis(20);
-        loop {
-            let (asked, step) = (Instant::now(), self.told(held, settlement));
-            match self.shared.within_budget(&held.store, step).await {
-                Ok(WriteOutcome::Lost(loss)) => {
-                    totals.lost.fetch_add(1, Relaxed);
-                    self.complain(
-                        &format_args!("{loss:?}"),
-                        "the end of the work is not recorded",
-                    );
-                    return tell(Recorded::Lost);
-                }
-                Ok(WriteOutcome::Kept | WriteOutcome::Restored) => {
-                    return tell(self.settled(settlement, asked));
-                }
-                Err(failure) if Instant::now() >= until => {
-                    totals.not_stored.fetch_add(1, Relaxed);
-                    self.complain(&failure, "the store never heard how the work ended");
-                    return tell(Recorded::Pending);
-                }
-                Err(_) => tell(Recorded::Pending),
+        let holder = &settlement.holder(&held.holder);
+        let mut asked = Instant::now();
+        let first = held
+            .store
+            .attempt(|store| self.write(store, holder, settlement));
+        let mut answer = first.await;
+        if answer.is_err() {
+            tell(Recorded::Pending);
+            let again = held.store.call_until(until, |store| {
+                asked = Instant::now();
+                self.write(store, holder, settlement)
+            });
+            answer = again.await;
+        }
+        match answer {
+            Ok(WriteOutcome::Lost(loss)) => {
+                totals.lost.fetch_add(1, Relaxed);
+                let why = format_args!("{loss:?}");
+                self.warn(&why, "the end of the work is not recorded");
+                tell(Recorded::Lost);
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            Ok(WriteOutcome::Kept | WriteOutcome::Restored) => {
+                tell(self.settled(settlement, asked));
+            }
+            Err(failure) => {
+                totals.not_stored.fetch_add(1, Relaxed);
+                self.warn(&failure, "the outcome never reached the store");
+            }
         }
     }
 
-    async fn told(
-        &self,
-        held: &HeldClaim,
-        settlement: &Settlement,
-    ) -> Result<WriteOutcome, StoreError> {
-        let (store, name, holder) = (&held.store, &self.shared.name, &held.holder);
+    fn write<'a>(
+        &'a self,
+        store: &'a dyn IdempotencyStore,
+        holder: &'a Holder,
+        settlement: &'a Settlement,
+    ) -> StoreFuture<'a, WriteOutcome> {
+        let name = &self.shared.name;
         match settlement {
             Settlement::Done { completion, .. } => {
-                store.complete(name, &self.key, holder, completion).await
+                store.complete(name, &self.key, holder, completion)
             }
-            Settlement::Release(previous) => {
-                let holder = Holder {
-                    previous: *previous,
-                    ..holder.clone()
-                };
-                store.release(name, &self.key, &holder).await
-            }
-            Settlement::Unknown => store.unknown(name, &self.key, holder).await,
+            Settlement::Release(_) => store.release(name, &self.key, holder),
+            Settlement::Unknown => store.unknown(name, &self.key, holder),
         }
     }
 
-    /// The store knows. `asked` is just before it was told.
+    /// Counts what the store has recorded. `asked` is just before it was asked to.
     fn settled(&self, settlement: &Settlement, asked: Instant) -> Recorded {
         let totals = &self.shared.totals;
         let (recorded, counter) = match settlement {
             Settlement::Release(_) => (Recorded::Released, &totals.released),
             Settlement::Unknown => {
-                self.complain(&"nobody knows how it ended", "the outcome is left unknown");
+                let why = "it is not known how the work ended";
+                self.warn(&why, "the outcome is left unknown");
                 (Recorded::Unknown, &totals.left_unknown)
             }
             Settlement::Done { plain, completion } => {
@@ -354,39 +317,42 @@ impl Worker {
         recorded
     }
 
-    /// Work that was done while the store was away: it is told the outcome if it comes back soon.
+    /// Tells the handle's own store the outcome of work that was done while it was unavailable, if it is back within a
+    /// lease.
     async fn replicate(&self, settlement: &Settlement) {
         let Settlement::Done { completion, .. } = settlement else {
             return;
         };
-        let (shared, store) = (&self.shared, &self.shared.store);
-        let until = Instant::now() + shared.settings.lease;
-        let mut pause = Duration::from_millis(20);
-        while Instant::now() < until {
-            let step = async {
-                let claimed = store.claim(&shared.name, &self.key, &self.claim).await?;
-                if let Claimed::New(grant) | Claimed::Mine(grant) = claimed {
-                    let holder = Holder::new(&self.claim, &grant);
-                    let completed = store.complete(&shared.name, &self.key, &holder, completion);
-                    completed.await?;
-                }
-                Ok(())
-            };
-            if shared.within_budget(store, step).await.is_ok() {
-                return;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
+        let until = Instant::now() + self.shared.settings.lease;
+        let store = &self.shared.store;
+        let recorded = store.call_until(until, |store| self.record_in(store, completion));
+        // If it stays unavailable, other instances do not know of the outcome.
+        let _ = recorded.await;
     }
 
-    /// Work that is not begun.
+    fn record_in<'a>(
+        &'a self,
+        store: &'a dyn IdempotencyStore,
+        completion: &'a Completion,
+    ) -> StoreFuture<'a, ()> {
+        let (name, key) = (&self.shared.name, &self.key);
+        Box::pin(async move {
+            let claimed = store.claim(name, key, &self.claim).await?;
+            if let Claimed::New(grant) | Claimed::Mine(grant) = claimed {
+                let holder = Holder::new(&self.claim, &grant);
+                store.complete(name, key, &holder, completion).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives the key back; for work that was not begun.
     pub(super) async fn give_back(&self) {
         let settlement = Settlement::Release(self.previous);
         self.settle::<()>(&settlement, None).await;
     }
 
-    fn complain(&self, why: &dyn std::fmt::Display, what: &'static str) {
+    fn warn(&self, why: &dyn std::fmt::Display, what: &'static str) {
         tracing::warn!(
             target: "resilience",
             pattern = Pattern::Idempotency.as_str(),
@@ -398,27 +364,12 @@ impl Worker {
     }
 }
 
-fn decide<R>(outcomes: &impl Outcomes<R>, result: &R, limit: usize, name: &str) -> Decided {
-    let ttl = match outcomes.decide(result) {
-        Disposition::Release => return Decided::Release,
-        Disposition::Unknown => return Decided::Unknown,
-        Disposition::Record => None,
-        Disposition::RecordFor(ttl) => Some(ttl),
-    };
-    let why = match outcomes.encode(result) {
-        Ok(bytes) if bytes.len() <= limit => {
-            let plain = Some(bytes);
-            return Decided::Done { plain, ttl };
+impl<R> Ending<R> {
+    /// The same ending, with what the record says of it.
+    fn recorded(self, recorded: Recorded) -> Self {
+        match self {
+            Self::Result(result, _) => Self::Result(result, recorded),
+            other => other,
         }
-        Ok(bytes) => format!("{} bytes are more than {limit}", bytes.len()),
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!(
-        target: "resilience",
-        pattern = Pattern::Idempotency.as_str(),
-        name,
-        why,
-        "the work counts as done, but its outcome is not kept"
-    );
-    Decided::Done { plain: None, ttl }
+    }
 }

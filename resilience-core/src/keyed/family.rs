@@ -30,8 +30,8 @@ struct Inner<K, H: Member> {
     retire: fn(&Self),
 }
 
-/// A handle of which a [`Family`] can have one per key. Implemented by the handles of this crate,
-/// for which it is sealed.
+/// A handle of which a [`Family`] can have one per key. Sealed: implemented by handles of this
+/// crate.
 pub trait Member: InFamily {
     /// The state of one member at one moment.
     type Snapshot;
@@ -46,7 +46,7 @@ pub trait InFamily: Evict + Clone {
     /// The pattern whose metrics the family reports.
     const PATTERN: Pattern;
 
-    /// What all members of one family have in common.
+    /// State that all members of one family share.
     type Common: Send + Sync + 'static;
 
     /// Called when this member leaves, so that the family can keep its numbers.
@@ -103,8 +103,8 @@ where
         Ok(Self { inner })
     }
 
-    /// The member of `key`, made if there is none. It stays usable after the family has dropped it,
-    /// but is then no longer the one that new calls go through: get it again.
+    /// Returns the member of `key`, made if there is none. It stays usable after the family has dropped it, but new
+    /// calls then go through another one: get it for each call.
     #[must_use]
     pub fn get<Q>(&self, key: &Q) -> H
     where

@@ -1,22 +1,20 @@
 //! Families of handles: one breaker, bulkhead or rate limit per key (host, tenant, shard), bounded.
 //!
 //! Keys come from requests, so their number is not under the program's control: a [`Family`] has a
-//! cap, and drops members that have not been used for a while. [`Keyed`] holds these two numbers;
-//! the families are [`KeyedCircuitBreaker`](crate::breaker::KeyedCircuitBreaker),
+//! maximum size and drops idle members. [`Keyed`] configures both. The families are [`KeyedCircuitBreaker`](crate::breaker::KeyedCircuitBreaker),
 //! [`KeyedBulkhead`](crate::bulkhead::KeyedBulkhead) and
 //! [`KeyedRateLimit`](crate::limit::KeyedRateLimit).
 //!
-//! - A member is dropped when it was idle for [`idle`](Keyed::idle) *and* holds nothing that
-//!   matters: an open breaker, a bulkhead with calls in flight and a bucket that is not full stay.
-//!   Idle members are looked for when a new key arrives and whenever metrics are exported.
-//! - When the family is full, the members unused for longest make room, an eighth of the family at
-//!   once.
-//! - When no member can be dropped, because every one of them is open or busy, new keys share one
-//!   overflow member.
+//! - A member is dropped when it was idle for [`idle`](Keyed::idle) *and* has no state to keep: an
+//!   open breaker, a bulkhead with calls in flight and a bucket that is not full stay. Idle members
+//!   are dropped when a new key arrives and when metrics are exported.
+//! - When the family is full, the members unused for longest are dropped, an eighth of the family
+//!   at once.
+//! - When no member can be dropped, because all are open or busy, new keys share one overflow
+//!   member.
 //! - Metrics carry the family's name, never a key.
 //!
-//! A family holds its members and nothing of theirs; what it keeps of a member that leaves is
-//! numbers.
+//! A family holds no references into its members; of a member that leaves it keeps numbers.
 //!
 //! **Cost**: a lookup of a known key takes no lock and allocates nothing. A new key takes a lock
 //! and builds a member.
@@ -34,7 +32,7 @@ pub(crate) use self::{
     registry::{Evict, Registry},
 };
 
-/// How many members a keyed family may have, and how long an idle one is kept.
+/// Limits of a keyed family: its maximum size, and how long idle members are kept.
 ///
 /// Defaults: 1,024 keys, 10 minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +51,14 @@ impl Keyed {
         }
     }
 
-    /// The most members the family may have; memory is proportional to it.
+    /// Maximum number of members; memory is proportional to it. Default: 1,024.
     pub const fn max_keys(mut self, max_keys: usize) -> Self {
         self.max_keys = max_keys;
         self
     }
 
-    /// How long a member may go unused before it is dropped. The moment of the last use is known to
-    /// the nearest look-round, so a member may live up to twice as long.
+    /// Time after which an unused member is dropped. Default: 10 minutes. Sweeps run at half of this interval, so a
+    /// member may stay up to twice as long.
     pub const fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self

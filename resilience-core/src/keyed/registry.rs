@@ -19,10 +19,10 @@ use papaya::HashMap;
 use super::Keyed;
 use crate::{clock::Moment, error::InvalidConfig};
 
-/// A member that can say whether it may be dropped.
+/// A member that knows whether it may be dropped.
 #[expect(unnameable_types, reason = "sealed")]
 pub trait Evict: Send + Sync + 'static {
-    /// Whether dropping this member now would lose nothing but statistics.
+    /// Whether dropping this member now loses nothing but statistics.
     fn evictable(&self) -> bool;
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Registry<K, H> {
     overflow: OnceLock<H>,
     make: Make<K, H>,
     evicted: Box<dyn Fn(&H) + Send + Sync>,
-    /// When the next look-round for idle members is due.
+    /// When the next sweep for idle members is due.
     next_sweep: AtomicU64,
     /// Held while a new key enters, so that the cap is exact.
     entering: Mutex<()>,
@@ -43,9 +43,9 @@ type Make<K, H> = Box<dyn Fn(Option<&K>) -> H + Send + Sync>;
 
 struct Entry<H> {
     handle: H,
-    /// Used since the last look-round.
+    /// Used since the last sweep.
     used: AtomicBool,
-    /// The last look-round that found it used, in nanoseconds of a [`Moment`].
+    /// The last sweep that found it used, in nanoseconds of a [`Moment`].
     seen: AtomicU64,
 }
 
@@ -54,8 +54,8 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     H: Evict,
 {
-    /// `make` builds the member of a key, or the overflow member (`None`); `evicted` sees members
-    /// that go, so that the family can keep their totals.
+    /// `make` builds the member of a key, or the overflow member (`None`); `evicted` is called
+    /// with members that are dropped, so that the family can keep their totals.
     pub(crate) fn new(
         limits: Keyed,
         make: impl Fn(Option<&K>) -> H + Send + Sync + 'static,
@@ -113,7 +113,7 @@ where
         f(handle)
     }
 
-    /// Drops the members that have been idle for long enough, if a look-round is due.
+    /// Drops the members that have been idle for long enough, if a sweep is due.
     pub(crate) fn sweep(&self, now: Moment) {
         let due = self.next_sweep.load(Relaxed);
         if now.as_nanos() < due {
@@ -136,8 +136,8 @@ where
         });
     }
 
-    /// Drops an eighth of the family, those unused for longest first. False if nobody could go.
-    /// Under `entering`.
+    /// Drops an eighth of the family, those unused for longest first. Returns `false` if no member could be dropped.
+    /// Called under `entering`.
     fn make_room(&self) -> bool {
         let members = self.members.pin();
         let mut idle: Vec<_> = members
@@ -173,7 +173,7 @@ where
         }
     }
 
-    /// How many members there are, without the overflow member.
+    /// The number of members, without the overflow member.
     pub(crate) fn len(&self) -> usize {
         self.members.len()
     }
@@ -204,7 +204,7 @@ impl<H> Entry<H> {
         }
     }
 
-    /// How long ago a look-round last found this member used; this is such a look-round.
+    /// The time since a sweep last found this member used. Counts as a sweep itself.
     fn seen_by_sweep(&self, now: Moment) -> Duration {
         if self.used.swap(false, Relaxed) {
             self.seen.store(now.as_nanos(), Relaxed);
@@ -293,7 +293,7 @@ mod tests {
         assert!(Arc::ptr_eq(&busy, &hit(&registry, 2, at(200))));
         assert!(
             !Arc::ptr_eq(&idle, &hit(&registry, 3, at(200))),
-            "forgotten and made anew"
+            "forgotten and made again"
         );
     }
 

@@ -1,11 +1,10 @@
 //! The bucket in one word, for one limit within one process: every decision is a single atomic step.
 //!
-//! A bucket that lacks tokens is full again at a known time, and that time says all there is to say about it: in
-//! parts of which a microsecond has [`Quota::rate`] and a token [`Quota::unit`], it is a whole number, so this is the
-//! same bucket as the [`machine`](super::token_bucket)'s, to the last part. (A GCRA rounds here.) What a time cannot do is
-//! survive a change of the quota, which is why the shared stores keep tokens.
+//! The state of a bucket is the time at which it is full again: in parts of which a microsecond has [`Quota::rate`] and a
+//! token [`Quota::unit`], it is a whole number, so this bucket equals the one of [`token_bucket`](super::token_bucket)
+//! exactly. (A GCRA rounds here.) A time cannot survive a change of the quota, which is why stores keep tokens.
 //!
-//! The word wraps around. [`AtomicBucket::settle`] sees to it that it is never further behind than half of its range.
+//! The word wraps around. [`AtomicBucket::settle`] keeps it from being further behind than half of its range.
 
 use std::sync::PoisonError;
 
@@ -23,17 +22,17 @@ use crate::{
     },
 };
 
-/// After so many parts without a look, the word is looked after.
+/// After this many parts without a call, the word is settled.
 const LONG_AGO: u64 = 1 << 62;
-/// After so many, it says nothing any more; nobody has called for [`LONG_AGO`], which fills any bucket.
+/// After this many, the word is meaningless; there was no call for [`LONG_AGO`], which fills any bucket.
 const TOO_LONG_AGO: u128 = (1 << 63) - (1 << 54);
 
-/// Why there are no tokens to be had.
+/// The reason of a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// There are, after so many microseconds.
+    /// The tokens are there after this many microseconds.
     Wait(u64),
-    /// The bucket cannot hold so many.
+    /// The bucket cannot hold that many.
     Impossible,
 }
 
@@ -41,7 +40,7 @@ pub(super) struct AtomicBucket {
     quota: Quota,
     /// A full bucket, in parts.
     room: u64,
-    /// Microseconds without a look after which the word is looked after.
+    /// Microseconds without a call after which the word is settled.
     patience: u64,
     hot: CachePadded<Hot>,
     settling: Mutex<()>,
@@ -76,7 +75,7 @@ impl AtomicBucket {
         &self.quota
     }
 
-    /// How many calls wait.
+    /// The number of calls that wait.
     #[inline]
     pub(super) fn waiting(&self) -> usize {
         self.hot.waiting.load(Relaxed)
@@ -272,7 +271,7 @@ mod tests {
         assert!(refused > 5_000 && settled > 0, "{refused} {settled}");
     }
 
-    /// Nobody calls for as long as the word's whole range, or its half.
+    /// No calls for the word's whole range, or half of it.
     #[test]
     fn a_bucket_that_was_idle_for_longer_than_the_word_can_say_is_full() {
         let quota = Quota::per(999_983, Duration::from_secs(1)).unwrap();

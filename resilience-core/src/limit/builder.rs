@@ -1,17 +1,17 @@
-//! The builder of a rate limit: what is wrong is said when it is built.
+//! The builder of a rate limit.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     Quota, RateLimit,
-    shared::{QueueLimits, Shared, Totals},
+    settings::{QueueLimits, Settings, validate_queue},
 };
 use crate::{clock::Clock, error::InvalidConfig, telemetry};
 
-/// Settings of a [`RateLimit`].
+/// Builder of a [`RateLimit`].
 ///
 /// # Default
-/// 100 permits per second, as many at once, nobody waits.
+/// 100 permits per second, a burst of 100, no queue.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RateLimitBuilder {
@@ -35,46 +35,47 @@ impl RateLimitBuilder {
         }
     }
 
-    /// So many permits per `period`, gained evenly. The rules are [`Quota::per`]'s.
+    /// Sets the rate: `permits` per `period`, gained evenly. The rules are [`Quota::per`]'s.
     pub const fn permits(mut self, permits: u64, period: Duration) -> Self {
         self.permits = permits;
         self.period = period;
         self
     }
 
-    /// How many permits can be saved up and then used at once. The default is as many as a period brings.
+    /// Sets the number of permits that can be saved up and then used at once. Default: the permits of one period.
     pub const fn burst(mut self, burst: u64) -> Self {
         self.burst = Some(burst);
         self
     }
 
-    /// The same as [`permits`](Self::permits) and [`burst`](Self::burst).
+    /// Sets [`permits`](Self::permits) and [`burst`](Self::burst) from `quota`.
     pub const fn quota(self, quota: Quota) -> Self {
         self.permits(quota.permits(), quota.period())
             .burst(quota.capacity())
     }
 
     /// Lets up to `length` calls wait for their tokens, in order of arrival and for at most `max_wait`. A call whose
-    /// turn would come later than that is rejected at once. The default is not to let calls wait.
+    /// turn would come later than that is rejected at once. Default: calls do not wait.
     ///
-    /// Timers are good to a millisecond: with a burst that is gained in less, waiting calls do not use all of a rate.
+    /// Timers have a resolution of a millisecond: with a burst that is gained in less, waiting calls do not use all of
+    /// a rate.
     pub const fn queue(mut self, length: usize, max_wait: Duration) -> Self {
         self.queue = Some((length, max_wait));
         self
     }
 
-    /// The clock that tokens are gained by. The default is [`Clock::auto`].
+    /// Sets the clock that tokens are gained by. Default: [`Clock::auto`].
     pub const fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Builds the limit, full.
+    /// Builds the limit, with a full bucket.
     ///
     /// # Errors
-    /// If a value is out of bounds: names it and the rule.
+    /// When a value is out of bounds: names it and the rule.
     pub fn build(self) -> Result<RateLimit, InvalidConfig> {
-        let limit = self.settings()?.limit(None);
+        let limit = RateLimit::new(&self.settings()?, None);
         telemetry::register(limit.shared());
         Ok(limit)
     }
@@ -85,45 +86,15 @@ impl RateLimitBuilder {
             Some(burst) => quota.burst(burst)?,
             None => quota,
         };
-        if let Some((length, max_wait)) = self.queue {
-            if !(1..1 << 20).contains(&length) {
-                let rule = "its length must be between 1 and 1,048,575; leave `queue` out for none";
-                return Err(InvalidConfig::new("queue", length, rule));
-            }
-            if max_wait.is_zero() {
-                let rule = "its maximum wait must be above zero";
-                return Err(InvalidConfig::new("queue", max_wait, rule));
-            }
-        }
+        validate_queue(self.queue)?;
         Ok(Settings {
             name: self.name,
             quota,
-            queue_limits: self.queue.map(|(longest, max_wait)| QueueLimits {
-                longest,
-                max_wait: u64::try_from(max_wait.as_micros()).unwrap_or(u64::MAX),
-            }),
+            queue_limits: self
+                .queue
+                .map(|(longest, max_wait)| QueueLimits { longest, max_wait }),
             clock: self.clock.unwrap_or_default(),
             totals: Arc::default(),
         })
-    }
-}
-
-/// The quota of each key.
-pub(super) type QuotaOf<K> = Box<dyn Fn(&K) -> Quota + Send + Sync>;
-
-/// Settings that are valid.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) name: Arc<str>,
-    pub(super) quota: Quota,
-    pub(super) queue_limits: Option<QueueLimits>,
-    pub(super) clock: Clock,
-    pub(super) totals: Arc<Totals>,
-}
-
-impl Settings {
-    /// A limit that the exporter does not know of.
-    pub(super) fn limit(&self, quota: Option<Quota>) -> RateLimit {
-        RateLimit::from_shared(Arc::new(Shared::new(self, quota.unwrap_or(self.quota))))
     }
 }

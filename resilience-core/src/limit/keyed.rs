@@ -3,13 +3,13 @@
 use std::{borrow::Borrow, hash::Hash, sync::Arc};
 
 use super::{
-    Quota, RateLimit, RateLimitBuilder, RateLimitSnapshot,
-    builder::{QuotaOf, Settings},
+    Quota, RateLimit, RateLimitBuilder,
     layer::{ByKey, RateLimitLayer},
-    shared::{Totals, read_waiting},
+    settings::{QuotaOf, Settings},
+    shared::read_waiting,
+    snapshot::{RateLimitSnapshot, Totals},
 };
 use crate::{
-    cost::Each,
     error::{InvalidConfig, Pattern, Rejected},
     keyed::{Evict, Family, InFamily, Keyed, Member, Members},
     telemetry::Reading,
@@ -33,16 +33,16 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A bucket that is full is as good as none: members are dropped when they are full and idle for
-/// long enough, or when there are too many and these were unused for longest. While none of them is
-/// full, new keys share one bucket. The bounds are in [`Keyed`].
+/// A full bucket needs no memory: members are dropped when they are full and idle for long enough,
+/// or when there are too many, those unused for longest first. While none of them is full, new keys
+/// share one bucket. The bounds are in [`Keyed`].
 pub type KeyedRateLimit<K> = Family<K, RateLimit>;
 
 impl RateLimitBuilder {
     /// Builds a family of limits, one per key, each with this quota.
     ///
     /// # Errors
-    /// If a value is out of bounds: names it and the rule.
+    /// When a value is out of bounds: names it and the rule.
     pub fn keyed<K>(self, limits: Keyed) -> Result<KeyedRateLimit<K>, InvalidConfig>
     where
         K: Hash + Eq + Send + Sync + 'static,
@@ -55,7 +55,7 @@ impl RateLimitBuilder {
     /// share one limit of the quota set here.
     ///
     /// # Errors
-    /// If a value is out of bounds: names it and the rule.
+    /// When a value is out of bounds: names it and the rule.
     pub fn keyed_with<K>(
         self,
         limits: Keyed,
@@ -81,7 +81,7 @@ where
     let totals = Arc::clone(&settings.totals);
     let make = move |key: Option<&K>| {
         let quota = key.zip(quota_of.as_ref()).map(|(key, of)| of(key));
-        settings.limit(quota)
+        RateLimit::new(&settings, quota)
     };
     Family::start(name, clock, limits, totals, make)
 }
@@ -91,9 +91,9 @@ where
     K: Hash + Eq + Send + Sync + 'static,
 {
     /// A layer that charges each request to the limit of `key(&request)`: one token, unless
-    /// [`RateLimitLayer::cost`] says otherwise.
+    /// `.cost(..)` says otherwise.
     pub fn layer<F>(&self, key: F) -> RateLimitLayer<ByKey<K, F>> {
-        RateLimitLayer::new(ByKey::new(self.clone(), key, Each(1)))
+        RateLimitLayer::new(ByKey::new(self.clone(), key))
     }
 
     /// Takes `cost` tokens of `key`, if they are there and no call is waiting for them.
@@ -109,7 +109,7 @@ where
         self.with(key, |limit| limit.try_acquire(cost))
     }
 
-    /// The family's totals, and the number of calls that wait. What is said of tokens is zero.
+    /// The family's totals, and the number of calls that wait. The fields about tokens are zero.
     #[must_use]
     pub fn snapshot(&self) -> RateLimitSnapshot {
         self.members(sum)
@@ -123,7 +123,7 @@ fn sum(members: &Members<'_, RateLimit>) -> RateLimitSnapshot {
 }
 
 impl Evict for RateLimit {
-    /// A full bucket is as good as none.
+    /// A full bucket needs no memory.
     fn evictable(&self) -> bool {
         let snapshot = self.snapshot();
         snapshot.waiting == 0 && snapshot.full_in.is_zero()

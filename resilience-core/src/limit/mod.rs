@@ -1,10 +1,10 @@
-//! Rate limit: so many permits per period, saved up to a burst; exact.
+//! Rate limit: a number of permits per period, saved up to a burst; exact.
 //!
-//! A bucket of [`burst`](RateLimitBuilder::burst) tokens begins full and gains [`permits`](RateLimitBuilder::permits)
+//! A bucket of [`burst`](RateLimitBuilder::burst) tokens starts full and gains [`permits`](RateLimitBuilder::permits)
 //! of them per period, evenly. A call takes its cost in tokens, or is rejected ([`Reason::RateLimited`]) with the exact
 //! time after which it would have passed; a call that costs more than the bucket can hold is rejected as
-//! [`Reason::TooCostly`], because waiting is of no use to it. What is admitted in any time `t` is never more than the
-//! burst and `t` times the rate. Rejections cost no tokens.
+//! [`Reason::TooCostly`], because waiting does not help it. In any time `t`, at most the burst plus `t` times the rate is
+//! admitted. Rejections cost no tokens.
 //!
 //! It is not a bulkhead (it counts calls per second, not calls in flight), and not tower's `RateLimit`, which is a
 //! fixed window, cannot be shared by clones, and makes callers wait in `poll_ready`.
@@ -39,33 +39,34 @@
 //! that keeps the buckets. It decides about several limits of a subject at once (per second *and* per day, requests
 //! *and* bytes), all or nothing.
 //!
-//! # Of others
-//! [`peer`] keeps this service to the limits that the servers which it calls ask for.
+//! # Limits of other services
+//! [`upstream`] keeps this service to the limits that the servers it calls advertise.
 //!
 //! # Waiting
-//! With a [`queue`](RateLimitBuilder::queue), calls wait for their tokens in order of arrival; nobody overtakes. A call
-//! is told at once if its turn would come too late, or after its [deadline](crate::deadline).
+//! With a [`queue`](RateLimitBuilder::queue), calls wait for their tokens in order of arrival. A call is rejected at once
+//! if its turn would come too late, or after its [deadline](crate::deadline).
 //!
 //! # Order
 //! To protect a dependency: inside the retry, so that each attempt is counted, and outside the circuit breaker. To
-//! protect this service: outermost, before anything costs something.
+//! protect this service: outermost, before anything costly.
 //!
 //! # Errors
 //! [`Rejected`] as above. Errors of the inner service are passed on.
 //!
 //! # Cancellation and panics
-//! A call that is dropped while it waits leaves the line and costs nothing, also between its turn and the moment when
-//! the inner service is ready for it. Tokens of a call that was made are spent, whatever becomes of it:
+//! A call that is dropped while it waits leaves the queue and costs nothing, also between its turn and the moment when
+//! the inner service is ready for it. Tokens of a call that was started are spent, however it ends:
 //! [`refund`](RateLimit::refund) puts back what it did not use.
 //!
 //! # Readiness
-//! As with the [bulkhead](crate::bulkhead): the service is ready when the inner one is, and a call that has to wait
-//! takes a clone of the inner service, which it drives to readiness when its turn has come. This is why the inner
-//! service has to be `Clone`.
+//! As for [every admission layer](crate::admission#readiness).
 //!
 //! # Cost
-//! A passing call pays for one reading of the clock and one compare-and-swap: no allocation, no lock. A keyed one pays
-//! for a lookup in a lock-free map too. A call that waits pays for a lock, an allocation and a timer.
+//! A passing call costs one reading of the clock and one compare-and-swap: no allocation, no lock. A keyed one also costs
+//! a lookup in a lock-free map. A call that waits costs a lock, two allocations and a timer.
+//!
+//! # References
+//! Token bucket: J. Turner, "New directions in communications", 1986; [RFC 2697](https://www.rfc-editor.org/rfc/rfc2697).
 //!
 #![doc = include_str!("comparison.md")]
 
@@ -74,11 +75,14 @@ mod builder;
 pub mod fleet;
 mod keyed;
 mod layer;
+mod memory;
 mod queue;
 mod quota;
 pub mod regions;
+mod settings;
 mod sharded;
 mod shared;
+mod snapshot;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -87,41 +91,46 @@ pub mod token_bucket;
 mod token_bucket_tests;
 pub mod upstream;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 pub use self::{
     builder::RateLimitBuilder,
     keyed::KeyedRateLimit,
-    layer::{Admit, ByKey, RateLimitLayer, RateLimitService, ResponseFuture, Whole},
+    layer::{ByKey, RateLimitLayer, RateLimitService, Whole},
+    queue::{HeldTokens, WaitForTokens},
     quota::Quota,
+    snapshot::RateLimitSnapshot,
 };
 
 pub use crate::cost::{Cost, Each};
 
-use self::shared::{Denied, Shared};
+use self::{settings::Settings, shared::Shared};
 #[cfg(doc)]
 use crate::error::Reason;
-use crate::error::Rejected;
+use crate::{
+    admission::{Permit, Refused},
+    error::Rejected,
+};
 
-/// A rate limit within this process, as its owner holds it. Clones share the tokens.
+/// A rate limit within this process. Clones share the tokens.
 #[derive(Clone)]
 pub struct RateLimit {
     shared: Arc<Shared>,
 }
 
 impl RateLimit {
-    /// Starts a limit called `name`, as it appears in rejections, events and metrics.
+    /// Starts the builder of a limit called `name`, as it appears in rejections, events and metrics.
     pub fn builder(name: impl Into<Arc<str>>) -> RateLimitBuilder {
         RateLimitBuilder::new(name.into())
     }
 
-    /// A layer over this limit's tokens; each call costs one unless [`RateLimitLayer::cost`] says otherwise. Any number
-    /// of them share the tokens.
+    /// A layer over this limit's tokens; each call costs one unless `.cost(..)` says otherwise. All layers share the
+    /// tokens.
     pub fn layer(&self) -> RateLimitLayer<Whole> {
-        RateLimitLayer::new(Whole::new(self.clone(), Each(1)))
+        RateLimitLayer::new(Whole::new(self.clone()))
     }
 
-    /// Takes `cost` tokens if they are there, and if nobody waits for them. A cost of zero always passes.
+    /// Takes `cost` tokens if they are there, and no call waits for them. A cost of zero always passes.
     ///
     /// # Errors
     /// [`Reason::RateLimited`] with the exact wait, or [`Reason::TooCostly`].
@@ -138,16 +147,15 @@ impl RateLimit {
     /// # Errors
     /// [`Reason::RateLimited`] if the wait would be too long or the queue is full, or [`Reason::TooCostly`].
     pub async fn acquire(&self, cost: u64) -> Result<(), Rejected> {
-        match self.admit(cost) {
-            Ok(()) => Ok(()),
-            Err(denied) => match *denied {
-                Denied::Queued(wait) => {
-                    wait.await.spend();
-                    Ok(())
-                }
-                Denied::Rejected(rejected) => Err(rejected),
+        let mut tokens = match queue::admit(&self.shared, cost) {
+            Ok(tokens) => tokens,
+            Err(refused) => match *refused {
+                Refused::Wait(wait) => wait.await?,
+                Refused::No(rejected) => return Err(rejected),
             },
-        }
+        };
+        tokens.started();
+        Ok(())
     }
 
     /// Puts back tokens that a call paid for and did not use, as far as there is room for them.
@@ -155,13 +163,13 @@ impl RateLimit {
         self.shared.refund(tokens);
     }
 
-    /// The state of things at this moment.
+    /// The state of the limit now.
     #[must_use]
     pub fn snapshot(&self) -> RateLimitSnapshot {
         self.shared.snapshot()
     }
 
-    /// What it allows.
+    /// The quota: rate and burst.
     #[must_use]
     pub fn quota(&self) -> Quota {
         *self.shared.bucket.quota()
@@ -173,19 +181,17 @@ impl RateLimit {
         &self.shared.name
     }
 
-    fn from_shared(shared: Arc<Shared>) -> Self {
-        Self { shared }
-    }
-
-    fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// A limit that the exporter does not know of; `quota` takes the place of the settings'.
+    fn new(settings: &Settings, quota: Option<Quota>) -> Self {
+        let quota = quota.unwrap_or(settings.quota);
+        Self {
+            shared: Arc::new(Shared::new(settings, quota)),
+        }
     }
 
     #[inline]
-    fn admit(&self, cost: u64) -> Result<(), Box<Denied>> {
-        self.shared
-            .pass(cost)
-            .or_else(|refusal| self.shared.wait_or_reject(cost, refusal))
+    fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 
@@ -196,22 +202,4 @@ impl fmt::Debug for RateLimit {
             .field("snapshot", &self.snapshot())
             .finish()
     }
-}
-
-/// What a [`RateLimit`] looks like at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RateLimitSnapshot {
-    /// Whole tokens that can be taken at once.
-    pub remaining: u64,
-    /// How many there can be.
-    pub capacity: u64,
-    /// The time until there are as many, if nobody takes any.
-    pub full_in: Duration,
-    /// Calls that wait.
-    pub waiting: usize,
-    /// Calls rejected so far for lack of tokens. Of a keyed limit: of the whole family.
-    pub rejected_limited: u64,
-    /// Calls rejected so far because they cost more than there can ever be. Of a keyed limit: of the whole family.
-    pub rejected_too_costly: u64,
 }

@@ -1,4 +1,4 @@
-//! How much in how much time: the numbers of a rate limit, validated when they are put together.
+//! The quota of a rate limit: rate and burst, validated when it is made.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ const EXACT: u128 = 1 << 53;
 
 /// `permits` per `period`, of which up to `burst` can be saved up.
 ///
-/// A bucket that holds `burst` tokens, begins full, and gains one token every `period / permits`. So the most that
-/// can be admitted in a time `t` is `burst + t * permits / period`, and never more.
+/// The bucket holds `burst` tokens, starts full, and gains one token every `period / permits`. So at most
+/// `burst + t * permits / period` tokens are taken in a time `t`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// `permits` per `period`, all of which can be used at once: the burst is `permits` unless
+    /// A quota of `permits` per `period`, all of which can be used at once: the burst is `permits` unless
     /// [`burst`](Self::burst) says otherwise.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Quota {
         Err(InvalidConfig::new("permits", permits, rule))
     }
 
-    /// How many tokens can be saved up. More than this can never be had at once.
+    /// Sets the number of tokens that can be saved up, the most that can be taken at once.
     ///
     /// # Errors
     /// If `burst` is zero, or if `burst * period / gcd(permits, period) + permits / gcd(permits, period)`, with the
@@ -82,8 +82,8 @@ impl Quota {
         Err(InvalidConfig::new("burst", burst, rule))
     }
 
-    /// What share number `part` has of `of`: as many permits in a period so many times as long, and of the burst what
-    /// it gets when that is dealt out token by token.
+    /// Share number `part` of `of`: the permits in a period `of` times as long, and its part of the burst, dealt out token by
+    /// token.
     pub(super) fn share(&self, part: u64, of: u64) -> Result<Self, InvalidConfig> {
         let period = self.period.saturating_mul(of);
         let common = gcd(self.permits, period);
@@ -101,7 +101,7 @@ impl Quota {
         Err(InvalidConfig::new("parts", of, rule))
     }
 
-    /// `parts` of `of` of the rate, and so much burst.
+    /// `parts` of `of` of the rate, and a burst of `burst`.
     pub(super) fn portion(&self, parts: u64, of: u64, burst: u64) -> Result<Self, InvalidConfig> {
         let (permits, period) = (
             self.permits.saturating_mul(parts),

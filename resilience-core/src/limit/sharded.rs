@@ -1,4 +1,4 @@
-//! One hot subject over several buckets, so that no single shard has to decide about all its calls.
+//! One hot subject over several buckets, so that no single shard decides about all its calls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,30 +6,28 @@ use super::{
     store::{Demand, LimitStore, StoreDecision, StoreError, StoreFuture, validate},
     token_bucket::LimitOutcome,
 };
-use crate::error::InvalidConfig;
+use crate::{error::InvalidConfig, fleet::StoreHandle};
 
 const MOST_PARTS: u32 = 1024;
 
-/// Divides every limit over several sub-buckets, each a subject of its own to the store beneath: in a Redis Cluster
+/// Divides every limit over several sub-buckets, each a subject of its own to the store below: in a Redis Cluster
 /// they are in different slots, and so on different shards.
 ///
-/// For subjects so hot that the one server which keeps their bucket is the bottleneck: a Redis decides about some
-/// hundred thousand calls a second. A decision asks one sub-bucket, chosen by chance, and a second one if the first
-/// refuses.
+/// For subjects so hot that the one server with their bucket is the bottleneck: a Redis decides about some hundred thousand
+/// calls per second. A decision asks one sub-bucket, chosen at random, and a second one if the first denies.
 ///
 /// What is admitted in all is **never more** than the quota: the sub-buckets have equal shares of its rate, and of its
 /// burst to the token. The price:
 ///
-/// - A refusal costs two round trips, and may come although others of the sub-buckets still have tokens: when the
+/// - A denial costs two round trips, and may come although others of the sub-buckets still have tokens: when the
 ///   subject is close to its limit it gets a little less than its quota. The busier it is, the less.
 /// - A call can cost no more than a sub-bucket can hold, which is about the burst divided by the parts; above that it
-///   is refused as impossible. So keep the burst well above `parts` times the usual cost. A quota whose burst is below
+///   is denied as impossible. So keep the burst well above `parts` times the usual cost. A quota whose burst is below
 ///   `parts` is divided in as many parts as it has tokens of burst.
 /// - [`remaining`](super::store::Standing::remaining) is an estimate: what the sub-bucket has left, times the parts. A
-///   refusal's wait is the shorter of those of the two that were asked.
+///   denial's wait is the shorter of those of the two that were asked.
 /// - Tokens that are put back (a negative cost) go to any one of the sub-buckets; what it has no room for is lost.
-/// - Changing `parts`, or the burst of a plan from or to less than `parts`, starts sub-buckets that nobody has used:
-///   full.
+/// - Changing `parts`, or the burst of a plan from or to less than `parts`, starts new sub-buckets, which are full.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,11 +48,11 @@ pub struct ShardedLimits {
 }
 
 impl ShardedLimits {
-    /// Over `parts` sub-buckets in `store`; a few times the number of shards. Limits that are asked through this
-    /// should not be asked of `store` itself: it would know nothing of the sub-buckets.
+    /// Divides limits over `parts` sub-buckets in `store`; a few times the number of shards is a good choice. The same limits
+    /// should not be used over `store` directly, which does not know of the sub-buckets.
     ///
     /// # Errors
-    /// If `parts` is zero or above 1024.
+    /// When `parts` is zero or above 1024.
     pub fn new(store: impl LimitStore, parts: u32) -> Result<Self, InvalidConfig> {
         if parts == 0 || parts > MOST_PARTS {
             return Err(InvalidConfig::new("parts", parts, "must be 1 to 1024"));
@@ -142,6 +140,10 @@ impl LimitStore for ShardedLimits {
         ttl: Duration,
     ) -> StoreFuture<'a, u64> {
         self.store.heartbeat(name, instance, ttl)
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        self.store.handle()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What all clones of a rate limit share, and who waits.
+//! The state that all clones of a rate limit share: the bucket and the queue.
 
 use std::{
     collections::VecDeque,
@@ -7,18 +7,19 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{
-    Quota, RateLimitSnapshot,
+    Quota,
     atomic_bucket::{AtomicBucket, Refusal},
-    builder::Settings,
-    queue::Wait,
+    settings::{QueueLimits, Settings},
+    snapshot::{RateLimitSnapshot, Totals},
 };
 use crate::{
     clock::{Clock, Moment},
-    deadline,
+    deadline::before_deadline,
     error::{Pattern, Reason, Rejected},
-    sync::atomic::Ordering::Relaxed,
-    telemetry::{self, Reading, Scope, Source, counters},
+    telemetry::{self, Reading, Scope, Source},
 };
 
 pub(super) struct Shared {
@@ -28,13 +29,6 @@ pub(super) struct Shared {
     queue_limits: Option<QueueLimits>,
     queue: Mutex<Queue>,
     totals: Arc<Totals>,
-}
-
-/// How many may wait, and for how many microseconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct QueueLimits {
-    pub(super) longest: usize,
-    pub(super) max_wait: u64,
 }
 
 /// Calls that wait, in order of arrival. The first has a timer; the others are woken when they become the first.
@@ -53,30 +47,22 @@ struct Waiting {
     waker: Option<Waker>,
 }
 
-/// A place in the line. Tickets are given out in ascending order and never again.
+/// A place in the queue. Tickets ascend, and none is used twice.
 pub(super) type Ticket = u64;
-
-counters! {
-    /// Rejections. One per family, so that they survive the eviction of a member.
-    #[expect(unnameable_types, reason = "sealed")]
-    pub struct Totals;
-    limited = LIMIT_REJECTIONS "rate_limited", "Calls rejected for lack of tokens.";
-    too_costly = LIMIT_REJECTIONS "too_costly", "Calls that cost more than the limit can hold.";
-}
 
 /// What becomes of a call without tokens.
 pub(super) enum Denied {
-    Queued(Wait),
+    Queued(Ticket),
     Rejected(Rejected),
 }
 
-/// Whose turn it is.
+/// The result of a look at the queue.
 pub(super) enum Turn {
     /// The tokens are taken.
     Mine,
-    /// First in line: look again at this moment.
+    /// First in the queue: look again at this moment.
     At(Moment),
-    /// Others come first; whoever becomes the first is woken.
+    /// Others come first; the call is woken when it becomes the first.
     Later,
 }
 
@@ -92,7 +78,7 @@ impl Shared {
         }
     }
 
-    /// Takes `cost` tokens if they are there and nobody waits.
+    /// Takes `cost` tokens if they are there and no call waits.
     #[inline]
     pub(super) fn pass(&self, cost: u64) -> Result<(), Refusal> {
         if self.bucket.waiting() != 0 && cost != 0 {
@@ -113,15 +99,11 @@ impl Shared {
         Refusal::Wait(wait.max(1))
     }
 
-    /// For a call that did not [`pass`](Self::pass): tokens after all, a place in the line, or no.
+    /// Takes the tokens after all, joins the queue, or rejects: for a call that did not [`pass`](Self::pass).
     #[cold]
-    pub(super) fn wait_or_reject(
-        self: &Arc<Self>,
-        cost: u64,
-        refusal: Refusal,
-    ) -> Result<(), Box<Denied>> {
+    pub(super) fn enqueue(&self, cost: u64, refusal: Refusal) -> Result<(), Denied> {
         let (Some(queue_limits), Refusal::Wait(_)) = (self.queue_limits, refusal) else {
-            return Err(Box::new(Denied::Rejected(self.reject(refusal))));
+            return Err(Denied::Rejected(self.reject(refusal)));
         };
         let mut queue = self.lock();
         let now = self.clock.now();
@@ -129,20 +111,19 @@ impl Shared {
             return Ok(());
         }
         let wait = self.bucket.wait_for(queue.cost + u128::from(cost), now);
-        let in_time = wait <= queue_limits.max_wait.min(time_left());
+        let end = before_deadline(queue_limits.max_wait);
+        let in_time = Duration::from_micros(wait) <= end.saturating_duration_since(Instant::now());
         if !in_time || queue.waiting.len() >= queue_limits.longest {
             drop(queue);
             let rejected = self.reject(Refusal::Wait(wait.max(1)));
-            return Err(Box::new(Denied::Rejected(rejected)));
+            return Err(Denied::Rejected(rejected));
         }
         let ticket = queue.join(cost);
         self.bucket.set_waiting(queue.waiting.len());
-        drop(queue);
-        let wait = Wait::new(Arc::clone(self), ticket, cost);
-        Err(Box::new(Denied::Queued(wait)))
+        Err(Denied::Queued(ticket))
     }
 
-    /// The holder of `ticket` looks; `waker` is who to wake when there is news.
+    /// Looks at the queue for the holder of `ticket`; `waker` is woken when that is worth repeating.
     pub(super) fn look(&self, ticket: Ticket, cost: u64, waker: &Waker) -> Turn {
         let mut queue = self.lock();
         let mut turn = Turn::Later;
@@ -167,7 +148,7 @@ impl Shared {
         turn
     }
 
-    /// The holder of `ticket` does not want to wait any longer.
+    /// Takes the holder of `ticket` out of the queue.
     pub(super) fn give_up(&self, ticket: Ticket) {
         let queue = self.lock();
         if let Some(position) = queue.find(ticket) {
@@ -175,7 +156,7 @@ impl Shared {
         }
     }
 
-    /// Takes one out of the line, and wakes who becomes the first.
+    /// Takes the call at `position` out of the queue, and wakes the one that becomes the first.
     fn leave(&self, mut queue: MutexGuard<'_, Queue>, position: usize) {
         let gone = queue.waiting.remove(position);
         if let Some(gone) = &gone {
@@ -208,7 +189,7 @@ impl Shared {
 
     pub(super) fn refund(&self, tokens: u64) {
         self.bucket.refund(tokens, self.clock.now());
-        // Whoever is first in line may have their tokens now, or sooner than their timer says.
+        // The first call in the queue may have its tokens now, or sooner than its timer says.
         if self.bucket.waiting() != 0 {
             let waker = self
                 .lock()
@@ -232,7 +213,7 @@ impl Shared {
         }
     }
 
-    /// Nothing of a waiter's runs under this lock but the clone of a waker; should that panic, the line is as it was.
+    /// Of foreign code only the clone of a waker runs under this lock; should it panic, the queue is unchanged.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,17 +237,6 @@ impl Queue {
             .binary_search_by_key(&ticket, |waiting| waiting.ticket)
             .ok()
     }
-}
-
-/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
-
-/// Microseconds that the deadline of the call leaves for waiting.
-fn time_left() -> u64 {
-    deadline::current().map_or(u64::MAX, |deadline| {
-        let left = deadline.remaining().saturating_sub(BEFORE_DEADLINE);
-        u64::try_from(left.as_micros()).unwrap_or(u64::MAX)
-    })
 }
 
 impl Source for Shared {
@@ -296,14 +266,4 @@ pub(super) fn read_waiting(waiting: usize, out: &mut dyn FnMut(Reading)) {
         attribute: "",
         value: waiting as u64,
     });
-}
-
-impl Totals {
-    pub(super) fn snapshot(&self) -> RateLimitSnapshot {
-        RateLimitSnapshot {
-            rejected_limited: self.limited.load(Relaxed),
-            rejected_too_costly: self.too_costly.load(Relaxed),
-            ..RateLimitSnapshot::default()
-        }
-    }
 }

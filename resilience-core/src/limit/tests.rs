@@ -281,7 +281,7 @@ async fn keys_have_their_own_quota_and_the_family_is_bounded_without_forgetting_
     assert!(limits.check(&6, 1).is_ok());
     assert!(limits.check(&6, 1).is_err());
     assert_eq!(limits.len(), 4);
-    assert!(limits.check(&1, 1).is_err(), "made room for by nobody");
+    assert!(limits.check(&1, 1).is_err(), "no room was made");
     advance(2 * SECOND).await;
     assert!(limits.check(&7, 1).is_ok());
     assert!(limits.len() <= 4);

@@ -1,4 +1,4 @@
-//! The token bucket as whole numbers: pure, exact, no clock.
+//! The token bucket in whole numbers: pure, exact, without a clock.
 //!
 //! A bucket is three numbers: whole tokens, the rest of a token in parts of [`Quota::unit`], and the microsecond that
 //! they are of. A quota of `n` tokens per `per` microseconds gains `n` parts each microsecond, and `per` parts are a
@@ -10,37 +10,36 @@
 
 use super::Quota;
 
-/// A clock that is this many microseconds behind is waited for; one that is further behind has been set back, and
-/// time starts anew from there. So a clock that trembles earns nothing twice, and one set back by an hour does not
-/// stop the limit for an hour.
+/// A clock that is up to this many microseconds behind is waited for; one that is further behind was set back, and time
+/// restarts there. So a jittering clock earns nothing twice, and one set back by an hour does not stop the limit for an hour.
 pub const TOLERATED_STEP: u64 = 100_000;
 
-/// What is left in a bucket, as of some microsecond. No bucket (`None`) is a full one: that is how it begins, and
-/// what a store may forget.
+/// The content of a bucket at one microsecond. No bucket (`None`) is a full one: buckets start full, and a store may delete
+/// full ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bucket {
     /// Whole tokens.
     pub tokens: u64,
     /// The rest of a token, in parts of `unit`.
     pub rest: u64,
-    /// The microsecond, on the clock of whoever keeps the bucket.
+    /// The microsecond, on the clock of the bucket's store.
     pub at: u64,
     /// The [`Quota::unit`] that `rest` is in.
     pub unit: u64,
 }
 
-/// What one of several limits is asked for.
+/// A claim on one of several limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
-    /// What its bucket holds.
+    /// Its bucket.
     pub bucket: Option<Bucket>,
-    /// What it is allowed.
+    /// Its quota.
     pub quota: &'a Quota,
-    /// Tokens to take. Zero looks and changes nothing; a negative cost puts tokens back, up to the capacity.
+    /// Tokens to take. Zero reads and changes nothing; a negative cost puts tokens back, up to the capacity.
     pub cost: i64,
 }
 
-/// What became of the claims on several limits: all are granted, or none.
+/// The outcome of the claims on several limits: all are granted, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitOutcome {
     /// All are granted.
@@ -48,14 +47,14 @@ pub enum LimitOutcome {
         /// The limit that more calls like this one would exhaust first.
         binding: usize,
     },
-    /// None is, and not before this time has passed.
+    /// None is granted before this time has passed.
     Wait {
-        /// The limit that takes longest.
+        /// The limit with the longest wait.
         binding: usize,
-        /// The microseconds until all could be granted, if nobody else takes anything: to the microsecond.
+        /// The exact microseconds until all could be granted, if no tokens are taken meanwhile.
         micros: u64,
     },
-    /// None is, and never will be: a cost is above the capacity of its limit.
+    /// None can ever be granted: a cost is above the capacity of its limit.
     Impossible {
         /// That limit.
         binding: usize,
@@ -70,23 +69,23 @@ impl LimitOutcome {
     }
 }
 
-/// A limit as a decision leaves it.
+/// The state of a limit after a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct After {
-    /// What its bucket holds now: `None` if it is full.
+    /// Its bucket: `None` if it is full.
     pub bucket: Option<Bucket>,
-    /// Whether that has to be written down: not for a refusal or a look, save that the clock was set back.
+    /// Whether it has to be written: not after a denial or a read, unless the clock was set back.
     pub changed: bool,
     /// Whole tokens left.
     pub remaining: u64,
-    /// Microseconds until it is full, if nobody takes anything.
+    /// Microseconds until it is full, if no tokens are taken meanwhile.
     pub full_in: u64,
 }
 
-/// Decides about all `claims` at microsecond `now`. What is left of each goes to `after`, in their order.
+/// Decides about all `claims` at microsecond `now`. Passes the state of each limit to `after`, in their order.
 ///
 /// # Panics
-/// If there are no claims.
+/// When there are no claims.
 pub fn decide(claims: &[Claim<'_>], now: u64, mut after: impl FnMut(After)) -> LimitOutcome {
     assert!(!claims.is_empty(), "a decision is about one limit at least");
     let outcome = judge(claims, now);
@@ -143,7 +142,7 @@ fn judge(claims: &[Claim<'_>], now: u64) -> LimitOutcome {
 }
 
 impl Claim<'_> {
-    /// What has to be there.
+    /// The tokens that have to be there.
     fn price(&self) -> u64 {
         u64::try_from(self.cost).unwrap_or(0)
     }

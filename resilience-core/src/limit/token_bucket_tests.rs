@@ -88,7 +88,7 @@ fn plans_that_alternate_on_every_call_still_gain() {
     assert!((99..=100).contains(&admitted), "{admitted} in 100 s");
 }
 
-/// A peer answers "0.1 s", for ever.
+/// A peer answers "0.1 s", forever.
 #[test]
 fn a_cost_above_the_capacity_is_impossible_and_no_matter_of_waiting() {
     let mut held = Held::full(quota(10, SECOND, 20));

@@ -1,4 +1,4 @@
-//! Which attempt the running code belongs to: a thread-local cell that is swapped in around each poll.
+//! The attempt that the running code belongs to: a thread-local cell that is swapped in around each poll.
 
 use std::cell::Cell;
 
@@ -6,10 +6,9 @@ thread_local! {
     static CURRENT: Cell<u32> = const { Cell::new(1) };
 }
 
-/// The number of the attempt that the running code is part of, counted from 1 by the innermost retry layer around
-/// it; 1 outside of any.
+/// Returns the number of the current attempt, counted from 1 by the innermost retry layer; 1 outside of any.
 ///
-/// Visible in what the attempt polls itself, not in tasks that it spawns.
+/// Visible in code that the attempt polls itself, not in tasks that it spawns.
 #[inline]
 #[must_use]
 pub fn attempt() -> u32 {

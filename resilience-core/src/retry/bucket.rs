@@ -2,7 +2,7 @@
 
 use crate::clock::Moment;
 
-/// A retry costs this many units, so that a fraction is good to a millionth of a retry per request.
+/// Units that one retry costs, so that a fraction is exact to a millionth of a retry per request.
 pub(super) const RETRY: u64 = 1_000_000;
 
 /// Nanoseconds times retries per second, per unit.
@@ -14,15 +14,15 @@ pub(super) struct Limits {
     pub(super) per_request: u64,
     /// Whole retries earned by a second.
     pub(super) per_second: u32,
-    /// Units that can be saved up.
+    /// Maximum units saved up.
     pub(super) most: u64,
 }
 
-/// What has been saved up, as of some number of requests and some moment.
+/// The balance, as of a number of requests and a moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     units: u64,
-    /// What time has earned beyond whole units, in units of `1 / FLOOR`.
+    /// Earned by time beyond whole units, in units of `1 / FLOOR`.
     rest: u128,
     requests: u64,
     at: Moment,
@@ -38,12 +38,12 @@ impl Bucket {
         }
     }
 
-    /// Adds what `requests` (all there ever were) and the time up to `now` have earned since the last look. Adding it
-    /// late comes to the same as adding it at once: both stop at the limit.
+    /// Adds what `requests` (a total since the beginning) and the time up to `now` have earned since the last call.
+    /// Adding late and adding at once give the same balance: both stop at the limit.
     pub(super) fn earn(&mut self, limits: &Limits, requests: u64, now: Moment) {
-        let news = requests.saturating_sub(self.requests);
+        let new = requests.saturating_sub(self.requests);
         let time = now.since(self.at).as_nanos() * u128::from(limits.per_second) + self.rest;
-        let earned = u128::from(news) * u128::from(limits.per_request) + time / FLOOR;
+        let earned = u128::from(new) * u128::from(limits.per_request) + time / FLOOR;
         let total = u128::from(self.units) + earned;
         if total >= u128::from(limits.most) {
             (self.units, self.rest) = (limits.most, 0);
@@ -55,7 +55,7 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// Takes one retry out, if there is one.
+    /// Takes one retry out, if the balance allows it.
     pub(super) const fn withdraw(&mut self) -> bool {
         let Some(left) = self.units.checked_sub(RETRY) else {
             return false;
@@ -64,7 +64,7 @@ impl Bucket {
         true
     }
 
-    /// Puts a retry back that was not made.
+    /// Puts back a retry that was not made.
     pub(super) fn refund(&mut self, limits: &Limits) {
         self.units = self.units.saturating_add(RETRY);
         if self.units >= limits.most {

@@ -1,4 +1,4 @@
-//! The retry budget: how many retries a service may cause, as a share of the requests that it serves.
+//! The retry budget: a limit on retries as a share of the requests.
 
 use std::{
     fmt,
@@ -8,25 +8,28 @@ use std::{
 use super::bucket::{Bucket, Limits, RETRY};
 use crate::{clock::Clock, error::InvalidConfig, stripe::Counter};
 
-/// What retries are paid from. Clones are the same budget: hand one to every layer that sends to the same dependency.
+/// Budget of retries. Clones are the same budget: use one for all layers that send to the same dependency.
 ///
 /// Every request earns a fraction of a retry, every second earns a few more (the floor, for services with little
-/// traffic), and what is not spent is saved up to a maximum. Each retry costs one. A budget starts full.
+/// traffic), and the unspent rest is saved up to a maximum. Each retry costs one. A budget starts full.
 ///
-/// So in any stretch of time there are never more retries than
+/// So in any period there are never more retries than
 /// `fraction * requests + floor * seconds + max_balance`. The arithmetic is in whole numbers and exact: 70 % is 70 %.
 ///
 /// # Why budgets and not only a maximum of attempts
 ///
-/// Three attempts per call sound modest. When a dependency goes down, they are three times the load, at the worst
-/// time there is; and when each of three services in a row retries twice, the last one sees 27 times the load. A
-/// budget of 20 % makes an outage cost the dependency 20 % more, while a blip that fails one call in ten is retried
-/// away entirely.
+/// When a dependency goes down, three attempts per call are three times the load; when each of three services in a row
+/// retries twice, the last one receives 27 times the load. With a budget of 20 %, an outage costs the dependency 20 %
+/// more, while a disturbance that fails one call in ten is retried away entirely.
 ///
 /// # Cost
 ///
-/// A call that passes adds one to a counter of its own thread: no lock, no clock. A retry takes a short lock, reads
-/// the clock and adds up.
+/// A call that passes adds one to a counter of its own thread: no lock, no clock. A retry takes a short lock and reads
+/// the clock.
+///
+/// # References
+///
+/// Finagle's `RetryBudget`; "Handling Overload", section "Deciding to Retry", in: Site Reliability Engineering, 2016.
 ///
 /// ```
 /// use resilience_core::retry::RetryBudget;
@@ -43,7 +46,7 @@ pub struct RetryBudget {
 }
 
 struct Shared {
-    /// `None`: everything is paid.
+    /// `None`: unlimited.
     limits: Option<Limits>,
     clock: Clock,
     ledger: Mutex<Ledger>,
@@ -60,46 +63,46 @@ struct Ledger {
 }
 
 impl RetryBudget {
-    /// A budget to be configured.
+    /// Starts to configure a budget.
     pub fn builder() -> RetryBudgetBuilder {
         RetryBudgetBuilder::default()
     }
 
-    /// Pays for every retry. What is left to bound them is the maximum of attempts, and that multiplies the load
-    /// during an outage: for tests, and for work that nobody else competes for.
+    /// A budget that pays for every retry. Only the maximum of attempts then bounds them, which multiplies the load during
+    /// an outage: for tests, and for dependencies without other clients.
     #[must_use]
     pub fn unlimited() -> Self {
         Self::new(None, Clock::auto())
     }
 
-    /// Reports one request, which earns its fraction. Retry layers do this by themselves.
+    /// Reports one request, which earns its fraction. Retry layers call this themselves.
     pub fn deposit(&self) {
         self.shared.own.increment();
     }
 
-    /// Takes one retry out. `false`: there is none, do not retry. Retry layers do this by themselves.
+    /// Takes one retry out; `false` if the balance is below one. Retry layers call this themselves.
     #[must_use]
     pub fn withdraw(&self) -> bool {
         self.with(|bucket, _| bucket.withdraw()).unwrap_or(true)
     }
 
-    /// Gives a retry back that was not made after all.
+    /// Puts back a retry that was not made.
     pub fn refund(&self) {
         self.with(Bucket::refund);
     }
 
-    /// Whole retries that it would pay for now; `u64::MAX` if it is unlimited.
+    /// The number of whole retries that it would pay for now; `u64::MAX` if it is unlimited.
     #[must_use]
     pub fn balance(&self) -> u64 {
         self.limited_balance().unwrap_or(u64::MAX)
     }
 
-    /// The same; `None` if it is unlimited.
+    /// As [`balance`](Self::balance); `None` if it is unlimited.
     pub(super) fn limited_balance(&self) -> Option<u64> {
         self.with(|bucket, _| bucket.retries())
     }
 
-    /// A counter whose requests count for this budget, as long as somebody else holds it and after.
+    /// A counter whose requests count for this budget, also after its handle is dropped.
     pub(super) fn open_account(&self) -> Arc<Counter> {
         let account = Arc::new(Counter::new());
         if self.shared.limits.is_some() {
@@ -160,8 +163,7 @@ impl Ledger {
                 .sum::<u64>()
     }
 
-    /// Keeps the sums of accounts that nobody else holds any more, so that their number stays bounded by the handles
-    /// that are alive.
+    /// Folds accounts whose handle is gone into one sum, so that their number is bounded by the live handles.
     fn close_accounts(&mut self) {
         let closed = &mut self.closed;
         self.accounts.retain(|account| {
@@ -213,32 +215,32 @@ impl Default for RetryBudgetBuilder {
 }
 
 impl RetryBudgetBuilder {
-    /// How much of a retry each request earns, from 0 to 1, to a millionth. Default: 0.2.
+    /// Sets the fraction of a retry that each request earns, from 0 to 1, exact to a millionth. Default: 0.2.
     pub const fn fraction(mut self, fraction: f64) -> Self {
         self.fraction = fraction;
         self
     }
 
-    /// How many retries each second earns, whatever the traffic. Default: 10. Per process: mind the number of
-    /// instances.
+    /// Sets the number of retries that each second earns, independent of traffic. Default: 10. Per process: the fleet's
+    /// floor is this times the number of instances.
     pub const fn floor_per_second(mut self, retries: u32) -> Self {
         self.floor_per_second = retries;
         self
     }
 
-    /// How many unspent retries are saved up, and what the budget starts with. Default: 100.
+    /// Sets the maximum number of unspent retries, which the budget also starts with. Default: 100.
     pub const fn max_balance(mut self, retries: u32) -> Self {
         self.max_balance = retries;
         self
     }
 
-    /// What the floor's seconds are measured by. Default: [`Clock::auto`].
+    /// Sets the clock of the floor. Default: [`Clock::auto`].
     pub const fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The budget.
+    /// Builds the budget.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The handle and its builder: validated when built.
 
 use std::{
-    fmt,
+    fmt, iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,25 +17,22 @@ use crate::{
     classify::Standard,
     error::{InvalidConfig, Pattern},
     stripe::Counter,
-    telemetry::{
-        self, RETRY_BUDGET, RETRY_CALLS, RETRY_GIVEN_UP, RETRY_RETRIES, Reading, register,
-    },
+    telemetry::{self, RETRY_BUDGET, RETRY_CALLS, Reading, counters},
 };
 
-/// A way of retrying, under a name. Clones share budget and counters, and so do all layers made from it.
+/// Retry policy, under a name. Clones share budget and counters, and so do all layers made from it.
 #[derive(Clone)]
 pub struct Retry {
     pub(super) shared: Arc<Shared>,
 }
 
 impl Retry {
-    /// A retry to be configured.
+    /// Starts to configure a retry called `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> RetryBuilder {
         RetryBuilder::new(name.into())
     }
 
-    /// A layer that judges by [`Standard`] and replays what says that it may be ([`ByRequest`]), until told
-    /// otherwise.
+    /// A layer with the classifier [`Standard`] and the replay strategy [`ByRequest`], which the layer's methods replace.
     #[must_use]
     pub fn layer(&self) -> RetryLayer {
         RetryLayer::new(Arc::clone(&self.shared), Standard, ByRequest)
@@ -47,29 +44,29 @@ impl Retry {
         &self.shared.name
     }
 
-    /// What its retries are paid from.
+    /// The budget of its retries.
     #[must_use]
     pub fn budget(&self) -> &RetryBudget {
         &self.shared.budget
     }
 
-    /// How many calls have reached the dependency and were answered, retried or not. Calls that were rejected
-    /// beneath, or dropped before their first answer, are not among them.
+    /// Number of calls that the dependency has answered, retried or not. Calls that were rejected below, or dropped before
+    /// their first response, are not counted.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.shared.calls.sum()
     }
 
-    /// How many attempts were made after first ones.
+    /// Number of attempts after the first ones.
     #[must_use]
     pub fn retries(&self) -> u64 {
-        self.shared.retries.load(Relaxed)
+        self.shared.counters.retries.load(Relaxed)
     }
 
-    /// How many calls ended in a failure that was not retried, for the reason `why`.
+    /// Number of calls that ended in a failure that was not retried, for the reason `why`.
     #[must_use]
     pub fn given_up(&self, why: GaveUp) -> u64 {
-        self.shared.given_up[why as usize].load(Relaxed)
+        self.shared.counters.given_up(why).load(Relaxed)
     }
 }
 
@@ -113,47 +110,47 @@ impl RetryBuilder {
         }
     }
 
-    /// How often a call is tried, the first time included. Default: 3. One never retries.
+    /// Sets the maximum number of attempts per call, the first one included. Default: 3. One means no retries.
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.rules.max_attempts = attempts;
         self
     }
 
-    /// How long to wait between attempts. Default: decorrelated jitter from 50 ms to 2 s.
+    /// Sets the waits between attempts. Default: decorrelated jitter from 50 ms to 2 s.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// What retries are paid from. Default: a budget of its own, [`RetryBudget::default`].
+    /// Sets the budget of retries. Default: a budget of its own, [`RetryBudget::default`].
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// The longest wait that a dependency can ask for. Default: 30 s. When it asks for more, the call gives up:
-    /// coming back earlier than asked would be hammering, and waiting that long is no caller's wish.
+    /// Sets the longest wait that a dependency can ask for. Default: 30 s. When it asks for more, the call gives up: it
+    /// neither retries earlier than asked nor waits that long.
     pub const fn max_retry_after(mut self, wait: Duration) -> Self {
         self.rules.max_retry_after = wait;
         self
     }
 
-    /// Whether a rejection by a layer beneath (an open breaker, a full bulkhead) that says when to come back is
-    /// waited out, if that fits the deadline and [`max_retry_after`](Self::max_retry_after). Default: no. It counts
-    /// as an attempt, and costs no budget as long as the dependency has not seen the call.
+    /// Retries a rejection by a layer below (an open breaker, a full bulkhead) that carries a `retry_after`, if the wait
+    /// fits the deadline and [`max_retry_after`](Self::max_retry_after). Default: no. It counts as an attempt, and costs
+    /// no budget while the dependency has not seen the call.
     pub const fn retry_rejections(mut self, yes: bool) -> Self {
         self.rules.retry_rejections = yes;
         self
     }
 
-    /// What an attempt takes at the least: none is started when less than that would be left of the deadline after
-    /// the wait. Default: 5 ms. Set it to what a good answer of your dependency takes.
+    /// Sets the minimum time for an attempt: none is started when less would be left of the deadline after the wait.
+    /// Default: 5 ms. A good value is the usual response time of the dependency.
     pub const fn minimum_attempt_time(mut self, time: Duration) -> Self {
         self.rules.minimum_attempt_time = time;
         self
     }
 
-    /// The retry.
+    /// Builds the retry.
     ///
     /// # Errors
     ///
@@ -170,10 +167,9 @@ impl RetryBuilder {
             backoff: self.backoff,
             calls: budget.open_account(),
             budget,
-            retries: AtomicU64::new(0),
-            given_up: Default::default(),
+            counters: Counters::default(),
         });
-        register(&shared);
+        telemetry::register(&shared);
         Ok(Retry { shared })
     }
 }
@@ -185,12 +181,40 @@ pub(super) struct Shared {
     pub(super) budget: RetryBudget,
     /// Calls that the dependency has answered; the budget reads it as well.
     pub(super) calls: Arc<Counter>,
-    retries: AtomicU64,
-    given_up: [AtomicU64; GaveUp::ALL.len()],
+    counters: Counters,
+}
+
+counters! {
+    /// Counters of a [`Retry`].
+    struct Counters;
+    retries = RETRY_RETRIES, "Attempts after the first.";
+    permanent = RETRY_GIVEN_UP "permanent", "See [`GaveUp::Permanent`].";
+    rejected = RETRY_GIVEN_UP "rejected", "See [`GaveUp::Rejected`].";
+    attempts = RETRY_GIVEN_UP "attempts", "See [`GaveUp::Attempts`].";
+    not_replayable = RETRY_GIVEN_UP "not_replayable", "See [`GaveUp::NotReplayable`].";
+    retry_after_too_long = RETRY_GIVEN_UP "retry_after_too_long", "See [`GaveUp::RetryAfterTooLong`].";
+    backoff_ended = RETRY_GIVEN_UP "backoff_ended", "See [`GaveUp::BackoffEnded`].";
+    no_time = RETRY_GIVEN_UP "no_time", "See [`GaveUp::NoTime`].";
+    budget = RETRY_GIVEN_UP "budget", "See [`GaveUp::Budget`].";
+}
+
+impl Counters {
+    const fn given_up(&self, why: GaveUp) -> &AtomicU64 {
+        match why {
+            GaveUp::Permanent => &self.permanent,
+            GaveUp::Rejected => &self.rejected,
+            GaveUp::Attempts => &self.attempts,
+            GaveUp::NotReplayable => &self.not_replayable,
+            GaveUp::RetryAfterTooLong => &self.retry_after_too_long,
+            GaveUp::BackoffEnded => &self.backoff_ended,
+            GaveUp::NoTime => &self.no_time,
+            GaveUp::Budget => &self.budget,
+        }
+    }
 }
 
 impl Shared {
-    /// Tells the log about a decision, and counts a call that is given up.
+    /// Logs a decision, and counts a call that gave up.
     #[cold]
     pub(super) fn decided(&self, decision: Decision, attempt: u32) {
         let name = &*self.name;
@@ -200,7 +224,7 @@ impl Shared {
                 tracing::debug!(target: "resilience", pattern = "retry", name, attempt, ?wait, "retrying");
             }
             Decision::GiveUp(why) => {
-                self.given_up[why as usize].fetch_add(1, Relaxed);
+                self.counters.given_up(why).fetch_add(1, Relaxed);
                 let reason = why.as_str();
                 tracing::debug!(target: "resilience", pattern = "retry", name, attempt, reason, "giving up");
             }
@@ -208,7 +232,7 @@ impl Shared {
     }
 
     pub(super) fn retried(&self) {
-        self.retries.fetch_add(1, Relaxed);
+        self.counters.retries.fetch_add(1, Relaxed);
     }
 }
 
@@ -222,27 +246,16 @@ impl telemetry::Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        let plain = [
-            (&RETRY_CALLS, self.calls.sum()),
-            (&RETRY_RETRIES, self.retries.load(Relaxed)),
-        ];
-        // An unlimited budget has no balance to show.
-        let balance = self
-            .budget
-            .limited_balance()
-            .map(|balance| (&RETRY_BUDGET, balance));
-        for (metric, value) in plain.into_iter().chain(balance) {
+        self.counters.read(out);
+        let calls = (&RETRY_CALLS, self.calls.sum());
+        // An unlimited budget has no balance.
+        let balance = self.budget.limited_balance();
+        let balance = balance.map(|balance| (&RETRY_BUDGET, balance));
+        for (metric, value) in iter::once(calls).chain(balance) {
             out(Reading {
                 metric,
                 attribute: "",
                 value,
-            });
-        }
-        for why in GaveUp::ALL {
-            out(Reading {
-                metric: &RETRY_GIVEN_UP,
-                attribute: why.as_str(),
-                value: self.given_up[why as usize].load(Relaxed),
             });
         }
     }
@@ -251,5 +264,25 @@ impl telemetry::Source for Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         telemetry::retire(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_counted_under_its_own_name() {
+        for why in GaveUp::ALL {
+            let counters = Counters::default();
+            counters.given_up(why).fetch_add(1, Relaxed);
+            let mut counted = Vec::new();
+            counters.read(&mut |reading| {
+                if reading.value > 0 {
+                    counted.push(reading.attribute);
+                }
+            });
+            assert_eq!(counted, [why.as_str()]);
+        }
     }
 }

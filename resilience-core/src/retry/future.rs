@@ -37,7 +37,7 @@ pin_project! {
         core: Local<Core<S, C, R>>,
         // The copy of the request for the next attempt.
         spare: Option<Req>,
-        // What later attempts are made with.
+        // The service of later attempts.
         service: Option<S>,
         call: Call,
     }
@@ -64,10 +64,10 @@ pin_project! {
     }
 }
 
-/// What is known about the call across its attempts.
+/// State of the call across its attempts.
 struct Call {
     attempt: u32,
-    /// Some attempt has reached the dependency.
+    /// An attempt has reached the dependency.
     sent: bool,
     token: Token,
     deadline: Option<Deadline>,
@@ -81,7 +81,7 @@ enum Token {
     None,
     /// Taken out for the attempt that comes next.
     Held,
-    /// Went into the attempt that is being made.
+    /// Used by the attempt in progress.
     Spent,
 }
 
@@ -136,8 +136,8 @@ where
                     else {
                         return polled;
                     };
-                    // The failed response may hold a connection, the attempt's future a permit: neither is needed
-                    // while waiting.
+                    // The failed response may hold a connection, the attempt's future a permit: both are dropped before
+                    // the wait.
                     drop(polled);
                     this.state.set(if wait.is_zero() {
                         State::Readying
@@ -191,7 +191,7 @@ where
 }
 
 impl Call {
-    /// Takes note of how an attempt ended. How long to wait if there is to be another one.
+    /// Records how an attempt ended. Returns the wait before another attempt, if there is to be one.
     #[inline]
     fn settle(&mut self, shared: &Shared, outcome: Outcome, replayable: bool) -> Option<Duration> {
         if let Outcome::Judged(verdict) = outcome {
@@ -231,7 +231,7 @@ impl Call {
         }
     }
 
-    /// Turns the copy of the request into the next attempt's, and puts a new copy aside.
+    /// Turns the copy of the request into that of the next attempt, and makes a new copy.
     fn next<S, C, R: Replay<Req>, Req>(
         &mut self,
         core: &Core<S, C, R>,
@@ -250,7 +250,7 @@ impl Call {
         req
     }
 
-    /// Gives back what was paid for an attempt that is not made.
+    /// Refunds an attempt that is not made.
     fn abandon(&mut self, shared: &Shared) {
         if self.token == Token::Held {
             self.token = Token::None;
@@ -259,7 +259,7 @@ impl Call {
     }
 }
 
-/// What a decision about this call may draw on.
+/// Resources of a decision about this call.
 struct CallResources<'a> {
     call: &'a mut Call,
     shared: &'a Shared,
@@ -278,7 +278,7 @@ impl Resources for CallResources<'_> {
     }
 
     fn pay(&mut self) -> bool {
-        // Until the dependency has seen the call, the next attempt is no additional load: it is the call.
+        // Until the dependency has seen the call, the next attempt is no additional load.
         if !self.call.sent {
             return true;
         }

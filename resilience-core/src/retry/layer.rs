@@ -20,7 +20,7 @@ use crate::{
     stripe::Striped,
 };
 
-/// Retries what failed and may be sent again. Made by [`Retry::layer`](super::Retry::layer).
+/// Layer that retries failed calls whose request may be sent again. Made by [`Retry::layer`](super::Retry::layer).
 #[derive(Clone)]
 pub struct RetryLayer<C = Standard, R = ByRequest> {
     shared: Arc<Shared>,
@@ -43,7 +43,7 @@ impl<C, R> RetryLayer<C, R> {
         RetryLayer::new(self.shared, classifier, self.replay)
     }
 
-    /// Lets `replay` decide which requests may be sent again instead of [`ByRequest`].
+    /// Uses `replay` instead of [`ByRequest`] to decide which requests may be sent again.
     #[must_use]
     pub fn replay<Q>(self, replay: Q) -> RetryLayer<C, Q> {
         RetryLayer::new(self.shared, self.classifier, replay)
@@ -72,10 +72,10 @@ impl<C, R> fmt::Debug for RetryLayer<C, R> {
     }
 }
 
-/// What all clones of one service share.
+/// State that all clones of one service share.
 pub(super) struct Core<S, C, R> {
-    /// What later attempts are made with: cloned when a retry happens, not when a call passes. It is never polled,
-    /// so it holds nothing.
+    /// The service of later attempts: cloned for a retry, not for a call that passes. It is never polled, so it reserves
+    /// nothing.
     template: Mutex<S>,
     pub(super) classifier: C,
     pub(super) replay: R,
@@ -91,14 +91,14 @@ impl<S: Clone, C, R> Core<S, C, R> {
     }
 }
 
-/// The service made by [`RetryLayer`].
+/// Service that retries. Made by [`RetryLayer`].
 pub struct RetryService<S, C = Standard, R = ByRequest> {
     inner: S,
     core: Striped<Core<S, C, R>>,
 }
 
 impl<S, C, R> RetryService<S, C, R> {
-    /// The service that first attempts are made with.
+    /// The service of first attempts.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }

@@ -1,11 +1,11 @@
-//! What to do after an attempt: pure. Clock, budget and random numbers are behind [`Resources`], and are asked only when
-//! the answer depends on them: the budget last, because asking it spends.
+//! The decision after an attempt: pure. Clock, budget and random numbers are behind [`Resources`] and are used only when
+//! the decision depends on them; the budget last, because using it spends.
 
 use std::time::Duration;
 
 use crate::verdict::Verdict;
 
-/// What the user configured.
+/// Configured limits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) max_attempts: u32,
@@ -17,57 +17,56 @@ pub(super) struct Rules {
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The dependency was asked, and this is what its answer is worth.
+    /// The dependency was called, with this verdict.
     Judged(Verdict),
-    /// A layer beneath did not let the attempt through: the dependency has not seen it.
+    /// A layer below rejected the attempt: the dependency has not seen it.
     Rejected { retry_after: Option<Duration> },
 }
 
-/// What a decision may draw on.
+/// Resources of a decision.
 pub(super) trait Resources {
-    /// The next delay of the backoff, or `None` when it has no more.
+    /// Takes the next delay of the backoff, or `None` when it has no more.
     fn next_delay(&mut self) -> Option<Duration>;
-    /// What is left of the deadline, if there is one.
+    /// The time left of the deadline, if there is one.
     fn time_left(&mut self) -> Option<Duration>;
-    /// Takes one retry out of the budget, or says that there is none.
+    /// Takes one retry out of the budget; `false` if there is none.
     fn pay(&mut self) -> bool;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Nothing to retry.
+    /// Not a failure.
     Return,
-    /// A failure that is not retried, and why.
+    /// A failure that is not retried.
     GiveUp(GaveUp),
-    /// Wait, then try again. It has been paid for.
+    /// Wait, then retry. It has been paid for.
     Retry { wait: Duration },
 }
 
-/// Why a failed attempt was the last one.
+/// Reason why a failed attempt was the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GaveUp {
-    /// The dependency failed for good: the same call would fail again.
+    /// The dependency failed permanently: the same call would fail again.
     Permanent,
-    /// A layer beneath rejected the attempt, and rejections are not retried, or this one does not say when to
-    /// come back.
+    /// A layer below rejected the attempt, and rejections are not retried, or this one carries no `retry_after`.
     Rejected,
-    /// The last attempt allowed.
+    /// The maximum number of attempts was made.
     Attempts,
     /// The request must not or cannot be sent again.
     NotReplayable,
-    /// The dependency asked to be left alone for longer than callers wait.
+    /// The dependency asked for a longer wait than the maximum.
     RetryAfterTooLong,
     /// The backoff has no more delays.
     BackoffEnded,
-    /// Another attempt does not fit in what is left of the deadline.
+    /// Another attempt does not fit in the time left of the deadline.
     NoTime,
     /// The budget has no retry left.
     Budget,
 }
 
 impl GaveUp {
-    /// All of them.
+    /// Every reason.
     pub const ALL: [Self; 8] = [
         Self::Permanent,
         Self::Rejected,
@@ -96,8 +95,8 @@ impl GaveUp {
 }
 
 impl Rules {
-    /// Decides on attempt number `attempt` (from 1), which ended as `outcome`; `replayable`: there is a copy of the
-    /// request to send.
+    /// Decides on attempt number `attempt` (from 1), which ended as `outcome`; `replayable`: a copy of the
+    /// request exists.
     pub(super) fn decide(
         &self,
         attempt: u32,

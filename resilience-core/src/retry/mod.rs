@@ -1,4 +1,4 @@
-//! Retries that know when to stop: by attempts, by budget, by deadline, and by what the request says about itself.
+//! Retries, bounded by attempts, budget and deadline, for requests that may be sent again.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,7 +12,7 @@
 //!     fn replay(&self) -> Option<Self> {
 //!         match self {
 //!             Self::Read(id) => Some(Self::Read(*id)),
-//!             // Paying twice does harm: never sent again.
+//!             // Paying twice does harm: not sent again.
 //!             Self::Pay(_) => None,
 //!         }
 //!     }
@@ -36,42 +36,40 @@
 //!
 //! # What is retried
 //!
-//! A call whose [`Verdict`](crate::Verdict) is transient, if its request can be sent again ([`Replay`]) and all of
-//! these hold:
+//! A call with a transient [`Verdict`](crate::Verdict), if its request can be sent again ([`Replay`]) and:
 //!
 //! - it has attempts left;
-//! - the dependency did not ask for a longer pause than [`max_retry_after`](RetryBuilder::max_retry_after);
-//! - the backoff has another delay; the wait is the longer one of that and of what the dependency asked for;
-//! - the wait and the [shortest useful attempt](RetryBuilder::minimum_attempt_time) fit in what is left of the
+//! - the dependency asked for no longer wait than [`max_retry_after`](RetryBuilder::max_retry_after);
+//! - the backoff has another delay; the wait is that delay or the one that the dependency asked for, whichever is longer;
+//! - the wait and the [shortest useful attempt](RetryBuilder::minimum_attempt_time) fit in the time left of the
 //!   [deadline](crate::deadline);
-//! - the [budget](RetryBudget) pays for it. It is asked last, so nothing is spent on a retry that does not happen.
+//! - the [budget](RetryBudget) pays for it. This is checked last, so nothing is spent on a retry that does not happen.
 //!
-//! Otherwise the call gives up at once and returns the failure that it has, as it is. Why is in the metric
-//! `resilience.retry.given_up` and in a debug event ([`GaveUp`]).
+//! Otherwise the call gives up at once and returns its failure unchanged. The metric `resilience.retry.given_up` and a
+//! debug event carry the reason ([`GaveUp`]).
 //!
-//! A [`Rejected`](crate::Rejected) from a layer beneath (breaker open, bulkhead full) is not retried, unless
-//! [asked for](RetryBuilder::retry_rejections): the dependency has not seen the call, and the layer that said no will
-//! say it again. It neither earns budget nor spends any. A timeout of the attempt is a failure like any other.
+//! A [`Rejected`](crate::Rejected) from a layer below (breaker open, bulkhead full) is not retried, unless
+//! [configured](RetryBuilder::retry_rejections): the dependency has not seen the call, and the layer would reject it
+//! again. It neither earns budget nor spends any. A timeout of the attempt is a failure like any other.
 //!
 //! # Why budgets
 //!
-//! See [`RetryBudget`]. In short: a maximum of attempts multiplies the load when everything fails, a budget bounds
-//! what retries add to it, whatever fails. Share one budget among all stacks that lead to the same dependency.
+//! A maximum of attempts multiplies the load when all calls fail; a budget bounds the load that retries add
+//! ([`RetryBudget`]). Share one budget among all stacks that lead to the same dependency.
 //!
 //! # Why not tower's `Policy`
 //!
 //! A `tower::retry::Policy` can take the same decisions: it sees request and result, its future may sleep, and tower
-//! drops the failed response before that. What it cannot do is what surrounds them:
+//! drops the failed response before that. It cannot do the following:
 //!
-//! - tower's future owns a clone of the whole stack beneath from the start, so every call that passes pays for the
+//! - tower's future owns a clone of the whole inner stack from the start, so every call that passes pays for the
 //!   reference counts of all its layers (a stack of five took 86 ns composed and 36 ns without them). Here one clone
-//!   is kept aside, and cloned again only when there is a retry;
+//!   is kept and cloned again only for a retry;
 //! - a policy is not asked about a request that has no copy, so such calls would neither earn budget nor show up in
 //!   the metrics;
-//! - it does not surround the inner service's `call` and `poll`, so [`attempt`] would not be visible beneath, only on
-//!   the request;
-//! - it does not learn whether the attempt that it has allowed was made, or was rejected beneath without reaching the
-//!   dependency; so it could not give the budget back.
+//! - it does not surround the inner service's `call` and `poll`, so [`attempt`] would be visible on the request only;
+//! - it does not learn whether an attempt that it allowed was made or rejected below, before it reached the dependency;
+//!   so it could not refund the budget.
 //!
 //! # Readiness
 //!
@@ -81,9 +79,9 @@
 //!
 //! # Cancellation and panics
 //!
-//! Dropping the call drops the attempt. Between attempts it gives the budget back what was paid for the next one. A
+//! Dropping the call drops the attempt. Between attempts it refunds what was paid for the next one. A
 //! call dropped before its first answer earns nothing. Nothing else is held: while it waits, a call has neither the
-//! failed response nor the attempt's future, and so no connection and no permit of layers beneath.
+//! failed response nor the attempt's future, and so no connection and no permit of layers below.
 //!
 //! # Errors
 //!
@@ -91,14 +89,20 @@
 //!
 //! # Order
 //!
-//! Beneath the deadline of the whole call, above everything that should see each attempt: bulkhead, breaker, timeout
-//! per attempt. With the retry beneath the breaker, the breaker would see one failure where there were three.
+//! Below the deadline of the whole call, above every layer that should see each attempt: bulkhead, breaker, timeout
+//! per attempt. With the retry below the breaker, the breaker would record one failure instead of three.
 //! Two retry layers in one stack multiply their attempts; so do retries in each of several services.
 //!
 //! # Cost
 //!
 //! A call that passes: a copy of the request ([`Replay::replay`]; none if `max_attempts` is 1), one count on the
 //! thread's own reference counter and one on its own request counter. No allocation, no lock, no clock.
+//!
+//! # References
+//!
+//! Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; "Timeouts, retries, and backoff with
+//! jitter", Amazon Builders' Library; "Handling Overload", section "Deciding to Retry", in: Site Reliability Engineering,
+//! O'Reilly, 2016.
 
 mod attempt;
 mod bucket;

@@ -1,10 +1,9 @@
-//! What may be sent twice.
+//! Requests that may be sent again.
 
-/// Decides per request whether it may be sent again, and makes the copy that is.
+/// Strategy that decides per request whether it may be sent again, and makes the copy.
 ///
-/// It must say no (`None`) to a request that could do harm when carried out twice: an attempt that failed may still
-/// have reached the dependency. The ready-made strategies are [`ByRequest`] (the default: the request knows),
-/// [`Always`], and closures `Fn(&Req) -> Option<Req>`; `resilience-http` has one by HTTP method.
+/// It must return `None` for a request that could do harm when carried out twice: an attempt that failed may still
+/// have reached the dependency. Ready-made strategies are [`ByRequest`] (the default), [`Always`], and closures `Fn(&Req) -> Option<Req>`; `resilience-http` has one by HTTP method.
 ///
 /// ```
 /// use resilience_core::retry::Replay;
@@ -17,13 +16,12 @@
 /// assert!(reads.replay(&insert).is_none());
 /// ```
 pub trait Replay<Req> {
-    /// A copy of `req` for a later attempt, or `None` if it must not or cannot be sent again.
+    /// Returns a copy of `req` for a later attempt, or `None` if it must not or cannot be sent again.
     ///
-    /// Asked before each attempt but the last one allowed, so a copy should be cheap: most copies are never sent.
+    /// Called before each attempt but the last one allowed, so a copy should be cheap: most copies are never sent.
     fn replay(&self, req: &Req) -> Option<Req>;
 
-    /// Tells the request which attempt it is about to be; called from the second attempt on. Does nothing unless
-    /// implemented.
+    /// Sets the number of the attempt in the request; called from the second attempt on. Does nothing by default.
     fn set_attempt(&self, req: &mut Req, attempt: u32) {
         let _ = (req, attempt);
     }
@@ -38,16 +36,16 @@ impl<Req, F: Fn(&Req) -> Option<Req>> Replay<Req> for F {
 
 /// A request that knows whether it may be sent again. Read by [`ByRequest`].
 pub trait Replayable: Sized {
-    /// A copy for a later attempt, or `None` if this must not or cannot be sent again.
+    /// Returns a copy for a later attempt, or `None` if this must not or cannot be sent again.
     fn replay(&self) -> Option<Self>;
 
-    /// Learns which attempt this is about to be; called from the second attempt on. Does nothing unless implemented.
+    /// Sets the number of the attempt; called from the second attempt on. Does nothing by default.
     fn set_attempt(&mut self, attempt: u32) {
         let _ = attempt;
     }
 }
 
-/// The default strategy: asks the request itself.
+/// Strategy of requests that implement [`Replayable`]: the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByRequest;
 
@@ -62,7 +60,7 @@ impl<Req: Replayable> Replay<Req> for ByRequest {
     }
 }
 
-/// Every request may be sent again. Only for services all of whose requests are harmless when carried out twice.
+/// Strategy that sends every request again. Only for services whose requests are all harmless when carried out twice.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Always;
 

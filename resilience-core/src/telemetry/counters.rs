@@ -1,5 +1,4 @@
-//! The counters of a pattern, declared once: the atomics, their rows in the table of metrics, and the numbers that
-//! the handle shows.
+//! The counters of a pattern, declared once: the atomics, their rows in the table of metrics, and the public snapshot.
 
 /// Declares a struct of counters, and optionally its public snapshot.
 ///

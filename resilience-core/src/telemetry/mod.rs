@@ -1,18 +1,18 @@
-//! Events for what happens, metrics for how much.
+//! Events and metrics of every layer.
 //!
 //! **Events** go to `tracing`, target `resilience`: state changes at `INFO` or `WARN`, rejections at `DEBUG`, with
 //! stable field names (`pattern`, `name`, `reason`, ..). Most rejections have the event name
-//! `resilience.rejected`, so that queries need not match on the message.
+//! `resilience.rejected`, so that queries can match on the name.
 //!
-//! **Metrics** are read out of the counters that the layers keep anyway: nothing is pushed per call, and without an
-//! SDK there is no cost. Handles are entered in a process-wide list of weak references when they are built; `export`
+//! **Metrics** are read from the counters that the layers keep: nothing is pushed per call, and without an SDK there is
+//! no cost. Handles are entered in a process-wide list of weak references when they are built; `export`
 //! (feature `otel`) makes one observable instrument per row of [`TABLE`] over all of them, later ones included, so the
 //! order of "install the SDK" and "build the breaker" does not matter. [`series`] reads the same values without an
 //! SDK.
 //!
 //! Every metric carries the attribute `resilience.name`, the name that the handle was built with. Keyed handles
-//! (a breaker per host) report under the name of the family, never under the key: keys come from requests, and what
-//! comes from requests must not become a label. Handles of one name are one series, their sum. Counters of a handle
+//! (a breaker per host) report under the name of the family, never under the key: keys come from requests, so their
+//! number is unbounded. Handles of one name are one series, their sum. Counters of a handle
 //! that is dropped stay in the sum until the process ends: a counter never goes down.
 //!
 //! The names, units and attribute values are an API: `METRICS.md` lists them, with the names that Prometheus gives

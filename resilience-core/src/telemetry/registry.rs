@@ -1,4 +1,4 @@
-//! Every handle of the process that has metrics, and what handles that are gone have counted.
+//! Every handle of the process that has metrics, and the counters of dropped handles.
 
 use std::{
     borrow::Cow,
@@ -19,18 +19,18 @@ pub(crate) struct Reading {
     pub(crate) value: u64,
 }
 
-/// A handle with metrics. What implements it calls [`register`] when it is built and [`retire`] when it is dropped.
+/// A handle with metrics. Implementations call [`register`] when they are built and [`retire`] when they are dropped.
 pub(crate) trait Source: Send + Sync + 'static {
     /// The pattern of the handle.
     #[cfg_attr(not(test), allow(dead_code))]
     fn pattern(&self) -> Pattern;
     /// The name the handle was built with.
     fn name(&self) -> &str;
-    /// Hands out every value. Called once per export, off the hot path.
+    /// Passes every value to `out`. Called once per export, off the hot path.
     fn read(&self, out: &mut dyn FnMut(Reading));
-    /// As [`read`](Self::read), for metrics whose attribute is a name out of the configuration.
+    /// As [`read`](Self::read), for metrics whose attribute is a configured name.
     fn read_named(&self, _out: &mut dyn FnMut(&'static Metric, &str, u64)) {}
-    /// Hands out the counters of a handle that is being dropped; only counters are taken. Must change nothing.
+    /// Passes the counters of a handle that is being dropped to `out`; other values are ignored. Must change nothing.
     fn read_last(&self, out: &mut dyn FnMut(Reading)) {
         self.read(out);
     }
@@ -46,13 +46,13 @@ pub struct Series {
     pub name: Arc<str>,
     /// The value of [`Metric::attribute`]; empty where there is none.
     pub attribute: Cow<'static, str>,
-    /// The sum over the handles of this name, those that are gone included if it is a counter.
+    /// The sum over the handles of this name; for counters, dropped handles included.
     pub value: u64,
 }
 
-/// Every series of this process, for consoles and status pages that work without OpenTelemetry.
+/// Returns every series of this process, for consoles and status pages without OpenTelemetry.
 ///
-/// Reads each handle once. A counter never goes down, whichever handles are dropped.
+/// Reads each handle once. A counter never goes down when handles are dropped.
 #[must_use]
 pub fn series() -> Vec<Series> {
     let (live, retired) = {
@@ -66,7 +66,7 @@ pub fn series() -> Vec<Series> {
         source.read(&mut |reading| sums.add_reading(&name, reading));
         source.read_named(&mut |metric, limit, value| sums.add_named(&name, metric, limit, value));
     }
-    // Handles that were dropped elsewhere meanwhile retire here, so not under the lock.
+    // The last reference of a handle may be dropped here, which retires it: not under the lock.
     drop(live);
     lock().never_less(&mut sums);
     let one = |(key, (metric, value)): (Key, (&'static Metric, u64))| Series {
@@ -92,7 +92,7 @@ struct Sums(BTreeMap<Key, (&'static Metric, u64)>);
 struct Registry {
     /// By address; the weak reference keeps an address from being used again.
     live: BTreeMap<usize, Weak<dyn Source>>,
-    /// Counters of handles that are gone. Kept forever: names are configuration, so there are few.
+    /// Counters of dropped handles. Kept forever: names are configuration, so there are few.
     retired: Sums,
     /// Counters as they were last read. A handle between its last reference and its retirement is in neither of the
     /// two above.

@@ -91,15 +91,15 @@ metrics! {
         ["resilience.reason": &["open", "no_probe_left", "ramping_up", "forced_open"]],
         "Calls that a circuit breaker rejected, by reason.";
     BREAKER_SHADOW_REJECTIONS = Counter "resilience.circuit_breaker.shadow_rejections" "{call}",
-        "Calls that a circuit breaker would have rejected without an order to only measure.";
+        "Calls that a circuit breaker would have rejected without the override `metrics_only`.";
     BREAKER_TRANSITIONS = Counter "resilience.circuit_breaker.transitions" "{transition}"
         ["resilience.state": STATES],
         "State changes of a circuit breaker, by the state entered.";
     BREAKER_STATE = UpDownCounter "resilience.circuit_breaker.state" "{breaker}" ["resilience.state": STATES],
         "Breakers of this name in each state: 1 for the state of a single breaker, 0 for all other states.";
-    BREAKER_ORDER = UpDownCounter "resilience.circuit_breaker.order" "{breaker}"
-        ["resilience.order": &["force_open", "force_closed", "disable", "metrics_only"]],
-        "Breakers of this name under an operator's order, by the order.";
+    BREAKER_OVERRIDE = UpDownCounter "resilience.circuit_breaker.override" "{breaker}"
+        ["resilience.override": &["force_open", "force_closed", "disable", "metrics_only"]],
+        "Breakers of this name under an operator's override, by its kind.";
     BREAKER_PROBES = UpDownCounter "resilience.circuit_breaker.probes" "{call}",
         "Probes in progress of half-open breakers.";
     FLEET_DEGRADED = UpDownCounter "resilience.fleet.degraded" "{handle}"
@@ -118,24 +118,24 @@ metrics! {
         "Leases of a fleet's bulkhead that were lost during the call.";
     LIMIT_ADMISSIONS = Counter "resilience.rate_limit.admissions" "{call}"
         ["resilience.decider": &["unlimited", "store", "lease", "memory", "local", "local_share", "policy"]],
-        "Calls that a shared rate limit admitted, by what decided.";
+        "Calls that a fleet's rate limit admitted, by what decided.";
     LIMIT_REJECTIONS = Counter "resilience.rate_limit.rejections" "{call}"
         ["resilience.reason": &["rate_limited", "too_costly", "store_unreachable"]],
         "Calls that a rate limit rejected, by reason.";
     LIMIT_WAITING = UpDownCounter "resilience.rate_limit.waiting" "{call}",
         "Calls that wait for their tokens.";
     LIMIT_EXHAUSTIONS = Counter "resilience.rate_limit.exhaustions" "{call}" ["resilience.limit.name": &[]],
-        "Calls that found a limit of a shared rate limit exhausted, by limit.";
+        "Calls that found a limit of a fleet's rate limit exhausted, by limit.";
     LIMIT_SHADOW_EXHAUSTIONS = Counter "resilience.rate_limit.shadow_exhaustions" "{call}"
         ["resilience.limit.name": &[]],
-        "Calls that found a limit of a shared rate limit exhausted and were admitted in shadow mode, by limit.";
+        "Calls that found a limit of a fleet's rate limit exhausted and were admitted in shadow mode, by limit.";
     LIMIT_NEAR = Counter "resilience.rate_limit.near" "{call}" ["resilience.limit.name": &[]],
-        "Calls that a shared rate limit admitted and that left little of a limit, by limit.";
+        "Calls that a fleet's rate limit admitted and that left little of a limit, by limit.";
     LIMIT_LEASED = UpDownCounter "resilience.rate_limit.leased" "{token}" ["resilience.limit.name": &[]],
-        "Tokens of a shared rate limit that this instance has leased and not spent, by limit.";
+        "Tokens of a fleet's rate limit that this instance has leased and not spent, by limit.";
     LIMIT_STORE_CALLS = Counter "resilience.rate_limit.store_calls" "{call}"
         ["resilience.outcome": &["answered", "unanswered"]],
-        "Requests of a shared rate limit to its store, answered or not.";
+        "Requests of a fleet's rate limit to its store, answered or not.";
     RETRY_CALLS = Counter "resilience.retry.calls" "{call}",
         "Calls of the retry layer that the dependency has answered, retried or not.";
     RETRY_RETRIES = Counter "resilience.retry.retries" "{attempt}",

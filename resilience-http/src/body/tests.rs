@@ -1,13 +1,27 @@
-use std::{collections::VecDeque, convert::Infallible, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
-use resilience_core::deadline::Deadline;
-use tokio::time::Instant;
+use resilience_core::{
+    Reason, Verdict,
+    completion::{Completion, Guard},
+    deadline::{self, Deadline},
+};
+use tokio::time::{Instant, Sleep};
 
 use super::*;
 
-/// What a layer was told, and whether it has its permit back.
+/// The verdicts that a layer received, and whether its permit was released.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<(Vec<Verdict>, bool)>>);
 
@@ -30,7 +44,7 @@ impl Log {
         Told(self.clone())
     }
 
-    /// The first word, as a guard hears it.
+    /// The first verdict, the one that counts.
     fn verdict(&self) -> Option<Verdict> {
         self.0.lock().unwrap().0.first().copied()
     }
@@ -172,7 +186,7 @@ async fn a_body_that_hangs_ends_at_the_deadline_as_a_failure() {
         success(script([Step::Data("he"), Step::Hang]))
     });
     let (log, body) = within.await;
-    // Read outside of the scope, on another task: the deadline went along.
+    // Read outside of the scope, on another task: the deadline still holds.
     let error = tokio::spawn(read(body)).await.unwrap().unwrap_err();
     assert!(start.elapsed() >= 200 * MS && start.elapsed() < 210 * MS);
     let rejected = rejected_in(error.as_ref()).unwrap();
@@ -270,7 +284,7 @@ async fn a_reader_that_holds_a_body_without_asking_for_more_is_not_held_against_
 
 #[tokio::test(start_paused = true)]
 async fn a_body_dropped_at_its_deadline_while_it_was_awaited_is_a_failure() {
-    // Shorter than the bound, but all the time there was.
+    // Shorter than the bound, but up to the deadline.
     let (log, mut body) = deadline::scope(Deadline::after(200 * MS), async {
         success(script([Step::Hang]))
     })
@@ -401,7 +415,8 @@ mod reqwest_responses {
         assert_eq!(response.content_length(), Some(5));
     }
 
-    /// A response that breaks off, under so many layers; what the reader gets and what the layers heard.
+    /// An incomplete response under a number of layers: the reader's error, and the verdicts of the
+    /// layers.
     async fn broken_under(layers: usize) -> (usize, Vec<Log>) {
         let logs: Vec<_> = (0..layers).map(|_| Log::default()).collect();
         let mut response = answer([Step::Data("he"), Step::Reset]);
@@ -430,7 +445,7 @@ mod reqwest_responses {
         let (one, two) = (Log::default(), Log::default());
         let end = OnBodyEnd::new("api");
         let response = end.hold(answer([Step::Reset]), Verdict::Success, one.guard());
-        // A layer in between reads the body and puts another in its place.
+        // A layer in between reads the body and replaces it by another.
         let url = response.url().clone();
         let (parts, body) = Response::<reqwest::Body>::from(response).into_parts();
         read(body).await.unwrap_err();

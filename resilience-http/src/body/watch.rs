@@ -1,4 +1,4 @@
-//! What a guarded body knows of its own progress, and the guards that wait for its end.
+//! Progress of a guarded body, and the guards that wait for its end.
 
 use std::{
     fmt,
@@ -9,35 +9,36 @@ use std::{
 use resilience_core::{Verdict, completion::Guard, deadline::Deadline};
 use tokio::time::Instant;
 
-use super::{PartialRead, Policy};
+use super::policy::{PartialRead, Policy};
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
     Whole,
     Broken,
-    /// Nobody wanted the rest.
+    /// The reader dropped it.
     Dropped {
-        /// How long the reader had been waiting for data, if it was.
+        /// How long the reader had been waiting for data, if it was waiting.
         waited: Option<Duration>,
         too_late: bool,
     },
 }
 
-/// One layer's guard, and what that layer thought of the head.
-pub(super) struct Held {
+/// The guard of one layer, and that layer's verdict on the head.
+pub(super) struct HeldGuard {
     guard: Box<dyn Guard + Send>,
     head: Verdict,
     policy: Policy,
 }
 
-impl Held {
+impl HeldGuard {
     pub(super) fn new(
         policy: Policy,
         head: Verdict,
         mut guard: impl Guard + Send + 'static,
     ) -> Self {
-        // A failure is known now; no body can mend it. What is held stays held: the server is still sending.
+        // A failed head is final, and settled now. The permit stays held: the server is still
+        // sending.
         if head.is_failure() {
             guard.settle(head);
         }
@@ -72,12 +73,12 @@ impl Held {
     }
 }
 
-/// The guards of one body. Shared with the response's extensions, where layers further out find it.
+/// The guards of one body. Shared with the response's extensions, where outer layers find it.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<State>);
+pub(super) struct GuardSet(Mutex<State>);
 
 enum State {
-    Open(Vec<Held>),
+    Open(Vec<HeldGuard>),
     Ended(End),
 }
 
@@ -87,9 +88,9 @@ impl Default for State {
     }
 }
 
-impl Kept {
-    /// Keeps a guard until the end; if that has been, settles it.
-    pub(super) fn add(&self, held: Held) {
+impl GuardSet {
+    /// Keeps a guard until the end, or settles it if the body has ended.
+    pub(super) fn add(&self, held: HeldGuard) {
         let end = match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Open(all) => return all.push(held),
             State::Ended(end) => *end,
@@ -97,7 +98,7 @@ impl Kept {
         held.settle(end);
     }
 
-    /// The first end counts. Guards are settled and given back outside of the lock.
+    /// Ends the body; the first end counts. Guards are settled and dropped outside of the lock.
     fn end(&self, end: End) {
         let all = match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Ended(_) => return,
@@ -109,9 +110,9 @@ impl Kept {
     }
 }
 
-/// One body's progress. Dropping it ends the body as dropped, unless it ended before.
+/// Progress of one body. Dropping it ends the body as dropped, unless it has ended.
 pub(super) struct Watch {
-    kept: Arc<Kept>,
+    guards: Arc<GuardSet>,
     name: Arc<str>,
     deadline: Option<Deadline>,
     progress: Progress,
@@ -120,18 +121,18 @@ pub(super) struct Watch {
 
 #[derive(Clone, Copy)]
 enum Progress {
-    /// The reader has what there was.
+    /// The reader has received all data so far.
     Idle,
     /// Inside the inner body's `poll_frame`: a body dropped here has panicked.
     Polling(Option<Instant>),
-    /// The reader asked for data and there was none, since then.
+    /// The reader has been waiting for data since then.
     Waiting(Instant),
 }
 
 impl Watch {
-    pub(super) fn new(kept: Arc<Kept>, name: Arc<str>, deadline: Option<Deadline>) -> Self {
+    pub(super) fn new(guards: Arc<GuardSet>, name: Arc<str>, deadline: Option<Deadline>) -> Self {
         Self {
-            kept,
+            guards,
             name,
             deadline,
             progress: Progress::Idle,
@@ -157,8 +158,8 @@ impl Watch {
         self.progress = Progress::Idle;
     }
 
-    /// Whether this is the second frame past the deadline. The first is let through: it may be the last one, that
-    /// was there in time, and only the next poll tells.
+    /// Whether this is the second frame after the deadline. The first passes: it may be the last
+    /// frame of the body, and have arrived in time, which only the next poll can tell.
     pub(super) fn late_again(&mut self) -> bool {
         let late = self.deadline.is_some_and(Deadline::is_past);
         std::mem::replace(&mut self.late, late)
@@ -166,12 +167,12 @@ impl Watch {
 
     pub(super) fn whole(&mut self) {
         self.progress = Progress::Idle;
-        self.kept.end(End::Whole);
+        self.guards.end(End::Whole);
     }
 
     pub(super) fn broken(&mut self) {
         self.progress = Progress::Idle;
-        self.kept.end(End::Broken);
+        self.guards.end(End::Broken);
     }
 
     pub(super) fn dropped(&mut self) {
@@ -180,10 +181,11 @@ impl Watch {
             Progress::Waiting(since) => Some(since.elapsed()),
             Progress::Polling(_) => return self.broken(),
         };
-        // Somebody else's timer may have fired for the same deadline, and timers and clocks do not agree to the tick.
+        // Another timer may have fired for the same deadline, and timers and clocks differ by up to
+        // a tick.
         let tick = Duration::from_millis(1);
         let too_late = self.deadline.is_some_and(|end| end.remaining() < tick);
-        self.kept.end(End::Dropped { waited, too_late });
+        self.guards.end(End::Dropped { waited, too_late });
     }
 
     pub(super) const fn deadline(&self) -> Option<Deadline> {
@@ -195,8 +197,8 @@ impl Watch {
     }
 
     #[cfg(feature = "client")]
-    pub(super) const fn kept(&self) -> &Arc<Kept> {
-        &self.kept
+    pub(super) const fn guards(&self) -> &Arc<GuardSet> {
+        &self.guards
     }
 }
 
@@ -206,8 +208,8 @@ impl Drop for Watch {
     }
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for GuardSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").finish_non_exhaustive()
+        f.debug_struct("GuardSet").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The default stack, part by part.
+//! Builder of a [`Client`]: the default stack, part by part.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{HttpClassifier, OnBodyEnd};
 
-/// Configures a [`Client`]. The order of the layers is fixed; for another, see
+/// Builder of a [`Client`]. The order of the layers is fixed; for another order, see
 /// [`Client::from_service`].
 ///
 /// ```
@@ -60,7 +60,7 @@ pub struct ClientBuilder {
 type Verdicts = dyn Classify<Response, Error<reqwest::Error>> + Send + Sync;
 type Replays = dyn Replay<Request> + Send + Sync;
 
-/// One part of the stack: built with defaults, handed in, or left out.
+/// One part of the stack: built with defaults, supplied by the user, or left out.
 enum Part<T, D = ()> {
     Default(D),
     Own(T),
@@ -99,86 +99,89 @@ impl ClientBuilder {
         }
     }
 
-    /// How reqwest's client is built: proxies, certificates, pools. Begin with [`reqwest_builder`]; whatever you
-    /// begin with, reqwest's own retries are turned off.
+    /// Sets how reqwest's client is built: proxies, certificates, pools. Start from
+    /// [`reqwest_builder`]. reqwest's own retries are turned off in any case.
     pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
         self.http = Http::Build(Box::new(http));
         self
     }
 
-    /// A client of reqwest's that is there already, with its connections. It should have been built with
+    /// Uses an existing reqwest client, with its connections. Build it with
     /// `.retry(reqwest::retry::never())`: see [`ReqwestService`].
     pub fn http_client(mut self, http: reqwest::Client) -> Self {
         self.http = Http::Ready(http);
         self
     }
 
-    /// How long a whole call may take: all attempts, the waits between them, and the body. Default: 10 seconds.
-    /// A single request says otherwise by [`timeout`](super::RequestBuilder::timeout).
+    /// Sets the deadline of a whole call: all attempts, the waits between them, and the body.
+    /// Default: 10 seconds. A single request can set its own with
+    /// [`timeout`](super::RequestBuilder::timeout).
     pub fn deadline(mut self, after: Duration) -> Self {
         self.deadline = Part::Default(after);
         self
     }
 
-    /// A handle of your own for the deadline, shared with other stacks.
+    /// Uses this handle for the deadline, which other stacks may share.
     pub fn deadline_handle(mut self, timeout: Timeout) -> Self {
         self.deadline = Part::Own(timeout);
         self
     }
 
-    /// No deadline of the client's own. One that is set around the call is still told to the server and still bounds
-    /// the retries and the body, but an attempt whose head does not come is awaited for as long as it takes.
+    /// Removes the client's own deadline. A deadline that is set around the call is still sent to
+    /// the server and still bounds retries and body; an attempt without a response waits without
+    /// limit.
     pub fn without_deadline(mut self) -> Self {
         self.deadline = Part::Off;
         self
     }
 
-    /// Another retry. Give several clients of one dependency the same [budget](resilience_core::retry::RetryBudget).
+    /// Uses this retry. Give all clients of one dependency the same
+    /// [budget](resilience_core::retry::RetryBudget).
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = Part::Own(retry);
         self
     }
 
-    /// Every request is sent once.
+    /// Removes the retry: every request is sent once.
     pub fn without_retry(mut self) -> Self {
         self.retry = Part::Off;
         self
     }
 
-    /// Other bulkheads. One family can serve several clients.
+    /// Uses these bulkheads. One family can serve several clients.
     pub fn bulkhead(mut self, bulkheads: KeyedBulkhead<Host>) -> Self {
         self.bulkhead = Part::Own(bulkheads);
         self
     }
 
-    /// No limit on the calls in flight.
+    /// Removes the bulkheads: concurrent calls are not limited.
     pub fn without_bulkhead(mut self) -> Self {
         self.bulkhead = Part::Off;
         self
     }
 
-    /// Other breakers. One family can serve several clients.
+    /// Uses these breakers. One family can serve several clients.
     pub fn breaker(mut self, breakers: KeyedCircuitBreaker<Host>) -> Self {
         self.breaker = Part::Own(breakers);
         self
     }
 
-    /// No breakers.
+    /// Removes the breakers.
     pub fn without_breaker(mut self) -> Self {
         self.breaker = Part::Off;
         self
     }
 
-    /// How long one attempt may take to its head. Default: as long as the whole call. Once the head is there no
-    /// other attempt can follow, so the body has until the deadline of the whole call. In metrics and rejections it
-    /// is called `NAME.attempt`.
+    /// Sets the timeout of one attempt, up to the head of its response. Default: none besides the
+    /// deadline. Once the head is there, no other attempt can follow, so the body has until the
+    /// deadline of the whole call. The timeout is called `NAME.attempt` in metrics and rejections.
     pub const fn attempt_timeout(mut self, after: Duration) -> Self {
         self.attempt_timeout = Some(after);
         self
     }
 
-    /// Another judgement of answers and errors, for breaker and retry alike. Default: [`HttpClassifier`]. To change
-    /// single rows of it, see [`classify`](crate::classify).
+    /// Sets the classifier of responses and errors, for breaker and retry alike. Default:
+    /// [`HttpClassifier`]. To change single rows of it, see [`classify`](crate::classify).
     pub fn classify<C>(mut self, classifier: C) -> Self
     where
         C: Classify<Response, Error<reqwest::Error>> + Send + Sync + 'static,
@@ -187,36 +190,40 @@ impl ClientBuilder {
         self
     }
 
-    /// Other rules for what may be sent again. Default: [`HttpReplay`].
+    /// Sets which requests may be sent again. Default: [`HttpReplay`].
     pub fn replay<R: Replay<Request> + Send + Sync + 'static>(mut self, replay: R) -> Self {
         self.replay = Arc::new(replay);
         self
     }
 
-    /// Gives calls that are not safe to repeat an `Idempotency-Key` each, the same on all attempts, so that they are
-    /// repeated like the others. Default: off, because only a server that knows the header keeps its side of it.
+    /// Adds an `Idempotency-Key` to each call that is not safe to repeat, the same on all attempts,
+    /// so that such calls are retried like the others. Default: off, because only a server that
+    /// supports the header processes the attempts once.
     ///
-    /// The retry then also comes back when the server answers that the first attempt is still under way
-    /// ([`RetryInFlight`]).
+    /// The retry then also tries again when the server responds that the first attempt is still in
+    /// progress ([`RetryInFlight`]).
     pub fn idempotency_keys(mut self, keys: IdempotencyKeys) -> Self {
         self.keys = Some(keys);
         self
     }
 
-    /// Keeps to what servers say of their limits, and shares that with everything else that has this handle: see
-    /// [`UpstreamLimitsLayer`]. Default: off; a 429 is then an answer like any other, that the retry may wait out.
+    /// Enforces the rate limits that servers advertise, together with every other user of this
+    /// handle: see [`UpstreamLimitsLayer`]. Default: off; a 429 is then a response like any other,
+    /// which the retry may wait out.
     pub fn upstream_limits(mut self, limits: UpstreamLimits) -> Self {
         self.upstream_limits = Some(limits);
         self
     }
 
-    /// What each attempt tells the server. Default: [`Propagation::new`]; for third parties, [`Propagation::none`].
+    /// Sets which headers each attempt adds. Default: [`Propagation::new`]; for third parties,
+    /// [`Propagation::none`].
     pub fn propagation(mut self, propagation: Propagation) -> Self {
         self.propagation = propagation;
         self
     }
 
-    /// What bodies that are dropped half read say. Default: see [`PartialRead`](crate::body::PartialRead).
+    /// Sets how a body that is dropped before its end is judged. Default: see
+    /// [`PartialRead`](crate::body::PartialRead).
     pub fn body_end(mut self, body_end: OnBodyEnd) -> Self {
         self.body_end = body_end;
         self
@@ -226,14 +233,15 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// A duration is zero, or reqwest cannot build its client (its TLS library does not start).
+    /// If a duration is zero, or reqwest cannot build its client (for example because its TLS
+    /// library does not start).
     pub fn build(mut self) -> Result<Client, InvalidConfig> {
         let http = std::mem::take(&mut self.http).build()?;
         let transport = ReqwestService::new(http.clone());
         self.over(http, transport)
     }
 
-    /// The stack over any transport.
+    /// Builds the stack over any transport.
     pub(super) fn over<S>(
         self,
         http: reqwest::Client,
@@ -251,7 +259,7 @@ impl ClientBuilder {
             bulkheads: self.bulkhead.build(|()| default_bulkheads(name()))?,
             breakers: self.breaker.build(|()| default_breakers(name()))?,
         };
-        // A name of its own, so that what is cut off here and what is cut off there are told apart.
+        // A name of its own, so that the two timeouts can be told apart.
         let of_attempts = || format!("{}.attempt", self.name);
         let attempt = self
             .attempt_timeout
@@ -305,7 +313,7 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
-/// Enough for a busy service, few enough that a host that hangs cannot take all the memory there is.
+/// Enough for a busy service, and few enough that a server that hangs cannot exhaust memory.
 fn default_bulkheads(name: Arc<str>) -> Result<KeyedBulkhead<Host>, InvalidConfig> {
     Bulkhead::builder(name)
         .max_concurrent(128)
@@ -341,7 +349,7 @@ impl Http {
     }
 }
 
-/// A classifier or replay of any type, so that a client's own type does not depend on it.
+/// A classifier or replay policy of any type, so that the type of the client does not depend on it.
 struct Shared<T: ?Sized>(Arc<T>);
 
 impl<T: ?Sized> Clone for Shared<T> {

@@ -1,4 +1,4 @@
-//! One deadline over everything that a call does, the reading of its body included.
+//! Deadline of a whole call, up to the end of the response body.
 
 use std::{
     pin::Pin,
@@ -13,15 +13,15 @@ use tower_service::Service;
 
 use crate::OnBodyEnd;
 
-/// The outermost layer of a stack over reqwest: all attempts, the waits between them and the body of the answer share
-/// one [`Timeout`].
+/// Outermost layer of a stack over reqwest: all attempts, the waits between them and the response
+/// body share one [`Timeout`].
 ///
-/// It is [`Timeout::layer`] and three things that HTTP needs:
-/// - the timeout of a single request (`reqwest::RequestBuilder::timeout`) is the time for the whole call here. It
-///   takes the place of the handle's, shorter or longer, and is hidden from reqwest, which would allow it to every
-///   attempt anew;
-/// - a body that is still awaited at the deadline ends with an error (see [`body`](crate::body));
-/// - the deadline of the code around the call, where there is one, bounds both.
+/// It adds three things to [`Timeout::layer`]:
+/// - the timeout of a single request (`reqwest::RequestBuilder::timeout`) covers the whole call
+///   here. It replaces the handle's, whether shorter or longer, and is removed from the request,
+///   since reqwest would grant it to every attempt again;
+/// - a body that is incomplete at the deadline ends with an error (see [`body`](crate::body));
+/// - the deadline of the code around the call, if there is one, bounds both.
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,7 +45,7 @@ pub struct CallTimeoutLayer {
 type OwnTimeout = fn(&reqwest::Request) -> Option<Duration>;
 
 impl CallTimeoutLayer {
-    /// With the handle's time for calls that have none of their own.
+    /// Creates a layer. The handle's time applies to calls without a timeout of their own.
     #[must_use]
     pub fn new(timeout: &Timeout) -> Self {
         let own: OwnTimeout = |request| request.timeout().copied();
@@ -65,7 +65,7 @@ impl<S: Clone> Layer<S> for CallTimeoutLayer {
     }
 }
 
-/// What [`CallTimeoutLayer`] puts between the timeout and the layers beneath.
+/// Service between the timeout and the inner layers. Made by [`CallTimeoutLayer`].
 #[derive(Clone, Debug)]
 pub struct BodyService<S> {
     inner: S,
@@ -94,7 +94,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`BodyService`].
+    /// Response future of [`BodyService`].
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]

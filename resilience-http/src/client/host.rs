@@ -1,14 +1,14 @@
-//! Which server a request goes to: the key of breakers and bulkheads.
+//! Servers of requests: the key of breakers and bulkheads.
 
 use std::{fmt, sync::Arc};
 
 use url::Url;
 
-/// A host and a port, `api.example.com:443`. Cheap to clone, hash and compare.
+/// Host and port of a server, `api.example.com:443`. Cheap to clone, hash and compare.
 ///
-/// The default port of the scheme is filled in, and the host is as the URL standard writes it (lower case, punycode,
-/// IPv6 in brackets), so that all spellings of one server are one key. It is the host that is asked first: a redirect
-/// to another host is followed inside of reqwest and counts for the one that sent it.
+/// Includes the default port of the scheme; the host is spelled as by the URL standard (lower case,
+/// punycode, IPv6 in brackets), so that all spellings of a server are one key. A redirect to
+/// another host is followed inside reqwest and counts for the first host.
 ///
 /// ```
 /// use resilience_http::client::Host;
@@ -22,13 +22,14 @@ use url::Url;
 pub struct Host(Arc<str>);
 
 impl Host {
-    /// This host, spelled as in a URL, and port.
+    /// Creates a key from a host, spelled as in a URL, and a port.
     #[must_use]
     pub fn new(host: &str, port: u16) -> Self {
         Self(format!("{host}:{port}").into())
     }
 
-    /// Where `url` leads. A URL without a host (`data:`), which no request is sent to, gives an empty key.
+    /// Returns the server of `url`. A URL without a host (`data:`), which no request is sent to,
+    /// gives an empty key.
     #[must_use]
     pub fn of(url: &Url) -> Self {
         match (url.host_str(), url.port_or_known_default()) {
@@ -37,7 +38,7 @@ impl Host {
         }
     }
 
-    /// As `host:port`.
+    /// Returns `host:port`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

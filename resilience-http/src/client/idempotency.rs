@@ -1,4 +1,4 @@
-//! One key for one call, however often it is sent.
+//! Idempotency keys on outbound calls.
 
 use std::{
     sync::Arc,
@@ -16,19 +16,20 @@ use crate::{
     idempotency::{Key, KeyForm},
 };
 
-/// Gives every call of some methods an `Idempotency-Key` of its own: a fresh [UUID of version 7](Key::fresh), unless
-/// the request has one already.
+/// Adds an `Idempotency-Key` to every call of some methods: a new [UUID of version 7](Key::fresh),
+/// unless the request carries a key already.
 ///
-/// It belongs above the retry (and above a hedge), so that all attempts of a call carry the same key. A server that
-/// knows the header carries the call out once; a retry by [`HttpReplay`](super::HttpReplay) takes the key for leave to
-/// send the request again.
+/// Put it above the retry (and above a hedge), so that all attempts of a call carry the same key. A
+/// server that supports the header processes the call once; a retry with
+/// [`HttpReplay`](super::HttpReplay) may therefore send the request again.
 ///
-/// **Only for servers that know the header.** One that does not carries out each attempt: then the key is a promise to
-/// the retry that nobody keeps. This is why a [`Client`](super::Client) has no keys until it is asked to
+/// **Only for servers that support the header.** Others process each attempt, and the retry repeats
+/// what must not be repeated. This is why a [`Client`](super::Client) sends no keys by default
 /// ([`ClientBuilder::idempotency_keys`](super::ClientBuilder::idempotency_keys)).
 ///
-/// A key that lives as long as the call does not help the *caller* who comes back after a crash: a key that must
-/// outlive the process is the caller's own, made before the first try and kept with the work
+/// A key that lives as long as the call does not protect a caller that repeats the call after a
+/// crash. A key that must outlive the process is created by the caller before the first attempt and
+/// stored with the work
 /// ([`RequestBuilder::idempotency_key`](super::RequestBuilder::idempotency_key)).
 ///
 /// ```
@@ -49,8 +50,11 @@ use crate::{
 /// # }
 /// ```
 ///
-/// **Cost**: two allocations and some random bytes of the system's for a call that gets a key; a look at the method for
-/// any other. **Errors and cancellation**: none of its own.
+/// **Cost**: two allocations and some random bytes for a call that gets a key; a look at the method
+/// for any other. **Errors and cancellation**: none of its own.
+///
+/// # References
+/// draft-ietf-httpapi-idempotency-key-header-07; RFC 9562 (UUID version 7).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct IdempotencyKeys {
@@ -59,7 +63,7 @@ pub struct IdempotencyKeys {
 }
 
 impl IdempotencyKeys {
-    /// For `POST` and `PATCH`, in quotes as the draft has it.
+    /// Creates the default: keys for `POST` and `PATCH`, in quotes as the draft requires.
     pub fn new() -> Self {
         Self {
             methods: Arc::new([Method::POST, Method::PATCH]),
@@ -67,19 +71,19 @@ impl IdempotencyKeys {
         }
     }
 
-    /// For other methods. None: only keys that the caller gives are sent.
+    /// Sets the methods that get a key. With none, only keys that the caller sets are sent.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = methods.into_iter().collect();
         self
     }
 
-    /// How fresh keys are written. Keys that the caller gives are sent as they are.
+    /// Sets the format of new keys. Keys that the caller sets are sent unchanged.
     pub const fn form(mut self, form: KeyForm) -> Self {
         self.form = form;
         self
     }
 
-    /// The layer.
+    /// Makes a layer.
     pub fn layer(&self) -> IdempotencyKeysLayer {
         IdempotencyKeysLayer { keys: self.clone() }
     }
@@ -97,7 +101,7 @@ impl Default for IdempotencyKeys {
     }
 }
 
-/// See [`IdempotencyKeys`].
+/// Layer that adds idempotency keys. Made by [`IdempotencyKeys::layer`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct IdempotencyKeysLayer {
@@ -115,7 +119,7 @@ impl<S> Layer<S> for IdempotencyKeysLayer {
     }
 }
 
-/// The service of [`IdempotencyKeysLayer`].
+/// Service that adds idempotency keys. Made by [`IdempotencyKeysLayer`].
 #[derive(Clone, Debug)]
 pub struct IdempotencyKeysService<S> {
     inner: S,
@@ -157,14 +161,16 @@ where
     }
 }
 
-/// How a retry reads the answers to calls that carry a key: a `409` with `Retry-After` is worth another try.
+/// Classifier for the retry of calls with a key: a `409` with `Retry-After` is worth another
+/// attempt.
 ///
-/// It is what a server answers while the first of two requests with one key is still under way: when the reply to the
-/// first attempt is lost, the second may come too early. Tried again in time, it gets the reply that was lost. Every
-/// other answer is for the classifier inside.
+/// A server responds so while an earlier request with the same key is in progress. After the
+/// response to the first attempt was lost, the second attempt may arrive too early; a later one
+/// gets the response that was lost. All other responses go to the inner classifier.
 ///
-/// For the retry alone: to a breaker, a server that says so is well, and it has the plain classifier.
-/// [`ClientBuilder::idempotency_keys`](super::ClientBuilder::idempotency_keys) puts it there by itself.
+/// Only for the retry: to a breaker a server that responds so is healthy, so it keeps the inner
+/// classifier. [`ClientBuilder::idempotency_keys`](super::ClientBuilder::idempotency_keys) puts it
+/// there by itself.
 ///
 /// ```
 /// use std::time::Duration;
@@ -182,7 +188,7 @@ pub struct RetryInFlight<C = HttpClassifier>(pub C);
 impl<C> RetryInFlight<C> {
     fn head(status: StatusCode, headers: &HeaderMap) -> Option<Verdict> {
         let busy = status == StatusCode::CONFLICT && headers.contains_key(header::RETRY_AFTER);
-        // As a 503 with the same header: when to come back, within the bounds of every classifier here.
+        // As for a 503 with the same header: `Retry-After`, within the cap of the classifier.
         busy.then(|| HttpClassifier::new().head(StatusCode::SERVICE_UNAVAILABLE, headers))
     }
 }

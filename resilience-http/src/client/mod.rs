@@ -1,6 +1,6 @@
-//! The outbound side: reqwest that keeps its head when the other side does not.
+//! The outbound side: a reqwest client behind a stack of guards.
 //!
-//! [`Client`] has reqwest's own feel and a stack of guards beneath it:
+//! [`Client`] has reqwest's API:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -18,43 +18,47 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # The default stack, outermost first, and why in this order
+//! # The default stack
 //!
-//! | layer | default | why here |
+//! From the outermost layer to the innermost:
+//!
+//! | layer | default | reason for its place |
 //! |---|---|---|
-//! | [deadline](CallTimeoutLayer) | 10 s | one promise to the caller: all attempts, the waits between them and the body |
-//! | [idempotency keys](IdempotencyKeys) | off | above the retry: one key for a call, the same on all of its attempts |
-//! | [retry](resilience_core::retry) | 3 attempts, jitter, a budget of 20 % | above the guards, so that every attempt asks them anew; only what [may be repeated](HttpReplay) |
-//! | [limits of peers](UpstreamLimitsLayer) | off | beneath the retry: each attempt keeps to them; above the bulkhead: what is not sent takes no place |
-//! | [bulkhead](resilience_core::bulkhead) per host | 128 calls, 256 waiting up to 1 s | above the breaker: a wait in our own queue is not held against the server |
-//! | [circuit breaker](resilience_core::breaker) per host | its own defaults; `Retry-After` honoured up to 60 s | sees exactly what reaches the server, and each attempt by itself |
-//! | attempt timeout | off | beneath the breaker: an attempt cut short is a failure; bounds the time to the head, the whole call's deadline bounds the body |
-//! | [propagation](Propagation) | on | beneath the retry: each attempt tells its own remaining time |
+//! | [deadline](CallTimeoutLayer) | 10 s | covers all attempts, the waits between them and the body |
+//! | [idempotency keys](IdempotencyKeys) | off | above the retry: one key per call, the same on all attempts |
+//! | [retry](resilience_core::retry) | 3 attempts, jitter, a budget of 20 % | above the guards, so that every attempt passes them again; only what [may be repeated](HttpReplay) |
+//! | [upstream limits](UpstreamLimitsLayer) | off | below the retry: checks each attempt; above the bulkhead: a call that is not sent takes no permit |
+//! | [bulkhead](resilience_core::bulkhead) per host | 128 calls, 256 waiting up to 1 s | above the breaker: the wait in the local queue does not count against the server |
+//! | [circuit breaker](resilience_core::breaker) per host | its own defaults; `Retry-After` honoured up to 60 s | sees exactly what reaches the server, each attempt by itself |
+//! | attempt timeout | off | below the breaker: an attempt that times out is a failure; bounds the time to the head, while the deadline bounds the body |
+//! | [propagation](Propagation) | on | below the retry: each attempt carries its own remaining time |
 //! | [reqwest](ReqwestService) | its own retries off, 3 s to connect | |
 //!
-//! Breaker and bulkhead hear how a call ended at the end of its [body](crate::body), not at its head. What counts as
-//! a failure is in the tables of [`classify`](crate::classify). Every part can be configured, handed in or left out
-//! ([`ClientBuilder`]); a stack in an order of your own becomes a client by [`Client::from_service`].
+//! Breaker and bulkhead see the end of a call at the end of its [body](crate::body), not at its
+//! head. The tables of [`classify`](crate::classify) define what counts as a failure. Every part
+//! can be configured, replaced or left out ([`ClientBuilder`]); a stack in another order becomes a
+//! client by [`Client::from_service`].
 //!
-//! # What to know
+//! # Notes
 //!
-//! - An answer whose body is neither read nor dropped keeps its place in the bulkhead.
-//! - The deadline covers the body: for a long download or a stream of events give the request a
-//!   [`timeout`](RequestBuilder::timeout) of its own (`Duration::MAX` for none).
-//! - One client is one retry budget and one set of settings: make one per dependency. All of its hosts share the
-//!   budget, each has its own breaker and its own places.
-//! - Redirects are followed inside of reqwest: they count for the host that was asked first, and its headers of
-//!   propagation go along.
+//! - A response whose body is neither read nor dropped keeps its permit of the bulkhead.
+//! - The deadline covers the body: for a long download or a stream of events set the request's own
+//!   [`timeout`](RequestBuilder::timeout) (`Duration::MAX` for none).
+//! - A client has one retry budget and one set of settings: make one client per dependency. Its
+//!   hosts share the budget; each has a breaker and a bulkhead of its own.
+//! - Redirects are followed inside reqwest: they count for the first host, and carry its
+//!   propagation headers.
 //!
-//! **Cost**: a few microseconds per call, most of them for the deadline's timer, the copy of the request that a retry
-//! would need, and the body's guards: 29 us instead of 25 for a small exchange over loopback.
+//! **Cost**: a few microseconds per call, most of them for the deadline's timer, the copy of the
+//! request for a retry, and the guards in the body: 29 us instead of 25 for a small exchange over
+//! loopback.
 //!
 //! # Errors
 //!
-//! [`Error::Rejected`] says that the stack did not make the call, or gave up on it.
-//! [`Error::Service`] is reqwest's own error. An error while the body is read is a
-//! `reqwest::Error` always, because a `reqwest::Response` is what you hold by then: ask
-//! [`rejected_in`](crate::body::rejected_in) whether it was the deadline.
+//! [`Error::Rejected`] means that the stack did not make the call, or gave up on it.
+//! [`Error::Service`] is reqwest's own error. An error while the body is read is always a
+//! `reqwest::Error`, because the caller holds a `reqwest::Response` by then:
+//! [`rejected_in`](crate::body::rejected_in) tells whether it was the deadline.
 
 mod builder;
 mod call_timeout;
@@ -87,10 +91,14 @@ pub use self::{
     request::RequestBuilder,
     stack::ResponseFuture,
     transport::{ReqwestService, reqwest_builder},
-    upstream_limits::{Target, UpstreamLimitsFuture, UpstreamLimitsLayer, UpstreamLimitsService},
+    upstream_limits::{
+        Target, UpstreamLimitsLayer, UpstreamLimitsPolicy, UpstreamLimitsReader,
+        UpstreamLimitsService,
+    },
 };
 
-/// A reqwest client behind a stack of guards. Cheap to clone; clones share everything. See the [module](self).
+/// A reqwest client behind a stack of guards. Cheap to clone; clones share all state. See the
+/// [module](self).
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -102,7 +110,7 @@ struct Inner {
     parts: Parts,
 }
 
-/// The handles of a default stack.
+/// The handles of the default stack.
 #[derive(Default)]
 struct Parts {
     deadline: Option<Timeout>,
@@ -112,25 +120,26 @@ struct Parts {
 }
 
 impl Client {
-    /// With the default stack. `name` is the name of its parts in metrics, events and rejections.
+    /// Creates a client with the default stack. `name` is the name of its parts in metrics, events
+    /// and rejections.
     ///
     /// # Errors
     ///
-    /// reqwest cannot build a client: its TLS library does not start.
+    /// If reqwest cannot build a client, for example because its TLS library does not start.
     pub fn new(name: impl Into<Arc<str>>) -> Result<Self, InvalidConfig> {
         Self::builder(name).build()
     }
 
-    /// To configure the parts of the stack, or leave some out.
+    /// Starts a builder, to configure parts of the stack or to leave them out.
     pub fn builder(name: impl Into<Arc<str>>) -> ClientBuilder {
         ClientBuilder::new(name.into())
     }
 
-    /// With a stack of your own, in any order and with any layers, that ends in a [`ReqwestService`] (or in something
-    /// that answers in its place). `http` only makes the requests that [`get`](Self::get) and its like begin; give it
-    /// the client that the stack sends through.
+    /// Creates a client over a stack of your own, with any layers in any order, that ends in a
+    /// [`ReqwestService`] or a substitute. `http` only makes the requests that [`get`](Self::get)
+    /// and the like start; pass the client that the stack sends through.
     ///
-    /// The stack is cloned for every call: state belongs in handles, as all layers of this toolkit have it.
+    /// The stack is cloned for every call: keep state in handles, as all layers of this toolkit do.
     ///
     /// ```
     /// use resilience_core::bulkhead::Bulkhead;
@@ -159,37 +168,37 @@ impl Client {
         Self { inner }
     }
 
-    /// Begins a `GET`.
+    /// Starts a `GET` request.
     pub fn get<U: IntoUrl>(&self, url: U) -> RequestBuilder {
         self.request(Method::GET, url)
     }
 
-    /// Begins a `POST`.
+    /// Starts a `POST` request.
     pub fn post<U: IntoUrl>(&self, url: U) -> RequestBuilder {
         self.request(Method::POST, url)
     }
 
-    /// Begins a `PUT`.
+    /// Starts a `PUT` request.
     pub fn put<U: IntoUrl>(&self, url: U) -> RequestBuilder {
         self.request(Method::PUT, url)
     }
 
-    /// Begins a `PATCH`.
+    /// Starts a `PATCH` request.
     pub fn patch<U: IntoUrl>(&self, url: U) -> RequestBuilder {
         self.request(Method::PATCH, url)
     }
 
-    /// Begins a `DELETE`.
+    /// Starts a `DELETE` request.
     pub fn delete<U: IntoUrl>(&self, url: U) -> RequestBuilder {
         self.request(Method::DELETE, url)
     }
 
-    /// Begins a `HEAD`.
+    /// Starts a `HEAD` request.
     pub fn head<U: IntoUrl>(&self, url: U) -> RequestBuilder {
         self.request(Method::HEAD, url)
     }
 
-    /// Begins a request. A malformed URL comes out when it is sent, as reqwest's error.
+    /// Starts a request. A malformed URL is reported when the request is sent, as reqwest's error.
     pub fn request<U: IntoUrl>(&self, method: Method, url: U) -> RequestBuilder {
         RequestBuilder::new(self.clone(), self.inner.http.request(method, url))
     }
@@ -203,39 +212,39 @@ impl Client {
         self.inner.stack.execute(request)
     }
 
-    /// The client that requests are made by.
+    /// Returns the reqwest client that makes the requests.
     #[must_use]
     pub fn http(&self) -> &reqwest::Client {
         &self.inner.http
     }
 
-    /// The breakers, one per host: to read, to watch, to give orders. `None` if there are none, or if the stack was
-    /// handed in whole.
+    /// Returns the breakers, one per host, to read, watch or override them. `None` if there are
+    /// none, or if the client was made by [`from_service`](Self::from_service).
     #[must_use]
     pub fn breakers(&self) -> Option<&KeyedCircuitBreaker<Host>> {
         self.inner.parts.breakers.as_ref()
     }
 
-    /// The bulkheads, one per host. `None` as with [`breakers`](Self::breakers).
+    /// Returns the bulkheads, one per host. `None` as for [`breakers`](Self::breakers).
     #[must_use]
     pub fn bulkheads(&self) -> Option<&KeyedBulkhead<Host>> {
         self.inner.parts.bulkheads.as_ref()
     }
 
-    /// The retry, with its budget. `None` as with [`breakers`](Self::breakers).
+    /// Returns the retry, with its budget. `None` as for [`breakers`](Self::breakers).
     #[must_use]
     pub fn retry(&self) -> Option<&Retry> {
         self.inner.parts.retry.as_ref()
     }
 
-    /// The deadline of whole calls. `None` as with [`breakers`](Self::breakers).
+    /// Returns the deadline of whole calls. `None` as for [`breakers`](Self::breakers).
     #[must_use]
     pub fn deadline(&self) -> Option<&Timeout> {
         self.inner.parts.deadline.as_ref()
     }
 }
 
-/// A client is a service too, always ready: for layers around it that its own stack does not have.
+/// The client as a service, always ready, for additional layers around it.
 impl Service<Request> for Client {
     type Response = Response;
     type Error = Error<reqwest::Error>;

@@ -1,4 +1,4 @@
-//! What a request tells the next server about the call that it is part of.
+//! Propagation of deadline and trace to the next server.
 
 use std::{
     fmt,
@@ -13,23 +13,24 @@ use tower_service::Service;
 
 use crate::headers;
 
-/// Writes the headers of propagation into each attempt: how much time is left, and (feature `otel`) which trace it
-/// belongs to. Serves `reqwest::Request` and `http::Request`. Belongs beneath the retry, so that every attempt tells
-/// its own time.
+/// Headers that each attempt adds to its request: the time left, and (feature `otel`) the trace.
+/// For `reqwest::Request` and `http::Request`. Put it below the retry, so that every attempt
+/// carries its own remaining time.
 ///
-/// **Deadline**: what is left of the [current deadline](resilience_core::deadline::current), in whole milliseconds, in
-/// [`headers::DEADLINE`] or a header of your choice. A shorter time that the request says already stands; a longer
-/// one is corrected. Without a deadline the header is left as it is. On the other side, the deadline layer of
-/// `resilience_http::server` reads it.
+/// **Deadline**: the time left until the [current deadline](resilience_core::deadline::current), in
+/// whole milliseconds, in [`headers::DEADLINE`] or another header. A shorter time that the request
+/// carries already is kept, a longer one is replaced. Without a deadline the header is left alone.
+/// The receiving side is the deadline layer of `resilience_http::server`.
 ///
-/// **Trace** (feature `otel`): the current OpenTelemetry context, through the global text map propagator
-/// (`opentelemetry::global::set_text_map_propagator`; until one is set, nothing is written). `tracing` spans are in
-/// that context when the subscriber has the layer of `tracing-opentelemetry` (0.32 and later, where a span that is
-/// entered activates its context; do not turn `with_context_activation` off): a call made inside an instrumented
-/// future carries its trace.
+/// **Trace** (feature `otel`): the current OpenTelemetry context, by the global text map propagator
+/// (`opentelemetry::global::set_text_map_propagator`; nothing is written until one is set).
+/// `tracing` spans are in that context if the subscriber has the layer of `tracing-opentelemetry`
+/// (0.32 and later, which activates the context of an entered span; leave `with_context_activation`
+/// on): a call made inside an instrumented future carries its trace.
 ///
-/// **Third parties**: the deadline header means nothing to a server that does not know it; it tells one how patient
-/// you are, the trace headers how you number your traces. Turn them off for servers that are not yours.
+/// **Third parties**: a server that does not know the deadline header ignores it; one that does
+/// learns the caller's patience, and the trace headers reveal trace ids. Turn both off for servers
+/// that are not yours.
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
@@ -49,6 +50,9 @@ use crate::headers;
 /// assert!(told.is_some_and(|left| left <= Duration::from_secs(2)));
 /// # }
 /// ```
+///
+/// # References
+/// W3C Trace Context; Envoy's `x-envoy-expected-rq-timeout-ms`.
 #[derive(Clone)]
 #[must_use]
 pub struct Propagation {
@@ -61,7 +65,7 @@ pub struct Propagation {
 type Extra = Arc<dyn Fn(&mut HeaderMap) + Send + Sync>;
 
 impl Propagation {
-    /// Deadline and, with feature `otel`, trace.
+    /// Creates the default: the deadline and, with feature `otel`, the trace.
     pub fn new() -> Self {
         Self {
             deadline: Some(headers::DEADLINE),
@@ -71,7 +75,7 @@ impl Propagation {
         }
     }
 
-    /// Nothing: for servers that are not yours.
+    /// Creates a propagation of nothing, for servers that are not yours.
     pub fn none() -> Self {
         Self {
             deadline: None,
@@ -81,32 +85,33 @@ impl Propagation {
         }
     }
 
-    /// Tells the deadline in a header called `name`.
+    /// Sets the name of the deadline header. Default: [`headers::DEADLINE`].
     pub fn deadline_header(mut self, name: HeaderName) -> Self {
         self.deadline = Some(name);
         self
     }
 
-    /// Does not tell the deadline.
+    /// Leaves the deadline out.
     pub fn without_deadline(mut self) -> Self {
         self.deadline = None;
         self
     }
 
-    /// Does not tell the trace.
+    /// Leaves the trace out.
     #[cfg(feature = "otel")]
     pub fn without_trace(mut self) -> Self {
         self.trace = false;
         self
     }
 
-    /// Has `write` add headers of its own to each attempt, after the others: a tenant, a request id.
+    /// Adds headers with `write` to each attempt, after the others: a tenant or a request id, for
+    /// example.
     pub fn and(mut self, write: impl Fn(&mut HeaderMap) + Send + Sync + 'static) -> Self {
         self.extra = Some(Arc::new(write));
         self
     }
 
-    /// The layer.
+    /// Makes a layer.
     #[must_use]
     pub fn layer(self) -> PropagationLayer {
         PropagationLayer {
@@ -147,7 +152,7 @@ impl fmt::Debug for Propagation {
     }
 }
 
-/// See [`Propagation`].
+/// Layer that adds the propagation headers. Made by [`Propagation::layer`].
 #[derive(Clone, Debug)]
 pub struct PropagationLayer {
     propagation: Arc<Propagation>,
@@ -164,7 +169,7 @@ impl<S> Layer<S> for PropagationLayer {
     }
 }
 
-/// The service of [`PropagationLayer`].
+/// Service that adds the propagation headers. Made by [`PropagationLayer`].
 #[derive(Clone, Debug)]
 pub struct PropagationService<S> {
     inner: S,
@@ -239,7 +244,7 @@ mod tests {
 
     const TWO_SECONDS: Duration = Duration::from_secs(2);
 
-    /// What a request that says `said` tells the next server, two seconds before its deadline.
+    /// The headers of a request that carries `said`, two seconds before its deadline.
     async fn told(propagation: Propagation, said: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.extend(said.map(|said| (headers::DEADLINE, HeaderValue::from_static(said))));
@@ -258,7 +263,7 @@ mod tests {
     async fn a_shorter_time_stands_and_a_longer_one_is_corrected() {
         let shorter = told(Propagation::new(), Some("150")).await;
         assert_eq!(shorter[headers::DEADLINE], "150");
-        // A proxy that passes on the headers it got, the caller's deadline among them.
+        // A proxy that forwards the headers that it received, the caller's deadline among them.
         let longer = told(Propagation::new(), Some("9000")).await;
         assert_eq!(longer[headers::DEADLINE], "2000");
         let nonsense = told(Propagation::new(), Some("soon")).await;

@@ -6,17 +6,19 @@ use resilience_core::retry::Replay;
 
 use crate::headers;
 
-/// Replays a request when that can do no harm, and when its body is at hand.
+/// Replay policy that sends a request again if that is safe and its body is in memory.
 ///
-/// A request may be sent again if one of these is so:
+/// A request may be sent again if one of these holds:
 /// - its method is idempotent by RFC 9110: `GET`, `HEAD`, `OPTIONS`, `TRACE`, `PUT`, `DELETE`;
-/// - it carries an `Idempotency-Key`, so that the server recognises the second one;
-/// - [`Idempotent(true)`](Idempotent) was said of it. `Idempotent(false)` forbids it whatever the method.
+/// - it carries an `Idempotency-Key`, by which the server recognises a repetition;
+/// - it is marked [`Idempotent(true)`](Idempotent). `Idempotent(false)` forbids it whatever the
+///   method.
 ///
-/// And its body must be in memory and at most [`max_body`](Self::max_body) long. A stream is read once and gone; a
-/// body that size costs the network more than a retry is worth. No body is copied: the copies share it.
+/// In addition its body must be in memory and at most [`max_body`](Self::max_body) long. A stream
+/// can be read once only, and sending a large body again costs the network more than a retry is
+/// worth. Bodies are shared, not copied.
 ///
-/// It reads `reqwest::Request`, and `http::Request<B>` if the body can be cloned and knows its size.
+/// For `reqwest::Request`, and for `http::Request<B>` if the body is `Clone` and knows its size.
 ///
 /// ```
 /// use resilience_core::retry::Replay;
@@ -27,6 +29,9 @@ use crate::headers;
 /// request.headers_mut().insert("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9324".parse().unwrap());
 /// assert!(HttpReplay::new().replay(&request).is_some());
 /// ```
+///
+/// # References
+/// RFC 9110 section 9.2.2 (idempotent methods).
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct HttpReplay {
@@ -34,12 +39,13 @@ pub struct HttpReplay {
 }
 
 impl HttpReplay {
-    /// With a limit of 1 MiB for bodies.
+    /// Creates the default, with a limit of 1 MiB for bodies.
     pub const fn new() -> Self {
         Self { max_body: 1 << 20 }
     }
 
-    /// The longest body, in bytes, that is sent again. Zero: only requests without one.
+    /// Sets the maximum body, in bytes, that is sent again. Zero allows only requests without a
+    /// body.
     pub const fn max_body(mut self, bytes: u64) -> Self {
         self.max_body = bytes;
         self
@@ -52,11 +58,11 @@ impl Default for HttpReplay {
     }
 }
 
-/// Says of one request whether it may be sent more than once, whatever its method says.
+/// Mark of a request that says whether it may be sent more than once, whatever its method.
 ///
-/// Put it into the extensions of an `http::Request`. A `reqwest::Request` has none that can be read: say it around
-/// the call with [`scope`](Self::scope), or with
-/// [`RequestBuilder::idempotent`](super::RequestBuilder::idempotent), which does.
+/// Put it into the extensions of an `http::Request`. The extensions of a `reqwest::Request` cannot
+/// be read: set the mark around the call with [`scope`](Self::scope), or with
+/// [`RequestBuilder::idempotent`](super::RequestBuilder::idempotent), which does so.
 ///
 /// ```
 /// use resilience_core::retry::Replay;
@@ -73,7 +79,8 @@ tokio::task_local! {
 }
 
 impl Idempotent {
-    /// Says it of every request that `call` sends from its own task. What a request's extensions say goes first.
+    /// Marks every request that `call` sends from its own task. A mark in a request's extensions
+    /// takes precedence.
     pub fn scope<F: Future>(self, call: F) -> impl Future<Output = F::Output> {
         SAID.scope(self, call)
     }
@@ -84,7 +91,7 @@ impl Replay<reqwest::Request> for HttpReplay {
         if !may_repeat(request.method(), request.headers(), None) {
             return None;
         }
-        // A stream has no bytes to show.
+        // A stream has no bytes in memory.
         let length = match request.body() {
             Some(body) => body.as_bytes()?.len() as u64,
             None => 0,
@@ -213,7 +220,7 @@ mod tests {
         post.extensions_mut().insert(Idempotent(true));
         assert!(replay.replay(&post).is_some());
 
-        // A body that does not know its length: nobody knows what sending it again would cost.
+        // A body of unknown length: the cost of sending it again is unknown too.
         let put = http::Request::put("/").body(OfUnknownSize).unwrap();
         assert!(replay.replay(&put).is_none());
     }

@@ -1,4 +1,4 @@
-//! Requests in the making, with reqwest's names.
+//! Request builder with reqwest's methods.
 
 use std::{fmt, time::Duration};
 
@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::{Client, Idempotent};
 use crate::headers;
 
-/// A request in the making. Made by [`Client::get`] and its like.
+/// Builder of a request. Made by [`Client::get`] and the like.
 ///
-/// The methods are reqwest's own, and like there a mistake (a bad URL, a bad header) comes out at
-/// [`send`](Self::send). What reqwest offers beyond them, and behind features of its own (`form`, `multipart`), is
-/// reached through [`with`](Self::with).
+/// The methods are those of reqwest, and as there a mistake (a bad URL, a bad header) is reported
+/// by [`send`](Self::send). What reqwest offers beyond them, and behind features of its own
+/// (`form`, `multipart`), is available through [`with`](Self::with).
 #[must_use = "it does nothing until it is sent"]
 pub struct RequestBuilder {
     client: Client,
@@ -31,7 +31,7 @@ impl RequestBuilder {
         }
     }
 
-    /// From a request that was begun elsewhere.
+    /// Creates a builder from an existing request.
     pub fn from_parts(client: Client, request: Request) -> Self {
         let inner = reqwest::RequestBuilder::from_parts(client.http().clone(), request);
         Self::new(client, inner)
@@ -48,12 +48,12 @@ impl RequestBuilder {
         self.with(|inner| inner.header(key, value))
     }
 
-    /// Sets these headers, in the place of those of the same names.
+    /// Sets these headers, replacing those with the same names.
     pub fn headers(self, headers: HeaderMap) -> Self {
         self.with(|inner| inner.headers(headers))
     }
 
-    /// HTTP basic authentication.
+    /// Sets HTTP basic authentication.
     pub fn basic_auth<U, P>(self, username: U, password: Option<P>) -> Self
     where
         U: fmt::Display,
@@ -62,21 +62,22 @@ impl RequestBuilder {
         self.with(|inner| inner.basic_auth(username, password))
     }
 
-    /// HTTP bearer authentication.
+    /// Sets HTTP bearer authentication.
     pub fn bearer_auth<T: fmt::Display>(self, token: T) -> Self {
         self.with(|inner| inner.bearer_auth(token))
     }
 
-    /// Sets the body. One that is in memory (bytes, a string) can be sent again, a stream cannot.
+    /// Sets the body. A body in memory (bytes, a string) can be sent again, a stream cannot.
     pub fn body<T: Into<Body>>(self, body: T) -> Self {
         self.with(|inner| inner.body(body))
     }
 
-    /// How long this call may take in all: every attempt, the waits between them, and the reading of the body. It
-    /// takes the place of the client's deadline, shorter or longer.
+    /// Sets the time of the whole call: every attempt, the waits between them, and the reading of
+    /// the body. Replaces the client's deadline, whether shorter or longer.
     ///
-    /// Under a client without a deadline ([`without_deadline`](super::ClientBuilder::without_deadline)), it is what
-    /// it is in reqwest: a limit for each attempt.
+    /// With a client that has no deadline
+    /// ([`without_deadline`](super::ClientBuilder::without_deadline)), it limits each attempt, as
+    /// in reqwest.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|inner| inner.timeout(timeout))
     }
@@ -96,8 +97,9 @@ impl RequestBuilder {
         self.with(|inner| inner.json(json))
     }
 
-    /// Adds an `Idempotency-Key`, which makes the request one that may be sent again: every attempt carries the same
-    /// key, so that a server that knows the header carries it out once. Take a new one for each thing to be done.
+    /// Adds an `Idempotency-Key`, which makes the request safe to send again: every attempt carries
+    /// the same key, and a server that supports the header processes it once. Use a new key for
+    /// each operation.
     pub fn idempotency_key<V>(self, key: V) -> Self
     where
         HeaderValue: TryFrom<V>,
@@ -106,8 +108,8 @@ impl RequestBuilder {
         self.header(headers::IDEMPOTENCY_KEY, key)
     }
 
-    /// Says whether this request may be sent more than once, whatever its method and headers: `true` for a `POST`
-    /// that only asks, `false` for a `GET` that does something.
+    /// Sets whether this request may be sent more than once, whatever its method and headers:
+    /// `true` for a `POST` without side effects, `false` for a `GET` with some.
     pub const fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = Some(Idempotent(idempotent));
         self
@@ -128,17 +130,17 @@ impl RequestBuilder {
         self
     }
 
-    /// The request itself, to be looked at, changed, and sent by [`Client::execute`]. What was said by
-    /// [`idempotent`](Self::idempotent) is not in it.
+    /// Builds the request, to be inspected, changed, and sent by [`Client::execute`]. It does not
+    /// contain the mark of [`idempotent`](Self::idempotent).
     ///
     /// # Errors
     ///
-    /// A URL, header or body was not well formed.
+    /// If a URL, header or body is malformed.
     pub fn build(self) -> reqwest::Result<Request> {
         self.inner.build()
     }
 
-    /// A second one like this; `None` if the body is a stream.
+    /// Clones the builder; `None` if the body is a stream.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
         Some(Self {
@@ -148,18 +150,18 @@ impl RequestBuilder {
         })
     }
 
-    /// Sends it through the client's stack.
+    /// Sends the request through the client's stack.
     ///
     /// # Errors
     ///
-    /// [`Error::Rejected`]: a layer of the stack did not let the call through, or gave up on it at the deadline.
-    /// [`Error::Service`]: reqwest's own error, of the last attempt. As with reqwest, a status like `503` is not an
-    /// error: if the retries could not mend it, it is the answer.
+    /// [`Error::Rejected`]: a layer of the stack did not admit the call, or ended it at the
+    /// deadline. [`Error::Service`]: reqwest's own error, of the last attempt. As in reqwest, a
+    /// status like `503` is not an error: if the retries do not help, it is the response.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future drops the attempt that is under way, with its connection unless HTTP/2 shares that.
-    /// The server may have carried it out.
+    /// Dropping the future drops the attempt in progress, with its connection unless that is shared
+    /// over HTTP/2. The server may have processed the request.
     pub async fn send(self) -> Result<Response, Error<reqwest::Error>> {
         let request = self.inner.build().map_err(Error::Service)?;
         let call = self.client.execute(request);

@@ -6,11 +6,11 @@ use reqwest::{Request, Response};
 use resilience_core::Error;
 use tower_service::Service;
 
-/// The future of one call through a [`Client`](super::Client).
+/// Future of one call through a [`Client`](super::Client).
 pub type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response, Error<reqwest::Error>>> + Send>>;
 
-/// A service that makes a copy of itself per call, so that a shared reference is enough.
+/// A service that clones itself per call, so that a shared reference is enough.
 pub(super) trait Stack: Send + Sync {
     fn execute(&self, request: Request) -> ResponseFuture;
 }

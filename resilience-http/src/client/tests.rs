@@ -1,5 +1,5 @@
-//! Real servers on loopback, in real time (a paused clock runs ahead of the network), and a transport without a
-//! network under the paused clock, where times are exact.
+//! Tests over real servers on loopback, in real time (a paused clock runs ahead of the network),
+//! and over a transport without a network under the paused clock, where times are exact.
 
 mod breaking;
 mod deadlines;
@@ -35,7 +35,7 @@ use crate::{OnBodyEnd, body::rejected_in, headers};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Quick to retry, slow to give up.
+/// A client with short waits between attempts.
 fn builder() -> ClientBuilder {
     let backoff = Backoff::fixed(MS);
     let retry = Retry::builder("pay").backoff(backoff).build().unwrap();
@@ -51,7 +51,7 @@ fn breakers(failures: u32) -> KeyedCircuitBreaker<Host> {
     builder.keyed(Keyed::new()).unwrap()
 }
 
-/// Fails the first request, answers all others.
+/// Fails the first request and responds to all others.
 async fn fails_once() -> Server {
     Server::start(|n| match n {
         1 => answer("503 Service Unavailable", "", ""),

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use resilience_core::Error;
 use tower_service::Service;
 
-/// reqwest's own client with the error type of a stack. Always ready.
+/// reqwest's client with the error type of a stack. Always ready.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -30,23 +30,24 @@ use tower_service::Service;
 ///
 /// # reqwest's own retries
 ///
-/// reqwest repeats requests that a server refused at the level of HTTP/2, below everything else and outside of any
-/// budget. A client of your own should be built with `.retry(reqwest::retry::never())`, as [`reqwest_builder`] does:
-/// a client that has been built already cannot be told. What cannot be turned off, and need not, is that a request is
-/// sent on another connection when the pooled one turns out to be closed before any of it was sent.
+/// reqwest repeats requests that a server refused at the level of HTTP/2, below all other layers
+/// and outside of any budget. Build your own client with `.retry(reqwest::retry::never())`, as
+/// [`reqwest_builder`] does: this cannot be changed on a client that is built. What cannot be
+/// turned off, and is harmless, is that a request is sent on another connection when the pooled one
+/// turns out to be closed before any of it was sent.
 #[derive(Clone, Debug)]
 pub struct ReqwestService {
     http: reqwest::Client,
 }
 
 impl ReqwestService {
-    /// Sends through `http`.
+    /// Creates a service that sends through `http`.
     #[must_use]
     pub const fn new(http: reqwest::Client) -> Self {
         Self { http }
     }
 
-    /// The client that it sends through.
+    /// Returns the client that it sends through.
     #[must_use]
     pub const fn get_ref(&self) -> &reqwest::Client {
         &self.http
@@ -59,8 +60,9 @@ impl From<reqwest::Client> for ReqwestService {
     }
 }
 
-/// A builder of a reqwest client that fits into a stack: no retries of its own, and three seconds to connect, so that
-/// an address that swallows packets leaves time for another attempt. Everything else is as reqwest has it.
+/// Starts a builder of a reqwest client that fits into a stack: without retries of its own, and
+/// with a connect timeout of three seconds, so that an unresponsive address leaves time for another
+/// attempt. All else is reqwest's default.
 pub fn reqwest_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .retry(reqwest::retry::never())
@@ -84,7 +86,7 @@ impl Service<reqwest::Request> for ReqwestService {
 }
 
 pin_project! {
-    /// The future of [`ReqwestService`].
+    /// Response future of [`ReqwestService`].
     #[derive(Debug)]
     pub struct ResponseFuture {
         #[pin]

@@ -1,14 +1,17 @@
-//! JSON in one spelling, where that loses nothing.
+//! Canonical JSON, where the canonical form loses nothing.
+//!
+//! # References
+//! RFC 8785 (JSON canonicalization scheme).
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// A body as a JSON value that RFC 8785 can write down without loss; `None` if it is none.
+/// Parses a body as a JSON value that RFC 8785 can express without loss. `None` if it is not one.
 ///
-/// What two readers may understand differently is not taken: a name twice in one object, and numbers with more digits
-/// than a double holds for certain. Two bodies that differ there must not be taken for one.
+/// JSON that parsers may read differently is rejected: a member twice in one object, and numbers
+/// with more digits than a double holds exactly. Bodies that differ there must not count as equal.
 pub(super) fn exact(body: &[u8]) -> Option<Value> {
     if !numbers_are_exact(body) {
         return None;
@@ -17,13 +20,14 @@ pub(super) fn exact(body: &[u8]) -> Option<Value> {
     Some(value.0)
 }
 
-/// One spelling for all spellings of one value (RFC 8785).
+/// The canonical form of a value (RFC 8785).
 pub(super) fn canonical(value: &Value) -> Vec<u8> {
-    // Only maps with keys that are no strings, or with one key twice, can fail: a `Value` has neither.
+    // Serializing fails for map keys that are not strings or that repeat: a `Value` has
+    // neither.
     serde_json_canonicalizer::to_vec(value).unwrap_or_default()
 }
 
-/// Fifteen digits always survive a double, and so does every number of that many digits within these powers of ten.
+/// A double holds any number of up to fifteen digits within these powers of ten.
 fn numbers_are_exact(body: &[u8]) -> bool {
     let mut rest = body;
     while let Some((&first, tail)) = rest.split_first() {
@@ -69,7 +73,7 @@ fn is_exact(number: &[u8]) -> bool {
     digits <= 15 && mantissa.len() < 40 && small
 }
 
-/// A value whose objects have every name once.
+/// A value whose objects have no member twice.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -174,7 +178,7 @@ mod tests {
         ] {
             assert_eq!(exact(body.as_bytes()), None, "{body}");
         }
-        // Digits in strings are letters.
+        // Digits in strings are not numbers.
         let text = r#"{"iban":"DE 89370400440532013000 \" 12345678901234567890","n":1}"#;
         assert!(exact(text.as_bytes()).is_some());
         assert_eq!(exact(b"\xff"), None);
@@ -205,7 +209,7 @@ mod tests {
             let pretty = exact(serde_json::to_string_pretty(&value).unwrap().as_bytes()).unwrap();
             prop_assert_eq!(canonical(&plain), canonical(&value));
             prop_assert_eq!(canonical(&pretty), canonical(&value));
-            // And the spelling is that of the value: read again, it is the same value.
+            // And the canonical form keeps the value: parsed again, it is the same value.
             let again = exact(&canonical(&value)).unwrap();
             prop_assert_eq!(canonical(&again), canonical(&value));
         }

@@ -1,4 +1,4 @@
-//! The key in its header.
+//! Idempotency keys, as their header carries them.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
@@ -8,23 +8,24 @@ use sfv::{BareItemFromInput, ItemSerializer, Parser, StringRef, visitor::Ignored
 
 use crate::headers::IDEMPOTENCY_KEY;
 
-/// What names one thing to be done, however often it is asked for: the value of `Idempotency-Key`
+/// Key that identifies one operation across repeated requests: the value of `Idempotency-Key`
 /// (draft-ietf-httpapi-idempotency-key-header-07).
 ///
-/// Printable ASCII, spaces included, at least one character and at most [`MAX_LEN`](Self::MAX_LEN). Cheap to clone.
+/// Printable ASCII, spaces included, of 1 to [`MAX_LEN`](Self::MAX_LEN) characters. Cheap to clone.
 ///
-/// It is no secret and no proof of who sent it: whoever keeps records by it keeps those of different callers apart.
+/// A key is neither a secret nor a proof of who sent it: a server must keep the records of
+/// different clients apart.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The longest key there is, in characters. A server may allow less ([`KeyRules::max_len`]).
+    /// The maximum length of a key, in characters. A server may allow less ([`KeyRules::max_len`]).
     pub const MAX_LEN: usize = 512;
 
-    /// A key of the caller's own: an order number, the id of a message.
+    /// Creates a key from a caller's own identifier, such as an order number or a message id.
     ///
     /// # Errors
-    /// It is empty, too long, or not printable ASCII.
+    /// If it is empty, too long, or not printable ASCII.
     pub fn new(key: impl Into<Arc<str>>) -> Result<Self, MalformedKey> {
         let key = key.into();
         if key.is_empty() {
@@ -39,7 +40,7 @@ impl Key {
         Ok(Self(key))
     }
 
-    /// A new one that nobody else has: a UUID of version 7, which sorts by when it was made.
+    /// Creates a unique key: a UUID of version 7, which sorts by creation time.
     #[cfg(feature = "client")]
     #[must_use]
     pub fn fresh() -> Self {
@@ -49,26 +50,26 @@ impl Key {
         ))
     }
 
-    /// The key itself, without the quotes that it travels in.
+    /// Returns the key, without the quotes of the header.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The header's value.
+    /// Formats the value of the header.
     #[must_use]
     pub fn header(&self, form: KeyForm) -> HeaderValue {
         let value = match form {
             KeyForm::Bare if is_bare(&self.0) => HeaderValue::from_str(&self.0),
             _ => HeaderValue::try_from(quoted(&self.0)),
         };
-        // Printable ASCII, in quotes or not, is a header's value.
+        // Printable ASCII, with or without quotes, is always a valid header value.
         value.unwrap_or_else(|_| HeaderValue::from_static("\"\""))
     }
 }
 
 fn quoted(key: &str) -> String {
-    // A key is made of what a string of structured fields may hold.
+    // A key contains only characters that a string of structured fields may contain.
     let string = StringRef::from_str(key).unwrap_or_else(|_| sfv::string_ref(""));
     ItemSerializer::new().bare_item(string).finish()
 }
@@ -85,19 +86,20 @@ impl fmt::Debug for Key {
     }
 }
 
-/// How a key is written into its header.
+/// Format of a key in its header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyForm {
-    /// In quotes, as the draft has it: a string of structured fields (RFC 9651).
+    /// In quotes, as the draft requires: a string of structured fields (RFC 9651).
     #[default]
     Quoted,
-    /// As it is, for servers that are older than the draft and would take the quotes for a part of the key. A key that
-    /// would be read as something else that way (it has a space, a comma, a quote in it) is quoted still.
+    /// Without quotes, for servers that predate the draft and would read the quotes as part of the
+    /// key. A key that would be ambiguous without quotes (with a space, a comma or a quote in it)
+    /// keeps them.
     Bare,
 }
 
-/// How a server reads the header.
+/// Rules for parsing the header.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -117,7 +119,7 @@ pub struct KeyRules {
 }
 
 impl KeyRules {
-    /// Keys of up to 255 characters, quoted or bare.
+    /// Creates the default: keys of up to 255 characters, quoted or bare.
     pub const fn new() -> Self {
         Self {
             max_len: 255,
@@ -125,10 +127,10 @@ impl KeyRules {
         }
     }
 
-    /// The longest key that is taken, in characters. Default: 255.
+    /// Sets the maximum length of a key, in characters. Default: 255.
     ///
     /// # Errors
-    /// It is zero or more than [`Key::MAX_LEN`].
+    /// If it is zero or more than [`Key::MAX_LEN`].
     pub fn max_len(mut self, characters: usize) -> Result<Self, InvalidConfig> {
         if characters == 0 || characters > Key::MAX_LEN {
             let rule = "must be from 1 to 512";
@@ -138,20 +140,20 @@ impl KeyRules {
         Ok(self)
     }
 
-    /// Whether a key without quotes is taken too, which most clients send. Default: yes. It may not have a space, a
-    /// comma, a semicolon, a quote or a backslash in it.
+    /// Sets whether a key without quotes is accepted too, as most clients send it. It must not
+    /// contain a space, a comma, a semicolon, a quote or a backslash. Default: `true`.
     pub const fn bare(mut self, taken: bool) -> Self {
         self.bare = taken;
         self
     }
 
-    /// The key that a request carries, if it carries one.
+    /// Reads the key of a request, or `None` if it carries none.
     ///
-    /// A quoted key is an item of structured fields (RFC 9651) and nothing but a string; parameters behind it say
-    /// nothing and are passed over.
+    /// A quoted key is an item of structured fields (RFC 9651) whose value is a string; its
+    /// parameters are ignored.
     ///
     /// # Errors
-    /// What is there is not one key.
+    /// If the header is not exactly one valid key.
     pub fn read(&self, headers: &HeaderMap) -> Result<Option<Key>, MalformedKey> {
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
         let Some(value) = values.next() else {
@@ -163,12 +165,12 @@ impl KeyRules {
         self.parse(value).map(Some)
     }
 
-    /// The key that a header's value holds.
+    /// Parses a value of the header.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// As for [`read`](Self::read).
     pub fn parse(&self, value: &HeaderValue) -> Result<Key, MalformedKey> {
-        // Quotes and escapes make a key twice as long at most; parameters have no business to be long.
+        // Quotes and escapes double the length of a key at most; parameters may take the rest.
         if value.len() > 4 * Key::MAX_LEN {
             return Err(MalformedKey::TooLong(self.max_len));
         }
@@ -193,7 +195,7 @@ impl Default for KeyRules {
     }
 }
 
-/// The string that an item of structured fields is.
+/// The string value of an item of structured fields.
 fn string(text: &str) -> Result<String, MalformedKey> {
     let mut found = None;
     let visitor = |item: BareItemFromInput<'_>| {
@@ -229,15 +231,15 @@ fn is_bare(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(fits)
 }
 
-/// Why a header holds no key.
+/// Reason why a header is not a valid key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MalformedKey {
-    /// There is nothing in it.
+    /// It is empty.
     Empty,
     /// It is longer than this many characters.
     TooLong(usize),
-    /// It is neither a string in quotes nor, where that is taken, a key without them.
+    /// It is neither a quoted string nor, where that is accepted, a bare key.
     NoString,
     /// The header was sent more than once.
     Repeated,
@@ -259,148 +261,4 @@ impl fmt::Display for MalformedKey {
 impl StdError for MalformedKey {}
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn parse(value: &str) -> Result<String, MalformedKey> {
-        let key = KeyRules::new().parse(&HeaderValue::from_str(value).unwrap());
-        key.map(|key| key.as_str().to_owned())
-    }
-
-    #[test]
-    fn a_key_is_read_with_and_without_quotes() {
-        for (value, key) in [
-            (
-                r#""8e03978e-40d5-43dd-bc93-6894a57f9324""#,
-                "8e03978e-40d5-43dd-bc93-6894a57f9324",
-            ),
-            (
-                "8e03978e-40d5-43dd-bc93-6894a57f9324",
-                "8e03978e-40d5-43dd-bc93-6894a57f9324",
-            ),
-            ("  \"a\"\t", "a"),
-            ("b64/+==", "b64/+=="),
-            ("order:17", "order:17"),
-            ("17", "17"),
-            (r#""a \"quoted\" \\ one""#, r#"a "quoted" \ one"#),
-            (r#""a";v=1;w"#, "a"),
-        ] {
-            assert_eq!(parse(value).as_deref(), Ok(key), "{value}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_one_string_is_malformed() {
-        for value in [
-            r#"""#,
-            r#""a"#,
-            r#"a""#,
-            r#""a" "b""#,
-            r#""a", "b""#,
-            r#""a""b""#,
-            r#""a\n""#,
-            r#""a";"#,
-            r#""a"; =1"#,
-            "a b",
-            "a,b",
-            "a;b=1",
-            "a\\b",
-            "(\"a\")",
-        ] {
-            assert_eq!(parse(value), Err(MalformedKey::NoString), "{value}");
-        }
-        assert_eq!(parse(""), Err(MalformedKey::Empty));
-        assert_eq!(parse("  "), Err(MalformedKey::Empty));
-        assert_eq!(parse(r#""""#), Err(MalformedKey::Empty));
-        let raw = |bytes: &[u8]| KeyRules::new().parse(&HeaderValue::from_bytes(bytes).unwrap());
-        assert_eq!(raw(b"\"\xc3\xa9\""), Err(MalformedKey::NoString));
-        assert_eq!(raw(b"\xff"), Err(MalformedKey::NoString));
-    }
-
-    #[test]
-    fn two_headers_are_no_key_and_none_is_none() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(KeyRules::new().read(&headers), Ok(None));
-        for _ in 0..2 {
-            headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static("the-same"));
-        }
-        let read = KeyRules::new().read(&headers);
-        assert_eq!(read, Err(MalformedKey::Repeated));
-    }
-
-    #[test]
-    fn a_key_has_a_limit_and_the_limit_has_limits() {
-        let rules = KeyRules::new();
-        let of = |rules: KeyRules, length: usize| {
-            let value = HeaderValue::from_str(&"k".repeat(length)).unwrap();
-            rules.parse(&value).map(|key| key.as_str().len())
-        };
-        assert_eq!(of(rules, 255), Ok(255));
-        assert_eq!(of(rules, 256), Err(MalformedKey::TooLong(255)));
-        assert_eq!(of(rules, 100_000), Err(MalformedKey::TooLong(255)));
-        let short = rules.max_len(36).unwrap();
-        assert_eq!(of(short, 37), Err(MalformedKey::TooLong(36)));
-        // Escapes do not count.
-        let escaped = HeaderValue::from_str(&format!("\"{}\"", "\\\"".repeat(36))).unwrap();
-        assert_eq!(short.parse(&escaped).unwrap().as_str(), "\"".repeat(36));
-        for wrong in [0, Key::MAX_LEN + 1] {
-            let error = rules.max_len(wrong).unwrap_err();
-            assert_eq!(error.field(), "max_len");
-        }
-        let own = Key::new("k".repeat(Key::MAX_LEN + 1));
-        assert_eq!(own, Err(MalformedKey::TooLong(Key::MAX_LEN)));
-    }
-
-    #[test]
-    fn what_would_be_read_as_something_else_is_quoted_after_all() {
-        let bare = |key: &str| {
-            let value = Key::new(key).unwrap().header(KeyForm::Bare);
-            value.to_str().unwrap().to_owned()
-        };
-        assert_eq!(bare("order-17"), "order-17");
-        assert_eq!(bare("a b"), "\"a b\"");
-        assert_eq!(bare("a\"b"), r#""a\"b""#);
-    }
-
-    #[cfg(feature = "client")]
-    #[test]
-    fn fresh_keys_differ_and_sort_by_when_they_were_made() {
-        let keys: Vec<_> = (0..10_000).map(|_| Key::fresh()).collect();
-        assert!(keys.windows(2).all(|pair| pair[0] < pair[1]));
-        assert_eq!(keys[0].as_str().len(), 36);
-        assert_eq!(keys[0].as_str().as_bytes()[14], b'7');
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_arrives_is_a_key_or_an_error_and_no_panic(
-            value in prop::collection::vec(any::<u8>(), 0..600),
-        ) {
-            if let Ok(value) = HeaderValue::from_bytes(&value)
-                && let Ok(key) = KeyRules::new().parse(&value)
-            {
-                prop_assert!((1..=255).contains(&key.as_str().len()));
-                prop_assert!(Key::new(key.as_str()).is_ok());
-            }
-        }
-
-        #[test]
-        fn near_misses_of_a_string_are_read_as_strictly(value in "[\"\\\\a;=, (:?@%]{0,12}") {
-            if let Ok(key) = parse(&value) {
-                // Whatever was taken means the same when it is written anew.
-                let again = Key::new(key.clone()).unwrap().header(KeyForm::Quoted);
-                prop_assert_eq!(parse(again.to_str().unwrap()), Ok(key));
-            }
-        }
-
-        #[test]
-        fn a_key_survives_the_wire_in_either_form(key in "[ -~]{1,255}") {
-            let key = Key::new(key).unwrap();
-            for form in [KeyForm::Quoted, KeyForm::Bare] {
-                prop_assert_eq!(KeyRules::new().parse(&key.header(form)), Ok(key.clone()));
-            }
-        }
-    }
-}
+mod tests;

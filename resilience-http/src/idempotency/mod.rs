@@ -1,15 +1,15 @@
-//! What HTTP adds to idempotency keys: the header, the fingerprint of a request, and the response as it is kept.
+//! Idempotency keys in HTTP: the header, the fingerprint of a request, and the recorded response.
 //!
-//! | | for whom |
+//! | item | side |
 //! |---|---|
-//! | [`Key`] | both sides: what `Idempotency-Key` holds, strictly read, and written |
+//! | [`Key`] | both: the value of `Idempotency-Key`, parsed strictly and formatted |
 #![cfg_attr(
     feature = "server",
-    doc = "| [`Fingerprint`] | the server: whether two requests with one key are the same request |"
+    doc = "| [`Fingerprint`] | server: a digest that tells whether two requests are equal |"
 )]
 #![cfg_attr(
     feature = "server",
-    doc = "| [`Recorded`] | the server: a response in bytes, to be given again |"
+    doc = "| [`Recorded`] | server: a response, recorded for replays |"
 )]
 //!
 //! ```
@@ -22,6 +22,10 @@
 //! assert_eq!(KeyRules::new().read(&sent)?, Some(key));
 //! # Ok::<_, resilience_http::idempotency::MalformedKey>(())
 //! ```
+//!
+//! # References
+//! draft-ietf-httpapi-idempotency-key-header-07; RFC 9651 (structured fields); RFC 8785 (canonical
+//! JSON).
 
 #[cfg(feature = "server")]
 mod fingerprint;

@@ -1,14 +1,14 @@
-//! A response in bytes.
+//! Recorded responses, encoded as bytes.
 
 use std::{error::Error as StdError, fmt};
 
 use bytes::{Buf, BufMut, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-/// A response as it is kept, to be given again: status, headers (repeated ones and those that are no UTF-8 included),
-/// body byte for byte, and trailers.
+/// Recorded response for replays: status, headers (also repeated ones and values that are not
+/// UTF-8), body byte for byte, and trailers.
 ///
-/// Made by [`RecordedHeaders::record`], which leaves out what belongs to one sending and not to the response.
+/// Made by [`RecordedHeaders::record`], which leaves out what belongs to one transmission.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,9 +16,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 ///
 /// let mut headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_static("/payments/7"))]);
 /// headers.insert(header::SET_COOKIE, HeaderValue::from_static("session=secret"));
-/// let kept = RecordedHeaders::new().record(StatusCode::CREATED, &headers, "paid".into(), None);
+/// let recorded = RecordedHeaders::new().record(StatusCode::CREATED, &headers, "paid".into(), None);
 ///
-/// let again = Recorded::decode(&kept.encode())?;
+/// let again = Recorded::decode(&recorded.encode())?;
 /// assert_eq!(again.headers()[header::LOCATION], "/payments/7");
 /// assert!(!again.headers().contains_key(header::SET_COOKIE));
 /// assert_eq!((again.status(), &again.body()[..]), (StatusCode::CREATED, &b"paid"[..]));
@@ -32,11 +32,12 @@ pub struct Recorded {
     trailers: Option<HeaderMap>,
 }
 
-/// What of a response is kept.
+/// Selection of the headers that are recorded.
 ///
-/// Never kept: headers of one connection (`Connection` and what it names, `Keep-Alive`, `Proxy-Authenticate`,
-/// `Proxy-Authorization`, `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade`); `Content-Length`, which
-/// is the body's; and `Date`, which is the sending's.
+/// Never recorded: hop-by-hop headers (`Connection` and the headers that it names, `Keep-Alive`,
+/// `Proxy-Authenticate`, `Proxy-Authorization`, `Proxy-Connection`, `TE`, `Trailer`,
+/// `Transfer-Encoding`, `Upgrade`; RFC 9110 section 7.6.1), `Content-Length`, which follows from
+/// the body, and `Date`, which is that of each transmission.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct RecordedHeaders {
@@ -45,25 +46,25 @@ pub struct RecordedHeaders {
 }
 
 impl RecordedHeaders {
-    /// All but `Set-Cookie`.
+    /// Creates the default: all others but `Set-Cookie`.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether `Set-Cookie` is kept too. Default: no. Whoever sends the key again gets the cookies of the first time,
-    /// and whoever can read the store can read them.
+    /// Sets whether `Set-Cookie` is recorded too. Default: `false`. Recorded cookies go to every
+    /// client that sends the key again, and can be read in the store.
     pub const fn cookies(mut self, kept: bool) -> Self {
         self.cookies = kept;
         self
     }
 
-    /// Does not keep this header either.
+    /// Leaves this header out too.
     pub fn without(mut self, name: HeaderName) -> Self {
         self.without.push(name);
         self
     }
 
-    /// The response, without what is not kept.
+    /// Records a response, without the headers that are left out.
     #[must_use]
     pub fn record(
         &self,
@@ -119,38 +120,39 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 const VERSION: u8 = 1;
 
 impl Recorded {
-    /// The status.
+    /// Returns the status.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The headers that were kept.
+    /// Returns the recorded headers.
     #[must_use]
     pub const fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The body.
+    /// Returns the body.
     #[must_use]
     pub const fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The trailers, if there were any.
+    /// Returns the trailers, if there were any.
     #[must_use]
     pub const fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_ref()
     }
 
-    /// How many bytes [`encode`](Self::encode) makes.
+    /// Returns the number of bytes that [`encode`](Self::encode) makes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let trailers = self.trailers.as_ref().map_or(0, block_len);
         3 + block_len(&self.headers) + 1 + trailers + 4 + self.body.len()
     }
 
-    /// In bytes: a version, the status, the headers in order, the trailers, the body; each with its length.
+    /// Encodes the response: a version, the status, the headers in order, the trailers, the body;
+    /// each with its length.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.encoded_len());
@@ -165,10 +167,10 @@ impl Recorded {
         out
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Decodes what [`encode`](Self::encode) wrote.
     ///
     /// # Errors
-    /// It is not that, or not whole.
+    /// If the bytes are something else, or incomplete.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let mut rest = bytes;
         if rest.try_get_u8().map_err(cut)? != VERSION {
@@ -217,7 +219,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_slice(bytes);
 }
 
-/// Nothing that is kept is anywhere near 4 GiB: what limits it, limits it before.
+/// Limits elsewhere keep recorded responses far below 4 GiB.
 fn put_len(out: &mut Vec<u8>, length: usize) {
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
@@ -246,7 +248,7 @@ fn get_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Unreadable> {
     Ok(bytes)
 }
 
-/// What was to be a [`Recorded`] is none.
+/// Error of decoding a [`Recorded`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unreadable(&'static str);
 
@@ -259,159 +261,4 @@ impl fmt::Display for Unreadable {
 impl StdError for Unreadable {}
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn headers(pairs: &[(&str, &[u8])]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &[u8])| {
-            (
-                name.parse::<HeaderName>().unwrap(),
-                HeaderValue::from_bytes(value).unwrap(),
-            )
-        };
-        pairs
-            .iter()
-            .map(pair)
-            .fold(HeaderMap::new(), |mut all, (name, value)| {
-                all.append(name, value);
-                all
-            })
-    }
-
-    #[test]
-    fn a_response_comes_back_as_it_was() {
-        let sent = headers(&[
-            ("x-trace", b"one"),
-            ("x-trace", b"two"),
-            ("x-name", b"caf\xe9"),
-            ("content-type", b"application/json"),
-            ("x-empty", b""),
-        ]);
-        let trailers = headers(&[("x-sum", b"7")]);
-        let body = Bytes::from_static(b"\0\xff{}");
-        let kept = RecordedHeaders::new().record(
-            StatusCode::ACCEPTED,
-            &sent,
-            body.clone(),
-            Some(&trailers),
-        );
-        let again = Recorded::decode(&kept.encode()).unwrap();
-        assert_eq!(again, kept);
-        assert_eq!(again.headers(), &sent);
-        assert_eq!(again.headers().get_all("x-trace").iter().count(), 2);
-        assert_eq!(again.trailers(), Some(&trailers));
-        assert_eq!(again.body(), &body);
-    }
-
-    #[test]
-    fn what_belongs_to_one_sending_is_not_kept_nor_are_cookies_unless_asked() {
-        let sent = headers(&[
-            ("connection", b"close, X-Hop"),
-            ("x-hop", b"1"),
-            ("keep-alive", b"timeout=5"),
-            ("proxy-connection", b"close"),
-            ("proxy-authenticate", b"Basic"),
-            ("te", b"trailers"),
-            ("trailer", b"x-sum"),
-            ("transfer-encoding", b"chunked"),
-            ("upgrade", b"h2c"),
-            ("content-length", b"3"),
-            ("date", b"Sun, 06 Nov 1994 08:49:37 GMT"),
-            ("set-cookie", b"session=1"),
-            ("x-mine", b"1"),
-            ("etag", b"\"7\""),
-        ]);
-        let names = |keep: RecordedHeaders| {
-            let kept = keep.record(StatusCode::OK, &sent, Bytes::new(), None);
-            let mut names: Vec<_> = kept.headers().keys().map(ToString::to_string).collect();
-            names.sort();
-            names
-        };
-        assert_eq!(names(RecordedHeaders::new()), ["etag", "x-mine"]);
-        assert_eq!(
-            names(RecordedHeaders::new().cookies(true)),
-            ["etag", "set-cookie", "x-mine"]
-        );
-        let without = RecordedHeaders::new().without(HeaderName::from_static("x-mine"));
-        assert_eq!(names(without), ["etag"]);
-    }
-
-    #[test]
-    fn what_is_cut_short_or_goes_on_is_unreadable() {
-        let sent = headers(&[("a", b"1")]);
-        let kept = RecordedHeaders::new().record(StatusCode::OK, &sent, "body".into(), Some(&sent));
-        let whole = kept.encode();
-        assert_eq!(whole.len(), kept.encoded_len());
-        for length in 0..whole.len() {
-            assert!(Recorded::decode(&whole[..length]).is_err(), "{length}");
-        }
-        let longer = [&whole[..], b"!"].concat();
-        assert_eq!(Recorded::decode(&longer), Err(Unreadable("too long")));
-        let mut newer = whole;
-        newer[0] = 2;
-        assert!(Recorded::decode(&newer).is_err());
-    }
-
-    /// A length that is not true takes no memory.
-    #[test]
-    fn a_length_that_is_not_true_is_not_believed() {
-        let mut bytes = vec![VERSION, 0, 200];
-        bytes.extend(u32::MAX.to_be_bytes());
-        assert!(Recorded::decode(&bytes).is_err());
-    }
-
-    fn any_headers() -> impl Strategy<Value = HeaderMap> {
-        let value = prop::collection::vec(0x20u8..=0xff, 0..20);
-        let pair = ("[a-z][a-z0-9-]{0,10}", value);
-        prop::collection::vec(pair, 0..12).prop_map(|pairs| {
-            let mut all = HeaderMap::new();
-            for (name, value) in pairs {
-                if let (Ok(name), Ok(value)) =
-                    (name.parse::<HeaderName>(), HeaderValue::from_bytes(&value))
-                {
-                    all.append(name, value);
-                }
-            }
-            all
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn every_response_survives(
-            status in 100u16..1000,
-            headers in any_headers(),
-            trailers in prop::option::of(any_headers()),
-            body in prop::collection::vec(any::<u8>(), 0..300),
-        ) {
-            let status = StatusCode::from_u16(status).unwrap();
-            let kept = RecordedHeaders::new().cookies(true).record(status, &headers, body.into(), trailers.as_ref());
-            let bytes = kept.encode();
-            prop_assert_eq!(bytes.len(), kept.encoded_len());
-            prop_assert_eq!(Recorded::decode(&bytes), Ok(kept));
-        }
-
-        #[test]
-        fn whatever_the_store_holds_nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(read) = Recorded::decode(&bytes) {
-                prop_assert!(read.encoded_len() <= bytes.len());
-            }
-        }
-
-        #[test]
-        fn a_flipped_bit_makes_nothing_panic(
-            headers in any_headers(),
-            body in prop::collection::vec(any::<u8>(), 0..40),
-            at in any::<prop::sample::Index>(),
-            bit in 0u8..8,
-        ) {
-            let kept = RecordedHeaders::new().record(StatusCode::OK, &headers, body.into(), None);
-            let mut bytes = kept.encode();
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
-            let _ = Recorded::decode(&bytes);
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,14 @@
-use super::*;
+use std::{error::Error as StdError, time::Duration};
+
 use bytes::Bytes;
+use http::{Response, StatusCode};
+use resilience_core::{Error, Pattern, Reason, Rejected};
 use serde_json::{Value, json};
+
+use super::{
+    document::{MAX_EXACT, whole_millis},
+    *,
+};
 
 fn rejected(pattern: Pattern, reason: Reason, wait: Option<Duration>) -> Rejected {
     let rejected = Rejected::new(pattern, reason, "orders-db-replica-2");

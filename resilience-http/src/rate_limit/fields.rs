@@ -1,4 +1,4 @@
-//! Lists of structured fields (RFC 9651), one item for each limit.
+//! The two headers as lists of structured fields (RFC 9651), with one item per limit.
 
 use std::time::Duration;
 
@@ -8,37 +8,39 @@ use sfv::{
     key_ref,
 };
 
-/// The header with the policies of a server: what it allows, which stays the same from answer to answer.
+use crate::headers::whole_seconds;
+
+/// The header with a server's policies: what it allows, the same in every response.
 pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The header with what is left of them.
+/// The header with what is left of each limit.
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
-/// The most items, and the most bytes of each header, that are read of what a stranger sends.
+/// The maximum items, and the maximum bytes of each header, that are parsed of untrusted input.
 const MOST_ITEMS: usize = 32;
 const MOST_BYTES: usize = 4096;
 
-/// The largest integer of structured fields.
+/// The maximum integer of structured fields.
 const MOST: u64 = 999_999_999_999_999;
 
-/// What one limit of a server allows.
+/// Policy of one limit of a server: what it allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Policy {
-    /// What it is called. Printable ASCII, or it is not written.
+    /// Name of the policy. Printable ASCII; others are not written.
     pub name: String,
-    /// How much is allowed (`q`), in the unit.
+    /// Quota (`q`), in units.
     pub quota: u64,
-    /// In how much time (`w`), in whole seconds; rounded up when written.
+    /// Window that the quota applies to (`w`), in whole seconds; rounded up when written.
     pub window: Option<Duration>,
-    /// What is counted (`qu`), if it is not requests: `content-bytes`, `concurrent-requests`.
+    /// Unit of the quota (`qu`), if it is not requests: `content-bytes`, `concurrent-requests`.
     pub unit: Option<String>,
-    /// Whose share it is (`pk`), as the server tells shares apart.
+    /// Partition key (`pk`): identifies the client's share of the quota.
     pub partition: Option<Vec<u8>>,
 }
 
 impl Policy {
-    /// So many requests.
+    /// Creates a policy of `quota` requests, without a window.
     #[must_use]
     pub fn new(name: impl Into<String>, quota: u64) -> Self {
         Self {
@@ -50,21 +52,21 @@ impl Policy {
         }
     }
 
-    /// In so much time.
+    /// Sets the window of the quota.
     #[must_use]
     pub const fn window(mut self, window: Duration) -> Self {
         self.window = Some(window);
         self
     }
 
-    /// Of this unit.
+    /// Sets the unit of the quota.
     #[must_use]
     pub fn unit(mut self, unit: impl Into<String>) -> Self {
         self.unit = Some(unit.into());
         self
     }
 
-    /// For this share.
+    /// Sets the partition key.
     #[must_use]
     pub fn partition(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.partition = Some(key.into());
@@ -72,22 +74,23 @@ impl Policy {
     }
 }
 
-/// What is left of one limit.
+/// State of one limit of a server: what is left of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceLimit {
-    /// The policy's name.
+    /// Name of the policy.
     pub name: String,
-    /// How much can be used (`r`), in the policy's unit.
+    /// Available quota (`r`), in the policy's unit.
     pub available: u64,
-    /// For how long no more than that can be used (`t`), in whole seconds; rounded up when written.
+    /// Time for which the available quota must last (`t`), in whole seconds; rounded up when
+    /// written.
     pub window: Option<Duration>,
-    /// Whose share it is (`pk`).
+    /// Partition key (`pk`): identifies the client's share of the quota.
     pub partition: Option<Vec<u8>>,
 }
 
 impl ServiceLimit {
-    /// So much.
+    /// Creates a state with `available` units left, without a window.
     #[must_use]
     pub fn new(name: impl Into<String>, available: u64) -> Self {
         Self {
@@ -98,14 +101,14 @@ impl ServiceLimit {
         }
     }
 
-    /// And no more within this time.
+    /// Sets the time for which the available quota must last.
     #[must_use]
     pub const fn window(mut self, window: Duration) -> Self {
         self.window = Some(window);
         self
     }
 
-    /// For this share.
+    /// Sets the partition key.
     #[must_use]
     pub fn partition(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.partition = Some(key.into());
@@ -113,7 +116,8 @@ impl ServiceLimit {
     }
 }
 
-/// Adds the policies to a response's headers, behind those that are there already.
+/// Appends `RateLimit-Policy` to a response's headers, after values that are there already.
+/// Policies whose name is not printable ASCII are left out.
 pub fn write_policies(headers: &mut HeaderMap, policies: &[Policy]) {
     let mut list = sfv::ListSerializer::new();
     for policy in policies {
@@ -126,13 +130,14 @@ pub fn write_policies(headers: &mut HeaderMap, policies: &[Policy]) {
             Some(Ok(unit)) => item.parameter(key_ref("qu"), unit),
             _ => item,
         };
-        let item = with(item, "w", policy.window.map(seconds));
+        let item = with(item, "w", policy.window.map(whole_seconds));
         end(item, policy.partition.as_deref());
     }
     append(headers, POLICY, list.finish());
 }
 
-/// Adds what is left to a response's headers, behind what is there already.
+/// Appends `RateLimit` to a response's headers, after values that are there already. Limits whose
+/// name is not printable ASCII are left out.
 pub fn write_limits(headers: &mut HeaderMap, limits: &[ServiceLimit]) {
     let mut list = sfv::ListSerializer::new();
     for limit in limits {
@@ -141,13 +146,14 @@ pub fn write_limits(headers: &mut HeaderMap, limits: &[ServiceLimit]) {
         };
         let item = list.bare_item(name);
         let item = item.parameter(key_ref("r"), whole(limit.available));
-        let item = with(item, "t", limit.window.map(seconds));
+        let item = with(item, "t", limit.window.map(whole_seconds));
         end(item, limit.partition.as_deref());
     }
     append(headers, RATE_LIMIT, list.finish());
 }
 
-/// The policies that a response tells of. What cannot be read, and all of a header that is no list, is passed over.
+/// Reads `RateLimit-Policy`. Items that cannot be parsed, and headers that are not lists, are
+/// skipped.
 #[must_use]
 pub fn read_policies(headers: &HeaderMap) -> Vec<Policy> {
     items(headers, &POLICY, |name, item| {
@@ -161,7 +167,7 @@ pub fn read_policies(headers: &HeaderMap) -> Vec<Policy> {
     })
 }
 
-/// What a response says is left. What cannot be read, and all of a header that is no list, is passed over.
+/// Reads `RateLimit`. Items that cannot be parsed, and headers that are not lists, are skipped.
 #[must_use]
 pub fn read_limits(headers: &HeaderMap) -> Vec<ServiceLimit> {
     items(headers, &RATE_LIMIT, |name, item| {
@@ -182,7 +188,7 @@ fn items<T>(
     let mut found = Vec::new();
     for value in headers.get_all(field).iter().take(MOST_ITEMS) {
         for item in list(value) {
-            // A name is a string; earlier drafts had tokens.
+            // Names are strings; in earlier drafts they were tokens.
             let name = match &item.bare_item {
                 BareItem::String(name) => name.as_str().to_owned(),
                 BareItem::Token(name) => name.as_str().to_owned(),
@@ -254,12 +260,6 @@ fn append(headers: &mut HeaderMap, field: HeaderName, list: Option<String>) {
 fn whole(number: u64) -> Integer {
     // Within the bounds of an integer of structured fields.
     Integer::try_from(number.min(MOST)).unwrap_or_else(|_| integer(0))
-}
-
-/// Rounded up: nobody is told to come back too early. A window of nothing is one of a second.
-fn seconds(window: Duration) -> u64 {
-    let up = u64::from(window.subsec_nanos() > 0);
-    window.as_secs().saturating_add(up).max(1)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Rate limits in headers: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), written by
-//! servers and read by clients.
+//! Rate limits in headers: `RateLimit-Policy` and `RateLimit`, written by servers and read by
+//! clients.
 //!
 //! ```
 //! use std::time::Duration;
@@ -15,6 +15,9 @@
 //! assert_eq!(headers["ratelimit"], "\"per-minute\";r=12;t=2");
 //! assert_eq!(rate_limit::read_limits(&headers)[0].available, 12);
 //! ```
+//!
+//! # References
+//! draft-ietf-httpapi-ratelimit-headers-11; RFC 9651 (structured fields, before that RFC 8941).
 
 mod fields;
 

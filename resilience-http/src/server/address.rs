@@ -1,4 +1,4 @@
-//! Who a request comes from, behind proxies that are trusted.
+//! Client addresses behind trusted proxies.
 
 use std::{
     fmt,
@@ -10,16 +10,17 @@ use http::{HeaderMap, HeaderName, header, request::Parts};
 use ipnet::{IpNet, Ipv6Net};
 use resilience_core::InvalidConfig;
 
-/// The address of the client of a request.
+/// Address of the client of a request.
 ///
-/// It is that of the connection's peer, unless the peer is a proxy that is [trusted](Self::trust): then it is the one
-/// that the proxy says it has the request from, and so on, for as long as who says so is trusted. The header is walked
-/// from the right, where the nearest proxy has written; what stands further left than the first address that is not
-/// trusted is what a stranger wrote, and is not looked at. With no proxies trusted, which is the default, no header
-/// is looked at.
+/// It is the address of the connection's peer, unless the peer is a [trusted](Self::trust) proxy:
+/// then it is the address that this proxy received the request from, as its header says, and so on
+/// while that address is a trusted proxy too. The header is read from the right, where the nearest
+/// proxy appends; whatever stands left of the first untrusted address may have been forged and is
+/// ignored. By default no proxy is trusted, and no header is read.
 ///
-/// The peer is looked up in the request's extensions: a `SocketAddr`, or with the feature `axum` also axum's
-/// `ConnectInfo<SocketAddr>` (serve with `into_make_service_with_connect_info::<SocketAddr>()`).
+/// The peer's address is taken from the request's extensions: a `SocketAddr`, or with the feature
+/// `axum` also axum's `ConnectInfo<SocketAddr>` (serve with
+/// `into_make_service_with_connect_info::<SocketAddr>()`).
 ///
 /// ```
 /// use std::net::{IpAddr, SocketAddr};
@@ -34,6 +35,9 @@ use resilience_core::InvalidConfig;
 /// assert_eq!(address.of(&head), Some(IpAddr::from([203, 0, 113, 7])));
 /// # Ok::<_, resilience_core::InvalidConfig>(())
 /// ```
+///
+/// # References
+/// RFC 7239 (`Forwarded`); `X-Forwarded-For` as MDN documents it.
 #[derive(Clone)]
 #[must_use]
 pub struct ClientAddress {
@@ -44,20 +48,20 @@ pub struct ClientAddress {
 
 type Peer = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
 
-/// The header in which trusted proxies say whom they have a request from. One only: a proxy that writes one and lets
-/// the other pass would let strangers write the other.
+/// Header in which trusted proxies name the address that they received a request from. Only one is
+/// read: a proxy that writes one and passes the other through would let clients forge the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Forwarding {
-    /// `X-Forwarded-For`: addresses with commas between them.
+    /// `X-Forwarded-For`: addresses, separated by commas.
     #[default]
     XForwardedFor,
-    /// `Forwarded` (RFC 7239), its parameter `for`.
+    /// `Forwarded` (RFC 7239): its parameter `for`.
     Forwarded,
 }
 
 impl ClientAddress {
-    /// The peer of the connection.
+    /// Creates an address that trusts no proxy: that of the connection's peer.
     pub fn new() -> Self {
         Self {
             trusted: Arc::new([]),
@@ -69,7 +73,7 @@ impl ClientAddress {
     /// Trusts the proxies in these networks (`10.0.0.0/8`, `fd00::/8`, `192.0.2.7`), and no others.
     ///
     /// # Errors
-    /// One is no network and no address.
+    /// If one of them is neither a network nor an address.
     pub fn trust<N: AsRef<str>>(
         mut self,
         networks: impl IntoIterator<Item = N>,
@@ -86,19 +90,19 @@ impl ClientAddress {
         Ok(self)
     }
 
-    /// The header in which they say so. Default: `X-Forwarded-For`.
+    /// Sets the header that trusted proxies write. Default: `X-Forwarded-For`.
     pub const fn header(mut self, header: Forwarding) -> Self {
         self.header = header;
         self
     }
 
-    /// Where the peer's address is found, if not in the extensions.
+    /// Sets where the peer's address is taken from. Default: the request's extensions.
     pub fn peer(mut self, peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         self.peer = Some(Arc::new(peer));
         self
     }
 
-    /// The client's address; `None` if the peer's is not known.
+    /// Returns the client's address; `None` if the peer's address is unknown.
     #[must_use]
     pub fn of(&self, request: &Parts) -> Option<IpAddr> {
         let peer = match &self.peer {
@@ -110,7 +114,7 @@ impl ClientAddress {
         while self.trusts(client) {
             match said.next() {
                 Some(Some(next)) => client = next,
-                // Nobody was named, or somebody in hiding: who says so is as far as it goes.
+                // The proxy names no address, or hides it: the proxy itself is the client.
                 Some(None) | None => break,
             }
         }
@@ -139,7 +143,8 @@ impl fmt::Debug for ClientAddress {
     }
 }
 
-/// An address as one customer has it: of IPv6, everybody has 2^64 of them at least, so it is the network of 64 bits.
+/// An address as the key of one customer. Of an IPv6 address, the network of 64 bits: a customer
+/// usually has at least that.
 pub(super) fn customer(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -162,7 +167,7 @@ fn peer_of(request: &Parts) -> Option<SocketAddr> {
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl Forwarding {
-    /// Who was named, the nearest first; `None` for what is no address.
+    /// The addresses in the header, the nearest first; `None` for what is not an address.
     fn named(self, headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
         let name = match self {
             Self::XForwardedFor => X_FORWARDED_FOR,
@@ -172,7 +177,7 @@ impl Forwarding {
         let fields: Vec<_> = headers.get_all(name).iter().collect();
         let fields = fields.into_iter().rev();
         fields.flat_map(move |field| {
-            // Bytes of strangers further left do not hide what stands to the right of them.
+            // Invalid bytes on the left do not hide what stands to their right.
             let text = String::from_utf8_lossy(field.as_bytes()).into_owned();
             let all: Vec<_> = match self {
                 Self::XForwardedFor => text.rsplit(',').map(node).collect(),
@@ -183,7 +188,7 @@ impl Forwarding {
     }
 }
 
-/// The elements of a list, from the right, so that a quote left open further left hides nothing.
+/// The elements of a list, from the right, so that an unclosed quote on the left hides nothing.
 fn elements(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -205,7 +210,8 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
     node(value.trim().trim_matches('"'))
 }
 
-/// An address with a port or without one: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+/// An address with or without a port: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::1`,
+/// `[2001:db8::1]:80`.
 fn node(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let address = text.parse::<IpAddr>().ok();
@@ -277,7 +283,7 @@ mod tests {
         ];
         assert_eq!(of(&behind(), PROXY, &two), "203.0.113.7");
         assert_eq!(of(&behind(), PROXY, &[]), PROXY);
-        // A socket for both families shows peers of one as peers of the other.
+        // A dual-stack socket shows IPv4 peers as IPv6 addresses.
         let mapped = [("x-forwarded-for", "203.0.113.7")];
         assert_eq!(of(&behind(), "::ffff:10.0.0.1", &mapped), "203.0.113.7");
     }
@@ -336,7 +342,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever strangers write, what the trusted proxy has added to it is found.
+        /// Whatever clients write, the address that the trusted proxy appended is found.
         #[test]
         fn what_strangers_write_changes_nothing(junk in prop::collection::vec(0x20u8..=0xff, 0..60)) {
             prop_assume!(!junk.contains(&0x7f));

@@ -1,4 +1,4 @@
-//! Layers around handlers that cannot fail.
+//! Layers around handlers whose error type has no room for a rejection.
 
 use resilience_core::{
     bulkhead::{Bulkhead, BulkheadLayer},
@@ -9,11 +9,11 @@ use tower_layer::Layer;
 use super::rejection::{RejectionLayer, RejectionService};
 use crate::{body::OnBodyEnd, problem::Problems};
 
-/// Puts `layers` around a handler, a route or a router whose error type has no room for a rejection (axum's is
-/// `Infallible`). Inside, the error is [`Error<E>`](resilience_core::Error), as the layers want it; outside it is
-/// `E` again, and a rejection is a response.
+/// Puts `layers` around a handler, a route or a router whose error type has no room for a rejection
+/// (axum's is `Infallible`). Inside, the error is [`Error<E>`](resilience_core::Error), as the
+/// layers need it; outside it is `E` again, and a rejection is a response.
 ///
-/// `layers` is one layer or a `tower::ServiceBuilder` of several.
+/// `layers` is one layer, or a `tower::ServiceBuilder` of several.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,9 +30,9 @@ use crate::{body::OnBodyEnd, problem::Problems};
 /// # Ok(()) }
 /// ```
 ///
-/// The layers must keep the error type, as those of this toolkit do. Tower's own layers that turn it into a
-/// `BoxError` (`Timeout`, `LoadShed`, `Buffer`) need axum's `HandleErrorLayer` outside, where
-/// [`Problem::of_error`](crate::problem::Problem::of_error) makes the answer.
+/// The layers must keep the error type, as those of this toolkit do. Tower layers that turn it into
+/// a `BoxError` (`Timeout`, `LoadShed`, `Buffer`) need axum's `HandleErrorLayer` outside, where
+/// [`Problem::of_error`](crate::problem::Problem::of_error) makes the response.
 ///
 /// **Cost**: none of its own for a call that passes.
 pub const fn guard<L>(layers: L) -> GuardLayer<L> {
@@ -42,8 +42,9 @@ pub const fn guard<L>(layers: L) -> GuardLayer<L> {
     }
 }
 
-/// Puts a bulkhead around handlers, each request holding its place until the end of its response's body: what
-/// streams for a minute takes up the server for a minute. [`guard`] with [`OnBodyEnd`].
+/// Puts a bulkhead around handlers. Each request holds its permit until the end of the response's
+/// body, so that a response that streams for a minute counts for a minute. Short for [`guard`] with
+/// [`OnBodyEnd`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -58,8 +59,9 @@ pub const fn guard<L>(layers: L) -> GuardLayer<L> {
 /// # Ok(()) }
 /// ```
 ///
-/// **Cost**: beside the bulkhead's, two allocations per response that has a body. **Cancellation**: a client that
-/// hangs up gives the place back, whether the handler was running or the body was being sent.
+/// **Cost**: two allocations per response with a body, in addition to the bulkhead's cost.
+/// **Cancellation**: a client that disconnects releases its permit, whether the handler was running
+/// or the body was being sent.
 pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<OnBodyEnd>> {
     guard(
         bulkhead
@@ -68,7 +70,7 @@ pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<OnBodyEnd>> {
     )
 }
 
-/// Made by [`guard`].
+/// Layer around handlers. Made by [`guard`].
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct GuardLayer<L, A = Problems> {
@@ -77,7 +79,7 @@ pub struct GuardLayer<L, A = Problems> {
 }
 
 impl<L> GuardLayer<L> {
-    /// Answers rejections as `answer` says: [`Problems`] with other settings, or a closure from
+    /// Sets how rejections become responses: [`Problems`] with other settings, or a closure from
     /// `&Rejected` to a response.
     pub fn answer<A>(self, answer: A) -> GuardLayer<L, A> {
         GuardLayer {
@@ -95,7 +97,7 @@ where
     type Service = RejectionService<L::Service, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let lifted = WrapErrorLayer::new().layer(inner);
-        self.answer.layer(self.layers.layer(lifted))
+        let wrapped = WrapErrorLayer::new().layer(inner);
+        self.answer.layer(self.layers.layer(wrapped))
     }
 }

@@ -1,4 +1,4 @@
-//! How long the client will wait, read from its request, and kept to.
+//! Deadlines of inbound requests, as their clients send them.
 
 use std::{
     fmt,
@@ -27,41 +27,48 @@ use crate::{
     problem::{Problem, Problems, TYPE_PREFIX},
 };
 
-/// The deadline header of gRPC: up to eight digits and a unit (`H`, `M`, `S`, `m`, `u`, `n`).
+/// gRPC's deadline header: up to eight digits and a unit (`H`, `M`, `S`, `m`, `u`, `n`).
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// Gives each request the time that its client allows, but no more than a maximum of the server's.
+/// Deadline of each request: the time that its client allows, up to a maximum of the server.
 ///
-/// The time comes from the header [`headers::DEADLINE`] (milliseconds that the client will still wait; another name
-/// by [`header`](Self::header)) or from [`GRPC_TIMEOUT`]; from the shorter, if both are there. Without either it is
-/// the maximum. So a client can shorten its time and never stretch it: the headers need no trust.
+/// The time is in the header [`headers::DEADLINE`] (milliseconds that the client will still wait;
+/// another name by [`header`](Self::header)) or in [`GRPC_TIMEOUT`]; if both are there, the shorter
+/// counts. Without either, it is the maximum. A client can shorten its time but never extend it, so
+/// the headers need no trust.
 ///
-/// - The deadline is the [`current`](deadline::current) one in the handler and in all that it calls: retries, queues
-///   and outbound requests keep to it. Tasks that it spawns need [`deadline::inherit`].
-/// - At the deadline the handler is dropped, and the client gets a 504. Work that must not be left half done belongs
-///   in a task of its own (`tokio::spawn`), which the handler awaits.
-/// - A request whose time is over when it arrives is answered 504 at once; the handler does not run.
-/// - A header that cannot be read is [`Malformed`]. Of several, the shortest counts.
-/// - The response's body is outside: the request ends with the response's head. A layer with
-///   [`OnBodyEnd`](crate::OnBodyEnd) beneath holds the body to the deadline too.
+/// - The deadline is the [`current`](deadline::current) one in the handler and in everything that
+///   it calls: retries, queues and outbound requests respect it. Tasks that the handler spawns need
+///   [`deadline::inherit`].
+/// - At the deadline the handler is dropped, and the client gets a 504. Work that must not be left
+///   half done belongs in a task of its own (`tokio::spawn`) that the handler awaits.
+/// - A request that arrives after its deadline gets a 504 at once; the handler does not run.
+/// - A header that cannot be parsed is treated as [`Malformed`] says. Of several values, the
+///   shortest counts.
+/// - The deadline covers the response's head and not its body. A layer with
+///   [`OnBodyEnd`](crate::OnBodyEnd) below extends it to the body.
 ///
-/// The handle is cheap to clone; its layers share one name and one set of counters.
+/// The handle is cheap to clone; all of its layers share one name and one set of counters.
 ///
-/// **Cost**: a look-up of two headers, and what [`Timeout`] costs. **Cancellation**: drops the handler.
+/// **Cost**: a look-up of two headers, and the cost of [`Timeout`]. **Cancellation**: drops the
+/// handler.
+///
+/// # References
+/// gRPC over HTTP/2 (`grpc-timeout`); Envoy's `x-envoy-expected-rq-timeout-ms`.
 #[derive(Clone, Debug)]
 pub struct InboundDeadline {
     timeout: Timeout,
     settings: Settings,
 }
 
-/// What becomes of a request whose deadline header cannot be read.
+/// How a request is treated whose deadline header cannot be parsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// It is served as if the header were not there: with the server's maximum.
+    /// It is served with the server's maximum, as without the header.
     #[default]
     Ignore,
-    /// It is answered 400, and the handler does not run.
+    /// It gets a 400, and the handler does not run.
     Reject,
 }
 
@@ -74,11 +81,12 @@ struct Settings {
 }
 
 impl InboundDeadline {
-    /// No request may take longer than `maximum`. `name` is the one in logs and metrics.
+    /// Creates the handle. No request takes longer than `maximum`. `name` is its name in logs and
+    /// metrics.
     ///
     /// # Errors
     ///
-    /// `maximum` is zero.
+    /// If `maximum` is zero.
     pub fn new(name: impl Into<Arc<str>>, maximum: Duration) -> Result<Self, InvalidConfig> {
         let clock = Clock::auto();
         Ok(Self {
@@ -92,41 +100,44 @@ impl InboundDeadline {
         })
     }
 
-    /// Another name for the header with the milliseconds (Envoy's `x-envoy-expected-rq-timeout-ms`, say).
+    /// Sets the name of the header with the milliseconds, such as Envoy's
+    /// `x-envoy-expected-rq-timeout-ms`. Default: [`headers::DEADLINE`].
     #[must_use]
     pub fn header(mut self, name: HeaderName) -> Self {
         self.settings.header = name;
         self
     }
 
-    /// What to do when the header cannot be read. Default: [`Malformed::Ignore`].
+    /// Sets how a request with a header that cannot be parsed is treated. Default:
+    /// [`Malformed::Ignore`].
     #[must_use]
     pub const fn malformed(mut self, policy: Malformed) -> Self {
         self.settings.malformed = policy;
         self
     }
 
-    /// How the 504 is written.
+    /// Sets the format of the 504. Default: [`Problems::new`].
     #[must_use]
     pub const fn problems(mut self, problems: Problems) -> Self {
         self.settings.problems = problems;
         self
     }
 
-    /// The layer.
+    /// Makes a layer.
     #[must_use]
     pub fn layer(&self) -> InboundDeadlineLayer {
         InboundDeadlineLayer(self.clone())
     }
 
-    /// The timeout that ends the requests: its counters tell how many were cut off, and how many came too late.
+    /// Returns the timeout that ends the requests. Its counters tell how many were cut off and how
+    /// many arrived too late.
     #[must_use]
     pub const fn timeout(&self) -> &Timeout {
         &self.timeout
     }
 }
 
-/// Made by [`InboundDeadline::layer`].
+/// Layer that gives each request a deadline. Made by [`InboundDeadline::layer`].
 #[derive(Clone, Debug)]
 pub struct InboundDeadlineLayer(InboundDeadline);
 
@@ -143,7 +154,7 @@ impl<S: Clone> Layer<S> for InboundDeadlineLayer {
     }
 }
 
-/// The service made by [`InboundDeadlineLayer`].
+/// Service that gives each request a deadline. Made by [`InboundDeadlineLayer`].
 #[derive(Clone, Debug)]
 pub struct InboundDeadlineService<S> {
     inner: Limited<S>,
@@ -189,7 +200,7 @@ where
 }
 
 impl Settings {
-    /// What the headers leave to the request; the error is the header that cannot be read.
+    /// The time that the headers leave to the request, or the header that cannot be parsed.
     fn time_left(&self, headers: &HeaderMap) -> Result<Option<Duration>, HeaderName> {
         let own = self.read(headers, &self.header, headers::parse_deadline)?;
         let grpc = self.read(headers, &GRPC_TIMEOUT, parse_grpc_timeout)?;
@@ -220,8 +231,8 @@ fn malformed(header: &HeaderName) -> Problem {
         .with_detail(format!("The header {header} does not hold a duration."))
 }
 
-/// Reads one value of [`GRPC_TIMEOUT`]. `None` unless it is one to eight digits and a unit. Nothing above
-/// [`headers::MAX_DEADLINE`] comes out.
+/// Parses a value of [`GRPC_TIMEOUT`]. `None` unless it is one to eight digits and a unit. Capped
+/// at [`headers::MAX_DEADLINE`].
 #[must_use]
 pub fn parse_grpc_timeout(value: &HeaderValue) -> Option<Duration> {
     let value = value.to_str().ok()?;
@@ -243,7 +254,7 @@ pub fn parse_grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 }
 
 pin_project! {
-    /// The future of [`InboundDeadlineService`].
+    /// Response future of [`InboundDeadlineService`].
     #[must_use = "futures do nothing unless polled"]
     pub struct InboundDeadlineFuture<F, B> {
         #[pin]

@@ -1,16 +1,17 @@
 //! The inbound side: layers for axum and any other tower HTTP server.
 //!
-//! | | what it does |
+//! | item | purpose |
 //! |---|---|
-//! | [`InboundDeadline`] | reads how long the client will wait, and ends the request by then: 504 |
-//! | [`guard`] | puts layers of this toolkit around handlers, and answers their rejections: 503, 429, 504 |
-//! | [`bulkhead`](fn@bulkhead) | limits how many requests are served at once, bodies included: 503 |
-//! | [`LimitRequests`] | holds requests to a rate limit, by client, and tells clients how they stand: 429 |
-//! | [`IdempotentRequests`] | serves a request with an `Idempotency-Key` once, and gives its answer again: 409, 422 |
-//! | [`RejectionLayer`] | the answering half alone, for services that speak [`Error<E>`](resilience_core::Error) themselves |
-//! | [`Problem`](crate::problem::Problem) | the answer, and an error type for handlers |
+//! | [`InboundDeadline`] | reads the client's deadline, and ends the request by then: 504 |
+//! | [`guard`] | puts layers of this toolkit around handlers, and turns their rejections into responses: 503, 429, 504 |
+//! | [`bulkhead`](fn@bulkhead) | limits concurrent requests, response bodies included: 503 |
+//! | [`LimitRequests`] | limits the rate of requests per client, and reports the limits in headers: 429 |
+//! | [`IdempotentRequests`] | serves requests with the same `Idempotency-Key` once, and replays the response: 409, 422 |
+//! | [`RejectionLayer`] | turns rejections into responses, for services whose error is [`Error<E>`](resilience_core::Error) already |
+//! | [`Problem`](crate::problem::Problem) | a problem document, as a response and as an error type for handlers |
 //!
-//! They go on a whole router, on one route, or on any `Service<http::Request<_>, Response = http::Response<_>>`:
+//! The layers go on a whole router, on one route, or on any `Service<http::Request<_>, Response =
+//! http::Response<_>>`:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,15 +35,17 @@
 //!
 //! # Order
 //!
-//! [`InboundDeadline`] outermost: what waits in the queue of a bulkhead waits within the deadline. Then limits, then
-//! the handler. Breakers and retries belong around what the handler *calls*, not around the handler.
+//! [`InboundDeadline`] outermost, so that the time in a bulkhead's queue counts too. Then rate
+//! limits and bulkheads, then the handler. Breakers and retries belong around the calls that the
+//! handler *makes*, not around the handler.
 //!
 //! # State
 //!
-//! axum clones services for every connection and request. The layers of this toolkit keep their state in their
-//! handle, so one bulkhead is one bulkhead over all routes and connections that its layers are on.
+//! axum clones services for every connection and request. The layers of this toolkit keep their
+//! state in their handle, so a bulkhead is the same one on all routes and connections.
 
 mod address;
+mod digest;
 mod guard;
 mod idempotency;
 mod inbound;
@@ -64,7 +67,3 @@ pub use rate_limit::{
     MissingKey, RequestLimit,
 };
 pub use rejection::{RejectionFuture, RejectionLayer, RejectionService};
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

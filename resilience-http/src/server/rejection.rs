@@ -1,4 +1,4 @@
-//! Rejections become responses, the service's own error stays an error.
+//! Rejections as responses.
 
 use std::{
     fmt,
@@ -14,10 +14,12 @@ use tower_service::Service;
 
 use crate::problem::{Problems, RejectionResponse};
 
-/// Answers the [`Rejected`] of a service that fails with [`Error<E>`]; its error becomes `E`.
+/// Layer that turns the [`Rejected`] of a service that fails with [`Error<E>`] into a response; the
+/// error type becomes `E`.
 ///
-/// It goes outside the layers whose rejections it answers. [`guard`](super::guard) puts it there by itself; use it
-/// where the innermost service is of type [`Error<E>`] already and must not be lifted once more:
+/// Put it outside the layers whose rejections it turns into responses. [`guard`](super::guard) does
+/// so by itself; use this layer where the error of the innermost service is [`Error<E>`] already
+/// and must not be wrapped again:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,7 +38,7 @@ use crate::problem::{Problems, RejectionResponse};
 /// # Ok(()) }
 /// ```
 ///
-/// A rejection that comes out of `poll_ready` is answered too: to the request that follows.
+/// A rejection from `poll_ready` becomes the response to the next request.
 ///
 /// **Cost**: none for a call that passes. **Cancellation**: drops the inner future.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +47,7 @@ pub struct RejectionLayer<A = Problems> {
 }
 
 impl RejectionLayer {
-    /// Answers with problem documents that do not name names.
+    /// Creates a layer that responds with problem documents, without names of handles.
     #[must_use]
     pub const fn new() -> Self {
         Self::with(Problems::new())
@@ -53,7 +55,8 @@ impl RejectionLayer {
 }
 
 impl<A> RejectionLayer<A> {
-    /// Answers as `answer` says: [`Problems`] with other settings, or a closure from `&Rejected` to a response.
+    /// Creates a layer that makes responses with `answer`: [`Problems`] with other settings, or a
+    /// closure from `&Rejected` to a response.
     pub const fn with(answer: A) -> Self {
         Self { answer }
     }
@@ -71,15 +74,15 @@ impl<S, A: Clone> Layer<S> for RejectionLayer<A> {
     }
 }
 
-/// The service made by [`RejectionLayer`].
+/// Service that turns rejections into responses. Made by [`RejectionLayer`].
 pub struct RejectionService<S, A = Problems> {
     inner: S,
     answer: A,
-    /// What `poll_ready` said instead of "ready": the next call is answered with it.
+    /// A rejection from `poll_ready`: the response to the next call.
     refused: Option<Rejected>,
 }
 
-/// A clone has been refused nothing yet.
+/// A clone starts without the original's pending rejection.
 impl<S: Clone, A: Clone> Clone for RejectionService<S, A> {
     fn clone(&self) -> Self {
         Self {
@@ -140,7 +143,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`RejectionService`].
+    /// Response future of [`RejectionService`].
     #[must_use = "futures do nothing unless polled"]
     pub struct RejectionFuture<F, A> {
         #[pin]
@@ -197,7 +200,7 @@ mod tests {
         Rejected::new(Pattern::Bulkhead, Reason::Full, "handlers")
     }
 
-    /// Refuses in `poll_ready`, once, as a layer of somebody else's might.
+    /// Rejects in `poll_ready`, once, as a third-party layer might.
     #[derive(Clone)]
     struct RefusesOnce(bool);
 

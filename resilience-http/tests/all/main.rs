@@ -1,4 +1,5 @@
-//! The layers of a server and the guarded client, around axum and plain services. One program: linking is what costs.
+//! The layers of a server and the guarded client, around axum and plain services. One program,
+//! since linking is expensive.
 #![cfg(feature = "server")]
 
 #[cfg(all(feature = "axum", feature = "client"))]

@@ -1,4 +1,4 @@
-//! Rate limits around axum, on a real socket where that matters; and a client that keeps to what the server says.
+//! Rate limits around axum, on a real socket where that matters, and a client that respects them.
 
 use std::{
     net::SocketAddr,
@@ -14,10 +14,11 @@ use http::{HeaderName, Request, Response, header};
 use http_body_util::BodyExt;
 use resilience_core::{
     Error, Reason,
+    fleet::{FleetOptions, OnOutage},
     keyed::Keyed,
     limit::{
         Quota, RateLimit,
-        fleet::{Costs, FleetRateLimit, Unreachable},
+        fleet::{Costs, FleetRateLimit},
         store::{Demand, InProcessLimits, LimitStore, StoreDecision, StoreError, StoreFuture},
         upstream::UpstreamLimits,
     },
@@ -261,10 +262,10 @@ impl LimitStore for Away {
 
 #[tokio::test(start_paused = true)]
 async fn without_its_store_a_limit_answers_as_its_policy_says() {
-    for (policy, status) in [(Unreachable::Open, 200), (Unreachable::Closed, 503)] {
+    for (policy, status) in [(OnOutage::FailOpen, 200), (OnOutage::FailClosed, 503)] {
         let limit = FleetRateLimit::builder("api", Away)
             .limit("per-minute", quota(1, MINUTE))
-            .unreachable(policy)
+            .fleet(FleetOptions::new().on_outage(policy))
             .build()
             .unwrap();
         let (app, _) = app(&LimitRequests::new(&limit));
@@ -273,7 +274,7 @@ async fn without_its_store_a_limit_answers_as_its_policy_says() {
             assert_eq!(response.status(), status, "{policy:?}");
             assert!(
                 !response.headers().contains_key("ratelimit"),
-                "nobody knows"
+                "the limits are unknown"
             );
         }
     }

@@ -1,4 +1,5 @@
-//! The server's layers around axum, on a real socket where that matters, and around a plain service.
+//! The server's layers around axum, on a real socket where that matters, and around a plain
+//! service.
 
 use std::{
     convert::Infallible,
@@ -49,7 +50,7 @@ async fn text(response: Response<Body>) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Tells how many milliseconds it has.
+/// Responds with the milliseconds that are left.
 fn told_the_time_left() -> Router {
     let left = async || {
         deadline::current().map_or_else(String::new, |at| at.remaining().as_millis().to_string())
@@ -203,7 +204,8 @@ async fn a_request_in_the_queue_of_a_bulkhead_waits_no_longer_than_its_deadline(
         .unwrap();
     let waited = started.elapsed();
     assert!((ms(95)..ms(105)).contains(&waited), "{waited:?}");
-    // It was the place that was missing, not the handler that was slow: the bulkhead says so just before the deadline.
+    // A permit was missing, the handler was not slow: the bulkhead rejects just before the
+    // deadline.
     assert_eq!(late.status(), 503);
     assert!(text(late).await.contains(r#""reason":"queue_timed_out""#));
     assert_eq!(queue.snapshot().queued, 0);

@@ -73,7 +73,7 @@ impl Drop for Server {
     }
 }
 
-/// The whole answer, as it comes. A connection that is reset ends it too.
+/// The whole response. A connection that is reset ends it too.
 async fn read(mut connection: TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = within(connection.read_to_end(&mut answer)).await;
@@ -134,7 +134,7 @@ async fn one_bulkhead_is_shared_by_routes_and_connections() {
         assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
         assert!(
             !answer.contains("handlers"),
-            "the name is nobody's business: {answer}"
+            "the name is internal: {answer}"
         );
     }
     assert_eq!(
@@ -169,7 +169,7 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// A server whose answers are the bodies that the test hands it.
+/// A server that responds with the bodies that the test supplies.
 async fn streaming(places: &Bulkhead) -> (Server, mpsc::Sender<Pieces>) {
     let (hand, bodies) = mpsc::channel(4);
     let bodies = Arc::new(Mutex::new(bodies));
@@ -195,7 +195,7 @@ async fn a_place_is_held_until_the_end_of_the_body() {
 
     let connection = server.send("/").await;
     pieces.send("first ").await.unwrap();
-    // The second can be sent when the first is on its way: the head has been answered by then.
+    // The second can be sent once the first is being sent: its head is out by then.
     within(pieces.send("second")).await.unwrap();
     assert_eq!(places.snapshot().in_flight, 1);
     let refused = server.get("/").await;

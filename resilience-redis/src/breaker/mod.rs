@@ -75,15 +75,14 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(3600);
 
 const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "leases"];
 
-/// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`]; cheap to clone.
+/// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`](crate::Redis::breakers); cheap to clone.
 #[derive(Clone)]
 pub struct RedisBreakers {
     context: StoreContext,
     known: Arc<BreakerIndex>,
 }
 
-/// What this process knows of its breakers: one for all stores that are made from a connection, so that each channel
-/// has one subscriber, and loses it when nobody listens any more.
+/// What this process knows of its breakers. One for all stores that are made from a connection.
 #[derive(Default)]
 pub(crate) struct BreakerIndex {
     /// When each name was last entered in the list of names.

@@ -1,5 +1,5 @@
 -- ARGV: 1 channel, 2 lease, 3 cost, 4 limit, 5 lease_ms, 6 ticket_ms, then the returns
--- Answer: 1 granted, 0 full, -1 impossible; fence; milliseconds until somebody's time is over
+-- Answer: 1 granted, 0 full, -1 impossible; fence; milliseconds until the next lease ends
 local id, cost, limit = ARGV[2], whole(ARGV[3], 'cost', 0), whole(ARGV[4], 'limit', 0)
 local lasting, ticket = span(ARGV[5], 'lease_ms', 1), span(ARGV[6], 'ticket_ms', 0)
 check_returns(7)

@@ -1,19 +1,20 @@
-//! Bulkheads that a fleet shares through Redis.
+//! Redis store of the bulkheads of a fleet.
 //!
-//! The steps and their meaning are [`Record`](resilience_core::bulkhead::fleet::BulkheadRecord)'s; each is one script, one
+//! The steps are those of
+//! [`BulkheadRecord`](resilience_core::bulkhead::fleet::BulkheadRecord); each is one script, one
 //! round trip, on keys of one slot:
 //!
-//! | key | type | what | TTL |
+//! | key | type | content | TTL |
 //! |---|---|---|---|
-//! | `{prefix:bulkhead:NAME}:state` | hash | when it was begun, newest fence, places taken | 1 to 2 leases |
-//! | `{prefix:bulkhead:NAME}:leases` | zset | lease, until | the same |
-//! | `{prefix:bulkhead:NAME}:held` | hash | lease, `places:fence` | the same |
-//! | `{prefix:bulkhead:NAME}:queue` | zset | wish, number in order of arrival | 1 to 2 positions |
-//! | `{prefix:bulkhead:NAME}:tickets` | hash | wish, `places:limit:until` | the same |
+//! | `{prefix:bulkhead:NAME}:state` | hash | creation time, newest fencing token, permits held | 1 to 2 leases |
+//! | `{prefix:bulkhead:NAME}:leases` | zset | lease, end | 1 to 2 leases |
+//! | `{prefix:bulkhead:NAME}:held` | hash | lease, `permits:fence` | 1 to 2 leases |
+//! | `{prefix:bulkhead:NAME}:queue` | zset | request, number in order of arrival | 1 to 2 positions |
+//! | `{prefix:bulkhead:NAME}:tickets` | hash | request, `permits:limit:until` | 1 to 2 positions |
 //! | `{prefix:bulkhead:NAME}:live` | zset | instance, live until | 2 to 4 leases |
 //!
-//! All times are the server's, in microseconds. Whom a step calls up is published, as a JSON list of leases, on the
-//! channel `{prefix:bulkhead:NAME}:up`.
+//! All times are the server's, in microseconds. The wakeups of a step are published, as a JSON list
+//! of leases, on the channel `{prefix:bulkhead:NAME}:up`.
 
 use std::{
     fmt,
@@ -53,7 +54,7 @@ script!(VIEW, "view.lua");
 
 const PARTS: [&str; 6] = ["state", "leases", "held", "queue", "tickets", "live"];
 
-/// The shared bulkheads of one Redis and prefix. Made by [`Redis::bulkheads`]; cheap to clone.
+/// Store of the bulkheads of one Redis and prefix. Created by [`Redis::bulkheads`](crate::Redis::bulkheads); cheap to clone.
 #[derive(Clone)]
 pub struct RedisBulkheads {
     context: StoreContext,
@@ -126,23 +127,23 @@ impl BulkheadStore for RedisBulkheads {
     fn renew<'a>(
         &'a self,
         name: &'a str,
-        beat: &'a Heartbeat,
+        heartbeat: &'a Heartbeat,
     ) -> StoreFuture<'a, (Vec<bool>, BulkheadView)> {
         Box::pin(async move {
-            let times = [beat.live_ms, beat.lease_ms].map(|ms| ms.to_string());
-            let numbers: Vec<(String, String)> = beat
+            let times = [heartbeat.live_ms, heartbeat.lease_ms].map(|ms| ms.to_string());
+            let numbers: Vec<(String, String)> = heartbeat
                 .holdings
                 .iter()
                 .map(|held| (held.cost.to_string(), held.fence.to_string()))
                 .collect();
-            let mut args = vec![beat.instance.as_bytes()];
+            let mut args = vec![heartbeat.instance.as_bytes()];
             args.extend(times.iter().map(String::as_bytes));
-            for (held, (cost, fence)) in beat.holdings.iter().zip(&numbers) {
+            for (held, (cost, fence)) in heartbeat.holdings.iter().zip(&numbers) {
                 args.extend([held.lease.as_bytes(), cost.as_bytes(), fence.as_bytes()]);
             }
             let read = |items: &[Value]| {
                 let (view, kept) = items.split_at_checked(VIEWED)?;
-                Some((flags(kept, beat.holdings.len())?, viewed(view)?))
+                Some((flags(kept, heartbeat.holdings.len())?, viewed(view)?))
             };
             self.run(&RENEW, name, &args, read).await
         })
@@ -175,7 +176,7 @@ impl BulkheadStore for RedisBulkheads {
     }
 }
 
-/// As the scripts take them; none is empty.
+/// The fencing tokens as the scripts take them; empty for none.
 fn fences(releases: &[Release]) -> Vec<String> {
     let fence = |what: &Release| what.fence.map(|fence| fence.to_string());
     releases
@@ -193,14 +194,14 @@ fn channel(tag: &str) -> String {
     format!("{tag}:up")
 }
 
-/// On the connection's task: decode and pass on.
+/// Decodes a message, on the connection's task.
 fn hear(push: connection::Push<'_>) -> Wakeup {
     let connection::Push::Message(message) = push else {
         return Wakeup::Missed;
     };
     match serde_json::from_slice::<Vec<String>>(message) {
-        Ok(leases) => Wakeup::Leases(leases.into_iter().map(Arc::from).collect()),
-        // Somebody else's message, or another version's: ask.
+        Ok(leases) => Wakeup::Value(leases.into_iter().map(Arc::from).collect()),
+        // A foreign message, or one of another version: read the record.
         Err(_) => Wakeup::Missed,
     }
 }
@@ -239,7 +240,7 @@ fn flags(items: &[Value], count: usize) -> Option<Vec<bool>> {
         .collect()
 }
 
-/// So many items are a view.
+/// Number of items of a view.
 const VIEWED: usize = 5;
 
 fn viewed(items: &[Value]) -> Option<BulkheadView> {

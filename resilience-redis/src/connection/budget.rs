@@ -1,5 +1,5 @@
-//! How long a command may take, watched without a timer for each: to set one costs more than the rest of a call, and
-//! hardly any of them ever rings.
+//! The time budget of commands, watched without a timer for each: setting one costs more than the rest of a call, and
+//! hardly any ever fires.
 
 use std::{
     array,
@@ -18,22 +18,22 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-/// A budget has so many terms.
+/// Number of terms per budget.
 const TERMS: u64 = 8;
-/// More than the terms that calls are told apart by: those of a budget, and the one that has begun.
+/// More than the terms that are distinguished: those of one budget, and the current one.
 const SLOTS: usize = 16;
 
-/// Ends calls before they have taken longer than a budget, an eighth of it earlier at most: whoever waits for them with the
-/// same patience hears how they ended. Somebody has to [`watch`](Self::watch).
+/// Ends calls before they have taken longer than a budget, at most an eighth of it earlier, so that a caller with a timeout of
+/// the same length still receives the result. Works while [`watch`](Self::watch) runs.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: Duration,
-    /// Counts up while there are calls.
+    /// The current term; counts up while there are calls.
     term: AtomicU64,
-    /// Calls, by the term that they began in.
+    /// Wakes the calls of a term when their budget is over.
     over: [Notify; SLOTS],
     calls: AtomicUsize,
-    /// Nobody counts the terms, for want of calls.
+    /// Whether the terms are not counted, because there are no calls.
     idle: AtomicBool,
     begun: Notify,
     /// No further call begins.
@@ -57,7 +57,7 @@ impl Budget {
         self.limit
     }
 
-    /// What `call` comes to, if it ends within the budget.
+    /// Runs `call`; `None` when it does not end within the budget.
     pub(crate) async fn within<T>(&self, call: impl Future<Output = T>) -> Option<T> {
         let _call = Call::begin(self);
         if self.closed.load(SeqCst) {
@@ -74,7 +74,7 @@ impl Budget {
         .await
     }
 
-    /// Lets no further call begin, and waits for the end of those in progress. Something has to [`watch`](Self::watch).
+    /// Lets no further call begin, and waits for the end of those in progress. Needs [`watch`](Self::watch) to run.
     pub(crate) async fn close(&self) {
         // Either this sees a call, or the call sees that it must not begin.
         self.closed.store(true, SeqCst);
@@ -87,7 +87,7 @@ impl Budget {
         (self.limit / TERMS as u32).max(Duration::from_micros(100))
     }
 
-    /// Counts the terms for as long as there are calls, and waits for calls when there are none.
+    /// Counts the terms while there are calls, and waits for one when there are none.
     pub(crate) async fn watch(&self) -> ! {
         loop {
             let mut ends = interval(self.term_length());
@@ -97,7 +97,7 @@ impl Budget {
             loop {
                 ends.tick().await;
                 let term = self.term.fetch_add(1, Relaxed) + 1;
-                // Those that began in the term which began a budget ago.
+                // The calls of the term that began one budget ago.
                 self.over[slot(term + SLOTS as u64 - TERMS)].notify_waiters();
                 let was_quiet = quiet;
                 quiet = self.calls.load(Relaxed) == 0;
@@ -106,7 +106,7 @@ impl Budget {
                 }
             }
             self.idle.store(true, SeqCst);
-            // Either we see the call, or the call sees that nobody counts.
+            // Either this sees the call, or the call sees that terms are not counted.
             if self.calls.load(SeqCst) == 0 {
                 self.begun.notified().await;
             }
@@ -119,7 +119,7 @@ const fn slot(term: u64) -> usize {
     (term % SLOTS as u64) as usize
 }
 
-/// A call that is going on.
+/// A call in progress.
 struct Call<'a>(&'a Budget);
 
 impl<'a> Call<'a> {
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(
             budget.calls.load(SeqCst),
             0,
-            "a call that is given up is none"
+            "a dropped call does not count"
         );
         sleep(LIMIT * 2).await;
         assert!(budget.idle.load(SeqCst));

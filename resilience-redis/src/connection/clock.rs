@@ -1,15 +1,15 @@
-//! What the server's clock shows, without asking it.
+//! An estimate of the server's clock that costs no command.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use tokio::time::Instant;
 
-/// The server's clock, as its answers have shown it: too slow by the time that an answer takes. If it has been set since,
-/// that is known with the next answer.
+/// The server's clock as of its last answer, plus the time since: behind by the time that an answer takes. A step of the
+/// server's clock is noticed with the next answer.
 #[derive(Debug)]
 pub(crate) struct ServerClock {
     origin: Instant,
-    /// What it showed at the origin, in microseconds.
+    /// The server's time at the origin, in microseconds.
     shown: AtomicI64,
 }
 
@@ -21,14 +21,14 @@ impl ServerClock {
         }
     }
 
-    /// It shows `micros`, says an answer that has just come.
+    /// Notes that an answer, just received, contained the time `micros`.
     pub(crate) fn shows(&self, micros: u64) {
         let micros = i64::try_from(micros).unwrap_or(i64::MAX);
         self.shown
             .store(micros.saturating_sub(self.passed()), Relaxed);
     }
 
-    /// In microseconds.
+    /// The estimated time, in microseconds.
     pub(crate) fn now(&self) -> u64 {
         let now = self.shown.load(Relaxed).saturating_add(self.passed());
         now.try_into().unwrap_or(0)

@@ -1,4 +1,4 @@
-//! What an answer is recognised by.
+//! Nonces that tie an answer to its command.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,14 +8,14 @@ use redis::Value;
 const DIGITS: usize = 13;
 
 /// A number that is sent with a script and comes back first in its answer: an answer without it belongs to another
-/// command. Different for each command of a connection.
+/// command. Unique among the commands of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nonce {
     digits: [u8; DIGITS],
     from: usize,
 }
 
-/// The nonces of one connection. They begin at random, so that those of connections that follow each other differ too.
+/// The nonces of one connection. The first is random, so that those of consecutive connections differ too.
 #[derive(Debug)]
 pub(super) struct Nonces(AtomicU64);
 
@@ -47,7 +47,7 @@ impl Nonce {
         &self.digits[self.from..]
     }
 
-    /// What a script answered, if `answer` is `[nonce, answer]` with this nonce. (Redis leaves out a `nil` at the end.)
+    /// The script's own answer, if `answer` is `[nonce, answer]` with this nonce. (Redis omits a `nil` at the end.)
     pub(super) fn open(&self, answer: Value) -> Option<Value> {
         let Value::Array(mut items) = answer else {
             return None;
@@ -59,7 +59,7 @@ impl Nonce {
         }
     }
 
-    /// Whether `answer` is the one to `PING nonce`.
+    /// Whether `answer` is that to `PING nonce`.
     pub(super) fn is_echoed(&self, answer: &Value) -> bool {
         matches!(answer, Value::BulkString(nonce) if nonce == self.as_bytes())
     }

@@ -1,5 +1,9 @@
-//! The connection that messages come over, and the task that keeps it alive. It carries nothing but
-//! subscriptions, and there is none while nothing is listened to.
+//! The connection for subscriptions, and the task that keeps it alive. It carries nothing else, and exists only while there
+//! are subscriptions.
+//!
+//! # References
+//! [Redis Pub/Sub](https://redis.io/docs/latest/develop/pubsub/) and the push messages of
+//! [RESP3](https://redis.io/docs/latest/develop/reference/protocol-spec/).
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -28,65 +32,65 @@ use super::{
 };
 use crate::{
     error::CommandError,
-    transport::{OnPush, PushConn, RootCertificates, Timeouts},
+    transport::{OnPush, PubsubTransport, RootCertificates, Timeouts},
     url::Endpoint,
 };
 
-/// Time from one sign of life that is asked for to the next.
+/// Interval of the PINGs that check the connection.
 const PING_EVERY: Duration = Duration::from_secs(2);
-/// The connection is closed when nothing has been listened to for this long.
+/// The connection is closed after this time without subscriptions.
 const IDLE: Duration = Duration::from_secs(60);
-/// Attempts to connect that fail before an event says so.
+/// Number of failed attempts after which an event is emitted.
 const FAILURES: u32 = 4;
 
-/// Who listens to which channel, and the connection that it takes.
+/// The subscribed channels, and the connection for them.
 pub(super) struct Pubsub {
-    target: Endpoint,
-    time_limits: Timeouts,
+    endpoint: Endpoint,
+    timeouts: Timeouts,
     /// Maximum time for one answer.
     limit: Duration,
     roots: Option<RootCertificates>,
     subscribers: Mutex<HashMap<String, Subscriber>>,
-    /// The nodes of a Cluster; the next one to try is in front.
+    /// The nodes of a Cluster; the first is the next to try.
     nodes: Mutex<VecDeque<ConnectionInfo>>,
-    /// Rings when channels came or went.
+    /// Wakes the task when channels were added or removed.
     wanted: Notify,
-    /// Rings when another server may be the right one.
+    /// Wakes the task when another server may be the right one.
     elsewhere: Notify,
     closing: CancellationToken,
-    /// How the connection for commands fares, which has events of its own.
+    /// State of the connection for commands, which has events of its own.
     commands: watch::Receiver<Status>,
-    /// Said once that the server allows no subscriptions.
+    /// Whether the event about refused subscriptions was emitted.
     told_of_refusal: AtomicBool,
 }
 
-/// Why a connection is given up.
+/// Why a connection is closed.
 enum End {
     Lost(String),
     /// It works, but another server may be the right one.
     Elsewhere,
-    /// Nothing is listened to.
+    /// There are no subscriptions.
     Idle,
 }
 
 impl Pubsub {
     pub(super) fn new(
-        target: Endpoint,
+        endpoint: Endpoint,
         budget: Duration,
-        time_limits: Timeouts,
+        timeouts: Timeouts,
         roots: Option<RootCertificates>,
         commands: watch::Receiver<Status>,
         closing: CancellationToken,
     ) -> Self {
-        let mut nodes = match &target {
+        let mut nodes = match &endpoint {
             Endpoint::Cluster(nodes) => nodes.clone(),
             _ => Vec::new(),
         };
         fastrand::shuffle(&mut nodes);
         Self {
-            target,
-            time_limits,
-            limit: budget.max(time_limits.connect),
+            endpoint,
+            timeouts,
+            limit: budget.max(timeouts.connect),
             roots,
             subscribers: Mutex::default(),
             nodes: Mutex::new(nodes.into()),
@@ -109,15 +113,15 @@ impl Pubsub {
         self.wanted.notify_one();
     }
 
-    /// The commands go over a new connection, maybe to another server: messages come from there. Of a Cluster, any
-    /// node will do.
+    /// Connects again, because commands use a new connection, possibly to another server, and messages come from there.
+    /// Without effect in a Cluster, where every node passes on all messages.
     pub(super) fn follow(&self) {
-        if !matches!(self.target, Endpoint::Cluster(_)) {
+        if !matches!(self.endpoint, Endpoint::Cluster(_)) {
             self.elsewhere.notify_one();
         }
     }
 
-    /// Until it is closed.
+    /// Runs until the connection is closed.
     pub(super) async fn supervise(self: Arc<Self>) {
         tokio::select! {
             () = self.closing.cancelled() => {}
@@ -145,7 +149,7 @@ impl Pubsub {
             }
             if let End::Lost(why) = end {
                 if failures == FAILURES && *self.commands.borrow() == Status::Up {
-                    tracing::warn!(target: "resilience", redis = ?self.target, reason = %why, "no pushes from Redis");
+                    tracing::warn!(target: "resilience", redis = ?self.endpoint, reason = %why, "no pushes from Redis");
                 }
                 tokio::time::sleep(backoff(failures)).await;
             } else if failures > 0 {
@@ -154,26 +158,26 @@ impl Pubsub {
         }
     }
 
-    /// A connection, and what rings when it is lost.
-    async fn connect(self: &Arc<Self>) -> Result<(PushConn, Arc<Notify>), String> {
-        let target = self.next_target();
-        // Where to connect to is found out now.
+    /// Opens a connection; the `Notify` fires when it is lost.
+    async fn connect(self: &Arc<Self>) -> Result<(PubsubTransport, Arc<Notify>), String> {
+        let endpoint = self.next_endpoint();
+        // The server to connect to is looked up now: earlier notifications are settled.
         let _ = self.elsewhere.notified().now_or_never();
         let lost = Arc::new(Notify::new());
         let on_push = self.on_push(&lost);
-        let opening = PushConn::open(&target, self.time_limits, self.roots.as_ref(), on_push);
-        let conn = opened_within(self.time_limits, opening).await?;
-        if matches!(self.target, Endpoint::Cluster(_)) {
-            self.learn_nodes(&conn, &target).await;
+        let opening = PubsubTransport::open(&endpoint, self.timeouts, self.roots.as_ref(), on_push);
+        let conn = opened_within(self.timeouts, opening).await?;
+        if matches!(self.endpoint, Endpoint::Cluster(_)) {
+            self.learn_nodes(&conn, &endpoint).await;
         }
         Ok((conn, lost))
     }
 
-    /// Where to connect to; of a Cluster, another node each time.
-    fn next_target(&self) -> Endpoint {
+    /// The server to connect to; in a Cluster, another node each time.
+    fn next_endpoint(&self) -> Endpoint {
         let mut nodes = self.lock_nodes();
         match nodes.pop_front() {
-            None => self.target.clone(),
+            None => self.endpoint.clone(),
             Some(node) => {
                 nodes.push_back(node.clone());
                 Endpoint::Single(node)
@@ -181,9 +185,9 @@ impl Pubsub {
         }
     }
 
-    /// Nodes that the URL does not name are tried too.
-    async fn learn_nodes(&self, conn: &PushConn, target: &Endpoint) {
-        let Endpoint::Single(this) = target else {
+    /// Adds nodes that the URL does not name.
+    async fn learn_nodes(&self, conn: &PubsubTransport, endpoint: &Endpoint) {
+        let Endpoint::Single(this) = endpoint else {
             return;
         };
         let Ok(Ok(found)) = timeout(self.limit, conn.cluster_nodes()).await else {
@@ -198,16 +202,16 @@ impl Pubsub {
         }
     }
 
-    /// Keeps the connection subscribed to what is listened to, for as long as it lives. One task does it all: two would
-    /// overtake each other.
-    async fn serve(&self, conn: &PushConn, lost: &Notify) -> End {
+    /// Keeps the subscriptions of a connection in line with the wanted ones, until its end. One task only: the commands of two
+    /// could overtake each other.
+    async fn serve(&self, conn: &PubsubTransport, lost: &Notify) -> End {
         let mut subscribed = HashSet::new();
         let mut used = Instant::now();
         let mut ping = interval_at(used + PING_EVERY, PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Err(error) = self.match_subscriptions(conn, &mut subscribed).await {
-                // What has no answer may have been done, or not: a new connection is subscribed to nothing.
+                // A command without an answer may have been executed or not; a new connection starts without subscriptions.
                 return End::Lost(error.to_string());
             }
             if !subscribed.is_empty() {
@@ -226,10 +230,10 @@ impl Pubsub {
         }
     }
 
-    /// Whether the server answers; a node of a Cluster must not be cut off from it either.
-    async fn is_well(&self, conn: &PushConn) -> Result<(), &'static str> {
+    /// Checks that the server answers, and that a node of a Cluster is not cut off from it.
+    async fn is_well(&self, conn: &PubsubTransport) -> Result<(), &'static str> {
         let silent = "the server stopped answering";
-        if !matches!(self.target, Endpoint::Cluster(_)) {
+        if !matches!(self.endpoint, Endpoint::Cluster(_)) {
             return match timeout(self.limit, conn.ping()).await {
                 Ok(Ok(())) => Ok(()),
                 _ => Err(silent),
@@ -242,16 +246,16 @@ impl Pubsub {
             Ok(Err(error)) if matches!(CommandError::from_redis(&error), CommandError::Lost(_)) => {
                 Err(silent)
             }
-            // An error of the server is an answer: the ACL may not allow it.
+            // An error of the server is an answer: the ACL may not allow the command.
             Ok(_) => Ok(()),
             Err(_) => Err(silent),
         }
     }
 
-    /// Brings what the connection is `subscribed` to in line with what is wanted.
+    /// Subscribes and unsubscribes until the connection is `subscribed` to the wanted channels.
     async fn match_subscriptions(
         &self,
-        conn: &PushConn,
+        conn: &PubsubTransport,
         subscribed: &mut HashSet<String>,
     ) -> Result<(), CommandError> {
         let (new, gone): (Vec<String>, Vec<String>) = {
@@ -285,8 +289,8 @@ impl Pubsub {
         Ok(())
     }
 
-    /// Whether the server did it. Without the right to subscribe the store is still of use: what is pushed is asked for,
-    /// somewhat later.
+    /// Whether the server executed `command`. A refusal, e.g. by the ACL, is no error: the patterns then read, somewhat later,
+    /// what is not pushed.
     async fn answered(
         &self,
         command: impl Future<Output = RedisResult<()>>,
@@ -300,12 +304,12 @@ impl Pubsub {
             return Err(error);
         };
         if !self.told_of_refusal.swap(true, Relaxed) {
-            tracing::warn!(target: "resilience", redis = ?self.target, reason, "no pushes from Redis");
+            tracing::warn!(target: "resilience", redis = ?self.endpoint, reason, "no pushes from Redis");
         }
         Ok(false)
     }
 
-    /// What the connection calls for every push.
+    /// Called for every push.
     fn on_push(self: &Arc<Self>, lost: &Arc<Notify>) -> OnPush {
         let (pubsub, lost) = (Arc::downgrade(self), Arc::clone(lost));
         Arc::new(move |push: PushInfo| match push.kind {
@@ -339,7 +343,7 @@ impl Pubsub {
     }
 }
 
-/// Another node, reached in the same way as `this` one.
+/// The address of another node, with the settings of `this` one.
 fn at(this: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
     let mut addr = this.clone();
     match &mut addr {

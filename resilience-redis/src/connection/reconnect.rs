@@ -29,7 +29,8 @@ pub(super) async fn opened_within<T>(
     }
 }
 
-/// Pause before the attempt after `failures` in a row: doubles from [`FIRST_RETRY`] to [`LAST_RETRY`], less up to a half, so
+/// Pause before the attempt after `failures` in a row, in place of `retry::Backoff`, whose decorrelated pauses come back to
+/// short ones: doubles from [`FIRST_RETRY`] to [`LAST_RETRY`], less up to a half, so
 /// that instances that lost Redis together do not come back together.
 pub(super) fn backoff(failures: u32) -> Duration {
     let full = FIRST_RETRY

@@ -1,5 +1,4 @@
--- A sign of life, and what the next attempt begins with. The holder's number: its lease from now on; its bytes: the
--- checkpoint
+-- Saves a checkpoint and renews the lease. The holder's number: the lease from now on; its bytes: the checkpoint
 if phase ~= 1 then return 'over' end
 lease, till, keep = number, now + number * 1000, math.max(number, retention)
 left, tail = 1, string.sub(ours, 52)

@@ -1,8 +1,8 @@
 -- ARGV: the record of a new key as it is behind its fence: no moment since, then, where others have a moment, how the claim
--- is made (takeover: 0 never, 1 ended, 2 any; and 4 if the caller listens for news), lease, retention, sizes, fingerprint,
+-- is made (takeover: 0 never, 1 ended, 2 any; and 4 if the caller's process is subscribed), lease, retention, sizes, fingerprint,
 -- owner. (One argument, because each costs the server a tenth of a replay.)
--- Answer: the fence, of a key that is new | the record of work that is done (whole.lua) | or a byte and three doubles, alone
--- or with what is quoted: 0 new or 1 mine, fence, attempt, previous, "checkpoint" | 2 busy, remaining | 4 mismatch
+-- Answer: the fence, of a key that is new | the record of work that is done (read_full.lua) | or a byte and three doubles, alone
+-- or with the quoted bytes: 0 new or 1 mine, fence, attempt, previous, "checkpoint" | 2 busy, remaining | 4 mismatch
 -- | 5 unknown, fence, attempt, age
 local asked = ARGV[1]
 if not read then
@@ -30,16 +30,16 @@ elseif phase == 1 and till > now then
   local longest = now + lease * 1000
   if till > longest then
     till = longest
-    -- A server that is full cannot write it down now; somebody will ask again.
+    -- A full server cannot write this now; a later claim does.
     redis.pcall('SETRANGE', key, '16', struct.pack('<dd', since, till))
   end
-  -- Nor this, then: those who listen look again by themselves.
+  -- Nor this: subscribers claim again by themselves.
   if listens and heard == 0 then redis.pcall('SETRANGE', key, '50', '\1') end
   return struct.pack('<Bddd', 2, math.ceil((till - now) / 1000), 0, 0)
 elseif (phase ~= 0 or previous == 2) and (takeover == 0 or (takeover == 1 and (phase == 3 or previous == 3))) then
   return struct.pack('<Bddd', 5, fence, attempt, math.floor(math.max(now - since, 0) / 1000))
 elseif phase == 0 then
-  -- A release says nothing of the attempt before the one that was released.
+  -- A release says nothing about the attempt before the released one.
   if previous ~= 2 then previous = 1 end
 elseif phase == 3 or previous == 3 then
   previous = 3

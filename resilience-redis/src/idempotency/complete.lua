@@ -1,7 +1,7 @@
--- The work is done. The holder's number: for how long the outcome is kept; its bytes: the outcome. The holder's record is the
--- one that is kept, head and all, so that no copy is made of it here. When the work was done is therefore the holder's idea
--- of the server's time: it makes the outcome's age, and nothing is decided by it. The first outcome stays, should the holder
--- say so again
+-- Records that the work is done. The holder's number: how long the outcome is kept; its bytes: the outcome. The record is the
+-- one that is kept, head and all, so that no copy is made of it here. The time of completion is therefore the
+-- holder's estimate of the server's time: it gives the outcome's age, and decides nothing. A repeated completion keeps the
+-- first outcome
 if phase == 0 then return 'over' end
 if phase == 2 then return answer end
 if string.byte(ours, 2) ~= 2 then error(redis.error_reply('ERR an outcome that makes no sense: ' .. key)) end

@@ -1,5 +1,5 @@
--- Stands behind head.lua in the script of completions: the short way, for the holder of a record that has no checkpoint.
--- Whatever else it may be is for the scripts behind this one, and a server that is out of memory too.
+-- Follows read_head.lua in the script of completions: the fast path, for the holder of a record without a checkpoint. All
+-- other cases, and a server that is out of memory, are left to the parts behind this one.
 local ours = ARGV[1]
 local about, owner = string.byte(ours, 49, 50)
 if read and string.byte(read, 2) == 1 and string.sub(read, 9, 16) == string.sub(ours, 9, 16)

@@ -1,5 +1,5 @@
--- Answer: phase, fence, attempt, age, remaining, expires, bytes of the outcome, of the checkpoint; nothing, if there is
--- no record
+-- Answer: phase, fence, attempt, age, remaining, expires, bytes of the outcome, of the checkpoint; nil if there is no
+-- record
 if not read then return false end
 local remaining = phase == 1 and math.ceil(math.max(till - now, 0) / 1000) or 0
 local size = redis.call('STRLEN', key) - behind

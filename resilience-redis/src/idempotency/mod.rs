@@ -1,43 +1,45 @@
-//! Idempotency records that a fleet shares through Redis.
+//! Idempotency records in Redis.
 //!
-//! The steps and their meaning are [`Record`](resilience_core::idempotency::record::Record)'s; each is one script, one
-//! round trip, on one key, with owner and fence checked in it:
+//! The steps and their meaning are those of [`Record`](resilience_core::idempotency::record::Record); each is one script,
+//! one round trip, on one key, and checks owner and fence:
 //!
-//! | key | type | what | TTL |
+//! | key | type | content | TTL |
 //! |---|---|---|---|
-//! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, whether somebody listens; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
+//! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, whether a process is subscribed; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
 //!
-//! Moments are the server's, in microseconds; leases and retentions are in milliseconds. What is no record is an error,
-//! and left as it is. A sign of life writes the packed head over the one that is there, and nothing else, however large
-//! the checkpoint is; a claim and a completion write the whole once. A lease is part of the state
-//! and not the key's TTL: a record outlives its lease, so that fence, fingerprint, attempts and checkpoint do. A new
-//! outcome costs two round trips in all, and being told of one a single one.
+//! Times are the server's, in microseconds; leases and retentions are in milliseconds. A value that is not a record is an
+//! error, and left unchanged. A renewal overwrites the packed head and nothing else, whatever the size of the checkpoint; a
+//! claim and a completion write the whole record once. The lease is part of the record, not the key's TTL: the record
+//! outlives its lease, and with it fence, fingerprint, attempts and checkpoint. A new outcome costs two round trips in all, a
+//! replay one.
 //!
-//! Whatever ends a wait is published on `{prefix:idempotency:NAME:KEY}:news`, if somebody waits. A process listens to the
-//! channels of the records that somebody in it waits for at the moment, and to no others: a wait costs a SUBSCRIBE and an
-//! UNSUBSCRIBE, however many callers wait for the same record. A claim says whether its process listens, and the record
-//! remembers that. (In a Cluster, each publication goes to all nodes.)
+//! Every step that ends a wait is published on `{prefix:idempotency:NAME:KEY}:news`, if a process is subscribed. A process
+//! subscribes to the channels of the records that its callers wait for at the moment, and to no others: a wait costs a
+//! SUBSCRIBE and an UNSUBSCRIBE, however many callers wait for the same record. A claim says whether its process is
+//! subscribed, and the record keeps that. (On Cluster, each publication goes to all nodes.)
 //!
-//! The age of an outcome is the difference of two moments that processes believe to have read off the server's clock: they
-//! see it when they connect, and again with each key that is new. An age is wrong by the time that answers take, and by a
-//! step of the server's clock that was not seen yet; in a Cluster, by what the clocks of its nodes differ. Nothing is
-//! decided by it but how long a copy in the local cache is good.
+//! The age of an outcome is the difference of two estimates of the server's clock, which processes read when they connect and
+//! again with each new key. It is wrong by the latency of replies, and by a step of the server's clock that was not
+//! noticed yet; on Cluster, by the difference of the nodes' clocks. It decides only how long a copy in the local
+//! cache is used.
 //!
 //! # Memory
-//! Give the server a `maxmemory-policy` that evicts nothing (`noeviction`). A record that is evicted is work that can be
-//! done again; all that remains of it is what its holder knows. A server that is full refuses new keys, and lets what
-//! was granted be completed, released and extended.
+//! Set the server's `maxmemory-policy` to `noeviction`. The work of an evicted record can be done again; only what its holder
+//! knows is left of it. A full server refuses new keys, and lets granted claims be completed, released and renewed.
 //!
 //! # Size
-//! Redis' Lua hashes every byte of an outcome, when it is recorded and with each replay: some 2 us of the server a kilobyte,
-//! where a GET takes 0.1. Outcomes of more than some ten kilobytes are better
-//! [compressed](resilience_core::idempotency::Sealing), or kept elsewhere and recorded by name.
+//! Redis' Lua hashes every byte of an outcome, when it is recorded and with each replay: about 2 us of the server per
+//! kilobyte, where a GET takes 0.1. [Compress](resilience_core::idempotency::Sealing) outcomes of more than about ten
+//! kilobytes, or store them elsewhere and record a reference.
 //!
-//! # What a failover loses
-//! Redis copies to its replicas after it has answered. A claim or an outcome that was answered a moment before the
-//! master died may be unknown to the replica that takes over: the work of a claim may then be granted again (under a
-//! higher fence), an outcome forgotten. [`durable`](RedisIdempotency::durable) makes that window small, and says what
-//! it does not do.
+//! # Failover
+//! Redis replicates after it has answered. A claim or an outcome that was answered just before the master failed may be
+//! unknown to the replica that takes over: the work of a claim may then be granted again (with a higher fence), an outcome
+//! be forgotten. [`durable`](RedisIdempotency::durable) reduces that window, and documents its limits.
+//!
+//! # References
+//! Redis: [scripting](https://redis.io/docs/latest/develop/programmability/eval-intro/),
+//! [WAIT](https://redis.io/docs/latest/commands/wait/).
 //!
 //! ```no_run
 //! use resilience_core::idempotency::{IdempotencyStore, record::{Claim, Claimed, Takeover}};
@@ -70,9 +72,9 @@ use bytes::Bytes;
 use redis::Value;
 use resilience_core::{
     InvalidConfig,
-    fleet::StoreHandle,
+    fleet::{StoreHandle, Subscription},
     idempotency::{
-        Changes, IdempotencyStore,
+        IdempotencyStore,
         record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
         store::{StoreError, StoreFuture, validate},
     },
@@ -136,14 +138,14 @@ script!(
 );
 script!(GET, "read_head.lua", "time.lua", "common.lua", "get.lua");
 
-/// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`]; cheap to clone.
+/// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`](crate::Redis::idempotency); cheap to clone.
 #[derive(Clone)]
 pub struct RedisIdempotency {
     context: StoreContext,
     durable: Option<Durable>,
 }
 
-/// How many replicas have to have a write before it counts, on which connection.
+/// Number of replicas that must have a write before it counts, and the connection that waits for them.
 #[derive(Clone)]
 struct Durable {
     replicas: u32,
@@ -159,16 +161,15 @@ impl RedisIdempotency {
         }
     }
 
-    /// Lets no claim, checkpoint or completion count before so many `replicas` have it, and waits for them no longer
-    /// than `within` (Redis' WAIT). When there are too few by then, the step fails as ambiguous: it was done on the
-    /// master, and nobody knows whether it will last. Repeating it waits again.
+    /// Waits until at least `replicas` replicas have each claim, checkpoint and completion, for at most `within` (Redis' WAIT).
+    /// With fewer by then, the step fails as ambiguous: it was done on the master, and may be lost in a failover.
+    /// Repeating it waits again.
     ///
-    /// What this gives: a master that dies alone takes nothing with it that was counted, if the replica that takes over
-    /// is one of those that had it. What it does not give: Redis does not choose the replica by what a client waited
-    /// for (Sentinel and Cluster prefer the most advanced one that they can reach), and replicas hold it in memory. With
-    /// all replicas waited for, it takes the loss of the master and of what the replica has in memory. It is no
-    /// consensus: a master that is cut off from its replicas refuses to count, but one that others have replaced already
-    /// still answers replays. Replays of outcomes are not waited for.
+    /// Guarantee: when the master fails alone, no acknowledged step is lost, if the replica that takes over is one of those
+    /// that had it. Limits: Redis does not choose the replica by what a client waited for (Sentinel and Cluster prefer the most
+    /// advanced one that they can reach), and replicas hold writes in memory. This is not consensus: a master that is cut off
+    /// from its replicas acknowledges nothing, but one that was replaced already still answers replays, which do not
+    /// wait.
     ///
     /// It uses a connection of its own (see [`ready`](Self::ready)), because WAIT holds up whatever comes behind it. The steps then go through one
     /// after the other: some thousand a second, with a replica nearby.
@@ -221,7 +222,7 @@ impl RedisIdempotency {
         whole
     }
 
-    /// Runs a script on a record; with `lasts`, until replicas have what it wrote, if that is asked for.
+    /// Runs a script on a record. If the store is durable and `lasts` holds of the answer, waits for the replicas.
     async fn run<T>(
         &self,
         script: &Script,
@@ -265,7 +266,7 @@ impl RedisIdempotency {
         self.step(&RELEASE, name, key, &record, how, true).await
     }
 
-    /// A step of the holder's, with its record and a number that the script takes. With `lasts`, as in [`run`](Self::run).
+    /// Runs a step of the holder, with its record and a number that the script takes; `lasts` as in [`run`](Self::run).
     async fn step(
         &self,
         script: &Script,
@@ -290,7 +291,7 @@ fn understood<T>(
     read: impl FnOnce(Value) -> Option<T>,
 ) -> Result<T, StoreError> {
     let answer = answer?;
-    // An outcome does not belong into an error.
+    // Leaves outcomes out of errors: they may be confidential.
     let (kind, size) = match &answer {
         Value::Array(items) => ("a list of", items.len()),
         Value::BulkString(bytes) => ("bytes:", bytes.len()),
@@ -346,7 +347,7 @@ impl IdempotencyStore for RedisIdempotency {
             validate::holder(holder)?;
             validate::lease(lease_ms)?;
             let record = wire::record(holder, None, b"");
-            // A lease that a failover forgets is one that ends: nobody has to have it.
+            // A renewal that a failover loses is a lease that ends: not waited for.
             self.step(&EXTEND, name, key, &record, lease_ms, false)
                 .await
         })
@@ -439,14 +440,9 @@ impl IdempotencyStore for RedisIdempotency {
         })
     }
 
-    fn subscribe(&self, name: &str, key: &str) -> Changes {
+    fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         let channel = self.part(name, key, "news");
-        // A subscription that has just begun, or begun again, is news too: something may have happened before.
-        let StoreContext {
-            pubsub, connection, ..
-        } = &self.context;
-        let (receiver, guard) = pubsub.listen(connection, &channel, (), |_| ());
-        Changes::holding(receiver, guard)
+        self.context.subscribe(&channel, |_| Some(()))
     }
 
     fn handle(&self) -> Option<&StoreHandle> {

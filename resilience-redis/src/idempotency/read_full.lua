@@ -1,5 +1,5 @@
--- Stands first in the script of claims, which quotes what is recorded. An outcome is quoted with its head, and at once:
--- from that, whoever asked can tell whose it is, and how old. The server's time alone would cost a fifth more.
+-- Comes first in the script of claims, which returns what is recorded. An outcome is returned with its head, and at once: the
+-- caller derives owner and age from it. Reading the server's time alone would cost a fifth more.
 local read = redis.call('GET', KEYS[1])
 if read then
   local mark, phase = string.byte(read, 1, 2)

@@ -1,4 +1,4 @@
--- Somebody found out what has become of an attempt.
+-- Records what was found out about an attempt with an unknown outcome.
 -- ARGV: 1 packed doubles: fence, 1 if it was done; 2 for how long the outcome is kept, as text; 3 outcome
 -- Answer: kept | taken, over or gone: nothing was changed
 local held, was_done = struct.unpack('<dd', ARGV[1])

@@ -1,6 +1,6 @@
--- Stands last in the scripts that write more than a claim or an outcome. See holder.lua for what it writes.
+-- Comes last in the scripts that write more than a claim or an outcome. See holder.lua for what it writes.
 --
--- Who listens has said so with a claim, and claims again once told. Those who could not say so look again by themselves.
+-- Subscribers have said so with a claim, and claim again once notified. Those that could not claim again by themselves.
 local told = news and heard == 1
 if told then heard = 0 end
 local head = struct.pack('<BBBBI4dddddBBB', 249, phase, previous, left, attempt, fence, since, till, lease, retention,
@@ -17,6 +17,6 @@ else
     redis.call('SET', key, record, 'PX', keep)
   end
 end
--- Without the right to publish, the same.
+-- Errors are ignored: the ACL may not allow PUBLISH.
 if told then redis.pcall('PUBLISH', string.sub(key, 1, -8) .. ':news', news) end
 return answer

@@ -1,4 +1,4 @@
-//! What goes to the scripts, and what their answers say. Numbers are packed doubles: they are whole and below 2^53. See
+//! Arguments and replies of the scripts. Numbers are packed doubles: they are whole and below 2^53. See
 //! `common.lua` for the form of a record.
 
 use bytes::Bytes;
@@ -7,18 +7,18 @@ use resilience_core::idempotency::record::{
     Claim, Claimed, Grant, Holder, Loss, Phase, Previous, RecordView, Takeover, WriteOutcome,
 };
 
-/// What no text begins with.
+/// First byte of a record; no text begins with it.
 const MARK: u8 = 249;
 /// Bytes of a record before its fingerprint.
 const HEAD: usize = 51;
 
-/// The record of a new key, as it is behind its fence, with how far the claim goes, and whether its process `listens` for
-/// news, where others have a moment.
+/// The record of a new key behind its fence, with the takeover rule of the claim, and whether its process `listens`, in
+/// place of a time.
 pub(super) fn claim(claim: &Claim, listens: bool) -> Vec<u8> {
     let takeover = match claim.takeover {
         Takeover::Never => 0,
         Takeover::Any => 2,
-        // What it is by default.
+        // The default.
         _ => 1,
     };
     let manner = takeover + 4 * u64::from(listens);
@@ -32,7 +32,7 @@ pub(super) fn claim(claim: &Claim, listens: bool) -> Vec<u8> {
     asked
 }
 
-/// The record as its holder knows it, with `bytes` that the script takes. If the work is done, `since` that moment.
+/// The record as its holder knows it, with `bytes` for the script. `since` is the time of the completion, if any.
 pub(super) fn record(holder: &Holder, since: Option<u64>, bytes: &[u8]) -> Vec<u8> {
     let names = [&holder.fingerprint[..], holder.owner.as_bytes()];
     let length = HEAD + names[0].len() + names[1].len() + bytes.len();
@@ -40,12 +40,12 @@ pub(super) fn record(holder: &Holder, since: Option<u64>, bytes: &[u8]) -> Vec<u
     let phase = if since.is_some() { 2 } else { 1 };
     record.extend([MARK, phase, code(holder.previous), 0]);
     record.extend(holder.attempt.to_le_bytes());
-    // Until when, and the lease, are the server's to say.
+    // The server sets `until` and the lease.
     for number in [holder.fence, since.unwrap_or(0), 0, 0, holder.retention_ms] {
         record.extend((number as f64).to_le_bytes());
     }
     record.extend(names.map(size));
-    // Whoever listens is told now, or known to the server.
+    // Subscribers are notified now, or known to the server.
     record.push(0);
     for part in [names[0], names[1], bytes] {
         record.extend(part);
@@ -62,7 +62,7 @@ const fn code(previous: Previous) -> u8 {
     }
 }
 
-/// Of words, which [have been found](resilience_core::idempotency::store::MAX_WORD) to be short.
+/// Size of an owner or fingerprint, [checked](resilience_core::idempotency::store::MAX_WORD) to be short.
 const fn size(word: &[u8]) -> u8 {
     word.len() as u8
 }
@@ -75,7 +75,7 @@ pub(super) fn packed(numbers: [u64; 2]) -> [u8; 16] {
     packed
 }
 
-/// The answer to `claim`, of a server whose clock shows `now`.
+/// Parses the reply to `claim`, of a server whose clock shows `now`.
 pub(super) fn claimed(answer: Value, claim: &Claim, now: u64) -> Option<Claimed> {
     let (head, quoted) = match answer {
         Value::Int(fence) => {
@@ -125,7 +125,7 @@ pub(super) fn claimed(answer: Value, claim: &Claim, now: u64) -> Option<Claimed>
     })
 }
 
-/// What the record of work that is done is to `claim`.
+/// The answer to `claim` when the record is done.
 fn done(record: Vec<u8>, claim: &Claim, now: u64) -> Option<Claimed> {
     let head = record.get(..HEAD)?;
     let (fence, since) = (number(&head[8..16])?, number(&head[16..24])?);
@@ -142,7 +142,7 @@ fn done(record: Vec<u8>, claim: &Claim, now: u64) -> Option<Claimed> {
     })
 }
 
-/// A double that is a whole number.
+/// Parses a double that is a whole number.
 fn number(bytes: &[u8]) -> Option<u64> {
     let number = f64::from_le_bytes(bytes.try_into().ok()?);
     let whole = (0.0..9_007_199_254_740_992.0).contains(&number) && number.fract() == 0.0;
@@ -159,7 +159,7 @@ const fn previous(number: u64) -> Option<Previous> {
     })
 }
 
-/// The answer to a step of the holder.
+/// Parses the reply to a step of the holder.
 pub(super) fn kept(answer: Value) -> Option<WriteOutcome> {
     let Value::BulkString(word) = answer else {
         return None;
@@ -174,7 +174,7 @@ pub(super) fn kept(answer: Value) -> Option<WriteOutcome> {
     })
 }
 
-/// The record as it is, if there is one.
+/// Parses the reply to `get`.
 pub(super) fn view(answer: Value) -> Option<Option<RecordView>> {
     let items = match answer {
         Value::Nil => return Some(None),

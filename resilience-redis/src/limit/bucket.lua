@@ -6,7 +6,7 @@
 -- The key of a subject holds its buckets, one after the other: the mark of the limit (four bytes), and three doubles:
 -- parts, microsecond, unit. One that is missing is full. A decision leaves those of other limits as they are.
 
--- What else is kept is bounded: those that were decided about most recently, as many as fit into so many bytes.
+-- What else is kept is bounded: those that were decided about most recently, as many as fit into a number of bytes.
 local OTHERS = 28 * 32
 
 -- What is left of packed buckets without the one with this mark, and that one. Not that of another kind of key.
@@ -20,8 +20,8 @@ local function without(mark, packed, key)
   return packed
 end
 
--- Writes down buckets that are full in so many microseconds, in front of those of other limits. When those are full,
--- nobody here knows: the key lives no shorter than it would have.
+-- Writes buckets, with the microseconds until they are full, in front of those of other limits. When those are full,
+-- is not known here: the key lives no shorter than it would have.
 local function keep(key, packed, full_in, others)
   local ttl = math.max(math.ceil(full_in / 1000), 1)
   if others ~= '' then

@@ -34,7 +34,7 @@ local function load(from)
   return mark, full, rate, unit, cost, parts, behind, packed, false
 end
 
--- Microseconds until a bucket has gained so many parts.
+-- Microseconds until a bucket has gained a number of parts.
 local function till(missing, rate, behind)
   if missing <= 0 then return 0 end
   return math.ceil(missing / rate) + behind

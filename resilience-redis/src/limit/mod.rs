@@ -46,7 +46,7 @@ static DECIDE: LazyLock<Script> = LazyLock::new(|| {
 /// The largest whole number that is one for a script. More than any bucket holds.
 const MOST: i64 = (1 << 53) - 1;
 
-/// The shared rate limits of one Redis and prefix. Made by [`Redis::limits`]; cheap to clone.
+/// The shared rate limits of one Redis and prefix. Made by [`Redis::limits`](crate::Redis::limits); cheap to clone.
 #[derive(Clone)]
 pub struct RedisLimits {
     context: StoreContext,

@@ -23,7 +23,7 @@ use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 static SWAP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("swap.lua")));
 
-/// The ledgers of the region that this Redis is in. Made by [`Redis::regions`]; cheap to clone.
+/// The ledgers of the region that this Redis is in. Made by [`Redis::regions`](crate::Redis::regions); cheap to clone.
 #[derive(Clone)]
 pub struct RedisRegion {
     context: StoreContext,

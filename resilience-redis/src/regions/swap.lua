@@ -1,4 +1,4 @@
--- Writes a ledger, if nobody else has since it was read and it is not too late.
+-- Writes a ledger, unless it has changed since it was read, or it is too late.
 --
 -- KEYS: 1 ledger (hash: version, text), 2 demand, which is left alone
 -- ARGV: 1 expected version, 2 microsecond after which it is too late, 3 text, 4 ttl_ms

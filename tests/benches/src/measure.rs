@@ -59,7 +59,7 @@ pub struct Cost {
     pub median: f64,
     /// Half of the rounds lie within this range around the median: how noisy the machine was.
     pub spread: f64,
-    /// The share of rounds in which nobody else wanted the processor.
+    /// The share of rounds in which no other thread waited for the processor.
     pub undisturbed: f64,
 }
 

@@ -22,7 +22,7 @@ pub struct Row {
     pub ns: f64,
     /// Half of the rounds lie within this range around it.
     pub spread: f64,
-    /// The share of rounds in which nobody else wanted the processor.
+    /// The share of rounds in which no other thread waited for the processor.
     pub undisturbed: f64,
     /// Allocations per call.
     pub allocations: f64,

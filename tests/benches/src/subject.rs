@@ -14,7 +14,7 @@ use std::{
 
 use tower::Service;
 
-/// The request of every subject: small, `Copy`, so that nobody is charged for cloning it.
+/// The request of every subject: small, `Copy`, so that cloning it costs no subject anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Request(pub u64);
 
@@ -39,7 +39,7 @@ pub fn answer<E>(request: Request) -> Ready<Result<Response, E>> {
     ready(Ok(Response(request.0)))
 }
 
-/// One caller: makes so many calls, one after the other, and tells how long that took. The first argument is the number of
+/// One caller: makes a number of calls, one after the other, and returns how long that took. The first argument is the number of
 /// calls to make before the clock starts.
 pub type Caller = Box<dyn FnMut(u64, u64) -> Took + Send>;
 
@@ -140,7 +140,7 @@ where
     }
 }
 
-/// For how long this thread has been ready to run and another one had the processor. Linux tells; elsewhere nobody
+/// For how long this thread has been ready to run and another one had the processor. Linux measures it; elsewhere nothing
 /// seems to wait.
 fn waited() -> Duration {
     // On the stack: allocations are counted around this.

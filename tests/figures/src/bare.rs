@@ -40,7 +40,7 @@ pub(crate) fn evalsha(digest: &str, key: &str, args: &[&[u8]]) -> Cmd {
     command
 }
 
-/// How often `call` is done per second by so many tasks.
+/// Calls per second of `call` by `tasks` tasks.
 pub(crate) async fn per_second<F: Future<Output = ()> + Send>(
     tasks: usize,
     call: impl Fn() -> F + Clone + Send + 'static,

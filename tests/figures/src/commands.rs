@@ -88,7 +88,7 @@ async fn many() {
     }
 }
 
-/// Commands per second while so many calls are made per second over all.
+/// Commands per second at a rate of calls per second over all instances.
 async fn rate(server: &RedisServer, all: &[CircuitBreaker], calls: u64) -> f64 {
     const SECONDS: u64 = 6;
     let (before, start) = (commands(server), Instant::now());

@@ -1,4 +1,4 @@
--- The generic cell rate algorithm as the Go library redis_rate runs it, written anew: time in floating-point seconds
+-- The generic cell rate algorithm as the Go library redis_rate runs it, rewritten: time in floating-point seconds
 -- since 2017, one number a key, an expiry in whole seconds, arguments and fractions as text.
 --
 -- KEYS: the limit. ARGV: burst, tokens per period, period in seconds, cost

@@ -15,9 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use resilience_core::limit::{
-    Quota,
-    fleet::{FleetRateLimit, LeaseRules, Mode, Unreachable},
+use resilience_core::{
+    fleet::{FleetOptions, OnOutage},
+    limit::{
+        Quota,
+        fleet::{FleetRateLimit, LeaseRules, Mode},
+    },
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -133,8 +136,11 @@ pub(crate) async fn one(url: &str, mode: &str, file: &str) {
     let limit = FleetRateLimit::builder("hammer", connect(url).await.limits())
         .limit("calls", quota.expect("a good quota"))
         .mode(mode)
-        .unreachable(Unreachable::Closed)
-        .budget(ms(1_000))
+        .fleet(
+            FleetOptions::new()
+                .on_outage(OnOutage::FailClosed)
+                .budget(ms(1_000)),
+        )
         .build()
         .expect("a good limit");
     let file = fs::File::create(file).expect("a file");

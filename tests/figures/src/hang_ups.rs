@@ -1,5 +1,5 @@
 //! Clients that hang up in the middle of a handler, over real HTTP, with their records in Redis: the effect takes place
-//! once, and whoever comes back gets the receipt.
+//! once, and a client that comes back gets the receipt.
 
 use std::{
     net::SocketAddr,

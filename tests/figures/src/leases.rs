@@ -8,9 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use resilience_core::limit::{
-    Quota,
-    fleet::{FleetRateLimit, LeaseRules, Mode, Unreachable},
+use resilience_core::{
+    fleet::{FleetOptions, OnOutage},
+    limit::{
+        Quota,
+        fleet::{FleetRateLimit, LeaseRules, Mode},
+    },
 };
 
 use crate::{
@@ -59,7 +62,7 @@ async fn hot_subject(rate: u64, tasks: u64) -> Run {
     let limit = FleetRateLimit::builder("leased", connect(&server.url()).await.limits())
         .limit("calls", quota)
         .mode(Mode::Leased(LeaseRules::new()))
-        .unreachable(Unreachable::Closed)
+        .fleet(FleetOptions::new().on_outage(OnOutage::FailClosed))
         .build()
         .expect("a good limit");
     let (decided, admitted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));

@@ -79,7 +79,7 @@ async fn rounds(server: &RedisServer, name: &str, pushes: bool, rounds: usize) -
             .await
             .expect("an answer");
         all(&fleet, State::Closed).await;
-        // Whoever is not pushed to hears of the reset by its next report.
+        // An instance without the push learns of the reset by its next report.
         let epoch = shared.view().await.expect("an answer").epoch;
         tokio::time::sleep(if pushes { ms(5) } else { CALM * 2 }).await;
         fail(&fleet[0], 10);

@@ -158,7 +158,7 @@ async fn throughput(server: &RedisServer, store: &RedisIdempotency) {
             })
             .await,
         );
-        // Memory that is full of records is slower for whoever comes second.
+        // Memory that is full of records is slower for the one that runs second.
         assert_eq!(server.command("FLUSHALL"), "OK");
     }
     let (bare, whole) = (quantile(&mut bare, 0.5), quantile(&mut whole, 0.5));

@@ -1,4 +1,4 @@
-//! Outages of a dependency while Redis freezes: fleets that protect nobody afterwards.
+//! Outages of a dependency while Redis freezes: fleets that protect no instance afterwards.
 
 use std::{sync::Arc, time::Duration};
 
@@ -116,7 +116,7 @@ async fn calls(fleet: &[CircuitBreaker], ok: bool) {
     tokio::time::sleep(ms(20)).await;
 }
 
-/// With dependency and Redis back and calls flowing: does the next outage open nobody's breaker?
+/// With dependency and Redis back and calls flowing: does the next outage open no breaker?
 async fn is_stuck(fleet: Vec<CircuitBreaker>) -> bool {
     let recorded = async || {
         let shared = fleet[0].fleet().expect("a shared breaker");

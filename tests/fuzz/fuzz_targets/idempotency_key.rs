@@ -1,5 +1,5 @@
 //! The `Idempotency-Key` header: whatever arrives is a key within the rules, or an error. A key that was taken is the
-//! same one when it is sent anew, in either form; stricter rules take no more than loose ones, and no other key.
+//! same one when it is sent again, in either form; stricter rules take no more than loose ones, and no other key.
 #![no_main]
 
 use http::{HeaderMap, HeaderValue};

@@ -1,5 +1,5 @@
 //! What a stranger's response says of its limits: `RateLimit`, `RateLimit-Policy` and `Retry-After`. Whatever arrives is
-//! read within bounds, and what was read is the same when it is written anew, except that no window of nothing is written.
+//! read within bounds, and what was read is the same when it is written again, except that no window of nothing is written.
 #![no_main]
 
 use std::{slice, time::Duration};

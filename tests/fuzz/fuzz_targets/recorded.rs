@@ -1,5 +1,5 @@
 //! Recorded responses: whatever lies in the store is a response or an error, takes no more memory than it has bytes, and
-//! is the same response when it is written anew. What was written is read again, and not when it is cut short.
+//! is the same response when it is written again. What was written is read again, and not when it is cut short.
 #![no_main]
 
 use bytes::Bytes;

@@ -101,7 +101,7 @@ async fn main() {
     let mut rounds = <[Rounds; 5]>::default();
     for _ in 0..TURNS {
         with_each!(rounds, all, first_calls(&server, &next));
-        // Memory that is full of records is slower for whoever comes second.
+        // Memory that is full of records is slower for the one that runs second.
         assert_eq!(server.command("FLUSHALL"), "OK");
     }
     tell("record_first_calls", rounds);

@@ -119,7 +119,7 @@ async fn repeated_completion<P: Peer>(rig: &Rig, peer: &P) -> String {
 
 #[tokio::test]
 async fn a_holder_completes_after_its_lease_and_somebody_has_taken_over() {
-    let row = "a completion after the lease, when somebody else has taken over; a call afterwards";
+    let row = "a completion after the lease, when another caller has taken over; a call afterwards";
     let rig = Rig::new().await;
     let zombie = rig.claim("key", "a", BRIEF).await;
     lease_ends().await;
@@ -143,7 +143,8 @@ async fn completion_of_a_zombie<P: Peer>(_: &Rig, peer: &P) -> String {
 
 #[tokio::test]
 async fn a_holder_completes_after_its_lease_and_nobody_has_taken_over() {
-    let row = "a completion after the lease, when nobody has taken over; a call afterwards";
+    let row =
+        "a completion after the lease, when no other caller has taken over; a call afterwards";
     let rig = Rig::new().await;
     let late = rig.claim("key", "a", BRIEF).await;
     lease_ends().await;
@@ -164,7 +165,7 @@ async fn late_completion<P: Peer>(_: &Rig, peer: &P) -> String {
 
 #[tokio::test]
 async fn a_zombie_gives_back_what_somebody_else_holds() {
-    let row = "a claim is given back after its lease, when somebody else has taken over; a call afterwards";
+    let row = "a claim is given back after its lease, when another caller has taken over; a call afterwards";
     let rig = Rig::new().await;
     let zombie = rig.claim("key", "a", BRIEF).await;
     lease_ends().await;

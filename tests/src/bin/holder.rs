@@ -7,7 +7,7 @@
 //! - `lost`: how many of the places that it keeps are lost
 //! - `drop`: gives them all back
 //! - `degraded`: 1 if the store cannot be reached
-//! - `run MS TASKS`: so many tasks call the dependency, one call after the other, for so long; how many calls it answered
+//! - `run MS TASKS`: TASKS tasks call the dependency, one call after the other, for MS milliseconds; prints how many calls it answered
 
 use std::{env, time::Duration};
 

@@ -5,8 +5,8 @@
 //!
 //! - `state`: the breaker's state
 //! - `view`: epoch, live and failing instances, calls counted, probes out; `?` when the store does not say
-//! - `settle N ok|bad`: so many calls, one after the other; how many were let through
-//! - `burst N`: so many calls at once, each of which succeeds after 100 ms; how many were let through
+//! - `settle N ok|bad`: N calls, one after the other; prints how many were let through
+//! - `burst N`: N calls at once, each of which succeeds after 100 ms; prints how many were let through
 //! - `hold`: one call that never ends; `held` or `rejected`
 
 use std::{env, time::Duration};

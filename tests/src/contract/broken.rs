@@ -58,13 +58,13 @@ pub enum Flaw {
     WaitsWithReadinessHeld,
     /// Waits in `poll_ready` for a place of its own, waking itself.
     WaitsForAPlaceAwake,
-    /// Waits in `poll_ready` for a place of its own, woken by nobody.
+    /// Waits in `poll_ready` for a place of its own, and is never woken.
     WaitsForAPlaceUnwoken,
     /// Takes an error of readiness for readiness.
     SwallowsReadinessErrors,
     /// Wraps the errors of the service.
     WrapsErrors,
-    /// Says no with an error that nobody can tell from a failure.
+    /// Says no with an error that looks like a failure.
     RejectsWithAString,
     /// Keeps the service below ready when it rejects a call.
     KeepsReadinessWhenRejecting,
@@ -80,7 +80,7 @@ pub enum Flaw {
     HoldsAPlaceToAsk,
     /// Turns a panic of the service into an error.
     SwallowsPanics,
-    /// Once it has rejected, it rejects for ever.
+    /// Once it has rejected, it rejects forever.
     NeverRecovers,
 }
 
@@ -168,7 +168,7 @@ impl Service<Ask> for Broken {
             Flaw::WaitsForAPlaceUnwoken if full => return Poll::Pending,
             Flaw::ReservesWhenReady if self.reserved.is_none() => match Place::take(&self.taken) {
                 Some(place) => self.reserved = Some(place),
-                // Nobody will wake it, but a missing wake-up is not this flaw's: a place is never given back to it.
+                // It is never woken, but a missing wake-up is not this flaw's: a place is never given back to it.
                 None => return Poll::Pending,
             },
             _ => {}

@@ -126,7 +126,7 @@ pub async fn bounded<F: Future>(future: F) -> F::Output {
     .await
 }
 
-/// Passes all on, but panics when it is asked for readiness so often that somebody must be waking himself. A task of
+/// Passes all on, but panics when it is asked for readiness so often that a task must be waking itself. A task of
 /// someone else's, a buffer's worker, has no [`bounded`] around it.
 #[derive(Clone, Debug)]
 pub struct Restless<S> {

@@ -54,7 +54,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// `layer` makes the layer anew on every call, as `handle.layer()` does; the state is the handle's.
+    /// `layer` makes a new layer on every call, as `handle.layer()` does; the state is the handle's.
     pub fn new<L>(layer: impl Fn() -> L + Send + Sync + 'static) -> Self
     where
         L: Layer<Stack>,
@@ -229,7 +229,7 @@ fn check(contract: Contract, subject: Subject) -> Outcome {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 on_a_paused_clock((contract.check)(subject))
             }));
-            // Nobody listens if the check was given up.
+            // The receiver is gone if the check was given up.
             let _ = send.send(outcome.unwrap_or_else(|panic| Err(message(panic.as_ref()))));
         })
         .expect("a thread");
@@ -239,7 +239,7 @@ fn check(contract: Contract, subject: Subject) -> Outcome {
         .unwrap_or_else(spun)
 }
 
-/// A day: longer than any check lets pass, and over at once when everything else waits for ever.
+/// A day: longer than any check lets pass, and over at once when everything else waits forever.
 const FOREVER: Duration = Duration::from_secs(86_400);
 
 fn on_a_paused_clock(checking: Checking) -> Outcome {
@@ -248,7 +248,7 @@ fn on_a_paused_clock(checking: Checking) -> Outcome {
         .start_paused(true)
         .build()
         .expect("a runtime");
-    let hung = |_| Err(String::from("something waits for ever"));
+    let hung = |_| Err(String::from("something waits forever"));
     runtime.block_on(bounded(async {
         tokio::time::timeout(FOREVER, checking)
             .await

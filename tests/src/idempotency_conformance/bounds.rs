@@ -148,7 +148,7 @@ pub(super) async fn the_largest_is_taken(store: &dyn IdempotencyStore) {
         panic!("granted twice");
     };
     assert!(remaining_ms > MAX_MS - 60_000, "{remaining_ms}");
-    // A megabyte: whoever stores the largest of all has a test of their own for it.
+    // A megabyte: a store of larger outcomes tests them itself.
     let completion = Completion {
         outcome: vec![0xff; 1 << 20].into(),
         ttl_ms: MAX_MS,
@@ -166,7 +166,7 @@ pub(super) async fn whoever_waits_is_told(store: &dyn IdempotencyStore) {
         let mut second = changes.clone();
         let busy = store.claim(NAME, key, &claim_of("b")).await;
         assert!(matches!(busy, Ok(Claimed::Busy { .. })), "{busy:?}");
-        // Subscriptions take effect in their own time: whoever waits looks again now and then.
+        // Subscriptions take effect in their own time: a waiter asks again now and then.
         let told = async {
             loop {
                 let told = async { tokio::join!(changes.next(), second.next()) };
@@ -189,7 +189,7 @@ pub(super) async fn whoever_waits_is_told(store: &dyn IdempotencyStore) {
         };
         let (told, settled) = tokio::join!(tokio::time::timeout(SOON, told), settled);
         assert_eq!(settled, WriteOutcome::Kept);
-        assert!(told.is_ok(), "nobody was told of {key}");
+        assert!(told.is_ok(), "no waiter was told of {key}");
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) async fn an_extended_lease_does_not_end(store: &dyn IdempotencyStore)
         panic!("taken over");
     };
     assert!(remaining_ms > HOUR - 60_000, "{remaining_ms}");
-    // A checkpoint is a sign of life too.
+    // A checkpoint renews the lease too.
     let shortened = store.extend(NAME, key, &holder, 1).await;
     assert_eq!(shortened, Ok(WriteOutcome::Kept));
     let saved = save(store, key, &holder, b"", HOUR).await;

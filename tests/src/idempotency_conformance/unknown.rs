@@ -50,7 +50,7 @@ pub(super) async fn an_unknown_outcome_blocks_until_resolved(store: &dyn Idempot
         .resolve(NAME, "never", 1, &StoreResolution::Release)
         .await;
     assert_eq!(nothing, Ok(WriteOutcome::Lost(Loss::Gone)));
-    // Whoever did not know may find out after all.
+    // The holder that did not know may find out later.
     let holder = hold(store, "unknown-3", "a").await;
     let unknown = store.unknown(NAME, "unknown-3", &holder).await;
     assert_eq!(unknown, Ok(WriteOutcome::Kept));
@@ -88,7 +88,7 @@ pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn
     );
     let (holder, grant) = hold_by(store, key, &bold("f")).await;
     assert_eq!((grant.attempt, grant.previous), (4, Previous::Unknown));
-    // Until somebody finds out.
+    // Until it is resolved.
     assert_eq!(
         release(store, key, &sure(&holder)).await,
         WriteOutcome::Kept
@@ -97,7 +97,7 @@ pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn
     assert_eq!((grant.attempt, grant.previous), (5, Previous::Released));
 }
 
-/// Whoever takes over from a crash, and gives the key back, has not said what the crashed one did.
+/// An attempt that takes over from a crash and releases the key has not resolved what the crashed one did.
 pub(super) async fn a_release_after_a_crash_says_nothing_of_the_crash(
     store: &dyn IdempotencyStore,
 ) {

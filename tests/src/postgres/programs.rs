@@ -46,7 +46,7 @@ const PACKAGED: [(&str, &str); 5] = [
     ("/usr/local/opt", "bin"),
 ];
 
-/// What to tell somebody whose machine has no PostgreSQL.
+/// The message on a machine without PostgreSQL.
 pub(super) fn how_to_install(tried: &[PathBuf]) -> String {
     let tried: Vec<_> = tried
         .iter()

@@ -11,13 +11,13 @@ use super::worker::name;
 pub struct Findings {
     /// Calls that were told an outcome; a call that was repeated after its process had died counts once.
     pub told: usize,
-    /// Keys that somebody was told of.
+    /// Keys with an outcome that a caller has received.
     pub keys: usize,
     /// Effects in the database.
     pub effects: usize,
     /// Effects beyond the first of a key.
     pub double: usize,
-    /// Keys that somebody was told an outcome of that is not there.
+    /// Keys with an outcome that a caller has received and that is missing.
     pub lost: usize,
     /// Keys of which different outcomes were told.
     pub contradictory: usize,

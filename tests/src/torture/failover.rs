@@ -131,7 +131,7 @@ async fn count(store: &RedisIdempotency, accepted: &[Accepted]) -> Loss {
         ..Loss::default()
     };
     for (key, grant) in accepted {
-        // A lease of somebody whose completion was lost is waited for by nobody here: it is lost all the same.
+        // No caller waits here for the lease of an attempt whose completion was lost: it is lost in any case.
         match store
             .claim(NAME, key, &claim(key))
             .await

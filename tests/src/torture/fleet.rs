@@ -61,7 +61,7 @@ struct Worker {
 
 /// What a process says.
 #[derive(Clone, Copy)]
-enum Said {
+enum Message {
     Told {
         call: usize,
         key: usize,
@@ -77,7 +77,7 @@ enum Said {
     Found,
 }
 
-type Hearsay = mpsc::UnboundedSender<(usize, usize, Said)>;
+type Hearsay = mpsc::UnboundedSender<(usize, usize, Message)>;
 
 /// What is to be set right, and when.
 #[derive(Clone, Copy)]
@@ -115,7 +115,7 @@ struct Fleet<'a> {
     faults: Faults,
     tellings: Tellings,
     hear: Hearsay,
-    heard: mpsc::UnboundedReceiver<(usize, usize, Said)>,
+    heard: mpsc::UnboundedReceiver<(usize, usize, Message)>,
     cures: Vec<(Instant, Cure)>,
     postgres: &'a Postgres,
     redis: &'a RedisServer,
@@ -225,24 +225,24 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    fn note(&mut self, worker: usize, life: usize, said: Said) {
+    fn note(&mut self, worker: usize, life: usize, said: Message) {
         let it = &mut self.workers[worker];
         match said {
             // Whatever was told was told, also by a process that is dead by now.
-            Said::Told { call, key, outcome } => {
+            Message::Told { call, key, outcome } => {
                 it.told.insert(call);
                 self.tellings.entry(key).or_default().insert(outcome);
             }
-            Said::End { hung_up } if life == it.life => {
+            Message::End { hung_up } if life == it.life => {
                 it.done = true;
                 self.faults.hung_up += hung_up;
             }
-            Said::End { .. } => {}
-            Said::AtWork if life == it.life && self.random.u8(..12) == 0 => self.ambush(worker),
-            Said::AtWork => {}
-            Said::Fenced => self.faults.fenced += 1,
-            Said::Doubted => self.faults.doubted += 1,
-            Said::Found => self.faults.found += 1,
+            Message::End { .. } => {}
+            Message::AtWork if life == it.life && self.random.u8(..12) == 0 => self.ambush(worker),
+            Message::AtWork => {}
+            Message::Fenced => self.faults.fenced += 1,
+            Message::Doubted => self.faults.doubted += 1,
+            Message::Found => self.faults.found += 1,
         }
     }
 
@@ -362,21 +362,21 @@ fn signal(worker: &Worker, signal: Signal) {
     }
 }
 
-fn parse(line: &str) -> Option<Said> {
+fn parse(line: &str) -> Option<Message> {
     let words: Vec<&str> = line.split(' ').collect();
     Some(match words[..] {
-        ["told", call, key, outcome] => Said::Told {
+        ["told", call, key, outcome] => Message::Told {
             call: call.parse().ok()?,
             key: key.parse().ok()?,
             outcome: outcome.parse().ok()?,
         },
-        ["end", hung_up] => Said::End {
+        ["end", hung_up] => Message::End {
             hung_up: hung_up.parse().ok()?,
         },
-        ["work"] => Said::AtWork,
-        ["fenced"] => Said::Fenced,
-        ["doubted"] => Said::Doubted,
-        ["found"] => Said::Found,
+        ["work"] => Message::AtWork,
+        ["fenced"] => Message::Fenced,
+        ["doubted"] => Message::Doubted,
+        ["found"] => Message::Found,
         _ => return None,
     })
 }

@@ -2,10 +2,13 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
-use resilience_core::idempotency::{
-    Attempt, Disposition, Idempotency, IdempotencyStore, Json, Recorded, Source,
-    inbox::PgInbox,
-    record::{Previous, Takeover},
+use resilience_core::{
+    fleet::FleetOptions,
+    idempotency::{
+        Attempt, Disposition, Idempotency, IdempotencyStore, Json, Recorded, Source,
+        record::{Previous, Takeover},
+    },
+    sql::inbox::PgInbox,
 };
 use resilience_redis::Redis;
 use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
@@ -149,7 +152,7 @@ fn engine(store: Arc<dyn IdempotencyStore>) -> Idempotency {
     Idempotency::builder("torture")
         .store_arc(store)
         .lease(LEASE)
-        .budget(LEASE / 2)
+        .fleet(FleetOptions::new().budget(LEASE / 2))
         .wait(64, Duration::from_secs(2))
         .takeover(Takeover::Any)
         .build()
@@ -170,7 +173,7 @@ impl From<sqlx::Error> for Failed {
     }
 }
 
-/// Tells whoever started this process; the one who looks at the end (-1) is nobody's.
+/// Reports to the parent process; the check at the end (-1) has none.
 fn say(worker: i32, word: &str) {
     if worker >= 0 {
         println!("{word}");

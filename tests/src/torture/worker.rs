@@ -24,7 +24,7 @@ const WINDOW: usize = 20;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task {
     pub(super) worker: usize,
-    /// The first of its calls that nobody was told the outcome of.
+    /// The first of its calls without a reported outcome.
     pub(super) from: usize,
     /// Its calls in all.
     pub(super) to: usize,
@@ -84,7 +84,7 @@ pub async fn work(arguments: &[String]) {
             // Work that goes on although its caller has hung up.
             let _ = stdin().read_to_end(&mut ended).await;
         }
-        // Whoever started us is gone.
+        // The parent process is gone.
         _ = async { stdin().read_to_end(&mut gone).await } => {}
     }
 }

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use resilience_core::limit::{
-    Quota,
-    fleet::{Costs, DecidedBy, FleetRateLimit, LeaseRules, Mode},
-    store::InProcessLimits,
+use resilience_core::{
+    fleet::FleetOptions,
+    limit::{
+        Quota,
+        fleet::{Costs, DecidedBy, FleetRateLimit, LeaseRules, Mode},
+        store::InProcessLimits,
+    },
 };
 
 use crate::{alone, count, subject};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Makes so many calls, and returns how often something was allocated meanwhile.
+/// Makes a number of calls, and returns how often something was allocated meanwhile.
 async fn allocations(limit: &FleetRateLimit, calls: u64) -> usize {
     let costs = Costs::each(1).on("bytes", 7);
     let region = count();
@@ -34,7 +37,7 @@ async fn calls_out_of_a_lease() {
         .limit("calls", quota(10_000_000))
         .limit("bytes", quota(100_000_000))
         .mode(Mode::Leased(LeaseRules::new().time(HOUR)))
-        .heartbeat(HOUR)
+        .fleet(FleetOptions::new().heartbeat(HOUR))
         .build()
         .unwrap();
     // The first calls lease ever more. That this is seen shows that the counter counts.

@@ -160,7 +160,7 @@ fn towers_load_shed_passes() {
     )
     .exempt(
         "readiness_wakes_all_who_wait_for_it",
-        "nobody waits: it is always ready",
+        "it is always ready: no caller waits",
     )
     .keeps_every_contract();
 }
@@ -192,7 +192,7 @@ fn towers_concurrency_limit_holds_permits_in_idle_clones() {
     );
 }
 
-/// A layer that spins where nobody counts is given up rather than waited for.
+/// A layer that spins where no count is kept is given up rather than waited for.
 #[test]
 fn the_limit_that_is_made_per_layer_is_seen() {
     let limit = || async { Instance::new(|| ConcurrencyLimitLayer::new(1)) };

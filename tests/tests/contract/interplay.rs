@@ -92,7 +92,7 @@ async fn a_balancer_learns_from_the_breaker_and_comes_back_to_a_healed_endpoint(
         rest().await;
         assert!(call(&mut balance, Plan::Answer).await.is_ok());
     }
-    assert_eq!(bad.state(), State::Closed, "nobody probed it");
+    assert_eq!(bad.state(), State::Closed, "it was not probed");
     assert!(
         down.seen().calls > 5,
         "{} calls after it has healed",
@@ -113,7 +113,7 @@ async fn when_all_endpoints_are_open_callers_wait_without_spinning_and_are_woken
     tokio::time::advance(6 * SECOND).await;
     assert!(
         waiting.run().await,
-        "nobody was woken when the open interval was over"
+        "no waiter was woken when the open interval was over"
     );
     assert!(waiting.polls() <= 10, "{} polls", waiting.polls());
     assert!(matches!(waiting.output(), Some(Ok(1))));
@@ -132,7 +132,7 @@ async fn who_waits_at_a_gate_is_woken_by_an_order() {
     assert!(breaker.clear_override("done"));
     assert!(
         waiting.run().await,
-        "nobody was woken by the end of the order"
+        "no waiter was woken by the end of the override"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Layers on top of each other: in any order, an outage is noticed, and what one layer rejects is nobody's evidence.
+//! Layers on top of each other: in any order, an outage is noticed, and a rejection is no evidence for any layer.
 
 use std::{future::Future, time::Duration};
 
@@ -169,7 +169,7 @@ async fn a_failing_dependency_is_noticed_whatever_the_order_and_so_is_its_recove
     }
 }
 
-/// A timeout of each attempt beneath, one of the whole call above.
+/// A timeout of each attempt below, one of the whole call above.
 #[tokio::test(start_paused = true)]
 async fn an_inner_timeout_never_outlives_an_outer_deadline() {
     let (handles, probe) = (Handles::new(), Probe::default());
@@ -289,7 +289,7 @@ async fn a_timeout_below_is_evidence_for_a_breaker_above_and_is_retried() {
     assert_eq!(handles.breaker.snapshot().totals.failures, 3);
 }
 
-/// Overloaded: tower's load shed beneath, through an error that ours can read.
+/// Overloaded: tower's load shed below, through an error that ours can read.
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_burns_no_retry_budget() {
     let (handles, probe) = (Handles::new(), Probe::default());
@@ -308,7 +308,7 @@ async fn an_open_breaker_burns_no_retry_budget() {
     );
 }
 
-/// A service that is not ready, beneath a deadline that somebody above has set.
+/// A service that is not ready, below a deadline that an outer scope has set.
 #[tokio::test(start_paused = true)]
 async fn a_dependency_that_is_never_ready_does_not_hold_callers_beyond_their_deadline() {
     for order in orders() {
@@ -331,7 +331,7 @@ async fn within<F: Future>(time: Duration, future: F) -> F::Output {
     deadline::scope(Deadline::after(time), future).await
 }
 
-/// Whoever was told to go away must not stay in line below: the place would come up for nobody.
+/// A rejected call must not stay in the queue below: its slot would come up unused.
 #[tokio::test(start_paused = true)]
 async fn a_caller_refused_for_lack_of_time_leaves_the_line_below() {
     let probe = Probe::default();

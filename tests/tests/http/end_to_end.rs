@@ -148,7 +148,7 @@ async fn a_request_without_time_left_is_answered_504_and_the_handler_is_not_run(
     is_problem(response, 504, "deadline", "no_time_left", None).await;
 }
 
-/// The far server hangs. Everybody on the way stops waiting when the first caller does, and nobody much later. (Who of them
+/// The far server hangs. Every hop stops waiting when the first caller does, or little later. (Who of them
 /// is first to say so, by a fraction of a millisecond, is open.)
 #[tokio::test]
 async fn a_hang_far_away_is_answered_504_by_the_deadline_of_the_first_caller() {

@@ -133,7 +133,7 @@ async fn in_bad_weather(name: &str, weather: Weather) {
     let url = format!("redis://{}", proxy.address());
     let proxy = Cell::new(Some(proxy));
     let set = async |weather| {
-        let mut there = proxy.take().expect("nobody else has it");
+        let mut there = proxy.take().expect("still there");
         there.set(weather).await;
         proxy.set(Some(there));
     };
@@ -448,7 +448,7 @@ async fn a_store_that_refuses_is_not_asked_for_every_call() {
     traffic.stop().await;
 }
 
-/// Scripts run or refused, whoever asked for them.
+/// Scripts run or refused, of all clients.
 fn scripts(server: &RedisServer) -> u64 {
     let stats = server.command("INFO commandstats");
     let lines = stats
@@ -462,7 +462,7 @@ fn scripts(server: &RedisServer) -> u64 {
         .sum()
 }
 
-/// Whoever accepts connections and drops them is tried less and less often.
+/// A server that accepts connections and drops them is tried less and less often.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_up_is_tried_less_and_less_often() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -518,7 +518,7 @@ async fn busy_with_an_endless_script() {
         &url,
         NOTICED,
         || async {
-            // Nobody waits for its answer.
+            // No caller waits for its answer.
             let client = std::net::TcpStream::connect(&addr).expect("a connection");
             let script = "EVAL \"while true do end\" 0\r\n";
             std::io::Write::write_all(&mut &client, script.as_bytes()).expect("sent");

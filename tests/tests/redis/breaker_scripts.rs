@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const LONG: u64 = 3_600_000;
 const BRIEF: u64 = 1;
 
-/// Which epoch somebody means.
+/// The epoch of a step.
 #[derive(Clone, Copy, Debug)]
 enum Of {
     Now,

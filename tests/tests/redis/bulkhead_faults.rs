@@ -12,9 +12,8 @@ use std::{
 use futures_util::future::join_all;
 use resilience_core::{
     Reason,
-    bulkhead::fleet::{
-        BulkheadStore, BulkheadView, FleetBulkhead, FleetBulkheadBuilder, Unreachable,
-    },
+    bulkhead::fleet::{BulkheadStore, BulkheadView, FleetBulkhead, FleetBulkheadBuilder},
+    fleet::{FleetOptions, OnOutage},
 };
 use resilience_redis::Redis;
 use resilience_tests::{
@@ -186,7 +185,7 @@ async fn while_redis_hangs_the_policy_decides_and_what_was_in_doubt_is_given_bac
     let redis = connect(&server.url()).await;
     let share = bulkhead(&redis, name).build().unwrap();
     let closed = bulkhead(&redis, name)
-        .unreachable(Unreachable::Closed)
+        .fleet(FleetOptions::new().on_outage(OnOutage::FailClosed))
         .build()
         .unwrap();
     eventually("both are known", SOON, || async {

@@ -74,7 +74,7 @@ fn request(lease: &str, ticket_ms: u64) -> AcquireRequest {
 
 const KEY: &str = "{resilience:bulkhead:reports}";
 
-/// A key without an end stays for ever when its last user is gone.
+/// A key without an end stays forever when its last user is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_key_of_a_bulkhead_has_an_end_that_lies_beyond_its_leases() {
     let server = RedisServer::start();
@@ -140,7 +140,7 @@ async fn a_foreign_key_ends_a_step_on_a_bulkhead_before_it_wrote_anything() {
     }
 }
 
-/// Fences must not restart where somebody remembers a higher one.
+/// Fences must not restart where a holder remembers a higher one.
 #[tokio::test(flavor = "multi_thread")]
 async fn fences_go_on_upwards_when_the_server_has_lost_everything() {
     let server = RedisServer::start();

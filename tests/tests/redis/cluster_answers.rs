@@ -28,5 +28,5 @@ async fn no_caller_is_told_the_answer_of_another_key_when_another_server_becomes
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_caller_is_told_the_answer_of_another_key_when_connections_are_killed() {
-    nothing_is_wrong(with_killed_connections(64, 4_000, 10).await);
+    nothing_is_wrong(with_killed_connections(64, 2_000, 6).await);
 }

@@ -1,4 +1,4 @@
-//! The harness leaves nothing behind, even if the test's process is killed.
+//! Servers of the tests end with the test's process, even when that is killed.
 
 use std::{
     io::{BufRead, BufReader},

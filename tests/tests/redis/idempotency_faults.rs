@@ -1,5 +1,5 @@
 //! Records in Redis in every kind of trouble: nothing is granted twice under one fence, nothing that was counted is lost,
-//! and whoever cannot know is told that it is not known.
+//! and a caller that cannot know it receives an unknown outcome.
 
 use std::{
     collections::HashSet,
@@ -125,11 +125,11 @@ async fn a_step_whose_answer_is_lost_can_be_repeated() {
             Err(_) => None,
         };
         let found = mine.is_some();
-        *holder.lock().expect("nobody panics") = mine;
+        *holder.lock().expect("no holder panics") = mine;
         found
     })
     .await;
-    let holder = holder.into_inner().expect("nobody panics");
+    let holder = holder.into_inner().expect("no holder panics");
     let holder = holder.expect("just found");
 
     proxy.set(late).await;
@@ -226,7 +226,7 @@ async fn what_is_no_record_is_an_error_and_is_left_as_it_is() {
     }
 }
 
-/// However large a checkpoint is, a sign of life reads and writes no more than who holds the record, and neither does
+/// However large a checkpoint is, a renewal reads and writes no more than the holder of the record, and neither does
 /// its end without an outcome; what was left is still there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sign_of_life_costs_the_same_whatever_the_checkpoint() {
@@ -365,7 +365,7 @@ async fn no_fence_is_granted_twice_while_everything_is_forgotten() {
     }
 }
 
-/// One subscription for a record that somebody waits for, however many do, and none for the rest.
+/// One subscription for a record that callers wait for, however many, and none for the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_is_one_subscription_and_leaves_none_behind() {
     let server = RedisServer::start();
@@ -392,14 +392,14 @@ async fn a_wait_is_one_subscription_and_leaves_none_behind() {
         .expect("told");
     // Not to those who came when it stood.
     let _ = tokio::time::timeout(Duration::ZERO, second.next()).await;
-    // Whoever listens asks once more, and with that is told.
+    // A listener asks once more and learns it.
     let busy = store.claim(NAME, "waited", &claim("b")).await;
     assert!(matches!(busy, Ok(Claimed::Busy { .. })), "{busy:?}");
-    // Signs of life are not.
+    // Renewals are not.
     let _ = store.extend(NAME, "waited", &holder, HOUR).await;
     let quiet = tokio::time::timeout(Duration::from_millis(100), first.next()).await;
     assert!(quiet.is_err());
-    assert!(!published(), "to nobody");
+    assert!(!published(), "to no listener");
     let kept = store.complete(NAME, "waited", &holder, &done("7")).await;
     assert_eq!(kept, Ok(WriteOutcome::Kept));
     assert!(published());
@@ -413,13 +413,13 @@ async fn a_wait_is_one_subscription_and_leaves_none_behind() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(listeners().ends_with("\n1"), "the other still waits");
     drop(second);
-    eventually("nobody listens", SOON, || async {
+    eventually("no listener is left", SOON, || async {
         listeners().ends_with("\n0")
     })
     .await;
 }
 
-/// Whoever did the work and whoever is told of it have read the server's clock by themselves.
+/// The worker and the waiting caller have read the server's clock by themselves.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_age_of_an_outcome_is_the_time_that_has_passed() {
     let server = RedisServer::start();
@@ -470,7 +470,7 @@ async fn what_counts_with_a_replica_outlives_the_master() {
     // Nor does it when it is repeated: the outcome is there, but on the master alone.
     let uncounted = durable.complete(NAME, "counted", &holder, &done("7")).await;
     assert!(uncounted.is_err_and(|failure| failure.ambiguous));
-    // Leases and refusals need nobody.
+    // Claims and refusals need no replica.
     let busy = durable.claim(NAME, "uncounted", &claim("b")).await;
     assert!(matches!(busy, Ok(Claimed::Busy { .. })), "{busy:?}");
 

@@ -107,7 +107,7 @@ fn second(permits: u64) -> Quota {
     Quota::per(permits, Duration::from_secs(1)).unwrap()
 }
 
-/// A counter without an expiry stays for ever; one whose expiry is rounded down vanishes too early.
+/// A counter without an expiry stays forever; one whose expiry is rounded down vanishes too early.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_key_lives_until_its_bucket_is_full_and_no_longer() {
     let server = RedisServer::start();
@@ -137,7 +137,7 @@ async fn every_key_lives_until_its_bucket_is_full_and_no_longer() {
     };
     let slowest = decision.limits.iter().map(|limit| limit.full_in).max();
     lives_until(slowest.unwrap());
-    // Whoever asks about one limit alone does not make the key shorter-lived than the other needs, nor does he who fills it.
+    // A request for one limit alone does not shorten the life of the key below what the other needs, nor does one that fills it.
     let alone = |demand: Demand<'static>, cost| [Demand { cost, ..demand }];
     let only = alone(demands[0], 1);
     assert!(store.decide("api", "tenant", &only).await.is_ok());
@@ -160,7 +160,7 @@ async fn every_key_lives_until_its_bucket_is_full_and_no_longer() {
     );
 }
 
-/// Writing on a refusal doubles its price, replicates it, and lets a flood keep itself out for ever.
+/// Writing on a refusal doubles its price, replicates it, and lets a flood keep itself out forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_and_looks_write_nothing() {
     let server = RedisServer::start();

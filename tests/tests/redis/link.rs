@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use resilience_core::{breaker::CircuitBreaker, fleet::FleetOptions};
 use resilience_redis::{CommandError, Redis, Status};
 use resilience_tests::{
     redis::{RedisServer, free_port},
@@ -106,7 +107,7 @@ async fn a_wrong_password_is_reported_and_nothing_hangs() {
     right.ready(SOON).await.expect("connects");
 }
 
-/// Counters and records in a Redis that evicts are gone without a word: limits begin anew, work is done twice.
+/// A Redis that evicts loses counters and records silently: limits start again, work is done twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_evicts_keys_is_told_of_and_one_that_does_not_is_not() {
     let told = || {
@@ -178,4 +179,33 @@ async fn a_shutdown_waits_for_a_hung_server_no_longer_than_the_budget_of_a_comma
     assert_eq!(shutdown, Ok(()));
     assert_eq!(redis.ping().await, Err(CommandError::Down));
     server.unpause();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_is_one_member_of_the_fleet_until_its_shutdown() {
+    let server = RedisServer::start();
+    let (one, other) = (connected(&server).await, connected(&server).await);
+    let breaker = |redis: &Redis, name: &str| {
+        let options = FleetOptions::new().heartbeat(Duration::from_millis(100));
+        let builder = CircuitBreaker::builder(name).store(redis.clone().breakers());
+        builder.fleet(options).build().expect("good settings")
+    };
+    let _breakers = [
+        breaker(&one, "payments"),
+        breaker(&one, "reports"),
+        breaker(&other, "payments"),
+    ];
+    eventually("both know of each other", SOON, || async {
+        [&one, &other].map(Redis::live_instances) == [Some(2), Some(2)]
+    })
+    .await;
+    let left = server.command("PTTL {resilience:members}");
+    assert!(left.parse::<i64>().is_ok_and(|left| left > 0), "{left}");
+    other.shutdown(SOON).await.expect("ends in time");
+    let members = server.command("ZCARD {resilience:members}");
+    assert_eq!(members, "1", "a shutdown leaves at once");
+    eventually("the other one notices", SOON, || async {
+        one.live_instances() == Some(1)
+    })
+    .await;
 }

@@ -172,7 +172,7 @@ async fn two_regions_admit_no_more_than_one_limit_also_when_they_cannot_reach_ea
     assert!((of_eu + of_us) as f64 <= most);
     assert!((of_eu + of_us) as f64 >= most / 4.0, "the limit is used");
     world
-        .come_to("each has its base when nobody asks", |shares| {
+        .come_to("each has its base without demand", |shares| {
             shares == [128, 128]
         })
         .await;

@@ -196,7 +196,7 @@ async fn a_flush_while_open_heals_and_the_epoch_never_goes_back() {
     let epoch = fleet[0].view().await.expect("a view").epoch;
     for _ in 0..3 {
         assert_eq!(server.command("FLUSHALL"), "OK");
-        eventually("somebody brings the verdict back", SOON, || async {
+        eventually("an instance brings the verdict back", SOON, || async {
             fleet[0]
                 .view()
                 .await
@@ -208,7 +208,7 @@ async fn a_flush_while_open_heals_and_the_epoch_never_goes_back() {
         }
     }
     all_are(&fleet, State::HalfOpen).await;
-    // Once more, when the open time is over and nobody has asked for a probe yet.
+    // Once more, when the open time is over and no probe was requested yet.
     assert_eq!(server.command("FLUSHALL"), "OK");
     for one in &fleet {
         one.call_until_closed().await;
@@ -334,7 +334,7 @@ async fn breakers_that_are_gone_leave_no_subscription_and_no_task_behind() {
     })
     .await;
     drop(last);
-    // Whoever comes back under an old name hears what is pushed, although somebody was about to stop listening.
+    // A subscriber that comes back under an old name receives pushes, although the last one was about to unsubscribe.
     let patient = |name: &str| {
         let patient =
             builder(name, SHORT).fleet(FleetOptions::new().heartbeat(Duration::from_secs(60)));

@@ -183,7 +183,7 @@ async fn redis_killed_while_the_fleet_is_open_comes_back_empty_and_the_epoch_goe
     server.kill();
     all_are(&fleet, "open").await;
     server.restart();
-    eventually("somebody brings the verdict back", SOON, || async {
+    eventually("an instance brings the verdict back", SOON, || async {
         fleet[0].view().await.epoch >= epoch
     })
     .await;

@@ -10,11 +10,10 @@ use std::{
 
 use resilience_core::{
     Reason,
+    fleet::{FleetOptions, OnOutage},
     limit::{
         Quota,
-        fleet::{
-            Costs, DecidedBy, FleetRateLimit, FleetRateLimitBuilder, LeaseRules, Mode, Unreachable,
-        },
+        fleet::{Costs, DecidedBy, FleetRateLimit, FleetRateLimitBuilder, LeaseRules, Mode},
         store::{InProcessLimits, LimitStore},
     },
 };
@@ -79,9 +78,13 @@ fn per(permits: u64, period: Duration) -> Quota {
 }
 
 async fn builder(backend: &impl Backend, name: &str) -> FleetRateLimitBuilder {
-    // A busy machine is not a store that is away.
-    FleetRateLimit::builder(name, backend.store().await)
-        .unreachable(Unreachable::Closed)
+    FleetRateLimit::builder(name, backend.store().await).fleet(options())
+}
+
+/// A busy machine is not a store that is away.
+fn options() -> FleetOptions {
+    FleetOptions::new()
+        .on_outage(OnOutage::FailClosed)
         .budget(5 * SECOND)
         .heartbeat(Duration::from_millis(100))
 }
@@ -257,11 +260,12 @@ fn scripts_run(server: &RedisServer) -> u64 {
     calls("evalsha") + calls("eval")
 }
 
-/// Five hundred calls at once, on a subject that nobody has asked for before.
+/// Five hundred calls at once, on a new subject.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_on_one_subject_costs_a_handful_of_commands() {
     let server = RedisServer::start();
-    let builder = builder(&server, "crowd").await.mode(LEASED).heartbeat(HOUR);
+    let builder = builder(&server, "crowd").await.mode(LEASED);
+    let builder = builder.fleet(options().heartbeat(HOUR));
     let limit = builder.limit("calls", per(300, HOUR)).build().unwrap();
     let mut crowd = JoinSet::new();
     for _ in 0..500 {
@@ -277,7 +281,8 @@ async fn a_crowd_on_one_subject_costs_a_handful_of_commands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_refused_calls_reaches_the_server_once() {
     let server = RedisServer::start();
-    let builder = builder(&server, "flood").await.heartbeat(HOUR);
+    let builder = builder(&server, "flood").await;
+    let builder = builder.fleet(options().heartbeat(HOUR));
     let limit = builder.limit("calls", per(1, HOUR)).build().unwrap();
     assert!(limit.check("t", 1).await.is_ok());
     assert!(limit.check("t", 1).await.is_err());
@@ -293,12 +298,14 @@ async fn a_flood_of_refused_calls_reaches_the_server_once() {
 }
 
 /// A limit of ten, as an application has it: a quarter of a second for the store.
-async fn ten(redis: &Redis, policy: Unreachable) -> FleetRateLimit {
+async fn ten(redis: &Redis, policy: OnOutage) -> FleetRateLimit {
+    let options = FleetOptions::new()
+        .on_outage(policy)
+        .budget(Duration::from_millis(250))
+        .heartbeat(Duration::from_millis(100));
     let limit = FleetRateLimit::builder("ten", redis.limits())
         .limit("per-hour", per(10, HOUR))
-        .unreachable(policy)
-        .budget(Duration::from_millis(250))
-        .heartbeat(Duration::from_millis(100))
+        .fleet(options)
         .build()
         .unwrap();
     eventually("the store has heard of it", SOON, || async {
@@ -350,7 +357,7 @@ async fn lost_and_found(
 async fn a_server_that_hangs_costs_a_few_budgets_and_then_the_policy_has_the_word() {
     let server = RedisServer::start();
     let redis = connect(&server.url()).await;
-    let limit = ten(&redis, Unreachable::LocalShare).await;
+    let limit = ten(&redis, OnOutage::Local).await;
     assert!(limit.check("t", 10).await.is_ok());
     let (pause, unpause) = (|| server.pause(), || server.unpause());
     lost_and_found(&limit, DecidedBy::LocalShare, pause, unpause).await;
@@ -362,7 +369,7 @@ async fn a_server_that_hangs_costs_a_few_budgets_and_then_the_policy_has_the_wor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_killed_is_back_without_anybody_doing_anything() {
-    for policy in [Unreachable::Open, Unreachable::Closed] {
+    for policy in [OnOutage::FailOpen, OnOutage::FailClosed] {
         let mut server = RedisServer::start();
         let redis = connect(&server.url()).await;
         let limit = ten(&redis, policy).await;
@@ -375,7 +382,7 @@ async fn a_server_that_was_killed_is_back_without_anybody_doing_anything() {
         .await;
         let result = limit.check("t", 1).await;
         match policy {
-            Unreachable::Open => assert!(result.is_ok()),
+            OnOutage::FailOpen => assert!(result.is_ok()),
             _ => assert_eq!(result.unwrap_err().reason(), Reason::StoreUnreachable),
         }
         server.restart();
@@ -387,7 +394,7 @@ async fn a_server_that_was_killed_is_back_without_anybody_doing_anything() {
     }
 }
 
-/// Scripts are lost, connections are cut: nobody is told, and the count is right.
+/// Scripts are lost, connections are cut: no caller notices, and the count is right.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_scripts_and_cut_connections_cost_no_token_too_many() {
     let server = RedisServer::start();

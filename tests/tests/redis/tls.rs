@@ -1,4 +1,4 @@
-//! Redis over TLS: certificates are checked, and the breakers' store works as in the clear.
+//! Redis over TLS: certificates are verified, and the store of breakers conforms.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Authority {
 }
 
 fn connect(server: &RedisServer, roots: &str) -> Redis {
-    // What a program does; the tests share one.
+    // Once per process, as a program does.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Redis::builder(&server.tls_url())
         .budget(Duration::from_secs(2))

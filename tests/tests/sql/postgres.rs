@@ -17,7 +17,7 @@ use resilience_core::{
     deadline::Timeout,
     execute,
     retry::{self, Backoff, Retry, RetryBudget},
-    sqlx::SqlxErrors,
+    sql::SqlxErrors,
 };
 use resilience_tests::postgres::Postgres;
 use sqlx::{

@@ -7,7 +7,7 @@ use resilience_core::{
     breaker::{CircuitBreaker, State},
     execute,
     retry::{self, Backoff, Retry, RetryBudget},
-    sqlx::SqlxErrors,
+    sql::SqlxErrors,
 };
 use sqlx::{
     SqlitePool,

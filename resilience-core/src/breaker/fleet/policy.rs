@@ -318,7 +318,7 @@ mod tests {
             ..BreakerView::default()
         };
         let to = |view| policy().decide(&view).map(|proposal| proposal.to);
-        assert_eq!(to(late(0, 0)), None, "nobody called: nothing to judge");
+        assert_eq!(to(late(0, 0)), None, "no calls: nothing to judge");
         assert_eq!(to(late(1, 0)), Some(FleetState::Closed));
         assert_eq!(to(late(0, 1)), Some(FleetState::Open));
     }

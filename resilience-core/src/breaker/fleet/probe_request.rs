@@ -18,7 +18,8 @@ use crate::{
 
 /// Holds the request, and the inner service that was made ready for it, until the store has answered.
 ///
-/// A task of its own asks the store: if the call is dropped, the task gives the probe back.
+/// The question is asked by a task of its own: a caller that stops waiting for the answer leaves a task behind that gives
+/// the probe back.
 pub(in crate::breaker) struct ProbeRequest<S, Req> {
     answer: JoinHandle<Result<Option<Lease>, StoreUnavailable>>,
     held: Option<(S, Req)>,

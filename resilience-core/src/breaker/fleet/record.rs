@@ -8,7 +8,7 @@ pub enum FleetState {
     /// Every instance decides by its own window.
     #[default]
     Closed,
-    /// No instance calls.
+    /// No calls pass.
     Open,
     /// Only leased probes call.
     HalfOpen,
@@ -72,7 +72,7 @@ pub struct Report {
     pub live_ms: u64,
 }
 
-/// Number of buckets of the fleet's window.
+/// Number of buckets in the fleet's window.
 pub const BUCKETS: u64 = 10;
 
 /// Kind of an override.
@@ -224,7 +224,7 @@ impl BreakerRecord {
             .insert(Arc::clone(&report.instance), instance);
     }
 
-    /// Enters a state, if the epoch is still the expected one. True if it did.
+    /// Enters a state, unless the record has changed since. Returns whether it did.
     pub fn change(&mut self, change: &Change, now: u64) -> bool {
         if change.expected != self.epoch {
             return false;

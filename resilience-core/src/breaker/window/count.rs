@@ -1,4 +1,4 @@
-//! Count window: the last N calls, exactly.
+//! Window over the last N calls, exact.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 

@@ -1,4 +1,4 @@
-//! Sliding windows over the calls of one generation: by time, or by number of calls.
+//! The breaker's memory of the calls of one generation: the last N seconds, or the last N calls.
 //!
 //! Both windows slide exactly, in constant time per call, without a lock. Every cell carries the generation that it
 //! was written in, and is written by compare-and-swap: a result that belongs to an earlier generation cannot land in

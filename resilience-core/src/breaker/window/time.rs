@@ -1,4 +1,4 @@
-//! Time window: ten buckets, striped by thread.
+//! Window over the last N seconds, in ten buckets, striped by thread.
 
 use std::{
     sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst},

@@ -1,4 +1,4 @@
-//! How a call gets its places: one round trip, or a wait, or no.
+//! How a call gets its permits: one round trip, or a wait in the queue.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -8,39 +8,42 @@ use std::{
 use tokio::time::{sleep, timeout_at};
 
 use super::{
-    builder::Unreachable,
-    permit::{FleetPermit, Held},
+    lease::HeldLease,
+    permit::FleetPermit,
     record::{AcquireRequest, Admission},
-    shared::{PendingRelease, Shared},
+    release_queue::PendingRelease,
+    shared::Shared,
     store::{StoreError, Wakeups},
 };
 use crate::{
-    bulkhead::queue::give_up_at,
+    clock::Moment,
+    deadline::before_deadline,
     error::{Reason, Rejected},
+    fleet::{OnOutage, certain_until, millis},
 };
 
-/// The first in line asks again this often, if nobody calls: calls can get lost.
+/// Interval at which the first call of the queue repeats its request, in case a wakeup was lost.
 const POLL: Duration = Duration::from_millis(200);
-/// Its position lapses when it has not asked for so long: it died.
+/// Lifetime of a position in the queue that is not repeated: its instance died.
 const TICKET: Duration = Duration::from_secs(1);
-/// So much that is to be given back goes along with a wish.
-const ALONG: usize = 32;
+/// Maximum number of pending releases piggybacked on one acquire request.
+const PIGGYBACKED: usize = 32;
 
-/// No places now.
-enum Refused {
-    /// The fleet's are taken. One may come free by itself, at the earliest then.
+/// Why a request got no permits.
+enum Denied {
+    /// All permits of the fleet are held. One may become free by itself after this time.
     Full(Duration),
-    /// There are not so many.
-    Impossible,
+    /// The request costs more than the limit.
+    TooCostly,
     /// The store gave no answer.
-    Unanswered,
+    NoAnswer,
 }
 
 pub(super) async fn acquire(shared: Arc<Shared>, cost: u64) -> Result<FleetPermit, Rejected> {
     if cost == 0 {
         return Ok(FleetPermit::new(shared, 0, None));
     }
-    // Those who wait come first; without a round trip if there are too many of them.
+    // Calls in the queue come first.
     if shared.waiting.load(Relaxed) == 0 {
         match once(&shared, cost).await {
             Ok(permit) => return Ok(permit),
@@ -50,13 +53,13 @@ pub(super) async fn acquire(shared: Arc<Shared>, cost: u64) -> Result<FleetPermi
             Err(_) => {}
         }
     }
-    let Some((length, max_wait)) = shared.queue else {
+    let Some(queue) = shared.queue else {
         return Err(shared.reject(Reason::Full));
     };
-    let Some(_place) = QueueSlot::reserve(&shared, length) else {
+    let Some(_slot) = QueueSlot::reserve(&shared, queue.length) else {
         return Err(shared.reject(Reason::Full));
     };
-    let until = give_up_at(max_wait);
+    let until = before_deadline(queue.max_wait);
     match timeout_at(until, wait(&shared, cost)).await {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(reason)) => Err(shared.reject(reason)),
@@ -64,69 +67,69 @@ pub(super) async fn acquire(shared: Arc<Shared>, cost: u64) -> Result<FleetPermi
     }
 }
 
-/// One attempt, without a place in the fleet's queue.
+/// Tries once, without a position in the fleet's queue.
 async fn once(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
     let mut acquisition = Acquisition::new(shared, cost, Duration::ZERO);
-    match acquisition.ask().await {
+    match acquisition.request().await {
         Ok(permit) => Ok(permit),
-        Err(Refused::Full(_)) => Err(Reason::Full),
-        Err(Refused::Impossible) => Err(Reason::TooCostly),
-        Err(Refused::Unanswered) => without_store(shared, cost),
+        Err(Denied::Full(_)) => Err(Reason::Full),
+        Err(Denied::TooCostly) => Err(Reason::TooCostly),
+        Err(Denied::NoAnswer) => without_store(shared, cost),
     }
 }
 
-/// Waits to be the first of this instance, and then for the fleet.
+/// Waits to be the first of this instance, and then in the fleet's queue.
 async fn wait(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
-    // It is never closed.
+    // Fails only when the semaphore is closed, which it never is.
     let _first = shared.turn.acquire().await.ok();
     let mut wakeups = shared.wakeups();
     let mut acquisition = Acquisition::new(shared, cost, TICKET);
     loop {
-        // Whatever is called from here on is heard.
+        // Wakeups from here on are not missed.
         wakeups.catch_up();
-        let again = match acquisition.ask().await {
+        let again = match acquisition.request().await {
             Ok(permit) => return Ok(permit),
-            Err(Refused::Impossible) => return Err(Reason::TooCostly),
-            Err(Refused::Full(again)) => again,
-            Err(Refused::Unanswered) => match without_store(shared, cost) {
+            Err(Denied::TooCostly) => return Err(Reason::TooCostly),
+            Err(Denied::Full(again)) => again,
+            Err(Denied::NoAnswer) => match without_store(shared, cost) {
                 Err(Reason::Full) => POLL,
                 done => return done,
             },
         };
-        woken_or(&mut wakeups, &acquisition.request.lease, again).await;
+        woken_or_after(&mut wakeups, &acquisition.request.lease, again).await;
     }
 }
 
-/// Until the wish is called up, or for so long, but no longer than the position in the queue allows.
-async fn woken_or(wakeups: &mut Wakeups, lease: &str, again: Duration) {
+/// Waits for a wakeup of `lease`, or until `again` or the poll interval has passed.
+async fn woken_or_after(wakeups: &mut Wakeups, lease: &str, again: Duration) {
     let jittered = POLL.mul_f64(0.5 + fastrand::f64());
-    // A moment after the end of somebody's lease, not before.
+    // After the end of the other lease, not before.
     let again = again + Duration::from_millis(1);
     tokio::select! {
-        () = wakeups.for_lease(lease) => {}
+        () = wakeups.wait_for(|leases| leases.iter().any(|woken| **woken == *lease)) => {}
         () = sleep(jittered.min(again)) => {}
     }
 }
 
-/// What the policy says to a call that the store gave no answer to.
+/// Applies the outage policy to a call that the store gave no answer to.
 fn without_store(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
-    match shared.unreachable {
-        Unreachable::Closed => return Err(Reason::StoreUnreachable),
-        Unreachable::Open => shared.enter(cost),
-        Unreachable::LocalShare if shared.enter_share(cost) => {}
-        Unreachable::LocalShare => return Err(Reason::Full),
+    match shared.client.on_outage() {
+        OnOutage::FailClosed => return Err(Reason::StoreUnreachable),
+        OnOutage::FailOpen => shared.enter(cost),
+        OnOutage::Local if shared.enter_share(cost) => {}
+        OnOutage::Local => return Err(Reason::Full),
     }
     Ok(FleetPermit::new(Arc::clone(shared), cost, None))
 }
 
-/// A wish on its way. Whatever the store did about it without our hearing of it is undone when it is dropped.
+/// A request in progress. Dropping it undoes what the store may have done for it without an answer.
 struct Acquisition<'a> {
     shared: &'a Arc<Shared>,
     request: AcquireRequest,
-    /// Whether the store may know of it: a lease, or a position in the queue.
+    /// Whether the store may keep a lease or a position in the queue for it.
     known: bool,
-    /// What goes along, until the store has answered.
-    along: Vec<PendingRelease>,
+    /// Piggybacked releases, until the store has answered.
+    piggybacked: Vec<PendingRelease>,
 }
 
 impl<'a> Acquisition<'a> {
@@ -143,88 +146,87 @@ impl<'a> Acquisition<'a> {
             shared,
             request,
             known: false,
-            along: Vec::new(),
+            piggybacked: Vec::new(),
         }
     }
 
-    /// Asks the store; once more, under the same id, if it may have granted the wish and the answer was lost.
-    async fn ask(&mut self) -> Result<FleetPermit, Refused> {
-        self.request.limit = self.shared.limit();
+    /// Asks the store; once more, under the same id, if it may have granted the request and the
+    /// answer was lost before the budget was used up.
+    async fn request(&mut self) -> Result<FleetPermit, Denied> {
+        let shared = self.shared;
+        self.request.limit = shared.limit();
         if self.request.cost > self.request.limit {
-            return Err(Refused::Impossible);
+            return Err(Denied::TooCostly);
         }
-        self.along = self.shared.release_queue.take(ALONG);
-        self.request.releases = self.along.iter().map(|late| late.what.clone()).collect();
-        let sent = self.shared.clock.now();
+        if shared.is_closed() {
+            return Err(Denied::NoAnswer);
+        }
+        self.piggybacked = shared.releases.take(PIGGYBACKED);
+        let pending = self.piggybacked.iter();
+        self.request.releases = pending.map(|pending| pending.release.clone()).collect();
+        let sent = shared.clock.now();
         let answer = match self.send().await {
-            Err(failure) if failure.ambiguous => self.send().await,
+            Err(error) if error.ambiguous && self.is_within_budget(sent) => self.send().await,
             answer => answer,
         };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(failure) => {
-                self.shared.release_queue.put_back(&mut self.along);
-                self.shared.unanswered(&failure);
-                return Err(Refused::Unanswered);
-            }
+        let Ok(answer) = answer else {
+            self.give_releases_back();
+            return Err(Denied::NoAnswer);
         };
-        self.along.clear();
-        self.shared.answered();
+        self.piggybacked.clear();
         match answer {
             Admission::Granted { fence } => {
                 self.known = false;
-                Ok(self.permit(fence, certain_until(sent, self.shared.lease)))
+                Ok(self.permit(fence, certain_until(sent, shared.lease)))
             }
             Admission::Full { again_ms } => {
                 self.known = self.request.ticket_ms > 0;
-                Err(Refused::Full(Duration::from_millis(again_ms)))
+                Err(Denied::Full(Duration::from_millis(again_ms)))
             }
-            Admission::Impossible => Err(Refused::Impossible),
+            Admission::Impossible => Err(Denied::TooCostly),
         }
     }
 
     async fn send(&mut self) -> Result<Admission, StoreError> {
         let before = std::mem::replace(&mut self.known, true);
-        let answer = self
-            .shared
-            .store
-            .acquire(&self.shared.name, &self.request)
-            .await;
-        if answer.as_ref().is_err_and(|failure| !failure.ambiguous) {
+        let (name, request) = (&*self.shared.name, &self.request);
+        let client = &self.shared.client;
+        let answer = client.call(|store| store.acquire(name, request)).await;
+        if answer.as_ref().is_err_and(|error| !error.ambiguous) {
             self.known = before;
         }
         answer
     }
 
-    fn permit(&self, fence: u64, until: crate::clock::Moment) -> FleetPermit {
-        let shared = self.shared;
-        shared.enter(self.request.cost);
+    fn is_within_budget(&self, sent: Moment) -> bool {
+        self.shared.clock.now().since(sent) < self.shared.client.budget()
+    }
+
+    fn permit(&self, fence: u64, until: Moment) -> FleetPermit {
+        let (shared, cost) = (self.shared, self.request.cost);
+        shared.enter(cost);
         let lease = Arc::clone(&self.request.lease);
-        let held = Held::new(shared.next_number(), lease, self.request.cost, fence, until);
-        FleetPermit::new(Arc::clone(shared), self.request.cost, Some(Arc::new(held)))
+        let held = HeldLease::new(shared.next_number(), lease, cost, fence, until);
+        FleetPermit::new(Arc::clone(shared), cost, Some(Arc::new(held)))
+    }
+
+    fn give_releases_back(&mut self) {
+        if self.shared.releases.put_back(&mut self.piggybacked) {
+            self.shared.waker.wake();
+        }
     }
 }
 
 impl Drop for Acquisition<'_> {
     fn drop(&mut self) {
-        self.shared.release_queue.put_back(&mut self.along);
+        self.give_releases_back();
         if self.known {
             self.shared.give_back(Arc::clone(&self.request.lease), None);
         }
     }
 }
 
-/// The store counts a lease from when it hears of it, which is after `sent`. The last twentieth is left to clocks
-/// that differ, and to stopping.
-pub(super) fn certain_until(sent: crate::clock::Moment, lease: Duration) -> crate::clock::Moment {
-    sent + lease.mul_f64(0.95)
-}
-
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// One of those who wait in this instance.
+/// A position in this instance's queue.
 struct QueueSlot<'a>(&'a Shared);
 
 impl<'a> QueueSlot<'a> {

@@ -1,7 +1,8 @@
-//! The task that speaks for this instance: renews what its calls hold, and gives back what they held.
+//! The background loop of this instance: renews the leases of its calls, and gives back those of
+//! calls that ended.
 //!
-//! One task per bulkhead and instance. It holds the bulkhead weakly, and ends when the last handle, service and permit
-//! are gone and what they held is given back.
+//! Holds the bulkhead weakly, so it ends with the last handle, service and permit, after everything
+//! was given back.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,171 +12,241 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    acquire::{certain_until, millis},
-    permit::Held,
+    lease::HeldLease,
     record::{Heartbeat, Holding, Release},
-    shared::{ReleaseQueue, Shared},
+    release_queue::{PendingRelease, ReleaseQueue},
+    shared::Shared,
     store::BulkheadStore,
 };
-use crate::clock::Clock;
+use crate::{
+    backoff::Delays,
+    clock::Clock,
+    fleet::{Agent, StoreClient, Waker, certain_until, jittered, millis, retry_delays},
+};
 
-/// So many leases go into one command: a script keeps everybody else waiting.
+/// Maximum number of leases in one command: a script blocks all other commands.
 const BATCH: usize = 256;
-/// An instance counts as live for so many leases after its last heartbeat.
+/// An instance is no longer live this many leases after its last renewal.
 const LIVE: u32 = 2;
 
-pub(super) struct Agent {
+pub(super) struct BulkheadAgent {
     shared: Weak<Shared>,
-    store: Arc<dyn BulkheadStore>,
+    client: StoreClient<dyn BulkheadStore>,
     name: Arc<str>,
+    instance: Arc<str>,
     clock: Clock,
     lease: Duration,
-    release_queue: Arc<ReleaseQueue>,
-    next_beat: Instant,
-    /// When what is owed is tried again, if it failed.
-    next_try: Option<Instant>,
+    releases: Arc<ReleaseQueue>,
+    waker: Waker,
+    next_renewal: Instant,
+    renewal_delays: Option<Delays>,
+    /// When releases that failed are repeated.
+    next_release: Option<Instant>,
+    release_delays: Option<Delays>,
 }
 
-impl Agent {
-    /// Starts the task. Within a tokio runtime.
-    pub(super) fn start(shared: &Arc<Shared>) {
-        let agent = Self {
+impl BulkheadAgent {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
             shared: Arc::downgrade(shared),
-            store: Arc::clone(&shared.store),
+            client: shared.client.clone(),
             name: Arc::clone(&shared.name),
+            instance: Arc::clone(&shared.instance),
             clock: shared.clock,
             lease: shared.lease,
-            release_queue: Arc::clone(&shared.release_queue),
-            next_beat: Instant::now(),
-            next_try: None,
-        };
-        tokio::spawn(agent.run());
-    }
-
-    async fn run(mut self) {
-        while self.shared.strong_count() > 0 || !self.release_queue.is_empty() {
-            let release_queue = Arc::clone(&self.release_queue);
-            let next_try = self.next_try;
-            let due = async {
-                match next_try {
-                    Some(at) => sleep_until(at).await,
-                    None => release_queue.ring.notified().await,
-                }
-            };
-            tokio::select! {
-                () = due => self.give_back().await,
-                () = sleep_until(self.next_beat) => self.beat().await,
-            }
+            releases: Arc::clone(&shared.releases),
+            waker: shared.waker.clone(),
+            next_renewal: Instant::now(),
+            renewal_delays: None,
+            next_release: None,
+            release_delays: None,
         }
     }
 
-    /// Whatever has come back meanwhile, in one command.
-    async fn give_back(&mut self) {
-        self.next_try = None;
+    /// Sends all pending releases, as many in one command as possible.
+    async fn release(&mut self) {
+        self.next_release = None;
         loop {
-            let mut owed = self.release_queue.take(BATCH);
-            if owed.is_empty() {
+            let mut pending = self.releases.take(BATCH);
+            if pending.is_empty() {
+                self.release_delays = None;
                 return;
             }
-            let releases: Vec<Release> = owed.iter().map(|late| late.what.clone()).collect();
-            let answer = self.store.release(&self.name, &releases).await;
-            let shared = self.shared.upgrade();
-            match (answer, shared) {
-                (Ok(_), Some(shared)) => shared.answered(),
-                (Ok(_), None) => {}
-                (Err(failure), shared) => {
-                    if let Some(shared) = shared {
-                        shared.unanswered(&failure);
-                    }
-                    // What has run out meanwhile is given back by time.
-                    let now = self.clock.now();
-                    owed.retain(|late| late.until > now);
-                    self.release_queue.put_back(&mut owed);
-                    self.next_try = Some(Instant::now() + self.retry_pause());
-                    return;
+            let releases = of(&pending);
+            let (name, releases) = (&*self.name, &*releases);
+            let answer = self.client.attempt(|store| store.release(name, releases));
+            if answer.await.is_err() {
+                // Leases that have ended meanwhile need no release.
+                let now = self.clock.now();
+                pending.retain(|pending| pending.until > now);
+                if self.releases.put_back(&mut pending) {
+                    self.next_release = Some(retry_at(&mut self.release_delays));
                 }
+                return;
             }
         }
     }
 
-    async fn beat(&mut self) {
+    /// Sends all pending releases, and repeats those that fail until their leases have ended.
+    async fn release_until_too_late(&mut self) {
+        loop {
+            let pending = self.releases.take(BATCH);
+            let Some(until) = pending.iter().map(|pending| pending.until).max() else {
+                return;
+            };
+            let releases = of(&pending);
+            let (name, releases) = (&*self.name, &*releases);
+            let until = self.clock.instant(until);
+            let released = self
+                .client
+                .call_until(until, |store| store.release(name, releases));
+            // An error: the leases have ended by themselves.
+            drop(released.await);
+        }
+    }
+
+    /// Renews all leases, and tells the store that this instance is live.
+    async fn renew(&mut self) {
         let Some(shared) = self.shared.upgrade() else {
-            // What is left is to give back what is owed.
-            self.next_beat = Instant::now() + Duration::from_secs(3600);
+            // Only pending releases are left.
+            self.next_renewal = Instant::now() + self.lease;
             return;
         };
         let mut held = shared.all_held();
-        held.retain(|held| still_certain(&shared, held));
-        let mut batches: Vec<&[Arc<Held>]> = held.chunks(BATCH).collect();
+        held.retain(|held| is_certain(&shared, held));
+        let mut batches: Vec<&[Arc<HeldLease>]> = held.chunks(BATCH).collect();
         if batches.is_empty() {
-            // An instance is alive without calls too.
+            // An instance without calls is live too.
             batches.push(&[]);
         }
         let mut all_answered = true;
         for batch in batches {
-            all_answered &= self.renew(&shared, batch).await;
+            all_answered &= self.renew_batch(&shared, batch).await;
         }
-        let interval = if all_answered {
-            (self.lease / 3).mul_f64(0.9 + fastrand::f64() * 0.1)
-        } else {
-            self.retry_pause()
-        };
-        self.next_beat = Instant::now() + interval;
-        if !all_answered {
-            let ends = held.iter().map(|held| self.clock.instant(held.until()));
-            self.next_beat = ends.fold(self.next_beat, Instant::min);
+        if all_answered {
+            self.renewal_delays = None;
+            self.next_renewal = Instant::now() + jittered(self.lease.mul_f64(0.3));
+            return;
         }
+        // A lease that ends before the next attempt is reported as lost in time.
+        let ends = held.iter().map(|held| self.clock.instant(held.until()));
+        let retry_at = retry_at(&mut self.renewal_delays);
+        self.next_renewal = ends.fold(retry_at, Instant::min);
     }
 
-    async fn renew(&self, shared: &Shared, batch: &[Arc<Held>]) -> bool {
-        let beat = Heartbeat {
-            instance: Arc::clone(&shared.instance),
-            live_ms: millis(self.lease * LIVE),
-            lease_ms: millis(self.lease),
-            holdings: batch.iter().map(|held| holding(held)).collect(),
-        };
+    async fn renew_batch(&mut self, shared: &Shared, batch: &[Arc<HeldLease>]) -> bool {
+        let heartbeat = self.heartbeat(millis(self.lease * LIVE), batch);
+        let (name, heartbeat) = (&*self.name, &heartbeat);
         let sent = self.clock.now();
-        match self.store.renew(&self.name, &beat).await {
-            Ok((kept, view)) => {
-                shared.answered();
-                shared.saw(&view);
-                for (held, kept) in batch.iter().zip(kept) {
-                    if kept {
-                        held.prolong(certain_until(sent, self.lease));
-                    } else {
-                        shared.has_lost(held, "the store has given it up");
-                    }
-                }
-                true
+        let answer = self.client.attempt(|store| store.renew(name, heartbeat));
+        let Ok((kept, view)) = answer.await else {
+            return false;
+        };
+        self.client.saw_live(view.live);
+        for (held, kept) in batch.iter().zip(kept) {
+            if kept {
+                held.extend(certain_until(sent, self.lease));
+            } else {
+                shared.has_lost(held, "the store has given it up");
             }
-            Err(failure) => {
-                shared.unanswered(&failure);
-                false
-            }
+        }
+        true
+    }
+
+    /// Tells the store that this instance is no longer live. Not repeated: without it the instance
+    /// is forgotten two leases later.
+    async fn leave(&mut self) {
+        let heartbeat = self.heartbeat(1, &[]);
+        let (name, heartbeat) = (&*self.name, &heartbeat);
+        let answer = self.client.attempt(|store| store.renew(name, heartbeat));
+        drop(answer.await);
+    }
+
+    fn heartbeat(&self, live_ms: u64, batch: &[Arc<HeldLease>]) -> Heartbeat {
+        let holding = |held: &Arc<HeldLease>| Holding {
+            lease: Arc::clone(&held.lease),
+            cost: held.cost,
+            fence: held.fence,
+        };
+        Heartbeat {
+            instance: Arc::clone(&self.instance),
+            live_ms,
+            lease_ms: millis(self.lease),
+            holdings: batch.iter().map(holding).collect(),
         }
     }
 
-    /// Sooner than a heartbeat, not so soon that a fleet keeps a store from coming back.
-    fn retry_pause(&self) -> Duration {
-        (self.lease / 10)
-            .clamp(Duration::from_millis(20), Duration::from_secs(1))
-            .mul_f64(0.5 + fastrand::f64() * 0.5)
+    /// Whether calls of this instance hold leases.
+    fn holds_leases(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| shared.holds_leases())
     }
 }
 
-/// A lease that may have run out is lost, whatever the store says of it now: others may have held it in between.
-fn still_certain(shared: &Shared, held: &Held) -> bool {
-    let certain = held.until() > shared.clock.now();
-    if !certain {
+impl Agent for BulkheadAgent {
+    type Push = ();
+
+    fn next_due(&self) -> Instant {
+        let release = self.next_release.unwrap_or(self.next_renewal);
+        self.next_renewal.min(release)
+    }
+
+    async fn on_due(&mut self) {
+        let now = Instant::now();
+        if self.next_release.is_some_and(|at| at <= now) {
+            self.release().await;
+        }
+        if self.next_renewal <= now {
+            self.renew().await;
+        }
+    }
+
+    /// There are releases to send, or the store is available again.
+    async fn on_wake(&mut self) {
+        let is_available = self.client.is_available();
+        if self.next_release.is_none() || is_available {
+            self.release().await;
+        }
+        if self.renewal_delays.is_some() && is_available {
+            self.renew().await;
+        }
+    }
+
+    /// Keeps the leases of calls in progress until these have ended, gives back what is pending and
+    /// leaves.
+    async fn on_close(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.close();
+        }
+        let waker = self.waker.clone();
+        while self.holds_leases() {
+            tokio::select! {
+                () = waker.woken() => self.on_wake().await,
+                () = sleep_until(self.next_due()) => self.on_due().await,
+            }
+        }
+        self.release_until_too_late().await;
+        self.leave().await;
+    }
+}
+
+fn of(pending: &[PendingRelease]) -> Vec<Release> {
+    let releases = pending.iter().map(|pending| pending.release.clone());
+    releases.collect()
+}
+
+/// When to repeat a step that failed.
+fn retry_at(delays: &mut Option<Delays>) -> Instant {
+    let delays = delays.get_or_insert_with(retry_delays);
+    Instant::now() + delays.next().unwrap_or_default()
+}
+
+/// Whether a lease cannot have ended yet. One that may have is lost, whatever the store says of it
+/// now: other calls may have held it in between.
+fn is_certain(shared: &Shared, held: &HeldLease) -> bool {
+    let is_certain = held.until() > shared.clock.now();
+    if !is_certain {
         shared.has_lost(held, "it could not be renewed in time");
     }
-    certain
-}
-
-fn holding(held: &Held) -> Holding {
-    Holding {
-        lease: Arc::clone(&held.lease),
-        cost: held.cost,
-        fence: held.fence,
-    }
+    is_certain
 }

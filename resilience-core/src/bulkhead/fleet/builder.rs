@@ -1,65 +1,39 @@
-//! The builder of a fleet's bulkhead: what is wrong is said when it is built.
+//! The builder of a fleet's bulkhead.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{FleetBulkhead, agent::Agent, shared::Shared, store::BulkheadStore};
+use tokio::runtime::Handle;
+
+use super::{
+    FleetBulkhead,
+    settings::{Settings, WhenLost, check_fleet, check_lease},
+    store::BulkheadStore,
+};
 use crate::{
-    bulkhead::builder::{validate_limit, validate_queue},
+    bulkhead::settings::{QueueSettings, check_limit},
     clock::Clock,
     error::InvalidConfig,
-    telemetry,
+    fleet::FleetOptions,
 };
 
-/// What becomes of calls while the store gives no answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Unreachable {
-    /// They pass, counted and with no limit: the dependency is better off too busy than unused.
-    Open,
-    /// They are rejected as [`StoreUnreachable`](crate::Reason::StoreUnreachable): the limit is a promise.
-    Closed,
-    /// As many pass as are this instance's share: the limit divided by the instances last seen alive, rounded down.
-    /// What the fleet has in flight stays within the limit, if the whole fleet has lost the store and no instance
-    /// starts or comes back meanwhile; where it is more instances than places, nothing passes. The default.
-    #[default]
-    LocalShare,
-}
-
-/// What becomes of a call whose lease is lost while it is in flight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum WhenLost {
-    /// It goes on, beside whoever has taken its place. [`FleetPermit::lost`](super::FleetPermit::lost) tells. The
-    /// default.
-    #[default]
-    GoOn,
-    /// The layer drops it and answers [`LeaseLost`](crate::Reason::LeaseLost).
-    Abort,
-}
-
-/// Settings of a [`FleetBulkhead`].
+/// Builder of a [`FleetBulkhead`].
 ///
 /// # Default
-/// 64 calls in flight in the whole fleet, no queue, leases of 10 seconds, a local share while the store is away, calls
-/// go on when their lease is lost.
+/// 64 concurrent calls in the whole fleet, no queue, leases of 10 seconds, calls go on when their
+/// lease is lost; of the fleet's options: a budget of 250 ms (half of the lease, if that is
+/// shorter), [`OnOutage::Local`](crate::fleet::OnOutage::Local).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct FleetBulkheadBuilder {
-    pub(super) name: Arc<str>,
-    pub(super) store: Arc<dyn BulkheadStore>,
-    pub(super) max_concurrent: usize,
-    pub(super) lease: Duration,
-    pub(super) queue: Option<(usize, Duration)>,
-    pub(super) unreachable: Unreachable,
-    pub(super) when_lost: WhenLost,
-    pub(super) instance: Option<Arc<str>>,
-    pub(super) clock: Option<Clock>,
+    name: Arc<str>,
+    store: Arc<dyn BulkheadStore>,
+    max_concurrent: usize,
+    lease: Duration,
+    queue: Option<(usize, Duration)>,
+    when_lost: WhenLost,
+    fleet: FleetOptions,
+    clock: Option<Clock>,
 }
-
-/// Longer leases block places for longer than anybody waits.
-const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
-/// Shorter ones are lost to the first hiccup of the network.
-const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 impl FleetBulkheadBuilder {
     pub(super) fn new(name: Arc<str>, store: Arc<dyn BulkheadStore>) -> Self {
@@ -69,83 +43,90 @@ impl FleetBulkheadBuilder {
             max_concurrent: 64,
             lease: Duration::from_secs(10),
             queue: None,
-            unreachable: Unreachable::default(),
             when_lost: WhenLost::default(),
-            instance: None,
+            fleet: FleetOptions::new(),
             clock: None,
         }
     }
 
-    /// How many places the whole fleet has: between 1 and 1,048,575. The default is 64.
+    /// Sets the limit on concurrent calls of the whole fleet: between 1 and 1,048,575. Default: 64.
     ///
-    /// Every instance asks with the number that it knows. While they differ (a rollout), each keeps to its own.
+    /// Each request carries the limit of its instance. While instances differ (a rollout), each
+    /// keeps to its own.
     pub const fn max_concurrent(mut self, max_concurrent: usize) -> Self {
         self.max_concurrent = max_concurrent;
         self
     }
 
-    /// For how long a call holds its places without a sign of life from its instance: between 100 milliseconds and a
-    /// day. The default is 10 seconds.
+    /// Sets how long a call holds its permits without a renewal by its instance: between 100
+    /// milliseconds and 1 day. Default: 10 seconds.
     ///
-    /// Calls may last longer: their instance renews their leases three times in this time, all in one command. It is
-    /// the time after which the places of an instance that died are free again, and for which the store may be away
-    /// before leases are lost.
+    /// Calls may last longer: their instance renews their leases three times in this time, all in
+    /// one command. The permits of an instance that died are free again after this time, and an
+    /// outage of the store of this length loses the leases.
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Lets up to `length` calls of this instance wait for places, each for at most `max_wait`. The default is not to
-    /// let calls wait.
+    /// Lets up to `length` calls of this instance wait for permits, each for at most `max_wait`.
+    /// Default: calls do not wait.
     ///
-    /// Calls of one instance wait in order of arrival. The first of each instance waits in the fleet's queue, in order
-    /// of arrival too, so instances with many callers take turns with those that have few.
+    /// Calls of one instance wait in order of arrival. The first of each instance waits in the
+    /// fleet's queue, in order of arrival too, so instances with many callers take turns with those
+    /// that have few.
     pub const fn queue(mut self, length: usize, max_wait: Duration) -> Self {
         self.queue = Some((length, max_wait));
         self
     }
 
-    /// What becomes of calls while the store gives no answer. The default is [`Unreachable::LocalShare`].
-    pub const fn unreachable(mut self, unreachable: Unreachable) -> Self {
-        self.unreachable = unreachable;
-        self
-    }
-
-    /// What becomes of a call whose lease is lost. The default is [`WhenLost::GoOn`].
+    /// Sets what happens to a call whose lease is lost. Default: [`WhenLost::GoOn`].
     pub const fn when_lost(mut self, when_lost: WhenLost) -> Self {
         self.when_lost = when_lost;
         self
     }
 
-    /// What this instance calls itself before the random part of its name, for people who look into the store.
-    pub fn instance(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.instance = Some(name.into());
+    /// Sets the instance name, the time budget of a store step and the outage policy. See
+    /// [store outages](super#store-outages).
+    ///
+    /// The budget must be at most half of the lease. A heartbeat cannot be set: it follows the
+    /// lease.
+    pub fn fleet(mut self, options: FleetOptions) -> Self {
+        self.fleet = options;
         self
     }
 
-    /// The clock that leases are watched with on this side. The default is [`Clock::auto`].
+    /// Sets the clock that measures leases on this side. Default: [`Clock::auto`].
     pub const fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Builds the bulkhead, and starts the task that gives its heartbeats.
+    /// Builds the bulkhead, and starts the task that renews its leases.
     ///
     /// # Errors
-    /// If a value is out of bounds: names it and the rule.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
+    /// If a value is out of bounds, or outside of a tokio runtime: names it and the rule.
     pub fn build(self) -> Result<FleetBulkhead, InvalidConfig> {
-        validate_limit(self.max_concurrent)?;
-        validate_queue(self.queue)?;
-        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&self.lease) {
-            let rule = "must be between 100 milliseconds and a day";
-            return Err(InvalidConfig::new("lease", self.lease, rule));
-        }
-        let shared = Arc::new(Shared::new(self));
-        telemetry::register(&shared);
-        Agent::start(&shared);
-        Ok(FleetBulkhead { shared })
+        let settings = self.resolve()?;
+        let Ok(runtime) = Handle::try_current() else {
+            let rule = "must be built within a tokio runtime";
+            return Err(InvalidConfig::new("store", settings.store, rule));
+        };
+        Ok(FleetBulkhead::start(settings, &runtime))
+    }
+
+    fn resolve(self) -> Result<Settings, InvalidConfig> {
+        check_limit(self.max_concurrent)?;
+        check_lease(self.lease)?;
+        Ok(Settings {
+            queue: QueueSettings::check(self.queue)?,
+            fleet: check_fleet(&self.fleet, self.lease)?,
+            name: self.name,
+            store: self.store,
+            max_concurrent: self.max_concurrent as u64,
+            lease: self.lease,
+            when_lost: self.when_lost,
+            clock: self.clock.unwrap_or_default(),
+        })
     }
 }

@@ -1,16 +1,15 @@
-//! The fence of the call that is being polled, for what runs inside of it.
+//! The fencing token of the call that is being polled, for the code inside of it.
 
 use std::cell::Cell;
-
-use super::permit::FleetPermit;
 
 thread_local! {
     static FENCE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// The [fence](FleetPermit::fence) of the call that this code runs in, if a [layer](super::FleetBulkhead::layer) of a
-/// fleet's bulkhead is around it, and the innermost one was given its places by the store. Tasks that the call spawns
-/// do not inherit it: read it before.
+/// Returns the [fencing token](super::FleetPermit::fence) of the call that this code runs in.
+///
+/// `None` outside of the [layer](super::FleetBulkhead::layer) of a fleet's bulkhead, and when the innermost one
+/// admitted the call without the store. Tasks that the call spawns do not inherit it: read it before.
 ///
 /// ```
 /// use resilience_core::{Rejected, bulkhead::fleet::{FleetBulkhead, InProcessBulkheads, current_fence}};
@@ -30,11 +29,11 @@ pub fn current_fence() -> Option<u64> {
     FENCE.get()
 }
 
-/// Until it is dropped.
+/// Restores the outer token when it is dropped.
 pub(super) struct Entered(Option<u64>);
 
-pub(super) fn enter(permit: Option<&FleetPermit>) -> Entered {
-    Entered(FENCE.replace(permit.and_then(FleetPermit::fence)))
+pub(super) fn enter(fence: Option<u64>) -> Entered {
+    Entered(FENCE.replace(fence))
 }
 
 impl Drop for Entered {

@@ -1,4 +1,5 @@
-//! The store for instances in one process: tests, demonstrations, and the model that the Redis store is held to.
+//! The store for instances in one process: for tests and demonstrations, and the model of the Redis
+//! store.
 
 use std::{
     collections::HashMap,
@@ -11,9 +12,9 @@ use super::{
     record::{AcquireRequest, Admission, BulkheadRecord, BulkheadView, Heartbeat, Release, Step},
     store::{BulkheadStore, StoreFuture, Wakeup, Wakeups},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, fleet::StoreHandle};
 
-/// Keeps the records in this process. Clones share them.
+/// Store that keeps the records in this process. Clones share them.
 ///
 /// ```
 /// use resilience_core::bulkhead::fleet::{FleetBulkhead, InProcessBulkheads};
@@ -33,6 +34,7 @@ use crate::clock::Clock;
 pub struct InProcessBulkheads {
     clock: Clock,
     records: Arc<Mutex<HashMap<String, Entry>>>,
+    handle: StoreHandle,
 }
 
 #[derive(Debug)]
@@ -42,16 +44,17 @@ struct Entry {
 }
 
 impl InProcessBulkheads {
-    /// An empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self {
             clock: Clock::auto(),
             records: Arc::default(),
+            handle: StoreHandle::new(),
         }
     }
 
-    /// Forgets everything, as a flushed or failed-over server does; subscriptions stay.
+    /// Drops all records, as a flushed or failed-over server does; subscriptions stay.
     pub fn flush(&self) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records
@@ -59,7 +62,7 @@ impl InProcessBulkheads {
             .for_each(|entry| entry.record = BulkheadRecord::default());
     }
 
-    /// One step on one record, with its view; whom it calls up is told.
+    /// Makes one step on one record, and sends its wakeups.
     fn step<T>(
         &self,
         name: &str,
@@ -70,7 +73,7 @@ impl InProcessBulkheads {
         let entry = entry(&mut records, name);
         let Step { answer, up } = step(&mut entry.record, now);
         if !up.is_empty() {
-            entry.wakeups.send_replace(Wakeup::Leases(up.into()));
+            entry.wakeups.send_replace(Wakeup::Value(up.into()));
         }
         (answer, entry.record.view(now))
     }
@@ -108,9 +111,9 @@ impl BulkheadStore for InProcessBulkheads {
     fn renew<'a>(
         &'a self,
         name: &'a str,
-        beat: &'a Heartbeat,
+        heartbeat: &'a Heartbeat,
     ) -> StoreFuture<'a, (Vec<bool>, BulkheadView)> {
-        ready(self.step(name, |record, now| record.renew(beat, now)))
+        ready(self.step(name, |record, now| record.renew(heartbeat, now)))
     }
 
     fn release<'a>(&'a self, name: &'a str, releases: &'a [Release]) -> StoreFuture<'a, Vec<bool>> {
@@ -131,5 +134,9 @@ impl BulkheadStore for InProcessBulkheads {
     fn subscribe(&self, name: &str) -> Wakeups {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         Wakeups::new(entry(&mut records, name).wakeups.subscribe())
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.handle)
     }
 }

@@ -1,9 +1,10 @@
-//! A limit on how many calls a whole fleet has in flight at once.
+//! A limit on the concurrent calls of a whole fleet.
 //!
-//! Many dependencies take so many calls at a time, whoever makes them: a report engine with sixteen workers, a partner
-//! that allows eight connections. A bulkhead in each process can only be given a fixed part of that. Here a call takes
-//! its places from a store that the fleet shares, as a **lease** with an id and an end on the store's clock, and gives
-//! them back when it is over. Places of a process that died come free by themselves.
+//! Many dependencies limit the concurrent calls of all their clients together: a report engine with
+//! sixteen workers, a partner that allows eight connections. A bulkhead in each process can only get
+//! a fixed part of that. Here a call acquires its permits from a store that the fleet shares, as a
+//! **lease** with an id and an end on the store's clock, and gives them back when it has ended. The
+//! permits of a process that died become free when their lease ends.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,58 +23,81 @@
 //!     .service(service_fn(|pages: u64| async move { Ok::<_, Rejected>(pages) }));
 //! service.oneshot(250).await?;
 //!
-//! // The same places, without tower:
+//! // The same permits, without tower:
 //! let permit = reports.acquire(2).await?;
-//! println!("whoever writes with an older token than {:?} is late", permit.fence());
+//! println!("a writer with an older token than {:?} is late", permit.fence());
 //! # Ok(()) }
 //! ```
 //!
-//! It is not a mutex for what must never happen twice: a holder can be stopped for longer than its lease, and go on.
-//! It is told ([`FleetPermit::lost`]), what it gives back then changes nothing, and its
-//! [fencing token](FleetPermit::fence) is older than that of whoever came after it; but only what it writes to can
-//! refuse it.
+//! It is not a mutex for work that must never run twice: the process of a holder can be stopped for
+//! longer than its lease, and go on. The holder is told ([`FleetPermit::lost`]), giving the lease
+//! back then changes nothing, and its [fencing token](FleetPermit::fence) is older than that of the
+//! next holder; but only the resource that it writes to can reject it.
 //!
 //! # The pieces
-//! - [`BulkheadRecord`] is the shared state of one bulkhead, and everything that may happen to it: pure. The in-process store
-//!   keeps it in a map; the Redis store's scripts do the same things to the same fields, and one conformance suite holds
-//!   both to it.
-//! - [`BulkheadStore`] is what a store offers.
-//! - One task per bulkhead and instance renews all leases of the instance in one command, three times a lease, and gives
-//!   back what calls held, as many in one command as have piled up.
+//! - [`BulkheadRecord`] is the shared state of one bulkhead with all its transitions, as a pure
+//!   state machine. The in-process store keeps it in a map; the scripts of the Redis store make the
+//!   same transitions on the same fields, and one conformance suite tests both.
+//! - [`BulkheadStore`] is the trait of a store.
+//! - One task per bulkhead and instance renews all leases of the instance in one command, about
+//!   three times per lease, and gives leases back, as many in one command as are pending.
 //!
 //! # Cost
-//! One round trip for a call that finds room, and none that it waits for when it is over. A call that waits asks again
-//! when it is called up, and every 200 ms in case that got lost. An instance at rest sends three commands a lease.
+//! A call that is admitted waits for one round trip, and for none when it ends. A call in the queue
+//! repeats its request when it is woken, and every 200 ms in case the wakeup was lost. An idle
+//! instance sends three to four commands per lease.
 //!
 //! # Errors
-//! [`Full`](crate::Reason::Full) and [`QueueTimedOut`](crate::Reason::QueueTimedOut) as with the bulkhead of one process;
-//! [`TooCostly`](crate::Reason::TooCostly) for a call that wants more places than there are;
-//! [`StoreUnreachable`](crate::Reason::StoreUnreachable) and [`LeaseLost`](crate::Reason::LeaseLost) where the settings say so.
+//! [`Full`](crate::Reason::Full) and [`QueueTimedOut`](crate::Reason::QueueTimedOut) as with the
+//! bulkhead of one process; [`TooCostly`](crate::Reason::TooCostly) for a call that costs more than
+//! the limit; [`StoreUnreachable`](crate::Reason::StoreUnreachable) and
+//! [`LeaseLost`](crate::Reason::LeaseLost) where the settings say so.
 //!
-//! # When the store is away
-//! [`Unreachable`] says what becomes of new calls. Those in flight keep their leases until these run out, and lose them
-//! then. A store that has forgotten (a flushed server, a failover to a replica that had not heard) is told by the
-//! heartbeats what is in flight; until then, for up to a third of a lease, it may grant places that are taken. A wish
-//! whose answer was lost is asked again under the same id, and given back in the background where that fails too; what
-//! cannot be given back comes free with its lease.
+//! # Store outages
+//! Each step has a time budget of 250 ms, so that a store that hangs delays a call by two budgets at
+//! most. After three failures in a row calls no longer ask the store, until it answers again (see
+//! [`fleet`](crate::fleet#health)). [`OnOutage`](crate::fleet::OnOutage) decides about new calls:
+//!
+//! | policy | new calls |
+//! |---|---|
+//! | `FailOpen` | pass, counted and without a limit: the dependency is better off overloaded than unused |
+//! | `FailClosed` | are rejected as [`StoreUnreachable`](crate::Reason::StoreUnreachable): the limit is a promise |
+//! | `Local` (default) | pass up to this instance's share: the limit divided by the instances last seen live, rounded down |
+//!
+//! With `Local` the fleet stays within its limit if all instances have lost the store and no
+//! instance starts or returns meanwhile; with more instances than permits, nothing passes.
+//!
+//! Calls in progress keep their leases until these end, and lose them then. A store that has lost
+//! its data (a flushed server, a failover to a replica that lags behind) gets the leases in progress
+//! back by the next renewals; until then, for up to a third of a lease, it may grant permits that
+//! are held. A request whose answer was lost is repeated under the same id, and given back in the
+//! background where that fails too. Releases that fail are repeated until their lease has ended.
 //!
 //! # Cancellation and panics
-//! A dropped call gives its places back, at whatever point: in the queue, while the store is asked, in flight. So does a
-//! panic.
+//! A dropped call gives its permits back at whatever point: in the queue, while the store is asked,
+//! in progress. So does a panic.
 //!
 //! # Readiness
-//! The service is ready when the inner one is. A call lets go of what it readied below, and readies a clone once it has
-//! its places: nothing further down is held while the store is asked. This is why the inner service has to be `Clone`.
+//! As in every layer of [`admission`](crate::admission#readiness): each call waits for the store, so
+//! it releases the readiness of the inner service, and readies a clone once it has its permits.
+//!
+//! # References
+//! C. Gray, D. Cheriton, "Leases: an efficient fault-tolerant mechanism for distributed file cache
+//! consistency", SOSP 1989; M. Kleppmann, "How to do distributed locking", 2016, for fencing tokens.
 
 mod acquire;
 mod agent;
 mod builder;
 mod current;
 mod layer;
+mod lease;
 mod memory;
 mod permit;
 mod record;
+mod release_queue;
+mod settings;
 mod shared;
+mod snapshot;
 mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -81,86 +105,125 @@ mod tests;
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
+use tokio::runtime::Handle;
+
 pub use self::{
-    builder::{FleetBulkheadBuilder, Unreachable, WhenLost},
+    builder::FleetBulkheadBuilder,
     current::current_fence,
-    layer::{FleetBulkheadLayer, FleetBulkheadService, ResponseFuture},
+    layer::{FleetAdmission, FleetBulkheadLayer, FleetBulkheadService, ResponseFuture, Wait},
     memory::InProcessBulkheads,
     permit::FleetPermit,
     record::{
         AcquireRequest, Admission, BulkheadRecord, BulkheadView, Heartbeat, Holding, Release, Step,
     },
+    settings::WhenLost,
+    snapshot::FleetBulkheadSnapshot,
     store::{BulkheadStore, StoreError, StoreFuture, Wakeup, Wakeups},
 };
 
-use self::shared::Shared;
-use super::builder::validate_limit;
-use crate::error::{InvalidConfig, Rejected};
+use self::{agent::BulkheadAgent, settings::Settings, shared::Shared};
+use super::settings::check_limit;
+use crate::{
+    admission::AdmissionLayer,
+    error::{InvalidConfig, Rejected},
+    fleet::{StillRunning, spawn},
+    telemetry,
+};
 
-/// A limit on what a fleet has in flight, as one instance holds it. Clones share it.
+/// Limit on the concurrent calls of a fleet. Clones share it.
 #[derive(Clone)]
 pub struct FleetBulkhead {
     shared: Arc<Shared>,
 }
 
 impl FleetBulkhead {
-    /// Starts a bulkhead called `name`, as it appears in rejections, events and metrics, and in `store`: instances
-    /// share what has the same name in the same store.
+    /// Returns a builder for a bulkhead called `name` in rejections, events and metrics, and in
+    /// `store`: instances share the bulkheads of the same name in the same store.
     pub fn builder(name: impl Into<Arc<str>>, store: impl BulkheadStore) -> FleetBulkheadBuilder {
         FleetBulkheadBuilder::new(name.into(), Arc::new(store))
     }
 
-    /// A layer over this bulkhead's places; each call takes one unless [`FleetBulkheadLayer::cost`] says otherwise. Any
-    /// number of them share the places.
-    pub fn layer(&self) -> FleetBulkheadLayer {
-        FleetBulkheadLayer::new(Arc::clone(&self.shared))
+    fn start(settings: Settings, runtime: &Handle) -> Self {
+        let shared = Arc::new(Shared::new(settings));
+        telemetry::register(&shared);
+        let (agent, waker) = (BulkheadAgent::new(&shared), shared.waker.clone());
+        shared.client.wake_on_return(waker.clone());
+        shared.keep(spawn(agent, None, waker, &shared.store_handle, runtime));
+        Self { shared }
     }
 
-    /// Takes `cost` places, waiting for them if the bulkhead has a queue. A cost of zero always passes. Nothing happens
-    /// before the future is polled; dropping it leaves the queue, or gives the places back.
+    /// Creates a layer over this bulkhead's permits. Each call takes one unless
+    /// [`cost`](FleetBulkheadLayer::cost) says otherwise. Any number of layers share the permits.
+    pub fn layer(&self) -> FleetBulkheadLayer {
+        AdmissionLayer::new(FleetAdmission::new(Arc::clone(&self.shared)))
+    }
+
+    /// Acquires `cost` permits, waiting up to the queue's maximum if there is a queue. A cost of
+    /// zero always passes. Nothing happens before the future is polled; dropping it leaves the
+    /// queue, or gives the permits back. One round trip.
     ///
     /// # Errors
-    /// [`Full`](crate::Reason::Full) if there are neither places nor room in the queue,
+    /// [`Full`](crate::Reason::Full) if neither permits nor room in the queue are left,
     /// [`QueueTimedOut`](crate::Reason::QueueTimedOut) if the wait was too long,
-    /// [`TooCostly`](crate::Reason::TooCostly) if there are not so many places at all,
-    /// [`StoreUnreachable`](crate::Reason::StoreUnreachable) if the store gives no answer and calls are not to pass without it.
+    /// [`TooCostly`](crate::Reason::TooCostly) if `cost` is above the limit,
+    /// [`StoreUnreachable`](crate::Reason::StoreUnreachable) if the store gives no answer and the
+    /// outage policy is `FailClosed`.
     pub async fn acquire(&self, cost: u64) -> Result<FleetPermit, Rejected> {
         acquire::acquire(Arc::clone(&self.shared), cost).await
     }
 
-    /// Changes how many places there are, as far as this instance is concerned. Calls that are in flight stay.
+    /// Changes the limit that this instance's requests carry. Calls in progress go on.
     ///
     /// # Errors
     /// If `max_concurrent` is zero or above 1,048,575.
     pub fn set_max_concurrent(&self, max_concurrent: usize) -> Result<(), InvalidConfig> {
-        validate_limit(max_concurrent)?;
+        check_limit(max_concurrent)?;
         self.shared.limit.store(max_concurrent as u64, Relaxed);
         Ok(())
     }
 
-    /// How the whole fleet stands: one round trip to the store.
+    /// Reads the state of the whole fleet. One round trip.
     ///
     /// # Errors
-    /// When the store gives no answer.
+    /// If the store gives no answer within its time budget; at once while it is unavailable.
     pub async fn view(&self) -> Result<BulkheadView, StoreError> {
-        self.shared.store.view(&self.shared.name).await
+        let (client, name) = (&self.shared.client, &*self.shared.name);
+        client.call(|store| store.view(name)).await
     }
 
-    /// How this instance stands at this moment.
+    /// Ends the background task: keeps the leases of calls in progress until these have ended, gives
+    /// back all permits, and leaves the list of live instances. Waits for that, for at most
+    /// `within`.
+    ///
+    /// From then on new calls and those in the queue are decided by the outage policy, without the
+    /// store. Cancel safe: the shutdown goes on.
+    ///
+    /// # Errors
+    /// [`StillRunning`] if calls were still in progress, or the store was still unavailable, by
+    /// then. The task goes on in the background.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        match self.shared.agent() {
+            Some(agent) => agent.shutdown(within).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the state at this moment, as this instance knows it.
     #[must_use]
     pub fn snapshot(&self) -> FleetBulkheadSnapshot {
         self.shared.snapshot()
     }
 
-    /// The name it was built with.
+    /// Returns the name it was built with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// What this instance calls itself.
+    /// Returns the name of this instance, with its random part.
     #[must_use]
     pub fn instance(&self) -> &str {
         &self.shared.instance
@@ -171,36 +234,8 @@ impl fmt::Debug for FleetBulkhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FleetBulkhead")
             .field("name", &self.name())
-            .field("store", &self.shared.store)
+            .field("store", self.shared.client.store())
             .field("snapshot", &self.snapshot())
             .finish()
     }
-}
-
-/// What a [`FleetBulkhead`] looks like at one moment, from within one instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FleetBulkheadSnapshot {
-    /// Places that calls of this instance hold.
-    pub in_flight: u64,
-    /// Calls of this instance that wait for places.
-    pub waiting: usize,
-    /// How many places the whole fleet has.
-    pub max_concurrent: u64,
-    /// Instances alive, this one included, when the store last answered a heartbeat.
-    pub live_instances: u64,
-    /// Whether the store could not be reached the last time.
-    pub degraded: bool,
-    /// Calls so far whose lease was lost while they were in flight.
-    pub lost: u64,
-    /// Calls rejected so far because there were neither places nor room in the queue.
-    pub rejected_full: u64,
-    /// Calls rejected so far because they waited too long.
-    pub rejected_queue_timed_out: u64,
-    /// Calls rejected so far because they wanted more places than there are.
-    pub rejected_too_costly: u64,
-    /// Calls rejected so far because the store gave no answer.
-    pub rejected_store_unreachable: u64,
-    /// Calls given up so far because their lease was lost.
-    pub rejected_lease_lost: u64,
 }

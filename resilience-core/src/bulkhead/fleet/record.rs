@@ -1,108 +1,111 @@
-//! The shared record of one bulkhead: pure, time goes in as microseconds on the store's clock.
+//! The shared record of one bulkhead: a pure state machine. Time is passed in, as microseconds on
+//! the store's clock.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
-/// Somebody wants places.
+/// Request for permits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AcquireRequest {
-    /// Who: unique per call. A wish that is repeated under the same id, because its answer was lost, takes nothing
-    /// more.
+    /// Id of the lease, unique per call. A request that is repeated under the same id, because its
+    /// answer was lost, takes no more permits.
     pub lease: Arc<str>,
-    /// How many places.
+    /// Number of permits.
     pub cost: u64,
-    /// How many places the whole fleet has, as the one who asks knows it.
+    /// Limit of the whole fleet, as this instance knows it.
     pub limit: u64,
-    /// For how long the places are taken, unless they are renewed.
+    /// Duration of the lease from now on, in milliseconds.
     pub lease_ms: u64,
-    /// For how long the wish keeps its position in the queue without being repeated. Zero: it does not queue.
+    /// Time in milliseconds that the request keeps its position in the queue without being repeated.
+    /// Zero: it does not queue.
     pub ticket_ms: u64,
-    /// What the instance has to give back at this moment: it goes along, and makes room for the wish itself.
+    /// Pending releases of the instance, made first: they can make room for the request itself.
     pub releases: Vec<Release>,
 }
 
-/// What became of a [`AcquireRequest`].
+/// Result of an [`AcquireRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Admission {
-    /// The places are taken.
+    /// The permits are granted.
     Granted {
-        /// Greater than any that was given out before, under this name: whoever is handed two of them can tell the
-        /// older call from the newer one.
+        /// Fencing token: greater than every token granted before under this name, so that of two
+        /// calls the older one can be told.
         fence: u64,
     },
-    /// Not enough places, or others have waited longer.
+    /// Not enough permits are left, or other requests have waited longer.
     Full {
-        /// When a lease or a position in the queue ends by itself, at the earliest.
+        /// Time in milliseconds until the first lease or position in the queue ends by itself.
         again_ms: u64,
     },
-    /// More places than there are: waiting is of no use.
+    /// The cost is above the limit: waiting is of no use.
     Impossible,
 }
 
-/// A lease, as its holder knows it.
+/// Lease as its holder knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holding {
-    /// Its id.
+    /// Id of the lease.
     pub lease: Arc<str>,
-    /// Its places.
+    /// Number of permits.
     pub cost: u64,
-    /// Its fence.
+    /// Fencing token.
     pub fence: u64,
 }
 
-/// An instance is alive, and so are these calls of it.
+/// Renewal of all leases of a live instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Heartbeat {
-    /// Who: unique per process start.
+    /// Name of the instance, unique per process start.
     pub instance: Arc<str>,
-    /// For how long the instance counts as live after this.
+    /// Time in milliseconds for which the instance counts as live from now on. 1: it leaves.
     pub live_ms: u64,
-    /// For how long the leases go on from now.
+    /// Duration of the leases from now on, in milliseconds.
     pub lease_ms: u64,
-    /// Leases that have not run out by their holder's own clock.
+    /// Leases that have not ended by their holder's own clock.
     pub holdings: Vec<Holding>,
 }
 
-/// Places come back, or somebody leaves the queue.
+/// Release of a lease, or of a position in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Release {
-    /// The lease, or the wish that waits.
+    /// Id of the lease or of the request that waits.
     pub lease: Arc<str>,
-    /// The fence that it was granted under; `None` when its holder never heard of the grant.
+    /// Fencing token of the lease; `None` if its holder never received it.
     pub fence: Option<u64>,
 }
 
-/// The record as one sees it.
+/// State of a record at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BulkheadView {
-    /// Places taken.
+    /// Permits that are held.
     pub in_flight: u64,
-    /// By so many calls.
+    /// Leases that hold them.
     pub leases: u64,
-    /// Wishes in the queue.
+    /// Requests in the queue.
     pub waiting: u64,
-    /// Instances that gave a heartbeat lately.
+    /// Live instances.
     pub live: u64,
-    /// The newest fence.
+    /// Newest fencing token.
     pub fence: u64,
 }
 
-/// What a step answers, and whom it calls up.
+/// Result of a step, and its wakeups.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Step<T> {
-    /// The answer to who took it.
+    /// Result for the caller of the step.
     pub answer: T,
-    /// Wishes in the queue for which there is room now, because this step made some. Asking again is up to them.
+    /// Leases of the requests in the queue for which this step made room. They must be repeated to
+    /// take it.
     pub up: Vec<Arc<str>>,
 }
 
-/// The shared state of one bulkhead.
+/// Shared state of one bulkhead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BulkheadRecord {
-    /// When this record was begun. Fences up to here belong to one that was lost.
+    /// When this record was created. Fencing tokens up to here belong to a record that was lost.
     born: u64,
     fence: u64,
     leases: BTreeMap<Arc<str>, Lease>,
@@ -127,8 +130,8 @@ struct Ticket {
 }
 
 impl BulkheadRecord {
-    /// Takes back what is returned; then takes places, if there are so many beside those that are taken and those that
-    /// others have waited for longer.
+    /// Makes the releases of `request`, then grants its permits if that many are left beside those
+    /// that are held and those that other requests have waited for longer.
     pub fn acquire(&mut self, request: &AcquireRequest, now: u64) -> Step<Admission> {
         let mut freed = self.sweep(now);
         self.take_back(&request.releases, &mut freed);
@@ -138,6 +141,7 @@ impl BulkheadRecord {
 
     fn admit(&mut self, request: &AcquireRequest, now: u64) -> Admission {
         let until = now + request.lease_ms * 1000;
+        // Granted => Granted
         if let Some(lease) = self.leases.get_mut(&request.lease) {
             lease.until = until;
             return Admission::Granted { fence: lease.fence };
@@ -148,6 +152,7 @@ impl BulkheadRecord {
         let position = self.position(&request.lease);
         let ahead = position.unwrap_or(self.queue.len());
         let taken = self.in_flight() + self.waited_for(ahead);
+        // New | Waiting => Granted
         if taken + request.cost <= request.limit {
             if let Some(position) = position {
                 self.queue.remove(position);
@@ -159,6 +164,7 @@ impl BulkheadRecord {
             self.leases.insert(Arc::clone(&request.lease), lease);
             return Admission::Granted { fence };
         }
+        // New | Waiting => Waiting
         let again_ms = self.again_ms(ahead, now);
         if request.ticket_ms > 0 {
             self.queue_up(request, position, now);
@@ -179,19 +185,22 @@ impl BulkheadRecord {
         }
     }
 
-    /// Prolongs the leases of an instance that is alive, and says of each whether it is held.
+    /// Renews the leases of a live instance. Returns which of them are held.
     ///
-    /// One that the record does not know has run out, and may have been reclaimed; unless it is older than the record
-    /// itself, which then was lost (a flushed or failed-over server): such a lease is entered anew, room or no room,
-    /// because its call is in flight.
-    pub fn renew(&mut self, beat: &Heartbeat, now: u64) -> Step<Vec<bool>> {
+    /// A lease that is not in the record has ended, and its permits may be held by other calls. The
+    /// exception is a lease older than the record itself, whose predecessor was lost (a flushed or
+    /// failed-over server): it is entered again, even above the limit, since its call is in
+    /// progress.
+    pub fn renew(&mut self, heartbeat: &Heartbeat, now: u64) -> Step<Vec<bool>> {
         let freed = self.sweep(now);
         self.begin(now);
         self.live.retain(|_, until| *until > now);
-        self.live
-            .insert(Arc::clone(&beat.instance), now + beat.live_ms * 1000);
-        let until = now + beat.lease_ms * 1000;
-        let renewed = beat
+        self.live.insert(
+            Arc::clone(&heartbeat.instance),
+            now + heartbeat.live_ms * 1000,
+        );
+        let until = now + heartbeat.lease_ms * 1000;
+        let renewed = heartbeat
             .holdings
             .iter()
             .map(|holding| self.prolong(holding, until))
@@ -215,8 +224,8 @@ impl BulkheadRecord {
         }
     }
 
-    /// Gives places back. False, and nothing happens, for a lease that is not (or no longer) held under its fence.
-    /// A wish that waits leaves the queue.
+    /// Gives leases back. Returns which of them were held: a lease that is not, or no longer, held
+    /// under its fencing token is left as it is. A request that waits leaves the queue.
     pub fn release(&mut self, releases: &[Release], now: u64) -> Step<Vec<bool>> {
         let mut freed = self.sweep(now);
         let released = self.take_back(releases, &mut freed);
@@ -226,12 +235,14 @@ impl BulkheadRecord {
     fn take_back(&mut self, releases: &[Release], freed: &mut bool) -> Vec<bool> {
         let mut released = Vec::with_capacity(releases.len());
         for Release { lease, fence } in releases {
+            // Waiting => gone
             if let Some(position) = self.position(lease) {
                 self.queue.remove(position);
                 *freed = true;
             }
             let held = self.leases.get(lease);
             let is_its = held.is_some_and(|held| fence.is_none_or(|fence| fence == held.fence));
+            // Granted => gone
             if is_its {
                 self.leases.remove(lease);
                 *freed = true;
@@ -241,7 +252,7 @@ impl BulkheadRecord {
         released
     }
 
-    /// How things stand.
+    /// Returns the state at `now`.
     #[must_use]
     pub fn view(&self, now: u64) -> BulkheadView {
         let held = || self.leases.values().filter(|lease| lease.until > now);
@@ -263,7 +274,7 @@ impl BulkheadRecord {
         Step { answer, up }
     }
 
-    /// The wishes for which there is room, each beside those before it.
+    /// The requests in the queue for which there is room, each beside those before it.
     fn up(&self) -> Vec<Arc<str>> {
         let mut taken = self.in_flight();
         let mut up = Vec::new();
@@ -276,8 +287,9 @@ impl BulkheadRecord {
         up
     }
 
-    /// Takes places from those whose time is over, and positions too. True if there were any.
+    /// Removes leases and positions in the queue that have ended. Whether there were any.
     fn sweep(&mut self, now: u64) -> bool {
+        // Granted | Waiting => gone
         let before = (self.leases.len(), self.queue.len());
         self.leases.retain(|_, lease| lease.until > now);
         self.queue.retain(|ticket| ticket.until > now);
@@ -298,7 +310,7 @@ impl BulkheadRecord {
         self.leases.values().map(|lease| lease.cost).sum()
     }
 
-    /// What the first so many in the queue wait for.
+    /// Permits that the `first` requests in the queue wait for.
     fn waited_for(&self, first: usize) -> u64 {
         self.queue
             .iter()
@@ -307,7 +319,7 @@ impl BulkheadRecord {
             .sum()
     }
 
-    /// When somebody loses a place, or a position among the first so many, by time alone.
+    /// Time until a lease, or one of the `first` positions in the queue, ends by itself.
     fn again_ms(&self, first: usize, now: u64) -> u64 {
         let leases = self.leases.values().map(|lease| lease.until);
         let tickets = self.queue.iter().take(first).map(|ticket| ticket.until);
@@ -316,8 +328,9 @@ impl BulkheadRecord {
     }
 }
 
-/// Time as a floor: fences go on upwards even when the record is gone. No store grants a million leases a second, so
-/// the fence never runs ahead of the clock. One more than that, so that it is above the record's own beginning.
+/// The next fencing token. Never below the clock, so that tokens rise even when the record is lost;
+/// no store grants a million leases per second, so they never run ahead of the clock. Above the
+/// clock by one, so that it is above the record's own creation.
 fn next_fence(fence: u64, now: u64) -> u64 {
     fence.max(now) + 1
 }

@@ -1,4 +1,4 @@
-//! What all clones of a fleet's bulkhead share, within this instance.
+//! The state that all clones of a fleet's bulkhead share, within one instance.
 
 use std::{
     collections::HashMap,
@@ -9,47 +9,52 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
-    FleetBulkheadSnapshot,
-    builder::{FleetBulkheadBuilder, Unreachable, WhenLost},
-    permit::Held,
-    record::{BulkheadView, Release},
+    lease::HeldLease,
+    record::Release,
+    release_queue::{PendingRelease, ReleaseQueue},
+    settings::{Settings, WhenLost},
+    snapshot::FleetBulkheadSnapshot,
     store::{BulkheadStore, Wakeups},
 };
 use crate::{
-    bulkhead::{hold_time::HoldTimes, semaphore::Load},
+    bulkhead::{hold_time::HoldTimes, semaphore::Load, settings::QueueSettings},
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
+    fleet::{AgentHandle, StoreClient, StoreHandle, Waker},
     telemetry::{self, Reading, Scope, Source, counters},
 };
 
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) instance: Arc<str>,
-    pub(super) store: Arc<dyn BulkheadStore>,
+    pub(super) client: StoreClient<dyn BulkheadStore>,
     pub(super) clock: Clock,
     pub(super) lease: Duration,
-    pub(super) queue: Option<(usize, Duration)>,
-    pub(super) unreachable: Unreachable,
+    pub(super) queue: Option<QueueSettings>,
     pub(super) when_lost: WhenLost,
     pub(super) limit: AtomicU64,
-    /// The leases that the heartbeat keeps alive, by number.
-    held: Mutex<HashMap<u64, Arc<Held>>>,
+    /// Leases that are renewed, by number.
+    held: Mutex<HashMap<u64, Arc<HeldLease>>>,
     next: AtomicU64,
-    /// Places that calls of this instance hold, with a lease or without.
+    /// Permits that calls of this instance hold, with a lease or without.
     in_flight: AtomicU64,
     pub(super) waiting: AtomicUsize,
-    /// Whoever holds its only permit is the first in line.
+    /// Held by the first call in this instance's queue.
     pub(super) turn: Semaphore,
     wakeups: OnceLock<Wakeups>,
-    pub(super) release_queue: Arc<ReleaseQueue>,
-    degraded: AtomicBool,
-    /// Instances alive, as last seen.
-    live: AtomicU64,
+    pub(super) releases: Arc<ReleaseQueue>,
+    /// Wakes the agent.
+    pub(super) waker: Waker,
+    /// Ends the agent when the last call and the last handle are gone.
+    agent: OnceLock<AgentHandle>,
+    /// Kept, since the tasks of a store end with the last clone of its handle.
+    pub(super) store_handle: StoreHandle,
+    closed: AtomicBool,
     hold_times: HoldTimes,
-    /// Calls that came back.
+    /// Calls that ended.
     passed: AtomicU64,
     totals: Totals,
 }
@@ -61,121 +66,100 @@ counters! {
     queue_timed_out = BULKHEAD_REJECTIONS "queue_timed_out", "Calls that waited in the queue for too long.";
     too_costly = BULKHEAD_REJECTIONS "too_costly", "Calls that cost more than the limit.";
     store_unreachable = BULKHEAD_REJECTIONS "store_unreachable", "Calls rejected without an answer of the store.";
-    lease_lost = BULKHEAD_REJECTIONS "lease_lost", "Calls given up because their lease was lost.";
+    lease_lost = BULKHEAD_REJECTIONS "lease_lost", "Calls aborted because their lease was lost.";
     lost = BULKHEAD_LEASES_LOST, "Leases lost during the call.";
-}
-
-/// What is to be given back, and until when it is worth trying: then its time is over anyway.
-pub(super) struct PendingRelease {
-    pub(super) what: Release,
-    pub(super) until: Moment,
-}
-
-/// What the store has not heard yet. Bounded by the calls in flight, and outlives the bulkhead.
-#[derive(Default)]
-pub(super) struct ReleaseQueue {
-    owed: Mutex<Vec<PendingRelease>>,
-    /// Rings when something is put down, and when the bulkhead is gone.
-    pub(super) ring: Notify,
-}
-
-impl ReleaseQueue {
-    fn put(&self, late: PendingRelease) {
-        self.lock().push(late);
-        self.ring.notify_one();
-    }
-
-    /// Up to so many of what has waited longest.
-    pub(super) fn take(&self, most: usize) -> Vec<PendingRelease> {
-        let mut owed = self.lock();
-        let count = owed.len().min(most);
-        owed.drain(..count).collect()
-    }
-
-    /// What could not be told.
-    pub(super) fn put_back(&self, late: &mut Vec<PendingRelease>) {
-        if !late.is_empty() {
-            self.lock().append(late);
-            self.ring.notify_one();
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<PendingRelease>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         telemetry::retire(self);
-        self.release_queue.ring.notify_one();
     }
 }
 
 impl Shared {
-    pub(super) fn new(builder: FleetBulkheadBuilder) -> Self {
-        let random = fastrand::u64(..);
+    pub(super) fn new(settings: Settings) -> Self {
         Self {
-            instance: match builder.instance {
-                Some(name) => format!("{name}-{random:016x}").into(),
-                None => format!("{random:016x}").into(),
-            },
-            name: builder.name,
-            store: builder.store,
-            clock: builder.clock.unwrap_or_default(),
-            lease: builder.lease,
-            queue: builder.queue,
-            unreachable: builder.unreachable,
-            when_lost: builder.when_lost,
-            limit: AtomicU64::new(builder.max_concurrent as u64),
+            store_handle: settings.store.handle().cloned().unwrap_or_default(),
+            client: StoreClient::new(
+                settings.store,
+                Pattern::Bulkhead,
+                Arc::clone(&settings.name),
+                &settings.fleet,
+            ),
+            name: settings.name,
+            instance: settings.fleet.instance,
+            clock: settings.clock,
+            lease: settings.lease,
+            queue: settings.queue,
+            when_lost: settings.when_lost,
+            limit: AtomicU64::new(settings.max_concurrent),
             held: Mutex::default(),
             next: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             turn: Semaphore::new(1),
             wakeups: OnceLock::new(),
-            release_queue: Arc::default(),
-            degraded: AtomicBool::new(false),
-            live: AtomicU64::new(1),
+            releases: Arc::default(),
+            waker: Waker::new(),
+            agent: OnceLock::new(),
+            closed: AtomicBool::new(false),
             hold_times: HoldTimes::default(),
             passed: AtomicU64::new(0),
             totals: Totals::default(),
         }
     }
 
+    /// Keeps the agent running until this is dropped.
+    pub(super) fn keep(&self, agent: AgentHandle) {
+        let kept = self.agent.set(agent);
+        debug_assert!(kept.is_ok(), "one agent per bulkhead");
+    }
+
+    pub(super) fn agent(&self) -> Option<&AgentHandle> {
+        self.agent.get()
+    }
+
+    /// From now on the outage policy decides, without the store.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
     pub(super) fn limit(&self) -> u64 {
         self.limit.load(Relaxed)
     }
 
-    /// An id that no other call of the fleet has.
+    /// Creates an id that no other call of the fleet has.
     pub(super) fn new_lease(&self) -> Arc<str> {
-        let number = self.next.fetch_add(1, Relaxed);
-        format!("{}-{number}", self.instance).into()
-    }
-
-    pub(super) fn hold(&self, held: &Arc<Held>) {
-        self.lock_held().insert(held.number, Arc::clone(held));
-    }
-
-    /// False if its call has let go of it before, or it was lost.
-    pub(super) fn let_go(&self, held: &Held) -> bool {
-        self.lock_held().remove(&held.number).is_some()
-    }
-
-    /// The leases that are out.
-    pub(super) fn all_held(&self) -> Vec<Arc<Held>> {
-        self.lock_held().values().cloned().collect()
+        format!("{}-{}", self.instance, self.next_number()).into()
     }
 
     pub(super) fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
     }
 
-    fn lock_held(&self) -> MutexGuard<'_, HashMap<u64, Arc<Held>>> {
+    /// Renews `held` from now on.
+    pub(super) fn hold(&self, held: &Arc<HeldLease>) {
+        self.lock_held().insert(held.number, Arc::clone(held));
+    }
+
+    /// Renews `held` no more. `false` if that was so already: its call has ended, or it was lost.
+    pub(super) fn let_go(&self, held: &HeldLease) -> bool {
+        self.lock_held().remove(&held.number).is_some()
+    }
+
+    pub(super) fn all_held(&self) -> Vec<Arc<HeldLease>> {
+        self.lock_held().values().cloned().collect()
+    }
+
+    pub(super) fn holds_leases(&self) -> bool {
+        !self.lock_held().is_empty()
+    }
+
+    fn lock_held(&self) -> MutexGuard<'_, HashMap<u64, Arc<HeldLease>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -183,30 +167,32 @@ impl Shared {
         self.in_flight.fetch_add(cost, Relaxed);
     }
 
-    /// Takes places of this instance's share, if it has so many left.
+    /// Takes permits out of this instance's share, if that many are left of it.
     pub(super) fn enter_share(&self, cost: u64) -> bool {
-        let share = self.limit() / self.live.load(Relaxed).max(1);
+        let share = self.client.share(self.limit());
         let more = |taken: u64| Some(taken + cost).filter(|taken| *taken <= share);
         self.in_flight.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    /// A call that entered at `since` is over.
+    /// Notes the end of a call that entered at `since`.
     pub(super) fn leave(&self, cost: u64, since: Moment) {
         self.in_flight.fetch_sub(cost, Relaxed);
         self.passed.fetch_add(1, Relaxed);
         self.hold_times.record(self.clock.now().since(since));
     }
 
-    /// To be given back in the background, or with the next wish.
+    /// Gives a lease or a position in the queue back, in the background or with the next request.
     pub(super) fn give_back(&self, lease: Arc<str>, fence: Option<u64>) {
-        let what = Release { lease, fence };
-        let until = self.clock.now() + self.lease;
-        self.release_queue.put(PendingRelease { what, until });
+        self.releases.push(PendingRelease {
+            release: Release { lease, fence },
+            until: self.clock.now() + self.lease,
+        });
+        self.waker.wake();
     }
 
-    /// The lease of a call in flight is lost.
+    /// Notes that the lease of a call in progress is lost.
     #[cold]
-    pub(super) fn has_lost(&self, held: &Held, why: &str) {
+    pub(super) fn has_lost(&self, held: &HeldLease, why: &str) {
         if !self.let_go(held) {
             return;
         }
@@ -223,39 +209,10 @@ impl Shared {
         );
     }
 
-    /// The fleet's calls, listened to from the first wait on.
+    /// The fleet's wakeups. Subscribes on the first wait.
     pub(super) fn wakeups(&self) -> Wakeups {
-        let listen = || self.store.subscribe(&self.name);
-        self.wakeups.get_or_init(listen).clone()
-    }
-
-    pub(super) fn saw(&self, view: &BulkheadView) {
-        self.live.store(view.live.max(1), Relaxed);
-    }
-
-    pub(super) fn answered(&self) {
-        if self.degraded.load(Relaxed) && self.degraded.swap(false, Relaxed) {
-            tracing::info!(
-                target: "resilience",
-                pattern = Pattern::Bulkhead.as_str(),
-                name = &*self.name,
-                "shared state is back"
-            );
-        }
-    }
-
-    #[cold]
-    pub(super) fn unanswered(&self, reason: &dyn std::fmt::Display) {
-        if !self.degraded.swap(true, Relaxed) {
-            tracing::warn!(
-                target: "resilience",
-                pattern = Pattern::Bulkhead.as_str(),
-                name = &*self.name,
-                %reason,
-                policy = ?self.unreachable,
-                "no shared state: going on as the policy says"
-            );
-        }
+        let subscribe = || self.client.store().subscribe(&self.name);
+        self.wakeups.get_or_init(subscribe).clone()
     }
 
     #[cold]
@@ -269,14 +226,14 @@ impl Shared {
         };
         let wait = match reason {
             Reason::TooCostly => None,
-            _ => Some(self.advice()),
+            _ => Some(self.retry_after()),
         };
         let scope = Scope::new(Pattern::Bulkhead, &self.name);
         scope.count_and_reject(counter, reason, wait)
     }
 
-    /// When to come back: as in a bulkhead of one process, from how long calls here hold their places.
-    fn advice(&self) -> Duration {
+    /// Estimates when to retry, from the hold times of calls of this instance.
+    fn retry_after(&self) -> Duration {
         const PASSED: u64 = (1 << 24) - 1;
         let limit = usize::try_from(self.limit()).unwrap_or(usize::MAX);
         let load = Load {
@@ -294,8 +251,8 @@ impl Shared {
             in_flight: self.in_flight.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
             max_concurrent: self.limit(),
-            live_instances: self.live.load(Relaxed),
-            degraded: self.degraded.load(Relaxed),
+            live_instances: self.client.live_instances(),
+            degraded: !self.client.is_available(),
             lost: count(&self.totals.lost),
             rejected_full: count(&self.totals.full),
             rejected_queue_timed_out: count(&self.totals.queue_timed_out),
@@ -316,27 +273,28 @@ impl Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        let mut tell = |metric, attribute, value| {
+        let waiting = self.waiting.load(Relaxed) as u64;
+        let degraded = !self.client.is_available();
+        for (metric, attribute, value) in [
+            (
+                &telemetry::BULKHEAD_IN_FLIGHT,
+                "",
+                self.in_flight.load(Relaxed),
+            ),
+            (&telemetry::BULKHEAD_QUEUED, "", waiting),
+            (&telemetry::BULKHEAD_LIMIT, "", self.limit()),
+            (
+                &telemetry::FLEET_DEGRADED,
+                Pattern::Bulkhead.as_str(),
+                degraded.into(),
+            ),
+        ] {
             out(Reading {
                 metric,
                 attribute,
                 value,
             });
-        };
-        tell(
-            &telemetry::BULKHEAD_IN_FLIGHT,
-            "",
-            self.in_flight.load(Relaxed),
-        );
-        tell(
-            &telemetry::BULKHEAD_QUEUED,
-            "",
-            self.waiting.load(Relaxed) as u64,
-        );
-        tell(&telemetry::BULKHEAD_LIMIT, "", self.limit());
-        let degraded = self.degraded.load(Relaxed);
-        let pattern = Pattern::Bulkhead.as_str();
-        tell(&telemetry::FLEET_DEGRADED, pattern, degraded.into());
+        }
         self.totals.read(out);
     }
 }

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::{Instant, advance};
@@ -23,7 +24,11 @@ use tower_test::{assert_request_eq, mock};
 
 use super::*;
 use crate::{
-    Pattern, ServiceError, completion::Completion, deadline, keyed::Keyed, telemetry::Source,
+    Pattern, ServiceError, Verdict,
+    completion::{Completion, Guard},
+    deadline,
+    keyed::Keyed,
+    telemetry::Source,
     test_log::events_of,
 };
 

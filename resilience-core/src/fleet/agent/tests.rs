@@ -46,6 +46,7 @@ impl Agent for Diary {
 
 struct Started {
     handle: AgentHandle,
+    waker: Waker,
     entries: Arc<Mutex<Vec<String>>>,
     pushes: watch::Sender<Pushed<u32>>,
     tasks: StoreHandle,
@@ -60,15 +61,17 @@ fn start(closing_takes: Duration) -> Started {
     };
     let (pushes, tasks) = (watch::Sender::new(Pushed::None), StoreHandle::new());
     let subscription = Some(Subscription::new(pushes.subscribe()));
+    let waker = Waker::new();
     let handle = spawn(
         agent,
         subscription,
-        Waker::new(),
+        waker.clone(),
         &tasks,
         &Handle::current(),
     );
     Started {
         handle,
+        waker,
         entries,
         pushes,
         tasks,
@@ -87,8 +90,8 @@ const SOON: Duration = Duration::from_millis(1);
 #[tokio::test(start_paused = true)]
 async fn it_does_what_is_due_what_it_is_woken_for_and_what_is_pushed() {
     let started = start(Duration::ZERO);
-    started.handle.wake();
-    started.handle.wake();
+    started.waker.wake();
+    started.waker.wake();
     assert_eq!(started.entries_after(SOON).await, ["woken"]);
     started.pushes.send_replace(Pushed::Value(7));
     assert_eq!(started.entries_after(SOON).await, ["Value(7)"]);

@@ -1,4 +1,4 @@
-//! Attempts of which nobody knows how they ended, and the hook that may.
+//! Attempts with an unknown end, and the hook that may find it out.
 
 use std::{
     io,

@@ -7,13 +7,14 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
+    fleet::FleetOptions,
     idempotency::{
         Attempt, Fingerprint, IdempotencyStore, InProcessIdempotency, Key,
         record::{Claim, Claimed, Holder, Phase, Previous, Takeover},
     },
 };
 
-/// Somebody else's claim, in the place where the handles here look.
+/// The claim of another process, under the key that the handles here use.
 async fn rival(store: &dyn IdempotencyStore, key: &str, lease: Duration) -> Holder {
     let claim = Claim {
         owner: "rival".into(),
@@ -51,7 +52,7 @@ async fn a_lease_is_renewed_while_the_work_keeps_its_thread() {
     let store = InProcessIdempotency::new();
     let handle = builder(&store)
         .lease(Duration::from_millis(400))
-        .budget(Duration::from_millis(300))
+        .fleet(FleetOptions::new().budget(Duration::from_millis(300)))
         .build()
         .unwrap();
     let run = handle.run("k", |attempt| async move {
@@ -86,7 +87,7 @@ async fn a_zombie_is_told_and_its_outcome_is_refused() {
     let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let handle = handle(&store);
     let zombie = effects.begin(&handle, "k", 5 * LEASE).await;
-    // The record is lost, and somebody else is quicker than the next sign of life.
+    // The record is lost, and another claim comes before the next heartbeat.
     store.flush();
     let holder = rival(&store, "k", 3600 * SECOND).await;
     let result = zombie.await.unwrap();
@@ -166,7 +167,7 @@ async fn a_store_that_stays_away_costs_the_lease_by_our_own_clock() {
         down.down(false);
         Ok::<_, io::Error>(waited)
     });
-    // Nobody took over, so the outcome counts.
+    // No other attempt took over, so the outcome counts.
     assert_eq!(run.await.unwrap().value, LEASE);
     assert_eq!(handle.snapshot().recorded, 1);
     // And tried more often than a third of a lease would have it.

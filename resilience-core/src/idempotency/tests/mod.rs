@@ -2,9 +2,11 @@
 
 mod config;
 mod doubt;
+mod hanging;
 mod leases;
 mod run;
 mod shaky;
+mod shutdown;
 mod unreachable;
 mod waiting;
 

@@ -10,16 +10,20 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use crate::idempotency::{
-    Changes, IdempotencyStore, InProcessIdempotency,
-    record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
-    store::{StoreError, StoreFuture},
+use crate::{
+    fleet::{StoreHandle, Subscription},
+    idempotency::{
+        IdempotencyStore, InProcessIdempotency,
+        record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
+        store::{StoreError, StoreFuture},
+    },
 };
 
-/// The store of this process behind a bad line.
+/// The in-process store behind a connection that fails at will.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shaky {
     pub(super) inner: InProcessIdempotency,
+    pub(super) handle: StoreHandle,
     line: Arc<Line>,
 }
 
@@ -48,7 +52,7 @@ impl Shaky {
         self.line.lose_replies.store(number, SeqCst);
     }
 
-    /// Nobody is told of changes.
+    /// Subscribers are not told of changes.
     pub(super) fn silent(&self) {
         self.line.silent.store(true, SeqCst);
     }
@@ -172,11 +176,15 @@ impl IdempotencyStore for Shaky {
         self.pass(Box::pin(async move { self.inner.get(name, key).await }))
     }
 
-    fn subscribe(&self, name: &str, key: &str) -> Changes {
+    fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         if self.line.silent.load(SeqCst) {
             self.inner.subscribe(name, "another key")
         } else {
             self.inner.subscribe(name, key)
         }
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        Some(&self.handle)
     }
 }

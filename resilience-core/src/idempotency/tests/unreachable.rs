@@ -7,34 +7,38 @@ use bytes::Bytes;
 use super::{Effects, Idempotency, LEASE, SECOND, fresh, refused, replayed, shaky::Shaky};
 use crate::{
     error::Reason,
+    fleet::{FleetOptions, OnOutage},
     idempotency::{
-        Attempt, CheckpointFailed, IdempotencyStore, Recorded, Source, Unreachable,
+        Attempt, CheckpointFailed, IdempotencyStore, Recorded, Source,
         record::{Claim, Claimed, Holder, Takeover},
     },
 };
 
-fn over(store: &Shaky, unreachable: Unreachable) -> Idempotency {
+fn over(store: &Shaky, on_outage: OnOutage) -> Idempotency {
     let builder = Idempotency::builder("test").store(store.clone());
-    builder.unreachable(unreachable).build().unwrap()
+    let fleet = FleetOptions::new().on_outage(on_outage);
+    builder.fleet(fleet).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn closed_means_that_nothing_is_done() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, Unreachable::Closed);
+    let handle = over(&store, OnOutage::FailClosed);
     store.down(true);
     let (reason, wait) = refused(effects.once(&handle, "k").await);
     assert_eq!(reason, Reason::StoreUnreachable);
     assert!(wait.is_some());
     assert_eq!((effects.count(), handle.snapshot().store_errors), (0, 3));
     store.down(false);
+    // Noticed by the task that asks the store meanwhile.
+    tokio::time::sleep(SECOND).await;
     assert_eq!(fresh(effects.once(&handle, "k").await), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_costs_its_budget_and_no_more() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, Unreachable::Closed);
+    let handle = over(&store, OnOutage::FailClosed);
     store.hangs(true);
     let start = tokio::time::Instant::now();
     assert_eq!(
@@ -42,7 +46,7 @@ async fn a_store_that_hangs_costs_its_budget_and_no_more() {
         Reason::StoreUnreachable
     );
     assert!(start.elapsed() < 4 * SECOND, "{:?}", start.elapsed());
-    // What was granted without our knowing is given back, and keeps nobody out for a lease.
+    // What was granted without our knowing is given back, and blocks no caller for a lease.
     store.hangs(false);
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(fresh(effects.once(&handle, "k").await), 1);
@@ -53,7 +57,7 @@ async fn a_store_that_hangs_costs_its_budget_and_no_more() {
 async fn a_claim_whose_answer_was_lost_is_the_claimants() {
     for lost in 1..=2 {
         let (store, effects) = (Shaky::default(), Effects::default());
-        let handle = over(&store, Unreachable::Closed);
+        let handle = over(&store, OnOutage::FailClosed);
         store.lose_replies(lost);
         assert_eq!(fresh(effects.once(&handle, "k").await), 1);
         assert_eq!(replayed(effects.once(&handle, "k").await), 1);
@@ -63,7 +67,7 @@ async fn a_claim_whose_answer_was_lost_is_the_claimants() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_before_the_store_answers_leaves_no_claim() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, Unreachable::Closed);
+    let handle = over(&store, OnOutage::FailClosed);
     store.hangs(true);
     let leaving = effects.once(&handle, "k");
     assert!(tokio::time::timeout(SECOND / 10, leaving).await.is_err());
@@ -113,7 +117,7 @@ async fn a_caller_that_goes_away_before_the_store_answers_takes_no_doubt_with_it
 #[tokio::test(start_paused = true)]
 async fn an_outcome_that_cannot_be_stored_is_told_and_tried_on() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, Unreachable::Closed);
+    let handle = over(&store, OnOutage::FailClosed);
     let (down, happens) = (store.clone(), effects.clone());
     let run = handle.run("k", move |_| async move {
         down.down(true);
@@ -134,7 +138,7 @@ async fn an_outcome_that_cannot_be_stored_is_told_and_tried_on() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_stays_away_is_given_up_and_counted() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, Unreachable::Closed);
+    let handle = over(&store, OnOutage::FailClosed);
     let (down, happens) = (store.clone(), effects.clone());
     let run = handle.run("k", move |_| async move {
         down.down(true);
@@ -149,7 +153,7 @@ async fn a_store_that_stays_away_is_given_up_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_completion_whose_answer_was_lost_is_recorded_once() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, Unreachable::Closed);
+    let handle = over(&store, OnOutage::FailClosed);
     let (lose, happens) = (store.clone(), effects.clone());
     let run = handle.run("k", move |_| async move {
         lose.lose_replies(1);
@@ -164,7 +168,7 @@ async fn a_completion_whose_answer_was_lost_is_recorded_once() {
 #[tokio::test(start_paused = true)]
 async fn open_means_that_the_work_is_done_and_recorded_if_the_store_comes_back() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, Unreachable::Open);
+    let handle = over(&store, OnOutage::FailOpen);
     store.down(true);
     let happens = effects.clone();
     let run = handle.run("k", move |attempt: Attempt| async move {
@@ -186,7 +190,7 @@ async fn open_means_that_the_work_is_done_and_recorded_if_the_store_comes_back()
 #[tokio::test(start_paused = true)]
 async fn local_means_that_this_instance_does_nothing_twice() {
     let (store, effects) = (Shaky::default(), Effects::default());
-    let one = over(&store, Unreachable::Local);
+    let one = over(&store, OnOutage::Local);
     store.down(true);
     let working = effects.begin(&one, "k", 5 * SECOND).await;
     assert_eq!(refused(effects.once(&one, "k").await).0, Reason::InFlight);
@@ -196,7 +200,7 @@ async fn local_means_that_this_instance_does_nothing_twice() {
     assert_eq!(fresh(working.await.unwrap()), 1);
     assert_eq!(replayed(effects.once(&one, "k").await), 1);
     tokio::time::sleep(SECOND).await;
-    let other = over(&store, Unreachable::Closed);
+    let other = over(&store, OnOutage::FailClosed);
     assert_eq!(
         replayed(effects.once(&other, "k").await),
         1,

@@ -1,83 +1,141 @@
-//! The task that speaks for this instance: tells the store that it is there, and finds out when a store that was
-//! lost is back.
+//! The background loop of a fleet rate limit: enrols this instance with the store, and gives back leases that ended.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use super::{
-    builder::Mode,
-    limiter::{Limiter, within},
-};
+use super::{limiter::Limiter, settings::Mode};
+use crate::fleet::{Agent, StoreError, jittered};
 
-/// Ends soon after the last handle is gone: what is leased goes back, and the instance is taken off the list.
-pub(super) async fn run(core: Arc<Limiter>) {
-    let mut next_beat = Instant::now();
-    let mut probe = FIRST_PROBE;
-    let mut next_sweep = Instant::now() + sweep_interval(&core);
-    while !core.health.is_closing() {
-        tokio::select! {
-            () = sleep_until(next_beat), if is_social(&core) => {
-                beat(&core, core.settings.heartbeat * 3).await;
-                next_beat = Instant::now() + pause(&core, probe);
-                probe = if core.health.is_degraded() {
-                    LAST_PROBE.min(probe * 2)
-                } else {
-                    FIRST_PROBE
-                };
-            }
-            () = sleep_until(next_sweep) => {
-                // What does not arrive is lost, and comes in again at the rate of the limit.
-                let _ = core.sweep(false).await;
-                next_sweep = Instant::now() + sweep_interval(&core);
-            }
-            () = core.health.bell.notified() => {
-                next_beat = next_beat.min(Instant::now() + pause(&core, probe));
-            }
+pub(super) struct LimitAgent {
+    limiter: Arc<Limiter>,
+    next_heartbeat: Instant,
+    next_sweep: Instant,
+    /// With a membership: when the enrolment has to be renewed, and the live members when it was made.
+    renewal: Instant,
+    members: Option<u64>,
+    pause: Duration,
+}
+
+/// An instance is no longer counted when nothing was heard of it for this many intervals.
+const INTERVALS: u32 = 3;
+
+/// The interval where the store's own heartbeat says which instances are live: then this one only tells which limits
+/// they use. When the number of live members has changed, a new one may use the limit too: then the interval is that of
+/// heartbeats again, and doubles up to this.
+const WITH_MEMBERSHIP: Duration = Duration::from_secs(20 * 60);
+
+/// How long the agent tries to take this instance off the list at its end.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// Nothing is due.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+impl LimitAgent {
+    pub(super) fn new(limiter: Arc<Limiter>) -> Self {
+        let now = Instant::now();
+        let heartbeats = limiter.settings.mode != Mode::Local;
+        Self {
+            next_heartbeat: if heartbeats { now } else { now + NEVER },
+            next_sweep: now + sweep_interval(&limiter),
+            renewal: now,
+            members: None,
+            pause: Duration::ZERO,
+            limiter,
         }
     }
-    let _ = core.sweep(true).await;
-    if is_social(&core) {
-        beat(&core, Duration::ZERO).await;
+
+    async fn heartbeat(&mut self) {
+        let limiter = &*self.limiter;
+        if limiter.settings.mode == Mode::Local {
+            self.next_heartbeat = Instant::now() + NEVER;
+            return;
+        }
+        let often = limiter.settings.fleet.heartbeat;
+        self.next_heartbeat = Instant::now() + jittered(often);
+        if !limiter.is_member {
+            // A failed one is followed by the next.
+            let _ = limiter.heartbeat(often * INTERVALS).await;
+            return;
+        }
+        let members = limiter.members();
+        if Instant::now() < self.renewal && members == self.members {
+            return;
+        }
+        if members != self.members {
+            (self.members, self.pause) = (members, Duration::ZERO);
+        }
+        let longest = WITH_MEMBERSHIP.max(often);
+        if limiter.heartbeat(longest * INTERVALS).await.is_ok() {
+            self.pause = (self.pause * 2).clamp(often, longest);
+            self.renewal = Instant::now() + jittered(self.pause);
+        }
     }
 }
 
-fn is_social(core: &Limiter) -> bool {
-    core.settings.mode != Mode::Local
+impl Agent for LimitAgent {
+    type Push = ();
+
+    fn next_due(&self) -> Instant {
+        self.next_heartbeat.min(self.next_sweep)
+    }
+
+    async fn on_due(&mut self) {
+        if Instant::now() >= self.next_heartbeat {
+            self.heartbeat().await;
+        }
+        if Instant::now() >= self.next_sweep {
+            // What does not arrive is lost, and comes in again at the rate of the limit.
+            let _ = self.limiter.sweep(false).await;
+            self.next_sweep = Instant::now() + sweep_interval(&self.limiter);
+        }
+    }
+
+    /// The store is available again: it may have forgotten this instance.
+    async fn on_wake(&mut self) {
+        (self.renewal, self.pause) = (Instant::now(), Duration::ZERO);
+        self.heartbeat().await;
+    }
+
+    async fn on_close(&mut self) {
+        // As above.
+        let _ = self.limiter.sweep(true).await;
+        if self.limiter.settings.mode != Mode::Local {
+            // An instance that could not leave is forgotten after its last heartbeat.
+            let _ = self.limiter.leave(Instant::now() + LEAVE).await;
+        }
+    }
 }
 
-fn sweep_interval(core: &Limiter) -> Duration {
-    match &core.settings.mode {
+impl Limiter {
+    async fn heartbeat(&self, ttl: Duration) -> Result<(), StoreError> {
+        let asked = self.client.is_available();
+        let answer = self
+            .client
+            .call(|store| store.heartbeat(&self.settings.name, &self.settings.fleet.instance, ttl))
+            .await;
+        if asked {
+            self.count_answer(&answer);
+        }
+        answer.map(|live| self.client.saw_live(live))
+    }
+
+    async fn leave(&self, until: Instant) -> Result<(), StoreError> {
+        let (name, instance) = (&self.settings.name, &self.settings.fleet.instance);
+        let answer = self
+            .client
+            .call_until(until, |store| {
+                store.heartbeat(name, instance, Duration::ZERO)
+            })
+            .await;
+        self.count_answer(&answer);
+        answer.map(drop)
+    }
+}
+
+fn sweep_interval(limiter: &Limiter) -> Duration {
+    match &limiter.settings.mode {
         Mode::Leased(rules) => rules.time / 2,
-        _ => LONG,
-    }
-}
-
-/// Nothing to sweep.
-const LONG: Duration = Duration::from_secs(3600);
-
-/// A store that is lost is asked again soon, as its connection may have been cut and no more; and then ever less often.
-const FIRST_PROBE: Duration = Duration::from_millis(25);
-const LAST_PROBE: Duration = Duration::from_millis(250);
-
-/// Until the next heartbeat. Instances that started together shall not beat together.
-fn pause(core: &Limiter, probe: Duration) -> Duration {
-    let interval = if core.health.is_degraded() {
-        probe
-    } else {
-        core.settings.heartbeat
-    };
-    interval.mul_f64(0.8 + 0.4 * fastrand::f64())
-}
-
-async fn beat(core: &Limiter, ttl: Duration) {
-    let settings = &core.settings;
-    let answer = core
-        .store
-        .heartbeat(&settings.name, &settings.instance, ttl);
-    let answer = within(settings.budget, answer).await;
-    core.heard(answer.as_ref().err());
-    if let Ok(live) = answer {
-        core.health.saw(live);
+        _ => NEVER,
     }
 }

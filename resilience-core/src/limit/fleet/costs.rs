@@ -1,11 +1,11 @@
-//! What a call costs, on each of the limits of its plan.
+//! The costs of a call on the limits of its plan.
 
 use super::plan::{MAX_LIMITS, Plan};
 
-/// What a call costs: the same on every limit, or so much on this one and so much on that one.
+/// The costs of a call in tokens: the same on every limit, or one per limit.
 ///
-/// Made from a number (every limit is charged so much), or from pairs of a limit's name and a number (what is not
-/// named costs nothing, and is looked at only). [`each`](Self::each) and [`on`](Self::on) mix the two.
+/// Made from a number (the cost on every limit), or from pairs of a limit's name and a number (limits that are not named
+/// are read only). [`each`](Self::each) and [`on`](Self::on) mix the two.
 ///
 /// ```
 /// use resilience_core::limit::fleet::Costs;
@@ -16,8 +16,8 @@ use super::plan::{MAX_LIMITS, Plan};
 /// ```
 ///
 /// # Panics
-/// A decision panics over a name that neither the handle's own plan nor the subject's has: a limit that is spelled
-/// wrongly would be no limit at all.
+/// A decision panics for a name that is neither in the handle's own plan nor in the subject's: a misspelled limit would
+/// be no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Costs<'a> {
     each: u64,
@@ -25,11 +25,13 @@ pub struct Costs<'a> {
     len: usize,
 }
 
-/// What a call costs by the positions of its plan; nothing where it has none.
+/// The costs of a call in the order of its plan; zero beyond its limits.
 pub(super) type Prices = [u64; MAX_LIMITS];
 
+pub(super) const NO_PRICES: Prices = [0; MAX_LIMITS];
+
 impl<'a> Costs<'a> {
-    /// So much on every limit.
+    /// `cost` tokens on every limit.
     #[must_use]
     pub const fn each(cost: u64) -> Self {
         Self {
@@ -39,10 +41,10 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// So much on the limit called `limit`, whatever the others cost.
+    /// Sets the cost on the limit called `limit`.
     ///
     /// # Panics
-    /// If more than [`MAX_LIMITS`] limits are named.
+    /// When more than [`MAX_LIMITS`] limits are named.
     #[must_use]
     pub const fn on(mut self, limit: &'a str, cost: u64) -> Self {
         assert!(self.len < MAX_LIMITS, "a plan has eight limits at most");
@@ -51,7 +53,7 @@ impl<'a> Costs<'a> {
         self
     }
 
-    /// The prices by the limits of `plan`. What `own` knows and `plan` does not is not limited.
+    /// The costs in the order of `plan`. A limit that is in `own` but not in `plan` is not limited.
     pub(super) fn by(&self, plan: &Plan, own: &Plan) -> Prices {
         let mut prices = [0; MAX_LIMITS];
         prices[..plan.limits().len()].fill(self.each);

@@ -1,4 +1,4 @@
-//! What is counted for the export: by limit and by reason, never by subject.
+//! Counters of the decisions: by limit and by reason, never by subject.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use crate::{
     telemetry::{self, Metric, Reading},
 };
 
-/// What a [`FleetRateLimit`](super::FleetRateLimit) has decided since it was built.
+/// Counts of the decisions of a [`FleetRateLimit`](super::FleetRateLimit) since it was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -25,11 +25,11 @@ pub struct Totals {
     pub rejected_limited: u64,
     /// Calls rejected because they cost more than a limit can hold.
     pub rejected_too_costly: u64,
-    /// Calls rejected because the store could not be reached.
+    /// Calls rejected because the store was unavailable.
     pub rejected_unreachable: u64,
     /// Calls admitted because of shadow mode.
     pub shadowed: u64,
-    /// Questions to the store, heartbeats included.
+    /// Steps that the store was asked for, heartbeats included.
     pub store_calls: u64,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Counts {
     unreachable: AtomicU64,
     pub(super) answered: AtomicU64,
     pub(super) unanswered: AtomicU64,
-    /// The limits of the handle's own plan, and last those of all others: their names may come from anywhere.
+    /// The limits of the handle's own plan, and last one entry for all others, whose names may come from requests.
     limits: Box<[OfLimit]>,
 }
 
@@ -111,7 +111,7 @@ impl Counts {
         &self.limits[self.line(limit)]
     }
 
-    /// The limit's own line, or that of the others.
+    /// The index of the limit's own entry, or of that for all others.
     pub(super) fn line(&self, limit: &str) -> usize {
         let last = self.limits.len() - 1;
         let mut own = self.limits[..last].iter();

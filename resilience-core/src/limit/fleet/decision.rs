@@ -1,4 +1,4 @@
-//! What was decided about a call, and how its limits stand.
+//! The decision about a call, and the state of its limits.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,21 +8,21 @@ use crate::{
     limit::{Quota, store::Standing, token_bucket::LimitOutcome},
 };
 
-/// The answer to one question: whether the call may go on, which limit binds it, and how all of them stand.
+/// The decision about one call: whether it is admitted, which limit binds it, and the state of all limits.
 ///
-/// A ruling is a fact about the moment of the decision. Of an admitted call the tokens are spent.
+/// It describes the moment of the decision. The tokens of an admitted call are spent.
 #[derive(Clone)]
 pub struct Decision {
     pub(super) name: Arc<str>,
     pub(super) plan: Plan,
     pub(super) outcome: Decided,
     pub(super) by: DecidedBy,
-    /// Refused, but only counted.
+    /// Denied, but only counted.
     pub(super) shadowed: bool,
     pub(super) standings: Option<Standings>,
 }
 
-/// How the limits of a plan stand, in its order.
+/// The state of the limits of a plan, in its order.
 pub(super) type Standings = [Standing; MAX_LIMITS];
 
 pub(super) const NOTHING: Standing = Standing {
@@ -30,18 +30,18 @@ pub(super) const NOTHING: Standing = Standing {
     full_in: 0,
 };
 
-/// Granted or not.
+/// The outcome of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decided {
     /// By the limits of the plan.
     By(LimitOutcome),
-    /// There is no limit, or nobody to ask, and the call goes on.
+    /// Admitted, without limits or by the outage policy.
     Open,
-    /// There is nobody to ask, and the call does not go on.
+    /// Rejected by the outage policy.
     Closed,
 }
 
-/// Who has decided.
+/// The source of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DecidedBy {
@@ -49,20 +49,20 @@ pub enum DecidedBy {
     Unlimited,
     /// The store, for all instances.
     Store,
-    /// This instance, from tokens that it has leased of the store.
+    /// This instance, from tokens that it has leased from the store.
     Lease,
-    /// This instance, which remembers that the store has just refused as much.
+    /// This instance, from its cache of recent denials by the store.
     Memory,
     /// This instance alone ([`Mode::Local`](super::Mode::Local)).
     Local,
-    /// This instance by its share of the limit, as the store cannot be reached.
+    /// This instance by its share of the limit; the store is unavailable.
     LocalShare,
-    /// Nobody: the store cannot be reached, and the handle's policy has the word.
+    /// The outage policy; the store is unavailable.
     Policy,
 }
 
 impl DecidedBy {
-    /// All of them.
+    /// All sources.
     pub const ALL: &[Self] = &[
         Self::Unlimited,
         Self::Store,
@@ -94,42 +94,42 @@ impl fmt::Display for DecidedBy {
     }
 }
 
-/// How one limit of a subject stands.
+/// The state of one limit of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitStatus<'a> {
     /// The limit's name.
     pub name: &'a str,
-    /// What it allows this subject.
+    /// The quota of this subject.
     pub quota: Quota,
-    /// Whole tokens left. Of a lease: of the store's when it last answered, and of those leased here; those that
-    /// other instances have leased and not used are not among them.
+    /// Whole tokens left. For a lease: those of the store when it last answered, and those leased here; not those that
+    /// other instances have leased and not used.
     pub remaining: u64,
-    /// The time until it is full, if nobody takes anything: what reset headers tell.
+    /// The time until it is full, if no tokens are taken meanwhile: the value of reset headers.
     pub full_in: Duration,
 }
 
 impl Decision {
-    /// Whether the call may go on. In shadow mode every call may.
+    /// Whether the call is admitted. In shadow mode every call is.
     #[must_use]
     pub const fn is_admitted(&self) -> bool {
         self.shadowed || self.would_admit()
     }
 
-    /// Whether the call would have been refused, and goes on because the handle is in shadow mode.
+    /// Whether the call would have been rejected, and is admitted because the handle is in shadow mode.
     #[must_use]
     pub const fn is_shadowed(&self) -> bool {
         self.shadowed
     }
 
-    /// Who has decided.
+    /// The source of the decision.
     #[must_use]
     pub const fn decided_by(&self) -> DecidedBy {
         self.by
     }
 
-    /// The time until the same call would pass, if nobody else takes anything: zero if it is granted, `None` if it
-    /// never can be, or if nobody knows because the store cannot be reached. Shadow mode changes nothing here.
+    /// The time until the same call would pass, if no tokens are taken meanwhile: zero if it is admitted, `None` if it
+    /// never can be, or if that is not known because the store is unavailable. Shadow mode changes nothing here.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self.outcome {
@@ -139,14 +139,14 @@ impl Decision {
         }
     }
 
-    /// The limit that refused the call for longest, or that more calls like this one would exhaust first. `None`
-    /// if there are no limits, or nobody knows how they stand.
+    /// The limit with the longest wait, or the one that more calls like this one would exhaust first. `None` if there are
+    /// no limits, or their state is not known.
     #[must_use]
     pub fn binding(&self) -> Option<LimitStatus<'_>> {
         self.limits().nth(self.binding_position()?)
     }
 
-    /// How all limits stand, in the order of the plan; none if nobody knows.
+    /// The state of all limits, in the order of the plan; empty if it is not known.
     pub fn limits(&self) -> impl Iterator<Item = LimitStatus<'_>> {
         let standings = self.standings.as_ref().map_or(&[][..], |all| &all[..]);
         let limits = self.plan.as_slice().iter().zip(standings);
@@ -158,7 +158,7 @@ impl Decision {
         })
     }
 
-    /// The rejection, if the call may not go on.
+    /// The rejection, if the call is not admitted.
     #[must_use]
     pub fn rejected(&self) -> Option<Rejected> {
         if self.is_admitted() {
@@ -171,7 +171,7 @@ impl Decision {
         })
     }
 
-    /// The ruling, or the rejection.
+    /// The decision, or the rejection.
     ///
     /// # Errors
     /// [`Reason::RateLimited`] with the exact wait, [`Reason::TooCostly`], or [`Reason::StoreUnreachable`].
@@ -182,7 +182,7 @@ impl Decision {
         }
     }
 
-    /// Why it was refused, in shadow mode too.
+    /// The reason of the denial, in shadow mode too.
     pub(super) const fn reason(&self) -> Option<Reason> {
         match self.outcome {
             Decided::By(LimitOutcome::Wait { .. }) => Some(Reason::RateLimited),

@@ -1,9 +1,8 @@
-//! What the store has refused lately: a subject that is known to lack tokens until then costs no round trip until
-//! then.
+//! Recent denials by the store: a subject that is known to lack tokens costs no round trip until it has gained them.
 //!
-//! The last answer bounds what a bucket can hold, whatever others take meanwhile; only tokens that are put back, a
-//! new plan, or a store that has forgotten can make it hold more. So an entry ends with the wait that was told (or
-//! sooner), counts for its plan only, and is dropped by whoever puts tokens back here.
+//! The last answer bounds the content of a bucket, whatever other instances take meanwhile; only tokens that are put
+//! back, a new plan, or a store that lost its data can make it hold more. So an entry ends with the wait that came with
+//! the denial (or sooner), counts for its plan only, and is dropped when tokens are put back in this process.
 
 use std::{
     sync::atomic::{
@@ -29,23 +28,23 @@ struct Entry {
     plan: Plan,
     standings: Standings,
     seen: Moment,
-    /// Everything that lacks tokens is refused until then, however few it lacks.
+    /// A call that lacks tokens is denied until then, however few it lacks.
     not_before: Moment,
     until: Moment,
 }
 
-/// A refusal from memory.
+/// A denial from the cache.
 pub(super) struct Denial {
     pub(super) binding: usize,
     pub(super) micros: u64,
     pub(super) standings: Standings,
 }
 
-/// A full memory looks for what has ended once in so long.
+/// A full cache looks for entries that have ended once in this time.
 const SWEEP: Duration = Duration::from_millis(100);
 
 impl DenialCache {
-    /// For up to `most` subjects, none of them for longer than `longest`.
+    /// A cache of up to `most` subjects, each for at most `longest`.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         Self {
             entries: HashMap::new(),
@@ -55,7 +54,7 @@ impl DenialCache {
         }
     }
 
-    /// The refusal that the store would give, if that is known.
+    /// The denial that the store would give, if that is known.
     pub(super) fn look(
         &self,
         subject: &str,
@@ -63,7 +62,7 @@ impl DenialCache {
         prices: &Prices,
         now: Moment,
     ) -> Option<Denial> {
-        // Neither a lookup nor a hash while nobody is refused.
+        // Neither a lookup nor a hash while the cache is empty.
         if self.entries.is_empty() {
             return None;
         }
@@ -75,14 +74,14 @@ impl DenialCache {
         entry.refusal(prices, now)
     }
 
-    /// How the limits of a subject that was refused stand now, at best.
+    /// The state of the limits of a denied subject now, at best.
     pub(super) fn standings(&self, subject: &str, plan: &Plan, now: Moment) -> Option<Standings> {
         let entries = self.entries.pin();
         let entry = entries.get(subject)?;
         (now < entry.until && entry.plan.is(plan)).then(|| entry.standings_at(now))
     }
 
-    /// The store has refused, and will for so long. What lacked tokens then is refused for `pause` at least.
+    /// Notes a denial by the store that is repeated for `wait`. A call that lacks tokens is denied for at least `pause`.
     pub(super) fn note(
         &self,
         subject: &str,
@@ -108,12 +107,12 @@ impl DenialCache {
         self.entries.pin().insert(subject.into(), entry);
     }
 
-    /// Tokens were put back.
+    /// Drops the entry of a subject whose tokens were put back.
     pub(super) fn forget(&self, subject: &str) {
         self.entries.pin().remove(subject);
     }
 
-    /// Drops what has ended; often enough for a full memory, seldom enough for a flood.
+    /// Drops entries that have ended; often enough for a full cache, seldom enough for a flood.
     fn sweep(&self, now: Moment) {
         let due = self.next_sweep.load(Relaxed);
         let next = (now + SWEEP).as_nanos();
@@ -132,7 +131,7 @@ impl Entry {
         let (mut binding, mut micros) = (0, 0);
         for (index, limit) in self.plan.as_slice().iter().enumerate() {
             if prices[index] > limit.quota.capacity() {
-                // Impossible, and for the store to say.
+                // Impossible, which the store decides.
                 return None;
             }
             let wait = projection::wait_for(&limit.quota, self.standings[index], prices[index]);

@@ -1,16 +1,12 @@
-//! The shared rate limit as a tower layer.
+//! The fleet rate limit as a policy of the admission layer.
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
-
-use pin_project_lite::pin_project;
-use tower_layer::Layer;
-use tower_service::Service;
 
 use super::{
     FleetRateLimit,
@@ -19,13 +15,16 @@ use super::{
     limiter::Limiter,
 };
 use crate::{
+    admission::{Admission, AdmissionLayer, AdmissionService, Admit, Permit, Refused},
+    completion::{Guard, OnResponse},
     cost::Each,
-    error::{Rejected, ServiceError},
+    error::Rejected,
+    verdict::Verdict,
 };
 
-/// What a request costs: a closure that returns [`Costs`] or what can be made into them, or [`Each`].
+/// The costs of a request: a closure that returns [`Costs`] or a value that converts into them, or [`Each`].
 pub trait Pricing<Req> {
-    /// On each limit.
+    /// The costs of `request` on each limit.
     fn costs(&self, request: &Req) -> Costs<'static>;
 }
 
@@ -49,9 +48,9 @@ where
 
 /// Makes [`FleetRateLimitService`]s. See [`FleetRateLimit::layer`].
 ///
-/// A request that cannot be decided on the spot (out of a lease, or from memory) is decided by the store, and waits
-/// for its tokens if the handle has a [queue](super::FleetRateLimitBuilder::queue). It then takes a clone of the
-/// inner service, which it drives to readiness when it may go on. This is why the inner service has to be `Clone`.
+/// A request that cannot be decided at once (out of a lease, or from the denial cache) is decided by the store, and waits
+/// for its tokens if the handle has a [queue](super::FleetRateLimitBuilder::queue). Readiness is
+/// [the admission layer's](crate::admission#readiness).
 ///
 /// ```
 /// use std::time::Duration;
@@ -79,268 +78,179 @@ where
 ///
 /// # Cancellation
 /// A request that is dropped after it was admitted and before the inner service was called puts its tokens back, in
-/// the background. One that is dropped while the store is asked may have been charged.
+/// the background. One that is dropped during its round trip may have been charged.
+pub type FleetRateLimitLayer<F, P = Each, C = OnResponse> = AdmissionLayer<BySubject<F, P>, C>;
+
+/// A service whose requests are charged to their subjects. Made by [`FleetRateLimitLayer`].
+pub type FleetRateLimitService<S, F, P = Each, C = OnResponse> =
+    AdmissionService<S, BySubject<F, P>, C>;
+
+/// The policy of [`FleetRateLimitLayer`]: charges each request to its subject.
 #[derive(Clone, Debug)]
-#[must_use]
-pub struct FleetRateLimitLayer<F, P = Each> {
+pub struct BySubject<F, P = Each> {
     limit: FleetRateLimit,
     subject: F,
     pricing: P,
 }
 
-impl<F, P> FleetRateLimitLayer<F, P> {
-    pub(super) const fn new(limit: FleetRateLimit, subject: F, pricing: P) -> Self {
+impl<F> BySubject<F> {
+    pub(super) const fn new(limit: FleetRateLimit, subject: F) -> Self {
         Self {
             limit,
             subject,
-            pricing,
-        }
-    }
-
-    /// What a request costs. The default is one token of each limit.
-    pub fn costs<Q>(self, pricing: Q) -> FleetRateLimitLayer<F, Q> {
-        FleetRateLimitLayer::new(self.limit, self.subject, pricing)
-    }
-}
-
-impl<S, F: Clone, P: Clone> Layer<S> for FleetRateLimitLayer<F, P> {
-    type Service = FleetRateLimitService<S, F, P>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        FleetRateLimitService {
-            inner,
-            layer: self.clone(),
+            pricing: Each(1),
         }
     }
 }
 
-/// A service whose requests are charged to their subjects. Made by [`FleetRateLimitLayer`].
-#[derive(Clone, Debug)]
-pub struct FleetRateLimitService<S, F, P = Each> {
-    inner: S,
-    layer: FleetRateLimitLayer<F, P>,
+impl<F, P, C> AdmissionLayer<BySubject<F, P>, C> {
+    /// Sets the costs of a request. Default: one token of each limit.
+    pub fn costs<Q>(self, pricing: Q) -> AdmissionLayer<BySubject<F, Q>, C> {
+        let BySubject { limit, subject, .. } = self.policy;
+        AdmissionLayer {
+            policy: BySubject {
+                limit,
+                subject,
+                pricing,
+            },
+            completion: self.completion,
+        }
+    }
 }
 
-impl<S, F, P, K, Req> Service<Req> for FleetRateLimitService<S, F, P>
+impl<Req, F, P, K> Admit<Req> for BySubject<F, P>
 where
-    S: Service<Req> + Clone,
-    S::Error: ServiceError,
-    F: Fn(&Req) -> K,
+    F: Fn(&Req) -> K + Clone,
     K: AsRef<str>,
-    P: Pricing<Req>,
+    P: Pricing<Req> + Clone,
 {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, Req>;
+    type Permit = HeldTokens;
+    type Wait = WaitForTokens;
 
     #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Req) -> Self::Future {
-        let subject = (self.layer.subject)(&request);
-        let costs = self.layer.pricing.costs(&request);
-        let core = self.layer.limit.core();
-        match try_local(core, subject.as_ref(), &costs) {
-            Some(Ok(())) => ResponseFuture {
-                state: State::Calling {
-                    future: self.inner.call(request),
-                },
-            },
-            Some(Err(rejected)) => {
-                self.renew();
-                ResponseFuture {
-                    state: State::Rejected { rejected },
-                }
-            }
+    fn admit(&self, request: &Req) -> Admission<HeldTokens, WaitForTokens> {
+        let subject = (self.subject)(request);
+        let costs = self.pricing.costs(request);
+        let limiter = self.limit.core();
+        match try_local(limiter, subject.as_ref(), &costs) {
+            Some(Ok(())) => Ok(HeldTokens(None)),
+            Some(Err(rejected)) => Err(Refused::no(rejected)),
             None => {
-                let deciding = decide(Arc::clone(core), subject.as_ref().into(), costs);
-                let inner = self.renew();
-                ResponseFuture {
-                    state: State::Undecided {
-                        undecided: Box::pin(Undecided {
-                            deciding: Box::pin(deciding),
-                            inner,
-                            request: Some(request),
-                            admitted: None,
-                        }),
-                    },
-                }
+                let deciding = decide(Arc::clone(limiter), subject.as_ref().into(), costs);
+                Err(Refused::wait(WaitForTokens(Box::pin(deciding))))
             }
         }
     }
 }
 
-impl<S: Clone, F, P> FleetRateLimitService<S, F, P> {
-    /// A service that was polled ready and is not called at once makes room for one that holds nothing.
-    fn renew(&mut self) -> S {
-        let fresh = self.inner.clone();
-        self.inner = fresh.clone();
-        fresh
-    }
-}
-
-/// What can be decided without waiting for anybody, and counted.
+/// Decides and counts, if that is possible without waiting.
 fn try_local(
-    core: &Arc<Limiter>,
+    limiter: &Arc<Limiter>,
     subject: &str,
     costs: &Costs<'_>,
 ) -> Option<Result<(), Rejected>> {
-    // Whoever waits comes first.
-    if core.lets_wait() && core.queues.waiting() > 0 {
+    // Calls that wait come first.
+    if limiter.lets_wait() && limiter.queues.waiting() > 0 {
         return None;
     }
-    let plan = core.plan_of(subject);
-    let prices = core.prices(&plan, costs);
-    let decision = core.try_local(subject, &plan, &prices)?;
-    if !decision.would_admit() && core.lets_wait() {
+    let plan = limiter.plan_of(subject);
+    let prices = limiter.prices(&plan, costs);
+    let decision = limiter.try_local(subject, &plan, &prices)?;
+    if !decision.would_admit() && limiter.lets_wait() {
         return None;
     }
-    let decision = core.finish(decision);
+    let decision = limiter.finish(decision);
     Some(decision.into_result().map(drop))
 }
 
 async fn decide(
-    core: Arc<Limiter>,
+    limiter: Arc<Limiter>,
     subject: Box<str>,
     costs: Costs<'static>,
-) -> Result<Admitted, Rejected> {
-    let decision = core.acquire(&subject, costs).await.into_result()?;
-    let prices = core.prices(&decision.plan, &costs);
-    Ok(Admitted {
-        paid: Some((core, subject, decision, prices)),
-    })
+) -> Result<HeldTokens, Rejected> {
+    let decision = limiter.acquire(&subject, costs).await.into_result()?;
+    let prices = limiter.prices(&decision.plan, &costs);
+    Ok(HeldTokens(Some(Box::new(Paid {
+        limiter,
+        subject,
+        decision,
+        prices,
+    }))))
 }
 
-/// Tokens of a request that was not made yet: dropped before it is, they go back.
-struct Admitted {
-    paid: Option<(Arc<Limiter>, Box<str>, Decision, Prices)>,
-}
+/// A request that waits for its decision, and for its tokens if there is a queue. Dropping it leaves the queue.
+#[must_use = "futures do nothing unless polled"]
+pub struct WaitForTokens(Pin<Box<dyn Future<Output = Result<HeldTokens, Rejected>> + Send>>);
 
-impl Admitted {
-    /// The request is made.
-    fn spend(mut self) {
-        self.paid = None;
+impl Future for WaitForTokens {
+    type Output = Result<HeldTokens, Rejected>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
     }
 }
 
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let Some((core, subject, decision, prices)) = self.paid.take() else {
-            return;
-        };
-        let nobody_counted = matches!(decision.by, DecidedBy::Unlimited | DecidedBy::Policy);
-        if nobody_counted || decision.shadowed {
-            return;
-        }
-        let runtime = core.settings.runtime.clone();
-        runtime.spawn(async move { core.undo(&subject, &decision, &prices).await });
-    }
-}
-
-type Deciding = Pin<Box<dyn Future<Output = Result<Admitted, Rejected>> + Send>>;
-
-pin_project! {
-    /// The future of [`FleetRateLimitService`].
-    #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, Req>
-    where
-        S: Service<Req>,
-    {
-        #[pin]
-        state: State<S, Req, S::Future>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    #[project_replace = StateReplaced]
-    enum State<S, Req, Fut> {
-        Calling { #[pin] future: Fut },
-        // Boxed, so that a call that passes does not carry the space around.
-        Undecided { undecided: Pin<Box<Undecided<S, Req>>> },
-        Rejected { rejected: Rejected },
-        Done,
-    }
-}
-
-pin_project! {
-    // Waiting for the decision, then for the inner service.
-    struct Undecided<S, Req> {
-        deciding: Deciding,
-        inner: S,
-        request: Option<Req>,
-        admitted: Option<Admitted>,
-    }
-}
-
-impl<S, Req> Future for ResponseFuture<S, Req>
-where
-    S: Service<Req>,
-    S::Error: ServiceError,
-{
-    type Output = Result<S::Response, S::Error>;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            match state.as_mut().project() {
-                StateProj::Calling { future } => {
-                    let result = ready!(future.poll(cx));
-                    state.set(State::Done);
-                    return Poll::Ready(result);
-                }
-                StateProj::Undecided { undecided } => {
-                    let called = ready!(undecided.as_mut().poll_call(cx));
-                    state.set(State::Done);
-                    let future = called?;
-                    state.set(State::Calling { future });
-                }
-                StateProj::Rejected { .. } => {
-                    let StateReplaced::Rejected { rejected } = state.project_replace(State::Done)
-                    else {
-                        unreachable!("the state was matched above")
-                    };
-                    return Poll::Ready(Err(rejected.into()));
-                }
-                StateProj::Done => panic!("polled after it was done"),
-            }
-        }
-    }
-}
-
-impl<S, Req> Undecided<S, Req>
-where
-    S: Service<Req>,
-    S::Error: ServiceError,
-{
-    /// Waits for the decision, then for the inner service, then calls it.
-    fn poll_call(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Future, S::Error>> {
-        let this = self.project();
-        if this.admitted.is_none() {
-            *this.admitted = Some(ready!(this.deciding.as_mut().poll(cx))?);
-        }
-        ready!(this.inner.poll_ready(cx))?;
-        let request = this.request.take().expect("polled after it was called");
-        if let Some(admitted) = this.admitted.take() {
-            admitted.spend();
-        }
-        Poll::Ready(Ok(this.inner.call(request)))
-    }
-}
-
-impl<S: Service<Req>, Req> fmt::Debug for ResponseFuture<S, Req> {
+impl fmt::Debug for WaitForTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.state {
-            State::Calling { .. } => "calling",
-            State::Undecided { .. } => "undecided",
-            State::Rejected { .. } => "rejected",
-            State::Done => "done",
-        };
-        f.debug_struct("ResponseFuture")
-            .field("state", &state)
-            .finish_non_exhaustive()
+        f.debug_struct("WaitForTokens").finish_non_exhaustive()
+    }
+}
+
+/// The permit of a request: the tokens of one that waited, until it is started. Dropped before, it puts them back, in the
+/// background. A request that is admitted at once holds nothing.
+#[must_use = "dropped, it puts the tokens back"]
+pub struct HeldTokens(Option<Box<Paid>>);
+
+struct Paid {
+    limiter: Arc<Limiter>,
+    subject: Box<str>,
+    decision: Decision,
+    prices: Prices,
+}
+
+impl Guard for HeldTokens {
+    #[inline(always)]
+    fn settle(&mut self, _: Verdict) {}
+}
+
+impl Permit for HeldTokens {
+    #[inline(always)]
+    fn started(&mut self) {
+        if self.0.is_some() {
+            self.0 = None;
+        }
+    }
+}
+
+impl HeldTokens {
+    #[cold]
+    fn put_back(paid: Paid) {
+        let Paid {
+            limiter,
+            subject,
+            decision,
+            prices,
+        } = paid;
+        let uncounted = matches!(decision.by, DecidedBy::Unlimited | DecidedBy::Policy);
+        if uncounted || decision.shadowed {
+            return;
+        }
+        let undone = Arc::clone(&limiter);
+        limiter.spawn(async move { undone.undo(&subject, &decision, &prices).await });
+    }
+}
+
+impl Drop for HeldTokens {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(paid) = self.0.take() {
+            Self::put_back(*paid);
+        }
+    }
+}
+
+impl fmt::Debug for HeldTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldTokens").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! How many tokens an instance leases at a time: as many as it is about to use, and no more than its part.
+//! The size of a lease: the tokens that this instance is about to use, and at most its part of what is left.
 //!
 //! Pure: levels and times in, numbers out.
 
@@ -10,7 +10,7 @@ use crate::{
     limit::{Quota, store::Standing},
 };
 
-/// How an instance leases tokens of the store, to spend them without asking again.
+/// Settings of leases: tokens that an instance takes from the store in advance.
 ///
 /// # Default
 /// Leases last a second; 10,000 subjects.
@@ -32,29 +32,31 @@ impl LeaseRules {
         }
     }
 
-    /// How long leased tokens may be spent: then what is left of them goes back to the store. A lease is made for
-    /// what an instance uses in a quarter of it. Default: 1 second.
+    /// Sets the time within which leased tokens may be spent; unspent ones then go back to the store. A lease is sized for
+    /// a quarter of it. Between 10 ms and a day. Default: 1 second.
     pub const fn time(mut self, time: Duration) -> Self {
         self.time = time;
         self
     }
 
-    /// The most tokens of one limit that this instance holds at a time, beyond what calls wait for. Default: no
-    /// bound but its part of what is left.
+    /// Sets the maximum of tokens of one limit that this instance holds at a time, beyond those that calls wait for.
+    /// Default: its part of what is left.
     pub const fn most(mut self, tokens: u64) -> Self {
         self.most = tokens;
         self
     }
 
-    /// The most subjects that this instance holds leases of; further ones cost a round trip a call. Default: 10,000.
+    /// Sets the maximum of subjects that this instance holds leases for; further ones cost a round trip per call. Default:
+    /// 10,000.
     pub const fn subjects(mut self, subjects: usize) -> Self {
         self.subjects = subjects;
         self
     }
 
     pub(super) fn check(&self) -> Result<(), InvalidConfig> {
-        if self.time < Duration::from_millis(10) {
-            let rule = "must be at least 10 milliseconds";
+        let (shortest, longest) = (Duration::from_millis(10), Duration::from_secs(86_400));
+        if !(shortest..=longest).contains(&self.time) {
+            let rule = "must be between 10 milliseconds and 1 day";
             return Err(InvalidConfig::new("time", self.time, rule));
         }
         if self.most == 0 {
@@ -67,13 +69,13 @@ impl LeaseRules {
         Ok(())
     }
 
-    /// What a lease should last for, in microseconds.
+    /// The time that a lease is sized for, in microseconds.
     fn horizon(&self) -> u64 {
         micros(self.time / 4)
     }
 
-    /// A store that has refused is not asked again before this, as each question would bring less than it costs.
-    /// Short enough for a bucket not to run over meanwhile.
+    /// Microseconds until a store that has denied a lease is asked again, since each round trip would bring less than it
+    /// costs. Short enough for a bucket not to overflow meanwhile.
     pub(super) fn pause(&self, quota: &Quota) -> u64 {
         let quarter = (quota.capacity() * quota.unit()) / quota.rate() / 4;
         LONGEST_PAUSE.min(self.horizon()).min(quarter)
@@ -81,7 +83,7 @@ impl LeaseRules {
 }
 
 impl LeaseRules {
-    /// Tokens that come in during a pause. When fewer are left, they are not worth a question.
+    /// Tokens that come in during a pause. Fewer are not worth a round trip.
     pub(super) fn gain(&self, quota: &Quota) -> u64 {
         self.pause(quota).saturating_mul(quota.rate()) / quota.unit()
     }
@@ -95,21 +97,21 @@ impl Default for LeaseRules {
 
 /// Microseconds.
 const LONGEST_PAUSE: u64 = 10_000;
-/// Shorter times say nothing about a demand.
+/// Shorter times are no measure of a demand.
 const SHORTEST: u64 = 1_000;
-/// A lease is at most so many times as large as the one before.
+/// The maximum ratio of a lease to the one before.
 const GROWTH: u64 = 4;
 
-/// What is known of the demand for one limit.
+/// The estimated demand for one limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LeaseSize {
-    /// Tokens that the next lease should be good for.
+    /// The size of the next lease.
     pub(super) size: u64,
-    /// How many there were after the last lease.
+    /// The tokens at hand after the last lease.
     pub(super) level: u64,
 }
 
-/// How things are when tokens are asked for.
+/// The circumstances of a lease.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LeaseContext {
     /// Tokens at hand.
@@ -118,14 +120,14 @@ pub(super) struct LeaseContext {
     pub(super) wanted: u64,
     /// Microseconds since the last lease.
     pub(super) since: u64,
-    /// What the store last said, so long ago; `None`: it was never asked.
+    /// The last answer of the store and its age in microseconds; `None` before the first.
     pub(super) standing: Option<(Standing, u64)>,
     /// Instances that share the limit.
     pub(super) live: u64,
 }
 
 impl LeaseSize {
-    /// How many tokens to ask for.
+    /// The number of tokens to ask for.
     pub(super) fn ask(&mut self, scene: &LeaseContext, quota: &Quota, rules: &LeaseRules) -> u64 {
         self.learn(scene, rules);
         let useful = self.size.saturating_sub(scene.level).max(scene.wanted);
@@ -134,7 +136,7 @@ impl LeaseSize {
             .min(quota.capacity())
     }
 
-    /// What was used since the last lease tells what will be.
+    /// Estimates the demand from the use since the last lease.
     fn learn(&mut self, scene: &LeaseContext, rules: &LeaseRules) {
         let used = u128::from(self.level.saturating_sub(scene.level) + scene.wanted);
         let since = scene.since.max(SHORTEST);
@@ -144,13 +146,13 @@ impl LeaseSize {
         self.size = target.clamp(self.size / 2, largest).min(rules.most);
     }
 
-    /// At this level it is time to ask, so that calls need not wait.
+    /// The level at which more tokens are fetched, so that calls need not wait.
     pub(super) const fn low(&self) -> u64 {
         self.size / 4
     }
 }
 
-/// This instance's part of what is left; of little, what comes in during a pause, whoever is first.
+/// This instance's part of what is left, or at least what comes in during a pause.
 fn part(scene: &LeaseContext, quota: &Quota, rules: &LeaseRules) -> u64 {
     let left = match scene.standing {
         Some((standing, ago)) => projection::later(quota, standing, ago).remaining,
@@ -240,7 +242,7 @@ mod tests {
             ..scene(0, 1, 1_000)
         };
         assert_eq!(demand.ask(&left(800), &quota, &RULES), 200);
-        // In a pause ten come in: of no more than that, nobody has a part.
+        // Ten come in during a pause: so few are not divided.
         assert_eq!(demand.ask(&left(9), &quota, &RULES), 9);
         assert_eq!(
             demand.ask(&left(0), &quota, &RULES),

@@ -1,50 +1,39 @@
-//! Calls that are paid for out of leases: from the pool if it can, else by whoever asks the store for all.
+//! Calls that are paid for out of leases: from the pool, or from a lease that one call fetches for all that wait.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{
-    costs::Prices,
+    costs::{NO_PRICES, Prices},
     decision::{Decided, DecidedBy, Decision, Standings},
-    lease_size::{LeaseContext, LeaseRules, micros},
-    limiter::{Limiter, signed, standings},
+    demands::signed,
+    lease_size::LeaseRules,
+    limiter::Limiter,
     plan::{MAX_LIMITS, Plan},
-    projection,
-    token_pool::{Book, HeldTokens, TokenPool, Turn},
+    refill::{Asked, Asking},
+    token_pool::TokenPool,
 };
 use crate::{
-    clock::Moment,
-    limit::{
-        store::{StoreDecision, StoreError},
-        token_bucket::LimitOutcome,
-    },
+    fleet::StoreError,
+    limit::{store::StoreDecision, token_bucket::LimitOutcome},
 };
 
-/// What came of asking the store.
-enum Asked {
-    /// The call that asked is paid for.
-    HeldTokens(HeldTokens),
-    /// The store has tokens for nobody, or not for this call.
-    Refused(LimitOutcome, Standings),
-    /// No answer.
-    Unanswered,
-}
+/// For how long tokens are offered to a store that does not answer. Meanwhile they come in there at the rate of the limit.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
-const NO_PRICES: Prices = [0; MAX_LIMITS];
-
-/// Others take what the store has just told of: so often one asks again for what is left.
-const QUESTIONS: u32 = 3;
-
-/// So many pools are emptied at a time.
+/// The number of pools that are emptied at a time.
 const AT_ONCE: usize = 32;
 
-/// A pool can be retired so many times under a call before it goes to the store by itself.
+/// The number of pools that can be retired under a call before it makes its own round trip.
 const TRIES: usize = 4;
 
 impl Limiter {
-    /// Pays out of the pool, if that can be done at once. The hot path: a lookup, a clock, a compare-and-swap for each
-    /// limit.
+    /// Pays out of the pool, if it can without waiting. The hot path: a lookup, one reading of the clock, one
+    /// compare-and-swap per limit.
     #[inline]
     pub(super) fn spend(
         self: &Arc<Self>,
@@ -79,10 +68,10 @@ impl Limiter {
         )
     }
 
-    /// Asks for more before the pool is dry, unless somebody does already.
+    /// Fetches more tokens before the pool is empty, unless that is in progress.
     #[cold]
     fn prefetch(self: &Arc<Self>, rules: &LeaseRules, subject: &str, pool: &Arc<TokenPool>) {
-        if self.health.is_degraded() {
+        if !self.client.is_available() || self.is_closing() {
             return;
         }
         if let Some(turn) = pool.turn_at_once() {
@@ -93,12 +82,11 @@ impl Limiter {
                 pool: Arc::clone(pool),
                 need: NO_PRICES,
             };
-            self.settings.runtime.spawn(asking.refill(turn));
+            self.spawn(async move { drop(asking.refill(turn).await) });
         }
     }
 
-    /// For a call that the pool could not pay for. It waits for no longer than it would for the store, though others
-    /// may come first.
+    /// Decides about a call that the pool could not pay for. It waits at most one budget, though others may come first.
     pub(super) async fn lease(
         self: &Arc<Self>,
         rules: &LeaseRules,
@@ -107,13 +95,13 @@ impl Limiter {
         prices: &Prices,
     ) -> Decision {
         let leasing = self.in_turn(rules, subject, plan.clone(), prices);
-        match timeout(self.settings.budget, leasing).await {
+        match timeout(self.settings.fleet.budget, leasing).await {
             Ok(decision) => decision,
             Err(_) => self.fallback(subject, plan, prices).await,
         }
     }
 
-    /// One of those that wait asks the store for all.
+    /// Waits for the turn of this call; one of those that wait asks the store for all.
     async fn in_turn(
         self: &Arc<Self>,
         rules: &LeaseRules,
@@ -141,7 +129,7 @@ impl Limiter {
             if let Some(refused) = self.denied_locally(subject, &plan, prices, now) {
                 return refused;
             }
-            if self.health.is_degraded() {
+            if !self.client.is_available() {
                 return self.fallback(subject, plan, prices).await;
             }
             let asking = Asking {
@@ -151,9 +139,9 @@ impl Limiter {
                 pool: Arc::clone(&pool),
                 need: *prices,
             };
-            // In a task of its own: if this call is dropped, the tokens are for others.
+            // In a task of its own: if this call is dropped, the tokens stay in the pool.
             let asked = self.settings.runtime.spawn(asking.refill(turn)).await;
-            return match asked.unwrap_or(Asked::Unanswered) {
+            return match asked.unwrap_or(Asked::NoAnswer) {
                 Asked::HeldTokens(paid) => {
                     paid.spend();
                     self.paid(&pool)
@@ -164,10 +152,10 @@ impl Limiter {
                     DecidedBy::Store,
                     Some(standings),
                 ),
-                Asked::Unanswered => self.fallback(subject, plan, prices).await,
+                Asked::NoAnswer => self.fallback(subject, plan, prices).await,
             };
         }
-        self.query_store(subject, plan, prices).await
+        self.decide_exact(subject, plan, prices).await
     }
 
     /// The pool of a subject, whatever its plan; `None` if there is no room for one more.
@@ -183,17 +171,20 @@ impl Limiter {
         Some(Arc::clone(pools.get_or_insert_with(subject.into(), made)))
     }
 
-    /// Takes a pool out of use, in one's turn; what is in it goes back.
+    /// Takes a pool out of use, for the holder of its turn; its tokens go back.
     fn retire(self: &Arc<Self>, subject: &str, pool: &Arc<TokenPool>) {
         pool.retire();
         let same = |_: &_, other: &Arc<TokenPool>| Arc::ptr_eq(other, pool);
         let _ = self.pools.pin().remove_if(subject, same);
         let tokens = pool.drain();
         if tokens != NO_PRICES {
-            let (core, pool, subject) = (Arc::clone(self), Arc::clone(pool), subject.to_owned());
-            self.settings.runtime.spawn(async move {
+            let (limiter, pool, subject) = (Arc::clone(self), Arc::clone(pool), subject.to_owned());
+            self.spawn(async move {
+                let until = Instant::now() + GIVE_BACK;
                 // What does not arrive is lost, and comes in again at the rate of the limit.
-                let _ = core.give_back(&subject, &pool.plan, &tokens).await;
+                let _ = limiter
+                    .give_back(&subject, &pool.plan, &tokens, until)
+                    .await;
             });
         }
     }
@@ -203,15 +194,16 @@ impl Limiter {
         subject: &str,
         plan: &Plan,
         tokens: &Prices,
+        until: Instant,
     ) -> Result<StoreDecision, StoreError> {
         let answer = self
-            .call_store(subject, plan, |index| -signed(tokens[index]))
+            .settle_store(subject, plan, until, |index| -signed(tokens[index]))
             .await;
         self.denials.forget(subject);
         answer
     }
 
-    /// Settles with the pool, if it can pay or take what is put back.
+    /// Settles with the pool, if it can pay the difference or take it back.
     pub(super) fn settle_here(
         &self,
         subject: &str,
@@ -234,17 +226,19 @@ impl Limiter {
         differences.iter().all(|difference| *difference >= 0) && pool.take(&amounts)
     }
 
-    /// Gives back what is over, or everything, and drops pools that nobody uses. Stops when the store is lost: what is
-    /// over then goes back when it is found again.
+    /// Gives back leases that have ended, or all, and drops unused pools. Stops while the store is unavailable; leases
+    /// that have ended go back when it is available again.
     pub(super) async fn sweep(self: &Arc<Self>, all: bool) -> Result<(), StoreError> {
-        let now = self.settings.clock.now();
+        let (now, until) = (self.settings.clock.now(), Instant::now() + GIVE_BACK);
         let over: Vec<_> = (self.pools.pin().iter())
             .filter(|(_, pool)| all || pool.is_over(now))
             .map(|(subject, pool)| (subject.clone(), Arc::clone(pool)))
             .collect();
         let (mut under_way, mut last) = (JoinSet::new(), Ok(()));
         for (subject, pool) in over {
-            if self.health.is_degraded() {
+            let wait_until = if all { until } else { Instant::now() };
+            if !self.client.available_by(wait_until).await {
+                last = Err(StoreError::unavailable());
                 break;
             }
             if under_way.len() == AT_ONCE
@@ -254,7 +248,7 @@ impl Limiter {
             }
             let core = Arc::clone(self);
             under_way.spawn_on(
-                async move { core.empty(&subject, &pool, all).await },
+                async move { core.empty(&subject, &pool, all, until).await },
                 &self.settings.runtime,
             );
         }
@@ -266,12 +260,13 @@ impl Limiter {
         last
     }
 
-    /// Gives back what is in a pool, or drops it if nothing is. Unless that `has_to_be`, not while it is in use.
+    /// Gives the tokens of a pool back, or drops an empty one. Skipped while a lease is in progress, unless it `has_to_be`.
     async fn empty(
         self: &Arc<Self>,
         subject: &str,
         pool: &Arc<TokenPool>,
         has_to_be: bool,
+        until: Instant,
     ) -> Result<(), StoreError> {
         let turn = if has_to_be {
             Some(pool.turn().await)
@@ -286,11 +281,13 @@ impl Limiter {
             self.retire(subject, pool);
             return Ok(());
         }
-        self.give_back(subject, &pool.plan, &tokens).await.map(drop)
+        self.give_back(subject, &pool.plan, &tokens, until)
+            .await
+            .map(drop)
     }
 }
 
-/// The limit of which least is left.
+/// The limit with the smallest part left.
 fn scarcest(plan: &Plan, standings: &Standings) -> usize {
     if plan.as_slice().len() == 1 {
         return 0;
@@ -300,172 +297,4 @@ fn scarcest(plan: &Plan, standings: &Standings) -> usize {
         u128::from(standings[*index].remaining) * (1 << 32) / u128::from(capacity)
     };
     (0..plan.as_slice().len()).min_by_key(share).unwrap_or(0)
-}
-
-/// One question to the store, for all who wait.
-struct Asking {
-    core: Arc<Limiter>,
-    rules: LeaseRules,
-    subject: Box<str>,
-    pool: Arc<TokenPool>,
-    /// What the call that asks costs: nothing, if none does.
-    need: Prices,
-}
-
-impl Asking {
-    async fn refill(self, _turn: Turn) -> Asked {
-        let start = self.core.settings.clock.now();
-        if self.pool.is_over(start) {
-            self.clear().await;
-        }
-        // One limit may be dry, and another not.
-        let own = HeldTokens::new(Arc::clone(&self.pool), self.pool.take_some(&self.need));
-        let missing: Prices = std::array::from_fn(|index| self.need[index] - own.of(index));
-        let mut asked = self.amounts(&missing, start);
-        for tries in 1.. {
-            let Ok(stored) = self.call_store(&asked).await else {
-                return Asked::Unanswered;
-            };
-            if stored.outcome.is_admitted() {
-                own.spend();
-                return self.granted(&asked, &missing, &stored, start);
-            }
-            // There is less than that, and maybe enough all the same.
-            match fewer(&asked, &missing, &stored) {
-                Some(fewer) if tries < QUESTIONS => asked = fewer,
-                _ => {
-                    drop(own);
-                    return self.refused(&stored);
-                }
-            }
-        }
-        Asked::Unanswered
-    }
-
-    async fn call_store(&self, asked: &Prices) -> Result<StoreDecision, StoreError> {
-        let plan = &self.pool.plan;
-        self.core
-            .call_store(&self.subject, plan, |index| signed(asked[index]))
-            .await
-    }
-
-    /// What is over goes back, before more is asked for.
-    async fn clear(&self) {
-        let tokens = self.pool.drain();
-        if tokens != NO_PRICES {
-            let _ = self
-                .core
-                .give_back(&self.subject, &self.pool.plan, &tokens)
-                .await;
-        }
-    }
-
-    /// How much to ask for, and no less than what is missing.
-    fn amounts(&self, missing: &Prices, now: Moment) -> Prices {
-        let mut asked = *missing;
-        let mut book = self.pool.book();
-        let Book { demands, seen } = &mut *book;
-        let ago = seen.map_or(u64::MAX, |(seen, _)| micros(now.since(seen)));
-        for (index, limit) in self.pool.plan.as_slice().iter().enumerate() {
-            let scene = LeaseContext {
-                level: self.pool.level(index),
-                wanted: self.pool.wanted(index).max(missing[index]),
-                since: ago,
-                standing: seen.map(|(_, standings)| (standings[index], ago)),
-                live: self.core.health.live(),
-            };
-            let amount = demands[index].ask(&scene, &limit.quota, &self.rules);
-            asked[index] = amount.max(missing[index]);
-        }
-        asked
-    }
-
-    fn granted(
-        &self,
-        amounts: &Prices,
-        missing: &Prices,
-        stored: &StoreDecision,
-        start: Moment,
-    ) -> Asked {
-        let pool = &self.pool;
-        let standings = standings(&stored.limits);
-        pool.note(&standings);
-        let mut book = pool.book();
-        book.seen = Some((self.core.settings.clock.now(), standings));
-        // Counted from before it was asked for.
-        pool.expire_at(start + self.rules.time);
-        let (mut rationed, mut scarce) = (None, standings);
-        for (index, limit) in pool.plan.as_slice().iter().enumerate() {
-            let demand = &mut book.demands[index];
-            demand.level = pool.level(index) + amounts[index];
-            pool.set_low(index, demand.low());
-            if demand.level < demand.size {
-                rationed = rationed.max(Some(self.rules.pause(&limit.quota)));
-                if standings[index].remaining < self.rules.gain(&limit.quota) {
-                    scarce[index].remaining = 0;
-                }
-            }
-        }
-        drop(book);
-        if let Some(pause) = rationed {
-            self.ration(Duration::from_micros(pause), &standings, &scarce);
-        }
-        let rest: Prices = std::array::from_fn(|index| amounts[index] - missing[index]);
-        pool.put(&rest);
-        Asked::HeldTokens(HeldTokens::new(Arc::clone(pool), self.need))
-    }
-
-    /// There was less than is wanted: for a moment only calls ask the store. If next to nothing is left, they do not
-    /// either, or each of them would ask for what has come in since the one before.
-    fn ration(&self, pause: Duration, standings: &Standings, scarce: &Standings) {
-        let now = self.core.settings.clock.now();
-        self.pool.quiet_until(now + pause);
-        if scarce != standings {
-            let (memory, plan) = (&self.core.denials, &self.pool.plan);
-            memory.note(&self.subject, plan, scarce, pause, pause, now);
-        }
-    }
-
-    fn refused(&self, stored: &StoreDecision) -> Asked {
-        let now = self.core.settings.clock.now();
-        let there = standings(&stored.limits);
-        self.pool.note(&there);
-        self.pool.book().seen = Some((now, there));
-        let limits = self.pool.plan.as_slice();
-        let pause = limits
-            .iter()
-            .map(|limit| self.rules.pause(&limit.quota))
-            .min();
-        let pause = Duration::from_micros(pause.unwrap_or(0));
-        self.pool.quiet_until(now + pause);
-        // Of what is here, too.
-        let standings = self.pool.standings();
-        if matches!(stored.outcome, LimitOutcome::Impossible { .. }) || self.need == NO_PRICES {
-            return Asked::Refused(stored.outcome, standings);
-        }
-        let (mut binding, mut wait) = (0, 0);
-        for (index, limit) in limits.iter().enumerate() {
-            let one = projection::wait_for(&limit.quota, standings[index], self.need[index]);
-            if one > wait {
-                (binding, wait) = (index, one);
-            }
-        }
-        let wait = Duration::from_micros(wait).max(pause);
-        let (memory, plan) = (&self.core.denials, &self.pool.plan);
-        memory.note(&self.subject, plan, &standings, wait, pause, now);
-        let micros = micros(wait);
-        Asked::Refused(LimitOutcome::Wait { binding, micros }, standings)
-    }
-}
-
-/// As much as there is, if that is enough for the call that asks, and of any use.
-fn fewer(asked: &Prices, missing: &Prices, stored: &StoreDecision) -> Option<Prices> {
-    let mut fewer = *asked;
-    for (index, standing) in stored.limits.iter().enumerate() {
-        fewer[index] = asked[index].min(standing.remaining);
-        if fewer[index] < missing[index] {
-            return None;
-        }
-    }
-    (fewer != *asked && fewer != NO_PRICES).then_some(fewer)
 }

@@ -1,62 +1,69 @@
-//! How a call is decided: what is known here first, the store then, the policy last.
+//! The steps of a decision: [`try_local`](Limiter::try_local), [`query_store`](Limiter::query_store),
+//! [`fallback`](Limiter::fallback), [`finish`](Limiter::finish).
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use super::{
-    builder::{Mode, Settings, Unreachable},
     costs::{Costs, Prices},
     counts::Counts,
-    decision::{Decided, DecidedBy, Decision, NOTHING, Standings},
+    decision::{Decided, DecidedBy, Decision, Standings},
+    demands::{signed, standings},
     denial_cache::DenialCache,
-    health::Health,
     plan::Plan,
     queue::Queues,
+    settings::{Mode, Settings},
     token_pool::TokenPools,
 };
 use crate::{
     clock::Moment,
     error::Pattern,
+    fleet::{HandleTasks, OnOutage, StoreClient, StoreHandle, join},
     limit::{
-        Quota,
-        store::{Demand, InProcessLimits, LimitStore, Standing, StoreDecision, StoreError},
+        store::{InProcessLimits, LimitStore, StoreDecision},
         token_bucket::LimitOutcome,
     },
-    telemetry::{self, Metric, Reading, Source},
+    telemetry,
 };
 
 pub(super) struct Limiter {
     pub(super) settings: Settings,
-    pub(super) store: Arc<dyn LimitStore>,
-    pub(super) health: Health,
+    pub(super) client: StoreClient<dyn LimitStore>,
+    /// Whether the store handle's own heartbeat says which instances are live.
+    pub(super) is_member: bool,
+    handle: StoreHandle,
+    /// The background tasks of the handle; set when it starts.
+    tasks: OnceLock<HandleTasks>,
     pub(super) denials: DenialCache,
     pub(super) counts: Counts,
     pub(super) shadow: AtomicBool,
-    /// What is leased.
+    /// The leased tokens.
     pub(super) pools: TokenPools,
     /// Calls that wait for tokens.
     pub(super) queues: Queues,
     /// The buckets of this instance alone.
-    alone: InProcessLimits,
+    pub(super) alone: InProcessLimits,
 }
 
-/// Subjects that this instance keeps a share for, while the store cannot be reached.
+/// The number of subjects that this instance keeps a share for while the store is unavailable.
 const SUBJECTS_ALONE: usize = 1 << 16;
 
-/// The largest cost that a store is asked for: more than any bucket holds.
-const MOST: u64 = 1 << 53;
-
 impl Limiter {
-    pub(super) fn new(settings: Settings, store: Arc<dyn LimitStore>) -> Self {
-        let (subjects, longest) = settings.memory;
+    /// To be called within the runtime of the settings.
+    pub(super) fn new(settings: Settings, store: Arc<dyn LimitStore>, handle: StoreHandle) -> Self {
+        let (subjects, longest) = settings.denials;
+        let fleet = &settings.fleet;
         Self {
-            store,
-            health: Health::new(),
+            client: StoreClient::new(store, Pattern::RateLimit, Arc::clone(&settings.name), fleet),
+            is_member: settings.mode != Mode::Local
+                && join(&handle, &settings.runtime, fleet.budget, fleet.heartbeat),
+            handle,
+            tasks: OnceLock::new(),
             denials: DenialCache::new(subjects, longest),
             counts: Counts::new(&settings.plan),
             shadow: AtomicBool::new(settings.shadow),
@@ -64,6 +71,40 @@ impl Limiter {
             queues: Queues::default(),
             alone: InProcessLimits::with_max_subjects(SUBJECTS_ALONE),
             settings,
+        }
+    }
+
+    /// Registers the tasks of the handle. The first call wins.
+    pub(super) fn run_in(&self, tasks: &HandleTasks) {
+        // Losing to an earlier call is what the first line says.
+        let _ = self.tasks.set(tasks.clone());
+    }
+
+    /// Runs `task` in the background, so that a shutdown waits for it.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self.tasks.get() {
+            Some(tasks) => tasks.spawn(&self.settings.runtime, task),
+            None => drop(self.settings.runtime.spawn(task)),
+        }
+    }
+
+    /// Whether the handle was shut down or dropped: it leases no more tokens.
+    pub(super) fn is_closing(&self) -> bool {
+        self.tasks.get().is_some_and(HandleTasks::is_closing)
+    }
+
+    /// The live members of the store, if it has a membership.
+    pub(super) fn members(&self) -> Option<u64> {
+        self.handle.live_instances()
+    }
+
+    /// The number of instances that use the limit, this one included, as of the last answers of the store.
+    pub(super) fn live_instances(&self) -> u64 {
+        let enrolled = self.client.live_instances();
+        match self.handle.live_instances() {
+            // The enrolment of an instance that died lasts for long; its membership does not.
+            Some(members) if self.is_member => enrolled.min(members),
+            _ => enrolled,
         }
     }
 
@@ -79,7 +120,7 @@ impl Limiter {
         costs.by(plan, &self.settings.plan)
     }
 
-    /// The whole of a decision, counted.
+    /// Makes a decision and counts it.
     pub(super) async fn ask(self: &Arc<Self>, subject: &str, costs: Costs<'_>) -> Decision {
         let plan = self.plan_of(subject);
         let prices = self.prices(&plan, &costs);
@@ -87,7 +128,7 @@ impl Limiter {
         self.finish(decision)
     }
 
-    /// The same, not counted yet.
+    /// Makes a decision. It is not counted: see [`finish`](Self::finish).
     pub(super) async fn decide(
         self: &Arc<Self>,
         subject: &str,
@@ -96,11 +137,11 @@ impl Limiter {
     ) -> Decision {
         match self.try_local(subject, &plan, prices) {
             Some(decision) => decision,
-            None => self.query(subject, plan, prices).await,
+            None => self.query_store(subject, plan, prices).await,
         }
     }
 
-    /// What can be said without waiting for anybody.
+    /// Step 1: decides without waiting, if that is possible.
     #[inline]
     pub(super) fn try_local(
         self: &Arc<Self>,
@@ -121,30 +162,37 @@ impl Limiter {
         self.denied_locally(subject, plan, prices, now)
     }
 
-    async fn query(self: &Arc<Self>, subject: &str, plan: Plan, prices: &Prices) -> Decision {
+    /// Step 2: decides by the store, out of a new lease or in a round trip of its own.
+    async fn query_store(self: &Arc<Self>, subject: &str, plan: Plan, prices: &Prices) -> Decision {
         if let Mode::Local = self.settings.mode {
             return self.alone(subject, plan, prices, 1, DecidedBy::Local).await;
         }
-        if self.health.is_degraded() {
+        if !self.client.accepts_calls() {
             return self.fallback(subject, plan, prices).await;
         }
         match &self.settings.mode {
-            Mode::Leased(rules) if can_be_leased(&plan, prices) => {
+            Mode::Leased(rules) if can_be_leased(&plan, prices) && !self.is_closing() => {
                 self.lease(rules, subject, plan, prices).await
             }
-            _ => self.query_store(subject, plan, prices).await,
+            _ => self.decide_exact(subject, plan, prices).await,
         }
     }
 
-    /// A round trip for this call.
-    pub(super) async fn query_store(&self, subject: &str, plan: Plan, prices: &Prices) -> Decision {
-        match self.take_from_store(subject, &plan, prices).await {
+    /// Decides in a round trip for this call alone.
+    pub(super) async fn decide_exact(
+        &self,
+        subject: &str,
+        plan: Plan,
+        prices: &Prices,
+    ) -> Decision {
+        let answer = self.call_store(subject, &plan, |index| signed(prices[index]));
+        match answer.await {
             Ok(stored) => self.of_store(subject, plan, &stored),
             Err(_) => self.fallback(subject, plan, prices).await,
         }
     }
 
-    /// The refusal that is known already.
+    /// The denial in the cache, if there is one.
     pub(super) fn denied_locally(
         &self,
         subject: &str,
@@ -161,111 +209,32 @@ impl Limiter {
         Some(self.decision(plan.clone(), outcome, DecidedBy::Memory, standings))
     }
 
-    /// A question to the store: within the budget, and heard by the one who keeps an eye on it.
-    pub(super) async fn take_from_store(
-        &self,
-        subject: &str,
-        plan: &Plan,
-        prices: &Prices,
-    ) -> Result<StoreDecision, StoreError> {
-        self.call_store(subject, plan, |index| signed(prices[index]))
-            .await
-    }
-
-    /// The same with whatever costs, negative ones too.
-    pub(super) async fn call_store(
-        &self,
-        subject: &str,
-        plan: &Plan,
-        cost: impl Fn(usize) -> i64,
-    ) -> Result<StoreDecision, StoreError> {
-        let demands: Vec<Demand<'_>> = plan
-            .as_slice()
-            .iter()
-            .enumerate()
-            .map(|(index, limit)| Demand {
-                limit: &limit.name,
-                quota: limit.quota,
-                cost: cost(index),
-            })
-            .collect();
-        let answer = self.store.decide(&self.settings.name, subject, &demands);
-        let answer = within(self.settings.budget, answer).await;
-        self.heard(answer.as_ref().err());
-        answer
-    }
-
-    /// Asks for the costs with another sign: a look at the limits, or tokens put back. Not counted.
-    pub(super) async fn put_back(
-        &self,
-        subject: &str,
-        costs: Costs<'_>,
-    ) -> Result<Decision, StoreError> {
-        let plan = self.plan_of(subject);
-        if plan.is_unlimited() {
-            return Ok(self.decision(plan, Decided::Open, DecidedBy::Unlimited, None));
-        }
-        let prices = self.prices(&plan, &costs);
-        let stored = self
-            .call_store(subject, &plan, |index| -signed(prices[index]))
-            .await?;
-        if prices.iter().any(|price| *price > 0) {
-            self.denials.forget(subject);
-        }
-        let standings = standings(&stored.limits);
-        Ok(self.decision(
-            plan,
-            Decided::By(stored.outcome),
-            DecidedBy::Store,
-            Some(standings),
-        ))
-    }
-
-    /// What the store said, or did not say.
-    pub(super) fn heard(&self, failure: Option<&StoreError>) {
-        match failure {
-            None => {
-                self.counts.answered.fetch_add(1, Relaxed);
-                self.health.answered(&self.settings.name);
-            }
-            Some(failure) => {
-                self.counts.unanswered.fetch_add(1, Relaxed);
-                let policy = self.settings.unreachable.as_str();
-                self.health.failed(&self.settings.name, failure, policy);
-            }
-        }
-    }
-
     fn of_store(&self, subject: &str, plan: Plan, stored: &StoreDecision) -> Decision {
-        let standings = standings(&stored.limits);
         if let LimitOutcome::Wait { micros, .. } = stored.outcome {
+            let standings = standings(&stored.limits);
             let wait = Duration::from_micros(micros);
             let now = self.settings.clock.now();
             self.denials
                 .note(subject, &plan, &standings, wait, Duration::ZERO, now);
         }
-        self.decision(
-            plan,
-            Decided::By(stored.outcome),
-            DecidedBy::Store,
-            Some(standings),
-        )
+        self.stored(plan, stored)
     }
 
+    /// Step 3: decides by the outage policy.
     #[cold]
     pub(super) async fn fallback(&self, subject: &str, plan: Plan, prices: &Prices) -> Decision {
-        match self.settings.unreachable {
-            Unreachable::Open => self.decision(plan, Decided::Open, DecidedBy::Policy, None),
-            Unreachable::Closed => self.decision(plan, Decided::Closed, DecidedBy::Policy, None),
-            Unreachable::LocalShare => {
+        match self.client.on_outage() {
+            OnOutage::FailOpen => self.decision(plan, Decided::Open, DecidedBy::Policy, None),
+            OnOutage::FailClosed => self.decision(plan, Decided::Closed, DecidedBy::Policy, None),
+            OnOutage::Local => {
                 let by = DecidedBy::LocalShare;
-                self.alone(subject, plan, prices, self.health.live(), by)
+                self.alone(subject, plan, prices, self.live_instances(), by)
                     .await
             }
         }
     }
 
-    /// This instance alone, on one of so many parts of every limit.
+    /// Decides in this instance, by one of `parts` parts of each limit.
     async fn alone(
         &self,
         subject: &str,
@@ -275,7 +244,7 @@ impl Limiter {
         by: DecidedBy,
     ) -> Decision {
         let cost = |index: usize| signed(prices[index]);
-        // It fails over demands that no plan can make, and is never away.
+        // It fails only for demands that no plan can make.
         match self.call_local(subject, &plan, parts, cost).await {
             Ok(stored) => {
                 let standings = standings(&stored.limits);
@@ -283,28 +252,6 @@ impl Limiter {
             }
             Err(_) => self.decision(plan, Decided::Closed, by, None),
         }
-    }
-
-    pub(super) async fn call_local(
-        &self,
-        subject: &str,
-        plan: &Plan,
-        parts: u64,
-        cost: impl Fn(usize) -> i64,
-    ) -> Result<StoreDecision, StoreError> {
-        let demands: Vec<Demand<'_>> = plan
-            .as_slice()
-            .iter()
-            .enumerate()
-            .map(|(index, limit)| Demand {
-                limit: &limit.name,
-                quota: share(&limit.quota, parts),
-                cost: cost(index),
-            })
-            .collect();
-        self.alone
-            .decide(&self.settings.name, subject, &demands)
-            .await
     }
 
     pub(super) fn decision(
@@ -324,7 +271,7 @@ impl Limiter {
         }
     }
 
-    /// Counts a ruling, and lets it pass in shadow mode.
+    /// Step 4: counts the decision, and admits the call in shadow mode.
     pub(super) fn finish(&self, mut decision: Decision) -> Decision {
         if decision.would_admit() {
             self.counts.admitted(decision.by);
@@ -358,86 +305,13 @@ impl Limiter {
     }
 }
 
-/// Neither what costs nothing nor what can never be had: that is for the store to say.
+/// The store decides about calls that cost nothing and about those that cost more than a bucket holds.
 fn can_be_leased(plan: &Plan, prices: &Prices) -> bool {
     let mut limits = plan.as_slice().iter().zip(prices);
     prices[..plan.as_slice().len()]
         .iter()
         .any(|price| *price > 0)
         && limits.all(|(limit, price)| *price <= limit.quota.capacity())
-}
-
-/// No longer than that.
-pub(super) async fn within<T>(
-    budget: Duration,
-    answer: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let late = |_| Err(StoreError::new("no answer within the budget", true));
-    tokio::time::timeout(budget, answer)
-        .await
-        .unwrap_or_else(late)
-}
-
-pub(super) fn signed(cost: u64) -> i64 {
-    i64::try_from(cost.min(MOST)).unwrap_or(i64::MAX)
-}
-
-pub(super) fn standings(limits: &[Standing]) -> Standings {
-    let mut all = [NOTHING; super::plan::MAX_LIMITS];
-    all.iter_mut()
-        .zip(limits)
-        .for_each(|(to, from)| *to = *from);
-    all
-}
-
-/// The smallest of so many parts of a limit, but one token at least.
-fn share(quota: &Quota, parts: u64) -> Quota {
-    let parts = parts.max(1);
-    let share = quota.share(parts - 1, parts);
-    let share = share.and_then(|share| share.burst(share.capacity().max(1)));
-    // Beyond what can be exact, whole tokens have to do.
-    let fewer = || {
-        let burst = (quota.capacity() / parts).max(1);
-        Quota::per((quota.permits() / parts).max(1), quota.period())?.burst(burst)
-    };
-    share.or_else(|_| fewer()).unwrap_or(*quota)
-}
-
-impl Source for Limiter {
-    fn pattern(&self) -> Pattern {
-        Pattern::RateLimit
-    }
-
-    fn name(&self) -> &str {
-        &self.settings.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.counts.read(out);
-        out(Reading {
-            metric: &telemetry::LIMIT_WAITING,
-            attribute: "",
-            value: self.queues.waiting() as u64,
-        });
-        out(Reading {
-            metric: &telemetry::FLEET_DEGRADED,
-            attribute: Pattern::RateLimit.as_str(),
-            value: self.health.is_degraded().into(),
-        });
-    }
-
-    fn read_named(&self, out: &mut dyn FnMut(&'static Metric, &str, u64)) {
-        self.counts.read_named(out);
-        let mut leased = vec![0; self.counts.lines()];
-        for pool in self.pools.pin().values() {
-            for (index, limit) in pool.plan.as_slice().iter().enumerate() {
-                leased[self.counts.line(&limit.name)] += pool.level(index);
-            }
-        }
-        for (line, tokens) in leased.into_iter().enumerate() {
-            out(&telemetry::LIMIT_LEASED, self.counts.name_of(line), tokens);
-        }
-    }
 }
 
 impl Drop for Limiter {

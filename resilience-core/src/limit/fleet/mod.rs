@@ -26,45 +26,61 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Who decides
-//! By default the store, in one round trip per decision: exact, for all instances. A subject with many calls can be
-//! [leased](Mode::Leased): this instance takes tokens in advance and pays calls out of them. What the store has refused
-//! is [remembered](FleetRateLimitBuilder::remember_refusals) for as long as it is sure to be refused again.
+//! # Modes
+//! By default the store decides, in one round trip per decision: exact, for all instances. A subject with many calls
+//! can be [leased](Mode::Leased): this instance takes tokens in advance and pays calls out of them. A denial by the
+//! store is [cached](FleetRateLimitBuilder::remember_refusals) for as long as it is certain to be repeated.
 //!
 //! # Quotas of tenants
 //! [`plans`](FleetRateLimitBuilder::plans) and [`plan_of`](FleetRateLimitBuilder::plan_of) give each subject its
-//! plan, for every decision anew. A subject whose plan changes keeps its tokens.
+//! plan, looked up for every decision. A subject whose plan changes keeps its tokens.
 //!
 //! # Costs that are known afterwards
-//! [`reserve`](FleetRateLimit::reserve) takes what a call may cost, and [`Reservation::settle`] puts back what it did
-//! not, or takes more.
+//! [`reserve`](FleetRateLimit::reserve) takes the highest cost that a call may have, and [`Reservation::settle`] puts
+//! back the unused part, or takes more.
 //!
-//! # When the store cannot be reached
-//! A call waits for the store for no longer than the [budget](FleetRateLimitBuilder::budget). Then the
-//! [policy](Unreachable) has the word: open, closed, or this instance's share of the limit. After three questions
-//! without an answer nobody asks any more but a task in the background, after 25 ms first and four times a second in the
-//! end, until the store is back: one event says that it is gone, one that it is back, and the gauge
-//! `resilience.fleet.degraded` tells in between.
+//! # When the store is unavailable
+//! Each step has a [budget](crate::fleet::FleetOptions::budget) (100 ms). A call whose step fails is decided by the
+//! [outage policy](crate::fleet::OnOutage):
+//!
+//! | policy | meaning |
+//! |---|---|
+//! | `FailOpen` | calls pass without limit |
+//! | `FailClosed` | calls are rejected ([`Reason::StoreUnreachable`]) |
+//! | `Local` (default) | calls are limited by this instance's share: the limit divided by the live instances |
+//!
+//! The shares of a fleet add up to the limit in rate; in burst too, unless there are more instances than tokens in it.
+//! They start full: each outage admits up to one more burst.
+//!
+//! After three failures in a row the store is [unavailable](crate::fleet#health): calls go by the policy at once, and a
+//! background task asks the store until it answers. Leased tokens that were not spent, unused reservations and refunds are
+//! offered to it for up to a second all the same. The gauge `resilience.fleet.degraded` is 1 meanwhile.
 //!
 //! # Errors
 //! [`Rejected`]: [`Reason::RateLimited`] with the wait, [`Reason::TooCostly`], or [`Reason::StoreUnreachable`].
 //!
 //! # Cancellation
-//! A decision that is dropped while the store is asked may have been made: its tokens are then spent.
+//! A decision that is dropped during its round trip may have been made: its tokens are then spent.
 //!
 //! # Cost
-//! One round trip; none for a call that is refused from memory or by policy. A call that is paid for out of a lease
-//! costs a lookup in a lock-free map, one reading of the clock and a compare-and-swap for each limit, and allocates
-//! nothing; a lease costs one round trip, in the background, for all calls of a quarter of a lease time. A heartbeat
-//! every two seconds.
+//! One round trip; none for a call that is denied from the cache or decided by policy. A call that is paid for out of a
+//! lease costs a lookup in a lock-free map, one reading of the clock and a compare-and-swap for each limit, and allocates
+//! nothing; a lease costs one round trip, in the background, for all calls of a quarter of a lease time. One heartbeat
+//! per [interval](crate::fleet::FleetOptions::heartbeat) (2 seconds); where the store has a
+//! [heartbeat of its own](crate::fleet::StoreHandle), one every 20 minutes.
+//!
+//! # References
+//! Token bucket: [RFC 2697](https://www.rfc-editor.org/rfc/rfc2697); leases of tokens as in Google Doorman and in
+//! [Gubernator](https://github.com/gubernator-io/gubernator)'s batching.
 
 mod agent;
 mod builder;
 mod costs;
 mod counts;
 mod decision;
+mod demands;
 mod denial_cache;
-mod health;
+mod export;
 mod layer;
 mod lease_size;
 mod leasing;
@@ -72,69 +88,76 @@ mod limiter;
 mod plan;
 mod projection;
 mod queue;
+mod refill;
 mod reservation;
+mod settings;
+mod store_steps;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod token_pool;
+mod waiting;
 
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 pub use self::{
-    builder::{FleetRateLimitBuilder, Mode, Unreachable},
+    builder::FleetRateLimitBuilder,
     costs::Costs,
     counts::Totals,
     decision::{DecidedBy, Decision, LimitStatus},
-    layer::{FleetRateLimitLayer, FleetRateLimitService, Pricing, ResponseFuture},
+    layer::{
+        BySubject, FleetRateLimitLayer, FleetRateLimitService, HeldTokens, Pricing, WaitForTokens,
+    },
     lease_size::LeaseRules,
     plan::{MAX_LIMITS, Plan, Plans},
     reservation::{Reservation, Settlement},
+    settings::Mode,
 };
 
-use self::limiter::Limiter;
+use self::{agent::LimitAgent, limiter::Limiter};
 #[cfg(doc)]
 use crate::error::Reason;
 use crate::{
-    cost::Each,
     error::Rejected,
+    fleet::{self, AgentHandle, StillRunning, StoreHandle, Waker},
     limit::store::{LimitStore, StoreError},
     telemetry,
 };
 
-/// A rate limit that instances share through a store, as its owner holds it. Clones share everything.
+/// A rate limit that instances share through a store. Clones share everything.
 ///
-/// Dropping the last clone gives leased tokens back and takes this instance off the store's list.
+/// Dropping the last clone gives leased tokens back and takes this instance off the store's list, in the background;
+/// [`shutdown`](Self::shutdown) waits for that.
 #[derive(Clone)]
 pub struct FleetRateLimit {
     front: Arc<Front>,
 }
 
-/// What all clones hold; the agent holds the core only.
+/// The part that all clones hold; the agent holds the limiter only.
 struct Front {
     core: Arc<Limiter>,
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        self.core.health.close();
-    }
+    agent: AgentHandle,
 }
 
 impl FleetRateLimit {
-    /// Starts a limit called `name`, as it appears in rejections, events, metrics and in the store. Handles of one
-    /// name and store share their tokens, in whatever process.
+    /// Starts the builder of a limit called `name`, as it appears in rejections, events, metrics and in the store.
+    /// Handles of one name and store share their tokens, in whatever process.
     pub fn builder(name: impl Into<Arc<str>>, store: impl LimitStore) -> FleetRateLimitBuilder {
         FleetRateLimitBuilder::new(name.into(), Arc::new(store))
     }
 
-    fn start(core: Limiter) -> Self {
-        let core = Arc::new(core);
+    fn start(core: Limiter, handle: &StoreHandle) -> Self {
+        let (core, waker) = (Arc::new(core), Waker::new());
         telemetry::register(&core);
-        tokio::spawn(agent::run(Arc::clone(&core)));
+        core.client.wake_on_return(waker.clone());
+        let agent = LimitAgent::new(Arc::clone(&core));
+        let agent = fleet::spawn(agent, None, waker, handle, &core.settings.runtime);
+        core.run_in(agent.tasks());
         Self {
-            front: Arc::new(Front { core }),
+            front: Arc::new(Front { core, agent }),
         }
     }
 
@@ -153,7 +176,8 @@ impl FleetRateLimit {
         self.ask(subject, costs).await.into_result()
     }
 
-    /// The same, but a refusal is a ruling too: with all that there is to say about the limits.
+    /// Decides as [`check`](Self::check) does, and returns the decision also when the call is rejected: with the state
+    /// of all limits.
     ///
     /// # Panics
     /// As [`check`](Self::check).
@@ -163,9 +187,9 @@ impl FleetRateLimit {
     }
 
     /// Takes what a call of `subject` costs, waiting for it if the handle has a
-    /// [queue](FleetRateLimitBuilder::queue): calls of a subject are served in order of arrival, nobody overtakes.
-    /// A call is told at once if its turn would come too late, or after its [deadline](crate::deadline), as far as
-    /// that can be told. Nothing happens before the future is polled; dropping it leaves the line.
+    /// [queue](FleetRateLimitBuilder::queue): calls of a subject are served in order of arrival.
+    /// A call is rejected at once if its turn would come too late, or after its [deadline](crate::deadline), as far as
+    /// that is known. Nothing happens before the future is polled; dropping it leaves the queue.
     ///
     /// # Errors
     /// As [`check`](Self::check), with [`Reason::RateLimited`] if the wait would be too long or the queue is full.
@@ -183,7 +207,7 @@ impl FleetRateLimit {
             .into_result()
     }
 
-    /// Takes `costs` for a call whose true cost is known when it is over: see [`Reservation`].
+    /// Takes `costs` for a call whose true cost is known when it is over. See [`Reservation`].
     ///
     /// # Errors
     /// As [`check`](Self::check).
@@ -203,17 +227,17 @@ impl FleetRateLimit {
     }
 
     /// A layer that charges each request to the subject `of(&request)`: one token of each limit, unless
-    /// [`FleetRateLimitLayer::costs`] says otherwise. Any number of them share the limit.
+    /// [`costs`](FleetRateLimitLayer::costs) says otherwise. All layers share the limit.
     pub fn layer<F>(&self, of: F) -> FleetRateLimitLayer<F> {
-        FleetRateLimitLayer::new(self.clone(), of, Each(1))
+        FleetRateLimitLayer::new(BySubject::new(self.clone(), of))
     }
 
-    /// How the limits of `subject` stand: takes nothing, and is not counted.
+    /// Reads the state of the limits of `subject` from the store. Takes nothing, and is not counted.
     ///
     /// # Errors
-    /// When the store gives no answer.
+    /// When the store gives no answer; at once while it is unavailable.
     pub async fn peek(&self, subject: &str) -> Result<Decision, StoreError> {
-        self.core().put_back(subject, Costs::each(0)).await
+        self.core().peek(subject).await
     }
 
     /// Puts back tokens that calls of `subject` paid for and did not use, as far as there is room for them.
@@ -239,8 +263,8 @@ impl FleetRateLimit {
         self.core().put_back(subject, Costs::each(u64::MAX)).await
     }
 
-    /// Gives all leased tokens that were not spent back to the store, and waits for that: for a program about to end.
-    /// (Dropping the last clone gives them back too, if the runtime lives on for a moment.) The handle stays of use.
+    /// Gives all leased tokens that were not spent back to the store, and waits for that. The handle stays usable, and
+    /// leases again.
     ///
     /// # Errors
     /// When the store gives no answer. The tokens are lost then, and come in again at the rate of the limit.
@@ -248,42 +272,51 @@ impl FleetRateLimit {
         self.core().sweep(true).await
     }
 
-    /// The plan of `subject` at this moment.
+    /// Ends the background task: gives all leased tokens back to the store, takes this instance off its list, and waits
+    /// for that, for at most `within`. The handle stays usable, but leases no more: each call is a round trip.
+    ///
+    /// # Errors
+    /// [`StillRunning`] when it was not done by then. It goes on in the background.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        self.front.agent.shutdown(within).await
+    }
+
+    /// The plan of `subject` now.
     #[must_use]
     pub fn plan_of(&self, subject: &str) -> Plan {
         self.core().plan_of(subject)
     }
 
-    /// In shadow mode everything is decided and counted as ever, and admitted: to see what a limit would do.
+    /// Sets shadow mode: everything is decided and counted as usual, and admitted, to see the effect of a limit.
     pub fn set_shadow(&self, shadow: bool) {
         self.core().shadow.store(shadow, Relaxed);
     }
 
-    /// Whether it is in shadow mode.
+    /// Whether shadow mode is set.
     #[must_use]
     pub fn is_shadow(&self) -> bool {
         self.core().shadow.load(Relaxed)
     }
 
-    /// Whether the store could not be reached the last few times, and the policy has the word.
+    /// Whether the store is unavailable, so that the outage policy decides.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.core().health.is_degraded()
+        !self.core().client.is_available()
     }
 
-    /// How many instances share the limit, this one among them, as far as the store last said.
+    /// The number of instances that share the limit, this one included, as of the last answer of the store.
     #[must_use]
     pub fn live_instances(&self) -> u64 {
-        self.core().health.live()
+        self.core().live_instances()
     }
 
-    /// How many calls wait for their tokens.
+    /// The number of calls that wait for their tokens.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.core().queues.waiting()
     }
 
-    /// What was decided so far.
+    /// The counts of decisions so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.core().counts.totals()
@@ -295,10 +328,10 @@ impl FleetRateLimit {
         &self.core().settings.name
     }
 
-    /// What this instance calls itself.
+    /// The name of this instance in the store: the configured one, if any, and a random part.
     #[must_use]
     pub fn instance(&self) -> &str {
-        &self.core().settings.instance
+        &self.core().settings.fleet.instance
     }
 
     fn core(&self) -> &Arc<Limiter> {

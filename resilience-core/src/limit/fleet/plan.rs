@@ -1,16 +1,16 @@
-//! What a subject is allowed: the limits of a plan, and which subject has which plan.
+//! Plans: sets of limits, and the table of subjects and their plans.
 
 use std::{fmt, sync::Arc};
 
 use crate::{error::InvalidConfig, limit::Quota};
 
-/// The most limits that one plan may have.
+/// The maximum number of limits of a plan.
 pub const MAX_LIMITS: usize = 8;
 
 /// The limits of a subject, all of which a call has to pass: per second *and* per day, requests *and* bytes.
 ///
-/// A plan without limits lets everything pass and never asks a store. Cloning is cheap: a thousand tenants on one
-/// plan share it.
+/// A plan without limits admits everything and needs no store. Cloning is cheap: a thousand tenants on one plan share
+/// it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,11 +38,11 @@ impl Plan {
         Self(Arc::new([]))
     }
 
-    /// Adds a limit. Its name is what costs, answers and metrics call it, and the store keeps its bucket by it:
+    /// Adds a limit. Costs, decisions and metrics refer to it by its name, and the store keeps its bucket under it:
     /// plans that differ in the quota of a limit of one name share its tokens.
     ///
     /// # Errors
-    /// If the name is taken already, or the plan is full ([`MAX_LIMITS`]).
+    /// When the name is taken already, or the plan is full ([`MAX_LIMITS`]).
     pub fn limit(self, name: impl Into<Arc<str>>, quota: Quota) -> Result<Self, InvalidConfig> {
         let name = name.into();
         if self.find(&name).is_some() {
@@ -79,7 +79,7 @@ impl Plan {
         &self.0
     }
 
-    /// Equal, by a look at the address where that is enough.
+    /// Whether the plans are equal; compares the addresses first.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
@@ -105,7 +105,7 @@ impl fmt::Debug for Plan {
     }
 }
 
-/// Which subject has which plan, as it stands now: a table that is changed while it is used, without a restart.
+/// A table of subjects and their plans that can be changed while it is in use.
 ///
 /// Clones share the table. Looking up takes no lock. A change holds for every decision from then on; tokens that a
 /// subject has left stay, as far as the new plan can hold them, and are gained at the new rate.
@@ -124,7 +124,7 @@ impl fmt::Debug for Plan {
 pub struct Plans(Arc<papaya::HashMap<Box<str>, Plan>>);
 
 impl Plans {
-    /// A table in which nobody is.
+    /// An empty table.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -135,13 +135,13 @@ impl Plans {
         self.0.pin().insert(subject.into(), plan);
     }
 
-    /// Takes `subject` out of the table: it has the handle's own plan again.
+    /// Removes `subject` from the table: it has the handle's own plan again.
     pub fn remove(&self, subject: &str) {
         self.0.pin().remove(subject);
     }
 
-    /// Makes the table hold these and no others. Each subject changes from its old plan to its new one in one step;
-    /// the table as a whole does not.
+    /// Replaces the content of the table. Each subject changes from its old plan to its new one in one step; the table
+    /// as a whole does not.
     pub fn replace(&self, all: impl IntoIterator<Item = (Box<str>, Plan)>) {
         let table = self.0.pin();
         let mut known = std::collections::HashSet::new();
@@ -158,20 +158,20 @@ impl Plans {
         self.0.pin().get(subject).cloned()
     }
 
-    /// How many subjects are in the table.
+    /// The number of subjects in the table.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nobody is.
+    /// Whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Where the plan of a subject comes from.
+/// The source of the plan of a subject.
 pub(super) enum Source {
     Table(Plans),
     By(Box<PlanOf>),

@@ -1,11 +1,11 @@
-//! What an answer of the store says about the time after it, as long as nobody puts tokens back.
+//! Projects the state of a bucket from the last answer of the store, while no tokens are put back.
 //!
-//! A bucket is known by the time until it is full: it gains evenly, so the time until it holds any other number of
-//! tokens follows, exact or a microsecond late. Late, because the store rounds to whole microseconds.
+//! The state is the time until the bucket is full: it gains evenly, so the time until it holds any other number of
+//! tokens follows, exact or a microsecond late, since the store rounds to whole microseconds.
 
 use crate::limit::{Quota, store::Standing};
 
-/// Microseconds until a bucket that stands so holds `tokens`, which it can. Nobody else takes any.
+/// Microseconds until a bucket in this state holds `tokens`, at most its capacity, if no tokens are taken meanwhile.
 pub(super) fn wait_for(quota: &Quota, standing: Standing, tokens: u64) -> u64 {
     if tokens <= standing.remaining {
         return 0;
@@ -16,17 +16,14 @@ pub(super) fn wait_for(quota: &Quota, standing: Standing, tokens: u64) -> u64 {
 
 /// Microseconds until `tokens` could have been taken one after the other, which may be more than it holds.
 pub(super) fn wait_for_all(quota: &Quota, standing: Standing, tokens: u128) -> u64 {
-    let try_local = tokens.min(quota.capacity().into());
-    let later = (tokens - try_local) * u128::from(quota.unit()) / u128::from(quota.rate());
-    let try_local = wait_for(
-        quota,
-        standing,
-        u64::try_from(try_local).unwrap_or(u64::MAX),
-    );
-    try_local.saturating_add(u64::try_from(later).unwrap_or(u64::MAX))
+    let first = tokens.min(quota.capacity().into());
+    let later = (tokens - first) * u128::from(quota.unit()) / u128::from(quota.rate());
+    let first = u64::try_from(first).unwrap_or(u64::MAX);
+    let later = u64::try_from(later).unwrap_or(u64::MAX);
+    wait_for(quota, standing, first).saturating_add(later)
 }
 
-/// How it stands `passed` microseconds later, if nobody takes any: no more tokens than there are then.
+/// The state `passed` microseconds later, if no tokens are taken meanwhile; a lower bound.
 pub(super) fn later(quota: &Quota, standing: Standing, passed: u64) -> Standing {
     let full_in = standing.full_in.saturating_sub(passed);
     let missing = (u128::from(full_in) * u128::from(quota.rate())).div_ceil(quota.unit().into());
@@ -40,7 +37,7 @@ pub(super) fn later(quota: &Quota, standing: Standing, passed: u64) -> Standing 
     }
 }
 
-/// How it would stand with so many tokens more in it: those that are leased here.
+/// The state with `more` tokens in the bucket: those that are leased here.
 pub(super) fn with(quota: &Quota, standing: Standing, more: u64) -> Standing {
     let sooner = u128::from(more) * u128::from(quota.unit()) / u128::from(quota.rate());
     let sooner = u64::try_from(sooner).unwrap_or(u64::MAX);
@@ -60,7 +57,7 @@ mod tests {
     use super::*;
     use crate::limit::token_bucket::{Claim, LimitOutcome, decide_one};
 
-    /// 20,000 buckets a run: what is said of the future is what the machine then does.
+    /// 20,000 buckets a run: the machine then does what was projected.
     #[test]
     fn a_wait_told_from_the_last_answer_is_the_machines_own() {
         let seed = fastrand::u64(..);
@@ -87,15 +84,15 @@ mod tests {
             let want = rng.u64(1..=quota.capacity());
             let told = wait_for(&quota, standing, want);
             let (outcome, _) = decide_one(claim(first.bucket, i64::try_from(want).unwrap()), seen);
-            let query_store = match outcome {
+            let exact = match outcome {
                 LimitOutcome::Wait { micros, .. } => micros,
                 _ => 0,
             };
             assert!(
-                (query_store..=query_store + 1).contains(&told),
-                "{told} for {query_store}: {want} of {quota:?}, {standing:?}"
+                (exact..=exact + 1).contains(&told),
+                "{told} for {exact}: {want} of {quota:?}, {standing:?}"
             );
-            waited += u32::from(query_store > 0);
+            waited += u32::from(exact > 0);
             let passed = rng.u64(0..=standing.full_in);
             let (_, then) = decide_one(claim(first.bucket, 0), seen + passed);
             let foretold = later(&quota, standing, passed);

@@ -1,4 +1,4 @@
-//! Calls that wait for tokens: a line for each subject, as long as there is somebody in it.
+//! Calls that wait for tokens: a queue for each subject that has any.
 
 use std::{
     collections::HashMap,
@@ -9,22 +9,11 @@ use std::{
             Ordering::{AcqRel, Relaxed},
         },
     },
-    time::Duration,
 };
 
-use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::sync::Semaphore;
 
-use super::{
-    costs::{Costs, Prices},
-    decision::{Decided, DecidedBy, Decision},
-    limiter::Limiter,
-    plan::{MAX_LIMITS, Plan},
-    projection,
-};
-use crate::{clock::Moment, deadline, limit::token_bucket::LimitOutcome};
+use super::{costs::Prices, plan::MAX_LIMITS};
 
 #[derive(Default)]
 pub(super) struct Queues {
@@ -33,35 +22,35 @@ pub(super) struct Queues {
 }
 
 struct Queue {
-    /// Whose turn it is; tokio's semaphores serve in order of arrival.
+    /// The first in the queue holds the permit; tokio's semaphores serve in order of arrival.
     turns: Arc<Semaphore>,
     calls: usize,
     costs: [u128; MAX_LIMITS],
 }
 
-/// A place in a line; left when it is dropped.
-struct QueueSlot<'a> {
+/// A place in a queue; left when it is dropped.
+pub(super) struct QueueSlot<'a> {
     queues: &'a Queues,
     subject: &'a str,
     prices: &'a Prices,
-    turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Semaphore>,
 }
 
 impl Queues {
-    /// How many calls wait.
+    /// The number of calls that wait.
     #[inline]
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
     }
 
-    /// What the calls that wait cost, and how many there are.
-    fn ahead(&self, subject: &str) -> (usize, [u128; MAX_LIMITS]) {
+    /// The number of calls that wait, and the sum of their costs.
+    pub(super) fn ahead(&self, subject: &str) -> (usize, [u128; MAX_LIMITS]) {
         let queues = self.lock();
         let queue = queues.get(subject);
         queue.map_or((0, [0; MAX_LIMITS]), |queue| (queue.calls, queue.costs))
     }
 
-    fn join<'a>(&'a self, subject: &'a str, prices: &'a Prices) -> QueueSlot<'a> {
+    pub(super) fn join<'a>(&'a self, subject: &'a str, prices: &'a Prices) -> QueueSlot<'a> {
         let mut queues = self.lock();
         let queue = queues.entry(subject.into()).or_insert_with(|| Queue {
             turns: Arc::new(Semaphore::new(1)),
@@ -98,121 +87,4 @@ impl Drop for QueueSlot<'_> {
         }
         self.queues.waiting.fetch_sub(1, AcqRel);
     }
-}
-
-/// A wait ends this much before the deadline of the call, which is one tick of tokio's timers.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(1);
-
-impl Limiter {
-    /// Whether calls may wait, and now should not be taken for a refusal's last word.
-    pub(super) fn lets_wait(&self) -> bool {
-        self.settings.queue.is_some() && !self.shadow.load(Relaxed)
-    }
-
-    /// A decision, waited for if it has to be; counted.
-    pub(super) async fn acquire(self: &Arc<Self>, subject: &str, costs: Costs<'_>) -> Decision {
-        let plan = self.plan_of(subject);
-        let prices = self.prices(&plan, &costs);
-        let decision = match self.settings.queue {
-            Some((longest, max_wait)) if self.lets_wait() && prices != [0; MAX_LIMITS] => {
-                let max_wait = max_wait.min(time_left());
-                self.wait_in_queue(subject, plan, &prices, longest, max_wait)
-                    .await
-            }
-            _ => self.decide(subject, plan, &prices).await,
-        };
-        self.finish(decision)
-    }
-
-    async fn wait_in_queue(
-        self: &Arc<Self>,
-        subject: &str,
-        plan: Plan,
-        prices: &Prices,
-        longest: usize,
-        max_wait: Duration,
-    ) -> Decision {
-        let now = || self.settings.clock.now();
-        let end = now() + max_wait;
-        let (calls, ahead) = if self.queues.waiting() == 0 {
-            (0, [0; MAX_LIMITS])
-        } else {
-            self.queues.ahead(subject)
-        };
-        let mut last = if calls == 0 {
-            self.decide(subject, plan.clone(), prices).await
-        } else {
-            self.behind(subject, &plan, prices, &ahead)
-        };
-        match wait_of(&last) {
-            Some(wait) if wait <= end.since(now()) && calls < longest => {}
-            _ => return last,
-        }
-        let slot = self.queues.join(subject, prices);
-        let _turn = match slot.turns.try_acquire() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let Ok(Ok(turn)) = timeout(end.since(now()), slot.turns.acquire()).await else {
-                    return last;
-                };
-                last = self.decide(subject, plan.clone(), prices).await;
-                turn
-            }
-        };
-        // The first in line sleeps until the store should have the tokens, and asks again.
-        loop {
-            let Some(wait) = wait_of(&last) else {
-                return last;
-            };
-            if wait > end.since(now()) {
-                return last;
-            }
-            sleep(wait).await;
-            last = self.decide(subject, plan.clone(), prices).await;
-        }
-    }
-
-    /// A refusal for those who would stand behind others: with the wait for all of them, as far as that is known.
-    fn behind(
-        &self,
-        subject: &str,
-        plan: &Plan,
-        prices: &Prices,
-        ahead: &[u128; MAX_LIMITS],
-    ) -> Decision {
-        let now: Moment = self.settings.clock.now();
-        let standings = self.denials.standings(subject, plan, now);
-        let (mut binding, mut micros) = (0, 1);
-        for (index, limit) in plan.as_slice().iter().enumerate() {
-            if prices[index] > limit.quota.capacity() {
-                let impossible = Decided::By(LimitOutcome::Impossible { binding: index });
-                return self.decision(plan.clone(), impossible, DecidedBy::Memory, standings);
-            }
-            let Some(standing) = standings.map(|all| all[index]) else {
-                continue;
-            };
-            let all = ahead[index] + u128::from(prices[index]);
-            let wait = projection::wait_for_all(&limit.quota, standing, all);
-            if wait > micros {
-                (binding, micros) = (index, wait);
-            }
-        }
-        let outcome = Decided::By(LimitOutcome::Wait { binding, micros });
-        self.decision(plan.clone(), outcome, DecidedBy::Memory, standings)
-    }
-}
-
-/// How long a refusal asks to wait; `None` for what is no refusal, or one that waiting does not help.
-fn wait_of(decision: &Decision) -> Option<Duration> {
-    match decision.outcome {
-        Decided::By(LimitOutcome::Wait { micros, .. }) => Some(Duration::from_micros(micros)),
-        _ => None,
-    }
-}
-
-/// What the deadline of the call leaves for waiting.
-fn time_left() -> Duration {
-    deadline::current().map_or(Duration::MAX, |deadline| {
-        deadline.remaining().saturating_sub(BEFORE_DEADLINE)
-    })
 }

@@ -1,11 +1,14 @@
 //! Reserve, then settle: for calls whose true cost is known when they are over.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     costs::{Costs, Prices},
     decision::{DecidedBy, Decision},
-    limiter::{Limiter, signed},
+    demands::signed,
+    limiter::Limiter,
     plan::MAX_LIMITS,
 };
 use crate::fleet::StoreError;
@@ -13,8 +16,7 @@ use crate::fleet::StoreError;
 /// Tokens that were taken for a call whose true cost is not known yet. Made by
 /// [`FleetRateLimit::reserve`](super::FleetRateLimit::reserve).
 ///
-/// [`settle`](Self::settle) it when the cost is known. Dropped unsettled it keeps what was reserved, as nobody knows
-/// better.
+/// [`settle`](Self::settle) it when the cost is known. Dropped unsettled, it spends all that was reserved.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,7 +33,7 @@ use crate::fleet::StoreError;
 /// assert_eq!(limit.peek("tenant-7").await?.binding().unwrap().remaining, 8_800);
 /// # Ok(()) }
 /// ```
-#[must_use = "dropped, it keeps what was reserved"]
+#[must_use = "dropped, it spends what was reserved"]
 pub struct Reservation {
     core: Arc<Limiter>,
     subject: Box<str>,
@@ -39,15 +41,18 @@ pub struct Reservation {
     reserved: Prices,
 }
 
-/// What became of a [`Reservation`].
+/// The result of settling a [`Reservation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settlement {
     unpaid: Vec<(Arc<str>, u64)>,
 }
 
-/// Others take what the store has just told of: so often one asks again for what is left.
+/// Other instances may take the tokens first; retries with the smaller amount at most this many times.
 const QUESTIONS: usize = 2;
+
+/// For how long the tokens of a call that was not made are offered to a store that does not answer.
+const UNDO: Duration = Duration::from_secs(1);
 
 impl Reservation {
     pub(super) const fn new(
@@ -64,24 +69,23 @@ impl Reservation {
         }
     }
 
-    /// What was decided when the tokens were taken.
+    /// The decision by which the tokens were taken.
     #[must_use]
     pub const fn decision(&self) -> &Decision {
         &self.decision
     }
 
-    /// The call is over, and this is what it has cost in all: what was reserved beyond that is put back, what is
-    /// missing is taken, as far as it is there. A limit has no debts: what is not there is forgiven, and
-    /// [said so](Settlement::unpaid).
+    /// Settles the call at its total cost: tokens reserved beyond it are put back, missing ones are taken, as far as they
+    /// are there. A limit has no debts: the rest is forgiven, and [reported](Settlement::unpaid).
     ///
-    /// It is settled where it was reserved: with the store, the lease, or this instance's own share. What nobody has
-    /// counted (no limits, shadow mode, an open policy) is not settled either.
+    /// It is settled where it was reserved: with the store, the lease, or this instance's own share. A call that was not
+    /// counted (no limits, shadow mode, `FailOpen`) is not settled either.
     ///
     /// # Errors
-    /// When the store gives no answer: it may have been settled all the same.
+    /// When the store gives no answer within two budgets: it may have been settled all the same.
     ///
     /// # Cancellation
-    /// Dropped while the store is asked, it may have been settled or not.
+    /// Dropped during its round trip, it may have been settled or not.
     ///
     /// # Panics
     /// If a cost names a limit that no plan has: see [`Costs`].
@@ -94,43 +98,48 @@ impl Reservation {
         if differences == [0; MAX_LIMITS] || self.decision.is_shadowed() {
             return Ok(Settlement { unpaid: Vec::new() });
         }
+        let until = Instant::now() + self.core.settings.fleet.budget;
         self.core
-            .adjust(&self.subject, &self.decision, differences)
+            .adjust(&self.subject, &self.decision, differences, until)
             .await
     }
 }
 
 impl Limiter {
-    /// Puts back all that a call has paid which is not made.
+    /// Puts the tokens of a call back that is not made.
     pub(super) async fn undo(&self, subject: &str, decision: &Decision, prices: &Prices) {
+        let until = Instant::now() + UNDO;
         // What does not arrive is lost, and comes in again at the rate of the limit.
         let _ = self
-            .adjust(subject, decision, prices.map(|price| -signed(price)))
+            .adjust(subject, decision, prices.map(|price| -signed(price)), until)
             .await;
     }
 
-    /// Takes more of it, or puts back, where a call was paid for.
+    /// Takes or puts back the difference, where the call was paid for.
     async fn adjust(
         &self,
         subject: &str,
         decision: &Decision,
         mut differences: [i64; MAX_LIMITS],
+        until: Instant,
     ) -> Result<Settlement, StoreError> {
         let plan = &decision.plan;
         let mut unpaid = [0; MAX_LIMITS];
         for tries in 0..=QUESTIONS {
             if tries == QUESTIONS {
-                // Others are always quicker. What is to be put back can be, whatever they do.
+                // Other instances are always quicker. Tokens can be put back all the same.
                 forgive(&mut differences, &mut unpaid, |_| 0);
             }
             let cost = |index: usize| differences[index];
             let stored = match decision.by {
                 DecidedBy::Unlimited | DecidedBy::Policy | DecidedBy::Memory => break,
                 DecidedBy::Lease if self.settle_here(subject, plan, &differences) => break,
-                DecidedBy::Store | DecidedBy::Lease => self.call_store(subject, plan, cost).await?,
+                DecidedBy::Store | DecidedBy::Lease => {
+                    self.settle_store(subject, plan, until, cost).await?
+                }
                 DecidedBy::Local => self.call_local(subject, plan, 1, cost).await?,
                 DecidedBy::LocalShare => {
-                    let parts = self.health.live();
+                    let parts = self.live_instances();
                     self.call_local(subject, plan, parts, cost).await?
                 }
             };
@@ -154,7 +163,7 @@ impl Limiter {
     }
 }
 
-/// Makes what is missing no more than what is there.
+/// Limits what is to be taken to what is there.
 fn forgive(differences: &mut [i64; MAX_LIMITS], unpaid: &mut Prices, there: impl Fn(usize) -> u64) {
     for (index, difference) in differences.iter_mut().enumerate() {
         // Nothing is missing where the plan has no limit.
@@ -169,7 +178,7 @@ fn forgive(differences: &mut [i64; MAX_LIMITS], unpaid: &mut Prices, there: impl
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reservation")
-            .field("ruling", &self.decision)
+            .field("decision", &self.decision)
             .finish_non_exhaustive()
     }
 }
@@ -181,7 +190,7 @@ impl Settlement {
         self.unpaid.is_empty()
     }
 
-    /// By limit, what could not be paid as it was not there.
+    /// The unpaid tokens, by limit.
     pub fn unpaid(&self) -> impl Iterator<Item = (&str, u64)> {
         self.unpaid
             .iter()

@@ -1,7 +1,7 @@
-//! Tokens that this instance has leased, and who wants more of them.
+//! The tokens that this instance has leased, and the calls that wait for more.
 //!
-//! A token is in one place at any time: in the store's bucket, in a pool, or spent. Whoever takes tokens out of a pool
-//! spends them, or puts them back there, or into the store; so what is spent was taken from the bucket before.
+//! A token is in one place at any time: in the store's bucket, in a pool, or spent. Tokens that are taken out of a pool
+//! are spent, or put back there or into the store; so all tokens that are spent were taken from the bucket before.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -31,13 +31,13 @@ pub(super) type TokenPools = HashMap<Box<str>, Arc<TokenPool>>;
 pub(super) struct TokenPool {
     pub(super) plan: Plan,
     slots: Box<[CachePadded<Slot>]>,
-    /// When what is left goes back, in nanoseconds of a [`Moment`].
+    /// When the rest goes back, in nanoseconds of a [`Moment`].
     expires: AtomicU64,
-    /// The store is not asked before, but for calls that wait.
+    /// No prefetch before.
     quiet_until: AtomicU64,
-    /// Out of use: nobody puts anything here any more.
+    /// Out of use: takes no more tokens.
     retired: AtomicBool,
-    /// Whoever asks the store does so in turn.
+    /// One lease at a time, in order of arrival.
     turns: Arc<Semaphore>,
     book: Mutex<Book>,
 }
@@ -47,20 +47,20 @@ pub(super) type Turn = OwnedSemaphorePermit;
 
 struct Slot {
     tokens: AtomicU64,
-    /// Below this it is time to ask for more.
+    /// Below this, more tokens are fetched.
     low: AtomicU64,
-    /// What calls wait for.
+    /// The tokens that calls wait for.
     wanted: AtomicU64,
-    /// What the store last said. Two words, not one: for people to look at.
+    /// The last answer of the store, for display. Not read and written as one.
     remaining: AtomicU64,
     full_in: AtomicU64,
 }
 
-/// What is known of the demand.
+/// The demand, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub(super) demands: [LeaseSize; MAX_LIMITS],
-    /// When the store was last asked, and what it said.
+    /// The last answer of the store, and when it came.
     pub(super) seen: Option<(Moment, Standings)>,
 }
 
@@ -86,13 +86,13 @@ impl TokenPool {
         }
     }
 
-    /// Waits for the turn of whoever calls this.
+    /// Waits for the turn of the caller.
     pub(super) async fn turn(&self) -> Turn {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         turn.expect("the semaphore is never closed")
     }
 
-    /// The turn, if it is nobody else's.
+    /// The turn, if it is free.
     pub(super) fn turn_at_once(&self) -> Option<Turn> {
         Arc::clone(&self.turns).try_acquire_owned().ok()
     }
@@ -101,7 +101,7 @@ impl TokenPool {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes all of it, or nothing.
+    /// Takes all of `prices`, or nothing.
     #[inline]
     pub(super) fn take(&self, prices: &Prices) -> bool {
         for (index, slot) in self.slots.iter().enumerate() {
@@ -114,7 +114,7 @@ impl TokenPool {
         true
     }
 
-    /// Takes what there is of it.
+    /// Takes as much of `prices` as there is.
     pub(super) fn take_some(&self, prices: &Prices) -> Prices {
         let mut taken = [0; MAX_LIMITS];
         for ((slot, price), taken) in self.slots.iter().zip(prices).zip(&mut taken) {
@@ -132,7 +132,7 @@ impl TokenPool {
         slots.for_each(|(slot, tokens)| slot.put(*tokens));
     }
 
-    /// Takes out whatever there is.
+    /// Takes all tokens out.
     pub(super) fn drain(&self) -> Prices {
         let mut all = [0; MAX_LIMITS];
         let slots = self.slots.iter().zip(&mut all);
@@ -153,7 +153,7 @@ impl TokenPool {
         self.slots[index].low.store(low, Relaxed);
     }
 
-    /// Whether what is left is to go back.
+    /// Whether the lease has ended.
     #[inline]
     pub(super) fn is_over(&self, now: Moment) -> bool {
         now.as_nanos() >= self.expires.load(Acquire)
@@ -176,7 +176,7 @@ impl TokenPool {
         self.retired.load(Acquire)
     }
 
-    /// Who has the turn may do that.
+    /// To be called by the holder of the turn.
     pub(super) fn retire(&self) {
         self.retired.store(true, Release);
     }
@@ -185,7 +185,7 @@ impl TokenPool {
         self.slots[index].wanted.load(Relaxed)
     }
 
-    /// Says that a call waits, for as long as it does.
+    /// Notes a call that waits, until the result is dropped.
     pub(super) fn want(self: &Arc<Self>, prices: &Prices) -> Wanted {
         for (slot, price) in self.slots.iter().zip(prices) {
             slot.wanted.fetch_add(*price, Relaxed);
@@ -203,7 +203,7 @@ impl TokenPool {
         }
     }
 
-    /// What the store last said, and what is here.
+    /// The last answer of the store, with the tokens in the pool.
     pub(super) fn standings(&self) -> Standings {
         let mut all = [NOTHING; MAX_LIMITS];
         for ((slot, limit), standing) in self.slots.iter().zip(self.plan.as_slice()).zip(&mut all) {
@@ -255,7 +255,7 @@ impl Drop for Wanted {
     }
 }
 
-/// Tokens for a call that has waited. If it does so no longer, they are for others.
+/// Tokens for a call that has waited. Dropped unspent, they go back into the pool.
 pub(super) struct HeldTokens {
     pool: Option<Arc<TokenPool>>,
     prices: Prices,

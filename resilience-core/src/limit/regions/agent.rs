@@ -1,12 +1,12 @@
-//! The task that keeps a process informed of its region's share, and takes the region's turns.
+//! The background loop: keeps a process informed of its region's share, and takes the region's turns.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use super::{
     Shared,
@@ -14,37 +14,72 @@ use super::{
     ledger::{LedgerView, PeerLedger, turn},
     share::Reading,
 };
-use crate::{clock::Moment, fleet::StoreError};
+use crate::{
+    clock::Moment,
+    fleet::{Agent, StoreError, jittered},
+};
 
-/// A demand that was told counts for so many intervals.
+/// A reported demand counts for this many intervals.
 const DEMAND_LASTS: u64 = 5;
-/// Ledgers outlive what is in them by so many terms: a region that slept begins where it was.
+/// Ledgers are kept for this many terms beyond what is in them: a region that slept starts where it was.
 const KEEP: u64 = 100;
 
-pub(super) fn start(shared: &Arc<Shared>) {
-    tokio::spawn(run(Arc::downgrade(shared)));
+pub(super) struct RegionAgent {
+    shared: Arc<Shared>,
+    demand: DemandRate,
+    next: Instant,
 }
 
-async fn run(shared: Weak<Shared>) {
-    let mut demand = DemandRate {
-        since: Instant::now(),
-        smooth: 0.0,
-    };
-    loop {
-        let Some(strong) = shared.upgrade() else {
-            return;
-        };
-        let interval = Duration::from_micros(strong.rules.interval);
-        match tend(&strong, &mut demand).await {
-            Ok(()) => strong.answered(),
-            Err(failure) => strong.unanswered(&failure),
+impl RegionAgent {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            demand: DemandRate {
+                since: now,
+                smooth: 0.0,
+            },
+            next: now,
         }
-        drop(strong);
-        sleep(interval.mul_f64(0.9 + fastrand::f64() * 0.1)).await;
+    }
+
+    async fn tend(&mut self) {
+        // The client counts and reports what fails. The share that was read last runs out by its own clock.
+        let _ = tend(&self.shared, &mut self.demand).await;
+        let interval = Duration::from_micros(self.shared.rules.interval);
+        // Not later than the interval: the ledger's times are multiples of it.
+        self.next = Instant::now() + jittered(interval).min(interval);
     }
 }
 
-/// What this process would use of the whole, smoothed over some intervals.
+impl Agent for RegionAgent {
+    type Push = ();
+
+    fn next_due(&self) -> Instant {
+        self.next
+    }
+
+    async fn on_due(&mut self) {
+        self.tend().await;
+    }
+
+    /// The region's store is available again.
+    async fn on_wake(&mut self) {
+        self.tend().await;
+    }
+
+    /// Takes back the demand of this process.
+    async fn on_close(&mut self) {
+        // What fails runs out soon.
+        let _ = self
+            .shared
+            .here
+            .report(&self.shared.instance, 0, Duration::from_millis(1))
+            .await;
+    }
+}
+
+/// The use that this process would make of the whole, smoothed over some intervals.
 struct DemandRate {
     since: Instant,
     smooth: f64,
@@ -56,20 +91,17 @@ impl DemandRate {
         let passed = now.duration_since(self.since).as_micros().max(1);
         self.since = now;
         self.smooth += (asked as f64 * 1e6 / passed as f64 - self.smooth) / 2.0;
-        // Below a millionth it is none.
+        // Less than a millionth counts as none.
         self.smooth.min(1e12) as u64
     }
 }
 
-/// Tells the demand, reads the share, and takes the turn if it is due.
+/// Reports the demand, reads the share, and takes the turn if it is due.
 async fn tend(shared: &Shared, demand: &mut DemandRate) -> Result<(), StoreError> {
     let demand = demand.millionths(shared.asked.swap(0, Relaxed));
-    let ttl = DEMAND_LASTS * shared.rules.interval / 1000;
+    let ttl = Duration::from_micros(DEMAND_LASTS * shared.rules.interval);
     let sent = shared.clock.now();
-    let own = shared
-        .here
-        .report(&shared.group, &shared.instance, demand, ttl)
-        .await?;
+    let own = shared.here.report(&shared.instance, demand, ttl).await?;
     let (parts, ending) = own.ledger.share(&shared.rules, own.now);
     let at = |left| sent + Duration::from_micros(left);
     let reading = Reading {
@@ -88,12 +120,11 @@ async fn tend(shared: &Shared, demand: &mut DemandRate) -> Result<(), StoreError
 }
 
 async fn take_turn(shared: &Shared, own: &LedgerView, sent: Moment) -> Result<(), StoreError> {
-    let patience = Duration::from_micros(shared.rules.interval / 4);
     let mut peers = BTreeMap::new();
     let mut demands = BTreeMap::from([(Arc::clone(&shared.region), own.demand)]);
-    for (peer, store) in &shared.peers {
+    for (peer, ledger) in &shared.peers {
         // A peer that does not answer keeps what it was lent, until that ends.
-        if let Ok(Ok(view)) = timeout(patience, store.read(&shared.group)).await {
+        if let Ok(view) = ledger.read().await {
             demands.insert(Arc::clone(peer), view.demand);
             let late = shared.clock.now().since(sent).as_micros();
             let late = u64::try_from(late).unwrap_or(u64::MAX);
@@ -102,15 +133,15 @@ async fn take_turn(shared: &Shared, own: &LedgerView, sent: Moment) -> Result<()
     }
     let wanted = wanted(&shared.region, &shared.shares, &demands);
     let (swap, swaps) = turn(&shared.region, &shared.rules, own, &peers, &wanted);
-    let ttl = KEEP * shared.rules.term / 1000;
-    if !shared.here.swap(&shared.group, &swap, ttl).await? {
+    let ttl = Duration::from_micros(KEEP * shared.rules.term);
+    if !shared.here.swap(&swap, ttl).await? {
         // Another process has taken it.
         return Ok(());
     }
     for (peer, swap) in swaps {
-        if let Some(store) = shared.peers.get(&peer) {
-            // What is not written now is next time, or ends.
-            let _ = timeout(patience, store.swap(&shared.group, &swap, ttl)).await;
+        if let Some(ledger) = shared.peers.get(&peer) {
+            // What is not written now is written in the next turn, or ends.
+            let _ = ledger.swap(&swap, ttl).await;
         }
     }
     Ok(())

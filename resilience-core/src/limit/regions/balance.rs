@@ -1,9 +1,9 @@
-//! Where the rate should be: pure, and of no consequence for what is certain.
+//! The division of the rate by demand: pure, and without effect on the guarantee.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Whom to lend how much, when these are the demands: each region keeps its floor, and the rest follows demand. The same
-/// in every region that sees the same demands; where they differ, nothing but the balance suffers.
+/// The parts to lend to each region: each keeps its floor, and the rest follows demand. The same in every region that sees
+/// the same demands; where they differ, only the balance suffers.
 pub(super) fn wanted(
     me: &str,
     regions: &BTreeMap<Arc<str>, (u32, u32)>,
@@ -34,7 +34,7 @@ pub(super) fn wanted(
         .collect()
 }
 
-/// The shares that would suit the demands. Of a region whose demand is not known: its base.
+/// The shares in proportion to the demands; the base for a region whose demand is not known.
 fn targets(
     regions: &BTreeMap<Arc<str>, (u32, u32)>,
     demands: &BTreeMap<Arc<str>, u64>,

@@ -1,26 +1,33 @@
-//! The builder of a region's share: what is wrong is said when it is built.
+//! The builder of regional limits.
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
+use tokio::runtime::Handle;
+
 use super::{
-    RegionalLimits, Shared, agent,
-    ledger::{Rules, WHOLE},
+    RegionalLimits, Shared,
+    agent::RegionAgent,
+    client::LedgerClient,
+    ledger::Rules,
+    settings::{defaults, shares, validate},
     share::ShareTracker,
     store::RegionStore,
 };
-use crate::{clock::Clock, error::InvalidConfig, limit::store::LimitStore};
+use crate::{
+    clock::Clock,
+    error::InvalidConfig,
+    fleet::{FleetOptions, FleetSettings, Waker, spawn},
+    limit::store::LimitStore,
+};
 
-/// Settings of [`RegionalLimits`]. All regions must be built with the same regions, weights and times.
+/// Builder of [`RegionalLimits`]. All regions must be built with the same regions, weights and times.
 ///
 /// # Default
-/// A tenth of the base share is never lent; a turn a second; loans last for ten.
+/// A tenth of the base share is never lent; one turn per second; loans last for ten.
 #[derive(Debug)]
 #[must_use]
 pub struct RegionalLimitsBuilder {
@@ -31,6 +38,7 @@ pub struct RegionalLimitsBuilder {
     keep: f64,
     interval: Duration,
     term: Duration,
+    fleet: FleetOptions,
     clock: Option<Clock>,
 }
 
@@ -44,11 +52,12 @@ impl RegionalLimitsBuilder {
             keep: 0.1,
             interval: Duration::from_secs(1),
             term: Duration::from_secs(10),
+            fleet: FleetOptions::new(),
             clock: None,
         }
     }
 
-    /// This region: its name, its weight in the division, and the store of its ledger, near by.
+    /// Sets this region: its name, its weight in the division, and the store of its ledger, in the region.
     pub fn here(
         mut self,
         region: impl Into<Arc<str>>,
@@ -59,7 +68,7 @@ impl RegionalLimitsBuilder {
         self
     }
 
-    /// Another region, and the store of its ledger, across. Requests never wait for it.
+    /// Adds another region, and the store of its ledger, in that region. Requests never wait for it.
     pub fn peer(
         mut self,
         region: impl Into<Arc<str>>,
@@ -70,42 +79,50 @@ impl RegionalLimitsBuilder {
         self
     }
 
-    /// How much of its base share a region never lends: above 0, up to 1. The default is 0.1. Callers that appear where
-    /// there were none go by it until a loan has been taken back.
+    /// Sets the part of its base share that a region never lends: above 0, up to 1. Default: 0.1. Callers that appear
+    /// where there were none have it until a loan has been taken back.
     pub const fn keep(mut self, keep: f64) -> Self {
         self.keep = keep;
         self
     }
 
-    /// How often a region looks after its share: between 10 milliseconds and a minute. The default is a second. A process
-    /// goes by a share for three times as long without hearing of it again, then by the floor.
+    /// Sets the interval at which a region adjusts its share: between 10 milliseconds and a minute. Default: a second. A
+    /// process uses a share for three times as long without reading it again, then the floor.
     pub const fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// For how long a loan goes on when the regions cannot reach each other: at least six intervals, at most a day. The
-    /// default is 10 seconds.
+    /// Sets the time after which a loan ends when the regions cannot reach each other: at least six intervals, at most a
+    /// day. Default: 10 seconds.
     pub const fn term(mut self, term: Duration) -> Self {
         self.term = term;
         self
     }
 
-    /// The clock of this process. The default is [`Clock::auto`].
+    /// Sets how this process takes part in the region. Defaults: a budget of one interval for a step on the region's own
+    /// ledger (a step on another region's always has a quarter of an interval),
+    /// [`OnOutage::Local`](crate::fleet::OnOutage::Local), the only policy: the floor share, when the share that was read
+    /// last has run out. There is no heartbeat.
+    pub fn fleet(mut self, options: FleetOptions) -> Self {
+        self.fleet = options;
+        self
+    }
+
+    /// Sets the clock of this process. Default: [`Clock::auto`].
     pub const fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Builds the store, and starts the task that looks after the share.
+    /// Builds the store, and starts the background task.
     ///
     /// # Errors
-    /// If a value is out of bounds, a region is missing or named twice: names it and the rule.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
+    /// When a value is out of bounds, a region is missing or named twice: names it and the rule. Outside of a tokio
+    /// runtime.
     pub fn build(self) -> Result<RegionalLimits, InvalidConfig> {
-        self.check()?;
+        validate(self.keep, self.interval, self.term)?;
+        let fleet = self.fleet.resolve(&defaults(self.interval))?;
         let Some((region, weight, here)) = self.here else {
             let rule = "this region must be named";
             return Err(InvalidConfig::new("here", (), rule));
@@ -130,65 +147,38 @@ impl RegionalLimitsBuilder {
             interval: micros(self.interval),
             term: micros(self.term),
         };
+        let Ok(runtime) = Handle::try_current() else {
+            let rule = "must be built within a tokio runtime";
+            return Err(InvalidConfig::new("here", region, rule));
+        };
+        let handle = here.handle().cloned().unwrap_or_default();
+        // A turn has to end within an interval, also when no peer answers.
+        let across = FleetSettings {
+            budget: self.interval / 4,
+            ..fleet.clone()
+        };
+        let peers = self.peers.into_iter().map(|(peer, _, store)| {
+            let ledger = LedgerClient::new(&self.group, &peer, store, &across);
+            (peer, ledger)
+        });
         let shared = Arc::new(Shared {
-            instance: format!("{:016x}", fastrand::u64(..)).into(),
+            here: LedgerClient::new(&self.group, &region, here, &fleet),
+            peers: peers.collect(),
+            instance: fleet.instance,
             group: self.group,
             region,
             limits: self.limits,
-            here,
-            peers: self
-                .peers
-                .into_iter()
-                .map(|(peer, _, store)| (peer, store))
-                .collect(),
             shares,
             before,
             rules,
             known: ShareTracker::new(floor),
             asked: AtomicU64::new(0),
             clock: self.clock.unwrap_or_default(),
-            degraded: AtomicBool::new(false),
         });
-        agent::start(&shared);
-        Ok(RegionalLimits { shared })
+        let waker = Waker::new();
+        shared.here.wake_on_return(waker.clone());
+        let agent = RegionAgent::new(Arc::clone(&shared));
+        let agent = Arc::new(spawn(agent, None, waker, &handle, &runtime));
+        Ok(RegionalLimits { shared, agent })
     }
-
-    fn check(&self) -> Result<(), InvalidConfig> {
-        if !(self.keep > 0.0 && self.keep <= 1.0) {
-            return Err(InvalidConfig::new(
-                "keep",
-                self.keep,
-                "must be above 0, up to 1",
-            ));
-        }
-        let (shortest, longest) = (Duration::from_millis(10), Duration::from_secs(60));
-        if !(shortest..=longest).contains(&self.interval) {
-            let rule = "must be between 10 milliseconds and a minute";
-            return Err(InvalidConfig::new("interval", self.interval, rule));
-        }
-        if self.term < self.interval * 6 || self.term > Duration::from_secs(86_400) {
-            let rule = "must be at least six intervals, at most a day";
-            return Err(InvalidConfig::new("term", self.term, rule));
-        }
-        Ok(())
-    }
-}
-
-/// Base and floor of each region. What is lost to rounding nobody has.
-fn shares(
-    weights: &BTreeMap<Arc<str>, u32>,
-    keep: f64,
-) -> Result<BTreeMap<Arc<str>, (u32, u32)>, InvalidConfig> {
-    let all: u64 = weights.values().map(|weight| u64::from(*weight)).sum();
-    let share = |(region, weight): (&Arc<str>, &u32)| {
-        let base = u64::from(WHOLE) * u64::from(*weight) / all.max(1);
-        if base == 0 {
-            let rule = "its weight must be at least a 256th of all weights together";
-            return Err(InvalidConfig::new("region", region, rule));
-        }
-        let base = u32::try_from(base).unwrap_or(WHOLE);
-        let floor = (f64::from(base) * keep).ceil() as u32;
-        Ok((Arc::clone(region), (base, floor.clamp(1, base))))
-    };
-    weights.iter().map(share).collect()
 }

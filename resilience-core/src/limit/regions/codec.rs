@@ -1,4 +1,4 @@
-//! A ledger as stores keep it.
+//! The text form of a ledger.
 
 use std::{
     error::Error,
@@ -9,7 +9,7 @@ use std::{
 
 use super::ledger::{Borrowed, Ledger, Lent};
 
-/// One line for stores: numbers and names, separated by blanks, names percent-escaped.
+/// One line: numbers and names, separated by blanks, names percent-escaped.
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "1 {} {}", self.born, self.turn)?;
@@ -34,7 +34,7 @@ impl fmt::Display for Ledger {
     }
 }
 
-/// What is no ledger, or one of a later version.
+/// Text that is no ledger, or one of a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoLedger;
 

@@ -1,4 +1,4 @@
-//! What a region has lent and borrowed: pure, and everything that keeps the sum of all shares at one.
+//! The ledger of a region's loans: pure, and all that keeps the sum of all shares at one.
 //!
 //! Each region has a ledger in a store of its own. The only times in it are that store's, in microseconds. A share is
 //! lent in four steps, each of which the next one waits for, so that no part of it is ever used twice:
@@ -9,36 +9,36 @@
 //! 3. To take it back, the lender lowers the entry in the borrower's ledger.
 //! 4. After as long again, when no process of the borrower uses what was borrowed any more, it lowers its own note.
 //!
-//! What cannot be renewed ends by itself, on the borrower's side first. Every write compares the version of what was
-//! read, and is refused when it comes later than an interval after the reading: so no writer that was stopped for long
-//! can undo what others have done since.
+//! A loan that cannot be renewed ends by itself, on the borrower's side first. Every write compares the version that was
+//! read, and is refused when it comes later than an interval after the read: so no writer that was stopped for long can
+//! undo later writes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// All shares together.
 pub const WHOLE: u32 = 256;
 
-/// Times that all regions agree on, and what this region begins with.
+/// Times that all regions agree on, and the shares that this region starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rules {
     /// This region's share while nothing is lent.
     pub(super) base: u32,
-    /// What it never lends.
+    /// The part that it never lends.
     pub(super) floor: u32,
     /// Microseconds between two turns.
     pub(super) interval: u64,
-    /// For how many microseconds a loan lasts without being renewed.
+    /// Microseconds until a loan ends that is not renewed.
     pub(super) term: u64,
 }
 
 impl Rules {
-    /// For how long a process may use a share that it has read.
+    /// Microseconds for which a process may use a share that it has read.
     pub(super) const fn hold(&self) -> u64 {
         3 * self.interval
     }
 
-    /// How long after the reading that led to a write no process uses what stood before it: the write may come an interval
-    /// later, and somebody may have read just before it came.
+    /// Microseconds after the read that led to a write until no process uses the previous content: the write may come an
+    /// interval later, and a process may have read just before.
     const fn settled(&self) -> u64 {
         self.interval + self.hold()
     }
@@ -52,7 +52,7 @@ impl Rules {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Lent {
     pub(super) parts: u32,
-    /// Since when it is at least so much.
+    /// Since when it is at least `parts`.
     pub(super) since: u64,
     /// When the borrower's entry was last meant to grow.
     pub(super) raised: u64,
@@ -68,33 +68,33 @@ pub(super) struct Borrowed {
     pub(super) until: u64,
 }
 
-/// What a region has lent and borrowed.
+/// The loans of a region, on both sides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ledger {
-    /// When it was begun. One that was lost is begun anew, and then nobody knows what the last one had lent.
+    /// When it was created. It is created again after a loss, and the loans of the lost one are not known then.
     pub(super) born: u64,
-    /// When somebody may take the next turn.
+    /// When the next turn is due.
     pub(super) turn: u64,
     pub(super) lent: BTreeMap<Arc<str>, Lent>,
     pub(super) borrowed: BTreeMap<Arc<str>, Borrowed>,
 }
 
-/// A ledger as its store showed it.
+/// A ledger as it was read from its store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LedgerView {
     /// The store's time.
     pub now: u64,
-    /// Goes up with every change; zero while there is none.
+    /// Rises with every change; zero while there is no ledger.
     pub version: u64,
     /// The ledger.
     pub ledger: Ledger,
-    /// What the region's instances would use of the whole, in millionths of it.
+    /// The demand of the region's instances, in millionths of the whole.
     pub demand: u64,
 }
 
 impl LedgerView {
-    /// What a store shows.
+    /// A view for a store to return.
     #[must_use]
     pub const fn new(now: u64, version: u64, ledger: Ledger, demand: u64) -> Self {
         Self {
@@ -114,7 +114,7 @@ pub struct Swap {
     pub expected: u64,
     /// The store's time after which it is too late.
     pub not_after: u64,
-    /// What to write.
+    /// The new ledger.
     pub ledger: Ledger,
 }
 
@@ -131,7 +131,7 @@ impl Swap {
 }
 
 impl Ledger {
-    /// The share now, and what of it ends by itself: parts and the time left.
+    /// The share now, and the borrowed parts with the time left of each.
     pub(super) fn share(&self, rules: &Rules, now: u64) -> (u32, Vec<(u32, u64)>) {
         if self.is_young(rules, now) {
             return (rules.floor, Vec::new());
@@ -148,7 +148,7 @@ impl Ledger {
         )
     }
 
-    /// Whether loans of a ledger that was lost may still be out.
+    /// Whether loans of a lost ledger may still be in use.
     const fn is_young(&self, rules: &Rules, now: u64) -> bool {
         self.born == 0 || now < self.born + rules.term
     }
@@ -172,13 +172,13 @@ impl Ledger {
     }
 }
 
-/// A peer's page, and how many microseconds after our own was asked for it had come.
+/// A peer's ledger, and its arrival in microseconds after the own one was requested.
 pub(super) struct PeerLedger {
     pub(super) view: LedgerView,
     pub(super) late: u64,
 }
 
-/// One turn of a region: what to write into its own ledger, and then, if that went well, into those of its peers.
+/// One turn of a region: the writes to its own ledger, and then, if that succeeded, to those of its peers.
 pub(super) fn turn(
     me: &Arc<str>,
     rules: &Rules,
@@ -214,7 +214,7 @@ pub(super) fn turn(
             }
         }
     }
-    // A loan is renewed before it lapses or not at all: somebody may have read that the share is whole again.
+    // A loan is renewed before it lapses or not at all: a process may have read that the share is whole again.
     let lapses = own.ledger.lent_now(now).map(|(_, lent)| lent.until - 1);
     let own = Swap {
         expected: own.version,
@@ -243,12 +243,12 @@ fn settle(
     let most = (rules.base - rules.floor).saturating_sub(others);
     let wanted = wanted.min(most);
     let mut lent = ledger.lent.get(peer).copied().unwrap_or_default();
-    // One growth after the other: each begins the wait for step 2 anew.
+    // One increase after the other: each starts the wait for step 2 again.
     if wanted > lent.parts && now >= lent.since + rules.settled() {
         lent.parts = wanted;
         lent.since = now;
     } else if wanted < lent.parts && now >= lent.raised + rules.settled() {
-        // What the borrower has heard of, and no process of it goes beyond any more.
+        // What is in the borrower's ledger, and no process of the borrower exceeds any more.
         let settled = theirs.filter(|theirs| their_now >= theirs.lowered + rules.settled());
         if let Some(theirs) = settled {
             lent.parts = lent.parts.min(theirs.parts.max(wanted));
@@ -262,7 +262,7 @@ fn settle(
     }
 }
 
-/// The borrower's side of it.
+/// The borrower's side of one loan.
 fn enter(
     ledger: &mut Ledger,
     me: &Arc<str>,
@@ -282,7 +282,7 @@ fn enter(
         before.min(lent.parts)
     };
     let parts = wanted.min(most);
-    // A little before its end here, counted from before our own page was asked for.
+    // A little before its end here, counted from before the own ledger was requested.
     let left = (lent.until - now).saturating_sub(seen.late + rules.interval / 4);
     if left == 0 {
         return None;

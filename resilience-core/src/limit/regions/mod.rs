@@ -1,8 +1,8 @@
 //! One limit over several regions, with no call across regions when a request is decided.
 //!
-//! Each region has a store of its own, near by, and decides by it alone. What the limit allows is divided between the
-//! regions: of the burst each has a fixed share, of the rate one that follows demand. A background task of each region
-//! lends what its callers do not use to regions whose callers want more, and takes it back when it is wanted at home.
+//! Each region has a store of its own, and decides by it alone. The limit is divided between the regions: each has a fixed
+//! share of the burst, and a share of the rate that follows demand. A background task of each region lends what its callers
+//! do not use to regions whose callers want more, and takes it back when it is wanted at home.
 //!
 //! ```
 //! use std::time::Duration;
@@ -23,35 +23,46 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # What is certain
-//! In any time `t`, all regions together admit no more than the burst and `t` times the rate: of every subject, also
-//! while shares move, while regions cannot reach each other, disagree, or lose their ledgers. That takes clocks that run
-//! at the same rate, not clocks that agree; a region whose store is set back admits what its share is, but may
-//! lend longer than it meant to.
+//! # Guarantee
+//! In any time `t`, all regions together admit at most the burst plus `t` times the rate: of every subject, also
+//! while shares move, while regions cannot reach each other, disagree, or lose their ledgers. This requires clocks that run
+//! at the same rate, not clocks that agree; a region whose store is set back admits at most its share, but may lend longer
+//! than it meant to.
 //!
 //! - A loan is noted by the lender first, and entered at the borrower when no process of the lender can still use it; it
 //!   is taken back in the reverse order. So a share changes hands within some eight [intervals](RegionalLimitsBuilder::interval).
-//! - A region that cannot be reached keeps what it was lent until the [term](RegionalLimitsBuilder::term) ends, and the
-//!   lender has it back then. Each has its base share then, and a process that cannot reach its own region's ledger its floor.
-//! - A region whose ledger was lost keeps to its floor for one term: what the last ledger had lent may still be out. So
-//!   does a region that is new.
-//! - After its share has grown, a bucket is paid at the least share since this process saw it written, for once:
-//!   what it gains is paid at the rate of the moment it is looked at, and in the time before another region had that.
+//! - A region that cannot be reached keeps what it was lent until the [term](RegionalLimitsBuilder::term) ends; then the
+//!   lender has it back.
+//! - A region whose ledger was lost keeps to its floor for one term, since what the lost ledger had lent may still be in
+//!   use. So does a new region.
+//! - After its share has grown, a bucket is first refilled at the smallest share since this process saw it written: a bucket
+//!   is refilled for the time since its last write at the rate of the moment, and part of that time belonged to another
+//!   region.
 //!
-//! # What it costs
-//! Nothing on the path of a request but a lookup. In the background, one command an interval for each process, and for
-//! each region and peer two commands an interval across.
+//! # When a ledger is unavailable
+//! A process that cannot reach the ledger of its own region goes by its floor share when the share that it read last has run
+//! out (three intervals), which is what [`OnOutage::Local`](crate::fleet::OnOutage::Local) means here; there is no other
+//! policy. No request waits for a ledger.
 //!
-//! # What it is not
+//! # Cost
+//! A lookup on the path of a request. In the background, one command per interval for each process, and for each region
+//! and peer two commands per interval across.
+//!
+//! # Limitations
 //! A subject cannot use more of the burst than its region's base share at once, wherever the demand is: a call that costs
 //! more is impossible there. Limits whose burst is so small that a region gets no token of it cannot be divided, and are
 //! an error of the store. Shares are of the whole, not of a subject: they follow the demand of all subjects together.
+//!
+//! # References
+//! C. Gray, D. Cheriton, "Leases", SOSP 1989 (loans that end by the clocks of both sides).
 
 mod agent;
 mod balance;
 mod builder;
+mod client;
 mod codec;
 mod ledger;
+mod settings;
 mod share;
 mod store;
 #[cfg(all(test, not(loom)))]
@@ -62,7 +73,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -74,20 +85,22 @@ pub use self::{
     store::{InProcessRegion, RegionStore},
 };
 
-use self::{ledger::Rules, share::ShareTracker};
+use self::{client::LedgerClient, ledger::Rules, share::ShareTracker};
 use super::{
     Quota,
     store::{Demand, LimitStore, StoreDecision, StoreError, StoreFuture, validate},
 };
 use crate::{
     clock::{Clock, Moment},
-    error::Pattern,
+    fleet::{AgentHandle, StillRunning, StoreHandle},
 };
 
-/// The limits of one region, with its share of them. A [`LimitStore`], so that whatever takes one works over regions.
+/// The limits of one region, with its share of them. A [`LimitStore`], so that everything that takes one works over
+/// regions. Clones share everything; dropping the last one ends the background task.
 #[derive(Clone)]
 pub struct RegionalLimits {
     shared: Arc<Shared>,
+    agent: Arc<AgentHandle>,
 }
 
 struct Shared {
@@ -95,8 +108,8 @@ struct Shared {
     region: Arc<str>,
     instance: Arc<str>,
     limits: Arc<dyn LimitStore>,
-    here: Arc<dyn RegionStore>,
-    peers: BTreeMap<Arc<str>, Arc<dyn RegionStore>>,
+    here: LedgerClient,
+    peers: BTreeMap<Arc<str>, LedgerClient>,
     /// Base and floor of each region.
     shares: BTreeMap<Arc<str>, (u32, u32)>,
     /// The base shares of the regions before this one, in the order of their names.
@@ -106,16 +119,15 @@ struct Shared {
     /// Microseconds of the whole rate that were asked for since the last report.
     asked: AtomicU64,
     clock: Clock,
-    degraded: AtomicBool,
 }
 
 impl RegionalLimits {
-    /// Starts the share of a region in what `limits` keeps. Regions share what has the same `group`.
+    /// Starts the builder of a region's share of the limits in `limits`. Regions of the same `group` share them.
     pub fn builder(group: impl Into<Arc<str>>, limits: impl LimitStore) -> RegionalLimitsBuilder {
         RegionalLimitsBuilder::new(group.into(), Arc::new(limits))
     }
 
-    /// The share of the rate that this process goes by at this moment, in parts of [`WHOLE`].
+    /// The share of the rate that this process uses now, in parts of [`WHOLE`].
     #[must_use]
     pub fn share(&self) -> u32 {
         self.shared.known.share(self.shared.clock.now())
@@ -127,10 +139,19 @@ impl RegionalLimits {
         self.shared.rules.base
     }
 
-    /// Whether the region's ledger could not be reached the last time.
+    /// Whether the ledger of the region is unavailable.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.shared.degraded.load(Relaxed)
+        !self.shared.here.is_available()
+    }
+
+    /// Ends the background task: takes the demand of this process back, and waits for that, for at most `within`. Decisions
+    /// go by the floor share when the share that was read last has run out.
+    ///
+    /// # Errors
+    /// [`StillRunning`] when it was not done by then. It goes on in the background.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        self.agent.shutdown(within).await
     }
 }
 
@@ -175,8 +196,8 @@ impl Shared {
         Ok(decision)
     }
 
-    /// This region's part of a quota: so much of the rate, and of the burst its base share, dealt out in the order of the
-    /// regions' names so that all of it is in somebody's hands, and nothing twice.
+    /// This region's part of a quota: `parts` of the rate, and its base share of the burst. The burst is dealt out in the
+    /// order of the regions' names, so that each token belongs to exactly one region.
     fn divide(&self, quota: &Quota, parts: u32) -> Result<Quota, StoreError> {
         let up_to = |parts: u32| {
             let tokens = u128::from(quota.capacity()) * u128::from(parts) / u128::from(WHOLE);
@@ -196,40 +217,15 @@ impl Shared {
             .map_err(|error| StoreError::new(error.to_string(), false))
     }
 
-    /// How much of the whole rate these demands would use.
+    /// Counts the part of the whole rate that these demands would use.
     fn count(&self, demands: &[Demand<'_>]) {
         let micros = |demand: &Demand<'_>| {
             let cost = demand.cost.max(0).unsigned_abs();
             cost.saturating_mul(demand.quota.unit()) / demand.quota.rate()
         };
         let most = demands.iter().map(micros).max().unwrap_or(0);
-        // Nobody asks for more than a day at once, and is heard.
+        // At most a day at once, so that the sum does not overflow.
         self.asked.fetch_add(most.min(86_400_000_000), Relaxed);
-    }
-
-    fn answered(&self) {
-        if self.degraded.swap(false, Relaxed) {
-            tracing::info!(
-                target: "resilience",
-                pattern = Pattern::RateLimit.as_str(),
-                name = &*self.group,
-                region = &*self.region,
-                "the ledger of the region is back"
-            );
-        }
-    }
-
-    fn unanswered(&self, failure: &StoreError) {
-        if !self.degraded.swap(true, Relaxed) {
-            tracing::warn!(
-                target: "resilience",
-                pattern = Pattern::RateLimit.as_str(),
-                name = &*self.group,
-                region = &*self.region,
-                reason = %failure,
-                "no ledger of the region: going by the floor share when the last one has run out"
-            );
-        }
     }
 }
 
@@ -251,5 +247,9 @@ impl LimitStore for RegionalLimits {
         ttl: Duration,
     ) -> StoreFuture<'a, u64> {
         self.shared.limits.heartbeat(name, instance, ttl)
+    }
+
+    fn handle(&self) -> Option<&StoreHandle> {
+        self.shared.limits.handle()
     }
 }

@@ -1,8 +1,8 @@
-//! The share as one process knows it, and which buckets may already be paid at it.
+//! The share as this process knows it, and the buckets that may already be refilled at it.
 //!
-//! A bucket is paid for the time since it was last written, at the rate of the moment. When the share has grown in
-//! between, that would pay for time in which the region had less: so each is first paid at the least share that the
-//! region had since this process saw it written. Then the sum over all regions is exact.
+//! A bucket is refilled for the time since its last write, at the rate of the moment. When the share has grown in between,
+//! that would include time in which the region had less: so each is first refilled at the smallest share of the region since
+//! this process saw it written. Then the sum over all regions is exact.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,12 +13,12 @@ use std::{
 use super::ledger::WHOLE;
 use crate::clock::Moment;
 
-/// So many buckets are remembered; one that is not begins at the floor again.
+/// The number of buckets that are remembered; others start at the floor again.
 const BUCKETS: usize = 1 << 16;
-/// So many changes of the share are remembered.
+/// The number of changes of the share that are remembered.
 const CHANGES: usize = 256;
 
-/// What a store said of the share, on this process's clock.
+/// The share as it was read, on this process' clock.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading {
     /// Parts that do not end by themselves.
@@ -47,7 +47,7 @@ struct State {
     written: HashMap<u64, u64>,
 }
 
-/// What a decision is made at, and what to say when it was written.
+/// The share that a decision uses, and what [`ShareTracker::written`] needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) parts: u32,
@@ -67,8 +67,8 @@ impl ShareTracker {
         }
     }
 
-    /// The store has just said so. What the share has come down to since it was last looked at, and what it is from here on,
-    /// counts for every bucket, whether or not a decision fell in between.
+    /// Notes a read. The share at the end of the previous one and the new one count for every bucket, whether or not a
+    /// decision was made in between.
     pub(super) fn read(&self, reading: Reading, now: Moment) {
         let mut state = self.lock();
         state.note(now, self.floor);
@@ -76,12 +76,12 @@ impl ShareTracker {
         state.note(now, self.floor);
     }
 
-    /// The share of the moment.
+    /// The share now.
     pub(super) fn share(&self, now: Moment) -> u32 {
         self.lock().reading.share(now, self.floor)
     }
 
-    /// The share for a bucket, which may be less.
+    /// The share for a bucket, which may be smaller.
     pub(super) fn for_bucket(&self, bucket: &impl Hash, now: Moment) -> Used {
         let bucket = self.hasher.hash_one(bucket);
         let mut state = self.lock();
@@ -102,12 +102,12 @@ impl ShareTracker {
         }
     }
 
-    /// These buckets were written after their share was looked up.
+    /// Notes that these buckets were written after their share was looked up.
     pub(super) fn written(&self, all: impl Iterator<Item = Used>) {
         let mut state = self.lock();
         for used in all {
             if state.written.len() >= BUCKETS && !state.written.contains_key(&used.bucket) {
-                // Whoever is written again is back at once.
+                // A bucket that is written again is back at once.
                 state.written.clear();
             }
             state.written.insert(used.bucket, used.number);
@@ -120,7 +120,7 @@ impl ShareTracker {
 }
 
 impl State {
-    /// Notes the share of the moment.
+    /// Notes the share now.
     fn note(&mut self, now: Moment, floor: u32) -> u32 {
         let share = self.reading.share(now, floor);
         if self.shares.back() != Some(&share) {

@@ -1,4 +1,4 @@
-//! What a store of ledgers offers, and the one for one process.
+//! The store trait of ledgers, and the store in this process.
 
 use std::{
     collections::HashMap,
@@ -12,11 +12,11 @@ use crate::{
     fleet::{StoreFuture, StoreHandle},
 };
 
-/// Where one region keeps its ledger, and what its instances would use. Each region has one of its own; the others
-/// reach it across.
+/// Store of one region's ledger and of the demands of its instances. Each region has one of its own, which the others reach
+/// across regions.
 pub trait RegionStore: fmt::Debug + Send + Sync + 'static {
-    /// Notes that `instance` would use `demand` millionths of the whole, for `ttl_ms` milliseconds; and shows the
-    /// ledger of `name`.
+    /// Notes the demand of `instance`, in millionths of the whole, for `ttl_ms` milliseconds, and reads the ledger of
+    /// `name`.
     fn report<'a>(
         &'a self,
         name: &'a str,
@@ -25,11 +25,11 @@ pub trait RegionStore: fmt::Debug + Send + Sync + 'static {
         ttl_ms: u64,
     ) -> StoreFuture<'a, LedgerView>;
 
-    /// Shows the ledger of `name`.
+    /// Reads the ledger of `name`.
     fn read<'a>(&'a self, name: &'a str) -> StoreFuture<'a, LedgerView>;
 
-    /// Writes a ledger, if nobody else has since it was read and it is not too late. The version goes up, also from one
-    /// that was lost. Kept for `ttl_ms` milliseconds at least. Whether it was written.
+    /// Writes a ledger if its version is still the expected one and it is not too late. The version rises, also after a
+    /// loss. Kept for at least `ttl_ms` milliseconds. Returns whether it was written.
     fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> StoreFuture<'a, bool>;
 
     /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
@@ -40,7 +40,7 @@ pub trait RegionStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Keeps the ledger of one region in this process. Clones share it.
+/// The ledger of one region in this process. Clones share it.
 #[derive(Clone, Debug)]
 pub struct InProcessRegion {
     clock: Clock,
@@ -65,7 +65,7 @@ impl InProcessRegion {
         }
     }
 
-    /// Forgets everything, as a flushed or failed-over server does.
+    /// Loses everything, as a flushed or failed-over server does.
     pub fn flush(&self) {
         self.lock().clear();
     }

@@ -20,7 +20,7 @@ pub(crate) struct Compared {
     pub(crate) wrong: Option<String>,
 }
 
-/// Asks the machine and the fractions the same so many times: steps back, changes of plan, idle times of months,
+/// Asks the machine and the fractions the same number of times: steps back, changes of plan, idle times of months,
 /// primes, costs from below zero to above the capacity.
 pub(crate) fn compare(calls: usize, seed: u64) -> Compared {
     let mut rng = fastrand::Rng::with_seed(seed);

@@ -1,4 +1,4 @@
-//! The builder: what is wrong is said when it is built.
+//! The builder of upstream limits.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,27 +6,30 @@ use tokio::runtime::Handle;
 
 use super::{
     Core, Front, UpstreamLimits,
-    agent::{self, Bell},
+    agent::UpstreamAgent,
     entry::Upstream,
+    settings::{DEFAULTS, validate},
 };
 use crate::{
     clock::Clock,
-    error::InvalidConfig,
+    error::{InvalidConfig, Pattern},
+    fleet::{FleetOptions, StoreClient, Waker, spawn},
     keyed::{Keyed, Registry},
     limit::store::LimitStore,
     telemetry,
 };
 
-/// Settings of a [`UpstreamLimits`].
+/// Builder of [`UpstreamLimits`].
 ///
 /// # Default
-/// Not shared; 1,024 peers; a peer can keep callers away for five minutes at most.
+/// Not shared; 1,024 servers; a server can keep callers away for at most five minutes.
 #[must_use]
 pub struct UpstreamLimitsBuilder {
     name: Arc<str>,
     upstreams: Keyed,
     longest: Duration,
     store: Option<Arc<dyn LimitStore>>,
+    fleet: Option<FleetOptions>,
     refresh: Duration,
     clock: Option<Clock>,
 }
@@ -38,85 +41,104 @@ impl UpstreamLimitsBuilder {
             upstreams: Keyed::new(),
             longest: Duration::from_secs(300),
             store: None,
+            fleet: None,
             refresh: Duration::from_secs(1),
             clock: None,
         }
     }
 
-    /// How many peers are kept in mind.
+    /// Sets the bounds of the family of servers. Default: 1,024.
     pub const fn upstreams(mut self, bounds: Keyed) -> Self {
         self.upstreams = bounds;
         self
     }
 
-    /// The longest that a peer can keep callers away. What it says beyond that is cut down to it: a stranger's word
-    /// is not to stop a service for a day. Default: five minutes.
+    /// Sets the longest time that a server can keep callers away; longer ones are cut down to it. Between 1 ms and a day.
+    /// Default: five minutes.
     pub const fn longest(mut self, longest: Duration) -> Self {
         self.longest = longest;
         self
     }
 
-    /// Shares what peers say with all handles of this name on this store, in whatever process.
+    /// Shares what servers advertise with all handles of this name on this store, in whatever process.
     pub fn store(mut self, store: impl LimitStore) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// How often the store is asked about a peer that is being called. Default: a second.
+    /// Sets how this instance takes part in the fleet. Defaults: a budget of 250 ms,
+    /// [`OnOutage::Local`](crate::fleet::OnOutage::Local), the only policy: each instance keeps to what it was told itself.
+    /// There is no heartbeat.
+    pub fn fleet(mut self, options: FleetOptions) -> Self {
+        self.fleet = Some(options);
+        self
+    }
+
+    /// Sets the interval at which the store is read about a server that is being called. Between 10 ms and a day. Default:
+    /// a second.
     pub const fn refresh(mut self, interval: Duration) -> Self {
         self.refresh = interval;
         self
     }
 
-    /// The clock that waits are measured by. The default is [`Clock::auto`].
+    /// Sets the clock that waits are measured by. Default: [`Clock::auto`].
     pub const fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Builds the handle; with a store, starts the task that talks to it.
+    /// Builds the handle; with a store, starts its background task.
     ///
     /// # Errors
-    /// If a value is out of bounds: names it and the rule. With a store, outside of a tokio runtime.
+    /// When a value is out of bounds: names it and the rule. With a store, outside of a tokio runtime.
     pub fn build(self) -> Result<UpstreamLimits, InvalidConfig> {
-        if !(Duration::from_millis(1)..=LONGEST).contains(&self.longest) {
-            let rule = "must be between a millisecond and a day";
-            return Err(InvalidConfig::new("longest", self.longest, rule));
+        validate(self.longest, self.refresh)?;
+        if let (Some(options), None) = (&self.fleet, &self.store) {
+            let rule = "needs a store: see `store`";
+            return Err(InvalidConfig::new("fleet", options, rule));
         }
-        if self.refresh < Duration::from_millis(10) {
-            let rule = "must be 10 ms at least";
-            return Err(InvalidConfig::new("refresh", self.refresh, rule));
-        }
-        if let Some(store) = &self.store
-            && Handle::try_current().is_err()
-        {
-            let rule = "needs a tokio runtime where it is built";
-            return Err(InvalidConfig::new("store", store, rule));
-        }
+        let fleet = self.fleet.unwrap_or_default().resolve(&DEFAULTS)?;
+        let shared = match (self.store, Handle::try_current()) {
+            (None, _) => None,
+            (Some(store), Ok(runtime)) => Some((store, runtime)),
+            (Some(store), Err(_)) => {
+                let rule = "needs a tokio runtime where it is built";
+                return Err(InvalidConfig::new("store", store, rule));
+            }
+        };
         let clock = self.clock.unwrap_or_default();
         let upstreams = Registry::new(
             self.upstreams,
             move |_| Arc::new(Upstream::new(clock)),
             |_| {},
         )?;
+        let name = self.name;
+        let shared = shared.map(|(store, runtime)| {
+            let handle = store.handle().cloned().unwrap_or_default();
+            let client = StoreClient::new(store, Pattern::RateLimit, Arc::clone(&name), &fleet);
+            let waker = Waker::new();
+            client.wake_on_return(waker.clone());
+            (client, waker, handle, runtime)
+        });
         let core = Arc::new(Core {
-            name: self.name,
+            name,
             clock,
             longest: self.longest,
             upstreams,
-            bell: self.store.is_some().then(Bell::default),
+            store: shared
+                .as_ref()
+                .map(|(client, waker, ..)| (client.clone(), waker.clone())),
             rejected: 0.into(),
         });
         telemetry::register(&core);
-        if let Some(store) = self.store {
-            tokio::spawn(agent::run(Arc::clone(&core), store, self.refresh));
-        }
-        let front = Arc::new(Front(core));
+        let agent = shared.map(|(client, waker, handle, runtime)| {
+            let agent = UpstreamAgent::new(Arc::clone(&core), client, self.refresh);
+            spawn(agent, None, waker, &handle, &runtime)
+        });
+        let front = Arc::new(Front { core, agent });
         Ok(UpstreamLimits { front })
     }
 }
-
-const LONGEST: Duration = Duration::from_secs(86_400);
 
 impl fmt::Debug for UpstreamLimitsBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

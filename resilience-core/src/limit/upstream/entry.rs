@@ -1,4 +1,4 @@
-//! One peer: until when it is to be left alone, and how many calls it will still take.
+//! One upstream server: until when it takes no calls, and how many it takes until then.
 
 use std::{
     sync::{
@@ -21,14 +21,14 @@ use crate::{
 pub(super) struct Upstream {
     clock: Clock,
     closed_until: AtomicU64,
-    /// Until then, `left` counts.
+    /// Until then, at most `left` more calls.
     window_until: AtomicU64,
     left: AtomicI64,
     in_flight: AtomicI64,
-    /// Wanted since the store was last asked.
+    /// Called since the store was last read.
     used: AtomicBool,
-    /// What the store is to be told: so many milliseconds.
-    to_tell: AtomicU64,
+    /// Closed by what this instance was told, which the store has not taken yet.
+    unwritten: AtomicBool,
 }
 
 impl Upstream {
@@ -40,16 +40,16 @@ impl Upstream {
             left: AtomicI64::new(0),
             in_flight: AtomicI64::new(0),
             used: AtomicBool::new(false),
-            to_tell: AtomicU64::new(0),
+            unwritten: AtomicBool::new(false),
         }
     }
 
-    /// Notes that somebody wants to call it, and whether that is news since the store was asked.
+    /// Notes a call. Whether it is the first since the store was read.
     pub(super) fn wanted(&self) -> bool {
         !self.used.load(Relaxed) && !self.used.swap(true, AcqRel)
     }
 
-    /// Lets a call go, or says how long to wait.
+    /// Admits a call, or returns the time to wait.
     pub(super) fn enter(&self, now: Moment) -> Result<(), Duration> {
         if let Some(wait) = self.closed_for(now) {
             return Err(wait);
@@ -72,14 +72,14 @@ impl Upstream {
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Leaves it alone until then; whether that is later than what was known.
+    /// Admits no call until then. Whether that is later than before.
     pub(super) fn close(&self, until: Moment) -> bool {
         let until = until.as_nanos();
         self.closed_until.fetch_max(until, AcqRel) < until
     }
 
-    /// So many calls until then, those under way among them: the peer may not have counted them yet. The caller's own
-    /// call is one of them, and over.
+    /// Admits `calls` more calls until then, those in flight included: the server may not have counted them yet. The
+    /// caller's own call is one of those, and over.
     pub(super) fn allow(&self, calls: u64, until: Moment) {
         let others = self.in_flight.load(Acquire) - 1;
         let calls = i64::try_from(calls).unwrap_or(i64::MAX);
@@ -87,20 +87,16 @@ impl Upstream {
         self.window_until.store(until.as_nanos(), Release);
     }
 
-    pub(super) fn tell(&self, wait: Duration) {
-        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.to_tell.fetch_max(millis, AcqRel);
+    pub(super) fn mark_unwritten(&self) {
+        self.unwritten.store(true, Release);
     }
 
-    /// What the store is to be told, once.
-    pub(super) fn take_told(&self) -> Option<u64> {
-        match self.to_tell.swap(0, AcqRel) {
-            0 => None,
-            millis => Some(millis),
-        }
+    /// Whether the store has to be written to; true once.
+    pub(super) fn take_unwritten(&self) -> bool {
+        self.unwritten.swap(false, AcqRel)
     }
 
-    /// Whether it was wanted since this was last asked.
+    /// Whether it was called since the last time.
     pub(super) fn take_used(&self) -> bool {
         self.used.swap(false, AcqRel)
     }

@@ -1,9 +1,9 @@
-//! What the servers that are called have said of *their* limits: not before then, no more than so many.
+//! Tracks rate limits advertised by upstream servers and enforces them locally.
 //!
-//! A [`RateLimit`](super::RateLimit) holds this service to what its owner has decided. [`UpstreamLimits`] holds it to what
-//! its peers ask for: after a "too many requests, come back in 30 seconds", calls to that peer are rejected here for 30
-//! seconds, by whoever makes them, instead of being sent to be refused there. It knows no protocol: what a peer has
-//! said is told to it by [`Permit::observe`] (`resilience_http::client::UpstreamLimitsLayer` reads it out of `Retry-After` and
+//! A [`RateLimit`](super::RateLimit) enforces the limits that the owner of this service configures; [`UpstreamLimits`] those
+//! of the servers it calls: after a "too many requests, come back in 30 seconds", all calls to that server are rejected
+//! here for 30 seconds, instead of being sent to be rejected there. It knows no protocol: what a server has advertised is
+//! passed to [`Permit::observe`] (`resilience_http::client::UpstreamLimitsLayer` reads it out of `Retry-After` and
 //! `RateLimit`).
 //!
 //! ```
@@ -12,8 +12,8 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let upstreams = UpstreamLimits::builder("partners").build()?;
-//! let pass = upstreams.enter("api.test:443")?;
-//! pass.observe(Advertised::RetryAfter(Duration::from_secs(30)));
+//! let permit = upstreams.enter("api.test:443")?;
+//! permit.observe(Advertised::RetryAfter(Duration::from_secs(30)));
 //!
 //! let rejected = upstreams.enter("api.test:443").unwrap_err();
 //! assert!(rejected.retry_after().unwrap() > Duration::from_secs(29));
@@ -22,32 +22,41 @@
 //! ```
 //!
 //! # Between instances
-//! With a [store](UpstreamLimitsBuilder::store) (the one for [shared limits](super::store::LimitStore), in Redis or in this
-//! process), what one instance was told by a peer all of them keep to. The instance that was told writes it down at
-//! once, and the first word counts: a second one about the same time changes nothing. The others look, in the
-//! background, at the peers that they have called since the last look: one question per such peer and
-//! [interval](UpstreamLimitsBuilder::refresh) (a second), none on the way of a call. So for about an interval others may
-//! still send. What is left of a budget ([`Advertised::Remaining`]) is not shared: each instance hears its own answers.
+//! With a [store](UpstreamLimitsBuilder::store) (the one for [fleet limits](super::store::LimitStore), in Redis or in this
+//! process), all instances keep to what one of them was told. The instance that was told writes it at once, and the first
+//! write counts: a second one at about the same time changes nothing. The others read, in the background, about the
+//! servers that they have called since the last time: one round trip per such server and
+//! [interval](UpstreamLimitsBuilder::refresh) (a second), none on the path of a call. So for about an interval others may
+//! still send. [`Advertised::Remaining`] is not shared: each instance keeps to its own answers.
 //!
-//! It is a bucket of milliseconds: `until` of the subject is emptied by as many as the peer wants to be left alone
-//! for, and fills with time; how long it takes to be full is how long there is to wait. `observe` is a bucket of one token
-//! that keeps a second instance from emptying it once more.
+//! It is a bucket of milliseconds: `until` of the subject is emptied by the length of the pause, and fills with time; the
+//! time until it is full is the time to wait. `told` is a bucket of one token that keeps a second instance from emptying
+//! the first once more.
 //!
-//! The store being away costs nothing but that: each instance goes by what it hears itself.
+//! # When the store is unavailable
+//! Each instance keeps to what it was told itself, which is what [`OnOutage::Local`](crate::fleet::OnOutage::Local) means
+//! here; there is no other policy. What was not written is written when the store is available again, unless the pause is
+//! over by then. Calls never wait for the store.
 //!
 //! # Errors
-//! [`Reason::RateLimited`] with the time to wait. It says nothing about the peer's health, and breakers ignore it.
+//! [`Reason::RateLimited`] with the time to wait. It says nothing about the health of the server, and breakers ignore it.
 //!
 //! # Bounds
-//! A peer cannot keep callers away for longer than [`longest`](UpstreamLimitsBuilder::longest). The number of peers is
-//! bounded by [`Keyed`](crate::keyed::Keyed); if all that there is room for are to be left alone, further ones share one entry.
+//! A server cannot keep callers away for longer than [`longest`](UpstreamLimitsBuilder::longest). The number of servers is
+//! bounded by [`Keyed`](crate::keyed::Keyed); while all of them are closed, further ones share one entry.
 //!
 //! # Cost
-//! A look-up in a lock-free map and a few atomics per call; no allocation for a peer that is known, no lock, no store.
+//! A lookup in a lock-free map and a few atomics per call; no allocation for a known server, no lock, no store.
+//!
+//! # References
+//! `Retry-After`: [RFC 9110, section 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3); `RateLimit`:
+//! [draft-ietf-httpapi-ratelimit-headers](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/).
 
 mod agent;
 mod builder;
 mod entry;
+mod layer;
+mod settings;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -60,41 +69,38 @@ use std::{
     time::Duration,
 };
 
-pub use self::builder::UpstreamLimitsBuilder;
+pub use self::{builder::UpstreamLimitsBuilder, layer::ByUpstream};
 
-use self::{agent::Bell, entry::Upstream};
+use self::entry::Upstream;
+use super::store::LimitStore;
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
+    fleet::{AgentHandle, StillRunning, StoreClient, Waker},
     keyed::Registry,
-    telemetry::{self, Reading, Source},
+    telemetry::{self, Reading, Scope, Source},
 };
 
-/// What a peer has said of its limits.
+/// A limit that an upstream server has advertised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Advertised {
-    /// Not before this time is over.
+    /// No call before this time is over.
     RetryAfter(Duration),
-    /// No more than so many calls before this time is over. Calls that are under way count.
+    /// At most this number of calls before this time is over. Calls in flight count.
     Remaining(u64, Duration),
 }
 
-/// What peers have said of their limits, as their caller holds it. Clones share it.
+/// The limits that upstream servers have advertised. Clones share them.
 #[derive(Clone)]
 pub struct UpstreamLimits {
     front: Arc<Front>,
 }
 
-/// What all clones hold; the agent holds the core only.
-struct Front(Arc<Core>);
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        if let Some(bell) = &self.0.bell {
-            bell.close();
-        }
-    }
+/// The part that all clones hold; the agent holds the core only.
+struct Front {
+    core: Arc<Core>,
+    agent: Option<AgentHandle>,
 }
 
 struct Core {
@@ -102,32 +108,32 @@ struct Core {
     clock: Clock,
     longest: Duration,
     upstreams: Registry<String, Arc<Upstream>>,
-    /// Where a store is to be told.
-    bell: Option<Bell>,
+    /// The store, and what wakes the agent that talks to it.
+    store: Option<(StoreClient<dyn LimitStore>, Waker)>,
     rejected: AtomicU64,
 }
 
 impl UpstreamLimits {
-    /// Starts a handle called `name`, as it appears in rejections, events and metrics, and in a store.
+    /// Starts the builder of a handle called `name`, as it appears in rejections, events and metrics, and in a store.
     pub fn builder(name: impl Into<Arc<str>>) -> UpstreamLimitsBuilder {
         UpstreamLimitsBuilder::new(name.into())
     }
 
-    /// Lets a call to `upstream` go, or not. Keep the pass until the answer is there.
+    /// Admits a call to `upstream`, or rejects it. Keep the permit until the response is there.
     ///
     /// # Errors
-    /// [`Reason::RateLimited`] with the time to wait, if the peer has asked for that.
+    /// [`Reason::RateLimited`] with the time to wait, when the server has asked for that.
     pub fn enter(&self, upstream: &str) -> Result<Permit, Rejected> {
-        let core = &self.front.0;
+        let core = &self.front.core;
         let now = core.clock.now();
         core.upstreams.with(
             upstream,
             || now,
             |entry| {
-                if let Some(bell) = &core.bell
+                if let Some((_, agent)) = &core.store
                     && entry.wanted()
                 {
-                    bell.ring();
+                    agent.wake();
                 }
                 let entered = entry.enter(now).map(|()| Permit {
                     core: Arc::clone(core),
@@ -138,22 +144,22 @@ impl UpstreamLimits {
         )
     }
 
-    /// How long `upstream` is to be left alone from now on; `None` if it may be called.
+    /// The time until `upstream` may be called; `None` if it may be called now.
     #[must_use]
     pub fn wait_for(&self, upstream: &str) -> Option<Duration> {
-        let core = &self.front.0;
+        let core = &self.front.core;
         let now = core.clock.now();
         core.upstreams
             .with(upstream, || now, |entry| entry.closed_for(now))
     }
 
-    /// How many peers are known.
+    /// The number of servers that are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.front.0.upstreams.len()
+        self.front.core.upstreams.len()
     }
 
-    /// Whether no peer is known.
+    /// Whether no server is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -162,13 +168,31 @@ impl UpstreamLimits {
     /// Calls rejected so far.
     #[must_use]
     pub fn rejected(&self) -> u64 {
-        self.front.0.rejected.load(Relaxed)
+        self.front.core.rejected.load(Relaxed)
     }
 
     /// The name it was built with.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.front.0.name
+        &self.front.core.name
+    }
+
+    /// Whether there is a store, and it is unavailable: each instance keeps to what it was told itself.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.front.core.is_degraded()
+    }
+
+    /// Ends the background task, if there is one: writes to the store what was not written yet, and waits for that, for
+    /// at most `within`. The handle stays usable, but shares nothing any more.
+    ///
+    /// # Errors
+    /// [`StillRunning`] when it was not done by then. It goes on in the background.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        match &self.front.agent {
+            Some(agent) => agent.shutdown(within).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -184,17 +208,13 @@ impl fmt::Debug for UpstreamLimits {
 impl Core {
     #[cold]
     fn reject(&self, wait: Duration) -> Rejected {
-        self.rejected.fetch_add(1, Relaxed);
-        let (pattern, reason) = (Pattern::RateLimit, Reason::RateLimited);
-        tracing::debug!(
-            target: "resilience",
-            pattern = pattern.as_str(),
-            name = &*self.name,
-            reason = reason.as_str(),
-            ?wait,
-            "rejected: its peer wants to be left alone"
-        );
-        Rejected::new(pattern, reason, Arc::clone(&self.name)).with_retry_after(wait)
+        let scope = Scope::new(Pattern::RateLimit, &self.name);
+        scope.count_and_reject(&self.rejected, Reason::RateLimited, Some(wait))
+    }
+
+    fn is_degraded(&self) -> bool {
+        let store = self.store.as_ref();
+        store.is_some_and(|(client, _)| !client.is_available())
     }
 
     fn now(&self) -> Moment {
@@ -218,6 +238,13 @@ impl Source for Core {
             attribute: Reason::RateLimited.as_str(),
             value: self.rejected.load(Relaxed),
         });
+        if self.store.is_some() {
+            out(Reading {
+                metric: &telemetry::FLEET_DEGRADED,
+                attribute: Pattern::RateLimit.as_str(),
+                value: self.is_degraded().into(),
+            });
+        }
     }
 }
 
@@ -227,19 +254,19 @@ impl Drop for Core {
     }
 }
 
-/// A call that may be made, until its answer is there. Dropped, it says nothing about the peer.
-#[must_use = "a call is under way for as long as its pass lives"]
+/// Permit of a call, held until its response is there. Dropping it says nothing about the server.
+#[must_use = "a call is in flight for as long as its permit lives"]
 pub struct Permit {
     core: Arc<Core>,
     upstream: Arc<Upstream>,
 }
 
 impl Permit {
-    /// Ends the call with what the peer has said of its limits.
+    /// Ends the call with what the server has advertised.
     pub fn observe(self, advertised: Advertised) {
         let Self { core, upstream } = &self;
         let now = core.now();
-        // This call is over: it has no part in what is left.
+        // This call is over: it does not count towards what is left.
         let wait = match advertised {
             Advertised::RetryAfter(wait) | Advertised::Remaining(0, wait) => wait.min(core.longest),
             Advertised::Remaining(calls, window) => {
@@ -254,11 +281,11 @@ impl Permit {
             pattern = Pattern::RateLimit.as_str(),
             name = &*core.name,
             ?wait,
-            "a peer wants to be left alone"
+            "upstream limit advertised"
         );
-        if let Some(bell) = &core.bell {
-            upstream.tell(wait);
-            bell.ring();
+        if let Some((_, agent)) = &core.store {
+            upstream.mark_unwritten();
+            agent.wake();
         }
     }
 }

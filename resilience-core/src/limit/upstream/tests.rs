@@ -5,6 +5,7 @@ use tokio::time::{advance, sleep};
 use super::*;
 use crate::{
     error::InvalidConfig,
+    fleet::FleetOptions,
     keyed::Keyed,
     limit::store::{Demand, InProcessLimits, LimitStore, StoreDecision, StoreError, StoreFuture},
 };
@@ -128,12 +129,13 @@ async fn an_instance_that_goes_on_calling_hears_within_the_interval() {
     assert!(calls >= 1, "before anybody could know");
 }
 
-/// Counts the questions, and does not answer while it is away.
+/// Counts the questions, and fails or hangs when it is told to.
 #[derive(Debug, Default)]
 struct Watched {
     store: InProcessLimits,
     questions: std::sync::atomic::AtomicUsize,
     away: std::sync::atomic::AtomicBool,
+    hangs: std::sync::atomic::AtomicBool,
 }
 
 impl LimitStore for Arc<Watched> {
@@ -145,6 +147,9 @@ impl LimitStore for Arc<Watched> {
     ) -> StoreFuture<'a, StoreDecision> {
         use std::sync::atomic::Ordering::SeqCst;
         self.questions.fetch_add(1, SeqCst);
+        if self.hangs.load(SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         if self.away.load(SeqCst) {
             return Box::pin(async { Err(StoreError::new("away", false)) });
         }
@@ -267,4 +272,105 @@ fn what_cannot_work_is_refused_by_name() {
         "max_keys"
     );
     assert_eq!(field(builder().store(InProcessLimits::new())), "store");
+    assert_eq!(field(builder().fleet(FleetOptions::new())), "fleet");
+    let heartbeat = FleetOptions::new().heartbeat(SECOND);
+    let shared = || builder().store(InProcessLimits::new());
+    assert_eq!(field(shared().fleet(heartbeat)), "heartbeat");
+    let open = FleetOptions::new().on_outage(crate::fleet::OnOutage::FailOpen);
+    assert_eq!(field(shared().fleet(open)), "on_outage");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_hangs_nothing_and_is_told_when_it_is_back() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let watched = Arc::new(Watched::default());
+    watched.hangs.store(true, SeqCst);
+    let build = || {
+        let builder = UpstreamLimits::builder("p").store(watched.clone());
+        builder.build().unwrap()
+    };
+    let (one, two) = (build(), build());
+    let start = tokio::time::Instant::now();
+    let permits = ["a", "b", "c", "d"].map(|upstream| one.enter(upstream).unwrap());
+    for permit in permits {
+        permit.observe(Advertised::RetryAfter(30 * SECOND));
+    }
+    assert_eq!(wait(&one, "d"), 30 * SECOND);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    sleep(5 * SECOND).await;
+    assert!(one.is_degraded());
+    assert_eq!(wait(&one, "d"), 25 * SECOND);
+    watched.hangs.store(false, SeqCst);
+    sleep(3 * SECOND).await;
+    assert!(!one.is_degraded());
+    for upstream in ["a", "b", "c", "d"] {
+        drop(two.enter(upstream));
+    }
+    sleep(2 * SECOND).await;
+    for upstream in ["a", "b", "c", "d"] {
+        let told = wait(&two, upstream);
+        assert!(
+            told <= 20 * SECOND + 10 * MS && told > 19 * SECOND,
+            "{told:?}"
+        );
+    }
+    watched.hangs.store(true, SeqCst);
+    one.enter("e")
+        .unwrap()
+        .observe(Advertised::RetryAfter(SECOND));
+    let start = tokio::time::Instant::now();
+    one.shutdown(5 * SECOND).await.unwrap();
+    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_shares_what_was_not_shared_yet() {
+    let store = InProcessLimits::new();
+    let upstreams = sharing(&store);
+    upstreams
+        .enter("a")
+        .unwrap()
+        .observe(Advertised::RetryAfter(30 * SECOND));
+    upstreams.shutdown(SECOND).await.unwrap();
+    let late = sharing(&store);
+    drop(late.enter("a"));
+    sleep(10 * MS).await;
+    assert!(late.enter("a").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_layer_rejects_while_a_server_wants_no_calls_and_its_permit_observes() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    use crate::completion::{Completion, Guard};
+
+    /// Observes a pause of as many seconds as the response says.
+    #[derive(Clone)]
+    struct Observe;
+
+    impl Completion<u64, Permit> for Observe {
+        type Response = u64;
+
+        fn hold(&self, seconds: u64, verdict: crate::Verdict, mut permit: Permit) -> u64 {
+            permit.settle(verdict);
+            if seconds > 0 {
+                permit.observe(Advertised::RetryAfter(Duration::from_secs(seconds)));
+            }
+            seconds
+        }
+    }
+
+    let upstreams = alone();
+    let service = crate::admission::AdmissionLayer {
+        policy: upstreams.by(|(server, _): &(&'static str, u64)| *server),
+        completion: Observe,
+    }
+    .layer(service_fn(|(_, seconds): (&'static str, u64)| async move {
+        Ok::<_, Rejected>(seconds)
+    }));
+    assert_eq!(service.clone().oneshot(("a", 0)).await, Ok(0));
+    assert_eq!(service.clone().oneshot(("a", 30)).await, Ok(30));
+    let rejected = service.clone().oneshot(("a", 0)).await.unwrap_err();
+    assert_eq!(rejected.retry_after(), Some(30 * SECOND));
+    assert_eq!(service.oneshot(("b", 0)).await, Ok(0));
 }

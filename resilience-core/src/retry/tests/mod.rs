@@ -65,7 +65,7 @@ fn rejected(retry_after: Option<Duration>) -> Error<&'static str> {
     })
 }
 
-/// Answers from a list, the last one for ever, and notes when it was called and what `attempt()` was.
+/// Answers from a list, the last one forever, and records when it was called and what `attempt()` was.
 #[derive(Clone)]
 struct Script {
     answers: Arc<Vec<Outcome<u32>>>,

@@ -1,4 +1,4 @@
-//! Rejections from layers beneath.
+//! Rejections from layers below.
 
 use super::*;
 

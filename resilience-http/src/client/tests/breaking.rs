@@ -24,13 +24,13 @@ async fn a_host_that_fails_is_cut_off_and_others_are_not() {
 
 #[tokio::test]
 async fn a_refused_connection_is_a_failure_and_its_error_is_reqwests() {
-    // A port that was free a moment ago, and that nobody listens on.
+    // A port that was free a moment ago, without a listener.
     let url = Server::start(|_| Vec::new()).await.url();
     let client = builder().breaker(breakers(3)).build().unwrap();
     let error = loop {
         match client.get(&url).send().await {
             Err(Error::Service(error)) if error.is_connect() => break error,
-            // The server's task may take a moment to go.
+            // The server's task may take a moment to end.
             Err(Error::Service(_)) => tokio::task::yield_now().await,
             other => panic!("{other:?}"),
         }

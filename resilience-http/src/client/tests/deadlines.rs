@@ -1,4 +1,4 @@
-//! One deadline over all of a call.
+//! One deadline over a whole call.
 
 use super::*;
 
@@ -89,7 +89,7 @@ async fn the_timeout_of_one_request_is_not_given_to_every_attempt_anew() {
     let call = client.get("http://a.test/").timeout(Duration::from_secs(3));
     call.send().await.unwrap();
     assert_eq!(fake.timeouts(), [None, None, None]);
-    // Without a deadline over the whole, it is what it is in reqwest.
+    // Without a deadline of the whole call, it limits each attempt, as in reqwest.
     let client = fake.client(builder().without_deadline().without_retry());
     let call = client.get("http://a.test/").timeout(Duration::from_secs(3));
     call.send().await.unwrap();

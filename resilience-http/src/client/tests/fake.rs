@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::*;
 
-/// Answers the nth attempt, counted from 1, by a script.
+/// Responds to the nth attempt, counted from 1, by a script.
 #[derive(Clone)]
 pub(super) struct Fake {
     timeouts: Arc<Mutex<Vec<Option<Duration>>>>,

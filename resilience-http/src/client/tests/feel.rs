@@ -1,4 +1,4 @@
-//! It feels like reqwest.
+//! The API is that of reqwest.
 
 use super::*;
 

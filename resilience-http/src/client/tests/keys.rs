@@ -1,4 +1,4 @@
-//! One key for one call.
+//! One idempotency key per call.
 
 use std::{
     future::pending,
@@ -21,7 +21,7 @@ fn keyed() -> Client {
     builder().idempotency_keys(keys).build().unwrap()
 }
 
-/// What the requests that a server has seen carried.
+/// The keys of the requests that a server received.
 fn keys(server: &Server) -> Vec<Option<String>> {
     let all = server.seen().into_iter();
     all.map(|request| {
@@ -65,7 +65,7 @@ impl Policy<http::Request<()>> for CopyAll {
     }
 }
 
-/// tower's hedge asks a second time when the first answer takes long.
+/// tower's hedge sends a second request when the first response takes long.
 #[tokio::test(start_paused = true)]
 async fn a_hedge_carries_the_key_of_the_call_that_it_copies() {
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -1,4 +1,4 @@
-//! Places in the bulkhead.
+//! Permits of the bulkhead.
 
 use super::*;
 

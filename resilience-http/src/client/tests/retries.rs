@@ -1,4 +1,4 @@
-//! What is sent again, and when.
+//! Which requests are sent again, and when.
 
 use super::*;
 
@@ -145,7 +145,7 @@ async fn the_failed_answer_is_let_go_before_the_wait() {
         1 => fake::answer(503, &[], "a body that holds a place"),
         _ => fake::answer(200, &[], ""),
     });
-    // One place: the second attempt would wait for the first one's for ever.
+    // One permit: the second attempt would wait forever for that of the first.
     let one = Bulkhead::builder("pay").max_concurrent(1);
     let client = fake.client(builder().bulkhead(one.keyed(Keyed::new()).unwrap()));
     let response = client.get("http://a.test/").send().await.unwrap();

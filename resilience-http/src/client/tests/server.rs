@@ -1,4 +1,4 @@
-//! A server on loopback that answers by a script, down to the bytes.
+//! A server on loopback that responds by a script, down to the bytes.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ pub(super) struct Server {
     task: JoinHandle<()>,
 }
 
-/// A request as it came in.
+/// A request as it arrived.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) line: String,
@@ -27,24 +27,24 @@ pub(super) struct Seen {
     pub(super) body: Vec<u8>,
 }
 
-/// What is done with a connection once a request has come in.
+/// What happens to a connection once a request has arrived.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Write(String),
     Pause(Duration),
-    /// Ends the connection with a reset instead of a good-bye.
+    /// Ends the connection with a reset instead of a close.
     Reset,
     Close,
     /// Keeps the connection open and silent.
     Hang,
 }
 
-/// A whole answer, with its length.
+/// A complete response, with its length.
 pub(super) fn answer(status: &str, headers: &str, body: &str) -> Vec<Step> {
     vec![head(status, headers, body.len()), write(body)]
 }
 
-/// The head of an answer that promises `length` bytes.
+/// The head of a response that announces `length` bytes.
 pub(super) fn head(status: &str, headers: &str, length: usize) -> Step {
     Step::Write(format!(
         "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n"
@@ -56,7 +56,7 @@ pub(super) fn write(text: &str) -> Step {
 }
 
 impl Server {
-    /// Answers the nth request, counted from 1, by `script(n)`.
+    /// Responds to the nth request, counted from 1, by `script(n)`.
     pub(super) async fn start<F>(script: F) -> Self
     where
         F: Fn(usize) -> Vec<Step> + Send + Sync + 'static,
@@ -120,7 +120,7 @@ where
     }
 }
 
-/// One request; `None` when the client has gone.
+/// One request; `None` when the client has disconnected.
 async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

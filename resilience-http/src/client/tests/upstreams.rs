@@ -1,4 +1,4 @@
-//! What servers say of their limits is kept to.
+//! The advertised limits of servers are enforced.
 
 use resilience_core::limit::{store::InProcessLimits, upstream::UpstreamLimits};
 
@@ -75,7 +75,7 @@ async fn clients_that_share_a_store_share_what_they_were_told() {
     let ((told, _), (other, fake)) = (client(429), client(200));
     let send = async |client: &Client| client.get("http://a.test/").send().await;
     send(&told).await.unwrap();
-    // Its own first call asks; the answer is there in no time.
+    // Its first call asks the store, which responds at once.
     send(&other).await.unwrap();
     tokio::time::sleep(10 * MS).await;
     assert_eq!(rejected(send(&other).await).reason(), Reason::RateLimited);

@@ -1,4 +1,4 @@
-//! What reqwest's errors say, each as it really comes.
+//! Verdicts on reqwest's errors, each produced for real.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use crate::HttpClassifier;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The verdict on an error, plain, in a stack and boxed: always the same.
+/// The verdict on an error: the same if it is plain, in a stack, or boxed.
 fn verdict(error: reqwest::Error) -> Verdict {
     let plain = HttpClassifier::new().classify(Err::<&Response, _>(&error));
     let stack = Error::Service(error);
@@ -85,7 +85,7 @@ async fn a_connection_that_cannot_be_made_is_transient() {
     assert_eq!(verdict(gone_in_the_handshake), Verdict::transient());
 }
 
-/// As it comes from `tokio-rustls` (invalid data) through `hyper-rustls` (one more io error around it).
+/// As made by `tokio-rustls` (invalid data) and wrapped by `hyper-rustls` (in one more io error).
 #[tokio::test]
 async fn a_handshake_that_tls_refuses_is_permanent() {
     let untrusted = || {

@@ -1,4 +1,4 @@
-//! Bodies on both sides of the layer: held in memory, or passed on as they come.
+//! Bodies on both sides of the layer: in memory, or streamed.
 
 use std::{
     collections::VecDeque,
@@ -14,20 +14,20 @@ use http_body_util::BodyExt;
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of a request or a response that has been through an
-    /// [`IdempotentRequests`](super::IdempotentRequests): in memory, or passed on as it comes.
+    /// Body of a request or response that went through
+    /// [`IdempotentRequests`](super::IdempotentRequests): in memory, or streamed.
     pub struct IdempotentBody<B: Body> {
-        // What was read of it already.
+        // Frames that were read already.
         ready: VecDeque<Bytes>,
         trailers: Option<HeaderMap>,
-        // What was not. In a box, so that it can be moved when its reading has begun.
+        // The rest, unread. Boxed, so that it can be moved after it was polled.
         rest: Option<Pin<Box<B>>>,
         broken: Option<B::Error>,
     }
 }
 
 impl<B: Body> IdempotentBody<B> {
-    /// Not read at all.
+    /// Streams `body`, of which nothing was read.
     pub(super) fn passed(body: B) -> Self {
         Self {
             ready: VecDeque::new(),
@@ -37,7 +37,7 @@ impl<B: Body> IdempotentBody<B> {
         }
     }
 
-    /// All of it.
+    /// Holds a whole body in memory.
     pub(super) fn whole(body: Bytes, trailers: Option<HeaderMap>) -> Self {
         Self {
             ready: Some(body)
@@ -51,7 +51,7 @@ impl<B: Body> IdempotentBody<B> {
     }
 }
 
-/// For answers that are made here and further out.
+/// For responses that are made by this layer or by an outer one.
 impl<B: Body> From<String> for IdempotentBody<B> {
     fn from(text: String) -> Self {
         Self::whole(text.into(), None)
@@ -101,7 +101,7 @@ impl<B: Body<Data = Bytes>> Body for IdempotentBody<B> {
         let ready = self.ready.iter().map(|data| data.len() as u64).sum::<u64>();
         let mut hint = match (&self.rest, &self.broken) {
             (Some(rest), _) => rest.size_hint(),
-            // Nobody knows how long it would have been.
+            // The full length is unknown.
             (None, Some(_)) => return SizeHint::new(),
             (None, None) => SizeHint::with_exact(0),
         };
@@ -114,17 +114,17 @@ impl<B: Body<Data = Bytes>> Body for IdempotentBody<B> {
     }
 }
 
-/// A body that was read as far as the limit.
+/// A body that was read up to a limit.
 pub(super) enum Read<B: Body> {
-    /// All of it.
+    /// All of it, with its trailers.
     Whole(Bytes, Option<HeaderMap>),
-    /// There is more of it.
+    /// It is larger than the limit: what was read, and the rest.
     More(IdempotentBody<B>),
-    /// It broke off.
+    /// It ended early: what was read, and the error.
     Broken(IdempotentBody<B>),
 }
 
-/// Reads up to `limit` bytes.
+/// Reads a body of up to `limit` bytes.
 pub(super) async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Read<B> {
     let mut rest = Box::pin(body);
     let (mut ready, mut length, mut trailers) = (VecDeque::new(), 0, None);
@@ -199,7 +199,7 @@ mod tests {
         HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("7"))])
     }
 
-    /// What a reader gets, and how it ends.
+    /// What a reader gets, and the error at the end.
     async fn collected<B: Body<Data = Bytes>>(
         body: B,
     ) -> (String, Option<HeaderMap>, Option<B::Error>) {

@@ -1,28 +1,36 @@
-//! Requests that take effect once.
+//! Requests with an `Idempotency-Key`, which take effect once.
+//!
+//! # References
+//! draft-ietf-httpapi-idempotency-key-header-07.
 
 mod body;
+mod call;
+mod future;
 mod layer;
+mod problems;
 mod response;
+mod service;
+mod settings;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode, header, request::Parts};
+use http::{HeaderMap, Method, StatusCode, request::Parts};
 use resilience_core::idempotency::{Disposition, Idempotency};
-use sha2::{Digest, Sha256};
 
+use self::settings::Settings;
 pub use self::{
-    body::IdempotentBody,
-    layer::{IdempotentRequestsFuture, IdempotentRequestsLayer, IdempotentRequestsService},
-    response::IDEMPOTENT_REPLAYED,
+    body::IdempotentBody, future::IdempotentRequestsFuture, layer::IdempotentRequestsLayer,
+    response::IDEMPOTENT_REPLAYED, service::IdempotentRequestsService,
 };
-use super::hex;
 use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 
-/// Makes requests that carry an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07) take effect once: the
-/// handler runs for the first, and the others get its answer.
+/// Idempotency for requests that carry an `Idempotency-Key`
+/// (draft-ietf-httpapi-idempotency-key-header-07): the handler runs for the first request with a
+/// key, the others get its recorded response.
 ///
-/// On top of an [`Idempotency`], which has the store, the leases, the times and the policy for when the store cannot be
-/// reached. It goes on a route, on a router, or on any `Service<http::Request<_>, Response = http::Response<_>>`.
+/// Built on an [`Idempotency`], which owns the store, the leases, the retention times and the
+/// outage policy. Goes on a route, on a router, or on any `Service<http::Request<_>, Response =
+/// http::Response<_>>`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,58 +50,65 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// # Ok(()) }
 /// ```
 ///
-/// # What clients get
-/// | what happened | answer |
+/// # Responses
+/// | request | response |
 /// |---|---|
-/// | the first request with its key | the handler's |
-/// | served before | the same status, headers and body, with `Idempotent-Replayed: true` and its `Age` in seconds |
-/// | being served | 409, `Retry-After` with what is left of the lease (or less: [`come_back_within`](Self::come_back_within)); or, if the handle lets callers [wait](resilience_core::idempotency::IdempotencyBuilder::wait), the answer when it is there |
-/// | the key belongs to another request | 422 |
-/// | no key, or something that is none | 400, if the key is [required](Self::required); the latter always |
+/// | the first with its key | the handler's |
+/// | its key was served before | the same status, headers and body, with `Idempotent-Replayed: true` and its `Age` in seconds |
+/// | its key is being served | 409 with `Retry-After`: what is left of the lease, or less ([`come_back_within`](Self::come_back_within)). If the handle lets callers [wait](resilience_core::idempotency::IdempotencyBuilder::wait): the recorded response, once it is there |
+/// | its key was used with another request | 422 |
+/// | no key | 400 if a key is [required](Self::required); otherwise the handler's |
+/// | a malformed key | 400 |
 /// | a body above [`max_request`](Self::max_request) | 413 |
-/// | the store cannot be reached | 503, unless the handle says otherwise |
-/// | served before, but the answer was not kept, or nobody knows | 409 |
+/// | the store is unavailable | 503, unless the handle's outage policy says otherwise |
+/// | served before, but the response was not recorded, or the outcome is unknown | 409 |
 ///
-/// All of them are problem documents, with types that stay the same: those of [`problem`](crate::problem), and
-/// `urn:problem-type:resilience:idempotency:` with `no_key`, `malformed_key`, `too_large` and `unreadable_body`.
+/// All of these are problem documents with stable types: those of [`problem`](crate::problem), and
+/// `urn:problem-type:resilience:idempotency:` with `no_key`, `malformed_key`, `too_large`,
+/// `unreadable_body` and `not_kept`.
 ///
-/// # What is kept
-/// Decided by the answer's status, unless [`decide`](Self::decide) says otherwise:
+/// # Recording
+/// The status of the response decides, unless [`decide`](Self::decide) says otherwise:
 ///
-/// | status | what becomes of it |
+/// | status | effect |
 /// |---|---|
-/// | 408, 425, 429, 503 | not kept: "not now" says that nothing was done, and the next request with the key is served |
-/// | any other, 500 included | kept |
-/// | none: the service fails, or panics | unknown: the handle's [takeover](resilience_core::idempotency::IdempotencyBuilder::takeover) has the word |
+/// | 408, 425, 429, 503 | not recorded: these say that nothing was done, and the next request with the key runs the handler |
+/// | any other, 500 included | recorded |
+/// | none: the service fails or panics | unknown: the handle's [takeover](resilience_core::idempotency::IdempotencyBuilder::takeover) policy decides |
 ///
-/// **Why a 500 is kept**: the handler may have done half of its work, and a second run would do it again. A caller that
-/// knows better takes a new key. Where handlers do all of their work in one transaction, so that a 500 means that
-/// nothing was done, release it: `decide(|status, _| if status.is_server_error() { Disposition::Release } else {
+/// **A 500 is recorded** because the handler may have done half of its work, and a second run would
+/// repeat that half. A caller that knows better sends a new key. Where handlers do all of their
+/// work in one transaction, so that a 500 means that nothing was done, release the key:
+/// `decide(|status, _| if status.is_server_error() { Disposition::Release } else {
 /// Disposition::Record })`.
 ///
-/// Headers of one connection, `Date` and `Set-Cookie` are not kept ([`keep`](Self::keep)). An answer that is larger than
-/// [`max_response`](Self::max_response), or a stream of events, is passed on as it comes and not kept, unless
-/// [`refuse_unkept`](Self::refuse_unkept) is set.
+/// Hop-by-hop headers, `Date` and `Set-Cookie` are not recorded ([`keep`](Self::keep)). A response
+/// larger than [`max_response`](Self::max_response) and a stream of events are passed on
+/// unrecorded, unless [`refuse_unkept`](Self::refuse_unkept) is set.
 ///
-/// # Whose key it is
-/// Keys are chosen by callers, so one caller's key must never find another's answer. By default the scope of a key is a
-/// digest of the request's `Authorization`. Two things to know: requests without that header share one scope; and a
-/// caller whose token is renewed between two tries is another caller. Where authentication comes before this layer, say
-/// who it found: [`scope`](Self::scope) with the tenant's or the user's id.
+/// # Scope of a key
+/// Clients choose their keys, so a key must never find another client's response. The default scope
+/// of a key is a digest of the request's `Authorization`. Note that all requests without that
+/// header share one scope, and that a client whose token is renewed between two attempts counts as
+/// another client. Where authentication runs before this layer, use its result:
+/// [`scope`](Self::scope) with the id of the tenant or user.
 ///
 /// # The handler
-/// - runs in a task of its own: a client that hangs up does not stop it, nor does the request's
-///   [deadline](super::InboundDeadline), which it does not see. Its answer is kept, and the client that comes back gets it.
-/// - finds the [`Attempt`](resilience_core::idempotency::Attempt) in the request's extensions: a fence, and keys for the
-///   calls that it makes.
-/// - gets the body in memory.
+/// - runs in a task of its own: neither a client that disconnects nor the request's
+///   [deadline](super::InboundDeadline), which the handler does not see, stops it. Its response is
+///   recorded for the client's next attempt.
+/// - finds the [`Attempt`](resilience_core::idempotency::Attempt) in the request's extensions: the
+///   fencing token, and keys for the calls that it makes.
+/// - gets the request body in memory.
 ///
 /// # Order
-/// Inside what authenticates and what limits requests, so that a 429 costs no key; outside of what guards a dependency.
-/// Within a nested router the path is seen without the part that was matched outside.
+/// Put it inside authentication and rate limits, so that a 429 uses no key, and outside the guards
+/// of dependencies. Inside a nested router it sees the path without the prefix that was matched
+/// outside.
 ///
-/// **Cost**: a request without a key, or of another method, passes with a box around each body. With one: the body is
-/// read into memory and digested; then as [`Idempotency`] has it. **Cancellation**: see above.
+/// **Cost**: one allocation per body for a request without a key or of another method. With a key,
+/// the body is read into memory and hashed; the rest is the cost of [`Idempotency`].
+/// **Cancellation**: see above.
 #[derive(Clone)]
 #[must_use]
 pub struct IdempotentRequests {
@@ -101,78 +116,51 @@ pub struct IdempotentRequests {
     settings: Arc<Settings>,
 }
 
-#[derive(Clone)]
-struct Settings {
-    methods: Vec<Method>,
-    required: bool,
-    rules: KeyRules,
-    compare: FingerprintRules,
-    keep: RecordedHeaders,
-    scope: Arc<Scope>,
-    decide: Arc<Decide>,
-    max_request: usize,
-    max_response: usize,
-    refuse_unkept: bool,
-    come_back_within: Option<Duration>,
-}
-
-type Scope = dyn Fn(&Parts) -> String + Send + Sync;
-type Decide = dyn Fn(StatusCode, &HeaderMap) -> Disposition + Send + Sync;
-
 impl IdempotentRequests {
-    /// Over `handle`, for `POST` and `PATCH`; a key is not required.
+    /// Creates the settings over `handle`, for `POST` and `PATCH`, with an optional key.
     pub fn new(handle: &Idempotency) -> Self {
-        let settings = Settings {
-            methods: vec![Method::POST, Method::PATCH],
-            required: false,
-            rules: KeyRules::new(),
-            compare: FingerprintRules::new(),
-            keep: RecordedHeaders::new(),
-            scope: Arc::new(by_authorization),
-            decide: Arc::new(|status, _| response::by_status(status)),
-            max_request: 1 << 20,
-            max_response: (1 << 20) - (64 << 10),
-            refuse_unkept: false,
-            come_back_within: None,
-        };
         Self {
             handle: handle.clone(),
-            settings: Arc::new(settings),
+            settings: Arc::new(Settings::new()),
         }
     }
 
-    /// The methods that it is about. Others pass, with or without a key.
+    /// Sets the methods that are protected. Requests of other methods pass, with or without a key.
+    /// Default: `POST` and `PATCH`.
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.with(|settings| settings.methods = methods.into_iter().collect())
     }
 
-    /// Whether a request of these methods has to have a key. Default: no; one without passes unprotected.
+    /// Sets whether requests of these methods must carry a key. Default: `false`; a request without
+    /// a key passes unprotected.
     pub fn required(self, required: bool) -> Self {
         self.with(|settings| settings.required = required)
     }
 
-    /// How the header is read.
+    /// Sets how the header is parsed.
     pub fn rules(self, rules: KeyRules) -> Self {
         self.with(|settings| settings.rules = rules)
     }
 
-    /// What of two requests with one key has to be the same.
+    /// Sets which parts of two requests with the same key must be equal.
     pub fn compare(self, compare: FingerprintRules) -> Self {
         self.with(|settings| settings.compare = compare)
     }
 
-    /// What of an answer is kept.
+    /// Sets which headers of a response are recorded.
     pub fn keep(self, keep: RecordedHeaders) -> Self {
         self.with(|settings| settings.keep = keep)
     }
 
-    /// Whose key it is: the tenant's or the user's id, as found by what authenticates outside of this layer. Every
-    /// request must have one; return something of its own for those that nobody has authenticated.
+    /// Sets the scope of a key: the id of the tenant or user, as found by the authentication
+    /// outside of this layer. Return a value of its own for unauthenticated requests. Default: a
+    /// digest of `Authorization`.
     pub fn scope(self, scope: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.scope = Arc::new(scope))
     }
 
-    /// What becomes of an answer, by its head.
+    /// Sets whether a response is recorded, by its status and headers. Default: see
+    /// [Recording](Self#recording).
     pub fn decide(
         self,
         decide: impl Fn(StatusCode, &HeaderMap) -> Disposition + Send + Sync + 'static,
@@ -180,50 +168,42 @@ impl IdempotentRequests {
         self.with(|settings| settings.decide = Arc::new(decide))
     }
 
-    /// The longest body of a request that carries a key, in bytes: it is read into memory. Default: 1 MiB.
+    /// Sets the maximum body of a request with a key, in bytes; it is read into memory. Default: 1
+    /// MiB.
     pub fn max_request(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_request = bytes)
     }
 
-    /// The longest body of an answer that is kept, in bytes. Default: 960 KiB, which leaves room for its headers in the
-    /// 1 MiB that a handle keeps ([`max_outcome`](resilience_core::idempotency::IdempotencyBuilder::max_outcome)).
+    /// Sets the maximum body of a response that is recorded, in bytes. Default: 960 KiB, which
+    /// leaves room for its headers in the 1 MiB of a handle's
+    /// [`max_outcome`](resilience_core::idempotency::IdempotencyBuilder::max_outcome).
     pub fn max_response(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_response = bytes)
     }
 
-    /// Whether an answer that cannot be kept, because it is too large or a stream of events, is replaced by a 500 that
-    /// can: for routes that promise the same answer always. Default: no; the first caller gets it, and those who come
-    /// later are told that it is gone. The work is done in either case.
+    /// Sets whether a response that cannot be recorded, because it is too large or a stream of
+    /// events, is replaced by a 500 that can be: for routes that must give the same response every
+    /// time. Default: `false`; the first client gets the response, later ones get a 409. The work
+    /// is done in either case.
     pub fn refuse_unkept(self, refuse: bool) -> Self {
         self.with(|settings| settings.refuse_unkept = refuse)
     }
 
-    /// The longest that a client is told to wait while its request is being served. Default: what is left of the lease,
-    /// which is renewed while the handler runs: by then it is certain that somebody may take over. Where handlers are
-    /// quick, less is better.
+    /// Sets the maximum `Retry-After` of a request whose key is being served. Default: what is left
+    /// of the lease, after which another instance may take over. Set less where handlers are quick.
     pub fn come_back_within(self, wait: Duration) -> Self {
         self.with(|settings| settings.come_back_within = Some(wait))
     }
 
-    /// The layer.
+    /// Makes a layer.
     pub fn layer(&self) -> IdempotentRequestsLayer {
-        IdempotentRequestsLayer::new(self.clone())
+        IdempotentRequestsLayer::new(self.handle.clone(), Arc::clone(&self.settings))
     }
 
     fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(Arc::make_mut(&mut self.settings));
         self
     }
-}
-
-/// A digest, because it is a secret.
-fn by_authorization(head: &Parts) -> String {
-    let mut digest = Sha256::new();
-    for value in head.headers.get_all(header::AUTHORIZATION) {
-        digest.update((value.len() as u64).to_le_bytes());
-        digest.update(value.as_bytes());
-    }
-    hex(&digest.finalize()[..16])
 }
 
 impl fmt::Debug for IdempotentRequests {

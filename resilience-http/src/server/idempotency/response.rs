@@ -1,4 +1,4 @@
-//! What becomes of an answer: whether it is kept, and as what.
+//! Responses of the handler: recorded, replayed or passed on.
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
@@ -10,20 +10,20 @@ use resilience_core::idempotency::{CodecError, Disposition, Outcomes, Source};
 use super::body::IdempotentBody;
 use crate::idempotency::{Recorded, RecordedHeaders};
 
-/// Says that an answer was given before: `true`.
+/// Header that marks a replayed response: `true`.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// What a service has answered, as far as the layer knows it.
+/// Response of the handler, as far as the layer has read it.
 pub(super) enum HandlerResponse<B: Body> {
-    /// All of it: it can be kept.
+    /// Read to its end: can be recorded.
     Whole {
         head: Parts,
         body: Bytes,
         trailers: Option<HeaderMap>,
     },
-    /// It was kept, and is given again.
-    Again(Recorded, Duration),
-    /// More than is kept, or broken off: only the first caller gets it.
+    /// Recorded before and replayed, with its age.
+    Replayed(Recorded, Duration),
+    /// Too large, or ended early: only the first client gets it.
     Passing(Response<IdempotentBody<B>>),
 }
 
@@ -31,7 +31,7 @@ impl<B: Body> HandlerResponse<B> {
     fn status(&self) -> StatusCode {
         match self {
             Self::Whole { head, .. } => head.status,
-            Self::Again(recorded, _) => recorded.status(),
+            Self::Replayed(recorded, _) => recorded.status(),
             Self::Passing(response) => response.status(),
         }
     }
@@ -39,7 +39,7 @@ impl<B: Body> HandlerResponse<B> {
     fn headers(&self) -> &HeaderMap {
         match self {
             Self::Whole { head, .. } => &head.headers,
-            Self::Again(recorded, _) => recorded.headers(),
+            Self::Replayed(recorded, _) => recorded.headers(),
             Self::Passing(response) => response.headers(),
         }
     }
@@ -52,7 +52,7 @@ impl<B: Body> HandlerResponse<B> {
                 trailers,
             } => Response::from_parts(head, IdempotentBody::whole(body, trailers)),
             Self::Passing(response) => response,
-            Self::Again(recorded, age) => {
+            Self::Replayed(recorded, age) => {
                 let trailers = recorded.trailers().cloned();
                 let body = IdempotentBody::whole(recorded.body().clone(), trailers);
                 let mut response = Response::new(body);
@@ -69,7 +69,7 @@ impl<B: Body> HandlerResponse<B> {
 
 type Decide = dyn Fn(StatusCode, &HeaderMap) -> Disposition + Send + Sync;
 
-/// Decides by status, and keeps responses as bytes.
+/// Decides by the response's head, and records responses as bytes.
 pub(super) struct ResponseOutcomes<B, E> {
     pub(super) decide: Arc<Decide>,
     pub(super) keep: RecordedHeaders,
@@ -83,8 +83,8 @@ where
 {
     fn decide(&self, result: &Result<HandlerResponse<B>, E>) -> Disposition {
         match result {
-            Ok(answer) => (self.decide)(answer.status(), answer.headers()),
-            // A service that fails instead of answering: nobody knows what it has done.
+            Ok(response) => (self.decide)(response.status(), response.headers()),
+            // A service that fails instead of responding may have done part of the work.
             Err(_) => Disposition::Unknown,
         }
     }
@@ -102,17 +102,17 @@ where
                         .record(head.status, &head.headers, body, trailers.as_ref());
                 Ok(recorded.encode().into())
             }
-            Ok(HandlerResponse::Again(recorded, _)) => Ok(recorded.encode().into()),
-            Ok(HandlerResponse::Passing(_)) => {
-                Err(CodecError::new("more than is kept of an answer"))
-            }
-            Err(_) => Err(CodecError::new("no answer")),
+            Ok(HandlerResponse::Replayed(recorded, _)) => Ok(recorded.encode().into()),
+            Ok(HandlerResponse::Passing(_)) => Err(CodecError::new(
+                "the response is larger than may be recorded",
+            )),
+            Err(_) => Err(CodecError::new("no response")),
         }
     }
 
     fn decode(&self, recorded: Bytes) -> Result<Result<HandlerResponse<B>, E>, CodecError> {
         let recorded = Recorded::decode(&recorded).map_err(CodecError::new)?;
-        Ok(Ok(HandlerResponse::Again(recorded, Duration::ZERO)))
+        Ok(Ok(HandlerResponse::Replayed(recorded, Duration::ZERO)))
     }
 
     fn mark(
@@ -121,15 +121,15 @@ where
         source: &Source,
     ) -> Result<HandlerResponse<B>, E> {
         match (result, source) {
-            (Ok(HandlerResponse::Again(recorded, _)), Source::Replayed { age }) => {
-                Ok(HandlerResponse::Again(recorded, *age))
+            (Ok(HandlerResponse::Replayed(recorded, _)), Source::Replayed { age }) => {
+                Ok(HandlerResponse::Replayed(recorded, *age))
             }
             (result, _) => result,
         }
     }
 }
 
-/// See the table of [`IdempotentRequests`](super::IdempotentRequests).
+/// The default of [`IdempotentRequests::decide`](super::IdempotentRequests::decide).
 pub(super) fn by_status(status: StatusCode) -> Disposition {
     match status.as_u16() {
         408 | 425 | 429 | 503 => Disposition::Release,

@@ -1,16 +1,15 @@
-//! Whom a request is charged to.
+//! The key that a request is counted under.
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderName, request::Parts};
-use sha2::{Digest, Sha256};
-
 use super::super::{
     address::{ClientAddress, customer},
-    hex,
+    digest,
 };
+use http::{HeaderName, request::Parts};
 
-/// Whom a request is charged to: a header, an address, a path, or what a closure makes of the request's head.
+/// Key that a request is counted under: a header, a client's address, a path, or the result of a
+/// closure over the request's head.
 ///
 /// ```
 /// use resilience_http::server::{ClientAddress, LimitKey};
@@ -25,47 +24,43 @@ pub struct LimitKey(Arc<KeyOf>);
 
 type KeyOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
-/// What becomes of requests that have no key.
+/// How requests without a key are treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingKey {
-    /// All of them share one bucket: nobody escapes a limit by leaving out a header.
+    /// All of them share one bucket: leaving out a header does not evade the limit.
     #[default]
     Share,
-    /// They pass, without limit.
+    /// They pass without being counted.
     Pass,
-    /// They are answered 400.
+    /// They get a 400.
     Refuse,
 }
 
 impl LimitKey {
-    /// One bucket for all.
+    /// Creates a key with one bucket for all requests.
     pub fn whole() -> Self {
         Self::by(|_| Some("all".into()))
     }
 
-    /// The value of a header: a token, a tenant. It is kept as a digest, because it is a secret more often than not.
-    /// All of its values count, if it was sent more than once.
+    /// Creates a key of the value of a header, such as a token or a tenant. Stored as a digest,
+    /// since it is often a secret. If the header was sent more than once, all values count.
     pub fn header(name: HeaderName) -> Self {
         Self::by(move |head| {
             let mut values = head.headers.get_all(&name).iter().peekable();
             values.peek()?;
-            let mut digest = Sha256::new();
-            for value in values {
-                digest.update((value.len() as u64).to_le_bytes());
-                digest.update(value.as_bytes());
-            }
-            Some(hex(&digest.finalize()[..16]))
+            Some(digest::of_values(values))
         })
     }
 
-    /// The client's address; of IPv6, its first 64 bits, which one customer has to himself.
+    /// Creates a key of the client's address. Of an IPv6 address only the first 64 bits count: one
+    /// customer usually has at least that network.
     pub fn address(address: ClientAddress) -> Self {
         Self::by(move |head| address.of(head).map(customer))
     }
 
-    /// The path as the router has it (`/orders/{id}`), so that there is one bucket for a route and not one for each
-    /// order. The layer has to be within a router: on a route, or by `Router::layer`.
+    /// Creates a key of the matched route (`/orders/{id}`), so that there is one bucket per route
+    /// and not one per order. The layer must be inside a router: on a route, or by `Router::layer`.
     #[cfg(feature = "axum")]
     pub fn matched_path() -> Self {
         Self::by(|head| {
@@ -74,17 +69,18 @@ impl LimitKey {
         })
     }
 
-    /// What a closure makes of the request's head; `None` if there is no key in it. It should have few values, or
-    /// values that cost their sender something: each has a bucket.
+    /// Creates a key from a closure over the request's head, which returns `None` if there is no
+    /// key in it. Each value has a bucket of its own: it should have few values, or values that a
+    /// client cannot make up for free.
     pub fn by(key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(key))
     }
 
-    /// Both: a bucket for each pair. No key if one of them is missing.
+    /// Combines two keys: one bucket per pair, and no key if one of them is missing.
     pub fn and(self, other: Self) -> Self {
         Self::by(move |head| {
             let (one, other) = (self.of(head)?, other.of(head)?);
-            // The length keeps a pair from being taken for another.
+            // The length makes pairs unambiguous.
             Some(format!("{}:{one}{other}", one.len()))
         })
     }

@@ -1,30 +1,42 @@
-//! Rate limits around handlers, told to clients in headers.
+//! Rate limits around handlers, shown to clients in headers.
+//!
+//! # References
+//! draft-ietf-httpapi-ratelimit-headers-11 (`RateLimit`, `RateLimit-Policy`, the problem type);
+//! RFC 6585 section 4 (429); RFC 9110 section 10.2.3 (`Retry-After`).
 
-mod decide;
+mod decision;
+mod fields;
+mod future;
 mod key;
 mod layer;
+mod refusal;
+mod service;
+mod settings;
 
 use std::{fmt, sync::Arc};
 
 use http::request::Parts;
 use resilience_core::InvalidConfig;
 
+use self::settings::{Cost, Settings};
 pub use self::{
-    decide::RequestLimit,
+    decision::RequestLimit,
+    future::LimitRequestsFuture,
     key::{LimitKey, MissingKey},
-    layer::{LimitRequestsFuture, LimitRequestsLayer, LimitRequestsService},
+    layer::LimitRequestsLayer,
+    service::LimitRequestsService,
 };
 
-/// Holds requests to a rate limit, and tells clients how they stand: `RateLimit-Policy` and `RateLimit`
-/// (draft-ietf-httpapi-ratelimit-headers-11) on every response, 429 with `Retry-After` and a problem document when a
-/// limit is reached.
+/// Rate limit for requests, with its state in the headers of every response: `RateLimit-Policy` and
+/// `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), and 429 with `Retry-After` and a problem
+/// document when a limit is reached.
 ///
-/// The limit is a [`FleetRateLimit`](resilience_core::limit::fleet::FleetRateLimit) of a fleet, with all of its
-/// limits and plans, or a [`KeyedRateLimit`](resilience_core::limit::KeyedRateLimit) or a
-/// [`RateLimit`](resilience_core::limit::RateLimit) of this process. Whom a request is charged to says the
-/// [`key`](Self::key), how much the [`cost`](Self::cost). The decision comes first: a request that is refused never
-/// reaches the handler. It does not wait for tokens; for that, put the layer of a limit with a queue into
-/// [`guard`](super::guard).
+/// The limit is a [`FleetRateLimit`](resilience_core::limit::fleet::FleetRateLimit) with all of its
+/// limits and plans, or a [`KeyedRateLimit`](resilience_core::limit::KeyedRateLimit) or
+/// [`RateLimit`](resilience_core::limit::RateLimit) of this process. The [`key`](Self::key) selects
+/// the bucket of a request, the [`cost`](Self::cost) says how many tokens it takes. The decision
+/// comes first: a rejected request never reaches the handler. Requests do not wait for tokens; for
+/// that, put the layer of a limit with a queue into [`guard`](super::guard).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,76 +60,52 @@ pub use self::{
 /// # Ok(()) }
 /// ```
 ///
-/// # What clients are told
-/// | field | what |
+/// # Headers
+/// | header | content |
 /// |---|---|
-/// | `RateLimit-Policy` | for each limit its name, the permits (`q`) and the period (`w`; less than a second is told as one) |
-/// | `RateLimit` | for each limit how many calls can be made at once (`r`; more than `q` where a burst is saved up), and the time until there is one more (`t`), rounded up |
-/// | `Retry-After`, with 429 | when the same request would pass, rounded up, and a little later at random, so that those who were refused together do not come back together |
+/// | `RateLimit-Policy` | for each limit its name, the permits (`q`) and the period (`w`; a period below one second is shown as one second) |
+/// | `RateLimit` | for each limit the calls that can be made at once (`r`; above `q` if a burst has been saved up), and the time until there is one more (`t`), rounded up |
+/// | `Retry-After`, with 429 | the time until the same request would pass, rounded up, plus a random part, so that clients that were rejected together do not come back together |
 ///
-/// The document of a 429 has the type `https://iana.org/assignments/http-problem-types#quota-exceeded` of the draft, and
-/// names the limit in `violated-policies`. A request that costs more than can ever be had is answered 422; one that
-/// nobody can decide about, 503, if that is the limit's [policy](resilience_core::limit::fleet::Unreachable).
+/// The document of a 429 has the type
+/// `https://iana.org/assignments/http-problem-types#quota-exceeded` of the draft, and names the
+/// limit in `violated-policies`. A request that costs more than the limit can ever hold gets a 422.
+/// While the store is unavailable, the limit's [outage policy](resilience_core::fleet::OnOutage)
+/// decides; if it is to fail closed, requests get a 503.
 ///
-/// **Cost**: the decision, and a few small allocations for the headers. **Cancellation**: a client that hangs up while
-/// the store is asked may have been charged; later, it has been.
+/// **Cost**: the decision, and a few small allocations for the headers. **Cancellation**: a client
+/// that disconnects during the decision may have been charged; one that disconnects later has been.
 pub struct LimitRequests<L: RequestLimit> {
     limit: L,
     settings: Arc<Settings<L>>,
 }
 
-struct Settings<L: RequestLimit> {
-    key: LimitKey,
-    missing_key: MissingKey,
-    cost: Option<Cost<L>>,
-    headers: LimitHeaders,
-}
-
-type Cost<L> = Arc<dyn Fn(&Parts) -> <L as RequestLimit>::Price + Send + Sync>;
-
-/// What clients are told beside yes and no.
-#[derive(Clone)]
-struct LimitHeaders {
-    fields: bool,
-    partition: bool,
-    jitter: f64,
-    units: Vec<(String, String)>,
-}
-
 impl<L: RequestLimit> LimitRequests<L> {
-    /// One bucket for all requests, each costing one token, until [`key`](Self::key) and [`cost`](Self::cost) say
-    /// otherwise.
+    /// Creates a rate limit with one bucket for all requests, each costing one token, until
+    /// [`key`](Self::key) and [`cost`](Self::cost) say otherwise.
     #[must_use]
     pub fn new(limit: &L) -> Self {
         Self {
             limit: limit.clone(),
-            settings: Arc::new(Settings {
-                key: LimitKey::whole(),
-                missing_key: MissingKey::default(),
-                cost: None,
-                headers: LimitHeaders {
-                    fields: true,
-                    partition: false,
-                    jitter: 0.2,
-                    units: Vec::new(),
-                },
-            }),
+            settings: Arc::new(Settings::new()),
         }
     }
 
-    /// Whom a request is charged to.
+    /// Sets the key that requests are counted under. Default: [`LimitKey::whole`].
     #[must_use]
     pub fn key(self, key: LimitKey) -> Self {
         self.with(|settings| settings.key = key)
     }
 
-    /// What becomes of requests that have no key: without the header, or from who knows where.
+    /// Sets how requests without a key are treated, such as those without the header of the key.
+    /// Default: [`MissingKey::Share`].
     #[must_use]
     pub fn missing_key(self, policy: MissingKey) -> Self {
         self.with(|settings| settings.missing_key = policy)
     }
 
-    /// What a request costs: a number, or for a shared limit the costs on each of its limits.
+    /// Sets the cost of a request: a number of tokens, or for a fleet limit the tokens of each of
+    /// its limits. Default: 1.
     #[must_use]
     pub fn cost<P: Into<L::Price>>(
         self,
@@ -127,30 +115,33 @@ impl<L: RequestLimit> LimitRequests<L> {
         self.with(|settings| settings.cost = Some(cost))
     }
 
-    /// Whether clients are told how they stand. Default: yes. Without it, a refusal has its `Retry-After` still.
+    /// Sets whether responses carry `RateLimit` and `RateLimit-Policy`. Default: `true`. Without
+    /// them, a 429 still has its `Retry-After`.
     #[must_use]
     pub fn fields(self, told: bool) -> Self {
         self.with(|settings| settings.headers.fields = told)
     }
 
-    /// Whether clients are told which bucket they share (`pk`): eight bytes of a digest of the key. It helps a client
-    /// that has several; a key that can be guessed, such as an address, can be told from it. Default: no.
+    /// Sets whether the headers name the bucket (`pk`): eight bytes of a digest of the key. Helps a
+    /// client that uses several buckets; a key that can be guessed, such as an address, can be
+    /// recovered from it. Default: `false`.
     #[must_use]
     pub fn partition(self, told: bool) -> Self {
         self.with(|settings| settings.headers.partition = told)
     }
 
-    /// What the limit called `limit` counts, if it is not requests (`qu`): `content-bytes`.
+    /// Names the unit of the limit called `limit` (`qu`), if it does not count requests:
+    /// `content-bytes`, for example.
     #[must_use]
     pub fn unit(self, limit: impl Into<String>, unit: impl Into<String>) -> Self {
         self.with(|settings| settings.headers.units.push((limit.into(), unit.into())))
     }
 
-    /// How much later than necessary clients are told to come back, at most, as a share of the wait; a second at
-    /// least. Zero: all at the same moment. Default: 0.2.
+    /// Sets the maximum random part added to `Retry-After`, as a share of the wait, and at least
+    /// one second. Zero adds nothing. Default: 0.2.
     ///
     /// # Errors
-    /// It is not between 0 and 10.
+    /// If `share` is not between 0 and 10.
     pub fn jitter(self, share: f64) -> Result<Self, InvalidConfig> {
         if !(0.0..=10.0).contains(&share) {
             return Err(InvalidConfig::new("jitter", share, "must be from 0 to 10"));
@@ -158,9 +149,9 @@ impl<L: RequestLimit> LimitRequests<L> {
         Ok(self.with(|settings| settings.headers.jitter = share))
     }
 
-    /// The layer. State is the limit's: any number of layers share it.
+    /// Makes a layer. All layers share the state of the limit.
     pub fn layer(&self) -> LimitRequestsLayer<L> {
-        LimitRequestsLayer::new(self.clone())
+        LimitRequestsLayer::new(self.limit.clone(), Arc::clone(&self.settings))
     }
 
     fn with(mut self, change: impl FnOnce(&mut Settings<L>)) -> Self {
@@ -174,17 +165,6 @@ impl<L: RequestLimit> Clone for LimitRequests<L> {
         Self {
             limit: self.limit.clone(),
             settings: Arc::clone(&self.settings),
-        }
-    }
-}
-
-impl<L: RequestLimit> Clone for Settings<L> {
-    fn clone(&self) -> Self {
-        Self {
-            key: self.key.clone(),
-            missing_key: self.missing_key,
-            cost: self.cost.clone(),
-            headers: self.headers.clone(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Clients that hang up in the middle, over real sockets.
+//! Clients that disconnect during their request, over real sockets.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,14 +18,14 @@ use super::rig::*;
 const TIMES: usize = 1_000;
 const BOUND: Duration = Duration::from_secs(60);
 
-/// A handler that says when it has begun, and goes on when it is let.
+/// A handler that reports its start, and waits for permission to continue.
 #[derive(Clone)]
 struct Slow {
     /// By key.
     begun: Arc<Vec<Semaphore>>,
     go_on: Arc<Semaphore>,
     effects: Effects,
-    /// Handlers that were dropped in the middle.
+    /// Handlers that were dropped before their end.
     dropped: Effects,
 }
 
@@ -67,7 +67,7 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// Sends a request, and hangs up as soon as its handler has begun.
+/// Sends a request, and disconnects as soon as its handler has started.
 async fn hang_up(server: SocketAddr, slow: &Slow, key: usize) {
     let mut client = TcpStream::connect(server).await.unwrap();
     let request = format!(
@@ -96,7 +96,7 @@ async fn who_hangs_up_mid_handler_has_paid_once_and_gets_the_receipt_a_thousand_
     let all = async {
         let hanging = stream::iter(0..TIMES).map(|key| hang_up(server, &slow, key));
         hanging.buffer_unordered(32).collect::<()>().await;
-        // Every handler is in the middle, and every client gone.
+        // Every handler is running, and every client has disconnected.
         assert_eq!(slow.effects.count(), 0);
         slow.go_on.add_permits(TIMES);
         let client = reqwest::Client::new();
@@ -119,7 +119,7 @@ async fn who_hangs_up_mid_handler_has_paid_once_and_gets_the_receipt_a_thousand_
     assert_eq!((slow.effects.count(), slow.dropped.count()), (TIMES, 0));
 }
 
-/// What the test above would see without the layer: that it can fail.
+/// Without the layer the test above fails: proof that it can.
 #[tokio::test]
 async fn without_the_layer_a_handler_whose_client_hangs_up_is_dropped_in_the_middle() {
     let slow = Slow::new();

@@ -1,4 +1,4 @@
-//! What becomes of answers.
+//! Which responses are recorded.
 
 use std::sync::{
     Arc,
@@ -20,7 +20,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::rig::*;
 
-/// Answers as it is told, and counts.
+/// Responds as the request demands, and counts.
 fn answering(once: &IdempotentRequests) -> (Router, Arc<AtomicU16>, Effects) {
     let (status, effects) = (Arc::new(AtomicU16::new(200)), Effects::default());
     let paid = effects.clone();
@@ -98,7 +98,7 @@ async fn an_answer_above_the_limit_is_passed_on_whole_and_not_kept() {
     assert_eq!(text(ask.send(&small).await).await, "12345".repeat(10));
     let (kind, _) = refused(ask.send(&small).await, StatusCode::CONFLICT).await;
     assert_eq!((&*kind, effects.count()), ("outcome_not_kept", 1));
-    // As large as the limit, it is kept.
+    // A body of exactly the limit is recorded.
     let enough = app(&once().max_response(50), handler);
     ask.send(&enough).await;
     let again = ask.send(&enough).await;
@@ -124,7 +124,7 @@ async fn a_route_that_promises_the_same_answer_always_answers_500_twice() {
     assert_eq!(effects.count(), 1);
 }
 
-/// A stream of events has no end to be waited for.
+/// A stream of events has no end to wait for.
 #[tokio::test]
 async fn events_arrive_while_they_are_sent() {
     let (send, events) = mpsc::channel::<&str>(1);
@@ -191,7 +191,7 @@ async fn a_panic_reaches_the_caller_and_leaves_the_outcome_unknown() {
     assert_eq!((&*kind, effects.count()), ("outcome_unknown", 1));
 }
 
-/// Around a plain service, whose errors are not answers.
+/// Around a plain service, whose errors are not responses.
 #[tokio::test]
 async fn a_service_that_fails_instead_of_answering_leaves_the_outcome_unknown() {
     let effects = Effects::default();

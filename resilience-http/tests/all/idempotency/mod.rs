@@ -1,4 +1,5 @@
-//! Requests that take effect once, around axum: in memory where that is enough, on a real socket where clients hang up.
+//! Requests that take effect once, around axum: in memory where that is enough, on a real socket
+//! where clients disconnect.
 
 mod hang_up;
 mod keeping;

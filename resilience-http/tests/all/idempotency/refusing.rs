@@ -1,14 +1,17 @@
-//! What is refused before anything is done.
+//! Requests that are refused before the handler runs.
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use resilience_core::idempotency::{
-    Changes, IdempotencyStore, Unreachable,
-    record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
-    store::{StoreError, StoreFuture},
+use resilience_core::{
+    fleet::{FleetOptions, OnOutage, Pushed, Subscription},
+    idempotency::{
+        IdempotencyStore,
+        record::{Claim, Claimed, Completion, Holder, RecordView, StoreResolution, WriteOutcome},
+        store::{StoreError, StoreFuture},
+    },
 };
 use resilience_http::{
     headers::IDEMPOTENCY_KEY, idempotency::KeyRules, server::IdempotentRequests,
@@ -33,7 +36,7 @@ async fn a_key_that_is_required_and_missing_or_none_at_all_is_400() {
     assert_eq!(effects.count(), 1);
 }
 
-/// A key that cannot be read is a caller who believes in a protection that is not there.
+/// The sender of a malformed key relies on a protection that it does not have.
 #[tokio::test]
 async fn a_malformed_key_is_400_where_none_is_required_too() {
     let (app, effects) = paying(&once());
@@ -94,7 +97,7 @@ async fn a_body_that_breaks_off_is_not_served_and_takes_no_key() {
     assert_eq!(whole.status(), 200);
 }
 
-/// Never answers.
+/// A store that is always unavailable.
 #[derive(Clone, Debug)]
 struct Away;
 
@@ -170,28 +173,29 @@ impl IdempotencyStore for Away {
         away()
     }
 
-    fn subscribe(&self, _: &str, _: &str) -> Changes {
-        Changes::new(tokio::sync::watch::channel(()).1)
+    fn subscribe(&self, _: &str, _: &str) -> Subscription<()> {
+        Subscription::new(tokio::sync::watch::channel(Pushed::None).1)
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_its_store_a_request_with_a_key_is_503_unless_the_handle_says_otherwise() {
     for (policy, status, served) in [
-        (Unreachable::Closed, 503, 0),
-        (Unreachable::Open, 200, 2),
-        (Unreachable::Local, 200, 1),
+        (OnOutage::FailClosed, 503, 0),
+        (OnOutage::FailOpen, 200, 2),
+        (OnOutage::Local, 200, 1),
     ] {
-        let handle = builder().store(Away).unreachable(policy).build().unwrap();
+        let fleet = FleetOptions::new().on_outage(policy);
+        let handle = builder().store(Away).fleet(fleet).build().unwrap();
         let (app, effects) = paying(&IdempotentRequests::new(&handle));
         for _ in 0..2 {
             let response = pay("k", "{}").send(&app).await;
             assert_eq!(response.status(), status, "{policy:?}");
-            let told = response.headers().contains_key("retry-after");
-            assert_eq!(told, status == 503);
+            let retry = response.headers().contains_key("retry-after");
+            assert_eq!(retry, status == 503);
         }
         assert_eq!(effects.count(), served, "{policy:?}");
         let keyless = pay("", "").without(&IDEMPOTENCY_KEY);
-        assert_eq!(keyless.status(&app).await, 200, "it asks nobody");
+        assert_eq!(keyless.status(&app).await, 200, "no store is asked");
     }
 }

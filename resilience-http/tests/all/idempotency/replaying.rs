@@ -1,4 +1,4 @@
-//! Who comes again gets the answer of the first time.
+//! A repeated request gets the recorded response.
 
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ async fn what_is_compared_is_the_owners_to_say() {
     assert_eq!(effects.count(), 1);
 }
 
-/// The worst that a store of answers can do: show one caller's to another.
+/// The worst fault of a store of responses: showing one client's response to another.
 #[tokio::test]
 async fn one_callers_key_never_finds_anothers_answer() {
     let (app, effects) = paying(&once());
@@ -143,8 +143,8 @@ async fn one_callers_key_never_finds_anothers_answer() {
         assert!(!is_replay(&first), "{caller}");
         assert_eq!(text(first).await, format!("payment {payment}"));
     }
-    let nobody = pay("k", "{}");
-    assert!(!is_replay(&nobody.send(&app).await));
+    let anonymous = pay("k", "{}");
+    assert!(!is_replay(&anonymous.send(&app).await));
     let two = by("Bearer a").with(header::AUTHORIZATION, "Bearer b");
     assert!(!is_replay(&two.send(&app).await));
     assert!(is_replay(&by("Bearer a").send(&app).await));
@@ -160,7 +160,7 @@ async fn a_tenant_that_authentication_has_found_keeps_its_keys_when_its_token_is
             .headers
             .get(&of)
             .and_then(|tenant| tenant.to_str().ok());
-        tenant.unwrap_or("nobody").to_owned()
+        tenant.unwrap_or("anonymous").to_owned()
     };
     let (app, effects) = paying(&once().scope(scope));
     let by = |name: &str, token: &str| {
@@ -235,7 +235,7 @@ async fn while_the_first_is_served_the_others_are_told_to_come_back() {
         "what is left of the lease: {wait}"
     );
     assert_eq!(refused(busy, StatusCode::CONFLICT).await.0, "in_flight");
-    // Another layer over the same records, with less patience.
+    // Another layer over the same records, with a shorter wait.
     let quick = super::rig::app(&once.come_back_within(Duration::from_secs(2)), handler);
     let busy = pay("k", "{}").send(&quick).await;
     assert_eq!(busy.headers()[header::RETRY_AFTER], "2");

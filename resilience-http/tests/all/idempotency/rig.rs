@@ -21,12 +21,12 @@ pub(crate) fn once() -> IdempotentRequests {
     IdempotentRequests::new(&builder().build().unwrap())
 }
 
-/// How often something took effect.
+/// The number of effects.
 #[derive(Clone, Default)]
 pub(crate) struct Effects(Arc<AtomicUsize>);
 
 impl Effects {
-    /// One more, and which one it is.
+    /// Counts one more, and returns its number.
     pub(crate) fn another(&self) -> usize {
         self.0.fetch_add(1, SeqCst) + 1
     }
@@ -48,7 +48,7 @@ where
     routes.layer(once.layer())
 }
 
-/// Pays, and says which payment it was.
+/// Pays, and returns the number of the payment.
 pub(crate) fn paying(once: &IdempotentRequests) -> (Router, Effects) {
     let effects = Effects::default();
     let paid = effects.clone();
@@ -56,7 +56,7 @@ pub(crate) fn paying(once: &IdempotentRequests) -> (Router, Effects) {
     (app(once, handler), effects)
 }
 
-/// A request to be made.
+/// A request to be sent.
 #[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) method: Method,
@@ -117,7 +117,7 @@ pub(crate) fn is_replay(response: &Response<Body>) -> bool {
     response.headers().contains_key("idempotent-replayed")
 }
 
-/// The type and the document of a refusal.
+/// The type and the document of a refused request.
 pub(crate) async fn refused(response: Response<Body>, status: StatusCode) -> (String, Value) {
     assert_eq!(response.status(), status);
     let kind = &response.headers()[header::CONTENT_TYPE];

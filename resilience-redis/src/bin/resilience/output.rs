@@ -40,9 +40,9 @@ fn table(views: &[(String, BreakerView)]) -> Table {
         "failed",
         "instances",
         "probes",
-        "order",
+        "override",
         "by",
-        "why",
+        "cause",
         "epoch",
     ]);
     for (name, view) in views {

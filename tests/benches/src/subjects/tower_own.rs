@@ -58,7 +58,7 @@ const fn rate_limit() -> RateLimitLayer {
     RateLimitLayer::new(u32::MAX as u64, Duration::from_secs(1))
 }
 
-/// The policy of tower's own examples: so many more attempts, on any error, at once. Tower brings no policy; this one
+/// The policy of tower's own examples: a number of further attempts, on any error, at once. Tower brings no policy; this one
 /// has neither a budget nor a backoff, which makes it the cheapest there can be.
 #[derive(Clone, Copy)]
 struct Attempts(u32);

@@ -44,7 +44,7 @@ pub(crate) trait Peer: Sized {
         peer
     }
 
-    /// A claim of what nobody holds.
+    /// A claim on a free key.
     async fn claim(&self, key: &str, lease: Duration) -> Claim<Self> {
         let entry = Self::entry(lease);
         match self.insert(key, entry.clone()).await {

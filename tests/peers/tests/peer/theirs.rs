@@ -59,7 +59,7 @@ impl Peer for Theirs {
         told(self.0.complete(&key(name), done, claim.token).await, KEPT)
     }
 
-    /// Whoever asks, for it takes no token.
+    /// For every caller, since it takes no token.
     async fn remove(&self, name: &str, _claim: &Claim<Self>) -> Result<String, ValkeyError> {
         told(self.0.remove(&key(name)).await, GIVEN_BACK)
     }

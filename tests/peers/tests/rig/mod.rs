@@ -36,7 +36,7 @@ impl Rig {
         rig
     }
 
-    /// A claim of what nobody holds.
+    /// A claim on a free key.
     pub(crate) async fn claim(&self, key: &str, owner: &str, lease: Duration) -> Holder {
         let claim = claim(owner, lease);
         match self.ours.claim(NAME, key, &claim).await {

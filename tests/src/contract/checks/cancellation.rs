@@ -92,7 +92,7 @@ pub(super) async fn a_dropped_wait_for_readiness_leaves_no_trace(subject: Subjec
     }
     probe.set(Readiness::Open);
     answers(&mut service).await?;
-    // Long after: that somebody once waited here says nothing about the next call.
+    // Long after: that a caller once waited here says nothing about the next call.
     probe.set(Readiness::Closed);
     Driven::new(async { service.ready().await.map(|_| ()) }).poll();
     probe.set(Readiness::Open);

@@ -55,7 +55,7 @@ pub(super) async fn calls_only_the_clone_that_was_polled_ready(subject: Subject)
     Ok(())
 }
 
-/// The limit reserves its only place in `poll_ready`: whoever readies twice, or keeps what it readied, stops here.
+/// The limit reserves its only place in `poll_ready`: a layer that readies twice, or keeps what it readied, stops here.
 pub(super) async fn works_over_a_concurrency_limit_of_one(subject: Subject) -> Outcome {
     let (instance, probe) = (subject.instance().await, Probe::default());
     let service = instance.around(ConcurrencyLimit::new(probe.clone(), 1));
@@ -155,7 +155,7 @@ pub(super) async fn a_finished_call_holds_nothing_while_its_future_lives(
     Ok(())
 }
 
-/// Time spent between `poll_ready` and `call` is nobody's.
+/// Time spent between `poll_ready` and `call` counts for no call.
 pub(super) async fn readiness_keeps_for_an_hour(subject: Subject) -> Outcome {
     let (instance, probe) = (subject.instance().await, Probe::default());
     let mut service = instance.around(probe.clone());

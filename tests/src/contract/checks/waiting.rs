@@ -98,7 +98,7 @@ pub(super) async fn an_answer_wakes_who_waits_for_it(subject: Subject) -> Outcom
         waiting.output()
     );
     probe.release();
-    ensure!(waiting.run().await, "nobody was woken by the answer");
+    ensure!(waiting.run().await, "no waiter was woken by the answer");
     ensure!(
         matches!(waiting.output(), Some(Ok(1))),
         "answered with {:?}",
@@ -127,7 +127,7 @@ pub(super) async fn readiness_wakes_all_who_wait_for_it(subject: Subject) -> Out
     for one in &mut waiting {
         ensure!(
             one.run().await,
-            "nobody was woken when the service below became ready"
+            "no waiter was woken when the service below became ready"
         );
         ensure!(
             matches!(one.output(), Some(Ok(()))),
@@ -154,7 +154,7 @@ pub(super) async fn a_place_wakes_who_waits_for_it(subject: Subject) -> Outcome 
     release(&probe, &mut holders).await?;
     ensure!(
         waiting.run().await,
-        "nobody was woken when places became free"
+        "no waiter was woken when places became free"
     );
     ensure!(
         matches!(waiting.output(), Some(Ok(_))),
@@ -209,7 +209,7 @@ pub(super) async fn the_last_waker_is_the_one_that_is_woken(subject: Subject) ->
     Ok(())
 }
 
-/// Whoever waits in `poll_ready` must not keep for itself what others below could use.
+/// A service that waits in `poll_ready` must not withhold what others below could use.
 pub(super) async fn readiness_below_is_not_held_while_waiting(subject: Subject) -> Outcome {
     let Some((plan, calls)) = subject.saturation else {
         return Ok(());

@@ -1,5 +1,6 @@
 //! Every layer of the toolkit, held to every contract. Exemptions are listed with their reasons.
 
+mod admission;
 mod breakers;
 mod limits;
 
@@ -350,7 +351,7 @@ fn load_shed() {
     Subject::new("load shed", make)
         .exempt(
             "readiness_wakes_all_who_wait_for_it",
-            "nobody waits: it is always ready",
+            "it is always ready: no caller waits",
         )
         .keeps_every_contract();
 }
@@ -373,7 +374,7 @@ fn five_layers_under_a_load_shed() {
     .makes_further_attempts()
     .exempt(
         "readiness_wakes_all_who_wait_for_it",
-        "nobody waits: it is always ready",
+        "it is always ready: no caller waits",
     )
     .keeps_every_contract();
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use resilience_core::telemetry::{self, Kind, TABLE};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
-use super::{LONG, metrics::everything_happens};
+use super::metrics::everything_happens;
 
 /// The values of all counters of handles called `name`.
 fn counters(name: &str) -> BTreeMap<(&'static str, String), u64> {
@@ -20,7 +20,8 @@ struct Generation(Runtime, Box<dyn std::any::Any>);
 
 impl Generation {
     fn new(name: &'static str) -> Self {
-        let runtime = Runtime::new().unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.unwrap();
         let kept = runtime.block_on(everything_happens(name));
         Self(runtime, kept)
     }
@@ -30,7 +31,7 @@ impl Generation {
         let inside = runtime.enter();
         drop(kept);
         drop(inside);
-        runtime.shutdown_timeout(LONG);
+        runtime.shutdown_background();
     }
 }
 

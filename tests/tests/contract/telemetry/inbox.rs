@@ -2,9 +2,9 @@
 
 use std::{io, sync::Arc};
 
-use resilience_core::idempotency::{
-    Fingerprint, InProcessIdempotency, Key,
-    inbox::{SqliteInbox, Work},
+use resilience_core::{
+    idempotency::{Fingerprint, InProcessIdempotency, Key},
+    sql::inbox::{Done, SqliteInbox, Work},
 };
 use sqlx::{Error, Sqlite, SqlitePool, sqlite::SqlitePoolOptions};
 
@@ -37,9 +37,7 @@ pub(crate) async fn everything_happens_to_an_inbox(name: &'static str) -> [Sqlit
     [plain, fronted]
 }
 
-async fn done(
-    work: Work<Sqlite>,
-) -> Result<resilience_core::idempotency::inbox::Done<Sqlite, u32>, Error> {
+async fn done(work: Work<Sqlite>) -> Result<Done<Sqlite, u32>, Error> {
     Ok(work.done(7))
 }
 
@@ -47,7 +45,7 @@ async fn order(inbox: &SqliteInbox, pool: &SqlitePool, key: &str) {
     assert!(inbox.run(pool, key, done).await.is_ok());
 }
 
-/// Its connection breaks once, and the transaction is begun anew.
+/// Its connection breaks once, and the transaction is begun again.
 pub(crate) async fn fails_first(inbox: &SqliteInbox, pool: &SqlitePool) {
     let mut failed = false;
     let ran = inbox.run(pool, "fails first", |work| {

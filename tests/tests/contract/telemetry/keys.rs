@@ -2,10 +2,13 @@
 
 use std::{io, time::Duration};
 
-use resilience_core::idempotency::{
-    Attempt, Disposition, Fingerprint, Idempotency, IdempotencyStore, InProcessIdempotency, Json,
-    Key, Unreachable,
-    record::{Claim, Takeover},
+use resilience_core::{
+    fleet::{FleetOptions, OnOutage},
+    idempotency::{
+        Attempt, Disposition, Fingerprint, Idempotency, IdempotencyStore, InProcessIdempotency,
+        Json, Key,
+        record::{Claim, Takeover},
+    },
 };
 use resilience_tests::until::eventually;
 
@@ -92,9 +95,12 @@ async fn waits(handle: &Idempotency) {
 async fn unguarded(name: &'static str) -> Idempotency {
     let handle = Idempotency::builder(name)
         .store(InProcessIdempotency::bounded(1, 1))
-        .unreachable(Unreachable::Open)
+        .fleet(
+            FleetOptions::new()
+                .on_outage(OnOutage::FailOpen)
+                .budget(MOMENT * 1000),
+        )
         .ttl(LONG)
-        .budget(MOMENT * 1000)
         .build()
         .unwrap();
     for number in 0_u32.. {

@@ -1,9 +1,12 @@
 //! What happens to the limits of a fleet.
 
-use resilience_core::limit::{
-    Quota,
-    fleet::{self, FleetRateLimit, Unreachable},
-    store::InProcessLimits,
+use resilience_core::{
+    fleet::{FleetOptions, OnOutage},
+    limit::{
+        Quota,
+        fleet::{self, FleetRateLimit},
+        store::InProcessLimits,
+    },
 };
 use resilience_redis::Redis;
 use resilience_tests::until::eventually;
@@ -41,7 +44,7 @@ pub(crate) async fn shared_limits(name: &'static str, missing: &Redis) -> [Fleet
     }
     let lost = FleetRateLimit::builder(name, missing.limits())
         .limit("per-long", quota)
-        .unreachable(Unreachable::Closed)
+        .fleet(FleetOptions::new().on_outage(OnOutage::FailClosed))
         .build()
         .unwrap();
     eventually("the store is found missing", LONG, || async {

@@ -346,7 +346,10 @@ async fn the_figures_are_those_of_what_happened() {
         &[("failure", 3), ("success", 1)],
     );
     is("resilience.circuit_breaker.shadow_rejections", &[("", 1)]);
-    is("resilience.circuit_breaker.order", &[("metrics_only", 1)]);
+    is(
+        "resilience.circuit_breaker.override",
+        &[("metrics_only", 1)],
+    );
     is("resilience.circuit_breaker.probes", &[("", 1)]);
     is("resilience.circuit_breaker.rejections", &[("open", 1)]);
     is(
@@ -480,7 +483,7 @@ async fn the_gauge_of_a_state_that_was_left_is_zero() {
     );
 }
 
-/// Keys come from requests: a metric per key would be a way to fill the memory of whoever keeps the metrics.
+/// Keys come from requests: a metric per key would be a way to fill the memory of the metrics' store.
 #[tokio::test]
 async fn keys_never_become_attributes() {
     let sdk = Sdk::new();

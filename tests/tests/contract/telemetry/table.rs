@@ -44,7 +44,7 @@ circuit_breaker.rejections C {call} reason
 circuit_breaker.shadow_rejections C {call}
 circuit_breaker.transitions C {transition} state
 circuit_breaker.state U {breaker} state
-circuit_breaker.order U {breaker} order
+circuit_breaker.override U {breaker} override
 circuit_breaker.probes U {call}
 fleet.degraded U {handle} pattern
 bulkhead.in_flight U {call}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use resilience_core::breaker::fleet::{FleetState, LocalPhase, Policy};
 use stateright::{Checker, Model, Property};
 
-use world::{Budget, Mistake, TICK, Wish, World, policy};
+use world::{Budget, Mistake, Request, TICK, World, policy};
 
 /// A scenario that takes longer has not been explored to its end. A few seconds are usual.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -200,7 +200,7 @@ impl Fleet {
                     actions.push(Action::ServeTwice(n));
                 }
                 // Refused or lost makes a difference to a report only.
-                if losses && matches!(waiting.wish, Wish::Report(_)) {
+                if losses && matches!(waiting.wish, Request::Report(_)) {
                     actions.push(Action::Refuse(n));
                 }
             } else if waiting.answer.is_some() {

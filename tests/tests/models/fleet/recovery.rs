@@ -4,7 +4,7 @@ use resilience_core::breaker::fleet::{FleetState, LocalPhase, Policy};
 
 use super::world::{Mistake, TICK, World};
 
-/// So many steps of time suffice from any state: an open time, leases that nobody settles, and as much again.
+/// Steps of time that suffice from any state: an open time, unsettled leases, and the same time again.
 const STEPS: usize = 12;
 
 /// From here on every message arrives, every call succeeds: do all instances that live find the fleet closed?

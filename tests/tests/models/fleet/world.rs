@@ -60,7 +60,7 @@ pub(crate) enum Mistake {
 
 /// What an instance wants of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Wish {
+pub(crate) enum Request {
     Report(Report),
     Change(Change),
     Restore(BreakerView),
@@ -70,7 +70,7 @@ pub(crate) enum Wish {
 /// A wish that its instance waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Waiting {
-    pub(crate) wish: Wish,
+    pub(crate) wish: Request,
     /// The answer, on its way back.
     pub(crate) answer: Option<BreakerView>,
 }
@@ -90,7 +90,7 @@ pub(crate) struct Instance {
     open_until: u64,
     pub(crate) waiting: Option<Waiting>,
     /// Given up by the instance, but not gone: the store may still get it.
-    pub(crate) late: Option<Wish>,
+    pub(crate) late: Option<Request>,
     /// Asks for a probe: the lease, and the answer on its way back.
     pub(crate) asking: Option<Asking>,
     /// A lease that the instance no longer waits for, but that the store may still grant.
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// The same, but everybody knows that the fleet has opened, and that its time is over.
+    /// As above, but every instance knows that the fleet has opened, and that its time is over.
     pub(crate) fn opened(size: usize, budget: Budget) -> Self {
         let mut world = Self::new(size, budget);
         let change = Change {
@@ -293,7 +293,7 @@ impl World {
             live_ms: 4 * TICK,
         };
         let report = one.ledger.next_report(&standing, now);
-        one.wait_for(Wish::Report(report));
+        one.wait_for(Request::Report(report));
     }
 
     pub(crate) fn may_ask(&self, n: usize) -> bool {
@@ -312,7 +312,7 @@ impl World {
     pub(crate) fn end_probe(&mut self, n: usize, success: Option<bool>) {
         if let Some((lease, epoch)) = self.instances[n].held.pop_first() {
             self.out.remove(&lease);
-            self.instances[n].wait_for(Wish::Settle(lease, epoch, success));
+            self.instances[n].wait_for(Request::Settle(lease, epoch, success));
         }
     }
 
@@ -330,30 +330,30 @@ impl World {
         }
     }
 
-    /// The store does what nobody waits for any more.
+    /// The store does what no instance waits for any more.
     pub(crate) fn serve_late(&mut self, n: usize, mistake: Mistake) {
         if let Some(wish) = self.instances[n].late.take() {
             self.grant(&wish, mistake);
         }
     }
 
-    /// The store grants what nobody waits for any more.
+    /// The store grants what no instance waits for any more.
     pub(crate) fn serve_late_ask(&mut self, n: usize) {
         if let Some(lease) = self.instances[n].late_ask.take() {
             self.touch(|record, now| record.lease(&lease, PROBES, LEASE, now));
         }
     }
 
-    fn grant(&mut self, wish: &Wish, mistake: Mistake) {
+    fn grant(&mut self, wish: &Request, mistake: Mistake) {
         let before = self.view().epoch;
         self.do_it(wish, mistake);
         self.broken.epoch_back |= self.view().epoch < before;
     }
 
-    fn do_it(&mut self, wish: &Wish, mistake: Mistake) {
+    fn do_it(&mut self, wish: &Request, mistake: Mistake) {
         match wish {
-            Wish::Report(report) => self.merge(report.clone(), mistake),
-            Wish::Change(change) => {
+            Request::Report(report) => self.merge(report.clone(), mistake),
+            Request::Change(change) => {
                 let mut change = change.clone();
                 let based_on = change.expected;
                 if mistake == Mistake::ChangeWithoutLooking {
@@ -365,8 +365,8 @@ impl World {
                     self.broken.two_winners |= *wins > 1;
                 }
             }
-            Wish::Restore(known) => self.restore(known, mistake),
-            Wish::Settle(lease, epoch, success) => {
+            Request::Restore(known) => self.restore(known, mistake),
+            Request::Settle(lease, epoch, success) => {
                 self.touch(|record, now| record.settle(lease, *epoch, *success, now));
             }
         }
@@ -461,20 +461,20 @@ impl World {
             return;
         };
         match wish {
-            Wish::Report(_) => {
+            Request::Report(_) => {
                 self.instances[n].ledger.reported();
                 self.see(n, &view, mistake, policy);
             }
-            Wish::Change(change) if view.epoch > change.expected => {
+            Request::Change(change) if view.epoch > change.expected => {
                 self.see(n, &view, mistake, policy);
             }
-            Wish::Change(_) => {}
-            Wish::Restore(_) => {
+            Request::Change(_) => {}
+            Request::Restore(_) => {
                 if self.instances[n].ledger.view_age(&view) != ViewAge::Stale {
                     self.see(n, &view, mistake, policy);
                 }
             }
-            Wish::Settle(..) => self.see(n, &view, mistake, policy),
+            Request::Settle(..) => self.see(n, &view, mistake, policy),
         }
     }
 
@@ -504,7 +504,7 @@ impl World {
         if sent && answer.is_none() {
             one.late = Some(wish.clone());
         }
-        if let Wish::Report(report) = wish {
+        if let Request::Report(report) = wish {
             one.ledger.not_reported(report, sent, now);
         }
     }
@@ -519,7 +519,7 @@ impl World {
             if mistake != Mistake::AdoptWhatIsOlder {
                 let left = one.open_until.saturating_sub(now);
                 let lost = one.ledger.lost(left, now);
-                return one.wait_for(Wish::Restore(lost));
+                return one.wait_for(Request::Restore(lost));
             }
             let name = Arc::from(["a", "b", "c"][n]);
             one.ledger = BreakerLedger::new(Arc::clone(&name), name);
@@ -545,7 +545,7 @@ impl World {
             .ledger
             .propose(policy, view, local, |proposal| lasting(proposal.to));
         if let Some(change) = change {
-            one.wait_for(Wish::Change(Change {
+            one.wait_for(Request::Change(Change {
                 cause: String::new(),
                 ..change
             }));
@@ -557,7 +557,7 @@ impl World {
         one.push = one.push.take().filter(|view| view.epoch != known);
     }
 
-    // --- what nobody does
+    // --- environment
 
     /// The store forgets everything. That takes longer than it has had changes within one step of time.
     pub(crate) fn flush(&mut self) {
@@ -581,7 +581,7 @@ impl World {
 }
 
 impl Instance {
-    fn wait_for(&mut self, wish: Wish) {
+    fn wait_for(&mut self, wish: Request) {
         self.waiting = Some(Waiting { wish, answer: None });
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use world::{Budget, Mistake, TICK, Wish, World};
+use world::{Budget, Mistake, Request, TICK, World};
 
 /// A scenario that takes longer has not been explored to its end. Seconds are usual.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -76,15 +76,15 @@ impl Model for Key {
             }
             Action::Extend(n) => {
                 budget.extends -= 1;
-                next.wish(n, Wish::Extend, false);
+                next.wish(n, Request::Extend, false);
             }
             Action::Release(n) => {
                 budget.releases -= 1;
-                next.wish(n, Wish::Release, true);
+                next.wish(n, Request::Release, true);
             }
             Action::LeaveUnknown(n) => {
                 budget.unknowns -= 1;
-                next.wish(n, Wish::Unknown, true);
+                next.wish(n, Request::Unknown, true);
             }
             Action::SendAgain(n) => {
                 budget.losses -= 1;
@@ -156,7 +156,7 @@ impl Key {
         }
     }
 
-    /// Nobody dies, no lease ends, nothing is forgotten. Messages are lost, late and repeated all the same.
+    /// No process dies, no lease ends, nothing is forgotten. Messages are lost, late and repeated all the same.
     fn is_calm(&self) -> bool {
         let budget = &self.start.budget;
         budget.crashes + budget.ticks + budget.flushes == 0
@@ -302,7 +302,7 @@ fn doubts() -> Key {
     )
 }
 
-/// The same when somebody takes over, and gives the key back.
+/// As above, when another process takes over and releases the key.
 fn handed_on() -> Key {
     Key::new(
         2,

@@ -22,11 +22,11 @@ pub(crate) const TICK: u64 = 1_000 * LEASE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mistake {
     None,
-    /// Whoever completes is taken for the holder.
+    /// Every completion is accepted as the holder's.
     CompleteUnchecked,
     /// The key is given back before the outcome is stored.
     ReleaseFirst,
-    /// A claim that finds somebody at work is taken for granted.
+    /// A claim is granted although work is in progress.
     RunWhenBusy,
     /// A claim is repeated under another name when its answer is lost, and both count.
     LeaseAsLongAsTheRecord,
@@ -42,7 +42,7 @@ pub(crate) enum Mistake {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Budget {
     pub(crate) claims: u8,
-    /// Of which so many take over an unknown outcome.
+    /// The number of those that take over an unknown outcome.
     pub(crate) bold: u8,
     pub(crate) extends: u8,
     pub(crate) releases: u8,
@@ -55,7 +55,7 @@ pub(crate) struct Budget {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Wish {
+pub(crate) enum Request {
     Claim(Claim),
     Extend(Holder),
     Complete(Holder, Completion),
@@ -72,9 +72,9 @@ pub(crate) enum Reply {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Instance {
     /// What it waits for, and the answer on its way.
-    pub(crate) waiting: Option<(Wish, Option<Reply>)>,
-    /// A message that nobody waits for any more, and that the store has not seen yet.
-    pub(crate) late: Option<Wish>,
+    pub(crate) waiting: Option<(Request, Option<Reply>)>,
+    /// A message that no process waits for any more, and that the store has not seen yet.
+    pub(crate) late: Option<Request>,
     pub(crate) holder: Option<Holder>,
     pub(crate) took_effect: bool,
     /// It has ended the work, and waits for no more than being told.
@@ -104,7 +104,7 @@ pub(crate) struct World {
     effects: BTreeMap<u64, u8>,
     /// What the store has accepted, and until when it is to be replayed.
     accepted: Option<(Bytes, u64)>,
-    /// What nobody has said since what became of it: somebody left an unknown outcome, or a lease has ended.
+    /// What has not been resolved since: an attempt left an unknown outcome, or a lease has ended.
     doubt: Previous,
     /// In which doubt each fence was granted.
     inherited: BTreeMap<u64, Previous>,
@@ -149,7 +149,7 @@ impl World {
             },
             ..fresh_claim()
         };
-        self.instances[n].waiting = Some((Wish::Claim(claim), None));
+        self.instances[n].waiting = Some((Request::Claim(claim), None));
     }
 
     /// What is outside of the store happens, under the instance's fence.
@@ -175,10 +175,10 @@ impl World {
             outcome: Bytes::copy_from_slice(holder.owner.as_bytes()),
             ttl_ms: TTL,
         };
-        one.waiting = Some((Wish::Complete(holder, completion), None));
+        one.waiting = Some((Request::Complete(holder, completion), None));
     }
 
-    pub(crate) fn wish(&mut self, n: usize, wish: fn(Holder) -> Wish, ends: bool) {
+    pub(crate) fn wish(&mut self, n: usize, wish: fn(Holder) -> Request, ends: bool) {
         let one = &mut self.instances[n];
         if let Some(holder) = one.holder.clone() {
             one.ending = ends;
@@ -218,7 +218,7 @@ impl World {
             return;
         };
         match (wish, reply) {
-            (Wish::Claim(claim), Reply::Claimed(claimed)) => {
+            (Request::Claim(claim), Reply::Claimed(claimed)) => {
                 let grant = match claimed {
                     Claimed::New(grant) | Claimed::Mine(grant) => Some(grant),
                     Claimed::Busy { .. } if mistake == Mistake::RunWhenBusy => {
@@ -268,20 +268,20 @@ impl World {
 
     // --- what the store does
 
-    fn grant(&mut self, wish: &Wish, mistake: Mistake) -> Reply {
+    fn grant(&mut self, wish: &Request, mistake: Mistake) -> Reply {
         let (before, now) = (self.record.clone(), self.now);
         let kept = match wish {
-            Wish::Claim(claim) => return Reply::Claimed(self.claim(claim, mistake)),
-            Wish::Extend(holder) => self.record.extend(holder, LEASE, now),
-            Wish::Release(holder) => {
+            Request::Claim(claim) => return Reply::Claimed(self.claim(claim, mistake)),
+            Request::Extend(holder) => self.record.extend(holder, LEASE, now),
+            Request::Release(holder) => {
                 let mut holder = holder.clone();
                 if mistake == Mistake::ReleaseForgets {
                     holder.previous = Previous::Released;
                 }
                 self.record.release(&holder, now)
             }
-            Wish::Unknown(holder) => self.record.unknown(holder, now),
-            Wish::Complete(holder, completion) => {
+            Request::Unknown(holder) => self.record.unknown(holder, now),
+            Request::Complete(holder, completion) => {
                 let holder = match mistake {
                     Mistake::CompleteUnchecked => self.newest(holder),
                     _ => holder.clone(),
@@ -294,10 +294,10 @@ impl World {
         self.broken.zombie_changed |= lost && stands(&before) != stands(&self.record);
         if !lost {
             match wish {
-                Wish::Complete(_, completion) => self.accept(&completion.outcome, &before),
-                Wish::Release(holder) => self.doubt = self.inherited[&holder.fence],
-                Wish::Unknown(_) => self.doubt = Previous::Unknown,
-                Wish::Extend(holder) if kept == WriteOutcome::Restored => {
+                Request::Complete(_, completion) => self.accept(&completion.outcome, &before),
+                Request::Release(holder) => self.doubt = self.inherited[&holder.fence],
+                Request::Unknown(_) => self.doubt = Previous::Unknown,
+                Request::Extend(holder) if kept == WriteOutcome::Restored => {
                     self.doubt = self.inherited[&holder.fence];
                 }
                 _ => {}
@@ -370,7 +370,7 @@ impl World {
             || matches!(claimed, Claimed::Done { outcome, .. } if outcome == *accepted)
     }
 
-    /// A lease from now, whatever has happened, somebody who takes over gets the work, or the outcome.
+    /// A lease from now, whatever has happened, a process that takes over gets the work, or the outcome.
     pub(crate) fn is_free_after_a_lease(&self) -> bool {
         let bold = Claim {
             takeover: Takeover::Any,

@@ -7,17 +7,15 @@ macro_rules! suite {
 
             use resilience_core::{
                 error::{Error, Reason},
-                idempotency::{
-                    Key,
-                    inbox::{Claimed, Settled},
-                },
+                idempotency::Key,
+                sql::inbox::{Claimed, Settled},
             };
             use tokio::task::JoinSet;
 
             use super::super::rig::{EFFECT, coffee, ms, tea};
 
             type Rig = super::super::rig::$rig;
-            type TheInbox = resilience_core::idempotency::inbox::$inbox;
+            type TheInbox = resilience_core::sql::inbox::$inbox;
 
             async fn rig(test: &'static str) -> Rig {
                 Rig::new(test).await

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use resilience_core::Error;
 use resilience_core::{
     error::Reason,
-    idempotency::{InProcessIdempotency, Outcome, inbox::SqliteInbox},
+    idempotency::{InProcessIdempotency, Outcome},
+    sql::inbox::SqliteInbox,
 };
 
 use super::rig::{EFFECT, SqliteRig, coffee, ms, tea};
@@ -115,7 +116,7 @@ async fn what_is_rolled_back_is_not_told_to_the_front() {
 #[tokio::test]
 async fn the_database_decides_when_the_front_is_taken_or_says_that_the_key_is_anothers() {
     let shop = Shop::open().await;
-    // Somebody took the place in front, and died.
+    // Another process took the claim in front, and died.
     let dead = shop
         .rig
         .inbox

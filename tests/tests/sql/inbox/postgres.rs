@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use resilience_core::{
     error::{Error, Reason},
-    idempotency::inbox::{Claimed, Inbox, Isolation, PgInbox},
     retry::Backoff,
+    sql::inbox::{Claimed, Inbox, Isolation, PgInbox},
 };
 use resilience_tests::{postgres::Postgres, until::eventually};
 use sqlx::{PgConnection, PgPool};

@@ -2,9 +2,9 @@
 
 use std::{sync::OnceLock, time::Duration};
 
-use resilience_core::idempotency::{
-    Fingerprint, Key,
-    inbox::{Inbox, PgInbox, SqliteInbox},
+use resilience_core::{
+    idempotency::{Fingerprint, Key},
+    sql::inbox::{Inbox, PgInbox, SqliteInbox},
 };
 use resilience_tests::postgres::Postgres;
 use sqlx::{

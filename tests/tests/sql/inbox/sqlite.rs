@@ -1,6 +1,6 @@
 //! What is SQLite's own.
 
-use resilience_core::idempotency::inbox::{Claimed, Work};
+use resilience_core::sql::inbox::{Claimed, Work};
 
 use super::rig::{SqliteRig, tea};
 

@@ -365,7 +365,7 @@ async fn a_reset_that_ends_an_order_closes_also_who_opened_alone() {
         ops.set_override(active_override).await.unwrap();
         pass(ms(50)).await;
         assert_eq!(states(&fleet), [State::ForcedOpen; 3]);
-        // Nobody may have seen what holds between the two.
+        // No instance may have seen the state between the two.
         if lift_first {
             ops.clear_override("ops").await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! The machine against a model that is slow, plain and obviously right: it keeps every call for ever, adds up from
+//! The machine against a model that is slow, plain and obviously right: it keeps every call forever, adds up from
 //! scratch, and judges after every single call.
 
 use std::time::Duration;

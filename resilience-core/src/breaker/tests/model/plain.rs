@@ -262,7 +262,7 @@ impl Model<'_> {
             return;
         }
         if ticket.probe {
-            // The wait for probes may be over, and nobody have looked.
+            // The wait for probes may be over without a call that noticed.
             self.advance();
             if ticket.generation == self.generation {
                 self.end_probe(how);

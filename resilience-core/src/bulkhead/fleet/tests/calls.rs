@@ -103,11 +103,7 @@ async fn the_layer_charges_the_cost_and_shows_the_fence_inside() {
 #[tokio::test(start_paused = true)]
 async fn the_task_gives_back_what_is_owed_and_ends_with_the_bulkhead() {
     let store = Faulty::default();
-    let tasks = || {
-        tokio::runtime::Handle::current()
-            .metrics()
-            .num_alive_tasks()
-    };
+    let tasks = || Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     let bulkhead = build(&store, 1);
     let permit = bulkhead.acquire(1).await.unwrap();
@@ -127,13 +123,15 @@ async fn the_task_gives_back_what_is_owed_and_ends_with_the_bulkhead() {
 async fn the_exporter_reads_what_the_snapshot_says() {
     let store = Faulty::default();
     let bulkhead = of(&store, 2)
-        .unreachable(Unreachable::Closed)
+        .fleet(on_outage(OnOutage::FailClosed))
         .build()
         .unwrap();
     let _permit = bulkhead.acquire(2).await.unwrap();
     assert_eq!(reason(bulkhead.acquire(1).await), Reason::Full);
     store.set(Mode::Down);
-    assert_eq!(reason(bulkhead.acquire(1).await), Reason::StoreUnreachable);
+    for _ in 0..3 {
+        assert_eq!(reason(bulkhead.acquire(1).await), Reason::StoreUnreachable);
+    }
     let mut seen = Vec::new();
     bulkhead.shared.read(&mut |reading| {
         let short = reading
@@ -150,7 +148,7 @@ async fn the_exporter_reads_what_the_snapshot_says() {
         "limit  2",
         "fleet.degraded bulkhead 1",
         "rejections full 1",
-        "rejections store_unreachable 1",
+        "rejections store_unreachable 3",
     ];
     assert_eq!(seen, expected);
 }
@@ -165,6 +163,18 @@ async fn what_cannot_work_is_refused_when_it_is_built() {
     assert_eq!(field(of(&store, 1).queue(1, Duration::ZERO)), "queue");
     assert_eq!(field(of(&store, 1).lease(ms(99))), "lease");
     assert_eq!(field(of(&store, 1).lease(LEASE * 10_000)), "lease");
+    let options = FleetOptions::new();
+    let slow = options.clone().budget(LEASE);
+    assert_eq!(field(of(&store, 1).fleet(slow)), "budget");
+    let beating = options.clone().heartbeat(LEASE);
+    assert_eq!(field(of(&store, 1).fleet(beating)), "heartbeat");
+    assert_eq!(field(of(&store, 1).fleet(options.instance(""))), "instance");
     let bulkhead = build(&store, 1);
     assert!(bulkhead.set_max_concurrent(0).is_err());
+}
+
+#[test]
+fn a_bulkhead_that_is_built_outside_of_a_runtime_is_an_error() {
+    let refused = of(&Faulty::default(), 1).build().unwrap_err();
+    assert_eq!(refused.field(), "store");
 }

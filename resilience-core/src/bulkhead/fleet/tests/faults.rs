@@ -124,11 +124,11 @@ async fn a_store_that_has_forgotten_is_told_by_the_next_heartbeat() {
 #[tokio::test(start_paused = true)]
 async fn without_the_store_calls_pass_or_not_as_the_policy_says() {
     let store = Faulty::default();
-    let with = |policy| of(&store, 9).unreachable(policy).build().unwrap();
+    let with = |policy| of(&store, 9).fleet(on_outage(policy)).build().unwrap();
     let (open, closed, share) = (
-        with(Unreachable::Open),
-        with(Unreachable::Closed),
-        with(Unreachable::LocalShare),
+        with(OnOutage::FailOpen),
+        with(OnOutage::FailClosed),
+        with(OnOutage::Local),
     );
     tokio::time::sleep(LEASE).await;
     assert_eq!(share.snapshot().live_instances, 3);

@@ -2,8 +2,10 @@
 
 mod calls;
 mod faults;
+mod hanging;
 mod queue;
 mod record;
+mod shutdown;
 
 use std::{
     sync::{
@@ -14,7 +16,10 @@ use std::{
 };
 
 use super::*;
-use crate::{Reason, ServiceError};
+use crate::{
+    Reason, ServiceError,
+    fleet::{FleetOptions, OnOutage, StoreHandle},
+};
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -57,10 +62,12 @@ impl Faulty {
 
     fn fail<'a, T: Send + 'a>(
         &'a self,
-        what: usize,
+        what: Option<usize>,
         step: impl FnOnce() -> StoreFuture<'a, T> + Send + 'a,
     ) -> StoreFuture<'a, T> {
-        self.asked[what].fetch_add(1, SeqCst);
+        if let Some(what) = what {
+            self.asked[what].fetch_add(1, SeqCst);
+        }
         let mode = *self.mode.lock().unwrap();
         Box::pin(async move {
             match mode {
@@ -86,7 +93,7 @@ impl BulkheadStore for Faulty {
         name: &'a str,
         request: &'a AcquireRequest,
     ) -> StoreFuture<'a, Admission> {
-        self.fail(0, || self.inner.acquire(name, request))
+        self.fail(Some(0), || self.inner.acquire(name, request))
     }
 
     fn renew<'a>(
@@ -94,15 +101,15 @@ impl BulkheadStore for Faulty {
         name: &'a str,
         beat: &'a Heartbeat,
     ) -> StoreFuture<'a, (Vec<bool>, BulkheadView)> {
-        self.fail(1, || self.inner.renew(name, beat))
+        self.fail(Some(1), || self.inner.renew(name, beat))
     }
 
     fn release<'a>(&'a self, name: &'a str, releases: &'a [Release]) -> StoreFuture<'a, Vec<bool>> {
-        self.fail(2, || self.inner.release(name, releases))
+        self.fail(Some(2), || self.inner.release(name, releases))
     }
 
     fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BulkheadView> {
-        self.inner.view(name)
+        self.fail(None, || self.inner.view(name))
     }
 
     fn subscribe(&self, name: &str) -> Wakeups {
@@ -114,6 +121,10 @@ fn of(store: &Faulty, places: usize) -> FleetBulkheadBuilder {
     FleetBulkhead::builder("reports", store.clone())
         .max_concurrent(places)
         .lease(LEASE)
+}
+
+fn on_outage(policy: OnOutage) -> FleetOptions {
+    FleetOptions::new().on_outage(policy)
 }
 
 fn build(store: &Faulty, places: usize) -> FleetBulkhead {

@@ -35,7 +35,7 @@ async fn who_waits_is_served_in_order_and_called_up_rather_than_asking() {
     }
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
     let took = begun.elapsed();
-    assert!(took < ms(60), "{took:?}: nobody had to wait for a poll");
+    assert!(took < ms(60), "{took:?}: no call had to wait for a poll");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +109,7 @@ async fn who_gives_up_in_the_queue_lets_those_behind_move_up() {
     assert_eq!(one.snapshot().waiting, 0);
 }
 
-/// Pushes get lost: then it takes a poll, not for ever.
+/// Pushes get lost: then it takes a poll, not forever.
 #[tokio::test(start_paused = true)]
 async fn places_of_a_holder_that_died_come_to_who_waits() {
     let store = Faulty::default();
@@ -140,14 +140,14 @@ async fn places_of_a_holder_that_died_come_to_who_waits() {
 #[tokio::test(start_paused = true)]
 async fn the_policy_for_an_outage_holds_for_those_who_wait_too() {
     for (policy, expected) in [
-        (Unreachable::Open, None),
-        (Unreachable::Closed, Some(Reason::StoreUnreachable)),
-        (Unreachable::LocalShare, Some(Reason::QueueTimedOut)),
+        (OnOutage::FailOpen, None),
+        (OnOutage::FailClosed, Some(Reason::StoreUnreachable)),
+        (OnOutage::Local, Some(Reason::QueueTimedOut)),
     ] {
         let store = Faulty::default();
         let bulkhead = of(&store, 1)
             .queue(4, LEASE / 2)
-            .unreachable(policy)
+            .fleet(on_outage(policy))
             .build()
             .unwrap();
         let held = bulkhead.acquire(1).await.unwrap();

@@ -21,6 +21,7 @@ async fn bad_rules_are_refused_by_name() {
     let server = Server::default();
     for (rules, name) in [
         (LeaseRules::new().time(Duration::from_millis(9)), "time"),
+        (LeaseRules::new().time(Duration::MAX), "time"),
         (LeaseRules::new().most(0), "most"),
         (LeaseRules::new().subjects(0), "subjects"),
     ] {
@@ -49,7 +50,7 @@ async fn many_calls_cost_few_round_trips_and_none_of_them_waits_once_it_runs() {
     assert_eq!(limit.totals().admitted, 200_000);
 }
 
-/// A thousand calls at once on a subject that nobody has asked for yet.
+/// A thousand calls at once on a subject without earlier calls.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_on_one_subject_asks_once_for_all() {
     let server = Server::default();
@@ -103,7 +104,7 @@ async fn a_call_dropped_while_the_store_is_asked_leaves_its_tokens_for_others() 
     let limit = leased(&server, per(10, HOUR)).build().unwrap();
     settled().await;
     for _ in 0..50 {
-        let mut call = tokio_test::task::spawn(limit.ask("t", 5));
+        let mut call = task::spawn(limit.ask("t", 5));
         assert!(call.poll().is_pending());
         drop(call);
         limit.return_leases().await.unwrap();
@@ -208,7 +209,7 @@ async fn another_plan_gives_the_leases_of_the_old_one_back() {
 async fn leases_outlive_the_store_for_their_time_and_then_the_policy_has_the_word() {
     let server = Server::default();
     let limit = leased(&server, per(1_000, HOUR))
-        .unreachable(Unreachable::Closed)
+        .fleet(FleetOptions::new().on_outage(OnOutage::FailClosed))
         .build()
         .unwrap();
     for _ in 0..100 {
@@ -224,14 +225,17 @@ async fn leases_outlive_the_store_for_their_time_and_then_the_policy_has_the_wor
     assert_eq!(rejected.reason(), Reason::StoreUnreachable);
 }
 
-/// A crowd behind one that asks a server that hangs: nobody waits for more than one answer.
+/// A crowd behind one that asks a server that hangs: no call waits for more than one answer.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_those_who_wait_for_the_store() {
     let server = Server::default();
     let budget = Duration::from_millis(50);
     let limit = leased(&server, per(1_000, HOUR))
-        .unreachable(Unreachable::Closed)
-        .budget(budget)
+        .fleet(
+            FleetOptions::new()
+                .on_outage(OnOutage::FailClosed)
+                .budget(budget),
+        )
         .build()
         .unwrap();
     settled().await;
@@ -276,6 +280,56 @@ async fn a_thousand_subjects_are_given_back_when_a_program_ends() {
         start.elapsed() <= SECOND,
         "a store that hangs is not asked a thousand times"
     );
+}
+
+/// Leased tokens are where every instance can take them, the instance is off the list, and no more is leased.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_gives_all_leases_back_and_leaves_the_list() {
+    let server = Server::default();
+    let other = ten(&server).build().unwrap();
+    let limit = leased(&server, per(1_000, HOUR)).build().unwrap();
+    for _ in 0..100 {
+        assert!(limit.check("t", 1).await.is_ok());
+    }
+    assert!(left(&other_of(&server), "t").await < 900, "some are leased");
+    limit.shutdown(SECOND).await.unwrap();
+    assert_eq!(left(&other_of(&server), "t").await, 900);
+    for _ in 0..10 {
+        let decision = limit.check("t", 1).await.unwrap();
+        assert_eq!(decision.decided_by(), DecidedBy::Store);
+    }
+    assert_eq!(left(&other_of(&server), "t").await, 890);
+    let listed = server
+        .inner
+        .heartbeat("leased", "looks", SECOND)
+        .await
+        .unwrap();
+    assert_eq!(listed, 1, "the one that looks");
+    drop(other);
+}
+
+fn other_of(server: &Server) -> FleetRateLimit {
+    FleetRateLimit::builder("leased", server.clone())
+        .limit("calls", per(1_000, HOUR))
+        .mode(Mode::Local)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_go_back_when_the_store_was_away_for_a_moment_of_the_shutdown() {
+    let server = Server::default();
+    let limit = leased(&server, per(1_000, HOUR)).build().unwrap();
+    for _ in 0..100 {
+        assert!(limit.check("t", 1).await.is_ok());
+    }
+    server.down(true);
+    let ending = limit.clone();
+    let ending = tokio::spawn(async move { ending.shutdown(10 * SECOND).await });
+    sleep(Duration::from_millis(200)).await;
+    server.down(false);
+    ending.await.unwrap().unwrap();
+    assert_eq!(left(&other_of(&server), "t").await, 900);
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,7 +379,8 @@ async fn one_fleet(rng: &mut fastrand::Rng) -> u32 {
     let rules = LeaseRules::new().time(Duration::from_millis(rng.u64(10..2_000)));
     let build = || {
         let builder = leased(&server, quota).mode(Mode::Leased(rules));
-        builder.unreachable(Unreachable::Closed).build().unwrap()
+        let options = FleetOptions::new().on_outage(OnOutage::FailClosed);
+        builder.fleet(options).build().unwrap()
     };
     let mut fleet: Vec<_> = (0..rng.usize(1..6)).map(|_| build()).collect();
     let (start, mut admitted) = (Instant::now(), 0_u64);
@@ -335,7 +390,7 @@ async fn one_fleet(rng: &mut fastrand::Rng) -> u32 {
             0 => fleet[who] = build(),
             1 => server.down(rng.u8(0..4) == 0),
             2 => fleet[who].return_leases().await.unwrap_or(()),
-            3 => drop(tokio_test::task::spawn(fleet[who].ask("t", 1)).poll()),
+            3 => drop(task::spawn(fleet[who].ask("t", 1)).poll()),
             4 => sleep(rules.time.mul_f64(rng.f64() * 2.0)).await,
             _ => {}
         }

@@ -9,14 +9,17 @@ use std::{
 };
 
 use tokio::time::{advance, sleep};
+use tokio_test::task;
 
 mod leases;
+mod outage;
 mod waiting;
 
 use super::*;
 use crate::{
     InvalidConfig,
     error::Reason,
+    fleet::{FleetOptions, MemberStore, OnOutage, StoreHandle},
     limit::{
         Quota,
         store::{Demand, InProcessLimits, StoreDecision, StoreFuture},
@@ -116,11 +119,13 @@ async fn bad_settings_are_refused_by_name() {
     assert_eq!(field(none.build()), "limit");
     let twice = ten(&server).limit("per-hour", per(1, HOUR));
     assert_eq!(field(twice.build()), "limit");
-    assert_eq!(field(ten(&server).budget(Duration::ZERO).build()), "budget");
-    assert_eq!(
-        field(ten(&server).heartbeat(Duration::ZERO).build()),
-        "heartbeat"
-    );
+    for (options, name) in [
+        (FleetOptions::new().budget(Duration::ZERO), "budget"),
+        (FleetOptions::new().heartbeat(Duration::ZERO), "heartbeat"),
+        (FleetOptions::new().instance(""), "instance"),
+    ] {
+        assert_eq!(field(ten(&server).fleet(options).build()), name);
+    }
     assert_eq!(field(ten(&server).near(1.5).build()), "near");
 }
 
@@ -270,8 +275,9 @@ async fn lost(server: &Server, limit: &FleetRateLimit) {
 #[tokio::test(start_paused = true)]
 async fn while_the_store_is_gone_the_policy_has_the_word_and_nobody_waits() {
     let server = Server::default();
-    for (policy, passes) in [(Unreachable::Open, true), (Unreachable::Closed, false)] {
-        let limit = ten(&server).unreachable(policy).build().unwrap();
+    for (policy, passes) in [(OnOutage::FailOpen, true), (OnOutage::FailClosed, false)] {
+        let options = FleetOptions::new().on_outage(policy);
+        let limit = ten(&server).fleet(options).build().unwrap();
         settled().await;
         lost(&server, &limit).await;
         server.hang(true);
@@ -280,7 +286,7 @@ async fn while_the_store_is_gone_the_policy_has_the_word_and_nobody_waits() {
             let decision = limit.ask("t", 1).await;
             assert_eq!(decision.is_admitted(), passes);
             assert_eq!(decision.decided_by(), DecidedBy::Policy);
-            assert_eq!(decision.limits().count(), 0, "nobody knows");
+            assert_eq!(decision.limits().count(), 0, "not known");
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         let rejected = limit.check("t", 1).await.err();
@@ -296,16 +302,15 @@ async fn while_the_store_is_gone_the_policy_has_the_word_and_nobody_waits() {
     }
 }
 
-/// A server that hangs costs each call the budget, and soon nobody anything.
+/// A server that hangs costs each call the budget, and soon nothing.
 #[tokio::test(start_paused = true)]
 async fn no_call_waits_for_the_store_for_longer_than_the_budget() {
     let server = Server::default();
     let budget = Duration::from_millis(20);
-    let limit = ten(&server)
-        .unreachable(Unreachable::Open)
-        .budget(budget)
-        .build()
-        .unwrap();
+    let options = FleetOptions::new()
+        .on_outage(OnOutage::FailOpen)
+        .budget(budget);
+    let limit = ten(&server).fleet(options).build().unwrap();
     settled().await;
     server.hang(true);
     for number in 0..10 {
@@ -369,23 +374,26 @@ async fn one_event_says_that_the_store_is_gone_and_one_that_it_is_back() {
     let server = Server::default();
     let limit = ten(&server).build().unwrap();
     settled().await;
-    let failure = StoreError::new("down", false);
-    let core = limit.core();
+    let ask = || {
+        let mut asked = task::spawn(limit.refund("t", 1));
+        while asked.poll().is_pending() {}
+    };
     let events = events_of(|| {
-        core.heard(Some(&failure));
-        core.heard(None);
-        (0..10).for_each(|_| core.heard(Some(&failure)));
-        (0..10).for_each(|_| core.heard(None));
+        server.down(true);
+        (0..10).for_each(|_| {
+            let refused = task::spawn(limit.ask("t", 1)).poll();
+            assert!(refused.is_ready());
+        });
+        server.down(false);
+        (0..10).for_each(|_| ask());
     });
-    assert_eq!(events.len(), 2, "{events:?}");
-    for part in [
-        "no shared state",
-        "rate_limit",
-        "ten",
-        "down",
-        "local_share",
-    ] {
-        assert!(events[0].contains(part), "{events:?}");
+    let of_the_store: Vec<_> = events
+        .iter()
+        .filter(|event| event.contains("store "))
+        .collect();
+    assert_eq!(of_the_store.len(), 2, "{events:?}");
+    for part in ["store unavailable", "rate_limit", "ten", "down", "local"] {
+        assert!(of_the_store[0].contains(part), "{events:?}");
     }
-    assert!(events[1].contains("shared state is back"), "{events:?}");
+    assert!(of_the_store[1].contains("store available"), "{events:?}");
 }

@@ -98,7 +98,7 @@ async fn who_waits_is_served_in_order_of_arrival_and_few_questions_are_asked() {
         }
         assert_eq!(limit.waiting(), 0);
         assert!(server.asked() < 20);
-        assert_eq!(limit.totals().rejected_limited, 0, "nobody was rejected");
+        assert_eq!(limit.totals().rejected_limited, 0, "no call was rejected");
     }
 }
 

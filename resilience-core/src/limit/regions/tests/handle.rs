@@ -1,7 +1,10 @@
 //! The store as callers have it, over ledgers in this process and a clock that the test moves.
 
 use super::*;
-use crate::limit::store::InProcessLimits;
+use crate::{
+    fleet::{FleetOptions, OnOutage},
+    limit::store::InProcessLimits,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -28,7 +31,7 @@ impl Two {
         self.regions.each_ref().map(RegionalLimits::share)
     }
 
-    /// Asks region `of` ten times a second for so many seconds; how many were admitted.
+    /// Asks region `of` ten times a second for `seconds`; returns how many were admitted.
     async fn ask(&self, of: usize, subject: &str, quota: Quota, seconds: u64) -> u64 {
         let mut admitted = 0;
         for _ in 0..seconds * 10 {
@@ -62,7 +65,7 @@ async fn a_region_with_all_the_demand_gets_nearly_all_of_the_rate_and_gives_it_b
     let [eu, us] = two.shares();
     assert!(us >= 240 && eu + us <= WHOLE, "{eu} and {us}");
     tokio::time::sleep(60 * SECOND).await;
-    assert_eq!(two.shares(), [128, 128], "each its base when nobody asks");
+    assert_eq!(two.shares(), [128, 128], "each its base without demand");
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,6 +128,117 @@ async fn what_cannot_work_is_refused_when_the_region_is_built() {
     assert_eq!(field(of().term(5 * SECOND)), "term");
     assert_eq!(field(of().peer("eu", 1, ledgers[1].clone())), "peer");
     assert_eq!(field(of().peer("ap", 1_000, ledgers[1].clone())), "region");
+    let options = FleetOptions::new();
+    assert_eq!(
+        field(of().fleet(options.clone().heartbeat(SECOND))),
+        "heartbeat"
+    );
+    let open = options.on_outage(OnOutage::FailOpen);
+    assert_eq!(field(of().fleet(open)), "on_outage");
     let nowhere = RegionalLimits::builder("api", InProcessLimits::new());
     assert_eq!(field(nowhere), "here");
+}
+
+/// A ledger that never answers while it hangs.
+#[derive(Clone, Debug)]
+struct Hanging {
+    inner: InProcessRegion,
+    hangs: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Hanging {
+    fn new() -> Self {
+        let (inner, hangs) = (InProcessRegion::new(), Arc::default());
+        Self { inner, hangs }
+    }
+
+    fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Relaxed);
+    }
+
+    fn or_hangs<'a, T: Send + 'a>(&self, answer: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        if self.hangs.load(Relaxed) {
+            return Box::pin(std::future::pending());
+        }
+        answer
+    }
+}
+
+impl RegionStore for Hanging {
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        demand: u64,
+        ttl_ms: u64,
+    ) -> StoreFuture<'a, LedgerView> {
+        self.or_hangs(self.inner.report(name, instance, demand, ttl_ms))
+    }
+
+    fn read<'a>(&'a self, name: &'a str) -> StoreFuture<'a, LedgerView> {
+        self.or_hangs(self.inner.read(name))
+    }
+
+    fn swap<'a>(&'a self, name: &'a str, swap: &'a Swap, ttl_ms: u64) -> StoreFuture<'a, bool> {
+        self.or_hangs(self.inner.swap(name, swap, ttl_ms))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ledgers_that_never_answer_hang_nothing_and_the_shares_come_back_with_them() {
+    let ledgers = [Hanging::new(), Hanging::new()];
+    let build = |here: usize| {
+        let names = ["eu", "us"];
+        RegionalLimits::builder("api", InProcessLimits::new())
+            .here(names[here], 1, ledgers[here].clone())
+            .peer(names[1 - here], 1, ledgers[1 - here].clone())
+            .build()
+            .unwrap()
+    };
+    let two = Two {
+        ledgers: ledgers.each_ref().map(|ledger| ledger.inner.clone()),
+        regions: [build(0), build(1)],
+    };
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(two.shares(), [128, 128]);
+    // The peer's ledger: this region keeps its own share.
+    ledgers[1].hang(true);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(two.shares(), [128, 13], "the floor, without a ledger");
+    assert!(!two.regions[0].is_degraded() && two.regions[1].is_degraded());
+    let started = tokio::time::Instant::now();
+    let demand = Demand {
+        limit: "l",
+        quota: quota(),
+        cost: 1,
+    };
+    for region in &two.regions {
+        let decision = region.decide("api", "t", &[demand]).await.unwrap();
+        assert!(decision.outcome.is_admitted());
+    }
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    two.regions[1].shutdown(2 * SECOND).await.unwrap();
+    assert!(started.elapsed() <= SECOND, "{:?}", started.elapsed());
+    ledgers[1].hang(false);
+    let again = build(1);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!((two.regions[0].share(), again.share()), (128, 128));
+    assert!(!again.is_degraded());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_that_is_shut_down_takes_its_demand_back() {
+    let two = Two::new();
+    two.ask(0, "tenant", quota(), 5).await;
+    let demand = || async { two.ledgers[0].read("api").await.unwrap().demand };
+    assert!(demand().await > 0);
+    two.regions[0].shutdown(SECOND).await.unwrap();
+    tokio::time::sleep(SECOND / 100).await;
+    assert_eq!(demand().await, 0);
+}
+
+#[test]
+fn without_a_runtime_no_region_is_built() {
+    let ledgers = [(); 2].map(|()| InProcessRegion::new());
+    assert_eq!(builder(&ledgers, 0).build().unwrap_err().field(), "here");
 }

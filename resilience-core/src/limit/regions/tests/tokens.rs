@@ -113,7 +113,7 @@ fn a_share_that_was_less_for_a_while_is_paid_as_less() {
     assert!(region.ask(&quota, 0, 1, 32 * second), "but 32 are");
 }
 
-/// The same where what was borrowed came to its end, and nobody asked until more was lent.
+/// The same where what was borrowed came to its end, and no call came until more was lent.
 #[test]
 fn a_loan_that_ended_unnoticed_is_paid_as_less() {
     let known = ShareTracker::new(FLOOR);

@@ -15,7 +15,7 @@ fn view(ledger: Ledger) -> LedgerView {
     LedgerView::new(NOW, 7, Ledger { born: 1, ..ledger }, 0)
 }
 
-/// A turn of `eu`, which wants `us` to have so many parts.
+/// A turn of `eu`, which wants `us` to have `parts` parts.
 fn turn_of(own: Ledger, theirs: Option<Borrowed>, wanted: u32) -> (Swap, Vec<(Arc<str>, Swap)>) {
     let borrowed = theirs.map(|theirs| ("eu".into(), theirs));
     let theirs = Ledger {

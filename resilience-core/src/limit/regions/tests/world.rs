@@ -1,5 +1,5 @@
 //! Regions with several processes each, whose messages are slow, late and lost, whose processes stop in the middle of a
-//! turn, and whose ledgers get lost; under demands that change and that nobody agrees on.
+//! turn, and whose ledgers get lost; under demands that change and that no two regions agree on.
 
 use std::collections::BTreeMap;
 
@@ -295,8 +295,8 @@ fn goes_on(seed: u64) {
     }
 }
 
-/// A write that came late, just after somebody had read what it changed; a loan that was renewed when it had lapsed, just
-/// after somebody had read that: one world in thousands.
+/// A write that came late, just after another region had read what it changed; a loan that was renewed when it had lapsed, just
+/// after another region had read that: one world in thousands.
 #[test]
 fn worlds_in_which_more_than_the_whole_was_once_used() {
     for seed in [5_897_463_280_760_932_113, 5_357, 8_791, 9_637, 16_510] {

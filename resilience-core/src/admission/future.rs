@@ -1,0 +1,232 @@
+//! The response future: waits for the permit, then calls, then ends.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{Admission, Permit, Refused};
+use crate::{
+    completion::Completion,
+    error::{Rejected, ServiceError},
+    verdict::Verdict,
+};
+
+pin_project! {
+    /// Response future of [`AdmissionService`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, Req, P, W, C>
+    where
+        S: Service<Req>,
+    {
+        // Dropped before the permit: the next holder of the permit does not overlap with this call.
+        #[pin]
+        state: State<S, Req, P, W, S::Future>,
+        permit: Option<P>,
+        completion: C,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateReplaced]
+    enum State<S, Req, P, W, Fut> {
+        Calling { #[pin] future: Fut },
+        // Boxed, so that the future of an admitted call stays small.
+        Waiting { waiting: Pin<Box<Waiting<S, Req, P, W>>> },
+        Rejected { rejected: Rejected },
+        Done,
+    }
+}
+
+pin_project! {
+    // Waits for the permit, then for the inner service.
+    struct Waiting<S, Req, P, W> {
+        #[pin]
+        wait: W,
+        // Before the permit, so that it is dropped before the permit.
+        inner: S,
+        request: Option<Req>,
+        permit: Option<P>,
+    }
+}
+
+impl<S, Req, P, W, C> ResponseFuture<S, Req, P, W, C>
+where
+    S: Service<Req> + Clone,
+    P: Permit,
+{
+    #[inline(always)]
+    pub(super) fn new(
+        inner: &mut S,
+        request: Req,
+        admission: Admission<P, W>,
+        completion: C,
+    ) -> Self {
+        let (state, permit) = match admission {
+            Ok(mut permit) => {
+                let future = start(inner, request, &mut permit);
+                (State::Calling { future }, Some(permit))
+            }
+            Err(refused) => (hold_up(inner, request, *refused), None),
+        };
+        Self {
+            state,
+            permit,
+            completion,
+        }
+    }
+}
+
+/// Calls the inner service under the permit.
+#[inline(always)]
+fn start<S: Service<Req>, Req, P: Permit>(
+    inner: &mut S,
+    request: Req,
+    permit: &mut P,
+) -> S::Future {
+    let future = {
+        let _scope = permit.enter();
+        inner.call(request)
+    };
+    permit.started();
+    future
+}
+
+#[cold]
+fn hold_up<S, Req, P, W>(
+    inner: &mut S,
+    request: Req,
+    refused: Refused<W>,
+) -> State<S, Req, P, W, S::Future>
+where
+    S: Service<Req> + Clone,
+{
+    // Releases the readiness of the service: it will not be called.
+    let fresh = inner.clone();
+    *inner = fresh;
+    match refused {
+        Refused::Wait(wait) => State::Waiting {
+            waiting: Box::pin(Waiting {
+                wait,
+                inner: inner.clone(),
+                request: Some(request),
+                permit: None,
+            }),
+        },
+        Refused::No(rejected) => State::Rejected { rejected },
+    }
+}
+
+impl<S, Req, P, W, C> Future for ResponseFuture<S, Req, P, W, C>
+where
+    S: Service<Req>,
+    S::Error: ServiceError,
+    P: Permit,
+    W: Future<Output = Result<P, Rejected>>,
+    C: Completion<S::Response, P>,
+{
+    type Output = Result<C::Response, S::Error>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                // Waiting | Calling => Calling | Done
+                StateProj::Calling { future } => {
+                    if let Some(permit) = this.permit.as_mut()
+                        && let Poll::Ready(rejected) = permit.poll_revoked(cx)
+                    {
+                        this.state.set(State::Done);
+                        *this.permit = None;
+                        return Poll::Ready(Err(rejected.into()));
+                    }
+                    let result = {
+                        let _scope = this.permit.as_ref().map(Permit::enter);
+                        ready!(future.poll(cx))
+                    };
+                    this.state.set(State::Done);
+                    return Poll::Ready(match result {
+                        Ok(response) => {
+                            let verdict = Verdict::Success;
+                            Ok(this.completion.complete(response, verdict, this.permit))
+                        }
+                        Err(error) => {
+                            *this.permit = None;
+                            Err(error)
+                        }
+                    });
+                }
+                // Waiting => Calling | Done
+                StateProj::Waiting { waiting } => {
+                    let started = ready!(waiting.as_mut().poll_start(cx));
+                    this.state.set(State::Done);
+                    let (future, permit) = started?;
+                    *this.permit = Some(permit);
+                    this.state.set(State::Calling { future });
+                }
+                // Rejected => Done
+                StateProj::Rejected { .. } => {
+                    let StateReplaced::Rejected { rejected } =
+                        this.state.project_replace(State::Done)
+                    else {
+                        unreachable!("the state was matched above")
+                    };
+                    return Poll::Ready(Err(rejected.into()));
+                }
+                StateProj::Done => panic!("polled after it was done"),
+            }
+        }
+    }
+}
+
+type Started<Fut, P, E> = Result<(Fut, P), E>;
+
+impl<S, Req, P, W> Waiting<S, Req, P, W>
+where
+    S: Service<Req>,
+    S::Error: ServiceError,
+    P: Permit,
+    W: Future<Output = Result<P, Rejected>>,
+{
+    /// Waits for the permit, then for the inner service, then calls it.
+    fn poll_start(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Started<S::Future, P, S::Error>> {
+        let this = self.project();
+        if this.permit.is_none() {
+            *this.permit = Some(ready!(this.wait.poll(cx))?);
+        }
+        if let Some(permit) = this.permit.as_mut()
+            && let Poll::Ready(rejected) = permit.poll_revoked(cx)
+        {
+            return Poll::Ready(Err(rejected.into()));
+        }
+        ready!(this.inner.poll_ready(cx))?;
+        let request = this.request.take().expect("polled after it was called");
+        let mut permit = this.permit.take().expect("taken above");
+        let future = start(this.inner, request, &mut permit);
+        Poll::Ready(Ok((future, permit)))
+    }
+}
+
+impl<S: Service<Req>, Req, P, W, C> fmt::Debug for ResponseFuture<S, Req, P, W, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Calling { .. } => "calling",
+            State::Waiting { .. } => "waiting",
+            State::Rejected { .. } => "rejected",
+            State::Done => "done",
+        };
+        f.debug_struct("ResponseFuture")
+            .field("state", &state)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,64 @@
+//! What a call holds while it is in progress.
+
+use std::fmt;
+
+use super::{hold_time::is_sample, shared::Shared};
+use crate::{admission, completion::Guard, stripe::Local, verdict::Verdict};
+
+/// Permit of a [`Bulkhead`](super::Bulkhead). Dropping it gives it back.
+#[must_use = "a permit that is dropped is given back"]
+pub struct Permit {
+    shared: Local<Shared>,
+    /// When it was given out, in nanoseconds of a [`Moment`](crate::Moment), if its hold time is
+    /// measured; otherwise zero.
+    since: u64,
+}
+
+impl Permit {
+    /// The permit of a call that passed without waiting; one in 64 is measured.
+    #[inline]
+    pub(super) fn sampled(shared: Local<Shared>, passed: u32) -> Self {
+        if is_sample(passed) {
+            return Self::measured(shared);
+        }
+        Self::unmeasured(shared)
+    }
+
+    pub(super) fn measured(shared: Local<Shared>) -> Self {
+        let since = shared.clock.now().as_nanos();
+        Self { shared, since }
+    }
+
+    #[inline]
+    pub(super) const fn unmeasured(shared: Local<Shared>) -> Self {
+        Self { shared, since: 0 }
+    }
+}
+
+/// How a call ends makes no difference to a bulkhead.
+impl Guard for Permit {
+    #[inline]
+    fn settle(&mut self, _: Verdict) {}
+}
+
+impl admission::Permit for Permit {}
+
+impl Drop for Permit {
+    #[inline]
+    fn drop(&mut self) {
+        if self.since != 0 {
+            self.shared.record(self.since);
+        }
+        if self.shared.semaphore.leave() {
+            self.shared.hand_over();
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("bulkhead", &self.shared.name)
+            .finish_non_exhaustive()
+    }
+}

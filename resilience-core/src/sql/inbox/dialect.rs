@@ -1,0 +1,121 @@
+//! Differences between the databases.
+
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicI64},
+};
+
+use ::sqlx::{AssertSqlSafe, Database, SqlSafeStr, SqlStr, Transaction};
+
+use super::table::Table;
+
+/// A database that an [`Inbox`](super::Inbox) can be kept in: PostgreSQL (feature `sqlx-postgres`) and SQLite (feature
+/// `sqlx-sqlite`). Sealed: its methods change with the inbox.
+pub trait Dialect: Database + sealed::Sealed {}
+
+pub(super) mod sealed {
+    use super::{
+        Ask, AtomicI64, Complete, Database, Found, Future, SqlStr, Statements, Table, Transaction,
+    };
+
+    /// The statements and steps of the inbox in one database.
+    pub trait Sealed: Database + Sized {
+        /// Begins a transaction that may claim.
+        const BEGIN: &'static str;
+
+        /// The statements about `table`.
+        fn statements(table: &Table, waits: bool) -> Statements;
+
+        fn claim(
+            connection: &mut Self::Connection,
+            statement: SqlStr,
+            look: SqlStr,
+            ask: Ask<'_>,
+            last: &AtomicI64,
+        ) -> impl Future<Output = Result<Found, ::sqlx::Error>> + Send;
+
+        /// Returns the number of changed rows: one, or none.
+        fn complete(
+            connection: &mut Self::Connection,
+            statement: SqlStr,
+            completed: Complete<'_>,
+        ) -> impl Future<Output = Result<u64, ::sqlx::Error>> + Send;
+
+        /// Returns the number of deleted rows.
+        fn prune(
+            connection: &mut Self::Connection,
+            statement: SqlStr,
+            most: u32,
+        ) -> impl Future<Output = Result<u64, ::sqlx::Error>> + Send;
+
+        /// Runs the schema, one instance at a time.
+        fn migrate(
+            transaction: Transaction<'_, Self>,
+            schema: SqlStr,
+        ) -> impl Future<Output = Result<(), ::sqlx::Error>> + Send;
+    }
+}
+
+/// The statements about one table.
+#[derive(Debug)]
+pub struct Statements {
+    pub(super) schema: SqlStr,
+    pub(super) claim: SqlStr,
+    /// Reads the record, where the claim statement cannot return it.
+    pub(super) look: SqlStr,
+    pub(super) complete: SqlStr,
+    pub(super) prune: SqlStr,
+}
+
+/// A statement that contains a checked table name.
+pub(super) fn statement(text: String) -> SqlStr {
+    // Only the table's name was inserted, which `Table` has checked.
+    // Shared, because each call clones it.
+    AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+}
+
+/// The parameters of a claim.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub(super) name: &'a str,
+    pub(super) key: &'a str,
+    pub(super) fingerprint: &'a [u8],
+    pub(super) retention_ms: i64,
+    /// Maximum wait for another transaction; `None`: no waiting.
+    #[cfg_attr(
+        not(feature = "sqlx-postgres"),
+        allow(dead_code, reason = "SQLite waits as its connection says")
+    )]
+    pub(super) wait_ms: Option<u64>,
+}
+
+/// The parameters of a completion.
+#[derive(Clone, Copy, Debug)]
+pub struct Complete<'a> {
+    pub(super) name: &'a str,
+    pub(super) key: &'a str,
+    pub(super) fence: i64,
+    pub(super) outcome: &'a [u8],
+    pub(super) retention_ms: i64,
+}
+
+/// The answer to a claim.
+#[derive(Debug)]
+pub enum Found {
+    /// Another transaction holds the key.
+    Busy,
+    /// The record as this transaction sees it.
+    Row(Row),
+}
+
+/// A row after a claim.
+#[derive(Debug)]
+pub struct Row {
+    /// `None` if the claim was granted.
+    pub(super) fingerprint: Option<Vec<u8>>,
+    pub(super) fence: i64,
+    pub(super) attempt: i32,
+    pub(super) outcome: Option<Vec<u8>>,
+    pub(super) age_ms: i64,
+    pub(super) left_ms: i64,
+}

@@ -1,0 +1,129 @@
+//! One call with a key: reads the request, runs the handler once, reads its response.
+
+use std::{future::poll_fn, marker::PhantomData, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header};
+use http_body::Body;
+use resilience_core::idempotency::{Attempt, Idempotency};
+use tower_service::Service;
+
+use super::{
+    body::{IdempotentBody, Read, read},
+    problems::{not_recorded, too_large, unreadable_body},
+    response::{HandlerResponse, ResponseOutcomes},
+    settings::Settings,
+};
+use crate::{idempotency::Key, problem::Problem};
+
+/// What one call needs of its service.
+pub(super) struct Call<S> {
+    pub(super) service: S,
+    pub(super) handle: Idempotency,
+    pub(super) settings: Arc<Settings>,
+}
+
+pub(super) type Served<R, E> = Result<Response<IdempotentBody<R>>, E>;
+
+impl<S> Call<S> {
+    pub(super) async fn serve<B, R>(self, key: Key, request: Request<B>) -> Served<R, S::Error>
+    where
+        S: Service<Request<IdempotentBody<B>>, Response = Response<R>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Send,
+    {
+        let Self {
+            service,
+            handle,
+            settings,
+        } = self;
+        let (head, body) = request.into_parts();
+        let body = match in_memory(body, settings.max_request).await {
+            Ok(body) => body,
+            Err(problem) => return Ok(problem.into_response()),
+        };
+        let key = settings.record_key(&key, &head, &body);
+        let outcomes = ResponseOutcomes {
+            decide: Arc::clone(&settings.decide),
+            keep: settings.keep.clone(),
+            of: PhantomData,
+        };
+        let limits = Arc::clone(&settings);
+        let work = move |attempt| {
+            let request = Request::from_parts(head, IdempotentBody::whole(body, None));
+            run(service, request, attempt, limits)
+        };
+        let ran = handle.run_with(key, outcomes, work).await;
+        match ran.and_then(|outcome| handle.accept(outcome)) {
+            Err(rejected) => Ok(settings.rejected(rejected).into_response()),
+            Ok(outcome) => outcome.value.map(HandlerResponse::into_response),
+        }
+    }
+}
+
+async fn in_memory<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result<Bytes, Problem> {
+    match read(body, limit).await {
+        Read::Whole(body, _) => Ok(body),
+        Read::More(_) => Err(too_large(limit)),
+        Read::Broken(_) => Err(unreadable_body()),
+    }
+}
+
+/// Runs the handler, up to the end of its response.
+async fn run<S, B, R>(
+    mut service: S,
+    mut request: Request<IdempotentBody<B>>,
+    attempt: Attempt,
+    settings: Arc<Settings>,
+) -> Result<HandlerResponse<R>, S::Error>
+where
+    S: Service<Request<IdempotentBody<B>>, Response = Response<R>>,
+    B: Body,
+    R: Body<Data = Bytes>,
+{
+    request.extensions_mut().insert(attempt);
+    poll_fn(|cx| service.poll_ready(cx)).await?;
+    let response = service.call(request).await?;
+    let (head, body) = response.into_parts();
+    if is_event_stream(&head.headers) {
+        let response = Response::from_parts(head, IdempotentBody::passed(body));
+        return Ok(unrecorded(&settings, response));
+    }
+    Ok(match read(body, settings.max_response).await {
+        Read::Whole(body, trailers) => HandlerResponse::Whole {
+            head,
+            body,
+            trailers,
+        },
+        Read::More(body) => unrecorded(&settings, Response::from_parts(head, body)),
+        Read::Broken(body) => HandlerResponse::Passing(Response::from_parts(head, body)),
+    })
+}
+
+/// A response that cannot be recorded: passed on, or replaced by one that can.
+fn unrecorded<R: Body>(
+    settings: &Settings,
+    response: Response<IdempotentBody<R>>,
+) -> HandlerResponse<R> {
+    if !settings.refuse_unkept {
+        return HandlerResponse::Passing(response);
+    }
+    let (head, body) = not_recorded().into_response::<String>().into_parts();
+    HandlerResponse::Whole {
+        head,
+        body: body.into(),
+        trailers: None,
+    }
+}
+
+/// Whether the body is a stream of server-sent events, which has no end.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("text/event-stream")
+}
