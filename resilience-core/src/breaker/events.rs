@@ -1,4 +1,4 @@
-//! What happened: state changes, as a stream.
+//! State changes, as a stream of events.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
 use super::{counters::Counts, overrides::OverrideInfo, snapshot::State};
 
-/// A breaker changed its state, or was given an order.
+/// A change of state, or of an override.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
@@ -23,13 +23,13 @@ pub struct Event {
     pub to: State,
     /// Why.
     pub cause: Cause,
-    /// What the calls of the generation that ended had come to.
+    /// The counts of the generation that ended.
     pub counts: Counts,
-    /// The order in force after the event, if any.
+    /// The override in force after the event, if any.
     pub active_override: Option<OverrideInfo>,
 }
 
-/// Why a breaker changed its state.
+/// Cause of a change of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
@@ -41,11 +41,11 @@ pub enum Cause {
     ConsecutiveFailures,
     /// The open interval is over.
     IntervalOver,
-    /// Enough probes came back well.
+    /// Enough probes succeeded.
     ProbesPassed,
-    /// Too many probes failed, or did not come back in time.
+    /// Too many probes failed, or did not end in time.
     ProbesFailed,
-    /// A stage of the ramp-up went well.
+    /// A stage of the ramp-up passed without too many failures.
     StagePassed,
     /// The fleet decided so.
     Fleet {
@@ -54,16 +54,16 @@ pub enum Cause {
         /// Why, in words.
         why: Arc<str>,
     },
-    /// The fleet's store cannot be reached: this instance probes by itself.
+    /// The fleet's store is unavailable: this instance sends its own probes.
     FleetLost,
-    /// An order was given; [`Event::active_override`] tells which.
+    /// An override was set: see [`Event::active_override`].
     Overridden,
-    /// The order was cleared by hand.
+    /// The override was cleared by hand.
     OverrideCleared {
         /// Why.
         reason: Arc<str>,
     },
-    /// The order's time is over.
+    /// The override expired.
     OrderExpired,
     /// The breaker was reset by hand.
     Reset {

@@ -38,7 +38,7 @@
 //! of slow calls, or too many failures in a row, open it. **Open**: all calls are rejected, with the time left as
 //! advice, for an interval that grows from trip to trip ([`OpenFor`]). **Half-open**: a bounded number of calls pass
 //! as probes, and their rate of failures decides ([`HalfOpen`]). **Ramping up** (optional): the load comes back in
-//! stages ([`RampUp`]). An operator may overrule all of it ([`Override`]).
+//! stages ([`RampUp`]). An operator may override all of it ([`Override`]).
 //!
 //! Each change of state starts a new generation. The result of a call that was admitted in an earlier generation
 //! changes nothing.
@@ -67,7 +67,12 @@
 //!
 //! # Without tower
 //!
-//! [`CircuitBreaker::acquire`] hands out a [`Permit`] to hold while the work is done, and to settle with a verdict.
+//! [`CircuitBreaker::acquire`] returns a [`Permit`] to hold while the work is done, and to settle with a verdict.
+//!
+//! # References
+//!
+//! M. Nygard, *Release It!*, 2nd ed., 2018, chapter 5; M. Fowler, *CircuitBreaker*, 2014
+//! (<https://martinfowler.com/bliki/CircuitBreaker.html>).
 
 mod announce;
 mod builder;
@@ -127,7 +132,7 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Starts to configure a breaker of this name: logs, metrics, events and rejections carry it.
+    /// Starts the configuration of a breaker. Logs, metrics, events and rejections carry its name.
     pub fn builder(name: impl Into<Arc<str>>) -> CircuitBreakerBuilder {
         CircuitBreakerBuilder::new(name.into())
     }
@@ -139,12 +144,12 @@ impl CircuitBreaker {
         Self { shared }
     }
 
-    /// A layer that guards a service with this breaker. Make as many as you like; all share this breaker.
+    /// A layer that guards a service with this breaker. All layers share it.
     pub fn layer(&self) -> CircuitBreakerLayer {
         CircuitBreakerLayer::new(self.clone(), classify::Standard, completion::OnResponse)
     }
 
-    /// Asks for the right to make one call, for use without tower. Hold the [`Permit`] while the work is done, then
+    /// Acquires the permit for one call, for use without tower. Hold the [`Permit`] while the work is done, then
     /// [`settle`](completion::Guard::settle) it; dropped unsettled, it counts as [`Dropped`] says, by its age since this
     /// moment.
     ///
@@ -174,19 +179,19 @@ impl CircuitBreaker {
         Ok(call)
     }
 
-    /// The name that it was built with.
+    /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.shared.name()
     }
 
-    /// What it does with calls now. What is due by now (the end of the open interval, of an order) happens first.
+    /// The state now. Steps that are due (the end of the open interval, of an override) are taken first.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.state()
     }
 
-    /// Everything there is to know about it now. What is due by now happens first.
+    /// State and counts now. Steps that are due are taken first.
     #[must_use]
     pub fn snapshot(&self) -> BreakerSnapshot {
         self.shared.snapshot()
@@ -219,18 +224,18 @@ impl CircuitBreaker {
         }
     }
 
-    /// Gives an order to this instance, in place of the one that stands.
+    /// Sets an override on this instance, in place of the one in force.
     pub fn set_override(&self, active_override: Override) {
         self.shared.set_override(active_override);
     }
 
-    /// Ends the order in force and notes why. False if there is none.
+    /// Clears the override in force, for this reason. False if there is none.
     pub fn clear_override(&self, reason: impl Into<Arc<str>>) -> bool {
         self.shared.clear_override(reason.into())
     }
 
-    /// Back to closed with an empty window, and the open interval back to its first value, whatever the state is
-    /// now. An order in force stays in force.
+    /// Closes the breaker with an empty window, and sets the open interval back to its first value, whatever the state is
+    /// now. An override in force stays in force.
     ///
     /// Closes this instance only. A [`shared`](CircuitBreakerBuilder::store) breaker whose fleet is open or half-open
     /// returns to the fleet's state at its next report; [`Fleet::reset`](fleet::Fleet::reset) closes the fleet.

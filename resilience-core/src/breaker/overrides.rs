@@ -1,13 +1,13 @@
-//! What an operator can tell a breaker to do.
+//! Overrides by an operator.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::clock::Moment;
 
-/// An instruction to a breaker that stands until it is cleared, replaced, or past its expiry. It never lapses
-/// otherwise: a breaker that was forced open stays open, however long that is.
+/// Override of a breaker by an operator, in force until it is cleared, replaced or expires: a breaker that was forced open
+/// stays open, however long that is.
 ///
-/// The machine is held as it is while the order stands. Applying, replacing and clearing an order each start a new
+/// The machine is held as it is while the override is in force. Setting, replacing and clearing one each start a new
 /// generation with an empty window: calls admitted before change nothing after.
 ///
 /// ```
@@ -74,13 +74,13 @@ impl Override {
         Self::new(OverrideKind::MetricsOnly, reason)
     }
 
-    /// Notes who gave the order.
+    /// Name of the operator.
     pub fn by(mut self, who: impl Into<Arc<str>>) -> Self {
         self.by = Some(who.into());
         self
     }
 
-    /// Ends the order by itself after this long. The default: it does not end by itself.
+    /// Time after which the override expires. Default: it does not expire.
     pub const fn expires_after(mut self, time: Duration) -> Self {
         self.expires_after = Some(time);
         self
@@ -103,7 +103,7 @@ impl Override {
     }
 }
 
-/// An order in force.
+/// An override in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ActiveOverride {
     pub(super) active_override: Override,
@@ -125,15 +125,15 @@ impl ActiveOverride {
     }
 }
 
-/// An order, as snapshots and events show it.
+/// An override, as snapshots and events show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OverrideInfo {
     /// `force_open`, `force_closed`, `disable` or `metrics_only`.
     pub kind: &'static str,
-    /// Why it was given.
+    /// Why it was set.
     pub reason: Arc<str>,
-    /// Who gave it, if they said.
+    /// Who set it, if known.
     pub by: Option<Arc<str>>,
     /// The time it has left; `None` if it does not end by itself.
     pub expires_in: Option<Duration>,

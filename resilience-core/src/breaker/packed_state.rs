@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::overrides::OverrideKind;
 
-/// Where the machine stands, orders aside.
+/// Phase of the machine, apart from overrides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Closed = 0,
@@ -35,7 +35,7 @@ impl PackedState {
         self.0
     }
 
-    /// Closed, and no order in force: the one state that needs no second look.
+    /// Closed without an override: calls pass without a further check.
     #[inline]
     pub(super) const fn is_plainly_closed(self) -> bool {
         self.0 & 0xff == Phase::Closed as u64
@@ -79,7 +79,7 @@ impl fmt::Debug for PackedState {
     }
 }
 
-/// The right to make one call. Remembers the word it was given under: a result counts only if that still stands.
+/// The state under which a call was admitted: its result counts only while that state holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) struct AdmittedState(PackedState);

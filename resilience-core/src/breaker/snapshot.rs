@@ -1,4 +1,4 @@
-//! How a breaker stands, at one moment.
+//! Snapshots of a breaker.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{
     packed_state::{PackedState, Phase},
 };
 
-/// What a breaker does with calls.
+/// State of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -20,11 +20,11 @@ pub enum State {
     HalfOpen,
     /// Lets a share of the calls through and judges them.
     RampingUp,
-    /// Rejects all calls, by order.
+    /// Rejects all calls, by an override.
     ForcedOpen,
-    /// Lets all calls through, by order, and records them.
+    /// Lets all calls through, by an override, and records them.
     ForcedClosed,
-    /// Lets all calls through, by order, and records nothing.
+    /// Lets all calls through, by an override, and records nothing.
     Disabled,
 }
 
@@ -53,7 +53,7 @@ impl State {
         }
     }
 
-    /// Under an order to only measure, the state of the machine that measures.
+    /// Under a metrics-only override, the state of the machine that measures.
     pub(super) const fn of(packed: PackedState) -> Self {
         match (packed.override_kind(), packed.phase()) {
             (OverrideKind::ForceOpen, _) => Self::ForcedOpen,
@@ -73,13 +73,13 @@ impl fmt::Display for State {
     }
 }
 
-/// How a breaker stands, at one moment. From [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
+/// State and counts of a breaker at one moment. From [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BreakerSnapshot {
     /// The breaker's name; of a keyed breaker, its key.
     pub name: Arc<str>,
-    /// What it does with calls.
+    /// The state.
     pub state: State,
     /// How many times the state has changed. Results of calls admitted in an earlier generation change nothing.
     pub generation: u64,
@@ -87,15 +87,15 @@ pub struct BreakerSnapshot {
     pub counts: Counts,
     /// How long calls are still rejected, while it is open or forced open with an expiry.
     pub open_for: Option<Duration>,
-    /// Trips in the present series: what the open interval grows with.
+    /// Trips in the current series, with which the open interval grows.
     pub trips: u32,
     /// The probes, while it is half-open.
     pub probes: Option<Probes>,
     /// The stage, while it is ramping up.
     pub stage: Option<Stage>,
-    /// The order in force.
+    /// The override in force.
     pub active_override: Option<OverrideInfo>,
-    /// All that happened since it was built.
+    /// Totals since it was built.
     pub totals: Totals,
 }
 
@@ -103,11 +103,11 @@ pub struct BreakerSnapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Probes {
-    /// How many there are in all.
+    /// Number of probes of the half-open state.
     pub limit: u32,
-    /// Those under way.
+    /// Probes in progress.
     pub out: u32,
-    /// Those that came back and count.
+    /// Probes that ended and count.
     pub judged: u32,
 }
 
@@ -115,7 +115,7 @@ pub struct Probes {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Stage {
-    /// Which, from 0.
+    /// Number of the stage, from 0.
     pub index: usize,
     /// The share of calls that it lets through.
     pub share: f64,
@@ -123,7 +123,7 @@ pub struct Stage {
     pub left: Duration,
 }
 
-/// All that a breaker has seen since it was built. None of these ever goes down.
+/// Totals of a breaker since it was built. None of them decreases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -141,13 +141,13 @@ pub struct Totals {
     pub stale: u64,
     /// Calls rejected while open.
     pub rejected_open: u64,
-    /// Calls rejected while half-open, all probes being out.
+    /// Calls rejected while half-open, with all probes in progress.
     pub rejected_no_probe: u64,
-    /// Calls rejected by the lot while ramping up.
+    /// Calls rejected at random while ramping up.
     pub rejected_ramping_up: u64,
-    /// Calls rejected by order.
+    /// Calls rejected by an override.
     pub rejected_forced_open: u64,
-    /// Calls that would have been rejected but for an order to only measure.
+    /// Calls that would have been rejected without a metrics-only override.
     pub would_reject: u64,
     /// Times it opened by itself.
     pub trips: u64,

@@ -33,8 +33,9 @@ pub(crate) async fn run() {
             "commands/s",
             Target::Open,
         );
-        // A breaker reports in intervals in which it was called.
-        let formula = heartbeats + heartbeats.min(calls as f64);
+        // A breaker reports in intervals in which it was called. The connection for pushes sends a PING every two seconds.
+        let pings = (INSTANCES * BREAKERS) as f64 / 2.0;
+        let formula = heartbeats + heartbeats.min(calls as f64) + pings;
         let off = (per_second / formula - 1.0).abs();
         let target = Target::AtMost(0.1);
         figure(

@@ -1,4 +1,4 @@
-//! What an instance knows of its fleet, and what follows from it: pure, time goes in as milliseconds.
+//! What an instance knows of its fleet, and the steps that follow: pure, time goes in as milliseconds.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::{
     record::{BUCKETS, BreakerView, Change, Counts, FleetOverride, Report},
 };
 
-/// The books of one instance: the newest view it has adopted, and which of its calls it has reported.
+/// Ledger of one instance: the newest view that it has adopted, and the calls that it has reported.
 ///
 /// The task that speaks for a breaker keeps one and does what it says; the model checker drives the same one through
 /// every order of events.
@@ -39,7 +39,7 @@ struct Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ViewAge {
-    /// The fleet has moved on: obey, then [`adopt`](BreakerLedger::adopt).
+    /// A newer epoch: obey, then [`adopt`](BreakerLedger::adopt).
     Newer,
     /// The epoch that is known already.
     Same,
@@ -48,7 +48,7 @@ pub enum ViewAge {
     Stale,
 }
 
-/// How an instance fares by itself, for its report.
+/// State of an instance by itself, for its report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LocalState {
     /// All calls that were judged since the breaker was built.

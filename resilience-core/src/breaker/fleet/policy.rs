@@ -1,4 +1,4 @@
-//! What an instance proposes when it sees where the fleet stands: pure.
+//! Proposals of an instance on a view of the fleet: pure.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Policy {
     pub stages: u8,
     /// How long a stage lasts.
     pub stage: Duration,
-    /// Closed for so long, the series of trips is over.
+    /// Closed time after which a series of trips ends.
     pub stable_after: Duration,
 }
 

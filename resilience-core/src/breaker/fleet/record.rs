@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Where the fleet stands.
+/// State of a fleet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FleetState {
     /// Every instance decides by its own window.
@@ -53,7 +53,7 @@ impl Counts {
 /// What one instance tells the fleet: its counts since its last accepted report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Report {
-    /// Who: unique per process start.
+    /// The instance, unique per process start.
     pub instance: Arc<str>,
     /// Under which name it is counted among those that find the dependency failing: the one it was given, if it was, so
     /// that an instance that crashes and comes back has one vote and not two.
@@ -75,7 +75,7 @@ pub struct Report {
 /// Number of buckets in the fleet's window.
 pub const BUCKETS: u64 = 10;
 
-/// What an operator wants.
+/// Kind of an override.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OverrideKind {
     /// Reject every call.
@@ -88,25 +88,25 @@ pub enum OverrideKind {
     MetricsOnly,
 }
 
-/// An operator's order to the fleet.
+/// An operator's override for the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FleetOverride {
-    /// What.
+    /// The kind.
     pub kind: OverrideKind,
     /// Why.
     pub reason: String,
-    /// Who gave it.
+    /// Who set it.
     pub by: String,
-    /// When it ends, in milliseconds from now; never by itself, if `None`.
+    /// Milliseconds until it expires; `None`: it does not expire.
     pub expires_ms: Option<u64>,
 }
 
 /// The record as one instance sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BreakerView {
-    /// Goes up with every change of state or order, and never back.
+    /// Increases with every change of state or override, and never goes back.
     pub epoch: u64,
-    /// Where the fleet stands.
+    /// The state.
     pub state: FleetState,
     /// How long the state has left (open, a stage of the ramp-up); zero when it is over or has no end.
     pub remaining_ms: u64,
@@ -120,11 +120,11 @@ pub struct BreakerView {
     pub live: u64,
     /// Those of them that find the dependency failing.
     pub failing: u64,
-    /// Probes out.
+    /// Probes in progress.
     pub leased: u32,
-    /// Probes that came back in this half-open time.
+    /// Results of the probes of this half-open state.
     pub probes: Counts,
-    /// The order in force.
+    /// The override in force.
     pub active_override: Option<FleetOverride>,
     /// Who made the last change.
     pub by: String,
@@ -149,7 +149,7 @@ pub struct Change {
     pub cause: String,
 }
 
-/// What became of the wish for a probe.
+/// Answer to a request for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LeaseAnswer {
@@ -158,7 +158,7 @@ pub enum LeaseAnswer {
         /// The epoch to settle it under.
         epoch: u64,
     },
-    /// The fleet is not half-open (any more), or all its probes are out or judged.
+    /// The fleet is not half-open, or all its probes are in progress or judged.
     Denied,
 }
 
@@ -295,7 +295,7 @@ impl BreakerRecord {
         true
     }
 
-    /// Gives an order, or lifts the one in force.
+    /// Sets an override, or clears the one in force.
     pub fn set_override(&mut self, active_override: Option<FleetOverride>, by: &str, now: u64) {
         self.active_override = active_override.map(|active_override| {
             let until = active_override
@@ -307,7 +307,7 @@ impl BreakerRecord {
         self.epoch = next_epoch(self.epoch, now);
     }
 
-    /// Forgets everything but the epoch: closed, no order, an empty window.
+    /// Closes, with an empty window and no override. The epoch goes on.
     pub fn reset(&mut self, by: &str, cause: &str, now: u64) {
         self.enter(FleetState::Closed, 0, now);
         self.trips = 0;
@@ -316,7 +316,7 @@ impl BreakerRecord {
         cause.clone_into(&mut self.cause);
     }
 
-    /// What an instance gets to see.
+    /// The view of the record at `now`.
     #[must_use]
     pub fn view(&self, now: u64) -> BreakerView {
         let mut window = Counts::default();
@@ -344,7 +344,7 @@ impl BreakerRecord {
         }
     }
 
-    /// Drops what no view can show any more.
+    /// Drops what no view can show any longer.
     fn sweep(&mut self, now: u64) {
         if let Some(now_bucket) = now.checked_div(self.bucket_ms) {
             self.buckets = self

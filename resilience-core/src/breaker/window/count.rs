@@ -116,7 +116,7 @@ const fn weight(kind: Kind) -> u64 {
     (kind.failed() as u64) << 24 | kind.slow() as u64
 }
 
-/// Puts `new` into the slot and says what it replaced (an unused slot holds nothing, as a plain success does);
+/// Puts `new` into the slot and returns what it replaced (an unused slot holds nothing, as a plain success does);
 /// `None` if the slot belongs to a later generation.
 fn replace(slot: &AtomicU32, new: Slot) -> Option<Kind> {
     let mut seen = Slot(slot.load(Relaxed));
@@ -152,7 +152,7 @@ impl Slot {
 
 #[cfg(test)]
 impl CountWindow {
-    /// What the slots of `generation` add up to, the slow way.
+    /// The sums over the slots of `generation`, computed from scratch.
     pub(in crate::breaker) fn recount(&self, generation: u64) -> Sums {
         let mine = |slot: &Slot| slot.generations_after(Slot::new(generation, Kind::Success)) == 0;
         let kinds: Vec<_> = self
