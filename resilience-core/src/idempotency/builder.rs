@@ -91,8 +91,8 @@ impl IdempotencyBuilder {
         self
     }
 
-    /// Maximum total time a lease is renewed. Work that takes longer loses its lease, and is told
-    /// ([`Attempt::lost`](super::Attempt::lost)).
+    /// Maximum total time a lease is renewed. Work that takes longer loses its lease:
+    /// [`Attempt::lost`](super::Attempt::lost) completes in it.
     pub const fn max_lease_time(mut self, max_lease_time: Duration) -> Self {
         self.settings.max_lease_time = max_lease_time;
         self

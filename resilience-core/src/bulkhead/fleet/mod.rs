@@ -30,7 +30,7 @@
 //! ```
 //!
 //! It is not a mutex for work that must never run twice: the process of a holder can be stopped for
-//! longer than its lease, and go on. The holder is told ([`FleetPermit::lost`]), giving the lease
+//! longer than its lease, and go on. [`FleetPermit::lost`] completes in the holder, giving the lease
 //! back then changes nothing, and its [fencing token](FleetPermit::fence) is older than that of the
 //! next holder; but only the resource that it writes to can reject it.
 //!

@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 
-/// A store that answers, fails or hangs, as it is told.
+/// A store that answers, fails or hangs, as the test sets it.
 struct Fickle {
     mood: AtomicU8,
     asked: AtomicU32,

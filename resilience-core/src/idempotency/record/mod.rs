@@ -7,7 +7,7 @@
 //! NONE -claim-> RUNNING(owner, fence, lease) -complete-> DONE(outcome)   until its ttl
 //!                 |-release-> RELEASED       fence, attempts, fingerprint and checkpoint are kept
 //!                 |-unknown-> UNKNOWN        blocks, or is taken over, depending on the next claim
-//!                 |-the lease ends           no change; the next claim takes over, or is told
+//!                 |-the lease ends           no change; the next claim takes over, or is answered as its policy says
 //! ```
 //!
 //! # Doubt

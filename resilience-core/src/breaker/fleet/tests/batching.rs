@@ -162,7 +162,7 @@ async fn idle_breakers_are_silent_and_the_first_call_is_reported() {
     succeed(&all[0], 1);
     pass(ms(1_250)).await;
     assert_eq!(store.sizes(), [1]);
-    // They are live all the same, and are told what changes.
+    // They count as live all the same, and receive what changes.
     let view = store.inner.view("host-1").await.unwrap();
     assert_eq!(view.live, 1);
     let fleet = all[1].fleet().unwrap();
