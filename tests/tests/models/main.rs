@@ -1,4 +1,5 @@
 //! Protocols, model-checked: every order of events in a small world, over the records that run in production.
 
+mod explore;
 mod fleet;
 mod key;

@@ -7,15 +7,12 @@
 mod recovery;
 mod world;
 
-use std::time::Duration;
-
 use resilience_core::breaker::fleet::{FleetState, LocalPhase, Policy};
-use stateright::{Checker, Model, Property};
+use stateright::{Model, Property};
+
+use crate::explore::{Scenario, explore, holds};
 
 use world::{Budget, Mistake, Request, TICK, World, policy};
-
-/// A scenario that takes longer has not been explored to its end. A few seconds are usual.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// One scenario.
 #[derive(Clone, Debug)]
@@ -111,7 +108,7 @@ impl Model for Fleet {
             Action::Serve(n) => next.serve(n, mistake),
             Action::ServeTwice(n) => {
                 let one = &mut next.instances[n];
-                one.late = one.waiting.as_ref().map(|waiting| waiting.wish.clone());
+                one.late = one.waiting.as_ref().map(|waiting| waiting.request.clone());
                 next.serve(n, mistake);
             }
             Action::ServeLate(n) => next.serve_late(n, mistake),
@@ -200,7 +197,7 @@ impl Fleet {
                     actions.push(Action::ServeTwice(n));
                 }
                 // Refused or lost makes a difference to a report only.
-                if losses && matches!(waiting.wish, Request::Report(_)) {
+                if losses && matches!(waiting.request, Request::Report(_)) {
                     actions.push(Action::Refuse(n));
                 }
             } else if waiting.answer.is_some() {
@@ -265,38 +262,10 @@ impl Fleet {
     }
 }
 
-/// Explores all of it; the names of the properties that do not hold.
-fn explore(name: &str, fleet: Fleet) -> Vec<&'static str> {
-    let start = tokio::time::Instant::now();
-    let stop_early = fleet.mistake != Mistake::None;
-    let mut checker = fleet.checker().threads(2);
-    if stop_early {
-        checker = checker.finish_when(stateright::HasDiscoveries::Any);
+impl Scenario for Fleet {
+    fn has_mistake(&self) -> bool {
+        self.mistake != Mistake::None
     }
-    let checker = checker.timeout(LIMIT).spawn_bfs().join();
-    let took = start.elapsed();
-    let found = checker.discoveries();
-    for (property, path) in &found {
-        println!(
-            "{name}: {property:?} is broken by {:#?}",
-            path.clone().into_actions()
-        );
-    }
-    println!(
-        "{name}: {} states, depth {}, {:.1} s",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        took.as_secs_f64()
-    );
-    assert!(
-        stop_early || (checker.is_done() && took < LIMIT),
-        "{name} was not explored to its end"
-    );
-    found.into_keys().collect()
-}
-
-fn holds(name: &str, fleet: Fleet) {
-    assert_eq!(explore(name, fleet), Vec::<&str>::new(), "{name}");
 }
 
 /// Two instances, failing calls, reports lost, late and twice.

@@ -6,14 +6,11 @@
 
 mod world;
 
-use std::time::Duration;
+use stateright::{Model, Property};
 
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use crate::explore::{Scenario, explore, holds};
 
 use world::{Budget, Mistake, Request, TICK, World};
-
-/// A scenario that takes longer has not been explored to its end. Seconds are usual.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// One scenario.
 #[derive(Clone, Debug)]
@@ -214,38 +211,10 @@ fn of_one(world: &World, n: usize, actions: &mut Vec<Action>) {
     }
 }
 
-/// Explores all of it; the names of the properties that do not hold.
-fn explore(name: &str, key: Key) -> Vec<&'static str> {
-    let start = tokio::time::Instant::now();
-    let stop_early = key.mistake != Mistake::None;
-    let mut checker = key.checker().threads(2);
-    if stop_early {
-        checker = checker.finish_when(HasDiscoveries::Any);
+impl Scenario for Key {
+    fn has_mistake(&self) -> bool {
+        self.mistake != Mistake::None
     }
-    let checker = checker.timeout(LIMIT).spawn_bfs().join();
-    let took = start.elapsed();
-    let found = checker.discoveries();
-    for (property, path) in &found {
-        println!(
-            "{name}: {property:?} is broken by {:#?}",
-            path.clone().into_actions()
-        );
-    }
-    println!(
-        "{name}: {} states, depth {}, {:.1} s",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        took.as_secs_f64()
-    );
-    assert!(
-        stop_early || (checker.is_done() && took < LIMIT),
-        "{name} was not explored to its end"
-    );
-    found.into_keys().collect()
-}
-
-fn holds(name: &str, key: Key) {
-    assert_eq!(explore(name, key), Vec::<&str>::new(), "{name}");
 }
 
 /// Three instances ask, answers are lost, and requests are late or come twice.
