@@ -2,7 +2,7 @@
 
 use tokio::task::JoinSet;
 
-use super::{freezing::Freezing, *};
+use super::{around::Around, freezing::Freezing, *};
 use crate::{breaker::Override, fleet::millis};
 
 const OPEN: Duration = ms(2_000);
@@ -397,57 +397,19 @@ async fn a_call_of_a_half_open_breaker_does_not_wait_for_a_store_that_hangs() {
 #[derive(Debug)]
 pub(super) struct Hung(pub(super) InProcessBreakers);
 
-fn never<'a, T: Send + 'a>() -> StoreFuture<'a, T> {
-    Box::pin(std::future::pending())
-}
+impl Around for Hung {
+    fn inner(&self) -> &InProcessBreakers {
+        &self.0
+    }
 
-impl BreakerStore for Hung {
-    fn report<'a>(&'a self, _: &'a str, _: &'a Report) -> StoreFuture<'a, BreakerView> {
-        never()
-    }
-    fn change<'a>(&'a self, _: &'a str, _: &'a Change) -> StoreFuture<'a, (bool, BreakerView)> {
-        never()
-    }
-    fn restore<'a>(
+    fn send<'a, T, F>(
         &'a self,
-        _: &'a str,
-        _: &'a BreakerView,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        never()
-    }
-    fn lease<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a Arc<str>,
-        _: u32,
-        _: u64,
-    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
-        never()
-    }
-    fn settle<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: u64,
-        _: Option<bool>,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        never()
-    }
-    fn set_override<'a>(
-        &'a self,
-        _: &'a str,
-        _: Option<FleetOverride>,
-        _: &'a str,
-    ) -> StoreFuture<'a, BreakerView> {
-        never()
-    }
-    fn reset<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str) -> StoreFuture<'a, BreakerView> {
-        never()
-    }
-    fn view<'a>(&'a self, _: &'a str) -> StoreFuture<'a, BreakerView> {
-        never()
-    }
-    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
-        self.0.subscribe(name)
+        _: impl FnOnce(InProcessBreakers) -> F + Send + 'static,
+    ) -> StoreFuture<'a, T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        Box::pin(std::future::pending())
     }
 }

@@ -1,6 +1,6 @@
 //! A store with a handle: its breakers report together, idle ones not at all.
 
-use super::*;
+use super::{around::Around, *};
 use crate::fleet::{MemberStore, OnOutage, StoreHandle};
 
 /// A store that notes how many reports came in each call.
@@ -37,84 +37,34 @@ fn noting(members: &Arc<Members>) -> Noting {
 }
 
 impl Noting {
-    fn note(&self, size: usize) {
-        self.sizes.lock().unwrap().push(size);
-    }
-
     /// Since the last call.
     fn sizes(&self) -> Vec<usize> {
         std::mem::take(&mut self.sizes.lock().unwrap())
     }
 }
 
-impl BreakerStore for Noting {
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
-        self.note(1);
-        self.inner.report(name, report)
+impl Around for Noting {
+    fn inner(&self) -> &InProcessBreakers {
+        &self.inner
     }
-    fn report_all<'a>(
+
+    fn send<'a, T, F>(
         &'a self,
-        reports: &'a [(Arc<str>, Report)],
-    ) -> StoreFuture<'a, Vec<Result<BreakerView, StoreError>>> {
-        self.note(reports.len());
-        self.inner.report_all(reports)
+        step: impl FnOnce(InProcessBreakers) -> F + Send + 'static,
+    ) -> StoreFuture<'a, T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        Box::pin(step(self.inner.clone()))
     }
-    fn change<'a>(
-        &'a self,
-        name: &'a str,
-        change: &'a Change,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        self.inner.change(name, change)
-    }
-    fn restore<'a>(
-        &'a self,
-        name: &'a str,
-        known: &'a BreakerView,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        self.inner.restore(name, known)
-    }
-    fn lease<'a>(
-        &'a self,
-        name: &'a str,
-        lease: &'a Arc<str>,
-        budget: u32,
-        lease_ms: u64,
-    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
-        self.inner.lease(name, lease, budget, lease_ms)
-    }
-    fn settle<'a>(
-        &'a self,
-        name: &'a str,
-        lease: &'a str,
-        epoch: u64,
-        success: Option<bool>,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        self.inner.settle(name, lease, epoch, success)
-    }
-    fn set_override<'a>(
-        &'a self,
-        name: &'a str,
-        active_override: Option<FleetOverride>,
-        by: &'a str,
-    ) -> StoreFuture<'a, BreakerView> {
-        self.inner.set_override(name, active_override, by)
-    }
-    fn reset<'a>(
-        &'a self,
-        name: &'a str,
-        by: &'a str,
-        cause: &'a str,
-    ) -> StoreFuture<'a, BreakerView> {
-        self.inner.reset(name, by, cause)
-    }
-    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
-        self.inner.view(name)
-    }
-    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
-        self.inner.subscribe(name)
-    }
-    fn handle(&self) -> Option<&StoreHandle> {
+
+    fn store_handle(&self) -> Option<&StoreHandle> {
         Some(&self.handle)
+    }
+
+    fn note_reports(&self, reports: usize) {
+        self.sizes.lock().unwrap().push(reports);
     }
 }
 

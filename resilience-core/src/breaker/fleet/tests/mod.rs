@@ -1,6 +1,7 @@
 //! Several instances in one process, on a paused clock.
 
 mod agreement;
+mod around;
 mod batching;
 mod cooling_down;
 mod freezing;

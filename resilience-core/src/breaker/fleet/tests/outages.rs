@@ -1,6 +1,6 @@
 //! The store is away, or answers are lost.
 
-use super::*;
+use super::{around::Around, *};
 
 #[derive(Debug)]
 pub(super) struct Flaky {
@@ -10,95 +10,32 @@ pub(super) struct Flaky {
     loses_answers: Arc<AtomicBool>,
 }
 
-impl Flaky {
-    fn through<'a, T: 'a>(&'a self, answer: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+impl Around for Flaky {
+    fn inner(&self) -> &InProcessBreakers {
+        &self.inner
+    }
+
+    fn send<'a, T, F>(
+        &'a self,
+        step: impl FnOnce(InProcessBreakers) -> F + Send + 'static,
+    ) -> StoreFuture<'a, T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let (down, lost) = (self.down.load(Relaxed), self.loses_answers.load(Relaxed));
+        let inner = self.inner.clone();
         Box::pin(async move {
             if down {
                 return Err(StoreError::new("down", false));
             }
-            let answer = answer.await;
+            let answer = step(inner).await;
             if lost {
                 Err(StoreError::new("lost", true))
             } else {
                 answer
             }
         })
-    }
-}
-
-/// Lazily: nothing is done before the first poll.
-fn lazily<'a, T: 'a>(
-    answer: impl Future<Output = Result<T, StoreError>> + Send + 'a,
-) -> StoreFuture<'a, T> {
-    Box::pin(answer)
-}
-
-impl BreakerStore for Flaky {
-    fn report<'a>(&'a self, name: &'a str, report: &'a Report) -> StoreFuture<'a, BreakerView> {
-        self.through(lazily(async move { self.inner.report(name, report).await }))
-    }
-    fn change<'a>(
-        &'a self,
-        name: &'a str,
-        change: &'a Change,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        self.through(lazily(async move { self.inner.change(name, change).await }))
-    }
-    fn restore<'a>(
-        &'a self,
-        name: &'a str,
-        known: &'a BreakerView,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        self.through(lazily(async move { self.inner.restore(name, known).await }))
-    }
-    fn lease<'a>(
-        &'a self,
-        name: &'a str,
-        lease: &'a Arc<str>,
-        budget: u32,
-        lease_ms: u64,
-    ) -> StoreFuture<'a, (LeaseAnswer, BreakerView)> {
-        self.through(lazily(async move {
-            self.inner.lease(name, lease, budget, lease_ms).await
-        }))
-    }
-    fn settle<'a>(
-        &'a self,
-        name: &'a str,
-        lease: &'a str,
-        epoch: u64,
-        success: Option<bool>,
-    ) -> StoreFuture<'a, (bool, BreakerView)> {
-        self.through(lazily(async move {
-            self.inner.settle(name, lease, epoch, success).await
-        }))
-    }
-    fn set_override<'a>(
-        &'a self,
-        name: &'a str,
-        active_override: Option<FleetOverride>,
-        by: &'a str,
-    ) -> StoreFuture<'a, BreakerView> {
-        self.through(lazily(async move {
-            self.inner.set_override(name, active_override, by).await
-        }))
-    }
-    fn reset<'a>(
-        &'a self,
-        name: &'a str,
-        by: &'a str,
-        cause: &'a str,
-    ) -> StoreFuture<'a, BreakerView> {
-        self.through(lazily(
-            async move { self.inner.reset(name, by, cause).await },
-        ))
-    }
-    fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView> {
-        self.through(lazily(async move { self.inner.view(name).await }))
-    }
-    fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
-        self.inner.subscribe(name)
     }
 }
 
