@@ -10,7 +10,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{Admission, Permit, Refused};
+use super::{Admission, Permit, Refused, take_ready};
 use crate::{
     completion::Completion,
     error::{Rejected, ServiceError},
@@ -107,9 +107,8 @@ fn hold_up<S, Req, P, W>(
 where
     S: Service<Req> + Clone,
 {
-    // Releases the readiness of the service: it will not be called.
-    let fresh = inner.clone();
-    *inner = fresh;
+    // The service that was polled ready will not be called.
+    drop(take_ready(inner));
     match refused {
         Refused::Wait(wait) => State::Waiting {
             waiting: Box::pin(Waiting {

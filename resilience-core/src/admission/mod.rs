@@ -66,13 +66,16 @@
 mod future;
 mod keyed;
 mod layer;
+mod queue;
 mod service;
 
 use std::{
     future::Future,
+    mem,
     task::{Context, Poll},
 };
 
+pub(crate) use self::queue::QueueSettings;
 pub use self::{
     future::ResponseFuture, keyed::PerKey, layer::AdmissionLayer, service::AdmissionService,
 };
@@ -120,6 +123,16 @@ impl<W> Refused<W> {
     pub fn no(rejected: Rejected) -> Box<Self> {
         Box::new(Self::No(rejected))
     }
+}
+
+/// Takes the service that was polled ready, and leaves a fresh clone in its place.
+///
+/// For a call that needs the readiness itself, or, dropping the result, for one that is not made: what the service
+/// reserved when it was polled ready is released.
+#[inline]
+pub fn take_ready<S: Clone>(service: &mut S) -> S {
+    let fresh = service.clone();
+    mem::replace(service, fresh)
 }
 
 /// Guard that a call holds from its admission to its end.

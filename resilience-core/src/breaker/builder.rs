@@ -8,6 +8,7 @@ use super::{
     rules::{Rate, Rules, WindowRules},
     settings::{Dropped, HalfOpen, OpenFor, RampUp, Window},
 };
+use crate::fleet::runtime;
 use crate::{clock::Clock, error::InvalidConfig, fleet::FleetOptions, stripe};
 
 /// Makes a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
@@ -254,10 +255,7 @@ impl CircuitBreakerBuilder {
         let settings = settings.resolve(&DEFAULTS)?;
         let rules = self.fleet_rules.clone().unwrap_or_default();
         rules.check(settings.heartbeat)?;
-        if tokio::runtime::Handle::try_current().is_err() {
-            let rule = "must be built within a tokio runtime";
-            return Err(InvalidConfig::new("shared", &*self.name, rule));
-        }
+        runtime("shared", &*self.name)?;
         Ok(Some(FleetConfig {
             store: Arc::clone(store),
             rules,

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     hash::Hash,
-    mem,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -26,6 +25,7 @@ use super::{
     totals::{Bequest, Departed},
 };
 use crate::{
+    admission::take_ready,
     classify::{self, Classify},
     completion::{self, Completion},
     error::{InvalidConfig, Pattern, ServiceError},
@@ -295,8 +295,7 @@ where
             Err(refused) => {
                 let (breaker, refusal) = *refused;
                 // What was made ready for this call must not stay so.
-                let fresh = inner.clone();
-                let readied = mem::replace(inner, fresh);
+                let readied = take_ready(inner);
                 match ProbeRequest::start(&breaker, &refusal, req, || readied) {
                     Ok(asking) => ResponseFuture::asking(asking, classify, completion),
                     Err(_) => {

@@ -17,6 +17,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
+    admission::take_ready,
     classify::{self, Classify},
     completion::{self, Completion, Guard},
     error::{Reason, Rejected, ServiceError},
@@ -50,7 +51,7 @@ impl<S> Mode<S> {
     where
         S: Clone,
     {
-        Self::FailFast { take }
+        Self::FailFast { take: take_ready }
     }
 
     pub(super) fn gate() -> Self {
@@ -231,10 +232,4 @@ impl<S: fmt::Debug, C, U> fmt::Debug for CircuitBreakerService<S, C, U> {
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }
-}
-
-/// The service that was made ready; a fresh clone takes its place.
-fn take<S: Clone>(service: &mut S) -> S {
-    let fresh = service.clone();
-    mem::replace(service, fresh)
 }

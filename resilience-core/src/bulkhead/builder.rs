@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Bulkhead,
-    settings::{QueueSettings, Settings, check_limit},
+    settings::{Settings, check_limit},
 };
-use crate::{clock::Clock, error::InvalidConfig, telemetry};
+use crate::{admission::QueueSettings, clock::Clock, error::InvalidConfig, telemetry};
 
 /// Builder of a [`Bulkhead`].
 ///

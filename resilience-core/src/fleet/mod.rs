@@ -55,6 +55,6 @@ pub(crate) use self::{
     handle::HandleTasks,
     heartbeat::join,
     instance::instance_id,
-    options::{FleetDefaults, FleetSettings},
+    options::{FleetDefaults, FleetSettings, runtime},
     time::{certain_until, jittered, millis},
 };

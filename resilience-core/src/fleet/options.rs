@@ -1,6 +1,8 @@
 //! The part of every builder that is about the fleet.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::runtime::Handle;
 
 use super::{OnOutage, instance::instance_id};
 use crate::error::InvalidConfig;
@@ -108,6 +110,15 @@ impl FleetOptions {
             on_outage,
         })
     }
+}
+
+/// The runtime that a handle's task runs on: the current one.
+pub(crate) fn runtime(
+    field: &'static str,
+    value: impl fmt::Debug,
+) -> Result<Handle, InvalidConfig> {
+    let rule = "must be built within a tokio runtime";
+    Handle::try_current().map_err(|_| InvalidConfig::new(field, value, rule))
 }
 
 /// An upper bound for durations, so that sums of them do not overflow.

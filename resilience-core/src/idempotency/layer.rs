@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,6 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Attempt, Idempotency, Json, Outcomes, Source, claim::Admission, key::Key};
+use crate::admission::take_ready;
 use crate::error::ServiceError;
 
 /// A layer that makes [`IdempotencyService`]s; see [`Idempotency::layer`].
@@ -157,10 +157,8 @@ where
                 future: self.inner.call(request),
             },
             Some(key) => {
-                let fresh = self.inner.clone();
-                let ready = mem::replace(&mut self.inner, fresh);
                 let call = Call {
-                    ready: Some(ready),
+                    ready: Some(take_ready(&mut self.inner)),
                     fresh: self.inner.clone(),
                     handle: self.layer.handle.clone(),
                     outcomes: Arc::clone(&self.layer.outcomes),

@@ -2,11 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    Quota, RateLimit,
-    settings::{QueueLimits, Settings, validate_queue},
-};
-use crate::{clock::Clock, error::InvalidConfig, telemetry};
+use super::{Quota, RateLimit, settings::Settings};
+use crate::{admission::QueueSettings, clock::Clock, error::InvalidConfig, telemetry};
 
 /// Builder of a [`RateLimit`].
 ///
@@ -86,13 +83,11 @@ impl RateLimitBuilder {
             Some(burst) => quota.burst(burst)?,
             None => quota,
         };
-        validate_queue(self.queue)?;
+        let queue = QueueSettings::check(self.queue)?;
         Ok(Settings {
             name: self.name,
             quota,
-            queue_limits: self
-                .queue
-                .map(|(longest, max_wait)| QueueLimits { longest, max_wait }),
+            queue,
             clock: self.clock.unwrap_or_default(),
             totals: Arc::default(),
         })

@@ -4,7 +4,8 @@ use std::{fmt, hash::Hash};
 
 use super::{
     KeyedRateLimit, RateLimit,
-    queue::{HeldTokens, WaitForTokens, admit},
+    held_tokens::HeldTokens,
+    queue::{WaitForTokens, admit},
 };
 use crate::{
     admission::{Admission, AdmissionLayer, AdmissionService, Admit},

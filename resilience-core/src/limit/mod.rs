@@ -73,6 +73,7 @@
 mod atomic_bucket;
 mod builder;
 pub mod fleet;
+mod held_tokens;
 mod keyed;
 mod layer;
 mod memory;
@@ -95,9 +96,10 @@ use std::{fmt, sync::Arc};
 
 pub use self::{
     builder::RateLimitBuilder,
+    held_tokens::HeldTokens,
     keyed::KeyedRateLimit,
     layer::{ByKey, RateLimitLayer, RateLimitService, Whole},
-    queue::{HeldTokens, WaitForTokens},
+    queue::WaitForTokens,
     quota::Quota,
     snapshot::RateLimitSnapshot,
 };

@@ -12,13 +12,12 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::{
     atomic_bucket::Refusal,
+    held_tokens::HeldTokens,
     shared::{Denied, Shared, Ticket, Turn},
 };
 use crate::{
-    admission::{Admission, Permit, Refused},
-    completion::Guard,
+    admission::{Admission, Refused},
     error::Rejected,
-    verdict::Verdict,
 };
 
 pin_project! {
@@ -49,7 +48,7 @@ pin_project! {
 #[inline]
 pub(super) fn admit(shared: &Arc<Shared>, cost: u64) -> Admission<HeldTokens, WaitForTokens> {
     match shared.pass(cost) {
-        Ok(()) => Ok(HeldTokens(None)),
+        Ok(()) => Ok(HeldTokens::NONE),
         Err(refusal) => enqueue(shared, cost, refusal),
     }
 }
@@ -61,7 +60,7 @@ fn enqueue(
     refusal: Refusal,
 ) -> Admission<HeldTokens, WaitForTokens> {
     match shared.enqueue(cost, refusal) {
-        Ok(()) => Ok(HeldTokens(None)),
+        Ok(()) => Ok(HeldTokens::NONE),
         Err(Denied::Queued(ticket)) => Err(Refused::wait(WaitForTokens {
             shared: Arc::clone(shared),
             ticket,
@@ -82,11 +81,8 @@ impl Future for WaitForTokens {
             match this.shared.look(*this.ticket, *this.cost, cx.waker()) {
                 Turn::Mine => {
                     *this.over = true;
-                    let paid = Paid {
-                        shared: Arc::clone(this.shared),
-                        cost: *this.cost,
-                    };
-                    return Poll::Ready(Ok(HeldTokens(Some(Box::new(paid)))));
+                    let (shared, cost) = (Arc::clone(this.shared), *this.cost);
+                    return Poll::Ready(Ok(HeldTokens::new(move || shared.refund(cost))));
                 }
                 Turn::Later => return Poll::Pending,
                 Turn::At(moment) => {
@@ -109,45 +105,5 @@ impl std::fmt::Debug for WaitForTokens {
         f.debug_struct("WaitForTokens")
             .field("cost", &self.cost)
             .finish_non_exhaustive()
-    }
-}
-
-/// The permit of a call: the tokens of one that waited, until it is started. Dropped before, it puts them back. A call
-/// that passes at once holds nothing.
-#[must_use = "dropped, it puts the tokens back"]
-pub struct HeldTokens(Option<Box<Paid>>);
-
-struct Paid {
-    shared: Arc<Shared>,
-    cost: u64,
-}
-
-impl Guard for HeldTokens {
-    #[inline(always)]
-    fn settle(&mut self, _: Verdict) {}
-}
-
-impl Permit for HeldTokens {
-    #[inline(always)]
-    fn started(&mut self) {
-        if self.0.is_some() {
-            self.0 = None;
-        }
-    }
-}
-
-impl Drop for HeldTokens {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(paid) = self.0.take() {
-            paid.shared.refund(paid.cost);
-        }
-    }
-}
-
-impl std::fmt::Debug for HeldTokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let held = self.0.as_ref().map_or(0, |paid| paid.cost);
-        f.debug_tuple("HeldTokens").field(&held).finish()
     }
 }

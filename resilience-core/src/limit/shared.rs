@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::{
     Quota,
     atomic_bucket::{AtomicBucket, Refusal},
-    settings::{QueueLimits, Settings},
+    settings::Settings,
     snapshot::{RateLimitSnapshot, Totals},
 };
 use crate::{
+    admission::QueueSettings,
     clock::{Clock, Moment},
     deadline::before_deadline,
     error::{Pattern, Reason, Rejected},
@@ -26,7 +27,7 @@ pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) bucket: AtomicBucket,
     pub(super) clock: Clock,
-    queue_limits: Option<QueueLimits>,
+    queue_settings: Option<QueueSettings>,
     queue: Mutex<Queue>,
     totals: Arc<Totals>,
 }
@@ -72,7 +73,7 @@ impl Shared {
             name: Arc::clone(&settings.name),
             bucket: AtomicBucket::new(quota, settings.clock.now()),
             clock: settings.clock,
-            queue_limits: settings.queue_limits,
+            queue_settings: settings.queue,
             queue: Mutex::default(),
             totals: Arc::clone(&settings.totals),
         }
@@ -102,7 +103,7 @@ impl Shared {
     /// Takes the tokens after all, joins the queue, or rejects: for a call that did not [`pass`](Self::pass).
     #[cold]
     pub(super) fn enqueue(&self, cost: u64, refusal: Refusal) -> Result<(), Denied> {
-        let (Some(queue_limits), Refusal::Wait(_)) = (self.queue_limits, refusal) else {
+        let (Some(settings), Refusal::Wait(_)) = (self.queue_settings, refusal) else {
             return Err(Denied::Rejected(self.reject(refusal)));
         };
         let mut queue = self.lock();
@@ -111,9 +112,9 @@ impl Shared {
             return Ok(());
         }
         let wait = self.bucket.wait_for(queue.cost + u128::from(cost), now);
-        let end = before_deadline(queue_limits.max_wait);
+        let end = before_deadline(settings.max_wait);
         let in_time = Duration::from_micros(wait) <= end.saturating_duration_since(Instant::now());
-        if !in_time || queue.waiting.len() >= queue_limits.longest {
+        if !in_time || queue.waiting.len() >= settings.length {
             drop(queue);
             let rejected = self.reject(Refusal::Wait(wait.max(1)));
             return Err(Denied::Rejected(rejected));

@@ -9,6 +9,7 @@ use super::{
     LoadShed,
     future::{ResponseFuture, State},
 };
+use crate::admission::take_ready;
 use crate::error::ServiceError;
 
 /// Layer that sheds load. Made by [`LoadShed::layer`].
@@ -70,8 +71,7 @@ where
         self.ready = polled.is_ready();
         if !self.ready {
             // Releases the queue slot that the poll may have taken: no call waits for it.
-            let fresh = self.inner.clone();
-            self.inner = fresh;
+            drop(take_ready(&mut self.inner));
         }
         Poll::Ready(Ok(()))
     }

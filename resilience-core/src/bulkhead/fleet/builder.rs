@@ -2,18 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::runtime::Handle;
-
 use super::{
     FleetBulkhead,
     settings::{Settings, WhenLost, check_fleet, check_lease},
     store::BulkheadStore,
 };
 use crate::{
-    bulkhead::settings::{QueueSettings, check_limit},
-    clock::Clock,
-    error::InvalidConfig,
-    fleet::FleetOptions,
+    admission::QueueSettings, bulkhead::settings::check_limit, clock::Clock, error::InvalidConfig,
+    fleet::FleetOptions, fleet::runtime,
 };
 
 /// Builder of a [`FleetBulkhead`].
@@ -108,10 +104,7 @@ impl FleetBulkheadBuilder {
     /// If a value is out of bounds, or outside of a tokio runtime: names it and the rule.
     pub fn build(self) -> Result<FleetBulkhead, InvalidConfig> {
         let settings = self.resolve()?;
-        let Ok(runtime) = Handle::try_current() else {
-            let rule = "must be built within a tokio runtime";
-            return Err(InvalidConfig::new("store", settings.store, rule));
-        };
+        let runtime = runtime("store", &settings.store)?;
         Ok(FleetBulkhead::start(settings, &runtime))
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::store::BulkheadStore;
 use crate::{
-    bulkhead::settings::QueueSettings,
+    admission::QueueSettings,
     clock::Clock,
     error::InvalidConfig,
     fleet::{FleetDefaults, FleetOptions, FleetSettings, OnOutage},

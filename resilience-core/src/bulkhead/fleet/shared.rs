@@ -20,7 +20,8 @@ use super::{
     store::{BulkheadStore, Wakeups},
 };
 use crate::{
-    bulkhead::{hold_time::HoldTimes, semaphore::Load, settings::QueueSettings},
+    admission::QueueSettings,
+    bulkhead::{hold_time::HoldTimes, semaphore::Load},
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
     fleet::{AgentHandle, StoreClient, StoreHandle, Waker},

@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::runtime::Handle;
-
 use super::{
     FleetRateLimit,
     limiter::Limiter,
@@ -11,10 +9,12 @@ use super::{
     settings::{DEFAULTS, Mode, Settings},
 };
 use crate::{
+    admission::QueueSettings,
     clock::Clock,
     error::InvalidConfig,
     fleet::FleetOptions,
-    limit::{Quota, settings::validate_queue, store::LimitStore},
+    fleet::runtime,
+    limit::{Quota, store::LimitStore},
 };
 
 /// Builder of a [`FleetRateLimit`].
@@ -158,14 +158,11 @@ impl FleetRateLimitBuilder {
                 "must be between 0 and 1",
             ));
         }
-        validate_queue(self.queue)?;
+        let queue = QueueSettings::check(self.queue)?;
         if let Mode::Leased(rules) = &self.mode {
             rules.check()?;
         }
-        let Ok(runtime) = Handle::try_current() else {
-            let rule = "must be built within a tokio runtime";
-            return Err(InvalidConfig::new("store", self.store, rule));
-        };
+        let runtime = runtime("store", &self.store)?;
         let settings = Settings {
             name: self.name,
             plan,
@@ -174,7 +171,7 @@ impl FleetRateLimitBuilder {
             runtime,
             fleet,
             denials: self.denials,
-            queue: self.queue,
+            queue,
             left_when_near: ((1.0 - self.near) * 1e6) as u64,
             shadow: self.shadow,
             clock: self.clock.unwrap_or_default(),

@@ -15,11 +15,11 @@ use super::{
     limiter::Limiter,
 };
 use crate::{
-    admission::{Admission, AdmissionLayer, AdmissionService, Admit, Permit, Refused},
-    completion::{Guard, OnResponse},
+    admission::{Admission, AdmissionLayer, AdmissionService, Admit, Refused},
+    completion::OnResponse,
     cost::Each,
     error::Rejected,
-    verdict::Verdict,
+    limit::held_tokens::HeldTokens,
 };
 
 /// The costs of a request: a closure that returns [`Costs`] or a value that converts into them, or [`Each`].
@@ -133,7 +133,7 @@ where
         let costs = self.pricing.costs(request);
         let limiter = self.limit.core();
         match try_local(limiter, subject.as_ref(), &costs) {
-            Some(Ok(())) => Ok(HeldTokens(None)),
+            Some(Ok(())) => Ok(HeldTokens::NONE),
             Some(Err(rejected)) => Err(Refused::no(rejected)),
             None => {
                 let deciding = decide(Arc::clone(limiter), subject.as_ref().into(), costs);
@@ -170,12 +170,19 @@ async fn decide(
 ) -> Result<HeldTokens, Rejected> {
     let decision = limiter.acquire(&subject, costs).await.into_result()?;
     let prices = limiter.prices(&decision.plan, &costs);
-    Ok(HeldTokens(Some(Box::new(Paid {
-        limiter,
-        subject,
-        decision,
-        prices,
-    }))))
+    Ok(HeldTokens::new(move || {
+        put_back(&limiter, subject, decision, prices);
+    }))
+}
+
+/// Puts the tokens of an admitted request back, in the background.
+fn put_back(limiter: &Arc<Limiter>, subject: Box<str>, decision: Decision, prices: Prices) {
+    let uncounted = matches!(decision.by, DecidedBy::Unlimited | DecidedBy::Policy);
+    if uncounted || decision.shadowed {
+        return;
+    }
+    let undone = Arc::clone(limiter);
+    limiter.spawn(async move { undone.undo(&subject, &decision, &prices).await });
 }
 
 /// A request that waits for its decision, and for its tokens if there is a queue. Dropping it leaves the queue.
@@ -193,64 +200,5 @@ impl Future for WaitForTokens {
 impl fmt::Debug for WaitForTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WaitForTokens").finish_non_exhaustive()
-    }
-}
-
-/// The permit of a request: the tokens of one that waited, until it is started. Dropped before, it puts them back, in the
-/// background. A request that is admitted at once holds nothing.
-#[must_use = "dropped, it puts the tokens back"]
-pub struct HeldTokens(Option<Box<Paid>>);
-
-struct Paid {
-    limiter: Arc<Limiter>,
-    subject: Box<str>,
-    decision: Decision,
-    prices: Prices,
-}
-
-impl Guard for HeldTokens {
-    #[inline(always)]
-    fn settle(&mut self, _: Verdict) {}
-}
-
-impl Permit for HeldTokens {
-    #[inline(always)]
-    fn started(&mut self) {
-        if self.0.is_some() {
-            self.0 = None;
-        }
-    }
-}
-
-impl HeldTokens {
-    #[cold]
-    fn put_back(paid: Paid) {
-        let Paid {
-            limiter,
-            subject,
-            decision,
-            prices,
-        } = paid;
-        let uncounted = matches!(decision.by, DecidedBy::Unlimited | DecidedBy::Policy);
-        if uncounted || decision.shadowed {
-            return;
-        }
-        let undone = Arc::clone(&limiter);
-        limiter.spawn(async move { undone.undo(&subject, &decision, &prices).await });
-    }
-}
-
-impl Drop for HeldTokens {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(paid) = self.0.take() {
-            Self::put_back(*paid);
-        }
-    }
-}
-
-impl fmt::Debug for HeldTokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeldTokens").finish_non_exhaustive()
     }
 }

@@ -108,14 +108,13 @@ pub use self::{
     costs::Costs,
     counts::Totals,
     decision::{DecidedBy, Decision, LimitStatus},
-    layer::{
-        BySubject, FleetRateLimitLayer, FleetRateLimitService, HeldTokens, Pricing, WaitForTokens,
-    },
+    layer::{BySubject, FleetRateLimitLayer, FleetRateLimitService, Pricing, WaitForTokens},
     lease_size::LeaseRules,
     plan::{MAX_LIMITS, Plan, Plans},
     reservation::{Reservation, Settlement},
     settings::Mode,
 };
+pub use super::held_tokens::HeldTokens;
 
 use self::{agent::LimitAgent, limiter::Limiter};
 #[cfg(doc)]

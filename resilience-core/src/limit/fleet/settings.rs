@@ -9,6 +9,7 @@ use super::{
     plan::{Plan, Source},
 };
 use crate::{
+    admission::QueueSettings,
     clock::Clock,
     fleet::{FleetDefaults, FleetSettings, OnOutage},
 };
@@ -44,8 +45,8 @@ pub(super) struct Settings {
     pub(super) runtime: Handle,
     pub(super) fleet: FleetSettings,
     pub(super) denials: (usize, Duration),
-    /// How many calls of a subject may wait, and for how long.
-    pub(super) queue: Option<(usize, Duration)>,
+    /// Of each subject.
+    pub(super) queue: Option<QueueSettings>,
     /// In millionths of the capacity.
     pub(super) left_when_near: u64,
     pub(super) shadow: bool,

@@ -27,9 +27,10 @@ impl Limiter {
         let plan = self.plan_of(subject);
         let prices = self.prices(&plan, &costs);
         let decision = match self.settings.queue {
-            Some((longest, max_wait)) if self.lets_wait() && prices != [0; MAX_LIMITS] => {
-                let max_wait = before_deadline(max_wait).saturating_duration_since(Instant::now());
-                self.wait_in_queue(subject, plan, &prices, longest, max_wait)
+            Some(queue) if self.lets_wait() && prices != [0; MAX_LIMITS] => {
+                let end = before_deadline(queue.max_wait);
+                let max_wait = end.saturating_duration_since(Instant::now());
+                self.wait_in_queue(subject, plan, &prices, queue.length, max_wait)
                     .await
             }
             _ => self.decide(subject, plan, &prices).await,

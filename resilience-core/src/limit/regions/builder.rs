@@ -6,8 +6,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
-
 use super::{
     RegionalLimits, Shared,
     agent::RegionAgent,
@@ -20,7 +18,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::InvalidConfig,
-    fleet::{FleetOptions, FleetSettings, Waker, spawn},
+    fleet::{FleetOptions, FleetSettings, Waker, runtime, spawn},
     limit::store::LimitStore,
 };
 
@@ -147,10 +145,7 @@ impl RegionalLimitsBuilder {
             interval: micros(self.interval),
             term: micros(self.term),
         };
-        let Ok(runtime) = Handle::try_current() else {
-            let rule = "must be built within a tokio runtime";
-            return Err(InvalidConfig::new("here", region, rule));
-        };
+        let runtime = runtime("here", &region)?;
         let handle = here.handle().cloned().unwrap_or_default();
         // A turn has to end within an interval, also when no peer answers.
         let across = FleetSettings {

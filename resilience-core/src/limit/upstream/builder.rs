@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::runtime::Handle;
-
 use super::{
     Core, Front, UpstreamLimits,
     agent::UpstreamAgent,
@@ -13,7 +11,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{InvalidConfig, Pattern},
-    fleet::{FleetOptions, StoreClient, Waker, spawn},
+    fleet::{FleetOptions, StoreClient, Waker, runtime, spawn},
     keyed::{Keyed, Registry},
     limit::store::LimitStore,
     telemetry,
@@ -98,12 +96,11 @@ impl UpstreamLimitsBuilder {
             return Err(InvalidConfig::new("fleet", options, rule));
         }
         let fleet = self.fleet.unwrap_or_default().resolve(&DEFAULTS)?;
-        let shared = match (self.store, Handle::try_current()) {
-            (None, _) => None,
-            (Some(store), Ok(runtime)) => Some((store, runtime)),
-            (Some(store), Err(_)) => {
-                let rule = "needs a tokio runtime where it is built";
-                return Err(InvalidConfig::new("store", store, rule));
+        let shared = match self.store {
+            None => None,
+            Some(store) => {
+                let runtime = runtime("store", &store)?;
+                Some((store, runtime))
             }
         };
         let clock = self.clock.unwrap_or_default();

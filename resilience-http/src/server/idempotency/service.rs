@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use resilience_core::idempotency::Idempotency;
+use resilience_core::{admission::take_ready, idempotency::Idempotency};
 use tower_service::Service;
 
 use super::{
@@ -86,8 +86,7 @@ impl<S: Clone> IdempotentRequestsService<S> {
     /// Releases what the inner service reserved when it was polled ready, so that nothing is held
     /// while the body is read and the store decides. The call gets a clone that is not ready yet.
     fn unready(&mut self) -> S {
-        let fresh = self.inner.clone();
-        self.inner = fresh;
+        drop(take_ready(&mut self.inner));
         self.inner.clone()
     }
 }

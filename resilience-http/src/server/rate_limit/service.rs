@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use resilience_core::admission::take_ready;
 use sha2::{Digest, Sha256};
 use tower_service::Service;
 
@@ -108,10 +109,7 @@ where
                 headers,
             ),
             Deciding::Later(decision) => {
-                // The call takes the service that was polled ready; a fresh clone takes its place.
-                let fresh = self.inner.clone();
-                let inner = std::mem::replace(&mut self.inner, fresh);
-                let call = Some((inner, request));
+                let call = Some((take_ready(&mut self.inner), request));
                 LimitRequestsFuture::new(State::Deciding { decision, call }, headers)
             }
         }
@@ -127,9 +125,8 @@ impl<S: Clone, L: RequestLimit> LimitRequestsService<S, L> {
     where
         S: Service<Request<B>>,
     {
-        // Releases what the service reserved when it was polled ready: it will not be called.
-        let fresh = self.inner.clone();
-        self.inner = fresh;
+        // The service that was polled ready will not be called.
+        drop(take_ready(&mut self.inner));
         let refusal = Some(refusal);
         LimitRequestsFuture::new(State::Refused { refusal }, headers)
     }
