@@ -91,7 +91,7 @@ pub mod sql;
 pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod test_log;
 mod verdict;
 

@@ -255,7 +255,7 @@ impl CircuitBreakerBuilder {
         let settings = settings.resolve(&DEFAULTS)?;
         let rules = self.fleet_rules.clone().unwrap_or_default();
         rules.check(settings.heartbeat)?;
-        runtime("shared", &*self.name)?;
+        runtime("store", &*self.name)?;
         Ok(Some(FleetConfig {
             store: Arc::clone(store),
             rules,

@@ -85,5 +85,5 @@ pub use layer::{PerRequest, SameForAll, TimeoutLayer};
 pub use service::TimeoutService;
 pub use timeout::Timeout;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

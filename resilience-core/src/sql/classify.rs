@@ -69,5 +69,5 @@ fn by_code(error: &dyn DatabaseError) -> Verdict {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
