@@ -11,7 +11,7 @@ use super::{
 use crate::fleet::runtime;
 use crate::{clock::Clock, error::InvalidConfig, fleet::FleetOptions, stripe};
 
-/// Makes a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
+/// Builder of a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CircuitBreakerBuilder {
