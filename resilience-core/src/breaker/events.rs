@@ -88,7 +88,7 @@ impl Cause {
             Self::FleetLost => "fleet_lost",
             Self::Overridden => "ordered",
             Self::OverrideCleared { .. } => "order_cleared",
-            Self::OverrideExpired => "override_expired",
+            Self::OverrideExpired => "order_expired",
             Self::Reset { .. } => "reset",
         }
     }
