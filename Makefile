@@ -17,7 +17,7 @@ TESTED := --workspace --exclude resilience-peers --exclude resilience-benches --
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, redis-server)
+setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, PgBouncer, redis-server)
 	tests/setup.sh
 
 # Part of it: make test ONLY="--test redis" FILTER=regions::

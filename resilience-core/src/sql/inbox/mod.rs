@@ -76,12 +76,14 @@ mod dialect;
 mod front;
 #[cfg(feature = "sqlx-postgres")]
 mod postgres;
+mod queue;
 mod run;
 #[cfg(feature = "sqlx-sqlite")]
 mod sqlite;
 #[allow(unnameable_types)]
 mod table;
 mod totals;
+mod work;
 
 use std::{
     fmt,
@@ -94,6 +96,7 @@ use std::{
 };
 
 use ::sqlx::{Database, Pool};
+use tokio::time::Instant;
 
 pub use builder::InboxBuilder;
 #[cfg(feature = "sqlx-postgres")]
@@ -102,11 +105,13 @@ pub use claim::{Claimed, Entry, Settled};
 pub use dialect::Dialect;
 use dialect::{Ask, Found, Row, Statements};
 use front::Front;
-pub use run::{Done, Work};
+use queue::KeyQueue;
 pub use totals::InboxSnapshot;
 use totals::Totals;
+pub use work::{Done, Work};
 
-use crate::{error::Pattern, idempotency::Key, retry::Backoff};
+use super::begin_with;
+use crate::{deadline::before_deadline, error::Pattern, idempotency::Key, retry::Backoff};
 
 /// An inbox in PostgreSQL.
 #[cfg(feature = "sqlx-postgres")]
@@ -127,8 +132,11 @@ struct Shared<DB> {
     begin: &'static str,
     retention: Duration,
     wait: Option<Duration>,
+    max_waiting: usize,
+    queue: KeyQueue,
     max_outcome: usize,
     max_attempts: u32,
+    retry_for: Duration,
     backoff: Backoff,
     front: Option<Front>,
     /// The highest fence so far: SQLite has no sequences, and could repeat one after a rollback.
@@ -171,7 +179,7 @@ impl<DB: Dialect> Inbox<DB> {
     /// # Errors
     /// Those of the database. Nothing is changed then.
     pub async fn migrate(&self, pool: &Pool<DB>) -> Result<(), ::sqlx::Error> {
-        let transaction = pool.begin_with(DB::BEGIN).await?;
+        let transaction = begin_with(pool, DB::BEGIN).await?;
         DB::migrate(transaction, self.shared.statements.schema.clone()).await
     }
 
@@ -189,6 +197,16 @@ impl<DB: Dialect> Inbox<DB> {
         connection: &mut <DB as Database>::Connection,
         key: &Key,
     ) -> Result<Claimed<DB>, ::sqlx::Error> {
+        self.claim_within(connection, key, self.shared.wait).await
+    }
+
+    /// Claims with a wait of at most `wait`, and of at most what is left of the deadline.
+    async fn claim_within(
+        &self,
+        connection: &mut <DB as Database>::Connection,
+        key: &Key,
+        wait: Option<Duration>,
+    ) -> Result<Claimed<DB>, ::sqlx::Error> {
         let (key, fingerprint) = (key.stored(), key.print().bytes());
         if key.contains('\0') {
             // PostgreSQL cannot store it.
@@ -197,7 +215,10 @@ impl<DB: Dialect> Inbox<DB> {
             ));
         }
         let shared = &self.shared;
-        let wait_ms = shared.wait.map(|wait| wait.as_millis() as u64);
+        let wait_ms = wait.map(|wait| {
+            let wait = before_deadline(wait).saturating_duration_since(Instant::now());
+            (wait.as_millis() as u64).max(1)
+        });
         let ask = Ask {
             name: &shared.name,
             key: &key,
@@ -205,14 +226,7 @@ impl<DB: Dialect> Inbox<DB> {
             retention_ms: millis(shared.retention),
             wait_ms,
         };
-        let Statements { claim, look, .. } = &shared.statements;
-        let found = DB::claim(
-            connection,
-            claim.clone(),
-            look.clone(),
-            ask,
-            &shared.last_fence,
-        );
+        let found = DB::claim(connection, &shared.statements, ask, &shared.last_fence);
         let claimed = match found.await? {
             Found::Busy => Claimed::Busy,
             Found::Row(row) => self.claimed(&key, fingerprint, row),
@@ -263,9 +277,16 @@ impl<DB: Dialect> Inbox<DB> {
         let batch = batch.max(1);
         let mut deleted = 0;
         loop {
-            let mut connection = pool.acquire().await?;
-            let statement = self.shared.statements.prune.clone();
-            let now = DB::prune(&mut connection, statement, batch).await?;
+            let mut transaction = begin_with(pool, DB::BEGIN).await?;
+            let statement = &self.shared.statements.prune;
+            let now = match DB::prune(&mut transaction, statement, batch).await {
+                Ok(now) => now,
+                Err(error) => {
+                    transaction.end_after(&error);
+                    return Err(error);
+                }
+            };
+            transaction.commit().await?;
             deleted += now;
             if now < u64::from(batch) {
                 return Ok(deleted);
