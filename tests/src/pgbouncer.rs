@@ -38,7 +38,12 @@ impl PgBouncer {
         let owner = Owner::if_we_are_root();
         for port in free_ports().take(5) {
             let directory = directory(owner);
-            let settings = settings(server, port, connections, knows_prepared_statements(&program));
+            let settings = settings(
+                server,
+                port,
+                connections,
+                knows_prepared_statements(&program),
+            );
             fs::write(directory.join("ini"), settings).expect("its settings");
             let args = [directory.join("ini").display().to_string()];
             let shell = command("/bin/sh", owner);
@@ -71,7 +76,8 @@ impl Drop for PgBouncer {
 
 fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let folders =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     let mut programs = folders.map(|folder| folder.join("pgbouncer"));
     programs.find(|program| program.is_file()).unwrap_or_else(|| {
         panic!("this test needs PgBouncer; install it with `tests/setup.sh`, or by hand: apt-get install pgbouncer")
@@ -80,15 +86,22 @@ fn program() -> PathBuf {
 
 /// Since version 1.21.
 fn knows_prepared_statements(program: &Path) -> bool {
-    let output = Command::new(program).arg("--version").output().expect("it runs");
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .expect("it runs");
     let output = String::from_utf8_lossy(&output.stdout);
     let version = output.lines().next().unwrap_or_default();
-    let mut numbers = version.split([' ', '.']).filter_map(|word| word.parse::<u32>().ok());
+    let mut numbers = version
+        .split([' ', '.'])
+        .filter_map(|word| word.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(1), Some(21))
 }
 
 fn directory(owner: Option<Owner>) -> PathBuf {
-    let directory = tempfile::Builder::new().prefix("resilience-pgbouncer-").tempdir();
+    let directory = tempfile::Builder::new()
+        .prefix("resilience-pgbouncer-")
+        .tempdir();
     let directory = directory.expect("a temporary directory").keep();
     give_to(owner, &directory);
     directory
@@ -96,7 +109,11 @@ fn directory(owner: Option<Owner>) -> PathBuf {
 
 fn settings(server: &Postgres, port: u16, connections: u32, prepared: bool) -> String {
     let upstream = server.address();
-    let prepared = if prepared { "max_prepared_statements = 0\n" } else { "" };
+    let prepared = if prepared {
+        "max_prepared_statements = 0\n"
+    } else {
+        ""
+    };
     format!(
         "[databases]\n\
          postgres = host={} port={} dbname=postgres user=postgres\n\

@@ -87,7 +87,8 @@ fn by_code(error: &dyn DatabaseError) -> Condition {
 /// Whether `0A000` says that a cached plan no longer fits its table. The message is in the server's language, the name of
 /// the routine is not; the generic trait shows it in `Debug` only.
 fn is_stale_plan(error: &dyn DatabaseError) -> bool {
-    error.message().contains("cached plan") || format!("{error:?}").contains("RevalidateCachedQuery")
+    error.message().contains("cached plan")
+        || format!("{error:?}").contains("RevalidateCachedQuery")
 }
 
 /// The number that MySQL's driver puts at the front of its message: `1205 (HY000): Lock ..`, or without an SQLSTATE

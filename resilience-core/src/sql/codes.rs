@@ -139,3 +139,61 @@ pub const fn sqlite_error(code: u32) -> Condition {
         _ => Condition::keep(Verdict::Success),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_whose_session_has_ended_or_is_not_as_believed_is_not_used_again() {
+        let closed = [
+            "08006", "08P01", "0A000", "25001", "25006", "25P01", "25P02", "25P03", "25P04",
+            "26000", "28P01", "3B001", "3D000", "40003", "42P05", "53300", "57P01", "57P02",
+            "57P03", "57P04", "57P05", "F0000", "XX000",
+        ];
+        for state in closed {
+            assert!(sqlstate(state).discard_connection, "{state}");
+        }
+        let kept = [
+            "00000",
+            "02000",
+            "22012",
+            "23505",
+            "40001",
+            "40P01",
+            "42601",
+            "53100",
+            "53200",
+            "55006",
+            "55P03",
+            "57014",
+            "58030",
+            "72000",
+            "P0001",
+            "",
+            "?",
+            "\u{e9}\u{e9}",
+        ];
+        for state in kept {
+            assert!(!sqlstate(state).discard_connection, "{state}");
+        }
+        for number in [1040, 1053, 1243, 1290, 1615, 1836, 1927, 2006, 2013, 4031] {
+            assert!(mysql_error(number, "HY000").discard_connection, "{number}");
+        }
+        for number in [1020, 1062, 1205, 1213, 1317, 3024, 3572] {
+            assert!(!mysql_error(number, "HY000").discard_connection, "{number}");
+        }
+        assert!(sqlite_error(1032).discard_connection);
+        assert!((0..1032).all(|code| !sqlite_error(code).discard_connection));
+    }
+
+    #[test]
+    fn a_number_goes_before_the_sqlstate_and_an_unlisted_one_is_judged_by_that() {
+        assert_eq!(mysql_error(1213, "40001"), sqlstate("40001"));
+        assert_eq!(mysql_error(1047, "08S01"), sqlstate("08S01"));
+        assert_eq!(mysql_error(1568, "25001"), sqlstate("25001"));
+        let about_the_statement = Condition::keep(Verdict::Success);
+        assert_eq!(mysql_error(1845, "0A000"), about_the_statement);
+        assert_eq!(mysql_error(1064, "42000"), about_the_statement);
+    }
+}

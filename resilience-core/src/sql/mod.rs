@@ -153,6 +153,7 @@ mod pool;
 #[cfg(feature = "sqlx")]
 mod transaction;
 
+pub use self::codes::{Condition, mysql_error, sqlite_error, sqlstate};
 #[cfg(feature = "sqlx-postgres")]
 pub use self::pool::writable;
 #[cfg(feature = "sqlx")]
@@ -161,4 +162,3 @@ pub use self::{
     pool::{connection, outside_transaction},
     transaction::{Transaction, begin, begin_with, transaction},
 };
-pub use self::codes::{Condition, mysql_error, sqlite_error, sqlstate};

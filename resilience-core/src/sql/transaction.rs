@@ -157,18 +157,19 @@ impl<DB: Database> Transaction<DB> {
     /// committed. `Protocol` if the transaction was over before; see [`Transaction`].
     pub async fn commit(mut self) -> Result<(), Error> {
         self.state = State::Unknown;
-        to_its_end(self.grace, async move {
-            self.is_still_open().await?;
-            let committed = Manager::<DB>::commit(&mut self.connection).await;
-            self.state = match &committed {
-                Ok(()) => State::Over,
-                Err(error) if condition(error).discard_connection => State::Unknown,
-                // SQLite's goes on, and is rolled back.
-                Err(_) => State::Open,
-            };
-            committed
-        })
-        .await
+        to_its_end(self.grace, async move { self.committed().await }).await
+    }
+
+    async fn committed(&mut self) -> Result<(), Error> {
+        self.is_still_open().await?;
+        let committed = Manager::<DB>::commit(&mut self.connection).await;
+        self.state = match &committed {
+            Ok(()) => State::Over,
+            Err(error) if condition(error).discard_connection => State::Unknown,
+            // SQLite's goes on, and is rolled back.
+            Err(_) => State::Open,
+        };
+        committed
     }
 
     /// Rolls back, and waits for it; dropping the transaction rolls back too. The step ends even if this future is dropped.
@@ -177,14 +178,13 @@ impl<DB: Database> Transaction<DB> {
     /// Those of the database. The connection is closed then.
     pub async fn rollback(mut self) -> Result<(), Error> {
         self.state = State::Unknown;
-        to_its_end(self.grace, async move {
-            let rolled_back = Manager::<DB>::rollback(&mut self.connection).await;
-            if rolled_back.is_ok() {
-                self.state = State::Over;
-            }
-            rolled_back
-        })
-        .await
+        to_its_end(self.grace, async move { self.rolled_back().await }).await
+    }
+
+    async fn rolled_back(&mut self) -> Result<(), Error> {
+        Manager::<DB>::rollback(&mut self.connection).await?;
+        self.state = State::Over;
+        Ok(())
     }
 
     /// Closes the connection instead of returning it to the pool: after an error that

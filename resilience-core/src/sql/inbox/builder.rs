@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Dialect, Inbox, Shared, front::Front, queue::KeyQueue, table::Table, totals::Totals,
-};
+use super::{Dialect, Inbox, Shared, front::Front, queue::KeyQueue, table::Table, totals::Totals};
 use crate::{error::InvalidConfig, idempotency::IdempotencyStore, retry::Backoff, telemetry};
 
 /// Settings of an [`Inbox`]; checked in [`build`](Self::build).

@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, atomic::AtomicI64},
 };
 
-use ::sqlx::{AssertSqlSafe, Database, SqlSafeStr, SqlStr, query, query::Query};
+use ::sqlx::{
+    AssertSqlSafe, Database, SqlSafeStr, SqlStr, database::HasStatementCache, query, query::Query,
+};
 
 use super::{super::Transaction, table::Table};
 
@@ -79,7 +81,9 @@ pub struct Statement {
 }
 
 impl Statement {
-    pub(super) fn query<'q, DB: Database>(&self) -> Query<'q, DB, DB::Arguments> {
+    pub(super) fn query<'q, DB: Database + HasStatementCache>(
+        &self,
+    ) -> Query<'q, DB, DB::Arguments> {
         query(self.text.clone()).persistent(self.prepared)
     }
 }

@@ -27,7 +27,8 @@ impl Sealed for Postgres {
         };
         let fill = |template: &str| {
             text(
-                template.replace("{table}", &table.quoted(""))
+                template
+                    .replace("{table}", &table.quoted(""))
                     .replace("{fence}", &table.quoted("_fence"))
                     .replace("{expires}", &table.bare("_expires"))
                     .replace("{lock}", lock)

@@ -152,12 +152,18 @@ impl<DB: Dialect> Inbox<DB> {
     {
         let (stored, queued) = (key.stored(), Instant::now());
         let until = self.shared.wait.map(before_deadline);
-        let queue = self.shared.queue.turn(&stored, self.shared.max_waiting, until);
+        let queue = self
+            .shared
+            .queue
+            .turn(&stored, self.shared.max_waiting, until);
         let Some(_turn) = queue.await else {
             self.shared.totals.busy.fetch_add(1, Relaxed);
             return Err(self.rejected(Reason::InFlight).into());
         };
-        let wait = self.shared.wait.map(|wait| wait.saturating_sub(queued.elapsed()));
+        let wait = self
+            .shared
+            .wait
+            .map(|wait| wait.saturating_sub(queued.elapsed()));
         let attempts = self.attempts(pool, key, wait, work);
         match deadline::current() {
             // A timeout layer that enforces the same deadline goes first.
@@ -194,7 +200,9 @@ impl<DB: Dialect> Inbox<DB> {
                 let begins = Instant::now() + *pause;
                 begins <= last && deadline::current().is_none_or(|end| begins < end.instant())
             };
-            let pause = delays.next().filter(|pause| again && left > 0 && fits(pause));
+            let pause = delays
+                .next()
+                .filter(|pause| again && left > 0 && fits(pause));
             let Some(pause) = pause else {
                 return Err(error);
             };
@@ -229,7 +237,10 @@ impl<DB: Dialect> Inbox<DB> {
             Claimed::Busy => return Err(self.refuse(Reason::InFlight)),
         };
         let (lent, mut back) = Lent::new(transaction);
-        let working = work(Work { transaction: lent, entry });
+        let working = work(Work {
+            transaction: lent,
+            entry,
+        });
         let done = working.await;
         let (entry, value) = match done {
             Ok(Done { work, value }) => (work.entry, value),
@@ -241,7 +252,9 @@ impl<DB: Dialect> Inbox<DB> {
             }
         };
         // Dropped just now, with the rest of the work.
-        let mut transaction = back.try_recv().map_err(|_| database(::sqlx::Error::WorkerCrashed))?;
+        let mut transaction = back
+            .try_recv()
+            .map_err(|_| database(::sqlx::Error::WorkerCrashed))?;
         let encoded = serde_json::to_vec(&value);
         let outcome = encoded.map_err(|error| database(::sqlx::Error::Encode(error.into())))?;
         let mut settled = Settled {
@@ -272,7 +285,10 @@ impl<DB: Dialect> Inbox<DB> {
                 }
                 Ok(Err(_)) | Err(_) => {
                     let full = database(::sqlx::Error::PoolTimedOut);
-                    return Err(Failed { again: false, ..full });
+                    return Err(Failed {
+                        again: false,
+                        ..full
+                    });
                 }
             };
         let statement = self.shared.begin.into_sql_str();

@@ -20,7 +20,8 @@ impl Sealed for Sqlite {
     fn statements(table: &Table, _waits: bool, prepared: bool) -> Statements {
         let fill = |template: &str| {
             text(
-                template.replace("{table}", &table.quoted(""))
+                template
+                    .replace("{table}", &table.quoted(""))
                     .replace("{fence}", &table.bare("_fence"))
                     .replace("{expires}", &table.bare("_expires"))
                     .replace("{inserted}", &table.bare("_inserted"))
