@@ -47,6 +47,7 @@ const WRITERS: usize = 2;
 const CLIENTS: usize = 8;
 /// Of clients. Half of the transactions take longer.
 const PATIENCE: u64 = 16;
+const LIMIT: Duration = Duration::from_secs(300);
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -171,9 +172,13 @@ pub async fn hang_ups_on_postgres(writes: usize) -> HungUp {
     let mut proxy = Proxy::to(server.address()).await.expect("a port");
     proxy.set(Weather::Latency(ms(1))).await;
     let url = format!("postgres://postgres@{}/postgres", proxy.address());
-    let pool = PgPoolOptions::new().max_connections(4);
+    // Else many are dropped during that test, which closes the connection.
+    let pool = PgPoolOptions::new()
+        .max_connections(4)
+        .test_before_acquire(false);
     let pool = pool.connect(&url).await.expect("a connection");
-    let hung_up = on_postgres(&pool, writes).await;
+    let hung_up = timeout(LIMIT, on_postgres(&pool, writes)).await;
+    let hung_up = hung_up.expect("done in time");
     let direct = PgConnection::connect(&server.url()).await;
     let mut direct = direct.expect("a connection");
     account!(hung_up, direct)
@@ -192,7 +197,8 @@ pub async fn hang_ups_on_sqlite(writes: usize) -> HungUp {
         .busy_timeout(ms(10_000));
     let pool = SqlitePoolOptions::new().max_connections(4);
     let pool = pool.connect_with(options.clone()).await.expect("a file");
-    let hung_up = on_sqlite(&pool, writes).await;
+    let hung_up = timeout(LIMIT, on_sqlite(&pool, writes)).await;
+    let hung_up = hung_up.expect("done in time");
     let direct = SqliteConnection::connect_with(&options).await;
     let mut direct = direct.expect("a connection");
     account!(hung_up, direct)

@@ -58,7 +58,7 @@ fn says(failed: Result<(), Error>, code: &str, verdict: Verdict, after: After) {
         assert_eq!(condition.verdict, verdict, "{code}: {error}");
         assert_eq!(
             condition.discard_connection,
-            after == After::Close,
+            after == Close,
             "{code}: {error}"
         );
     };

@@ -31,7 +31,9 @@ impl Line {
     async fn new(table: &'static str, options: PgPoolOptions) -> Self {
         let mut proxy = Proxy::to(shared().address()).await.unwrap();
         let url = format!("postgres://postgres@{}/postgres", proxy.address());
-        let pool = options.max_connections(1).connect(&url).await.unwrap();
+        // Else a caller would be dropped during that test, and the connection be closed.
+        let options = options.max_connections(1).test_before_acquire(false);
+        let pool = options.connect(&url).await.unwrap();
         let mut direct = PgConnection::connect(&shared().url()).await.unwrap();
         let create = format!("CREATE TABLE {table} (n int)");
         let create = sqlx::raw_sql(sqlx::AssertSqlSafe(create));

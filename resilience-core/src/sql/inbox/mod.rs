@@ -34,9 +34,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Inbox::run`] does this for a closure: begins, commits, and repeats the transaction where necessary.
+//! [`Inbox::run`] does this for a closure: begins, commits, and repeats the transaction where necessary. By hand, begin with
+//! [`sql::begin`](super::begin()) where the caller's future may be dropped.
 //!
 //! # Concurrency
+//! Calls of [`Inbox::run`] with one key in one process (of an inbox and its clones) wait for each other before they take a
+//! connection, in order of arrival. Transactions of other processes, and claims by hand, wait in the database, each with its
+//! connection.
+//!
 //! **PostgreSQL.** Claims on a key go one at a time, by an advisory lock of the transaction. The second waits for the
 //! end of the first, for as long as [`wait`](InboxBuilder::wait) says, or [not at all](InboxBuilder::no_wait); then it
 //! sees what the first has left: its record, or nothing, if it was rolled back. Claims on completed keys take no lock.
@@ -56,8 +61,16 @@
 //! other work, the database decides. A front that failed three times in a row is skipped until it answers again. It keeps
 //! outcomes no longer than the database does. After restoring the database from a backup, flush the front.
 //!
+//! # Connections
+//! A dropped call leaves no transaction open in the pool, and a connection that [must not be used
+//! again](super#the-table) is closed: in the inbox's own statements, and when the error of the work
+//! [says so](crate::classify::ClassifySelf::discards_connection). The statements of the inbox work through a pooler that gives the
+//! server's connection to another client after each transaction, such as PgBouncer; those of the work do when they are
+//! unprepared too (`query(..).persistent(false)`).
+//!
 //! # Cost
-//! A claim is one statement, and so is a completion; in SQLite a replay is two. A front adds two round trips to the first
+//! A claim is one statement, and so is a completion; in SQLite a replay is two. In PostgreSQL each takes two round trips, or one
+//! if it is [prepared](InboxBuilder::prepared_statements). Begin and commit are tasks. A front adds two round trips to the first
 //! call, and replays then cost one round trip to the front. Times are read from the database's clock.
 //!
 //! # Limits

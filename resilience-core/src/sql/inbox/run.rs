@@ -43,12 +43,14 @@ impl<DB: Dialect> Inbox<DB> {
     /// error's [verdict](ClassifySelf) (a serialization failure, a deadlock, a lost connection). That is safe, because what
     /// failed was rolled back; and after a connection lost during the commit, the next transaction finds the record if it was
     /// committed. Effects of `work` outside of the database may be repeated, those inside never are. A pool without a free
-    /// connection is not tried again.
+    /// connection is not tried again, and no transaction begins later than
+    /// [`retry_for`](super::InboxBuilder::retry_for) after the first.
     ///
     /// If `work` fails, everything is rolled back and nothing is recorded: the next call runs it again. To record a failure,
     /// return it as a result: `T` may be a `Result`.
     ///
-    /// Dropping the future rolls back, unless the commit was in progress; the next call then finds what was committed.
+    /// Dropping the future rolls back, unless the commit was in progress: that goes on, and the next call finds what was
+    /// committed. The current deadline does the same a moment after it is past.
     ///
     /// ```
     /// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
@@ -73,8 +75,8 @@ impl<DB: Dialect> Inbox<DB> {
     ///
     /// # Errors
     /// - `Rejected` with [`Reason::KeyReused`], if the key belongs to other work, or [`Reason::InFlight`], if another
-    ///   transaction held it for longer than the inbox [waits](super::InboxBuilder::wait), or
-    ///   [`Reason::OutcomeUnreadable`], if the recorded result is not a `T`.
+    ///   call or transaction held it for longer than the inbox [waits](super::InboxBuilder::wait), or
+    ///   [`Reason::OutcomeUnreadable`], if the recorded result is not a `T`, or [`Reason::TimedOut`] at the deadline.
     /// - `Service` with the error of `work`, or with that of the database; `Encode`, if the result has no form in JSON.
     pub async fn run<T, E, F, Fut>(
         &self,

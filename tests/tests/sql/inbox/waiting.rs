@@ -28,10 +28,8 @@ async fn duplicates_of_a_slow_key_wait_without_a_connection_and_leave_those_to_o
     let options = PgPoolOptions::new()
         .max_connections(3)
         .acquire_timeout(ms(5_000));
-    let pool = options.connect(&format!(
-        "{}?options=-csearch_path%3Dduplicates",
-        shared().url()
-    ));
+    let url = format!("{}?options=-csearch_path%3Dduplicates", shared().url());
+    let pool = options.connect(&url);
     let pool = &pool.await.unwrap();
     let (inbox, inside, go_on) = (&rig.inbox, &Semaphore::new(0), &Semaphore::new(0));
     let slow = |_| async move {
