@@ -45,8 +45,8 @@ const WRITE: &str = "INSERT INTO writes VALUES ($1)";
 const EFFECT: &str = "INSERT INTO effects VALUES ($1)";
 const WRITERS: usize = 2;
 const CLIENTS: usize = 8;
-/// Of clients. Half of the transactions take longer.
-const PATIENCE: u64 = 16;
+/// Of most clients: about what a transaction takes.
+const PATIENCE: u64 = 24;
 const LIMIT: Duration = Duration::from_secs(300);
 
 const fn ms(millis: u64) -> Duration {
@@ -81,12 +81,13 @@ macro_rules! storm {
             let client = |client: usize| {
                 let (inbox, over, count) = (&inbox, &over, &count);
                 async move {
-                    for call in 0.. {
+                    for call in 0_u64.. {
                         if over.load(SeqCst) {
                             return;
                         }
                         // Each key is asked for until it is done, and once more.
                         let key = format!("{client}-{}", call / 3);
+                        let patience = patience(call);
                         let done = match client % 2 {
                             0 => {
                                 let what = &key;
@@ -94,11 +95,10 @@ macro_rules! storm {
                                     sqlx::query(EFFECT).bind(what).execute(&mut *work).await?;
                                     Ok::<_, sqlx::Error>(work.done(()))
                                 });
-                                let patience = ms(fastrand::u64(..PATIENCE));
                                 matches!(timeout(patience, run).await, Ok(Ok(_)))
                             }
                             _ => {
-                                guarded_by_a_timeout(fastrand::u64(1..PATIENCE), || async {
+                                guarded_by_a_timeout(patience, || async {
                                     let mut tx = sql::begin(pool).await?;
                                     sqlx::query(WRITE).bind(-1_i64).execute(&mut *tx).await?;
                                     tx.commit().await
@@ -132,13 +132,21 @@ macro_rules! storm {
 storm!(on_postgres, Pg);
 storm!(on_sqlite, Sqlite);
 
+/// How long a client waits; some wait for the answer.
+fn patience(call: u64) -> Duration {
+    match call % 8 {
+        7 => LIMIT,
+        _ => ms(fastrand::u64(1..PATIENCE)),
+    }
+}
+
 /// Whether it ended in time, under a timeout of the toolkit.
-async fn guarded_by_a_timeout<F, Fut>(patience: u64, work: F) -> bool
+async fn guarded_by_a_timeout<F, Fut>(patience: Duration, work: F) -> bool
 where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<(), sqlx::Error>>,
 {
-    let timeout = Timeout::new("orders", ms(patience)).expect("above zero");
+    let timeout = Timeout::new("orders", patience).expect("above zero");
     let guarded = execute::guard(ServiceBuilder::new().layer(timeout.layer()));
     guarded.call(&work).await.is_ok()
 }

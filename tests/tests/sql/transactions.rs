@@ -230,19 +230,16 @@ fn the_futures_of_a_transaction_can_be_spawned() {
 }
 
 fn holds(hung_up: HungUp) {
-    assert!(
-        hung_up.given_up > 20 && hung_up.committed > 0,
-        "{hung_up:?}"
-    );
+    assert!(hung_up.given_up > 0 && hung_up.committed > 0, "{hung_up:?}");
     assert_eq!((hung_up.lost, hung_up.twice), (0, 0), "{hung_up:?}");
 }
 
 #[tokio::test]
 async fn hang_ups_and_timeouts_lose_no_write_of_another_route_in_postgres() {
-    holds(hang_ups_on_postgres(200).await);
+    holds(hang_ups_on_postgres(100).await);
 }
 
 #[tokio::test]
 async fn hang_ups_and_timeouts_lose_no_write_of_another_route_in_sqlite() {
-    holds(hang_ups_on_sqlite(200).await);
+    holds(hang_ups_on_sqlite(100).await);
 }
