@@ -10,6 +10,7 @@ use std::{env, time::Duration};
 
 use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
+    postgres::Postgres,
     redis_cluster::RedisCluster,
     torture::{
         DISTANCE, Loss, Plan, Subject, failover, hang_ups_on_postgres, hang_ups_on_sqlite, run,
@@ -58,9 +59,10 @@ async fn main() {
 /// What another route loses on a pool whose transactions are given up.
 async fn hang_ups() {
     const WRITES: usize = 1_000;
+    let server = Postgres::start();
     let mut lost = 0;
     for (database, hung_up) in [
-        ("postgres", hang_ups_on_postgres(WRITES).await),
+        ("postgres", hang_ups_on_postgres(&server, WRITES).await),
         ("sqlite", hang_ups_on_sqlite(WRITES).await),
     ] {
         lost += hung_up.lost;

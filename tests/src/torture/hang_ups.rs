@@ -171,23 +171,26 @@ macro_rules! account {
     }};
 }
 
-/// On a PostgreSQL, over a line with 1 ms of latency in each direction.
+/// In a database of its own on `server`, over a line with 1 ms of latency in each direction.
 ///
 /// # Panics
-/// If the server does not start.
-pub async fn hang_ups_on_postgres(writes: usize) -> HungUp {
-    let server = Postgres::start();
+/// If it takes longer than five minutes.
+pub async fn hang_ups_on_postgres(server: &Postgres, writes: usize) -> HungUp {
+    let admin = PgConnection::connect(&server.url()).await;
+    let create = sqlx::raw_sql("CREATE DATABASE hang_ups");
+    let created = create.execute(&mut admin.expect("a connection")).await;
+    created.expect("a database");
     let mut proxy = Proxy::to(server.address()).await.expect("a port");
     proxy.set(Weather::Latency(ms(1))).await;
-    let url = format!("postgres://postgres@{}/postgres", proxy.address());
+    let url = |address| format!("postgres://postgres@{address}/hang_ups");
     // Else many are dropped during that test, which closes the connection.
     let pool = PgPoolOptions::new()
         .max_connections(4)
         .test_before_acquire(false);
-    let pool = pool.connect(&url).await.expect("a connection");
-    let hung_up = timeout(LIMIT, on_postgres(&pool, writes)).await;
+    let pool = pool.connect(&url(proxy.address())).await;
+    let hung_up = timeout(LIMIT, on_postgres(&pool.expect("a connection"), writes)).await;
     let hung_up = hung_up.expect("done in time");
-    let direct = PgConnection::connect(&server.url()).await;
+    let direct = PgConnection::connect(&url(server.address())).await;
     let mut direct = direct.expect("a connection");
     account!(hung_up, direct)
 }

@@ -236,7 +236,7 @@ fn holds(hung_up: HungUp) {
 
 #[tokio::test]
 async fn hang_ups_and_timeouts_lose_no_write_of_another_route_in_postgres() {
-    holds(hang_ups_on_postgres(100).await);
+    holds(hang_ups_on_postgres(shared(), 100).await);
 }
 
 #[tokio::test]
