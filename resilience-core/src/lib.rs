@@ -14,6 +14,7 @@
 //! | [`classify`] | what a result says about the dependency: one verdict for the whole stack |
 //! | [`error`](mod@error) | the error of every layer |
 //! | [`keyed`] | a breaker or bulkhead per host, tenant or shard, bounded |
+//! | [`sql`] | what error codes of databases say; for users of sqlx more, by features |
 //! | [`telemetry`] | events and metrics |
 //!
 //! ```
@@ -64,8 +65,8 @@
 //! # Features
 //!
 //! None is on by default. `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys, at rest.
-//! `sqlx`: classification of sqlx errors.
-//! `sqlx-postgres`, `sqlx-sqlite`: classification, and `sql::inbox` in that database.
+//! `sqlx`: classification of sqlx errors, transactions and pools that survive cancellation.
+//! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database.
 
 pub mod admission;
 mod backoff;
@@ -86,7 +87,6 @@ pub mod limit;
 pub mod retry;
 pub mod sealing;
 pub mod shed;
-#[cfg(feature = "sqlx")]
 pub mod sql;
 pub(crate) mod stripe;
 pub(crate) mod sync;

@@ -9,6 +9,7 @@ pub mod fault_server;
 pub mod idempotency_conformance;
 pub mod limit_conformance;
 pub mod limit_script;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process_control;
 pub mod proxy;

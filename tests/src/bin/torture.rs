@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, failover or cluster
+//! torture only NAME   one part of it: inbox, redis, hang_ups, failover or cluster
 //! torture worker ..   one of the processes
 //! ```
 
@@ -10,8 +10,12 @@ use std::{env, time::Duration};
 
 use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
+    postgres::Postgres,
     redis_cluster::RedisCluster,
-    torture::{DISTANCE, Loss, Plan, Subject, failover, run, work},
+    torture::{
+        DISTANCE, Loss, Plan, Subject, failover, hang_ups_on_postgres, hang_ups_on_sqlite, run,
+        work,
+    },
 };
 
 #[path = "../../figures/src/report.rs"]
@@ -38,6 +42,9 @@ async fn main() {
             tortured(*subject).await;
         }
     }
+    if "hang_ups".contains(only) {
+        hang_ups().await;
+    }
     if "failover".contains(only) {
         for durable in [false, true] {
             failovers(durable).await;
@@ -47,6 +54,40 @@ async fn main() {
         answers().await;
     }
     report::load();
+}
+
+/// What another route loses on a pool whose transactions are given up.
+async fn hang_ups() {
+    const WRITES: usize = 1_000;
+    let server = Postgres::start();
+    let mut lost = 0;
+    for (database, hung_up) in [
+        ("postgres", hang_ups_on_postgres(&server, WRITES).await),
+        ("sqlite", hang_ups_on_sqlite(WRITES).await),
+    ] {
+        lost += hung_up.lost;
+        let tell = |name: &str, value: usize, unit: &str, target| {
+            let name = format!("inbox_hang_ups_{name}_{database}");
+            figure(&name, value as f64, unit, target);
+        };
+        let given_up = format!("of {} transactions", hung_up.given_up + hung_up.committed);
+        tell("given_up", hung_up.given_up, &given_up, Target::Open);
+        let writes = format!("of {} writes of another route", hung_up.told);
+        tell("lost_writes", hung_up.lost, &writes, Target::Exactly(0.0));
+        tell(
+            "effects_twice",
+            hung_up.twice,
+            "effects",
+            Target::Exactly(0.0),
+        );
+    }
+    let unit = format!("of {WRITES} writes of another route, on each database");
+    figure(
+        "inbox_hang_ups_lost_writes",
+        lost as f64,
+        &unit,
+        Target::Exactly(0.0),
+    );
 }
 
 /// Whether an answer is taken for another's, when connections are lost and remade.

@@ -9,6 +9,7 @@
 mod checker;
 mod failover;
 mod fleet;
+mod hang_ups;
 mod subject;
 mod worker;
 
@@ -17,6 +18,7 @@ use std::{path::Path, time::Duration};
 pub use checker::Findings;
 pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
+pub use hang_ups::{HungUp, hang_ups_on_postgres, hang_ups_on_sqlite};
 pub use subject::Subject;
 pub use worker::work;
 
