@@ -17,10 +17,15 @@ type Checked<'c> = Pin<Box<dyn Future<Output = Result<bool, Error>> + Send + 'c>
 /// fail with `25P02`. Costs one round trip, after the caller has its answer.
 ///
 /// ```
-/// # #[cfg(feature = "sqlx-postgres")]
-/// let pool = sqlx::postgres::PgPoolOptions::new()
+/// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
+/// # #[cfg(feature = "sqlx-sqlite")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = sqlx::sqlite::SqlitePoolOptions::new()
 ///     .after_release(resilience_core::sql::outside_transaction)
-///     .connect_lazy("postgres://orders@db.internal/orders");
+///     .connect("sqlite::memory:")
+///     .await?;
+/// # sqlx::query("SELECT 1").execute(&pool).await?;
+/// # Ok(()) }
 /// ```
 ///
 /// # Errors
