@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin};
 
 use ::sqlx::{Connection, Database, Error, Pool, pool::PoolConnectionMetadata};
 
-use crate::classify::ClassifySelf;
+use crate::{classify::ClassifySelf, verdict::Verdict};
 
 /// The future of a check.
 type Checked<'c> = Pin<Box<dyn Future<Output = Result<bool, Error>> + Send + 'c>>;
@@ -17,10 +17,15 @@ type Checked<'c> = Pin<Box<dyn Future<Output = Result<bool, Error>> + Send + 'c>
 /// fail with `25P02`. Costs one round trip, after the caller has its answer.
 ///
 /// ```
-/// # #[cfg(feature = "sqlx-postgres")]
-/// let pool = sqlx::postgres::PgPoolOptions::new()
+/// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
+/// # #[cfg(feature = "sqlx-sqlite")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = sqlx::sqlite::SqlitePoolOptions::new()
 ///     .after_release(resilience_core::sql::outside_transaction)
-///     .connect_lazy("postgres://orders@db.internal/orders");
+///     .connect("sqlite::memory:")
+///     .await?;
+/// # sqlx::query("SELECT 1").execute(&pool).await?;
+/// # Ok(()) }
 /// ```
 ///
 /// # Errors
@@ -96,8 +101,17 @@ where
 {
     let mut connection = pool.acquire().await?;
     let done = work(&mut connection).await;
-    if done.as_ref().is_err_and(E::discards_connection) {
+    if done.as_ref().is_err_and(closes::<DB, E>) {
         connection.close_on_drop();
     }
     done
 }
+
+/// Whether a connection to this database is closed after `error`. SQLite has no line that could break and no session that
+/// a server could change: what may succeed next time leaves its connection, and a database in memory, as they were.
+pub(super) fn closes<DB: Database, E: ClassifySelf>(error: &E) -> bool {
+    let lasts = DB::NAME != SQLITE || matches!(error.verdict(), Verdict::Permanent);
+    lasts && error.discards_connection()
+}
+
+pub(super) const SQLITE: &str = "SQLite";

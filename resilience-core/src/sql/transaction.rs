@@ -13,7 +13,10 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::{sync::oneshot, time::timeout};
 use tracing::instrument::{Instrument, WithSubscriber};
 
-use super::condition;
+use super::{
+    condition,
+    pool::{SQLITE, closes},
+};
 use crate::{classify::ClassifySelf, verdict::Verdict};
 
 type Manager<DB> = <DB as Database>::TransactionManager;
@@ -195,14 +198,14 @@ impl<DB: Database> Transaction<DB> {
 
     /// Rolls back or discards, as the error says.
     pub(super) fn end_after<E: ClassifySelf>(self, error: &E) {
-        if error.discards_connection() {
+        if closes::<DB, E>(error) {
             self.discard();
         }
     }
 
     /// Fails if a savepoint has taken the transaction with it: sqlx would report success without having committed anything.
     async fn is_still_open(&mut self) -> Result<(), Error> {
-        if DB::NAME == "SQLite" {
+        if DB::NAME == SQLITE {
             // A queued rollback is carried out by another thread, before this.
             self.connection.ping().await?;
         }

@@ -210,6 +210,42 @@ async fn a_transaction_that_fails_is_rolled_back_and_its_connection_stays_unless
     assert_ne!(backend().await, before);
 }
 
+/// An error of the work's own, say of a file, is of the same type as one of a line.
+#[tokio::test]
+async fn a_database_in_memory_outlives_transactions_that_fail() {
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect("sqlite::memory:").await.unwrap();
+    let create = sqlx::raw_sql("CREATE TABLE things (n int)");
+    create.execute(&pool).await.unwrap();
+    let broken = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+    let failed = sql::transaction(&pool, async |_| Err::<(), _>(broken())).await;
+    failed.unwrap_err();
+    let failed = sql::connection(&pool, async |_| Err::<(), _>(broken())).await;
+    failed.unwrap_err();
+    sql::begin(&pool).await.unwrap().rollback().await.unwrap();
+    let write = sqlx::query("INSERT INTO things VALUES (1)");
+    write.execute(&pool).await.unwrap();
+}
+
+/// The same of SQLite, whose driver takes it back in a thread of its own.
+#[tokio::test]
+async fn a_savepoint_of_sqlite_dropped_while_it_begins_fails_the_commit_of_its_transaction() {
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect("sqlite::memory:").await.unwrap();
+    let create = sqlx::raw_sql("CREATE TABLE things (n int)");
+    create.execute(&pool).await.unwrap();
+    let mut tx = sql::begin(&pool).await.unwrap();
+    let write = sqlx::query("INSERT INTO things VALUES (1)");
+    write.execute(&mut *tx).await.unwrap();
+    {
+        let mut savepoint = std::pin::pin!(Connection::begin(&mut *tx));
+        assert!(futures_util::poll!(&mut savepoint).is_pending());
+    }
+    let failed = tx.commit().await.unwrap_err();
+    assert!(matches!(failed, sqlx::Error::Protocol(_)), "{failed}");
+    let _ = pool.acquire().await;
+}
+
 #[test]
 fn the_futures_of_a_transaction_can_be_spawned() {
     fn spawned<T: Send>(_: T) {}
