@@ -103,9 +103,9 @@ impl IdempotencyBuilder {
         self
     }
 
-    /// Sets whether work is cancelled at [`max_lease_time`](Self::max_lease_time), at whatever await it is; its record then
-    /// says what [`on_panic`](Self::on_panic) sets. Default: `true`. With `false` it runs on without a lease, beside an
-    /// attempt that may take over, and for as long as it likes.
+    /// Sets whether work is cancelled at [`max_lease_time`](Self::max_lease_time), at whatever await it is; its outcome is
+    /// then unknown, as after a panic. Default: `true`. With `false` it runs on without a lease, beside an attempt that may
+    /// take over, and without a time limit.
     pub const fn cancel_at_max_lease_time(mut self, cancel: bool) -> Self {
         self.settings.cancel_at_max_lease_time = cancel;
         self
