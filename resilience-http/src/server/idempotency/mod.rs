@@ -59,7 +59,7 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// | its key was used with another request | 422 |
 /// | no key | 400 if a key is [required](Self::required); otherwise the handler's |
 /// | a malformed key | 400 |
-/// | a body above [`max_request`](Self::max_request) | 413 |
+/// | a body above [`max_request`](Self::max_request), or above the limit of an outer layer | 413 |
 /// | the store is unavailable | 503, unless the handle's outage policy says otherwise |
 /// | served before, but the response was not recorded, or the outcome is unknown | 409 |
 ///
