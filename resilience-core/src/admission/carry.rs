@@ -18,7 +18,7 @@ use super::portable::{Portable, Slots, take};
 /// Clones hold the same permits.
 #[derive(Clone)]
 #[must_use = "dropped, it holds nothing: move it into the work"]
-pub struct HeldPermits(#[allow(dead_code, reason = "held for its drop")] Option<Arc<Slots>>);
+pub struct HeldPermits(Option<Arc<Slots>>);
 
 /// Holds the permits of all calls around the running code, so that work that outlives these calls
 /// keeps their places in the bulkheads until it ends.

@@ -8,7 +8,9 @@
 
 use std::{
     cell::{Cell, RefCell},
-    fmt, mem,
+    fmt,
+    marker::PhantomData,
+    mem,
     ops::Deref,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -78,11 +80,11 @@ impl<T: Send + 'static> Portable<T> {
     }
 
     /// Enters a scope in which work can take this value along. It ends when the returned guard is
-    /// dropped.
+    /// dropped, which has to be on this thread, and after all scopes that were entered later.
     #[inline(always)]
     pub fn enter(&mut self) -> impl Sized + use<'_, T> {
         SCOPES.set(SCOPES.get().wrapping_add(1));
-        Scope(&mut self.slot)
+        Scope(&mut self.slot, PhantomData)
     }
 }
 
@@ -120,8 +122,11 @@ fn leave(slot: &Slot, value: Option<impl Send + 'static>) {
     *kept = value.map(|value| Box::new(value) as Box<dyn Send>);
 }
 
-/// Code of a call runs, under a permit with this slot.
-struct Scope<'a>(&'a mut Option<Arc<Slot>>);
+/// Code of a call runs on this thread, under a permit with this slot.
+struct Scope<'a>(&'a mut Option<Arc<Slot>>, OnThisThread);
+
+/// Neither `Send` nor `Sync`.
+type OnThisThread = PhantomData<*const ()>;
 
 impl Drop for Scope<'_> {
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    future::{Future, Ready},
+    future::{Ready, pending},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
@@ -70,7 +70,7 @@ type Work = oneshot::Receiver<()>;
 fn hangs() -> impl Service<Work, Response = (), Error = Rejected, Future: Send> + Clone {
     service_fn(|work: Work| async move {
         tokio::spawn(carry(work));
-        std::future::pending().await
+        pending::<Result<(), Rejected>>().await
     })
 }
 
@@ -80,6 +80,10 @@ fn ends() -> impl Service<Work, Response = (), Error = Rejected, Future: Send> +
         drop(tokio::spawn(carry(work)));
         async { Ok(()) }
     })
+}
+
+async fn panics() -> Result<(), Rejected> {
+    panic!("in the future")
 }
 
 async fn settle() {
@@ -140,14 +144,16 @@ async fn all_permits_around_the_work_stay_with_it() {
 async fn work_holds_no_permit_of_a_call_beside_its_own() {
     let (outer, mine, other) = <(Counting, Counting, Counting)>::default();
     let (mine_inside, other_inside) = (mine.layer().layer(ends()), other.layer().layer(ends()));
-    let service = outer.layer().layer(service_fn(move |(one, two)| {
-        let (first, second) = (mine_inside.clone(), other_inside.clone());
-        async move {
-            // Both in the same poll of the outer call.
-            first.oneshot(one).await?;
-            second.oneshot(two).await
-        }
-    }));
+    let service = outer
+        .layer()
+        .layer(service_fn(move |(one, two): (Work, Work)| {
+            let (first, second) = (mine_inside.clone(), other_inside.clone());
+            async move {
+                // Both in the same poll of the outer call.
+                first.oneshot(one).await?;
+                second.oneshot(two).await
+            }
+        }));
     let ((end, one), (end_other, two)) = (oneshot::channel(), oneshot::channel());
     service.oneshot((one, two)).await.unwrap();
     assert_eq!((outer.held(), mine.held(), other.held()), (1, 1, 1));
@@ -185,7 +191,7 @@ async fn a_call_that_panics_leaves_its_permit_to_its_work() {
         let service = counting.layer().layer(service_fn(move |work: Work| {
             drop(tokio::spawn(carry(work)));
             assert!(!in_call, "in call");
-            async { panic!("in the future") as Result<(), Rejected> }
+            panics()
         }));
         let mut call = task::spawn(service.oneshot(work));
         catch_unwind(AssertUnwindSafe(|| call.poll())).unwrap_err();
@@ -206,7 +212,7 @@ async fn work_that_panics_or_is_aborted_gives_its_permit_back() {
         .layer(service_fn(|panics: bool| async move {
             let work = carry(async move {
                 assert!(!panics, "as work might");
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             });
             Ok::<_, Rejected>(tokio::spawn(work))
         }));
@@ -255,7 +261,7 @@ fn work_is_held_for_whichever_thread_polls_its_call() {
             kept.send((held(), None)).unwrap();
             tokio::task::yield_now().await;
             kept.send((held(), Some(work))).unwrap();
-            std::future::pending::<Result<(), Rejected>>().await
+            pending::<Result<(), Rejected>>().await
         }
     }));
     let mut call = Box::pin(service.oneshot(work));
@@ -354,7 +360,8 @@ proptest! {
         random.shuffle(&mut run.taken);
         while !run.taken.is_empty() {
             let expected: BTreeSet<usize> = run.taken.iter().flat_map(|(_, of)| of.clone()).collect();
-            prop_assert_eq!(&*run.held.lock().unwrap(), &expected);
+            let held = run.held.lock().unwrap().clone();
+            prop_assert_eq!(held, expected);
             run.taken.pop();
         }
         prop_assert!(run.held.lock().unwrap().is_empty());

@@ -1,8 +1,11 @@
 //! Work that outlives its call keeps the call's place.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    runtime,
+    sync::{Semaphore, oneshot},
+};
 
 use super::*;
 use crate::{
@@ -14,10 +17,13 @@ use crate::{
 async fn the_next_in_the_queue_waits_for_the_work_of_a_call_that_is_gone() {
     let bulkhead = queueing(1, 1);
     let (end, work) = oneshot::channel::<()>();
-    let mut service = bulkhead.layer().layer(service_fn(|work| async move {
-        let _ = tokio::spawn(carry(work)).await;
-        Ok::<_, Rejected>(())
-    }));
+    let mut service =
+        bulkhead
+            .layer()
+            .layer(service_fn(|work: oneshot::Receiver<()>| async move {
+                let _ = tokio::spawn(carry(work)).await;
+                Ok::<_, Rejected>(())
+            }));
     let (_other, nothing) = oneshot::channel();
     let mut gone = task::spawn(service.ready().await.unwrap().call(work));
     assert_pending!(gone.poll());
@@ -48,7 +54,7 @@ async fn a_member_of_a_family_is_not_evicted_while_work_holds_its_place() {
         .unwrap();
     let (end, work) = oneshot::channel::<()>();
     let layer = tenants.layer(|_: &oneshot::Receiver<()>| 7_u32);
-    let service = layer.layer(service_fn(|work| async move {
+    let service = layer.layer(service_fn(|work: oneshot::Receiver<()>| async move {
         tokio::spawn(carry(work));
         Ok::<_, Rejected>(())
     }));
@@ -71,39 +77,30 @@ struct Jobs {
     most: AtomicUsize,
 }
 
-impl Jobs {
-    fn run(&self, until: &AtomicBool) {
-        self.most
-            .fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
-        while !until.load(Relaxed) {
-            std::thread::yield_now();
-        }
-        self.now.fetch_sub(1, Relaxed);
-    }
-}
-
 /// Forty callers whose deadline ends before their job does: the most jobs at once, and the number of rejections.
 async fn blocking_jobs_under_a_deadline(carried: bool) -> (usize, u64) {
     const CALLERS: u64 = 40;
-    let bulkhead = of(2);
-    let timeout = Timeout::new("jobs", ms(1)).unwrap();
-    let (jobs, until) = <(Arc<Jobs>, Arc<AtomicBool>)>::default();
-    let begun = Arc::new(Semaphore::new(0));
+    let (bulkhead, timeout) = (of(2), Timeout::new("jobs", ms(1)).unwrap());
+    let jobs = Arc::<Jobs>::default();
+    let (begun, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let service = (timeout.layer(), bulkhead.layer()).layer(service_fn(|()| {
-        let (jobs, until, begun) = (Arc::clone(&jobs), Arc::clone(&until), Arc::clone(&begun));
+        let (jobs, begun, go_on) = (Arc::clone(&jobs), Arc::clone(&begun), Arc::clone(&go_on));
+        let runtime = runtime::Handle::current();
         let job = move || {
+            let now = jobs.now.fetch_add(1, SeqCst) + 1;
+            jobs.most.fetch_max(now, SeqCst);
             begun.add_permits(1);
-            jobs.run(&until);
+            runtime.block_on(async { go_on.acquire().await.unwrap().forget() });
+            jobs.now.fetch_sub(1, SeqCst);
         };
         let job: Box<dyn FnOnce() + Send> = if carried {
             Box::new(carry_fn(job))
         } else {
             Box::new(job)
         };
-        async {
-            tokio::task::spawn_blocking(job)
-                .await
-                .map_err(BoxError::from)
+        async move {
+            let job = tokio::task::spawn_blocking(job);
+            job.await.map_err(BoxError::from)
         }
     }));
     for _ in 0..CALLERS {
@@ -113,11 +110,11 @@ async fn blocking_jobs_under_a_deadline(carried: bool) -> (usize, u64) {
     let rejected = bulkhead.snapshot().rejected_full;
     let admitted = u32::try_from(CALLERS - rejected).unwrap();
     begun.acquire_many(admitted).await.unwrap().forget();
-    until.store(true, Relaxed);
-    while jobs.now.load(Relaxed) > 0 || bulkhead.snapshot().in_flight > 0 {
+    go_on.add_permits(admitted as usize);
+    while jobs.now.load(SeqCst) > 0 || bulkhead.snapshot().in_flight > 0 {
         tokio::task::yield_now().await;
     }
-    (jobs.most.load(Relaxed), rejected)
+    (jobs.most.load(SeqCst), rejected)
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ where
     pub(super) fn is_too_large(&self) -> bool {
         let broken = self.broken.as_deref();
         let first = broken.map(|error| error as &(dyn StdError + 'static));
-        std::iter::successors(first, |error| error.source())
+        std::iter::successors(first, |error| (*error).source())
             .any(|error| error.is::<LengthLimitError>())
     }
 }

@@ -7,7 +7,7 @@ use axum::Router;
 use resilience_core::bulkhead::Bulkhead;
 use resilience_http::{
     headers::IDEMPOTENCY_KEY,
-    server::{self, IdempotentRequests, InboundDeadline},
+    server::{self, InboundDeadline},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -77,14 +77,17 @@ impl Scene {
 
     /// The status of the response, or `None` if the handler began, and the client went away in the middle.
     async fn unless_begun(&self, response: impl Future<Output = u16>) -> Option<u16> {
-        tokio::select! {
-            biased;
-            begun = self.handlers.begun.acquire() => {
-                begun.unwrap().forget();
-                None
+        let either = async {
+            tokio::select! {
+                biased;
+                begun = self.handlers.begun.acquire() => {
+                    begun.unwrap().forget();
+                    None
+                }
+                status = response => Some(status),
             }
-            status = response => Some(status),
-        }
+        };
+        timeout(BOUND, either).await.expect("one or the other")
     }
 
     /// One of `outcomes` for each place, the other clients are refused; all places are held by handlers whose clients
