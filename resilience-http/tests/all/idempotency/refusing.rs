@@ -111,7 +111,7 @@ async fn reads(body: String) -> String {
 #[tokio::test]
 async fn a_body_above_the_limit_of_an_outer_layer_is_413_with_this_layer_as_without() {
     let (plain, guarded) = (limited(post_only(reads)), limited(app(&once(), reads)));
-    let status = async |app: &Router, request| {
+    let status = async |app: &Router, request: Request<Body>| {
         let response = app.clone().oneshot(request).await.unwrap();
         response.status().as_u16()
     };
