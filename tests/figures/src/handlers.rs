@@ -83,7 +83,7 @@ pub(crate) async fn run() {
         let handlers = Handlers::new();
         let places = Bulkhead::builder("places").max_concurrent(PLACES);
         let places = places.build().expect("good settings");
-        let app = app(&handlers).layer(server::bulkhead(&places));
+        let app = payments(&handlers).layer(server::bulkhead(&places));
         let servers = [serve(app, way).await];
         above += clients(way, &servers, &handlers).await;
 
@@ -97,7 +97,7 @@ pub(crate) async fn run() {
                 .build()
                 .expect("good settings");
             let layer = places.layer().complete_on(OnBodyEnd::new("places"));
-            let app = app(&handlers).layer(server::guard(layer));
+            let app = payments(&handlers).layer(server::guard(layer));
             servers.push(serve(app, way).await);
         }
         above += clients(way, &servers, &handlers).await;
@@ -113,7 +113,7 @@ pub(crate) async fn run() {
     );
 }
 
-fn app(handlers: &Handlers) -> Router {
+fn payments(handlers: &Handlers) -> Router {
     let handle = Idempotency::builder("payments").build();
     let once = IdempotentRequests::new(&handle.expect("good settings"));
     let handlers = handlers.clone();
