@@ -51,7 +51,8 @@
 //! - **A rejection is never evidence against the dependency.** A rejection by a layer further down does not trip
 //!   a breaker, costs no budget and is not retried. A timeout does count: the dependency had its time.
 //! - **Nothing leaks.** A permit, probe or budget that a call holds is given back when its future is dropped, and when
-//!   it panics. Nothing is reserved for an idle clone.
+//!   it panics. Nothing is reserved for an idle clone. Work that goes on without its call can
+//!   [carry](admission::carry) the call's permits.
 //! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([`Clock`]).
 //! - **A call that passes** allocates nothing, takes no lock and boxes no future.
 //!

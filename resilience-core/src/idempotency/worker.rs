@@ -22,7 +22,7 @@ use super::{
     shared::{Counted, Shared},
     store::{IdempotencyStore, StoreFuture},
 };
-use crate::error::Pattern;
+use crate::{admission, error::Pattern};
 
 /// A granted claim and what its attempt needs.
 pub(super) struct Worker {
@@ -59,7 +59,8 @@ pub(super) enum Ending<R> {
 type Caller<R> = (oneshot::Sender<Ending<R>>, Ending<R>);
 
 impl Worker {
-    /// Starts the work. It goes on when the receiver is dropped; a shutdown of the handle waits for it.
+    /// Starts the work. It goes on when the receiver is dropped, and holds the permits of the calls that it was started in; a
+    /// shutdown of the handle waits for it.
     pub(super) fn start<R, O, W, Fut>(
         self: Box<Self>,
         outcomes: Arc<O>,
@@ -73,6 +74,8 @@ impl Worker {
     {
         let (sender, receiver) = oneshot::channel();
         let shared = Arc::clone(&self.shared);
+        let held = admission::held();
+        let work = move |attempt| held.carry(async move { work(attempt).await });
         let supervised = async move { self.supervise(outcomes, work, sender).await };
         let supervised = supervised.in_current_span().with_current_subscriber();
         shared.tasks.spawn(&Handle::current(), supervised);

@@ -16,6 +16,7 @@ mod bare;
 mod commands;
 mod fleet;
 mod hammer;
+mod handlers;
 mod hang_ups;
 mod leases;
 mod limits;
@@ -68,6 +69,9 @@ async fn main() {
 async fn figures(part: &str) {
     if "commands".contains(part) {
         commands::run().await;
+    }
+    if "handlers".contains(part) {
+        handlers::run().await;
     }
     if "hang_ups".contains(part) {
         hang_ups::run().await;

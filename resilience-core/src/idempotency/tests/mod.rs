@@ -4,6 +4,7 @@ mod config;
 mod doubt;
 mod hanging;
 mod leases;
+mod places;
 mod run;
 mod shaky;
 mod shutdown;

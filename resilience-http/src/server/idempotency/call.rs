@@ -9,8 +9,8 @@ use resilience_core::idempotency::{Attempt, Idempotency};
 use tower_service::Service;
 
 use super::{
-    body::{IdempotentBody, Read, read},
-    problems::{not_recorded, too_large, unreadable_body},
+    body::{BoxError, IdempotentBody, Read, read},
+    problems::{limited_outside, not_recorded, too_large, unreadable_body},
     response::{HandlerResponse, ResponseOutcomes},
     settings::Settings,
 };
@@ -32,9 +32,9 @@ impl<S> Call<S> {
         S::Future: Send,
         S::Error: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Send,
+        B::Error: Into<BoxError> + Send,
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Send,
+        R::Error: Into<BoxError> + Send,
     {
         let Self {
             service,
@@ -65,10 +65,15 @@ impl<S> Call<S> {
     }
 }
 
-async fn in_memory<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result<Bytes, Problem> {
+async fn in_memory<B>(body: B, limit: usize) -> Result<Bytes, Problem>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     match read(body, limit).await {
         Read::Whole(body, _) => Ok(body),
         Read::More(_) => Err(too_large(limit)),
+        Read::Broken(body) if body.is_too_large() => Err(limited_outside()),
         Read::Broken(_) => Err(unreadable_body()),
     }
 }
@@ -84,6 +89,7 @@ where
     S: Service<Request<IdempotentBody<B>>, Response = Response<R>>,
     B: Body,
     R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
 {
     request.extensions_mut().insert(attempt);
     poll_fn(|cx| service.poll_ready(cx)).await?;

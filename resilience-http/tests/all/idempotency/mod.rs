@@ -3,6 +3,7 @@
 
 mod hang_up;
 mod keeping;
+mod places;
 mod refusing;
 mod replaying;
 mod rig;
