@@ -78,7 +78,7 @@ mod readiness;
 mod service;
 mod timeout;
 
-pub(crate) use current::before_deadline;
+pub(crate) use current::{before, before_deadline};
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
 pub use future::ResponseFuture;
 pub use layer::{PerRequest, SameForAll, TimeoutLayer};

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, failover or cluster
+//! torture only NAME   one part of it: inbox, redis, failover, cluster, deploys or outages
 //! torture worker ..   one of the processes
+//! torture server ..   one of the servers
 //! ```
 
 use std::{env, time::Duration};
@@ -11,7 +12,7 @@ use std::{env, time::Duration};
 use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
     redis_cluster::RedisCluster,
-    torture::{DISTANCE, Loss, Plan, Subject, failover, run, work},
+    torture::{DISTANCE, Loss, Plan, Subject, deploys, failover, outages, run, serve, work},
 };
 
 #[path = "../../figures/src/report.rs"]
@@ -26,10 +27,11 @@ async fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let only = match words[..] {
         ["worker", ..] => return work(&arguments[1..]).await,
+        ["server", ..] => return serve(&arguments[1..]).await,
         ["only", part] => part,
         [] => "",
         _ => {
-            eprintln!("usage: torture [only NAME | worker ..]");
+            eprintln!("usage: torture [only NAME | worker .. | server ..]");
             std::process::exit(2);
         }
     };
@@ -45,6 +47,12 @@ async fn main() {
     }
     if "cluster".contains(only) {
         answers().await;
+    }
+    if "deploys".contains(only) {
+        restarts().await;
+    }
+    if "outages".contains(only) {
+        unrecorded().await;
     }
     report::load();
 }
@@ -85,6 +93,49 @@ async fn answers() {
     tell("sentinel_foreign_answers", told);
     let told = with_killed_connections(64, ANSWERS, FAULTS).await;
     tell("killed_connections_foreign_answers", told);
+}
+
+/// Servers that get a SIGTERM under load, among clients that hang up.
+async fn restarts() {
+    const KEYS: usize = 1_000;
+    let program = env::current_exe().expect("this program");
+    for (drains, name) in [
+        (true, "graceful_restarts"),
+        (false, "restarts_without_drain"),
+    ] {
+        let came = deploys(&program, KEYS, drains).await;
+        let tell = |what: &str, value: usize, unit: &str, target| {
+            let target = if drains { target } else { Target::Open };
+            figure(&format!("{name}_{what}"), value as f64, unit, target);
+        };
+        let none = Target::Exactly(0.0);
+        tell("effects_twice", came.twice, "of 1,000 keys", none);
+        tell("contradictions", came.contradictory, "keys", none);
+        let all = Target::Exactly(KEYS as f64);
+        tell("answered", came.answered, "keys", all);
+        tell("signals", came.signals, "SIGTERM", Target::Open);
+        tell("hung_up", came.hung_up, "requests", Target::Open);
+    }
+}
+
+/// A server that is cut off from its store while it serves.
+async fn unrecorded() {
+    const REQUESTS: usize = 5_000;
+    let came = outages(REQUESTS).await;
+    let tell = |what: &str, value: usize, unit: &str, target| {
+        figure(&format!("store_outage_{what}"), value as f64, unit, target);
+    };
+    let none = Target::Exactly(0.0);
+    tell(
+        "2xx_without_record",
+        came.without_record,
+        "responses with neither a record nor the mark",
+        none,
+    );
+    tell("lost_outcomes", came.lost, "of handlers that ran", none);
+    tell("2xx", came.answered, "responses", Target::Open);
+    tell("held_back", came.held_back, "responses", Target::Open);
+    tell("cut_off", came.cut_off, "times", Target::Open);
 }
 
 /// What is lost of completions that were accepted, when the primary dies with what it had not passed on.
