@@ -7,7 +7,7 @@ use std::sync::{
 
 use axum::{Router, body::Body, extract::State};
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use resilience_core::idempotency::{Disposition, Effect};
