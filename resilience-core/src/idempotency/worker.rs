@@ -293,6 +293,7 @@ impl Worker {
             Err(failure) => {
                 totals.not_stored.fetch_add(1, Relaxed);
                 self.warn(&failure, "the outcome never reached the store");
+                tell(Recorded::Pending);
             }
         }
     }
