@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::oneshot,
     task::JoinSet,
     time::{sleep, timeout},
@@ -81,7 +81,10 @@ pub async fn deploys(program: &Path, keys: usize, drains: bool) -> Deploys {
             let mut told = Vec::new();
             for key in (first..keys).step_by(CLIENTS) {
                 let outcome = timeout(SOON, until_answered(&addresses, key, &hung_up)).await;
-                told.push((key, outcome.unwrap_or_else(|_| panic!("no outcome of {key}"))));
+                told.push((
+                    key,
+                    outcome.unwrap_or_else(|_| panic!("no outcome of {key}")),
+                ));
             }
             told
         });
@@ -92,7 +95,9 @@ pub async fn deploys(program: &Path, keys: usize, drains: bool) -> Deploys {
         let slot = signals % SERVERS;
         let next = fleet.start().await;
         addresses.lock().unwrap_or_else(PoisonError::into_inner)[slot] = next.address;
-        std::mem::replace(&mut servers[slot], next).terminate().await;
+        std::mem::replace(&mut servers[slot], next)
+            .terminate()
+            .await;
         signals += 1;
         while let Some(done) = clients.try_join_next() {
             told.extend(done.expect("no panic"));
@@ -101,7 +106,11 @@ pub async fn deploys(program: &Path, keys: usize, drains: bool) -> Deploys {
     let effects = bank.effects.lock().unwrap_or_else(PoisonError::into_inner);
     let contradictory = told.iter().filter(|(_, outcome)| outcome != "1");
     Deploys {
-        answered: told.iter().map(|(key, _)| key).collect::<HashSet<_>>().len(),
+        answered: told
+            .iter()
+            .map(|(key, _)| key)
+            .collect::<HashSet<_>>()
+            .len(),
         signals,
         hung_up: hung_up.load(Relaxed),
         twice: effects.values().filter(|effects| **effects > 1).count(),
@@ -134,7 +143,11 @@ impl Bank {
 async fn book(stream: TcpStream, effects: Arc<Mutex<HashMap<String, usize>>>) {
     let mut stream = BufReader::new(stream);
     let mut key = String::new();
-    if stream.read_line(&mut key).await.is_ok_and(|bytes| bytes > 0) {
+    if stream
+        .read_line(&mut key)
+        .await
+        .is_ok_and(|bytes| bytes > 0)
+    {
         let number = {
             let mut effects = effects.lock().unwrap_or_else(PoisonError::into_inner);
             let number = effects.entry(key).or_default();
@@ -198,17 +211,24 @@ impl Fleet {
             .kill_on_drop(true)
             .spawn()
             .expect("a process");
+        let _input = process.stdin.take().expect("its input");
         let output = process.stdout.take().expect("its output");
         let mut lines = BufReader::new(output).lines();
         let line = timeout(SOON, lines.next_line()).await.expect("in time");
         let line = line.expect("a line").expect("it lives");
         let address = line.parse().expect("an address");
-        Server { process, address }
+        Server {
+            process,
+            _input,
+            address,
+        }
     }
 }
 
 struct Server {
     process: Child,
+    /// It ends when this is closed.
+    _input: ChildStdin,
     address: SocketAddr,
 }
 

@@ -5,8 +5,7 @@ use std::{io, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Effects, Idempotency, IdempotencyBuilder, LEASE, SECOND, fresh, refused, replayed,
-    shaky::Shaky,
+    Effects, Idempotency, IdempotencyBuilder, LEASE, SECOND, fresh, refused, replayed, shaky::Shaky,
 };
 use crate::{
     deadline::{self, Deadline},
