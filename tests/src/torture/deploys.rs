@@ -46,7 +46,7 @@ pub struct Deploys {
 
 /// How long the key of a handler that died stays with it. Its work is declared idempotent, and so is done again after that: a handler
 /// that is lost in a deployment is an effect too many.
-const LEASE: Duration = Duration::from_millis(500);
+const LEASE: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 16;
 const SERVERS: usize = 2;
 const SOON: Duration = Duration::from_secs(30);
@@ -268,7 +268,7 @@ pub async fn serve(words: &[String]) {
     let terminate = tokio::signal::unix::SignalKind::terminate();
     let mut terminate = tokio::signal::unix::signal(terminate).expect("signals");
     println!("{}", listener.local_addr().expect("an address"));
-    tokio::spawn(end_with_the_parent());
+    std::thread::spawn(end_with_the_parent);
 
     let (stop, stopped) = oneshot::channel::<()>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async {
@@ -285,10 +285,10 @@ pub async fn serve(words: &[String]) {
     served.expect("it serves");
 }
 
-/// The parent holds the other end of the input.
-async fn end_with_the_parent() {
-    let mut nothing = [0];
-    let _ = tokio::io::stdin().read(&mut nothing).await;
+/// The parent holds the other end of the input. A thread of its own: a runtime waits for reads of the input when it ends.
+fn end_with_the_parent() {
+    let mut nothing = String::new();
+    let _ = std::io::stdin().read_line(&mut nothing);
     std::process::exit(1);
 }
 

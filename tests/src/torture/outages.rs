@@ -67,9 +67,10 @@ pub async fn outages(requests: usize) -> Outages {
             let mut cut_off = 0;
             while !done.load(Relaxed) {
                 for bad in [Weather::Blackhole, Weather::Refuse, Weather::CutAfter(20)] {
-                    sleep(Duration::from_millis(fastrand::u64(100..400))).await;
+                    // A store that was away is noticed within a second to be back.
+                    sleep(Duration::from_millis(fastrand::u64(300..1_500))).await;
                     line.set(bad).await;
-                    sleep(Duration::from_millis(fastrand::u64(100..1_500))).await;
+                    sleep(Duration::from_millis(fastrand::u64(100..1_000))).await;
                     line.set(Weather::Fine).await;
                     cut_off += 1;
                 }
