@@ -16,6 +16,7 @@
 
 use std::{
     error::Error as StdError,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -44,14 +45,20 @@ use resilience_http::{
     problem::Problem,
     server::{self, InboundDeadline},
 };
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let pricing = Pricing::start().await?;
-    let address = serve(app(&pricing)?).await?;
+    let (stop, stopped) = oneshot::channel();
+    let (address, ended) = serve(app(&pricing)?, stopped).await?;
     if std::env::args().any(|arg| arg == "--serve") {
         println!("curl -i -H 'request-timeout-ms: 500' http://{address}/quote/gadget");
         for mood in ["well", "hanging", "failing"] {
@@ -59,9 +66,13 @@ async fn main() -> Result<(), BoxError> {
         }
         println!("ctrl-c ends it.");
         tokio::signal::ctrl_c().await?;
-        return Ok(());
+    } else {
+        drive(address, &pricing).await?;
     }
-    drive(address, &pricing).await.map(drop)
+    // Requests in progress are finished. With a `Redis`, or a handle with a `shutdown` of its own, that is awaited as well: see
+    // the examples `payment_service` and `tenant_quotas`.
+    let _ = stop.send(());
+    Ok(ended.await??)
 }
 
 /// The service.
@@ -232,17 +243,26 @@ const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-async fn serve(app: Router) -> Result<SocketAddr, BoxError> {
+/// Serves until something is sent.
+async fn serve(
+    app: Router,
+    stopped: oneshot::Receiver<()>,
+) -> Result<(SocketAddr, JoinHandle<io::Result<()>>), BoxError> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    Ok(address)
+    let server = axum::serve(listener, app).with_graceful_shutdown(async {
+        // What is dropped unsent is the end of the program.
+        let _ = stopped.await;
+    });
+    Ok((address, tokio::spawn(server.into_future())))
 }
 
 /// The service that everything depends on, with its moods.
 struct Pricing {
     address: SocketAddr,
     mood: Arc<AtomicU8>,
+    /// It ends with this.
+    _stop: oneshot::Sender<()>,
 }
 
 #[derive(Clone, Copy)]
@@ -259,9 +279,12 @@ impl Pricing {
             .route("/price/{item}", get(price))
             .route("/mood/{mood}", post(change))
             .with_state(Arc::clone(&mood));
+        let (stop, stopped) = oneshot::channel();
+        let (address, _) = serve(app, stopped).await?;
         Ok(Self {
-            address: serve(app).await?,
+            address,
             mood,
+            _stop: stop,
         })
     }
 
@@ -296,7 +319,9 @@ mod tests {
     #[tokio::test]
     async fn the_service_stays_answerable_in_every_mood_of_pricing() {
         let pricing = Pricing::start().await.unwrap();
-        let address = serve(app(&pricing).unwrap()).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = serve(app(&pricing).unwrap(), stopped).await;
+        let (address, ended) = serving.unwrap();
         let [well, hanging, crowded, failing] = drive(address, &pricing).await.unwrap();
         assert_eq!(well[0].status, 200);
 
@@ -331,5 +356,7 @@ mod tests {
                 "{answer:?}"
             );
         }
+        stop.send(()).unwrap();
+        ended.await.unwrap().unwrap();
     }
 }

@@ -14,6 +14,8 @@
 //! 3. The customer hangs up in the middle: the charge is made all the same, and the receipt is there later.
 //! 4. The line breaks after the request was sent: the client sends it again by itself, with the same key.
 //! 5. The key of one customer is nothing to another, and the key of one payment is none for another.
+//! 6. An instance is replaced in the middle of a payment whose customer has hung up: the payment is made first, and the
+//!    other instance has the receipt.
 //!
 //! Without `--redis` the instances share a store in this process. With it, each has a connection of its own, as separate
 //! processes would have; `.store(..)` is the only line that differs.
@@ -31,7 +33,7 @@ use std::{
 use axum::{Extension, Json, Router, extract::State, http::StatusCode, routing::post};
 use resilience_core::{
     Error,
-    idempotency::{Attempt, Idempotency, InProcessIdempotency},
+    idempotency::{Attempt, Effect, Idempotency, InProcessIdempotency},
 };
 use resilience_http::{
     Client,
@@ -44,7 +46,8 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
     time::sleep,
 };
 
@@ -52,6 +55,8 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// How long the card company takes.
 const CHARGING: Duration = Duration::from_millis(150);
+/// Less than what an orchestrator allows between SIGTERM and SIGKILL.
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// Where the records are.
 enum Store {
@@ -72,14 +77,67 @@ impl Store {
                 payments.store(redis.idempotency())
             }
         };
-        // Who comes while the first is being served waits for its receipt, for as long as a client would.
-        Ok(payments.wait(1_000, Duration::from_secs(5)).build()?)
+        // A charge under the same child key is made once by the card company.
+        Ok(payments.effect(Effect::Idempotent).build()?)
     }
 }
 
-/// The service: the one layer is all there is to it.
-async fn instance(store: &Store, card: &Arc<Card>) -> Result<SocketAddr, BoxError> {
-    let once = IdempotentRequests::new(&store.handle().await?)
+/// One instance of the service, until it is told to stop.
+struct Instance {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Result<(), BoxError>>,
+}
+
+impl Instance {
+    /// The one layer is all there is to it.
+    async fn start(store: &Store, card: &Arc<Card>) -> Result<Self, BoxError> {
+        let payments = store.handle().await?;
+        let app = app(&payments, card);
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(serve(listener, app, payments, stopped));
+        Ok(Self {
+            address,
+            stop,
+            ended,
+        })
+    }
+
+    /// What a SIGTERM does to a real one.
+    async fn stop(self) -> Result<(), BoxError> {
+        // An instance that has ended by itself says why.
+        let _ = self.stop.send(());
+        self.ended.await?
+    }
+}
+
+/// Serves until `stopped`. Then axum takes no more connections and finishes the requests that it has, and the handle finishes
+/// the payments in progress, also those whose customers have hung up, and writes their records.
+async fn serve(
+    listener: TcpListener,
+    app: Router,
+    payments: Idempotency,
+    stopped: oneshot::Receiver<()>,
+) -> Result<(), BoxError> {
+    let (close, closed) = oneshot::channel::<()>();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async {
+        let _ = closed.await;
+    });
+    let drain = async {
+        let _ = stopped.await;
+        let _ = close.send(());
+        // With several handles: `redis.shutdown(..)`.
+        payments.shutdown(DRAIN).await
+    };
+    let (served, drained) = tokio::join!(server.into_future(), drain);
+    served?;
+    Ok(drained?)
+}
+
+fn app(payments: &Idempotency, card: &Arc<Card>) -> Router {
+    let once = IdempotentRequests::new(payments)
         .required(true)
         .scope(|head| {
             // A real service has the customer from what authenticates its requests, outside of this layer.
@@ -88,14 +146,10 @@ async fn instance(store: &Store, card: &Arc<Card>) -> Result<SocketAddr, BoxErro
                 String::from_utf8_lossy(name.as_bytes()).into()
             })
         });
-    let app = Router::new()
+    Router::new()
         .route("/payments", post(pay))
         .layer(once.layer())
-        .with_state(Arc::clone(card));
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    Ok(address)
+        .with_state(Arc::clone(card))
 }
 
 #[derive(Deserialize)]
@@ -195,6 +249,7 @@ struct Seen {
     /// Attempts of the scene with the broken line.
     attempts: usize,
     others: (usize, Vec<Told>),
+    replaced: (usize, Vec<Told>),
 }
 
 #[tokio::main]
@@ -210,7 +265,11 @@ async fn main() -> Result<(), BoxError> {
 
 async fn run(store: &Store) -> Result<Seen, BoxError> {
     let card = Arc::new(Card::default());
-    let (one, two) = (instance(store, &card).await?, instance(store, &card).await?);
+    let (first, second) = (
+        Instance::start(store, &card).await?,
+        Instance::start(store, &card).await?,
+    );
+    let (one, two) = (first.address, second.address);
     // New in every run, so that a Redis that is there for longer has not heard of them.
     let order = |name: &str| format!("{name}-{:x}", fastrand::u64(..));
     let client = Client::new("payments")?;
@@ -279,6 +338,18 @@ async fn run(store: &Store) -> Result<Seen, BoxError> {
             .push(send(&client, one, customer, key, cents).await?);
     }
     seen.others.0 = show(&card, before, &seen.others.1);
+
+    println!("6. Zoe hangs up in the middle, and the instance is replaced at that moment.");
+    let (before, key) = (card.charges(), order("zoe"));
+    tokio::select! {
+        _ = send(&client, one, "zoe", Some(&key), 800) => {}
+        () = card.is_asked_again() => {}
+    }
+    first.stop().await?;
+    let told = send(&client, two, "zoe", Some(&key), 800).await?;
+    seen.replaced.1.push(told);
+    seen.replaced.0 = show(&card, before, &seen.replaced.1);
+    second.stop().await?;
     Ok(seen)
 }
 
@@ -379,6 +450,10 @@ mod tests {
             "{seen:?}"
         );
         assert_ne!(told[0].body, told[1].body, "{seen:?}");
+
+        let (charges, told) = &seen.replaced;
+        assert_eq!((*charges, told[0].status), (1, 201), "{seen:?}");
+        assert!(told[0].replayed, "{seen:?}");
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ use resilience_http::{
     server::{LimitKey, LimitRequests},
 };
 use resilience_redis::Redis;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -79,6 +79,8 @@ impl Tariff {
 struct Instance {
     address: SocketAddr,
     limit: FleetRateLimit,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Result<(), BoxError>>,
 }
 
 impl Instance {
@@ -89,9 +91,45 @@ impl Instance {
             .plan(tariff.trial.clone())
             .plans(plans.clone())
             .build()?;
-        let address = serve(app(&limit)).await?;
-        Ok(Self { address, limit })
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(serve(listener, limit.clone(), stopped));
+        Ok(Self {
+            address,
+            limit,
+            stop,
+            ended,
+        })
     }
+
+    /// What a SIGTERM does to a real one.
+    async fn stop(self) -> Result<(), BoxError> {
+        // An instance that has ended by itself says why.
+        let _ = self.stop.send(());
+        self.ended.await?
+    }
+}
+
+/// Serves until `stopped`. Then axum finishes the requests that it has, and the limit gives its tokens back and leaves the
+/// fleet.
+async fn serve(
+    listener: TcpListener,
+    limit: FleetRateLimit,
+    stopped: oneshot::Receiver<()>,
+) -> Result<(), BoxError> {
+    let (close, closed) = oneshot::channel::<()>();
+    let server = axum::serve(listener, app(&limit)).with_graceful_shutdown(async {
+        let _ = closed.await;
+    });
+    let drain = async {
+        let _ = stopped.await;
+        let _ = close.send(());
+        limit.shutdown(PATIENCE).await
+    };
+    let (served, drained) = tokio::join!(server.into_future(), drain);
+    served?;
+    Ok(drained?)
 }
 
 fn app(limit: &FleetRateLimit) -> Router {
@@ -196,6 +234,8 @@ async fn run(store: &Store) -> Result<Seen, BoxError> {
         "5. {} instances share the limits. Without the store, each would go by so large a part of them.",
         seen.live
     );
+    one.stop().await?;
+    other.stop().await?;
     Ok(seen)
 }
 
@@ -321,13 +361,6 @@ impl Client {
             standing: field("ratelimit"),
         })
     }
-}
-
-async fn serve(app: Router) -> Result<SocketAddr, BoxError> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    Ok(address)
 }
 
 const fn minutes(count: u64) -> Duration {

@@ -27,7 +27,7 @@ use crate::{
 const ORDERS_PER_PAYMENT: u32 = 6;
 /// How long the second of two requests with one key waits for the answer to the first.
 const WAIT: Duration = Duration::from_millis(400);
-/// For how long a crash of the upstream keeps a key; and for how long a hanging one may.
+/// For how long a crash of the upstream keeps a key waiting; and for how long a hanging one may.
 const LEASE: Duration = Duration::from_secs(5);
 const CEILING: Duration = Duration::from_secs(30);
 

@@ -9,6 +9,7 @@
 //! | 408, 425, 429 | transient | the server asks for another attempt later |
 //! | other 4xx | ignored | the request was wrong, the server is healthy |
 //! | 501, 505, 506, 508, 510, 511 | permanent | the same request will get the same response |
+//! | 503 with [`Idempotency-Unrecorded`](headers::IDEMPOTENCY_UNRECORDED) | ignored | the request was processed, only its record is missing |
 //! | other 5xx (500, 502, 503, 504, 507, 52x, ..) | transient | |
 //!
 //! The verdict on a transient response carries its `Retry-After` (seconds or date, see
@@ -92,6 +93,7 @@ impl HttpClassifier {
     #[must_use]
     pub fn head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         match by_status(status) {
+            Verdict::Transient { .. } if is_held_back(status, headers) => Verdict::Ignored,
             Verdict::Transient { .. } => Verdict::Transient {
                 retry_after: headers::retry_after(headers, self.max_retry_after),
             },
@@ -113,6 +115,12 @@ impl<B, E> Classify<Response<B>, E> for HttpClassifier {
             Err(_) => Verdict::transient(),
         }
     }
+}
+
+/// Whether the server has processed the request and holds the response back until it is recorded.
+fn is_held_back(status: StatusCode, headers: &HeaderMap) -> bool {
+    let mark = headers.get(headers::IDEMPOTENCY_UNRECORDED);
+    status == StatusCode::SERVICE_UNAVAILABLE && mark.is_some_and(|mark| mark == "true")
 }
 
 fn by_status(status: StatusCode) -> Verdict {
@@ -241,6 +249,19 @@ mod tests {
         assert_eq!(verdict(404, Some("9")), Verdict::Ignored);
         assert_eq!(verdict(501, Some("9")), Verdict::Permanent);
         assert_eq!(verdict(503, Some("next week")), Verdict::transient());
+    }
+
+    #[test]
+    fn a_response_that_is_held_back_until_it_is_recorded_says_nothing_about_the_server() {
+        let marked = |status: u16, mark: &str| {
+            let response = Response::builder().status(status);
+            let response = response.header(headers::IDEMPOTENCY_UNRECORDED, mark);
+            HttpClassifier::new().classify(Ok::<_, &()>(&response.body(()).unwrap()))
+        };
+        assert_eq!(marked(503, "true"), Verdict::Ignored);
+        assert_eq!(marked(503, "false"), Verdict::transient());
+        assert_eq!(marked(500, "true"), Verdict::transient());
+        assert_eq!(marked(201, "true"), Verdict::Success);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Headers that carry resilience between processes: `Retry-After`, the deadline, the idempotency
-//! key.
+//! key, and the mark of a response without a record.
 //!
 //! Everything here parses untrusted input: no value causes a panic, and every duration that is
 //! returned is bounded.
@@ -38,6 +38,14 @@ pub const DEADLINE: HeaderName = HeaderName::from_static("request-timeout-ms");
 /// The header that makes a request safe to repeat, whatever its method
 /// (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Marks a response to a request with an idempotency key that is not recorded: `true`. A repetition
+/// with the same key may get another response.
+///
+/// On a 503 it says that the request was processed and that its response is held back
+/// ([`Reason::Unrecorded`](resilience_core::Reason::Unrecorded)): neither a failure of the server,
+/// nor to be repeated at once.
+pub const IDEMPOTENCY_UNRECORDED: HeaderName = HeaderName::from_static("idempotency-unrecorded");
 
 /// The maximum deadline that is accepted, one day. Longer ones are capped.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(86_400);

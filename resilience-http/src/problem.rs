@@ -21,11 +21,16 @@
 //! | `superseded` | 409 | 1 | The outcome is unknown |
 //! | `outcome_unreadable` | 500 | none | Processed before, and cannot be replayed |
 //! | `outcome_not_kept` | 409 | none | Processed before, and cannot be replayed |
+//! | `unrecorded` | 503 | none | Processed, and not recorded yet |
+//! | `shutting_down` | 503 | 1 | Shutting down |
 //!
 //! For programs, the same table is [`TABLE`]. If the layer knows how long to wait, `Retry-After` is
 //! that time, whatever the table says: in whole seconds, rounded up, at least 1, since a client
 //! retries a "0" at once. A reason that a later version of the core adds has the status of its
 //! [kind](resilience_core::error::ReasonKind).
+//!
+//! The response to `unrecorded` carries [`Idempotency-Unrecorded:
+//! true`](crate::headers::IDEMPOTENCY_UNRECORDED).
 //!
 //! An example of a document:
 //!

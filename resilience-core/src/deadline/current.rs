@@ -238,12 +238,17 @@ pub(super) fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<
 /// The end of a wait of at most `max_wait` that begins now: at the latest one tick of tokio's timers before the current
 /// deadline, so that the outer deadline layer receives a rejection and not a timeout that looks like the dependency's.
 pub(crate) fn before_deadline(max_wait: Duration) -> Instant {
+    before(current(), max_wait)
+}
+
+/// As [`before_deadline`], for a call with this deadline.
+pub(crate) fn before(deadline: Option<Deadline>, max_wait: Duration) -> Instant {
     const MARGIN: Duration = Duration::from_millis(1);
     // As tokio has it: 30 years.
     const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
     let now = Instant::now();
     let until = now.checked_add(max_wait).unwrap_or(now + FOREVER);
-    match current() {
+    match deadline {
         Some(deadline) => {
             let last = deadline.instant().checked_sub(MARGIN);
             until.min(last.unwrap_or(now))

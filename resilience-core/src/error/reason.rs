@@ -243,6 +243,20 @@ reasons! {
         title: NO_REPLAY,
         detail: "A request with this idempotency key was processed, and its response was not kept.",
     }
+    /// The work was done, and its outcome could not be recorded within the time that the caller had for it.
+    Unrecorded = "unrecorded", "done, outcome not recorded in time" {
+        kind: Unavailable,
+        retry_soon: false,
+        title: "Processed, and not recorded yet",
+        detail: "The request was processed, and its response could not be recorded in time; it is returned to a later request with the same idempotency key once it is recorded.",
+    }
+    /// The instance is shutting down and begins no new work; another one may serve the call.
+    ShuttingDown = "shutting_down", "shutting down" {
+        kind: Unavailable,
+        retry_soon: true,
+        title: "Shutting down",
+        detail: "This server is shutting down, so the request was not processed.",
+    }
 }
 
 #[cfg(all(test, not(loom)))]

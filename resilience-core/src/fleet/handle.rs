@@ -9,8 +9,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use super::membership::{MemberStore, Membership};
 
@@ -26,6 +32,8 @@ pub struct StoreHandle(Arc<Inner>);
 
 struct Inner {
     closing: CancellationToken,
+    /// The time of a shutdown is nearly over.
+    overdue: CancellationToken,
     running: TaskTracker,
     membership: Option<Arc<Membership>>,
     shared: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
@@ -54,6 +62,7 @@ impl StoreHandle {
     fn over(membership: Option<Arc<Membership>>) -> Self {
         Self(Arc::new(Inner {
             closing: CancellationToken::new(),
+            overdue: CancellationToken::new(),
             running: TaskTracker::new(),
             membership,
             shared: Mutex::default(),
@@ -78,19 +87,27 @@ impl StoreHandle {
 
     /// Asks all tasks to end, and waits until what they must write is written, for at most `within`.
     ///
-    /// Handles that are built on the store afterwards run no tasks. Cancel safe: the tasks end all the same.
+    /// | part of `within` | what happens |
+    /// |---|---|
+    /// | at once | no new work begins: idempotency rejects calls with [`ShuttingDown`](crate::Reason::ShuttingDown) |
+    /// | all but the last tenth, and at most the last 2 s | work in progress ends, also that of callers that are gone; completions are written; leases, places and tokens go back |
+    /// | the rest | work that still runs is cancelled, and its record says so |
+    ///
+    /// Await it beside the graceful shutdown of the server, before the runtime ends. Handles that are built on the store
+    /// afterwards run no tasks. Cancel safe: no new work begins all the same.
     ///
     /// # Errors
     /// [`StillRunning`] when some had not ended by then. They go on in the background.
     pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
         self.0.closing.cancel();
-        ended(&self.0.running, within).await
+        ended(&self.0.running, &self.0.overdue, within).await
     }
 
     /// The tasks of one handle.
     pub(crate) fn of_handle(&self) -> HandleTasks {
         HandleTasks {
             closing: self.0.closing.child_token(),
+            overdue: self.0.overdue.child_token(),
             running: TaskTracker::new(),
             of_store: self.0.running.clone(),
         }
@@ -127,9 +144,14 @@ impl fmt::Debug for StoreHandle {
 #[derive(Clone, Debug)]
 pub(crate) struct HandleTasks {
     closing: CancellationToken,
+    overdue: CancellationToken,
     running: TaskTracker,
     of_store: TaskTracker,
 }
+
+/// Counts as a task of a handle for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct InProgress(#[expect(dead_code, reason = "held")] [TaskTrackerToken; 2]);
 
 impl HandleTasks {
     /// Runs `task`, which a shutdown waits for. It should end soon after [`closing`](Self::closing) completes.
@@ -152,22 +174,50 @@ impl HandleTasks {
         self.closing.cancelled().await;
     }
 
-    /// Asks the tasks to end, and waits for them, for at most `within`.
+    /// Begins work that a shutdown waits for; `None` once the tasks are asked to end.
+    pub(crate) fn enter(&self) -> Option<InProgress> {
+        // Counted before the look, so that a shutdown that is not seen here sees the count.
+        let counted = InProgress([self.running.token(), self.of_store.token()]);
+        (!self.is_closing()).then_some(counted)
+    }
+
+    /// Completes when the time of a shutdown is nearly over: what cannot end by itself at once is to be cancelled.
+    pub(crate) async fn overdue(&self) {
+        self.overdue.cancelled().await;
+    }
+
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue.is_cancelled()
+    }
+
+    /// Asks the tasks to end, and waits for them, for at most `within`; see [`StoreHandle::shutdown`].
     pub(crate) async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
         self.close();
-        ended(&self.running, within).await
+        ended(&self.running, &self.overdue, within).await
     }
 }
 
-async fn ended(running: &TaskTracker, within: Duration) -> Result<(), StillRunning> {
+async fn ended(
+    running: &TaskTracker,
+    overdue: &CancellationToken,
+    within: Duration,
+) -> Result<(), StillRunning> {
     running.close();
-    match timeout(within, running.wait()).await {
-        Ok(()) => Ok(()),
-        Err(_) => Err(StillRunning {
-            tasks: running.len(),
-        }),
+    let last = within - (within / 10).min(LONGEST_END);
+    let now = Instant::now();
+    let [last, end] = [last, within].map(|time| now.checked_add(time).unwrap_or(now + FOREVER));
+    if timeout_at(last, running.wait()).await.is_ok() {
+        return Ok(());
     }
+    overdue.cancel();
+    let ended = timeout_at(end, running.wait()).await;
+    ended.map_err(|_| StillRunning::new(running.len()))
 }
+
+/// Maximum part of a shutdown's time that is kept to give back what has not ended by itself.
+const LONGEST_END: Duration = Duration::from_secs(2);
+/// 30 years.
+const FOREVER: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 /// A shutdown that did not end in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

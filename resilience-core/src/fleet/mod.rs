@@ -25,7 +25,8 @@
 //! force, and one `INFO` event `store available` when it answers again, both with `pattern` and `name`.
 //!
 //! # Shutdown
-//! Handles that run a task have a `shutdown` method. [`StoreHandle::shutdown`] ends all tasks of a store.
+//! Handles that run a task have a `shutdown` method. [`StoreHandle::shutdown`] ends all tasks of a store, in order: no new
+//! work begins, work in progress ends or is cancelled, what must be written is written.
 
 mod agent;
 mod client;
@@ -52,7 +53,7 @@ pub use self::{
 pub(crate) use self::{
     agent::{Agent, AgentHandle, Waker, spawn},
     client::{Probe, StoreClient, retry_delays},
-    handle::HandleTasks,
+    handle::{HandleTasks, InProgress},
     heartbeat::join,
     instance::instance_id,
     options::{FleetDefaults, FleetSettings, runtime},

@@ -5,13 +5,14 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use super::{
     Idempotency,
     cache::Cache,
+    effect::Effect,
     memory::InProcessIdempotency,
-    outcome::Disposition,
     reconcile::{InDoubt, Reconcile, Reconciled},
     record::Takeover,
     settings::Settings,
     shared::Shared,
     store::{IdempotencyStore, RecordClient},
+    unrecorded::OnUnrecorded,
 };
 use crate::{
     error::{InvalidConfig, Pattern},
@@ -29,8 +30,9 @@ use crate::{
 /// | [`lease`](Self::lease), [`max_lease_time`](Self::max_lease_time) | 30 s, 10 min, after which the work is [cancelled](Self::cancel_at_max_lease_time) |
 /// | [`ttl`](Self::ttl), [`retention`](Self::retention) | 24 h, 24 h |
 /// | [`fleet`](Self::fleet) | budget: 1 s, or the lease if that is shorter; on outage: `FailClosed` |
-/// | [`wait`](Self::wait) | callers do not wait |
-/// | [`takeover`](Self::takeover), [`on_panic`](Self::on_panic) | when the lease has ended; unknown |
+/// | [`wait`](Self::wait) | 1,024 callers, for up to 10 s each |
+/// | [`effect`](Self::effect) | `AtMostOnce`: work that may have been done is not done again |
+/// | [`on_unrecorded`](Self::on_unrecorded) | `Hold`, for up to 10 s |
 /// | [`max_outcome`](Self::max_outcome), [`max_checkpoint`](Self::max_checkpoint) | 1 MiB, 64 KiB |
 #[derive(Clone)]
 #[must_use]
@@ -74,7 +76,7 @@ impl IdempotencyBuilder {
     /// | [`OnOutage`](crate::fleet::OnOutage) | what happens to calls while the store is unavailable |
     /// |---|---|
     /// | `FailClosed`, the default | rejected with [`Reason::StoreUnreachable`](crate::Reason::StoreUnreachable): for work that must not be done twice |
-    /// | `FailOpen` | the work runs without protection, which is counted and logged; its outcome is recorded if the store is back within a lease. For work that is better done twice than not at all |
+    /// | `FailOpen` | the work runs without protection, which is counted and logged; its outcome is recorded if the store is back within a lease. For work that is better done twice than not at all ([`Effect::Idempotent`]) |
     /// | `Local` | this instance alone does no work twice, by records in the process; other instances are not protected from. Outcomes are passed on to the store if it is back within a lease, and local records are used until they expire |
     ///
     /// Steps of attempts that are in progress (renewals, checkpoints, completions) go to the store that granted the
@@ -104,8 +106,8 @@ impl IdempotencyBuilder {
     }
 
     /// Sets whether work is cancelled at [`max_lease_time`](Self::max_lease_time), at whatever await it is; its outcome is
-    /// then unknown, as after a panic. Default: `true`. With `false` it runs on without a lease, beside an attempt that may
-    /// take over, and without a time limit.
+    /// then unknown ([`effect`](Self::effect)). Default: `true`. With `false` it runs on without a lease, beside an attempt
+    /// that may take over, and without a time limit.
     pub const fn cancel_at_max_lease_time(mut self, cancel: bool) -> Self {
         self.settings.cancel_at_max_lease_time = cancel;
         self
@@ -128,21 +130,35 @@ impl IdempotencyBuilder {
 
     /// Lets up to `callers` callers of this handle wait for the outcome of an attempt in progress, each for at most
     /// `max_wait` and not beyond its [deadline](crate::deadline). Other callers are rejected, with the rest of the lease
-    /// as `retry_after`.
+    /// as `retry_after`. Default: 1,024 callers, 10 s.
     pub const fn wait(mut self, callers: usize, max_wait: Duration) -> Self {
         self.settings.wait = Some((callers, max_wait));
         self
     }
 
-    /// Which earlier attempts without a known outcome a claim takes over from.
-    pub const fn takeover(mut self, takeover: Takeover) -> Self {
-        self.settings.takeover = takeover;
+    /// Rejects callers at once while an attempt is in progress.
+    pub const fn without_wait(mut self) -> Self {
+        self.settings.wait = None;
+        self
+    }
+
+    /// What a second run of the work does, and so what happens when it is unknown whether the first one took effect: see the
+    /// table of [`Effect`]. Default: [`Effect::AtMostOnce`].
+    pub const fn effect(mut self, effect: Effect) -> Self {
+        self.settings.effect = effect;
+        self
+    }
+
+    /// What the caller gets while the outcome of its work is not recorded, because the store does not answer: see the table
+    /// of [`OnUnrecorded`]. Default: [`OnUnrecorded::Hold`] with 10 s.
+    pub const fn on_unrecorded(mut self, policy: OnUnrecorded) -> Self {
+        self.settings.on_unrecorded = policy;
         self
     }
 
     /// Calls `hook` before work whose earlier attempt crashed or ended in an unknown outcome: a payment service may know the
-    /// [child key](super::Attempt::child_key) that it was called with. Such work is then taken over whatever
-    /// [`takeover`](Self::takeover) says. The hook runs under the lease, for one caller at a time; a panic counts as
+    /// [child key](super::Attempt::child_key) that it was called with. Such work is then taken over, whatever its
+    /// [`effect`](Self::effect). The hook runs under the lease, for one caller at a time; a panic counts as
     /// [`Reconciled::Unknown`].
     pub fn reconcile<F, Fut>(mut self, hook: F) -> Self
     where
@@ -150,13 +166,6 @@ impl IdempotencyBuilder {
         Fut: Future<Output = Reconciled> + Send + 'static,
     {
         self.reconcile = Some(Arc::new(move |doubt| Box::pin(hook(doubt))));
-        self
-    }
-
-    /// What the record says of work that panicked, or was cancelled at the maximum lease time: [`Disposition::Unknown`]
-    /// or [`Disposition::Release`].
-    pub const fn on_panic(mut self, disposition: Disposition) -> Self {
-        self.settings.on_panic = disposition;
         self
     }
 
@@ -189,8 +198,9 @@ impl IdempotencyBuilder {
     /// Builds the handle.
     ///
     /// # Errors
-    /// [`InvalidConfig`] if a value is out of bounds, or [`fleet`](Self::fleet) is set without a [`store`](Self::store).
-    pub fn build(mut self) -> Result<Idempotency, InvalidConfig> {
+    /// [`InvalidConfig`] if a value is out of bounds, [`fleet`](Self::fleet) is set without a [`store`](Self::store), or
+    /// fenced work is to run without a fence.
+    pub fn build(self) -> Result<Idempotency, InvalidConfig> {
         self.settings.check()?;
         if self.fleet.is_some() && self.store.is_none() {
             let rule = "needs a `store`: without one, nothing is shared";
@@ -198,9 +208,10 @@ impl IdempotencyBuilder {
         }
         let fleet = self.fleet.unwrap_or_default();
         let fleet = self.settings.resolve_fleet(&fleet)?;
-        if self.reconcile.is_some() {
-            self.settings.takeover = Takeover::Any;
-        }
+        let takeover = match self.reconcile {
+            Some(_) => Takeover::Any,
+            None => self.settings.effect.takeover(),
+        };
         let client = |store| {
             let (pattern, name) = (Pattern::Idempotency, Arc::clone(&self.name));
             RecordClient::new(store, pattern, name, &fleet)
@@ -216,6 +227,7 @@ impl IdempotencyBuilder {
             local,
             cache: Cache::new(self.cache),
             reconcile: self.reconcile,
+            takeover,
             settings: self.settings,
             totals: Default::default(),
             tasks: store_handle.of_handle(),

@@ -22,7 +22,7 @@ use crate::{
     backoff::Backoff,
     deadline,
     error::{Pattern, Reason, Rejected},
-    fleet::{OnOutage, Subscription},
+    fleet::{InProgress, OnOutage, Subscription},
     sealing::Opened,
 };
 
@@ -34,7 +34,7 @@ pub(super) enum Admission {
 
 /// How often a claim is tried.
 const TRIES: usize = 3;
-/// The `retry_after` of a rejection because the store is unavailable.
+/// The `retry_after` of a rejection because the store is unavailable, or the instance is shutting down.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Interval at which a waiting caller claims again without a message from the store, in milliseconds.
 const BACKSTOP_MS: u64 = 1_000;
@@ -57,11 +57,16 @@ impl Shared {
         }
         let claiming = Claiming {
             shared: self,
+            in_progress: self.tasks.enter().ok_or_else(|| self.shutting_down())?,
             key: stored,
             print,
             claim: Arc::new(self.claim(print)),
         };
         claiming.admit(on_wait).await
+    }
+
+    pub(super) fn shutting_down(&self) -> Rejected {
+        self.reject(Reason::ShuttingDown, Some(RETRY_AFTER))
     }
 
     fn known(&self, known: Known) -> Result<Admission, Rejected> {
@@ -98,6 +103,7 @@ impl Shared {
 
 struct Claiming<'a> {
     shared: &'a Arc<Shared>,
+    in_progress: InProgress,
     key: Arc<str>,
     print: &'a Fingerprint,
     claim: Arc<Claim>,
@@ -122,8 +128,13 @@ impl Claiming<'_> {
                         }
                         continue;
                     };
-                    let waited = waiting.until_changed(left).await;
-                    waited.map_err(|()| self.in_flight(left))?;
+                    tokio::select! {
+                        biased;
+                        () = shared.tasks.closing() => return Err(shared.shutting_down()),
+                        waited = waiting.until_changed(left) => {
+                            waited.map_err(|()| self.in_flight(left))?;
+                        }
+                    }
                 }
                 Ok((asked, claimed)) => return self.answered(claimed, store, is_local, asked),
                 Err(mut abandoned) => match store.on_outage() {
@@ -234,6 +245,7 @@ impl Claiming<'_> {
         };
         let mut worker = Worker {
             shared: Arc::clone(self.shared),
+            in_progress: Some(self.in_progress),
             key: self.key,
             print: self.print.clone(),
             claim: self.claim,
@@ -269,6 +281,7 @@ impl Claiming<'_> {
         );
         Admission::Work(Box::new(Worker {
             shared: Arc::clone(self.shared),
+            in_progress: Some(self.in_progress),
             key: self.key,
             print: self.print.clone(),
             claim: self.claim,

@@ -1,6 +1,6 @@
 //! The heartbeat of an attempt: renews its lease while the work is in progress.
 
-use std::{future::pending, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{convert::Infallible, future::pending, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -41,15 +41,24 @@ impl Heartbeat {
                 () = sleep_until(self.max_lease_time) => {
                     self.lose("the work has reached the maximum lease time");
                 }
-                () = self.forever() => {}
+                never = self.forever() => match never {},
             }
         } else {
-            self.forever().await;
+            match self.forever().await {}
+        }
+    }
+
+    /// Renews the lease until `task` ends.
+    pub(super) async fn during<T>(&mut self, task: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            ended = task => ended,
+            never = self.forever() => match never {},
         }
     }
 
     /// Renews the lease and never completes. Can be dropped and started again.
-    pub(super) async fn forever(&mut self) {
+    async fn forever(&mut self) -> Infallible {
         let attempt = self.attempt.clone();
         let Some(held) = attempt.held() else {
             return pending().await;

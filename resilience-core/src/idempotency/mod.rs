@@ -51,8 +51,17 @@
 //! [`max_lease_time`](IdempotencyBuilder::max_lease_time), 10 minutes by default. Until then it holds the caller's permits
 //! of bulkheads around it ([`carry`](crate::admission::carry)). A caller that is dropped before the store has answered leaves no
 //! claim behind; one that waits leaves its place. A panic is passed on to the caller, and leaves the outcome
-//! [unknown](Disposition::Unknown), unless [`on_panic`](IdempotencyBuilder::on_panic) says otherwise.
-//! [`Idempotency::shutdown`] waits for attempts in progress.
+//! [unknown](Disposition::Unknown). [`Idempotency::shutdown`] waits for attempts in progress.
+//!
+//! # Unknown outcomes
+//! A process that dies, a panic and a cancelled attempt leave it unknown whether the work took effect. What happens to the
+//! key depends on what a second run would do, which only its author knows: [`IdempotencyBuilder::effect`], with the table of
+//! [`Effect`]. By default such work is never done again.
+//!
+//! # Outcomes without a record
+//! A store that does not answer when the work is done leaves an outcome that may be lost with this process. By default the
+//! caller waits for the record, and does not get an outcome without one: [`IdempotencyBuilder::on_unrecorded`], with the
+//! table of [`OnUnrecorded`].
 //!
 //! # Readiness
 //! That of the inner service. A call that waits for another attempt's outcome holds nothing below, and drives a clone of the
@@ -80,6 +89,7 @@ mod attempt;
 mod builder;
 mod cache;
 mod claim;
+mod effect;
 mod heartbeat;
 pub(crate) mod key;
 mod layer;
@@ -94,6 +104,7 @@ mod snapshot;
 pub mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod unrecorded;
 mod worker;
 
 use std::{fmt, future::Future, panic::resume_unwind, sync::Arc, time::Duration};
@@ -105,6 +116,7 @@ use tokio::sync::oneshot;
 pub use self::{
     attempt::{Attempt, CheckpointFailed},
     builder::IdempotencyBuilder,
+    effect::Effect,
     key::{Fingerprint, Key},
     layer::{Attach, IdempotencyLayer, IdempotencyService, NoAttach, ResponseFuture},
     memory::InProcessIdempotency,
@@ -115,6 +127,7 @@ pub use self::{
     reconcile::{InDoubt, Reconciled, Resolution},
     snapshot::IdempotencySnapshot,
     store::IdempotencyStore,
+    unrecorded::OnUnrecorded,
 };
 use self::{
     claim::Admission,
@@ -164,10 +177,12 @@ impl Idempotency {
     ///
     /// | reason | meaning |
     /// |---|---|
-    /// | [`InFlight`](Reason::InFlight) | another attempt is in progress; retry after the rest of its lease |
+    /// | [`InFlight`](Reason::InFlight) | another attempt is in progress, and did not end while this caller waited; `retry_after` is the rest of its lease |
     /// | [`KeyReused`](Reason::KeyReused) | the key belongs to other work |
-    /// | [`OutcomeUnknown`](Reason::OutcomeUnknown) | it is not known whether the work was done |
+    /// | [`OutcomeUnknown`](Reason::OutcomeUnknown) | it is not known whether the work was done ([`Effect`]) |
+    /// | [`Unrecorded`](Reason::Unrecorded) | the work was done, and its outcome could not be recorded in time; it is replayed once it is ([`OnUnrecorded`]) |
     /// | [`StoreUnreachable`](Reason::StoreUnreachable) | the store is unavailable; nothing was done |
+    /// | [`ShuttingDown`](Reason::ShuttingDown) | the handle is shutting down; nothing was done, or another attempt may begin at once |
     /// | [`Superseded`](Reason::Superseded) | the work was done, but another attempt holds the key: call again for its outcome |
     /// | [`TimedOut`](Reason::TimedOut) | the work was cancelled at the maximum lease time |
     /// | [`OutcomeNotKept`](Reason::OutcomeNotKept), [`OutcomeUnreadable`](Reason::OutcomeUnreadable) | the work was done before, and its result cannot be replayed |
@@ -291,14 +306,17 @@ impl Idempotency {
         ))
     }
 
-    /// Waits until the attempts in progress have ended and their outcomes are recorded, and claims without an answer are given
-    /// back, for at most `within`. New calls are not rejected: stop accepting requests first.
+    /// Drains the handle, for at most `within`. New calls, and those that wait for another attempt, are rejected with
+    /// [`ShuttingDown`](Reason::ShuttingDown); attempts in progress, also those of callers that are gone, are waited for until
+    /// their outcomes are recorded; claims without an answer are given back. What has not ended when a tenth of the time is left (at most 2 s) is
+    /// cancelled: its checkpoint is kept, and its outcome is unknown ([`Effect`]).
     ///
-    /// [`StoreHandle::shutdown`](crate::fleet::StoreHandle::shutdown) does the same for all handles of a store. Cancel
-    /// safe: the attempts go on.
+    /// [`StoreHandle::shutdown`](crate::fleet::StoreHandle::shutdown) does the same for all handles of a store. Await it beside
+    /// the graceful shutdown of the server. Cancel safe: the attempts go on, and new calls are rejected all the same.
     ///
     /// # Errors
-    /// [`StillRunning`] when some had not ended by then. They go on in the background.
+    /// [`StillRunning`] when some had not ended by then: the store does not answer, or the work blocks its thread. They go on
+    /// in the background.
     pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
         self.shared.tasks.shutdown(within).await
     }
@@ -344,8 +362,8 @@ impl Shared {
             }
             Ending::Reconciled(outcome) => self.decoded(outcomes, outcome, Source::Reconciled),
             Ending::Panicked(panic) => resume_unwind(panic),
-            Ending::Cancelled => Err(self.reject(Reason::TimedOut, None)),
-            Ending::StillUnknown => Err(self.reject(Reason::OutcomeUnknown, None)),
+            Ending::Rejected(Reason::ShuttingDown) => Err(self.shutting_down()),
+            Ending::Rejected(reason) => Err(self.reject(reason, None)),
         }
     }
 }

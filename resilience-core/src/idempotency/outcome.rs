@@ -18,7 +18,7 @@ pub enum Disposition {
     /// stays in doubt: the next attempt has the same [`previous`](super::Attempt::previous), unless the
     /// [reconcile hook](super::IdempotencyBuilder::reconcile) found that it had not done the work either.
     Release,
-    /// Unknown whether the work was done: the handle's [`takeover`](super::IdempotencyBuilder::takeover) decides about the
+    /// Unknown whether the work was done: the handle's [`effect`](super::IdempotencyBuilder::effect) decides about the
     /// next caller, which is rejected by default.
     Unknown,
 }
@@ -51,8 +51,8 @@ pub enum Recorded {
     Released,
     /// The outcome is unknown, as the disposition said.
     Unknown,
-    /// The store has not answered. The step is repeated in the background for as long as the lease can last; if the store
-    /// stays unavailable, the work may be done again.
+    /// The store has not answered. The step is repeated in the background for as long as the process lives and the record
+    /// would be kept. For an outcome that is to be recorded, only with [`OnUnrecorded::Answer`](super::OnUnrecorded::Answer).
     Pending,
     /// The lease was lost, and another attempt holds the key: this result will not be replayed.
     Lost,

@@ -3,9 +3,9 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    outcome::Disposition,
-    record::Takeover,
+    effect::Effect,
     store::{MAX_CHECKPOINT, MAX_OUTCOME, validate::MAX_MS},
+    unrecorded::OnUnrecorded,
 };
 use crate::{
     error::InvalidConfig,
@@ -22,8 +22,8 @@ pub(super) struct Settings {
     pub(super) ttl: Duration,
     pub(super) retention: Duration,
     pub(super) wait: Option<(usize, Duration)>,
-    pub(super) takeover: Takeover,
-    pub(super) on_panic: Disposition,
+    pub(super) effect: Effect,
+    pub(super) on_unrecorded: OnUnrecorded,
     pub(super) max_outcome: usize,
     pub(super) max_checkpoint: usize,
     pub(super) sealing: Sealing,
@@ -37,9 +37,9 @@ impl Default for Settings {
             cancel_at_max_lease_time: true,
             ttl: Duration::from_secs(86_400),
             retention: Duration::from_secs(86_400),
-            wait: None,
-            takeover: Takeover::Ended,
-            on_panic: Disposition::Unknown,
+            wait: Some((1024, Duration::from_secs(10))),
+            effect: Effect::default(),
+            on_unrecorded: OnUnrecorded::default(),
             max_outcome: 1 << 20,
             max_checkpoint: 64 << 10,
             sealing: Sealing::new(),
@@ -83,16 +83,17 @@ impl Settings {
         }
         if let Some((callers, max_wait)) = self.wait {
             if !(1..1 << 20).contains(&callers) {
-                let rule = "its callers must be between 1 and 1,048,575; leave `wait` out for none";
+                let rule =
+                    "its callers must be between 1 and 1,048,575; `without_wait` is for none";
                 return no("wait", &callers, rule);
             }
             if max_wait.is_zero() {
                 return no("wait", &max_wait, "its maximum wait must be above zero");
             }
         }
-        if !matches!(self.on_panic, Disposition::Unknown | Disposition::Release) {
-            let rule = "there is no result to record: must be `Unknown` or `Release`";
-            return no("on_panic", &self.on_panic, rule);
+        if self.on_unrecorded == OnUnrecorded::Hold(Duration::ZERO) {
+            let rule = "must hold for more than zero; `Answer` is for none";
+            return no("on_unrecorded", &self.on_unrecorded, rule);
         }
         if self.max_outcome > MAX_OUTCOME - OVERHEAD {
             return no(
@@ -127,6 +128,10 @@ impl Settings {
         if fleet.budget > self.lease {
             let rule = "must not be above the lease";
             return Err(InvalidConfig::new("budget", fleet.budget, rule));
+        }
+        if self.effect == Effect::Fenced && fleet.on_outage == OnOutage::FailOpen {
+            let rule = "must not be `FailOpen` for fenced work, which would run without a fence";
+            return Err(InvalidConfig::new("on_outage", fleet.on_outage, rule));
         }
         Ok(fleet)
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     outcome::{Disposition, Outcomes},
     record::{Completion, Holder, Previous},
-    settings::ms,
+    settings::{Settings, ms},
     shared::Shared,
     store::validate::MAX_MS,
 };
@@ -35,6 +35,14 @@ pub(super) enum Decided {
 }
 
 impl Settlement {
+    /// How long the record is kept, from when it says so.
+    pub(super) fn kept(&self, settings: &Settings) -> Duration {
+        match self {
+            Self::Done { completion, .. } => Duration::from_millis(completion.ttl_ms),
+            Self::Release(_) | Self::Unknown => settings.retention,
+        }
+    }
+
     /// The holder as the store is to see it.
     pub(super) fn holder(&self, holder: &Holder) -> Holder {
         let previous = match self {

@@ -18,7 +18,7 @@ use super::{
     key::Fingerprint,
     memory::InProcessIdempotency,
     reconcile::Reconcile,
-    record::Claim,
+    record::{Claim, Takeover},
     settings::{Settings, ms},
     snapshot::{IdempotencySnapshot, Totals},
     store::{MAX_OUTCOME, RecordClient},
@@ -39,6 +39,7 @@ pub(super) struct Shared {
     pub(super) local_store: RecordClient,
     pub(super) cache: Cache,
     pub(super) reconcile: Option<Reconcile>,
+    pub(super) takeover: Takeover,
     pub(super) settings: Settings,
     pub(super) totals: Totals,
     /// Attempts in progress, and claims that are being given back.
@@ -54,7 +55,7 @@ impl Shared {
             fingerprint: print.bytes().clone(),
             lease_ms: ms(self.settings.lease),
             retention_ms: ms(self.settings.retention),
-            takeover: self.settings.takeover,
+            takeover: self.takeover,
         }
     }
 

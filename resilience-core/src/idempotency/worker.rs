@@ -3,30 +3,44 @@
 use std::{
     any::Any,
     future::Future,
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{runtime::Handle, sync::oneshot, task::JoinError, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    task::{JoinError, JoinHandle},
+    time::{Instant, sleep_until},
+};
 use tracing::instrument::{Instrument, WithSubscriber};
 
 use super::{
     attempt::{Attempt, CURRENT, HeldClaim},
     heartbeat::Heartbeat,
     key::Fingerprint,
-    outcome::{Disposition, Outcomes, Recorded},
+    outcome::{Outcomes, Recorded},
     reconcile::{InDoubt, Reconciled},
-    record::{Claim, Claimed, Completion, Holder, Previous, WriteOutcome},
+    record::{Claim, Claimed, Completion, Holder, Previous, Takeover, WriteOutcome},
     settlement::{Decided, Settlement},
     shared::{Counted, Shared},
     store::{IdempotencyStore, StoreFuture},
+    unrecorded::OnUnrecorded,
 };
-use crate::{admission, error::Pattern};
+use crate::{
+    admission,
+    deadline::{self, Deadline},
+    error::{Pattern, Reason},
+    fleet::InProgress,
+};
 
 /// A granted claim and what its attempt needs.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
+    /// A shutdown waits for it, until the work has a task.
+    pub(super) in_progress: Option<InProgress>,
     pub(super) key: Arc<str>,
     pub(super) print: Fingerprint,
     pub(super) claim: Arc<Claim>,
@@ -47,22 +61,23 @@ pub(super) enum Ending<R> {
     /// The work's result, and what the record says of it.
     Result(R, Recorded),
     Panicked(Box<dyn Any + Send>),
-    /// At the maximum lease time.
-    Cancelled,
     /// An earlier attempt had done the work.
     Reconciled(Bytes),
-    /// An earlier attempt may have done the work.
-    StillUnknown,
+    /// The work was cancelled, is in doubt, or its outcome is held back.
+    Rejected(Reason),
 }
 
 /// A caller that waits for the ending.
-type Caller<R> = (oneshot::Sender<Ending<R>>, Ending<R>);
+struct Caller<R> {
+    sender: oneshot::Sender<Ending<R>>,
+    deadline: Option<Deadline>,
+}
 
 impl Worker {
     /// Starts the work. It goes on when the receiver is dropped, and holds the permits of the calls that it was started in; a
     /// shutdown of the handle waits for it.
     pub(super) fn start<R, O, W, Fut>(
-        self: Box<Self>,
+        mut self: Box<Self>,
         outcomes: Arc<O>,
         work: W,
     ) -> oneshot::Receiver<Ending<R>>
@@ -73,21 +88,21 @@ impl Worker {
         Fut: Future<Output = R> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
+        let deadline = deadline::current();
+        let caller = Caller { sender, deadline };
         let shared = Arc::clone(&self.shared);
         let held = admission::held();
         let work = move |attempt| held.carry(async move { work(attempt).await });
-        let supervised = async move { self.supervise(outcomes, work, sender).await };
+        let in_progress = self.in_progress.take();
+        let supervised = async move { self.supervise(outcomes, work, caller).await };
         let supervised = supervised.in_current_span().with_current_subscriber();
         shared.tasks.spawn(&Handle::current(), supervised);
+        drop(in_progress);
         receiver
     }
 
-    async fn supervise<R, O, W, Fut>(
-        &self,
-        outcomes: Arc<O>,
-        work: W,
-        caller: oneshot::Sender<Ending<R>>,
-    ) where
+    async fn supervise<R, O, W, Fut>(&self, outcomes: Arc<O>, work: W, caller: Caller<R>)
+    where
         R: Send + 'static,
         O: Outcomes<R>,
         W: FnOnce(Attempt) -> Fut + Send + 'static,
@@ -104,11 +119,7 @@ impl Worker {
             }
         };
         let settling = self.settle(&settlement, Some((caller, ending)));
-        tokio::select! {
-            biased;
-            () = settling => {}
-            () = heartbeat.forever() => {}
-        }
+        heartbeat.during(settling).await;
         drop(running);
         if self.replicate {
             self.replicate(&settlement).await;
@@ -147,23 +158,31 @@ impl Worker {
             let decided = Decided::about(&*outcomes, &result, max_bytes, &name);
             (result, decided)
         });
-        let mut task = tokio::spawn(working.in_current_span().with_current_subscriber());
-        let joined = tokio::select! {
-            biased;
-            joined = &mut task => joined,
-            () = heartbeat.until_cancelled() => {
-                task.abort();
-                // It may have ended at the last moment.
-                task.await
-            }
-        };
-        match joined {
+        let task = tokio::spawn(working.in_current_span().with_current_subscriber());
+        match self.join(task, heartbeat).await {
             Ok((result, decided)) => (Ending::Result(result, Recorded::Pending), decided),
-            Err(error) => self.broken_off(error),
+            Err(error) => (self.broken_off(error), Decided::Unknown),
         }
     }
 
-    fn broken_off<R>(&self, error: JoinError) -> (Ending<R>, Decided) {
+    /// Waits for `task`, and cancels it at the maximum lease time, if it is to be, or when a shutdown has no time left.
+    async fn join<T>(
+        &self,
+        mut task: JoinHandle<T>,
+        heartbeat: &mut Heartbeat,
+    ) -> Result<T, JoinError> {
+        tokio::select! {
+            biased;
+            joined = &mut task => return joined,
+            () = heartbeat.until_cancelled() => {}
+            () = self.shared.tasks.overdue() => {}
+        }
+        task.abort();
+        // It may have ended at the last moment, and takes some time to end if it blocks its thread.
+        heartbeat.during(task).await
+    }
+
+    fn broken_off<R>(&self, error: JoinError) -> Ending<R> {
         let panicked = error.is_panic();
         tracing::error!(
             target: "resilience",
@@ -172,15 +191,15 @@ impl Worker {
             panicked,
             "the work was broken off"
         );
-        let decided = match self.shared.settings.on_panic {
-            Disposition::Release => Decided::Release,
-            _ => Decided::Unknown,
-        };
-        let ending = match error.try_into_panic() {
+        match error.try_into_panic() {
             Ok(panic) => Ending::Panicked(panic),
-            Err(_) => Ending::Cancelled,
-        };
-        (ending, decided)
+            Err(_) if !self.shared.tasks.is_overdue() => Ending::Rejected(Reason::TimedOut),
+            // The next attempt may begin at once, elsewhere.
+            Err(_) if self.shared.takeover == Takeover::Any => {
+                Ending::Rejected(Reason::ShuttingDown)
+            }
+            Err(_) => Ending::Rejected(Reason::OutcomeUnknown),
+        }
     }
 
     /// Calls the reconcile hook, if there is one and the previous attempt is in doubt. `Ok`: run the work, with what is known
@@ -201,18 +220,13 @@ impl Worker {
             fence: attempt.fence(),
             checkpoint: self.checkpoint.clone(),
         });
-        let mut task = tokio::spawn(asked.in_current_span().with_current_subscriber());
-        let found = tokio::select! {
-            biased;
-            found = &mut task => found,
-            () = heartbeat.until_cancelled() => {
-                task.abort();
-                task.await
-            }
-        };
+        let task = tokio::spawn(asked.in_current_span().with_current_subscriber());
+        let found = self.join(task, heartbeat).await;
         match found.unwrap_or(Reconciled::Unknown) {
             Reconciled::NotDone => Ok(Previous::Released),
-            Reconciled::Unknown => Err((Ending::StillUnknown, Decided::Unknown)),
+            Reconciled::Unknown => {
+                Err((Ending::Rejected(Reason::OutcomeUnknown), Decided::Unknown))
+            }
             Reconciled::Done(outcome) => {
                 let plain = Some(outcome.clone());
                 Err((
@@ -232,13 +246,16 @@ impl Worker {
             })
     }
 
-    /// Records the ending, and tells the caller what the store said. If the store does not answer the first time, the caller
-    /// is told so, and the step is repeated for as long as the lease can last.
-    async fn settle<R>(&self, settlement: &Settlement, mut caller: Option<Caller<R>>) {
+    /// Records the ending, and tells the caller what the store said, or that it has not answered in the caller's time. The
+    /// step is repeated for as long as the record would be kept: also after the lease has ended, since it counts unless
+    /// another claim was granted.
+    async fn settle<R>(&self, settlement: &Settlement, caller: Option<(Caller<R>, Ending<R>)>) {
+        let deadline = caller.as_ref().and_then(|(caller, _)| caller.deadline);
+        let mut caller = caller;
         let mut tell = |recorded| {
             if let Some((caller, ending)) = caller.take() {
                 // The caller may be gone.
-                let _ = caller.send(ending.recorded(recorded));
+                let _ = caller.sender.send(self.told(ending, settlement, recorded));
             }
         };
         let totals = &self.shared.totals;
@@ -246,21 +263,23 @@ impl Worker {
             totals.unguarded.fetch_add(1, Relaxed);
             return tell(Recorded::Unguarded);
         };
-        let until = Instant::now() + self.shared.settings.lease;
         let holder = &settlement.holder(&held.holder);
         let mut asked = Instant::now();
-        let first = held
-            .store
-            .attempt(|store| self.write(store, holder, settlement));
-        let mut answer = first.await;
-        if answer.is_err() {
-            tell(Recorded::Pending);
-            let again = held.store.call_until(until, |store| {
+        let answer = {
+            let until = asked + settlement.kept(&self.shared.settings);
+            let mut writing = pin!(held.store.call_until(until, |store| {
                 asked = Instant::now();
                 self.write(store, holder, settlement)
-            });
-            answer = again.await;
-        }
+            }));
+            tokio::select! {
+                biased;
+                answer = &mut writing => answer,
+                () = self.caller_waits(settlement, deadline) => {
+                    tell(Recorded::Pending);
+                    writing.await
+                }
+            }
+        };
         match answer {
             Ok(WriteOutcome::Lost(loss)) => {
                 totals.lost.fetch_add(1, Relaxed);
@@ -274,7 +293,33 @@ impl Worker {
             Err(failure) => {
                 totals.not_stored.fetch_add(1, Relaxed);
                 self.warn(&failure, "the outcome never reached the store");
+                tell(Recorded::Pending);
             }
+        }
+    }
+
+    /// Completes when the caller has waited for the record for long enough.
+    async fn caller_waits(&self, settlement: &Settlement, deadline: Option<Deadline>) {
+        let wait = match (self.shared.settings.on_unrecorded, settlement) {
+            (OnUnrecorded::Hold(longest), Settlement::Done { .. }) => longest,
+            _ => self.shared.store.budget(),
+        };
+        tokio::select! {
+            () = sleep_until(deadline::before(deadline, wait)) => {}
+            () = self.shared.tasks.overdue() => {}
+        }
+    }
+
+    /// The ending as the caller is to see it.
+    fn told<R>(&self, ending: Ending<R>, settlement: &Settlement, recorded: Recorded) -> Ending<R> {
+        let holds = matches!(self.shared.settings.on_unrecorded, OnUnrecorded::Hold(_));
+        let done = matches!(settlement, Settlement::Done { .. });
+        match ending {
+            _ if holds && done && recorded == Recorded::Pending => {
+                Ending::Rejected(Reason::Unrecorded)
+            }
+            Ending::Result(result, _) => Ending::Result(result, recorded),
+            other => other,
         }
     }
 
@@ -364,15 +409,5 @@ impl Worker {
             %why,
             "{what}"
         );
-    }
-}
-
-impl<R> Ending<R> {
-    /// The same ending, with what the record says of it.
-    fn recorded(self, recorded: Recorded) -> Self {
-        match self {
-            Self::Result(result, _) => Self::Result(result, recorded),
-            other => other,
-        }
     }
 }

@@ -16,8 +16,8 @@ use tower::{ServiceBuilder, util::option_layer};
 use tower_service::Service;
 
 use super::{
-    CallTimeoutLayer, Client, Host, HttpReplay, IdempotencyKeys, Parts, Propagation,
-    ReqwestService, RetryInFlight, UpstreamLimitsLayer, reqwest_builder,
+    AwaitInFlightLayer, CallTimeoutLayer, Client, Host, HttpReplay, IdempotencyKeys, Parts,
+    Propagation, ReqwestService, UpstreamLimitsLayer, reqwest_builder,
 };
 use crate::{HttpClassifier, OnBodyEnd};
 
@@ -200,8 +200,8 @@ impl ClientBuilder {
     /// so that such calls are retried like the others. Default: off, because only a server that
     /// supports the header processes the attempts once.
     ///
-    /// The retry then also tries again when the server responds that the first attempt is still in
-    /// progress ([`RetryInFlight`]).
+    /// A call whose first attempt the server still processes gets that attempt's response
+    /// ([`AwaitInFlightLayer`]).
     pub fn idempotency_keys(mut self, keys: IdempotencyKeys) -> Self {
         self.keys = Some(keys);
         self
@@ -267,15 +267,14 @@ impl ClientBuilder {
         let attempt = attempt.transpose()?;
         let of_request: fn(&Request) -> Host = |request| Host::of(request.url());
         let (verdicts, body_end) = (Shared(self.verdicts), self.body_end);
-        let of_retry = match &self.keys {
-            Some(_) => Shared(Arc::new(RetryInFlight(verdicts.clone())) as Arc<Verdicts>),
-            None => verdicts.clone(),
-        };
 
         let deadline = parts.deadline.as_ref().map(CallTimeoutLayer::new);
+        let replay = Shared(self.replay);
+        let in_flight = parts.retry.as_ref();
+        let in_flight = in_flight.map(|_| AwaitInFlightLayer::with(replay.clone()));
         let retry = parts.retry.as_ref().map(|retry| {
-            let layer = retry.layer().classify(of_retry);
-            layer.replay(Shared(self.replay))
+            let layer = retry.layer().classify(verdicts.clone());
+            layer.replay(replay)
         });
         let upstream_limits = self.upstream_limits.as_ref().map(UpstreamLimitsLayer::new);
         let bulkhead = parts.bulkheads.as_ref().map(|bulkheads| {
@@ -289,6 +288,7 @@ impl ClientBuilder {
         let stack = ServiceBuilder::new()
             .layer(option_layer(deadline))
             .layer(option_layer(self.keys.map(|keys| keys.layer())))
+            .layer(option_layer(in_flight))
             .layer(option_layer(retry))
             .layer(option_layer(upstream_limits))
             .layer(option_layer(bulkhead))

@@ -5,13 +5,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Method, StatusCode, header};
-use resilience_core::{Classify, Error, Verdict};
+use http::{HeaderMap, Method};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    HttpClassifier,
     headers::IDEMPOTENCY_KEY,
     idempotency::{Key, KeyForm},
 };
@@ -158,61 +156,5 @@ where
         let method = request.method().clone();
         self.keys.write(&method, request.headers_mut());
         self.inner.call(request)
-    }
-}
-
-/// Classifier for the retry of calls with a key: a `409` with `Retry-After` is worth another
-/// attempt.
-///
-/// A server responds so while an earlier request with the same key is in progress. After the
-/// response to the first attempt was lost, the second attempt may arrive too early; a later one
-/// gets the response that was lost. All other responses go to the inner classifier.
-///
-/// Only for the retry: to a breaker a server that responds so is healthy, so it keeps the inner
-/// classifier. [`ClientBuilder::idempotency_keys`](super::ClientBuilder::idempotency_keys) puts it
-/// there by itself.
-///
-/// ```
-/// use std::time::Duration;
-/// use http::Response;
-/// use resilience_core::{Classify, Verdict};
-/// use resilience_http::{HttpClassifier, client::RetryInFlight};
-///
-/// let busy = Response::builder().status(409).header("retry-after", "2").body(()).unwrap();
-/// let verdict = RetryInFlight(HttpClassifier::new()).classify(Ok::<_, &()>(&busy));
-/// assert_eq!(verdict, Verdict::retry_after(Duration::from_secs(2)));
-/// ```
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RetryInFlight<C = HttpClassifier>(pub C);
-
-impl<C> RetryInFlight<C> {
-    fn head(status: StatusCode, headers: &HeaderMap) -> Option<Verdict> {
-        let busy = status == StatusCode::CONFLICT && headers.contains_key(header::RETRY_AFTER);
-        // As for a 503 with the same header: `Retry-After`, within the cap of the classifier.
-        busy.then(|| HttpClassifier::new().head(StatusCode::SERVICE_UNAVAILABLE, headers))
-    }
-}
-
-impl<C, B, E> Classify<http::Response<B>, E> for RetryInFlight<C>
-where
-    C: Classify<http::Response<B>, E>,
-{
-    fn classify(&self, result: Result<&http::Response<B>, &E>) -> Verdict {
-        let head = result.map(|response| Self::head(response.status(), response.headers()));
-        head.ok()
-            .flatten()
-            .unwrap_or_else(|| self.0.classify(result))
-    }
-}
-
-impl<C> Classify<reqwest::Response, Error<reqwest::Error>> for RetryInFlight<C>
-where
-    C: Classify<reqwest::Response, Error<reqwest::Error>>,
-{
-    fn classify(&self, result: Result<&reqwest::Response, &Error<reqwest::Error>>) -> Verdict {
-        let head = result.map(|response| Self::head(response.status(), response.headers()));
-        head.ok()
-            .flatten()
-            .unwrap_or_else(|| self.0.classify(result))
     }
 }

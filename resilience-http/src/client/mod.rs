@@ -26,6 +26,7 @@
 //! |---|---|---|
 //! | [deadline](CallTimeoutLayer) | 10 s | covers all attempts, the waits between them and the body |
 //! | [idempotency keys](IdempotencyKeys) | off | above the retry: one key per call, the same on all attempts |
+//! | [outcomes in flight](AwaitInFlightLayer) | on, with the retry | above the retry: asking for the outcome of an attempt that the server still processes is no attempt |
 //! | [retry](resilience_core::retry) | 3 attempts, jitter, a budget of 20 % | above the guards, so that every attempt passes them again; only what [may be repeated](HttpReplay) |
 //! | [upstream limits](UpstreamLimitsLayer) | off | below the retry: checks each attempt; above the bulkhead: a call that is not sent takes no permit |
 //! | [bulkhead](resilience_core::bulkhead) per host | 128 calls, 256 waiting up to 1 s | above the breaker: the wait in the local queue does not count against the server |
@@ -64,6 +65,7 @@ mod builder;
 mod call_timeout;
 mod host;
 mod idempotency;
+mod in_flight;
 mod propagate;
 mod replay;
 mod request;
@@ -85,7 +87,10 @@ pub use self::{
     builder::ClientBuilder,
     call_timeout::{BodyService, CallTimeoutLayer},
     host::Host,
-    idempotency::{IdempotencyKeys, IdempotencyKeysLayer, IdempotencyKeysService, RetryInFlight},
+    idempotency::{IdempotencyKeys, IdempotencyKeysLayer, IdempotencyKeysService},
+    in_flight::{
+        AwaitInFlightFuture, AwaitInFlightLayer, AwaitInFlightService, Head, ResponseHead,
+    },
     propagate::{Propagation, PropagationLayer, PropagationService},
     replay::{HttpReplay, Idempotent},
     request::RequestBuilder,

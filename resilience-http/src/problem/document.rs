@@ -3,11 +3,11 @@
 use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
-use resilience_core::{Error, Rejected, ServiceError};
+use resilience_core::{Error, Reason, Rejected, ServiceError};
 use serde::Serialize;
 
 use super::table::{Row, type_uri};
-use crate::headers::whole_seconds;
+use crate::headers::{IDEMPOTENCY_UNRECORDED, whole_seconds};
 
 /// Media type of a problem document.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -145,6 +145,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
         if let Some(seconds) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.0.reason == Some(Reason::Unrecorded.as_str()) {
+            headers.insert(IDEMPOTENCY_UNRECORDED, HeaderValue::from_static("true"));
         }
         response
     }

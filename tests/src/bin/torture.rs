@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, hang_ups, failover or cluster
+//! torture only NAME   one part of it: inbox, redis, hang_ups, failover, cluster, deploys or outages
 //! torture worker ..   one of the processes
+//! torture server ..   one of the servers
 //! ```
 
 use std::{env, time::Duration};
@@ -13,8 +14,8 @@ use resilience_tests::{
     postgres::Postgres,
     redis_cluster::RedisCluster,
     torture::{
-        DISTANCE, Loss, Plan, Subject, failover, hang_ups_on_postgres, hang_ups_on_sqlite, run,
-        work,
+        DISTANCE, Loss, Plan, Subject, deploys, failover, hang_ups_on_postgres, hang_ups_on_sqlite,
+        outages, run, serve, work,
     },
 };
 
@@ -30,10 +31,11 @@ async fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let only = match words[..] {
         ["worker", ..] => return work(&arguments[1..]).await,
+        ["server", ..] => return serve(&arguments[1..]).await,
         ["only", part] => part,
         [] => "",
         _ => {
-            eprintln!("usage: torture [only NAME | worker ..]");
+            eprintln!("usage: torture [only NAME | worker .. | server ..]");
             std::process::exit(2);
         }
     };
@@ -52,6 +54,12 @@ async fn main() {
     }
     if "cluster".contains(only) {
         answers().await;
+    }
+    if "deploys".contains(only) {
+        restarts().await;
+    }
+    if "outages".contains(only) {
+        unrecorded().await;
     }
     report::load();
 }
@@ -126,6 +134,49 @@ async fn answers() {
     tell("sentinel_foreign_answers", told);
     let told = with_killed_connections(64, ANSWERS, FAULTS).await;
     tell("killed_connections_foreign_answers", told);
+}
+
+/// Servers that get a SIGTERM under load, among clients that hang up.
+async fn restarts() {
+    const KEYS: usize = 1_000;
+    let program = env::current_exe().expect("this program");
+    for (drains, name) in [
+        (true, "graceful_restarts"),
+        (false, "restarts_without_drain"),
+    ] {
+        let came = deploys(&program, KEYS, drains).await;
+        let tell = |what: &str, value: usize, unit: &str, target| {
+            let target = if drains { target } else { Target::Open };
+            figure(&format!("{name}_{what}"), value as f64, unit, target);
+        };
+        let none = Target::Exactly(0.0);
+        tell("effects_twice", came.twice, "of 1,000 keys", none);
+        tell("contradictions", came.contradictory, "keys", none);
+        let all = Target::Exactly(KEYS as f64);
+        tell("answered", came.answered, "keys", all);
+        tell("signals", came.signals, "SIGTERM", Target::Open);
+        tell("hung_up", came.hung_up, "requests", Target::Open);
+    }
+}
+
+/// A server that is cut off from its store while it serves.
+async fn unrecorded() {
+    const REQUESTS: usize = 5_000;
+    let came = outages(REQUESTS).await;
+    let tell = |what: &str, value: usize, unit: &str, target| {
+        figure(&format!("store_outage_{what}"), value as f64, unit, target);
+    };
+    let none = Target::Exactly(0.0);
+    tell(
+        "2xx_without_record",
+        came.without_record,
+        "responses with neither a record nor the mark",
+        none,
+    );
+    tell("lost_outcomes", came.lost, "of handlers that ran", none);
+    tell("2xx", came.answered, "responses", Target::Open);
+    tell("held_back", came.held_back, "responses", Target::Open);
+    tell("cut_off", came.cut_off, "times", Target::Open);
 }
 
 /// What is lost of completions that were accepted, when the primary dies with what it had not passed on.

@@ -7,18 +7,22 @@
 //! for each key that anybody was told of, and it must be the one they were told of.
 
 mod checker;
+mod deploys;
 mod failover;
 mod fleet;
 mod hang_ups;
+mod outages;
 mod subject;
 mod worker;
 
 use std::{path::Path, time::Duration};
 
 pub use checker::Findings;
+pub use deploys::{Deploys, deploys, serve};
 pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
 pub use hang_ups::{HungUp, hang_ups_on_postgres, hang_ups_on_sqlite};
+pub use outages::{Outages, outages};
 pub use subject::Subject;
 pub use worker::work;
 

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use resilience_core::{
     fleet::FleetOptions,
     idempotency::{
-        Attempt, Disposition, Idempotency, IdempotencyStore, Json, Recorded, Source,
-        record::{Previous, Takeover},
+        Attempt, Disposition, Effect, Idempotency, IdempotencyStore, Json, Recorded, Source,
+        record::Previous,
     },
     sql::inbox::PgInbox,
 };
@@ -154,7 +154,7 @@ fn engine(store: Arc<dyn IdempotencyStore>) -> Idempotency {
         .lease(LEASE)
         .fleet(FleetOptions::new().budget(LEASE / 2))
         .wait(64, Duration::from_secs(2))
-        .takeover(Takeover::Any)
+        .effect(Effect::Fenced)
         .build()
         .expect("valid settings")
 }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::{Idempotency, SECOND};
 use crate::{
-    fleet::FleetOptions,
-    idempotency::{Disposition, IdempotencyBuilder, InProcessIdempotency, store::MAX_OUTCOME},
+    fleet::{FleetOptions, OnOutage},
+    idempotency::{
+        Effect, IdempotencyBuilder, InProcessIdempotency, OnUnrecorded, store::MAX_OUTCOME,
+    },
 };
 
 fn over(
@@ -19,7 +21,7 @@ fn over(
 #[test]
 fn what_cannot_work_is_said_when_it_is_built() {
     type Spoil = fn(IdempotencyBuilder) -> IdempotencyBuilder;
-    let cases: [(&str, Spoil); 16] = [
+    let cases: [(&str, Spoil); 17] = [
         ("lease", |it| it.lease(Duration::from_millis(9))),
         ("max_lease_time", |it| it.max_lease_time(SECOND)),
         ("retention", |it| it.retention(600 * SECOND)),
@@ -36,7 +38,13 @@ fn what_cannot_work_is_said_when_it_is_built() {
         ("fleet", |it| it.fleet(FleetOptions::new())),
         ("wait", |it| it.wait(0, SECOND)),
         ("wait", |it| it.wait(1, Duration::ZERO)),
-        ("on_panic", |it| it.on_panic(Disposition::Record)),
+        ("on_unrecorded", |it| {
+            it.on_unrecorded(OnUnrecorded::Hold(Duration::ZERO))
+        }),
+        ("on_outage", |it| {
+            let it = it.effect(Effect::Fenced);
+            over(it, |fleet| fleet.on_outage(OnOutage::FailOpen))
+        }),
         ("max_outcome", |it| it.max_outcome(MAX_OUTCOME)),
     ];
     for (field, spoil) in cases {

@@ -8,12 +8,12 @@ use std::{
     },
 };
 
-use super::{Effects, Idempotency, SECOND, builder, fresh, refused};
+use super::{Effects, Idempotency, SECOND, builder, fresh, refused, repeating};
 use crate::{
     error::{Error, Reason},
     idempotency::{
         Attempt, Disposition, InDoubt, InProcessIdempotency, Json, Reconciled, Source,
-        record::{Phase, Previous, Takeover},
+        record::{Phase, Previous},
     },
 };
 
@@ -93,7 +93,7 @@ async fn a_hook_that_does_not_know_or_panics_leaves_it_unknown() {
 #[tokio::test(start_paused = true)]
 async fn work_that_fails_in_doubt_hands_the_doubt_on_unless_the_hook_has_looked() {
     let store = InProcessIdempotency::new();
-    let bold = builder(&store).takeover(Takeover::Any).build().unwrap();
+    let bold = repeating(&store);
     let (careful, effects) = (builder(&store).build().unwrap(), Effects::default());
     leave_unknown(&bold, "k").await;
     for _ in 0..2 {
@@ -130,6 +130,6 @@ async fn unknown_work_is_retried_by_who_wants_to() {
         refused(effects.once(&careful, "k").await).0,
         Reason::OutcomeUnknown
     );
-    let bold = builder(&store).takeover(Takeover::Any).build().unwrap();
+    let bold = repeating(&store);
     assert_eq!(fresh(effects.once(&bold, "k").await), 1);
 }

@@ -3,7 +3,8 @@
 use std::{io, time::Duration};
 
 use super::{
-    Effects, Idempotency, LEASE, SECOND, builder, fresh, handle, refused, replayed, shaky::Shaky,
+    Effects, Idempotency, LEASE, SECOND, builder, fresh, handle, refused, repeating, replayed,
+    shaky::Shaky,
 };
 use crate::{
     error::{Error, Reason},
@@ -66,7 +67,7 @@ async fn a_lease_is_renewed_while_the_work_keeps_its_thread() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_is_taken_over_after_its_lease_with_what_it_left() {
     let (store, effects) = (InProcessIdempotency::new(), Effects::default());
-    let handle = handle(&store);
+    let handle = repeating(&store);
     let crashed = rival(&store, "k", 3 * SECOND).await;
     let (reason, left) = refused(effects.once(&handle, "k").await);
     assert_eq!((reason, left), (Reason::InFlight, Some(3 * SECOND)));
@@ -182,7 +183,7 @@ async fn signs_of_life_end_at_the_ceiling() {
         .cancel_at_max_lease_time(false)
         .build()
         .unwrap();
-    let other = handle(&store);
+    let other = repeating(&store);
     let hung = effects.begin(&one, "k", 10 * LEASE).await;
     tokio::time::sleep(2 * LEASE - SECOND).await;
     assert_eq!(refused(effects.once(&other, "k").await).0, Reason::InFlight);

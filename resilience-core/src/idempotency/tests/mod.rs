@@ -2,6 +2,7 @@
 
 mod config;
 mod doubt;
+mod effect;
 mod hanging;
 mod leases;
 mod places;
@@ -9,6 +10,7 @@ mod run;
 mod shaky;
 mod shutdown;
 mod unreachable;
+mod unrecorded;
 mod waiting;
 
 use std::{
@@ -21,7 +23,8 @@ use std::{
 };
 
 use super::{
-    Attempt, Idempotency, IdempotencyBuilder, InProcessIdempotency, Outcome, Recorded, Source,
+    Attempt, Effect, Idempotency, IdempotencyBuilder, InProcessIdempotency, Outcome, Recorded,
+    Source,
 };
 use crate::error::{Error, Reason};
 
@@ -30,12 +33,20 @@ const LEASE: Duration = Duration::from_secs(30);
 
 type Answer = Result<Outcome<u32>, Error<io::Error>>;
 
+/// Callers are rejected at once while an attempt is in progress.
 fn builder(store: &InProcessIdempotency) -> IdempotencyBuilder {
-    Idempotency::builder("test").store(store.clone())
+    let builder = Idempotency::builder("test").store(store.clone());
+    builder.without_wait()
 }
 
 fn handle(store: &InProcessIdempotency) -> Idempotency {
     builder(store).build().unwrap()
+}
+
+/// A handle whose work may be done again.
+fn repeating(store: &InProcessIdempotency) -> Idempotency {
+    let builder = builder(store).effect(Effect::Idempotent);
+    builder.build().unwrap()
 }
 
 /// Work that takes effect: how often, and what it answers with.

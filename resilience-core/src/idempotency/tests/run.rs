@@ -5,7 +5,7 @@ use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{Effects, LEASE, SECOND, builder, fail, fresh, handle, refused, replayed};
+use super::{Effects, LEASE, SECOND, builder, fail, fresh, handle, refused, repeating, replayed};
 use crate::{
     deadline::{self, Deadline},
     error::{Error, Reason},
@@ -208,13 +208,10 @@ async fn a_panic_is_passed_on_and_leaves_the_outcome_unknown_until_it_is_resolve
     assert!(handle.resolve("k", view.fence, done).await.unwrap());
     assert_eq!(replayed(effects.once(&handle, "k").await), 9);
 
-    let lenient = builder(&store)
-        .on_panic(Disposition::Release)
-        .build()
-        .unwrap();
-    let run = lenient.run::<u32, io::Error, _, _>("l", panics);
+    let repeating = repeating(&store);
+    let run = repeating.run::<u32, io::Error, _, _>("l", panics);
     assert!(AssertUnwindSafe(run).catch_unwind().await.is_err());
-    assert_eq!(fresh(effects.once(&lenient, "l").await), 1);
+    assert_eq!(fresh(effects.once(&repeating, "l").await), 1);
 }
 
 #[tokio::test(start_paused = true)]

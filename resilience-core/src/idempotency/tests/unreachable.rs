@@ -9,7 +9,7 @@ use crate::{
     error::Reason,
     fleet::{FleetOptions, OnOutage},
     idempotency::{
-        Attempt, CheckpointFailed, IdempotencyStore, Recorded, Source,
+        Attempt, CheckpointFailed, Effect, IdempotencyStore, Recorded, Source,
         record::{Claim, Claimed, Holder, Takeover},
     },
 };
@@ -17,7 +17,7 @@ use crate::{
 fn over(store: &Shaky, on_outage: OnOutage) -> Idempotency {
     let builder = Idempotency::builder("test").store(store.clone());
     let fleet = FleetOptions::new().on_outage(on_outage);
-    builder.fleet(fleet).build().unwrap()
+    builder.fleet(fleet).without_wait().build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +82,7 @@ async fn a_caller_that_goes_away_before_the_store_answers_takes_no_doubt_with_it
     for unknown in [false, true] {
         let store = Shaky::default();
         let builder = Idempotency::builder("test").store(store.clone());
-        let handle = builder.takeover(Takeover::Any).build().unwrap();
+        let handle = builder.effect(Effect::Idempotent).build().unwrap();
         let crashed = Claim {
             owner: "crashed".into(),
             fingerprint: Bytes::new(),
@@ -111,58 +111,6 @@ async fn a_caller_that_goes_away_before_the_store_answers_takes_no_doubt_with_it
         let expected = if unknown { "Unknown" } else { "Ended" };
         assert_eq!(look.await.unwrap().value, (3, expected.to_owned()));
     }
-}
-
-/// Told that it is not recorded, rather than kept waiting; and recorded as soon as can be.
-#[tokio::test(start_paused = true)]
-async fn an_outcome_that_cannot_be_stored_is_told_and_tried_on() {
-    let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, OnOutage::FailClosed);
-    let (down, happens) = (store.clone(), effects.clone());
-    let run = handle.run("k", move |_| async move {
-        down.down(true);
-        Ok::<_, io::Error>(happens.happen())
-    });
-    let outcome = run.await.unwrap();
-    assert_eq!(outcome.source, Source::Fresh(Recorded::Pending));
-    tokio::time::sleep(LEASE / 2).await;
-    store.down(false);
-    tokio::time::sleep(2 * SECOND).await;
-    assert_eq!(replayed(effects.once(&handle, "k").await), 1);
-    assert_eq!(
-        (handle.snapshot().recorded, handle.snapshot().not_stored),
-        (1, 0)
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_that_stays_away_is_given_up_and_counted() {
-    let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, OnOutage::FailClosed);
-    let (down, happens) = (store.clone(), effects.clone());
-    let run = handle.run("k", move |_| async move {
-        down.down(true);
-        Ok::<_, io::Error>(happens.happen())
-    });
-    assert_eq!(run.await.unwrap().source, Source::Fresh(Recorded::Pending));
-    tokio::time::sleep(3 * LEASE).await;
-    let snapshot = handle.snapshot();
-    assert_eq!((snapshot.not_stored, snapshot.running), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_completion_whose_answer_was_lost_is_recorded_once() {
-    let (store, effects) = (Shaky::default(), Effects::default());
-    let handle = over(&store, OnOutage::FailClosed);
-    let (lose, happens) = (store.clone(), effects.clone());
-    let run = handle.run("k", move |_| async move {
-        lose.lose_replies(1);
-        Ok::<_, io::Error>(happens.happen())
-    });
-    assert_eq!(run.await.unwrap().source, Source::Fresh(Recorded::Pending));
-    tokio::time::sleep(SECOND).await;
-    assert_eq!(handle.snapshot().recorded, 1);
-    assert_eq!(replayed(effects.once(&handle, "k").await), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,18 +1,29 @@
 //! One call with a key: reads the request, runs the handler once, reads its response.
 
-use std::{future::poll_fn, marker::PhantomData, sync::Arc};
+use std::{
+    any::Any,
+    future::poll_fn,
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body::Body;
-use resilience_core::idempotency::{Attempt, Idempotency};
+use resilience_core::{
+    deadline::{self, Deadline},
+    idempotency::{Attempt, Idempotency},
+};
 use tower_service::Service;
 
 use super::{
     body::{BoxError, IdempotentBody, Read, read},
-    problems::{limited_outside, not_recorded, too_large, unreadable_body},
+    problems::{limited_outside, not_recorded, panicked, too_large, unreadable_body},
     response::{HandlerResponse, ResponseOutcomes},
-    settings::Settings,
+    settings::{Settings, due},
 };
 use crate::{idempotency::Key, problem::Problem};
 
@@ -42,6 +53,7 @@ impl<S> Call<S> {
             settings,
         } = self;
         let (head, body) = request.into_parts();
+        let due = due(&head.headers);
         let body = match in_memory(body, settings.max_request).await {
             Ok(body) => body,
             Err(problem) => return Ok(problem.into_response()),
@@ -57,12 +69,32 @@ impl<S> Call<S> {
             let request = Request::from_parts(head, IdempotentBody::whole(body, None));
             run(service, request, attempt, limits)
         };
-        let ran = handle.run_with(key, outcomes, work).await;
+        let ran = within(due, handle.run_with(key, outcomes, work));
+        let Ok(ran) = caught(ran).await else {
+            return Ok(panicked().into_response());
+        };
         match ran.and_then(|outcome| handle.accept(outcome)) {
             Err(rejected) => Ok(settings.rejected(rejected).into_response()),
             Ok(outcome) => outcome.value.map(HandlerResponse::into_response),
         }
     }
+}
+
+async fn within<F: Future>(due: Option<Deadline>, future: F) -> F::Output {
+    match due {
+        Some(due) => deadline::scope(due, future).await,
+        None => future.await,
+    }
+}
+
+/// The output of `future`, or the panic that it ended with.
+async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        polled.map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
+    })
+    .await
 }
 
 async fn in_memory<B>(body: B, limit: usize) -> Result<Bytes, Problem>

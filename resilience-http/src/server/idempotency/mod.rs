@@ -55,17 +55,24 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// |---|---|
 /// | the first with its key | the handler's |
 /// | its key was served before | the same status, headers and body, with `Idempotent-Replayed: true` and its `Age` in seconds |
-/// | its key is being served | 409 with `Retry-After`: what is left of the lease, or less ([`come_back_within`](Self::come_back_within)). If the handle lets callers [wait](resilience_core::idempotency::IdempotencyBuilder::wait): the recorded response, once it is there |
+/// | its key is being served | the recorded response, once it is there. If that takes longer than the client allows ([`headers::DEADLINE`](crate::headers::DEADLINE), or the current deadline) or than the handle lets callers [wait](resilience_core::idempotency::IdempotencyBuilder::wait): 409 with `Retry-After: 1` ([`come_back_within`](Self::come_back_within)) |
 /// | its key was used with another request | 422 |
 /// | no key | 400 if a key is [required](Self::required); otherwise the handler's |
 /// | a malformed key | 400 |
 /// | a body above [`max_request`](Self::max_request), or above the limit of an outer layer | 413 |
 /// | the store is unavailable | 503, unless the handle's outage policy says otherwise |
-/// | served before, but the response was not recorded, or the outcome is unknown | 409 |
+/// | served before, but the response was not recorded, or the outcome is [unknown](resilience_core::idempotency::Effect) | 409 |
+/// | the first, and the store does not take the response | held until it is recorded; 503 with [`Idempotency-Unrecorded: true`](crate::headers::IDEMPOTENCY_UNRECORDED) when the time for that is over ([`OnUnrecorded`](resilience_core::idempotency::OnUnrecorded)) |
+/// | the first, and the handler panics | 500 |
+/// | the handle is [shutting down](resilience_core::idempotency::Idempotency::shutdown) | 503 with `Retry-After: 1` |
 ///
 /// All of these are problem documents with stable types: those of [`problem`](crate::problem), and
 /// `urn:problem-type:resilience:idempotency:` with `no_key`, `malformed_key`, `too_large`,
-/// `unreadable_body` and `not_kept`.
+/// `unreadable_body`, `not_kept` and `panicked`.
+///
+/// A response of the handler that has no record (the policy is
+/// [`Answer`](resilience_core::idempotency::OnUnrecorded::Answer), or the outage policy `FailOpen`)
+/// carries [`Idempotency-Unrecorded: true`](crate::headers::IDEMPOTENCY_UNRECORDED).
 ///
 /// # Recording
 /// The status of the response decides, unless [`decide`](Self::decide) says otherwise:
@@ -74,7 +81,7 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// |---|---|
 /// | 408, 425, 429, 503 | not recorded: these say that nothing was done, and the next request with the key runs the handler |
 /// | any other, 500 included | recorded |
-/// | none: the service fails or panics | unknown: the handle's [takeover](resilience_core::idempotency::IdempotencyBuilder::takeover) policy decides |
+/// | none: the service fails or panics | unknown: the handle's [effect](resilience_core::idempotency::IdempotencyBuilder::effect) decides |
 ///
 /// **A 500 is recorded** because the handler may have done half of its work, and a second run would
 /// repeat that half. A caller that knows better sends a new key. Where handlers do all of their
@@ -191,10 +198,11 @@ impl IdempotentRequests {
         self.with(|settings| settings.refuse_unkept = refuse)
     }
 
-    /// Sets the maximum `Retry-After` of a request whose key is being served. Default: what is left
-    /// of the lease, after which another instance may take over. Set less where handlers are quick.
+    /// Sets the maximum `Retry-After` of a request whose key is being served, which otherwise is
+    /// what is left of the lease. Default: 1 s, since a handler is usually done long before its
+    /// lease ends. Set more where handlers take minutes.
     pub fn come_back_within(self, wait: Duration) -> Self {
-        self.with(|settings| settings.come_back_within = Some(wait))
+        self.with(|settings| settings.come_back_within = wait)
     }
 
     /// Makes a layer.

@@ -57,3 +57,10 @@ pub(super) fn not_recorded() -> Problem {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     problem(status, "not_kept", title, detail.into())
 }
+
+pub(super) fn panicked() -> Problem {
+    let title = "Request failed";
+    let detail = "The server failed while it processed the request; it is not known how much of it was done.";
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    problem(status, "panicked", title, detail.into())
+}

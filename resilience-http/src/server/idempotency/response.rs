@@ -5,10 +5,13 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body::Body;
-use resilience_core::idempotency::{CodecError, Disposition, Outcomes, Source};
+use resilience_core::idempotency::{self, CodecError, Disposition, Outcomes, Source};
 
 use super::body::IdempotentBody;
-use crate::idempotency::{Recorded, RecordedHeaders};
+use crate::{
+    headers::IDEMPOTENCY_UNRECORDED,
+    idempotency::{Recorded, RecordedHeaders},
+};
 
 /// Header that marks a replayed response: `true`.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -42,6 +45,17 @@ impl<B: Body> HandlerResponse<B> {
             Self::Replayed(recorded, _) => recorded.headers(),
             Self::Passing(response) => response.headers(),
         }
+    }
+
+    /// The response with the mark that it has no record.
+    fn unrecorded(mut self) -> Self {
+        let headers = match &mut self {
+            Self::Whole { head, .. } => &mut head.headers,
+            Self::Passing(response) => response.headers_mut(),
+            Self::Replayed(..) => return self,
+        };
+        headers.insert(IDEMPOTENCY_UNRECORDED, HeaderValue::from_static("true"));
+        self
     }
 
     pub(super) fn into_response(self) -> Response<IdempotentBody<B>> {
@@ -124,9 +138,22 @@ where
             (Ok(HandlerResponse::Replayed(recorded, _)), Source::Replayed { age }) => {
                 Ok(HandlerResponse::Replayed(recorded, *age))
             }
+            (Ok(response), Source::Fresh(recorded)) if is_missing(*recorded) => {
+                // A response that is not to be recorded is not missed.
+                Ok(match (self.decide)(response.status(), response.headers()) {
+                    Disposition::Release | Disposition::Unknown => response,
+                    _ => response.unrecorded(),
+                })
+            }
             (result, _) => result,
         }
     }
+}
+
+/// Whether the store has not confirmed the record.
+const fn is_missing(recorded: idempotency::Recorded) -> bool {
+    use idempotency::Recorded::{Pending, Unguarded};
+    matches!(recorded, Pending | Unguarded)
 }
 
 /// The default of [`IdempotentRequests::decide`](super::IdempotentRequests::decide).

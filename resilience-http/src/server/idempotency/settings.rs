@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use resilience_core::{
     Reason, Rejected,
+    deadline::{self, Deadline},
     idempotency::{self, Disposition, Fingerprint},
 };
 
@@ -14,6 +15,7 @@ use super::{
     response::by_status,
 };
 use crate::{
+    headers,
     idempotency::{FingerprintRules, Key, KeyRules, RecordedHeaders},
     problem::Problem,
 };
@@ -30,7 +32,7 @@ pub(super) struct Settings {
     pub(super) max_request: usize,
     pub(super) max_response: usize,
     pub(super) refuse_unkept: bool,
-    pub(super) come_back_within: Option<Duration>,
+    pub(super) come_back_within: Duration,
 }
 
 type Scope = dyn Fn(&Parts) -> String + Send + Sync;
@@ -49,7 +51,7 @@ impl Settings {
             max_request: 1 << 20,
             max_response: (1 << 20) - (64 << 10),
             refuse_unkept: false,
-            come_back_within: None,
+            come_back_within: Duration::from_secs(1),
         }
     }
 
@@ -78,14 +80,27 @@ impl Settings {
 
     /// The document of a rejection, with the wait of a request in progress capped.
     pub(super) fn rejected(&self, rejected: Rejected) -> Problem {
-        let wait = rejected.retry_after();
-        let within = self.come_back_within;
-        let sooner = within.filter(|within| wait.is_some_and(|wait| wait > *within));
-        match sooner.filter(|_| rejected.reason() == Reason::InFlight) {
-            Some(within) => rejected.with_retry_after(within).into(),
-            None => rejected.into(),
+        match rejected.retry_after() {
+            Some(wait) if rejected.reason() == Reason::InFlight => {
+                let wait = wait.min(self.come_back_within);
+                rejected.with_retry_after(wait).into()
+            }
+            _ => rejected.into(),
         }
     }
+}
+
+/// Maximum time before the client's deadline at which a response is sent.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// When a response must be sent, so that the client still gets it: the current deadline, or that in
+/// the header where no [`InboundDeadline`](super::super::InboundDeadline) is around the handler,
+/// less the time on the way.
+pub(super) fn due(headers: &HeaderMap) -> Option<Deadline> {
+    let left = headers::deadline(headers, &headers::DEADLINE);
+    let current = deadline::current().map(Deadline::remaining);
+    let left = [left, current].into_iter().flatten().min()?;
+    Some(Deadline::after(left - MARGIN.min(left / 2)))
 }
 
 /// A digest, because the header is a secret.

@@ -7,10 +7,10 @@ use std::sync::{
 
 use axum::{Router, body::Body, extract::State};
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
-use resilience_core::idempotency::Disposition;
+use resilience_core::idempotency::{Disposition, Effect};
 use resilience_http::{
     headers::IDEMPOTENCY_KEY,
     server::{IDEMPOTENT_REPLAYED, IdempotentBody, IdempotentRequests},
@@ -172,8 +172,7 @@ async fn an_answer_that_breaks_off_is_not_kept_as_if_it_were_whole() {
 }
 
 #[tokio::test]
-async fn a_panic_reaches_the_caller_and_leaves_the_outcome_unknown() {
-    let panics = HeaderName::from_static("x-panic");
+async fn a_panic_is_a_500_and_leaves_the_outcome_unknown() {
     let effects = Effects::default();
     let paid = effects.clone();
     let handler = async move || {
@@ -181,14 +180,29 @@ async fn a_panic_reaches_the_caller_and_leaves_the_outcome_unknown() {
         assert!(paid.count() > 9, "a handler with a fault");
     };
     let app = app(&once(), handler);
-    let ask = pay("k", "{}").with(panics, "1");
-    let first = tokio::spawn({
-        let (app, ask) = (app.clone(), ask.clone());
-        async move { ask.status(&app).await }
-    });
-    assert!(first.await.unwrap_err().is_panic());
+    let ask = pay("k", "{}");
+    let first = ask.send(&app).await;
+    let (kind, document) = refused(first, StatusCode::INTERNAL_SERVER_ERROR).await;
+    assert_eq!(kind, "panicked");
+    let reveals = document.to_string().contains("a handler with a fault");
+    assert!(!reveals, "{document}");
     let (kind, _) = refused(ask.send(&app).await, StatusCode::CONFLICT).await;
     assert_eq!((&*kind, effects.count()), ("outcome_unknown", 1));
+}
+
+#[tokio::test]
+async fn a_handler_whose_work_may_be_repeated_runs_again_after_a_panic() {
+    let effects = Effects::default();
+    let paid = effects.clone();
+    let handler = async move || {
+        assert!(paid.another() > 1, "a handler with a fault");
+        "paid"
+    };
+    let handle = builder().effect(Effect::Idempotent).build().unwrap();
+    let app = app(&IdempotentRequests::new(&handle), handler);
+    let ask = pay("k", "{}");
+    assert_eq!(ask.status(&app).await, 500);
+    assert_eq!(text(ask.send(&app).await).await, "paid");
 }
 
 /// Around a plain service, whose errors are not responses.

@@ -216,7 +216,7 @@ async fn while_the_first_is_served_the_others_are_told_to_come_back() {
         }
     };
     let minute = Duration::from_secs(60);
-    let handle = builder().lease(minute).build().unwrap();
+    let handle = builder().lease(minute).without_wait().build().unwrap();
     let once = resilience_http::server::IdempotentRequests::new(&handle);
     let app = app(&once, handler.clone());
     let first = tokio::spawn({
@@ -225,20 +225,14 @@ async fn while_the_first_is_served_the_others_are_told_to_come_back() {
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
     let busy = pay("k", "{}").send(&app).await;
-    let wait: u64 = busy.headers()[header::RETRY_AFTER]
-        .to_str()
-        .unwrap()
-        .parse()
-        .unwrap();
-    assert!(
-        (30..=60).contains(&wait),
-        "what is left of the lease: {wait}"
-    );
+    assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
     assert_eq!(refused(busy, StatusCode::CONFLICT).await.0, "in_flight");
-    // Another layer over the same records, with a shorter wait.
-    let quick = super::rig::app(&once.come_back_within(Duration::from_secs(2)), handler);
-    let busy = pay("k", "{}").send(&quick).await;
-    assert_eq!(busy.headers()[header::RETRY_AFTER], "2");
+    // Another layer over the same records, with a longer wait: what is left of the lease.
+    let slow = super::rig::app(&once.come_back_within(Duration::MAX), handler);
+    let busy = pay("k", "{}").send(&slow).await;
+    let wait = busy.headers()[header::RETRY_AFTER].to_str().unwrap();
+    let wait: u64 = wait.parse().unwrap();
+    assert!((30..=60).contains(&wait), "{wait}");
     open.notify_one();
     assert_eq!(first.await.unwrap(), "paid");
     assert!(is_replay(&pay("k", "{}").send(&app).await));
@@ -252,14 +246,7 @@ async fn of_a_crowd_with_one_key_one_is_served_and_the_others_get_its_answer() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         format!("payment {}", paid.another())
     };
-    let waiting = builder()
-        .wait(100, Duration::from_secs(10))
-        .build()
-        .unwrap();
-    let app = app(
-        &resilience_http::server::IdempotentRequests::new(&waiting),
-        handler,
-    );
+    let app = app(&once(), handler);
     let start = Instant::now();
     let crowd = (0..50).map(|_| async { text(pay("k", "{}").send(&app).await).await });
     let answers = futures_util::future::join_all(crowd).await;
@@ -273,4 +260,61 @@ async fn of_a_crowd_with_one_key_one_is_served_and_the_others_get_its_answer() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// A client that is gone by then would ask again anyway.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_answered_before_its_time_is_over() {
+    let handler = async || {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        "paid"
+    };
+    let app = app(&once(), handler);
+    let first = tokio::spawn({
+        let app = app.clone();
+        async move { text(pay("k", "{}").send(&app).await).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for (allowed, waited) in [("500", 250), ("2000", 1_750)] {
+        let start = Instant::now();
+        let ask = pay("k", "{}").with(resilience_http::headers::DEADLINE, allowed);
+        let busy = ask.send(&app).await;
+        assert_eq!(refused(busy, StatusCode::CONFLICT).await.0, "in_flight");
+        let elapsed = start.elapsed();
+        let waited = Duration::from_millis(waited);
+        assert!(
+            elapsed.abs_diff(waited) < Duration::from_millis(20),
+            "{elapsed:?}"
+        );
+    }
+    let ask = pay("k", "{}").with(resilience_http::headers::DEADLINE, "9000");
+    let replayed = ask.send(&app).await;
+    assert!(is_replay(&replayed));
+    assert_eq!(text(replayed).await, first.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_shuts_down_finishes_its_work_and_sends_new_requests_elsewhere() {
+    let handle = builder().build().unwrap();
+    let handler = async || {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        "paid"
+    };
+    let once = resilience_http::server::IdempotentRequests::new(&handle);
+    let app = app(&once, handler);
+    let first = tokio::spawn({
+        let app = app.clone();
+        async move { text(pay("k", "{}").send(&app).await).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let shutdown = tokio::spawn(async move { handle.shutdown(Duration::from_secs(20)).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for key in ["k", "another"] {
+        let late = pay(key, "{}").send(&app).await;
+        assert_eq!(late.headers()[header::RETRY_AFTER], "1");
+        let (kind, _) = refused(late, StatusCode::SERVICE_UNAVAILABLE).await;
+        assert_eq!(kind, "shutting_down");
+    }
+    assert_eq!(first.await.unwrap(), "paid");
+    assert_eq!(shutdown.await.unwrap(), Ok(()));
 }

@@ -21,7 +21,7 @@ use resilience_core::{
     deadline::Timeout,
     error::wrap::WrapErrorLayer,
     fallback::{Fallback, FallbackLayer},
-    idempotency::{Disposition, Idempotency, IdempotencyBuilder, Key},
+    idempotency::{Effect, Idempotency, IdempotencyBuilder, Key},
     keyed::Keyed,
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
@@ -235,7 +235,7 @@ fn idempotency_of_requests_without_a_key() {
 #[test]
 fn idempotency_of_a_key_in_flight() {
     Subject::new("idempotency of a key in flight", || async {
-        of_keys(Idempotency::builder("contract"), one_key())
+        of_keys(Idempotency::builder("contract").without_wait(), one_key())
     })
     .rejects_after(1, Plan::Hang)
     .exempt("a_dropped_call_gives_back_what_it_held", GOES_ON)
@@ -251,7 +251,7 @@ fn of_keys(
     key: impl Fn(&Ask) -> Option<Key> + Clone + Send + Sync + 'static,
 ) -> Instance {
     let handle = builder
-        .on_panic(Disposition::Release)
+        .effect(Effect::Idempotent)
         .ttl(SECOND)
         .build()
         .unwrap();

@@ -289,7 +289,8 @@ async fn events_of_idempotency_keys_have_stable_names_and_fields() {
     let (recorder, _default) = listen();
     let store = idempotency::InProcessIdempotency::new();
     let keys = idempotency::Idempotency::builder("keys");
-    let keys = keys.store(store.clone()).max_outcome(8).build().unwrap();
+    let keys = keys.store(store.clone()).max_outcome(8).without_wait();
+    let keys = keys.build().unwrap();
     let is = |level, message: &str, more: &[(&'static str, &str)]| {
         let of_keys = [("pattern", "idempotency"), ("name", "keys")];
         let mut fields = [&of_keys[..], more].concat();
