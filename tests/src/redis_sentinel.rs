@@ -84,6 +84,12 @@ impl RedisSentinels {
     }
 
     /// The sentinel with this number.
+    #[must_use]
+    pub fn sentinel(&self, number: usize) -> &RedisServer {
+        &self.sentinels[number]
+    }
+
+    /// The sentinel with this number.
     pub fn sentinel_mut(&mut self, number: usize) -> &mut RedisServer {
         &mut self.sentinels[number]
     }
@@ -99,6 +105,16 @@ impl RedisSentinels {
                 .try_words(&["SENTINEL", "FAILOVER", SERVICE])
                 .is_ok_and(|answer| answer == "OK")
         });
+    }
+
+    /// Whether a server other than `former` says that it is a master.
+    #[must_use]
+    pub fn has_promoted(&self, former: usize) -> bool {
+        let mut others = self.servers.iter().enumerate();
+        others.any(|(number, server)| {
+            let role = server.try_command("ROLE");
+            number != former && role.is_ok_and(|role| role.starts_with("master"))
+        })
     }
 
     /// Waits until the sentinels name another master than `former`, and that server confirms it.

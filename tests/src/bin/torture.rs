@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, failover or cluster
+//! torture only NAME   one part of it: inbox, redis, failover, switch or cluster
 //! torture worker ..   one of the processes
 //! ```
 
@@ -11,7 +11,10 @@ use std::{env, time::Duration};
 use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
     redis_cluster::RedisCluster,
-    torture::{DISTANCE, Loss, Plan, Subject, failover, run, work},
+    redis_sentinel::RedisSentinels,
+    torture::{
+        DISTANCE, How, Loss, PLACES, Plan, Subject, failover, run, switch, switches, work,
+    },
 };
 
 #[path = "../../figures/src/report.rs"]
@@ -42,6 +45,9 @@ async fn main() {
         for durable in [false, true] {
             failovers(durable).await;
         }
+    }
+    if "switch".contains(only) {
+        switched().await;
     }
     if "cluster".contains(only) {
         answers().await;
@@ -121,6 +127,46 @@ async fn failovers(durable: bool) {
         "keys",
         Target::Exactly(0.0),
     );
+}
+
+/// What a switch of the master costs, by the number of replicas that steps wait for.
+async fn switched() {
+    let mut twice = 0;
+    for (how, word) in [(How::Planned, "planned"), (How::Killed, "killed")] {
+        for durable in [0, 1, 2] {
+            let group = tokio::task::spawn_blocking(RedisSentinels::start);
+            let (_group, switch) = switch(group.await.expect("a group"), durable, how).await;
+            let tell = |name: &str, value: f64, unit: &str, target| {
+                let name = format!("sentinel_failover_{word}_durable_{durable}_{name}");
+                figure(&name, value, unit, target);
+            };
+            let unit = format!("of {} keys", switch.accepted);
+            let target = match durable {
+                2 => Target::Exactly(0.0),
+                _ => Target::Open,
+            };
+            tell("effects_twice", switch.twice as f64, &unit, target);
+            let in_use = switch.in_use.as_secs_f64() * 1e3;
+            let unit = "ms after the promotion";
+            tell("former_master_in_use", in_use, unit, Target::Open);
+            let pause = switch.pause.as_secs_f64() * 1e3;
+            tell("longest_pause", pause, "ms", Target::Open);
+            if durable == 2 {
+                twice += switch.twice;
+            }
+        }
+    }
+    let unit = "keys, durable(2) of 2";
+    figure("sentinel_failover_effects_twice", twice as f64, unit, Target::Exactly(0.0));
+    let group = tokio::task::spawn_blocking(RedisSentinels::start);
+    let overrun = switches(group.await.expect("a group"), 5, Duration::from_secs(6)).await;
+    let unit = "calls above the limit, five switches";
+    let above = overrun.admitted_above as f64;
+    figure("sentinel_failovers_limit_above", above, unit, Target::Open);
+    let unit = format!("calls at once of {PLACES}, five switches");
+    figure("sentinel_failovers_bulkhead_peak", overrun.peak as f64, &unit, Target::Open);
+    let above = overrun.above.as_secs_f64() * 1e3;
+    figure("sentinel_failovers_bulkhead_above", above, "ms", Target::Open);
 }
 
 async fn tortured(subject: Subject) {

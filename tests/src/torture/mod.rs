@@ -10,6 +10,7 @@ mod checker;
 mod failover;
 mod fleet;
 mod subject;
+mod switch;
 mod worker;
 
 use std::{path::Path, time::Duration};
@@ -18,6 +19,7 @@ pub use checker::Findings;
 pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
 pub use subject::Subject;
+pub use switch::{How, Overrun, PLACES, Switch, switch, switches};
 pub use worker::work;
 
 use crate::{postgres::Postgres, redis::RedisServer};
