@@ -3,6 +3,7 @@
 pub mod breaker;
 pub mod bulkhead;
 mod connection;
+mod dialer;
 mod error;
 pub mod idempotency;
 mod keys;

@@ -11,14 +11,14 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     breaker::{BreakerIndex, RedisBreakers},
     bulkhead::RedisBulkheads,
-    connection::{Connection, Status},
+    connection::{Connection, Settings, Status},
+    dialer::{Dialer, RootCertificates},
     error::CommandError,
     idempotency::RedisIdempotency,
     limit::RedisLimits,
     members::RedisMembers,
     regions::RedisRegion,
     store::StoreContext,
-    transport::{RootCertificates, Timeouts},
     url::{Endpoint, InvalidUrl},
 };
 
@@ -166,12 +166,16 @@ impl Redis {
     }
 
     fn start(endpoint: Endpoint, builder: &RedisBuilder) -> Self {
-        let timeouts = Timeouts {
-            connect: builder.connect_timeout,
-            unacknowledged: builder.connect_timeout * 2,
+        let settings = Settings {
+            budget: builder.budget,
+            master_lease: builder.master_lease,
+            dialer: Dialer {
+                connect: builder.connect_timeout,
+                unacknowledged: builder.connect_timeout * 2,
+                roots: builder.roots.clone(),
+            },
         };
-        let roots = builder.roots.clone();
-        let connection = Arc::new(Connection::start(endpoint, builder.budget, timeouts, roots));
+        let connection = Arc::new(Connection::start(endpoint, settings));
         let members = RedisMembers::new(Arc::clone(&connection), &builder.prefix);
         Self {
             context: StoreContext {
@@ -193,6 +197,7 @@ pub struct RedisBuilder {
     prefix: String,
     budget: Duration,
     connect_timeout: Duration,
+    master_lease: Duration,
     roots: Option<RootCertificates>,
 }
 
@@ -203,6 +208,7 @@ impl RedisBuilder {
             prefix: "resilience".to_owned(),
             budget: Duration::from_millis(100),
             connect_timeout: Duration::from_millis(500),
+            master_lease: Duration::from_secs(3),
             roots: None,
         }
     }
@@ -226,6 +232,19 @@ impl RedisBuilder {
         self
     }
 
+    /// Maximum time that a master is used after a majority of the sentinels in the URL last confirmed it, above zero. Default
+    /// 3 s. Sentinel only.
+    ///
+    /// The sentinels are asked every second, or three times per lease if that is more often, and at once after each event
+    /// of a failover. A process that is cut off from them together with the former master writes to that one for this
+    /// time plus a [budget](Self::budget) at most. While no majority answers, Redis counts as unavailable, although the
+    /// master may be well; a long lease tolerates longer outages of sentinels, and forgets more in a split brain. Name all
+    /// sentinels in the URL: the majority is counted among those.
+    pub const fn master_lease(mut self, lease: Duration) -> Self {
+        self.master_lease = lease;
+        self
+    }
+
     /// Certificates of authorities, in PEM, that a server's certificate must lead back to; no others are trusted. Default:
     /// the system's.
     #[cfg(feature = "tls")]
@@ -245,6 +264,7 @@ impl RedisBuilder {
         for (field, value) in [
             ("budget", self.budget),
             ("connect_timeout", self.connect_timeout),
+            ("master_lease", self.master_lease),
         ] {
             if value.is_zero() {
                 return Err(InvalidConfig::new(field, value, "must be above zero").into());
@@ -265,6 +285,7 @@ impl fmt::Debug for RedisBuilder {
             .field("prefix", &self.prefix)
             .field("budget", &self.budget)
             .field("connect_timeout", &self.connect_timeout)
+            .field("master_lease", &self.master_lease)
             .finish_non_exhaustive()
     }
 }

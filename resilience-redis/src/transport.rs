@@ -1,19 +1,26 @@
-//! One connection to the server, the Sentinel group or the Cluster of a URL. The only file that knows how the client crate
-//! connects.
+//! Commands on one connection to a server or a Cluster.
 //!
 //! # References
-//! [Guidelines for Redis clients with support for Sentinel](https://redis.io/docs/latest/develop/reference/sentinel-clients/)
-//! and the [Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
-
-use std::time::Duration;
+//! The [Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, PushInfo, RedisResult, Value,
+    Cmd, ConnectionInfo, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
-    io::tcp::TcpSettings,
 };
 
-use crate::url::Endpoint;
+#[cfg(not(feature = "cluster"))]
+use crate::dialer::invalid;
+use crate::{
+    dialer::{Dialer, OnPush},
+    url::Address,
+};
+
+/// What a connection leads to.
+pub(crate) enum Server {
+    Single(ConnectionInfo),
+    /// Some nodes of a Cluster.
+    Cluster(Vec<ConnectionInfo>),
+}
 
 /// A live connection; clones share the socket.
 #[derive(Clone)]
@@ -23,166 +30,19 @@ pub(crate) enum Transport {
     Cluster(redis::cluster_async::ClusterConnection),
 }
 
-pub(crate) type OnPush = std::sync::Arc<dyn Fn(PushInfo) + Send + Sync>;
-
-/// Time limits of sockets.
-#[derive(Clone, Copy)]
-pub(crate) struct Timeouts {
-    /// Maximum time for connecting.
-    pub(crate) connect: Duration,
-    /// Maximum time that a packet may stay unacknowledged before the kernel closes the connection.
-    pub(crate) unacknowledged: Duration,
-}
-
-/// Certificates of authorities, in PEM, in place of the system's.
-#[derive(Clone)]
-pub(crate) struct RootCertificates(
-    #[cfg_attr(not(feature = "tls"), allow(dead_code))] pub(crate) Vec<u8>,
-);
-
-impl RootCertificates {
-    #[cfg(feature = "tls")]
-    fn certificates(&self) -> redis::TlsCertificates {
-        redis::TlsCertificates {
-            client_tls: None,
-            root_cert: Some(self.0.clone()),
-        }
-    }
-
-    #[cfg(feature = "tls")]
-    fn client(&self, info: redis::ConnectionInfo) -> RedisResult<Client> {
-        Client::build_with_tls(info, self.certificates())
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn client(&self, _: redis::ConnectionInfo) -> RedisResult<Client> {
-        Err(invalid("TLS needs the feature `tls`"))
-    }
-}
-
 impl Transport {
     pub(crate) async fn open(
-        endpoint: &Endpoint,
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
+        dialer: &Dialer,
+        server: &Server,
         on_push: OnPush,
     ) -> RedisResult<Self> {
-        match endpoint {
-            Endpoint::Single(info) => {
-                let info = info.clone().set_tcp_settings(tcp(timeouts));
-                let client = match roots {
-                    None => Client::open(info)?,
-                    Some(roots) => roots.client(info)?,
-                };
-                Self::single(&client, timeouts, on_push).await
-            }
-            Endpoint::Sentinel { .. } => Self::sentinel(endpoint, timeouts, roots, on_push).await,
-            Endpoint::Cluster(nodes) => Self::cluster(nodes, timeouts, roots).await,
+        match server {
+            Server::Single(info) => Ok(Self::Single(dialer.single(info, on_push).await?)),
+            #[cfg(feature = "cluster")]
+            Server::Cluster(nodes) => Ok(Self::Cluster(dialer.cluster(nodes).await?)),
+            #[cfg(not(feature = "cluster"))]
+            Server::Cluster(_) => Err(invalid("Cluster needs the feature `cluster`")),
         }
-    }
-
-    async fn single(client: &Client, timeouts: Timeouts, on_push: OnPush) -> RedisResult<Self> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeouts.connect))
-            // Every command has a timeout of this crate's own.
-            .set_response_timeout(None)
-            .set_push_sender(sender(on_push));
-        Ok(Self::Single(
-            client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?,
-        ))
-    }
-
-    /// Asks the sentinels again for the master: the previous one may be the server that failed.
-    #[cfg(feature = "sentinel")]
-    async fn sentinel(
-        endpoint: &Endpoint,
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
-        on_push: OnPush,
-    ) -> RedisResult<Self> {
-        use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-        let Endpoint::Sentinel {
-            nodes,
-            service,
-            settings,
-            tls,
-        } = endpoint
-        else {
-            return Err(invalid("not a Sentinel URL"));
-        };
-        // The sentinels are asked one after the other: a silent one must not be the first in every attempt.
-        let mut nodes = nodes.clone();
-        fastrand::shuffle(&mut nodes);
-        let mut builder = SentinelClientBuilder::new(nodes, service, SentinelServerType::Master)?
-            .set_client_to_redis_db(settings.db())
-            .set_client_to_redis_protocol(settings.protocol())
-            .set_client_to_redis_tcp_settings(tcp(timeouts))
-            .set_client_to_sentinel_tcp_settings(tcp(timeouts));
-        if let Some(username) = settings.username() {
-            builder = builder.set_client_to_redis_username(username);
-        }
-        if let Some(password) = settings.password() {
-            builder = builder.set_client_to_redis_password(password);
-        }
-        if let Some(tls) = tls {
-            builder = builder
-                .set_client_to_redis_tls_mode(*tls)
-                .set_client_to_sentinel_tls_mode(*tls);
-        }
-        #[cfg(feature = "tls")]
-        if let Some(roots) = roots {
-            builder = builder
-                .set_client_to_redis_certificates(roots.certificates())
-                .set_client_to_sentinel_certificates(roots.certificates());
-        }
-        #[cfg(not(feature = "tls"))]
-        let _ = roots;
-        let client = builder.build()?.async_get_client().await?;
-        Self::single(&client, timeouts, on_push).await
-    }
-
-    #[cfg(not(feature = "sentinel"))]
-    async fn sentinel(
-        _: &Endpoint,
-        _: Timeouts,
-        _: Option<&RootCertificates>,
-        _: OnPush,
-    ) -> RedisResult<Self> {
-        Err(invalid("Sentinel needs the feature `sentinel`"))
-    }
-
-    #[cfg(feature = "cluster")]
-    async fn cluster(
-        nodes: &[redis::ConnectionInfo],
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
-    ) -> RedisResult<Self> {
-        let builder = redis::cluster::ClusterClient::builder(nodes.to_vec())
-            .use_protocol(redis::ProtocolVersion::RESP3)
-            .connection_timeout(timeouts.connect)
-            .tcp_settings(tcp(timeouts))
-            // Enough for redirections; a shard that is gone is not waited for here, since callers have a budget.
-            .retries(2);
-        #[cfg(feature = "tls")]
-        let builder = match roots {
-            Some(roots) => builder.certs(roots.certificates()),
-            None => builder,
-        };
-        #[cfg(not(feature = "tls"))]
-        let _ = roots;
-        let client = builder.build()?;
-        Ok(Self::Cluster(client.get_async_connection().await?))
-    }
-
-    #[cfg(not(feature = "cluster"))]
-    async fn cluster(
-        _: &[redis::ConnectionInfo],
-        _: Timeouts,
-        _: Option<&RootCertificates>,
-    ) -> RedisResult<Self> {
-        Err(invalid("Cluster needs the feature `cluster`"))
     }
 
     pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
@@ -253,6 +113,26 @@ impl Transport {
         Ok(seconds.saturating_mul(1_000_000).saturating_add(micros))
     }
 
+    /// Whether the server says that it is a master.
+    pub(crate) async fn is_master(&mut self) -> RedisResult<bool> {
+        let answer = self.ask_any(redis::cmd("ROLE")).await?;
+        let role = match answer {
+            Value::Array(mut items) if !items.is_empty() => items.swap_remove(0),
+            other => other,
+        };
+        Ok(redis::from_redis_value::<String>(role)? == "master")
+    }
+
+    /// Reads a setting of the server, or of any one node of a Cluster.
+    pub(crate) async fn setting(&mut self, name: &str) -> RedisResult<Option<String>> {
+        let mut get = redis::cmd("CONFIG");
+        get.arg("GET").arg(name);
+        let answer = self.ask_any(get).await?;
+        let mut settings: std::collections::HashMap<String, String> =
+            redis::from_redis_value(answer)?;
+        Ok(settings.remove(name))
+    }
+
     /// Reads the section `memory` of INFO from the server, or from any one node of a Cluster.
     pub(crate) async fn memory(&mut self) -> RedisResult<String> {
         let mut info = redis::cmd("INFO");
@@ -280,18 +160,13 @@ impl Transport {
 pub(crate) struct PubsubTransport(MultiplexedConnection);
 
 impl PubsubTransport {
-    /// Opens the connection. In a Cluster, `endpoint` is one of its nodes: each passes on all messages.
+    /// Opens the connection. In a Cluster, `server` is one of its nodes: each passes on all messages.
     pub(crate) async fn open(
-        endpoint: &Endpoint,
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
+        dialer: &Dialer,
+        server: &ConnectionInfo,
         on_push: OnPush,
     ) -> RedisResult<Self> {
-        match Transport::open(endpoint, timeouts, roots, on_push).await? {
-            Transport::Single(conn) => Ok(Self(conn)),
-            #[cfg(feature = "cluster")]
-            Transport::Cluster(_) => Err(invalid("subscriptions need a single node")),
-        }
+        Ok(Self(dialer.single(server, on_push).await?))
     }
 
     /// Subscribes to one channel: one command, one confirmation.
@@ -321,7 +196,7 @@ impl PubsubTransport {
     }
 
     /// Reads the addresses of the nodes of the Cluster. An empty host means that of the node itself.
-    pub(crate) async fn cluster_nodes(&self) -> RedisResult<Vec<(String, u16)>> {
+    pub(crate) async fn cluster_nodes(&self) -> RedisResult<Vec<Address>> {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
         let answer = self.0.clone().send_packed_command(&slots).await?;
@@ -330,7 +205,7 @@ impl PubsubTransport {
 }
 
 /// Parses the answer to CLUSTER SLOTS: ranges of slots, each `first, last, node, node..`, each node `host, port, id..`.
-fn nodes(slots: &Value) -> Vec<(String, u16)> {
+fn nodes(slots: &Value) -> Vec<Address> {
     let list = |value: &Value| match value {
         Value::Array(items) => items.clone(),
         _ => Vec::new(),
@@ -354,23 +229,4 @@ fn nodes(slots: &Value) -> Vec<(String, u16)> {
     nodes.sort();
     nodes.dedup();
     nodes
-}
-
-fn sender(
-    on_push: OnPush,
-) -> impl Fn(PushInfo) -> Result<(), std::convert::Infallible> + Send + Sync + 'static {
-    move |push| {
-        on_push(push);
-        Ok(())
-    }
-}
-
-fn tcp(timeouts: Timeouts) -> TcpSettings {
-    TcpSettings::default()
-        .set_nodelay(true)
-        .set_user_timeout(timeouts.unacknowledged)
-}
-
-fn invalid(rule: &'static str) -> redis::RedisError {
-    (redis::ErrorKind::InvalidClientConfig, rule).into()
 }

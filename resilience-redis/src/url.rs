@@ -4,24 +4,53 @@ use std::fmt;
 
 use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    TlsMode,
 };
 
 /// A valid Redis URL.
 #[derive(Clone)]
 pub(crate) enum Endpoint {
     Single(ConnectionInfo),
-    #[cfg_attr(
-        not(feature = "sentinel"),
-        allow(dead_code, reason = "parsed, and refused with the name of the feature")
-    )]
-    Sentinel {
-        nodes: Vec<ConnectionAddr>,
-        service: String,
-        settings: RedisConnectionInfo,
-        tls: Option<TlsMode>,
-    },
+    Sentinel(SentinelGroup),
     Cluster(Vec<ConnectionInfo>),
+}
+
+/// Sentinels, and the service that they watch.
+#[derive(Clone)]
+pub(crate) struct SentinelGroup {
+    pub(crate) sentinels: Vec<ConnectionInfo>,
+    pub(crate) service: String,
+    /// A sentinel's address, with the settings of the servers.
+    servers: ConnectionInfo,
+}
+
+/// Host and port.
+pub(crate) type Address = (String, u16);
+
+impl SentinelGroup {
+    /// A server of the group.
+    pub(crate) fn server(&self, address: &Address) -> ConnectionInfo {
+        let servers = self.servers.clone();
+        let addr = at(servers.addr(), address.clone());
+        servers.set_addr(addr)
+    }
+}
+
+/// The address of another node, reached in the same way as `this` one. Without a host, on the host of `this` one.
+pub(crate) fn at(this: &ConnectionAddr, (host, port): Address) -> ConnectionAddr {
+    let mut addr = this.clone();
+    if let ConnectionAddr::Tcp(own_host, own_port)
+    | ConnectionAddr::TcpTls {
+        host: own_host,
+        port: own_port,
+        ..
+    } = &mut addr
+    {
+        *own_port = port;
+        if !host.is_empty() {
+            *own_host = host;
+        }
+    }
+    addr
 }
 
 /// An error in a Redis URL. Never shows the password.
@@ -77,20 +106,18 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Single(info) => write!(f, "{}", info.addr()),
-            Self::Sentinel { nodes, service, .. } => {
-                write!(f, "sentinel {service} at {}", list(nodes.iter()))
+            Self::Sentinel(group) => {
+                let sentinels = list(&group.sentinels);
+                write!(f, "sentinel {} at {sentinels}", group.service)
             }
-            Self::Cluster(infos) => write!(
-                f,
-                "cluster at {}",
-                list(infos.iter().map(ConnectionInfo::addr))
-            ),
+            Self::Cluster(nodes) => write!(f, "cluster at {}", list(nodes)),
         }
     }
 }
 
-fn list<'a>(nodes: impl Iterator<Item = &'a ConnectionAddr>) -> String {
-    nodes.map(ToString::to_string).collect::<Vec<_>>().join(",")
+fn list(nodes: &[ConnectionInfo]) -> String {
+    let addresses = nodes.iter().map(|node| node.addr().to_string());
+    addresses.collect::<Vec<_>>().join(",")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -201,12 +228,14 @@ impl<'a> Parts<'a> {
         if service.is_empty() {
             return Err("a Sentinel URL names the service: redis-sentinel://host:26379/mymaster");
         }
-        Ok(Endpoint::Sentinel {
-            nodes: infos.iter().map(|info| info.addr().clone()).collect(),
+        let settings = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+        let sentinels = infos.iter().cloned();
+        let sentinels = sentinels.map(|info| info.set_redis_settings(settings.clone()));
+        Ok(Endpoint::Sentinel(SentinelGroup {
+            sentinels: sentinels.collect(),
             service: service.to_owned(),
-            settings: infos[0].redis_settings().clone(),
-            tls: (self.scheme == "rediss").then_some(TlsMode::Secure),
-        })
+            servers: infos[0].clone(),
+        }))
     }
 }
 
@@ -250,16 +279,20 @@ mod tests {
 
     #[test]
     fn user_password_and_database_are_read_and_resp3_is_spoken() {
-        let Ok(Endpoint::Sentinel { settings, .. }) =
-            Endpoint::parse("redis-sentinel://app:s%40t@h/m/2")
+        let Ok(Endpoint::Sentinel(group)) = Endpoint::parse("redis-sentinel://app:s%40t@h/m/2")
         else {
             panic!("is a Sentinel URL")
         };
+        let master = group.server(&("elsewhere".into(), 7));
+        assert_eq!(master.addr().to_string(), "elsewhere:7");
+        let settings = master.redis_settings();
         assert_eq!(
             (settings.username(), settings.password(), settings.db()),
             (Some("app"), Some("s@t"), 2)
         );
         assert!(matches!(settings.protocol(), ProtocolVersion::RESP3));
+        let sentinel = group.sentinels[0].redis_settings();
+        assert_eq!((sentinel.password(), sentinel.db()), (None, 0));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use super::shared::{GUARD, Live, REPLICA_AGAIN, SUSPICIOUS, Shared};
 use crate::{
     error::{CommandError, is_broken, is_read_only},
     transport::Transport,
-    url::Endpoint,
 };
 
 /// Why a command has no answer that counts.
@@ -84,7 +83,7 @@ impl Shared {
 
     /// Notes what an error says about the connection that it came over.
     fn examine(&self, live: &Live, error: &RedisError) -> CommandError {
-        let is_cluster = matches!(self.endpoint, Endpoint::Cluster(_));
+        let is_cluster = self.destination.is_cluster();
         if is_final_answer(error) && self.lost.load(Relaxed) >= live.number {
             // Another caller has found meanwhile that answers are misplaced.
             return CommandError::Misplaced;
@@ -96,6 +95,7 @@ impl Shared {
             self.lose(live.number);
         } else if is_read_only(error) && !is_cluster && live.since.elapsed() >= REPLICA_AGAIN {
             self.replica.fetch_max(live.number, Relaxed);
+            self.destination.sentinels.ask();
             self.trouble.notify_one();
         }
         CommandError::from_redis(error)
@@ -111,7 +111,7 @@ impl Shared {
             tracing::warn!(
                 target: "resilience",
                 name = GUARD,
-                redis = ?self.endpoint,
+                redis = ?self.destination.endpoint,
                 "an answer from Redis belongs to another command: it is not believed, and the connection is remade"
             );
         }
@@ -126,13 +126,18 @@ impl Shared {
     }
 
     fn note_timeout(&self) {
-        if self.timed_out.fetch_add(1, Relaxed) + 1 >= SUSPICIOUS {
+        let timeouts = self.timed_out.fetch_add(1, Relaxed) + 1;
+        if timeouts == 1 {
+            self.destination.sentinels.ask();
+        }
+        if timeouts >= SUSPICIOUS {
             self.trouble.notify_one();
         }
     }
 
     /// Notes that connection `number` is lost.
     pub(super) fn lose(&self, number: u64) {
+        self.destination.sentinels.ask();
         self.lost.fetch_max(number, Relaxed);
         self.trouble.notify_one();
     }

@@ -9,18 +9,23 @@
 //! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and drops the connection if that is not
 //!   answered either;
 //! - connects again when the server turns out to be a replica, with the old connection in use meanwhile;
-//! - connects again when an answer belongs to another command.
+//! - connects again when an answer belongs to another command;
+//! - under Sentinel, uses a master for as long as the sentinels confirm it (see [`quorum`]), and not one command longer.
 //!
 //! An answer is believed once it has named its command: see [`Nonce`]. Subscriptions use a connection of their own (see
 //! [`pubsub`]): a client that loses count of the confirmations of subscriptions takes every later answer for that of another
 //! command.
 
+mod advice;
 mod budget;
 mod clock;
 mod command;
+mod destination;
 mod nonce;
 mod pubsub;
+mod quorum;
 mod reconnect;
+mod sentinel;
 mod shared;
 mod status;
 mod supervisor;
@@ -47,17 +52,15 @@ use self::{
     budget::Budget,
     clock::ServerClock,
     command::{Failure, is_elsewhere},
+    destination::Destination,
     nonce::Nonces,
     pubsub::Pubsub,
+    sentinel::Sentinels,
     shared::{Shared, guard},
     status::Subscriber,
 };
 pub(crate) use self::{nonce::Nonce, status::Push};
-use crate::{
-    error::CommandError,
-    transport::{RootCertificates, Timeouts, Transport},
-    url::Endpoint,
-};
+use crate::{dialer::Dialer, error::CommandError, transport::Transport, url::Endpoint};
 
 /// A connection for commands, and one for subscriptions while there are any. Closed when it is dropped.
 pub(crate) struct Connection {
@@ -72,42 +75,65 @@ struct Lifetime {
     running: TaskTracker,
 }
 
+/// Settings of a connection.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    /// Maximum time for one answer.
+    pub(crate) budget: Duration,
+    /// Under Sentinel, maximum time that a master is used after a majority of the sentinels confirmed it.
+    pub(crate) master_lease: Duration,
+    pub(crate) dialer: Dialer,
+}
+
+#[cfg(test)]
+impl Settings {
+    /// Each step may take this time.
+    pub(crate) fn all_within(limit: Duration) -> Self {
+        Self {
+            budget: limit,
+            master_lease: limit,
+            dialer: Dialer {
+                connect: limit,
+                unacknowledged: limit,
+                roots: None,
+            },
+        }
+    }
+}
+
 impl Connection {
     /// Starts connecting in the background; must be called within a tokio runtime.
-    pub(crate) fn start(
-        endpoint: Endpoint,
-        budget: Duration,
-        timeouts: Timeouts,
-        roots: Option<RootCertificates>,
-    ) -> Self {
+    pub(crate) fn start(endpoint: Endpoint, settings: Settings) -> Self {
+        let Settings {
+            budget,
+            master_lease,
+            dialer,
+        } = settings;
         let lifetime = Lifetime {
             closing: CancellationToken::new(),
             running: TaskTracker::new(),
         };
-        Self::start_within(endpoint, budget, timeouts, roots, lifetime)
+        let Lifetime { closing, running } = &lifetime;
+        let sentinels = Sentinels::start(&endpoint, &dialer, master_lease, closing, running);
+        let destination = Destination {
+            endpoint,
+            dialer,
+            sentinels,
+        };
+        Self::start_within(destination, budget, lifetime)
     }
 
-    fn start_within(
-        endpoint: Endpoint,
-        budget: Duration,
-        timeouts: Timeouts,
-        roots: Option<RootCertificates>,
-        lifetime: Lifetime,
-    ) -> Self {
+    fn start_within(destination: Destination, budget: Duration, lifetime: Lifetime) -> Self {
         let status = watch::Sender::new(Status::Connecting);
         let pubsub = Arc::new(Pubsub::new(
-            endpoint.clone(),
+            destination.clone(),
             budget,
-            timeouts,
-            roots.clone(),
             status.subscribe(),
             lifetime.closing.clone(),
         ));
         let shared = Arc::new(Shared {
-            endpoint,
+            destination,
             budget: Budget::new(budget),
-            timeouts,
-            roots,
             guard: guard(),
             current: ArcSwapOption::empty(),
             nonces: Nonces::new(),
@@ -117,7 +143,7 @@ impl Connection {
             timed_out: AtomicU32::new(0),
             lost: AtomicU64::new(0),
             replica: AtomicU64::new(0),
-            told_of_eviction: AtomicBool::new(false),
+            advised: AtomicBool::new(false),
             trouble: Notify::new(),
             closing: lifetime.closing.clone(),
         });
@@ -134,16 +160,11 @@ impl Connection {
     /// Starts another connection to the same server, with the same settings. It ends with this one at the latest.
     pub(crate) fn another(&self) -> Self {
         let shared = &self.shared;
-        Self::start_within(
-            shared.endpoint.clone(),
-            shared.budget.limit(),
-            shared.timeouts,
-            shared.roots.clone(),
-            Lifetime {
-                closing: self.lifetime.closing.child_token(),
-                running: self.lifetime.running.clone(),
-            },
-        )
+        let lifetime = Lifetime {
+            closing: self.lifetime.closing.child_token(),
+            running: self.lifetime.running.clone(),
+        };
+        Self::start_within(shared.destination.clone(), shared.budget.limit(), lifetime)
     }
 
     /// Closes this connection and those made from it, and waits for their tasks to end, for at most `within`: commands
@@ -238,7 +259,7 @@ impl Connection {
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.shared.endpoint, Endpoint::Cluster(_))
+        self.shared.destination.is_cluster()
     }
 
     pub(crate) fn clock(&self) -> &ServerClock {
@@ -284,7 +305,7 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("endpoint", &self.shared.endpoint)
+            .field("endpoint", &self.shared.destination.endpoint)
             .field("status", &*self.shared.status.borrow())
             .finish_non_exhaustive()
     }

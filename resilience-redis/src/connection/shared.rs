@@ -16,11 +16,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{budget::Budget, clock::ServerClock, nonce::Nonces, pubsub::Pubsub, status::Status};
-use crate::{
-    transport::{RootCertificates, Timeouts, Transport},
-    url::Endpoint,
+use super::{
+    budget::Budget, clock::ServerClock, destination::Destination, nonce::Nonces, pubsub::Pubsub,
+    status::Status,
 };
+use crate::transport::Transport;
 
 /// Number of timeouts in a row that make a connection suspicious.
 pub(super) const SUSPICIOUS: u32 = 3;
@@ -31,10 +31,8 @@ pub(super) const GUARD: &str = "resilience.redis";
 
 /// State of a connection; does not keep the [`Connection`](super::Connection) itself alive.
 pub(super) struct Shared {
-    pub(super) endpoint: Endpoint,
+    pub(super) destination: Destination,
     pub(super) budget: Budget,
-    pub(super) timeouts: Timeouts,
-    pub(super) roots: Option<RootCertificates>,
     /// Stands between callers and a server that has stopped answering: only a few calls, now and then, wait for the budget to
     /// run out.
     pub(super) guard: CircuitBreaker,
@@ -50,8 +48,8 @@ pub(super) struct Shared {
     pub(super) lost: AtomicU64,
     /// The newest connection that is known to lead to a replica, by number.
     pub(super) replica: AtomicU64,
-    /// Whether the event about eviction was emitted.
-    pub(super) told_of_eviction: AtomicBool,
+    /// Whether events about the settings of the server were emitted.
+    pub(super) advised: AtomicBool,
     /// Wakes the supervising task when `timed_out`, `lost` or `replica` should be examined.
     pub(super) trouble: Notify,
     pub(super) closing: CancellationToken,

@@ -7,10 +7,14 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     reconnect::{PROVEN, backoff, opened_within},
-    shared::{GUARD, Live, SUSPICIOUS, Shared},
+    shared::{Live, SUSPICIOUS, Shared},
     status::Status,
 };
-use crate::transport::{OnPush, Transport};
+use crate::{
+    dialer::OnPush,
+    error::is_broken,
+    transport::{Server, Transport},
+};
 
 /// Why a connection is replaced.
 enum End {
@@ -37,23 +41,16 @@ impl Shared {
     async fn keep_connected(self: &Arc<Self>) {
         let mut failures: u32 = 0;
         for number in 1.. {
-            let started = Instant::now();
-            let life = async {
-                match self.connect(number).await {
-                    Ok(()) => {
-                        let (end, ()) =
-                            tokio::join!(self.until_lost(number), self.tell_of_eviction());
-                        end
-                    }
-                    Err(why) => End::Lost(why),
-                }
-            };
             let end = tokio::select! {
                 () = self.closing.cancelled() => return,
-                end = life => end,
+                end = self.live(number) => end,
             };
-            // A long attempt that failed proves nothing.
-            let proven = self.current.load().is_some() && started.elapsed() >= PROVEN;
+            let current = self.current.load();
+            let proven = current.as_ref().is_some_and(|live| {
+                // An old connection that is still in use proves nothing.
+                live.number == number && live.since.elapsed() >= PROVEN
+            });
+            drop(current);
             failures = if proven {
                 0
             } else {
@@ -71,16 +68,40 @@ impl Shared {
         }
     }
 
-    async fn connect(self: &Arc<Self>, number: u64) -> Result<(), String> {
-        let on_push = self.on_push(number);
-        let opening = Transport::open(&self.endpoint, self.timeouts, self.roots.as_ref(), on_push);
-        let mut transport = opened_within(self.timeouts, opening).await?;
-        // Nothing else is sent before this is answered: a server that takes connections and answers nothing is of no use.
-        match timeout(self.budget.limit(), transport.time()).await {
-            Ok(Ok(micros)) => self.clock.shows(micros),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("connected, but no answer within the budget".into()),
+    /// One connection: from the search for its server to the reason why it is replaced.
+    async fn live(self: &Arc<Self>, number: u64) -> End {
+        let server = self.find().await;
+        if let Err(why) = self.connect(number, &server).await {
+            return End::Lost(why);
         }
+        let advised = async {
+            let (end, ()) = tokio::join!(self.until_lost(number), self.advise());
+            end
+        };
+        tokio::select! {
+            end = advised => end,
+            why = self.destination.left(&server) => End::Lost(why),
+        }
+    }
+
+    /// The server to connect to. The status tells why there is none for some time.
+    async fn find(&self) -> Server {
+        let patience = self.destination.dialer.connect;
+        loop {
+            if let Ok(server) = timeout(patience, self.destination.find()).await {
+                return server;
+            }
+            if let Some(why) = self.destination.sentinels.doubt() {
+                self.down(why);
+            }
+        }
+    }
+
+    async fn connect(self: &Arc<Self>, number: u64, server: &Server) -> Result<(), String> {
+        let dialer = &self.destination.dialer;
+        let opening = Transport::open(dialer, server, self.on_push(number));
+        let mut transport = opened_within(dialer, opening).await?;
+        self.try_out(&mut transport).await?;
         self.timed_out.store(0, Relaxed);
         let since = Instant::now();
         self.current.store(Some(Arc::new(Live {
@@ -93,33 +114,31 @@ impl Shared {
         }
         // The guard stays as it is: a server may answer TIME on every new connection, and nothing else.
         if *self.status.borrow() != Status::Up {
-            tracing::info!(target: "resilience", redis = ?self.endpoint, "connected to Redis");
+            tracing::info!(target: "resilience", redis = ?self.destination.endpoint, "connected to Redis");
             self.status.send_replace(Status::Up);
         }
         Ok(())
     }
 
-    /// Emits an event, once, when the server evicts keys: limits and records in use would be lost silently. Skipped when the
-    /// ACL does not allow `INFO`; the answer to another command names no policy, and has no effect.
-    async fn tell_of_eviction(&self) {
-        let Some(live) = self.current.load_full() else {
-            return;
+    /// Nothing else is sent before this is answered: a server that takes connections and answers nothing is of no use, and
+    /// neither is one that the sentinels name and that is a replica.
+    async fn try_out(&self, transport: &mut Transport) -> Result<(), String> {
+        let checks = async {
+            self.clock.shows(transport.time().await?);
+            if !self.destination.is_watched_by_sentinels() {
+                return Ok(true);
+            }
+            match transport.is_master().await {
+                // Skipped when the ACL does not allow `ROLE`.
+                Err(error) if !is_broken(&error) => Ok(true),
+                role => role,
+            }
         };
-        let mut transport = live.transport.clone();
-        let Ok(Ok(memory)) = timeout(self.budget.limit(), transport.memory()).await else {
-            return;
-        };
-        let Some(policy) = eviction_policy(&memory) else {
-            return;
-        };
-        if !self.told_of_eviction.swap(true, Relaxed) {
-            tracing::warn!(
-                target: "resilience",
-                name = GUARD,
-                redis = ?self.endpoint,
-                policy,
-                "this Redis evicts keys when it is full: limits and idempotency records would be forgotten"
-            );
+        match timeout(self.budget.limit(), checks).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err("the server that the sentinels name is a replica".into()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("connected, but no answer within the budget".into()),
         }
     }
 
@@ -157,7 +176,7 @@ impl Shared {
         self.current.store(None);
         let is_news = !matches!(&*self.status.borrow(), Status::Down(_));
         if is_news {
-            tracing::warn!(target: "resilience", redis = ?self.endpoint, reason = %why, "no connection to Redis");
+            tracing::warn!(target: "resilience", redis = ?self.destination.endpoint, reason = %why, "no connection to Redis");
         }
         self.status.send_replace(Status::Down(why));
     }
@@ -173,14 +192,4 @@ impl Shared {
             }
         })
     }
-}
-
-/// The policy by which a server with this `INFO memory` evicts keys that have not expired, if it does.
-fn eviction_policy(memory: &str) -> Option<&str> {
-    let value = |field: &str| {
-        let mut lines = memory.lines();
-        lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-    };
-    let policy = value("maxmemory_policy")?;
-    (value("maxmemory")? != "0" && policy != "noeviction").then_some(policy)
 }

@@ -16,6 +16,7 @@ mod idempotency_stores;
 mod limit_stores;
 mod link;
 mod regions;
+mod sentinel;
 mod shared_breaker;
 mod shared_breaker_processes;
 mod shared_limits;
