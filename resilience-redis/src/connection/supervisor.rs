@@ -1,6 +1,9 @@
 //! The task that keeps a connection alive.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use redis::{PushInfo, PushKind};
 use tokio::time::{Instant, timeout};
@@ -15,6 +18,9 @@ use crate::{
     error::is_broken,
     transport::{Server, Transport},
 };
+
+/// Time after which the status tells that there is no server to connect to.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a connection is replaced.
 enum End {
@@ -86,9 +92,8 @@ impl Shared {
 
     /// The server to connect to. The status tells why there is none for some time.
     async fn find(&self) -> Server {
-        let patience = self.destination.dialer.connect;
         loop {
-            if let Ok(server) = timeout(patience, self.destination.find()).await {
+            if let Ok(server) = timeout(PATIENCE, self.destination.find()).await {
                 return server;
             }
             if let Some(why) = self.destination.sentinels.doubt() {
