@@ -43,6 +43,7 @@ pub enum Weather {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    upstream: watch::Sender<SocketAddr>,
     weather: watch::Sender<Weather>,
     listening: watch::Receiver<bool>,
     task: JoinHandle<()>,
@@ -57,10 +58,12 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (weather, seen) = watch::channel(Weather::Fine);
+        let (upstream, leads_to) = watch::channel(upstream);
         let (says, listening) = watch::channel(true);
-        let task = tokio::spawn(serve(Some(listener), address, upstream, seen, says));
+        let task = tokio::spawn(serve(Some(listener), address, leads_to, seen, says));
         Ok(Self {
             address,
+            upstream,
             weather,
             listening,
             task,
@@ -71,6 +74,11 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads new connections to another server; open ones stay where they are.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
     }
 
     /// Changes the weather, and returns when the port is open or closed accordingly.
@@ -94,7 +102,7 @@ impl Drop for Proxy {
 async fn serve(
     mut listener: Option<TcpListener>,
     address: SocketAddr,
-    upstream: SocketAddr,
+    upstream: watch::Receiver<SocketAddr>,
     mut weather: watch::Receiver<Weather>,
     says: watch::Sender<bool>,
 ) {
@@ -115,6 +123,7 @@ async fn serve(
         };
         tokio::select! {
             Ok((client, _)) = accept => {
+                let upstream = *upstream.borrow();
                 connections.spawn(connect(client, upstream, weather.clone()));
             }
             changed = weather.changed() => {

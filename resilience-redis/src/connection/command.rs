@@ -5,9 +5,9 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use resilience_core::{Verdict, completion::Guard};
 
-use super::shared::{GUARD, Live, REPLICA_AGAIN, SUSPICIOUS, Shared};
+use super::shared::{GUARD, Live, SUSPICIOUS, Shared};
 use crate::{
-    error::{CommandError, is_broken, is_read_only},
+    error::{CommandError, code, elsewhere_after, is_broken},
     transport::Transport,
 };
 
@@ -93,8 +93,11 @@ impl Shared {
             self.note_timeout();
         } else if is_broken(error) {
             self.lose(live.number);
-        } else if is_read_only(error) && !is_cluster && live.since.elapsed() >= REPLICA_AGAIN {
-            self.replica.fetch_max(live.number, Relaxed);
+        } else if !is_cluster
+            && let Some(age) = code(error).and_then(elsewhere_after)
+            && live.since.elapsed() >= age
+        {
+            self.refused.fetch_max(live.number, Relaxed);
             self.destination.sentinels.ask();
             self.trouble.notify_one();
         }
@@ -165,7 +168,7 @@ fn is_same_refusal(refusal: &RedisError, error: &RedisError) -> bool {
         ErrorKind::Extension => false,
         _ => true,
     };
-    ping_only || refusal.code() == error.code()
+    ping_only || code(refusal) == code(error)
 }
 
 /// Whether a refusal says that the slot of a key is on another node of the Cluster.

@@ -8,7 +8,8 @@
 //!   answered a TIME within the budget;
 //! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and drops the connection if that is not
 //!   answered either;
-//! - connects again when the server turns out to be a replica, with the old connection in use meanwhile;
+//! - connects again when the server refuses what another one may accept (it is a replica, or accepts no writes), with the
+//!   old connection in use meanwhile;
 //! - connects again when an answer belongs to another command;
 //! - under Sentinel, uses a master for as long as the sentinels confirm it (see [`quorum`]), and not one command longer.
 //!
@@ -142,7 +143,7 @@ impl Connection {
             status,
             timed_out: AtomicU32::new(0),
             lost: AtomicU64::new(0),
-            replica: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             advised: AtomicBool::new(false),
             trouble: Notify::new(),
             closing: lifetime.closing.clone(),

@@ -24,8 +24,6 @@ use crate::transport::Transport;
 
 /// Number of timeouts in a row that make a connection suspicious.
 pub(super) const SUSPICIOUS: u32 = 3;
-/// Minimum time between two attempts to find the master in place of a replica.
-pub(super) const REPLICA_AGAIN: Duration = Duration::from_secs(2);
 /// Name of the connection's own breaker and events.
 pub(super) const GUARD: &str = "resilience.redis";
 
@@ -46,11 +44,11 @@ pub(super) struct Shared {
     pub(super) timed_out: AtomicU32,
     /// The newest connection that is known to be lost, by number.
     pub(super) lost: AtomicU64,
-    /// The newest connection that is known to lead to a replica, by number.
-    pub(super) replica: AtomicU64,
+    /// The newest connection whose server refuses what another one may accept, by number.
+    pub(super) refused: AtomicU64,
     /// Whether events about the settings of the server were emitted.
     pub(super) advised: AtomicBool,
-    /// Wakes the supervising task when `timed_out`, `lost` or `replica` should be examined.
+    /// Wakes the supervising task when `timed_out`, `lost` or `refused` should be examined.
     pub(super) trouble: Notify,
     pub(super) closing: CancellationToken,
 }

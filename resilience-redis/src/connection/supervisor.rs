@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Why a connection is replaced.
 enum End {
     Lost(String),
-    /// The server is a replica; another one is the master.
-    Replica,
+    /// The server refuses what another one may accept.
+    Elsewhere,
 }
 
 impl Shared {
@@ -65,7 +65,7 @@ impl Shared {
             match end {
                 End::Lost(why) => self.down(why),
                 // The old connection stays in use meanwhile.
-                End::Replica => {}
+                End::Elsewhere => {}
             }
             tokio::select! {
                 () = self.closing.cancelled() => return,
@@ -156,8 +156,8 @@ impl Shared {
             if self.timed_out.load(Relaxed) >= SUSPICIOUS && !self.answers_ping().await {
                 return End::Lost("the server stopped answering".into());
             }
-            if self.replica.load(Relaxed) >= number {
-                return End::Replica;
+            if self.refused.load(Relaxed) >= number {
+                return End::Elsewhere;
             }
             self.trouble.notified().await;
         }

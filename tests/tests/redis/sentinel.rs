@@ -2,15 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use resilience_core::idempotency::{
-    IdempotencyStore,
-    record::{Claim, Takeover},
-};
 use resilience_redis::{CommandError, Redis, Status};
 use resilience_tests::{
     fake_redis::FakeRedis,
     proxy::{Proxy, Weather},
-    redis_scene::{SOON, events},
+    redis_scene::{SOON, events, writes},
     redis_sentinel::{RedisSentinels, SERVICE},
     torture::{How, switch},
     until::eventually,
@@ -31,17 +27,6 @@ async fn connected(url: &str) -> Redis {
     let redis = builder.connect().expect("good settings");
     redis.ready(SOON).await.expect("connects");
     redis
-}
-
-async fn writes(redis: &Redis, key: &str) -> bool {
-    let claim = Claim {
-        owner: format!("owner-of-{key}").into(),
-        fingerprint: "sentinel".into(),
-        lease_ms: 30_000,
-        retention_ms: 60_000,
-        takeover: Takeover::Any,
-    };
-    redis.idempotency().claim("sentinel", key, &claim).await.is_ok()
 }
 
 /// Without waiting for replicas: what is forgotten then is a figure (`make torture`), of which the most is bounded here.
@@ -119,7 +104,7 @@ async fn a_process_cut_off_with_the_former_master_stops_writing_to_it() {
     }
     eventually("it is back", SOON, async || writes(&redis, "after").await).await;
     let master = group.master();
-    let record = "{resilience:idempotency:sentinel:after}:record";
+    let record = "{resilience:idempotency:writes:after}:record";
     assert_eq!(group.server(master).try_words(&["EXISTS", record]).expect("an answer"), "1");
 }
 
