@@ -3,29 +3,43 @@
 use std::time::Duration;
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, PushInfo, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionInfo, PushInfo, RedisResult,
     aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 
+use crate::credentials::CredentialSource;
+
 pub(crate) type OnPush = std::sync::Arc<dyn Fn(PushInfo) + Send + Sync>;
 
-/// Settings of every socket. Clones are copies.
+/// Settings of every socket and login. Clones are copies.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     /// Maximum time for connecting.
     pub(crate) connect: Duration,
-    /// Maximum time that a packet may stay unacknowledged before the kernel closes the connection.
-    pub(crate) unacknowledged: Duration,
-    pub(crate) roots: Option<RootCertificates>,
+    pub(crate) tls: Tls,
+    /// Asked for the login of servers, in place of the URL's.
+    pub(crate) credentials: Option<CredentialSource>,
 }
 
-/// Certificates of authorities, in PEM, in place of the system's.
-#[derive(Clone)]
-pub(crate) struct RootCertificates(
-    #[cfg_attr(not(feature = "tls"), allow(dead_code))] pub(crate) Vec<u8>,
-);
+/// Certificates and keys, in PEM.
+#[derive(Clone, Default)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "never set"))]
+pub(crate) struct Tls {
+    /// Certificates of authorities, in place of the system's.
+    pub(crate) roots: Option<Vec<u8>>,
+    /// Certificate and key of this client.
+    pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
+}
 
 impl Dialer {
+    pub(crate) fn new(connect: Duration) -> Self {
+        Self {
+            connect,
+            tls: Tls::default(),
+            credentials: None,
+        }
+    }
+
     /// Opens a connection to one server.
     pub(crate) async fn single(
         &self,
@@ -55,8 +69,8 @@ impl Dialer {
             // Enough for redirections; a shard that is gone is not waited for here, since callers have a budget.
             .retries(2);
         #[cfg(feature = "tls")]
-        let builder = match &self.roots {
-            Some(roots) => builder.certs(roots.certificates()),
+        let builder = match self.tls.certificates() {
+            Some(certificates) => builder.certs(certificates),
             None => builder,
         };
         builder.build()?.get_async_connection().await
@@ -64,29 +78,34 @@ impl Dialer {
 
     fn client(&self, server: &ConnectionInfo) -> RedisResult<Client> {
         let server = server.clone().set_tcp_settings(self.tcp());
-        match &self.roots {
-            None => Client::open(server),
-            #[cfg(feature = "tls")]
-            Some(roots) => Client::build_with_tls(server, roots.certificates()),
-            #[cfg(not(feature = "tls"))]
-            Some(_) => Err(invalid("TLS needs the feature `tls`")),
+        #[cfg(feature = "tls")]
+        if let Some(certificates) = self.tls.certificates() {
+            return Client::build_with_tls(server, certificates);
         }
+        Client::open(server)
     }
 
     fn tcp(&self) -> TcpSettings {
         TcpSettings::default()
             .set_nodelay(true)
-            .set_user_timeout(self.unacknowledged)
+            // Maximum time that a packet may stay unacknowledged before the kernel closes the connection.
+            .set_user_timeout(self.connect * 2)
     }
 }
 
 #[cfg(feature = "tls")]
-impl RootCertificates {
-    fn certificates(&self) -> redis::TlsCertificates {
-        redis::TlsCertificates {
-            client_tls: None,
-            root_cert: Some(self.0.clone()),
-        }
+impl Tls {
+    fn certificates(&self) -> Option<redis::TlsCertificates> {
+        let client = self.client.clone();
+        let client_tls = client.map(|(client_cert, client_key)| redis::ClientTlsConfig {
+            client_cert,
+            client_key,
+        });
+        let root_cert = self.roots.clone();
+        (client_tls.is_some() || root_cert.is_some()).then_some(redis::TlsCertificates {
+            client_tls,
+            root_cert,
+        })
     }
 }
 
@@ -99,6 +118,7 @@ fn sender(
     }
 }
 
-pub(crate) fn invalid(rule: &'static str) -> RedisError {
+#[cfg(not(feature = "cluster"))]
+pub(crate) fn invalid(rule: &'static str) -> redis::RedisError {
     (redis::ErrorKind::InvalidClientConfig, rule).into()
 }

@@ -2,17 +2,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use resilience_core::{
-    InvalidConfig,
-    fleet::{StillRunning, StoreHandle},
-};
+use resilience_core::fleet::{StillRunning, StoreHandle};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    RedisBuilder,
     breaker::{BreakerIndex, RedisBreakers},
     bulkhead::RedisBulkheads,
     connection::{Connection, Settings, Status},
-    dialer::{Dialer, RootCertificates},
     error::CommandError,
     idempotency::RedisIdempotency,
     limit::RedisLimits,
@@ -60,7 +57,7 @@ impl Redis {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(url: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self::start(Endpoint::parse(url)?, &RedisBuilder::new(url)))
+        RedisBuilder::new(url).start()
     }
 
     /// Starts building a connection with settings of its own.
@@ -165,128 +162,18 @@ impl Redis {
         closed.map_err(StillRunning::new)
     }
 
-    fn start(endpoint: Endpoint, builder: &RedisBuilder) -> Self {
-        let settings = Settings {
-            budget: builder.budget,
-            master_lease: builder.master_lease,
-            dialer: Dialer {
-                connect: builder.connect_timeout,
-                unacknowledged: builder.connect_timeout * 2,
-                roots: builder.roots.clone(),
-            },
-        };
+    pub(crate) fn start(endpoint: Endpoint, prefix: &str, settings: Settings) -> Self {
         let connection = Arc::new(Connection::start(endpoint, settings));
-        let members = RedisMembers::new(Arc::clone(&connection), &builder.prefix);
+        let members = RedisMembers::new(Arc::clone(&connection), prefix);
         Self {
             context: StoreContext {
                 connection,
-                prefix: builder.prefix.as_str().into(),
+                prefix: prefix.into(),
                 pubsub: Arc::default(),
                 handle: StoreHandle::with_members(Arc::new(members)),
             },
             breakers: Arc::default(),
         }
-    }
-}
-
-/// Settings of a [`Redis`] connection.
-#[derive(Clone)]
-#[must_use]
-pub struct RedisBuilder {
-    url: String,
-    prefix: String,
-    budget: Duration,
-    connect_timeout: Duration,
-    master_lease: Duration,
-    roots: Option<RootCertificates>,
-}
-
-impl RedisBuilder {
-    fn new(url: &str) -> Self {
-        Self {
-            url: url.to_owned(),
-            prefix: "resilience".to_owned(),
-            budget: Duration::from_millis(100),
-            connect_timeout: Duration::from_millis(500),
-            master_lease: Duration::from_secs(3),
-            roots: None,
-        }
-    }
-
-    /// Prefix of every key and channel, 1 to 64 bytes: instances with the same prefix share state. Default `resilience`.
-    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
-        self
-    }
-
-    /// Maximum time for the answer to one command, above zero; effectively up to an eighth less, because commands are
-    /// watched together instead of by a timer each. Default 100 ms.
-    pub const fn budget(mut self, budget: Duration) -> Self {
-        self.budget = budget;
-        self
-    }
-
-    /// Maximum time for one attempt to connect, above zero. Default 500 ms.
-    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Maximum time that a master is used after a majority of the sentinels in the URL last confirmed it, above zero. Default
-    /// 3 s. Sentinel only.
-    ///
-    /// The sentinels are asked every second, or three times per lease if that is more often, and at once after each event
-    /// of a failover. A process that is cut off from them together with the former master writes to that one for this
-    /// time plus a [budget](Self::budget) at most. While no majority answers, Redis counts as unavailable, although the
-    /// master may be well; a long lease tolerates longer outages of sentinels, and forgets more in a split brain. Name all
-    /// sentinels in the URL: the majority is counted among those.
-    pub const fn master_lease(mut self, lease: Duration) -> Self {
-        self.master_lease = lease;
-        self
-    }
-
-    /// Certificates of authorities, in PEM, that a server's certificate must lead back to; no others are trusted. Default:
-    /// the system's.
-    #[cfg(feature = "tls")]
-    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.roots = Some(RootCertificates(pem.into()));
-        self
-    }
-
-    /// Starts connecting; see [`Redis::connect`].
-    ///
-    /// # Errors
-    /// [`InvalidUrl`] when the URL cannot work, [`InvalidConfig`] when a setting cannot.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn connect(self) -> Result<Redis, Box<dyn std::error::Error + Send + Sync>> {
-        for (field, value) in [
-            ("budget", self.budget),
-            ("connect_timeout", self.connect_timeout),
-            ("master_lease", self.master_lease),
-        ] {
-            if value.is_zero() {
-                return Err(InvalidConfig::new(field, value, "must be above zero").into());
-            }
-        }
-        if self.prefix.is_empty() || self.prefix.len() > 64 {
-            let rule = "must have 1 to 64 bytes";
-            return Err(InvalidConfig::new("prefix", &self.prefix, rule).into());
-        }
-        Ok(Redis::start(Endpoint::parse(&self.url)?, &self))
-    }
-}
-
-impl fmt::Debug for RedisBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may hold a password.
-        f.debug_struct("RedisBuilder")
-            .field("prefix", &self.prefix)
-            .field("budget", &self.budget)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("master_lease", &self.master_lease)
-            .finish_non_exhaustive()
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use ::url::form_urlencoded;
 use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
 };
+
+use crate::credentials::Credentials;
 
 /// A valid Redis URL.
 #[derive(Clone)]
@@ -32,6 +35,13 @@ impl SentinelGroup {
         let servers = self.servers.clone();
         let addr = at(servers.addr(), address.clone());
         servers.set_addr(addr)
+    }
+
+    /// Logs in to the sentinels.
+    pub(crate) fn log_in(&mut self, credentials: &Credentials) {
+        for sentinel in &mut self.sentinels {
+            *sentinel = credentials.apply(sentinel.clone());
+        }
     }
 }
 
@@ -231,12 +241,28 @@ impl<'a> Parts<'a> {
         let settings = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
         let sentinels = infos.iter().cloned();
         let sentinels = sentinels.map(|info| info.set_redis_settings(settings.clone()));
-        Ok(Endpoint::Sentinel(SentinelGroup {
+        let mut group = SentinelGroup {
             sentinels: sentinels.collect(),
             service: service.to_owned(),
             servers: infos[0].clone(),
-        }))
+        };
+        if let Some(credentials) = self.query.and_then(sentinel_credentials) {
+            group.log_in(&credentials);
+        }
+        Ok(Endpoint::Sentinel(group))
     }
+}
+
+fn sentinel_credentials(query: &str) -> Option<Credentials> {
+    let parameter = |wanted: &str| {
+        let mut all = form_urlencoded::parse(query.as_bytes());
+        all.find_map(|(name, value)| (name == wanted).then_some(value))
+    };
+    let password = parameter("sentinel_password")?;
+    Some(match parameter("sentinel_username") {
+        Some(username) => Credentials::new(username, password),
+        None => Credentials::password(password),
+    })
 }
 
 fn has_port(host: &str) -> bool {
@@ -293,6 +319,19 @@ mod tests {
         assert!(matches!(settings.protocol(), ProtocolVersion::RESP3));
         let sentinel = group.sentinels[0].redis_settings();
         assert_eq!((sentinel.password(), sentinel.db()), (None, 0));
+    }
+
+    #[test]
+    fn sentinels_have_a_login_of_their_own() {
+        let url = "redis-sentinel://app:servers@h/m?sentinel_username=watch&sentinel_password=s%26s";
+        let Ok(Endpoint::Sentinel(group)) = Endpoint::parse(url) else {
+            panic!("is a Sentinel URL")
+        };
+        let sentinel = group.sentinels[0].redis_settings();
+        let login = (sentinel.username(), sentinel.password());
+        assert_eq!(login, (Some("watch"), Some("s&s")));
+        let master = group.server(&("elsewhere".into(), 7));
+        assert_eq!(master.redis_settings().password(), Some("servers"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -35,6 +36,8 @@ pub enum Weather {
     Reset,
     /// Resets open connections, and closes the port.
     Refuse,
+    /// Forgets a connection that was idle for this time, as a NAT gateway does: swallows whatever comes over it from then on.
+    ForgetIdle(Duration),
     /// Closes a connection, in an orderly way, after this number of bytes to the client.
     CutAfter(usize),
 }
@@ -158,8 +161,9 @@ async fn connect(
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let up = pump(from_client, to_server, weather.clone(), false);
-    let down = pump(from_server, to_client, weather.clone(), true);
+    let memory = Memory::default();
+    let up = pump(from_client, to_server, weather.clone(), &memory, false);
+    let down = pump(from_server, to_client, weather.clone(), &memory, true);
     let storm = weather.wait_for(stormy);
     let reset = tokio::select! {
         // A cut ends the connection both ways, and so does an error; an orderly end waits for the other direction.
@@ -173,11 +177,37 @@ async fn connect(
     Ok(())
 }
 
+/// When a connection was last used, unless it is forgotten.
+struct Memory(Mutex<Option<Instant>>);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Instant::now())))
+    }
+}
+
+impl Memory {
+    /// Notes that bytes have come. Whether the connection is still known.
+    fn used(&self, weather: Weather) -> bool {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Weather::ForgetIdle(limit), Some(last)) = (weather, *used)
+            && last.elapsed() >= limit
+        {
+            *used = None;
+        }
+        if used.is_some() {
+            *used = Some(Instant::now());
+        }
+        used.is_some()
+    }
+}
+
 /// Copies one direction: reads at once, writes when due.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     weather: watch::Receiver<Weather>,
+    memory: &Memory,
     to_client: bool,
 ) -> io::Result<()> {
     let (send, mut due) = mpsc::channel::<(Instant, Bytes)>(1024);
@@ -185,7 +215,11 @@ async fn pump(
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer).await?;
-            let late = match *weather.borrow() {
+            let now = *weather.borrow();
+            if !memory.used(now) {
+                continue;
+            }
+            let late = match now {
                 Weather::Latency(late) => late,
                 _ => Duration::ZERO,
             };

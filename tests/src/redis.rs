@@ -95,11 +95,21 @@ impl RedisServer {
     /// Starts a server that accepts only TLS; the certificates are in PEM. See [`tls_url`](Self::tls_url).
     #[must_use]
     pub fn start_tls(certificate: &str, key: &str, ca: &str) -> Self {
+        Self::tls(certificate, key, ca, "no")
+    }
+
+    /// Starts a server that accepts only TLS, and only clients with a certificate of the authority.
+    #[must_use]
+    pub fn start_mutual_tls(certificate: &str, key: &str, ca: &str) -> Self {
+        Self::tls(certificate, key, ca, "yes")
+    }
+
+    fn tls(certificate: &str, key: &str, ca: &str, of_clients: &str) -> Self {
         Self::on_some_port(|port, dir| {
             for (name, text) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
                 fs::write(dir.join(name), text).expect("a file for the server");
             }
-            let mut args = plain(0, &["--tls-auth-clients", "no", "--tls-port"]);
+            let mut args = plain(0, &["--tls-auth-clients", of_clients, "--tls-port"]);
             args.push(port.to_string());
             for (option, name) in [
                 ("--tls-cert-file", "cert.pem"),

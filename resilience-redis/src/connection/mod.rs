@@ -6,8 +6,9 @@
 //!
 //! - connects, with capped and jittered backoff, as long as the handle lives; a connection counts once the server has
 //!   answered a TIME within the budget;
-//! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and drops the connection if that is not
-//!   answered either;
+//! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and after some time without commands, and
+//!   drops the connection if that is not answered either;
+//! - connects again before the login ends, with the old connection in use meanwhile;
 //! - connects again when the server refuses what another one may accept (it is a replica, or accepts no writes), with the
 //!   old connection in use meanwhile;
 //! - connects again when an answer belongs to another command;
@@ -57,7 +58,7 @@ use self::{
     nonce::Nonces,
     pubsub::Pubsub,
     sentinel::Sentinels,
-    shared::{Shared, guard},
+    shared::{Ended, Shared, guard},
     status::Subscriber,
 };
 pub(crate) use self::{nonce::Nonce, status::Push};
@@ -81,6 +82,8 @@ struct Lifetime {
 pub(crate) struct Settings {
     /// Maximum time for one answer.
     pub(crate) budget: Duration,
+    /// Time without commands after which a PING is sent.
+    pub(crate) keepalive: Duration,
     /// Under Sentinel, maximum time that a master is used after a majority of the sentinels confirmed it.
     pub(crate) master_lease: Duration,
     pub(crate) dialer: Dialer,
@@ -92,12 +95,9 @@ impl Settings {
     pub(crate) fn all_within(limit: Duration) -> Self {
         Self {
             budget: limit,
+            keepalive: limit,
             master_lease: limit,
-            dialer: Dialer {
-                connect: limit,
-                unacknowledged: limit,
-                roots: None,
-            },
+            dialer: Dialer::new(limit),
         }
     }
 }
@@ -107,6 +107,7 @@ impl Connection {
     pub(crate) fn start(endpoint: Endpoint, settings: Settings) -> Self {
         let Settings {
             budget,
+            keepalive,
             master_lease,
             dialer,
         } = settings;
@@ -121,10 +122,15 @@ impl Connection {
             dialer,
             sentinels,
         };
-        Self::start_within(destination, budget, lifetime)
+        Self::start_within(destination, budget, keepalive, lifetime)
     }
 
-    fn start_within(destination: Destination, budget: Duration, lifetime: Lifetime) -> Self {
+    fn start_within(
+        destination: Destination,
+        budget: Duration,
+        keepalive: Duration,
+        lifetime: Lifetime,
+    ) -> Self {
         let status = watch::Sender::new(Status::Connecting);
         let pubsub = Arc::new(Pubsub::new(
             destination.clone(),
@@ -135,6 +141,7 @@ impl Connection {
         let shared = Arc::new(Shared {
             destination,
             budget: Budget::new(budget),
+            keepalive,
             guard: guard(),
             current: ArcSwapOption::empty(),
             nonces: Nonces::new(),
@@ -149,7 +156,8 @@ impl Connection {
             closing: lifetime.closing.clone(),
         });
         let running = &lifetime.running;
-        drop(running.spawn(Arc::clone(&shared).supervise()));
+        let ended = Ended(Arc::clone(&shared));
+        drop(running.spawn(async move { ended.0.supervise().await }));
         drop(running.spawn(Arc::clone(&pubsub).supervise()));
         Self {
             shared,
@@ -165,7 +173,12 @@ impl Connection {
             closing: self.lifetime.closing.child_token(),
             running: self.lifetime.running.clone(),
         };
-        Self::start_within(shared.destination.clone(), shared.budget.limit(), lifetime)
+        Self::start_within(
+            shared.destination.clone(),
+            shared.budget.limit(),
+            shared.keepalive,
+            lifetime,
+        )
     }
 
     /// Closes this connection and those made from it, and waits for their tasks to end, for at most `within`: commands

@@ -159,11 +159,11 @@ impl Pubsub {
         // The server to connect to is looked up now: earlier notifications are settled.
         let _ = self.elsewhere.notified().now_or_never();
         let server = match self.next_node() {
-            Some(node) => node,
-            None => match self.destination.find().await {
-                Server::Single(server) => server,
-                Server::Cluster(_) => return Err("the Cluster has no nodes".into()),
-            },
+            Some(node) => Server::Single(node),
+            None => self.destination.find().await,
+        };
+        let (Server::Single(server), _) = self.destination.log_in(server).await? else {
+            return Err("the Cluster has no nodes".into());
         };
         let lost = Arc::new(Notify::new());
         let dialer = &self.destination.dialer;

@@ -31,6 +31,8 @@ pub(super) const GUARD: &str = "resilience.redis";
 pub(super) struct Shared {
     pub(super) destination: Destination,
     pub(super) budget: Budget,
+    /// Time without commands after which a PING is sent.
+    pub(super) keepalive: Duration,
     /// Stands between callers and a server that has stopped answering: only a few calls, now and then, wait for the budget to
     /// run out.
     pub(super) guard: CircuitBreaker,
@@ -51,6 +53,25 @@ pub(super) struct Shared {
     /// Wakes the supervising task when `timed_out`, `lost` or `refused` should be examined.
     pub(super) trouble: Notify,
     pub(super) closing: CancellationToken,
+}
+
+impl Shared {
+    /// Ends the connection for good.
+    pub(super) fn end(&self, why: &str) {
+        self.current.store(None);
+        self.status.send_replace(Status::Down(why.into()));
+    }
+}
+
+/// Ends the connection with the task that keeps it alive, which ends early when its runtime does.
+pub(super) struct Ended(pub(super) Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.0.closing.is_cancelled() {
+            self.0.end("its runtime has stopped");
+        }
+    }
 }
 
 /// A connection and its number: trouble on an old one is not taken for trouble on its successor.

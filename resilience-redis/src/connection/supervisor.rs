@@ -6,7 +6,7 @@ use std::{
 };
 
 use redis::{PushInfo, PushKind};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     reconnect::{PROVEN, backoff, opened_within},
@@ -25,16 +25,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Why a connection is replaced.
 enum End {
     Lost(String),
-    /// The server refuses what another one may accept.
+    /// It works, but the server refuses what another one may accept, or the login ends soon.
     Elsewhere,
 }
 
 impl Shared {
-    pub(super) async fn supervise(self: Arc<Self>) {
+    pub(super) async fn supervise(self: &Arc<Self>) {
         let work = async {
             self.keep_connected().await;
-            self.current.store(None);
-            self.status.send_replace(Status::Down("shut down".into()));
+            self.end("shut down");
             self.budget.close().await;
         };
         tokio::select! {
@@ -69,7 +68,7 @@ impl Shared {
             }
             tokio::select! {
                 () = self.closing.cancelled() => return,
-                () = tokio::time::sleep(backoff(failures)) => {}
+                () = sleep(backoff(failures)) => {}
             }
         }
     }
@@ -77,6 +76,10 @@ impl Shared {
     /// One connection: from the search for its server to the reason why it is replaced.
     async fn live(self: &Arc<Self>, number: u64) -> End {
         let server = self.find().await;
+        let (server, renewal) = match self.destination.log_in(server).await {
+            Ok(login) => login,
+            Err(why) => return End::Lost(why),
+        };
         if let Err(why) = self.connect(number, &server).await {
             return End::Lost(why);
         }
@@ -87,6 +90,7 @@ impl Shared {
         tokio::select! {
             end = advised => end,
             why = self.destination.left(&server) => End::Lost(why),
+            () = self.destination.renewed(renewal) => End::Elsewhere,
         }
     }
 
@@ -149,6 +153,7 @@ impl Shared {
 
     /// Returns when connection `number` has to be replaced.
     async fn until_lost(&self, number: u64) -> End {
+        let mut drawn = self.nonces.drawn();
         loop {
             if self.lost.load(Relaxed) >= number {
                 return End::Lost("the connection broke".into());
@@ -159,8 +164,28 @@ impl Shared {
             if self.refused.load(Relaxed) >= number {
                 return End::Elsewhere;
             }
-            self.trouble.notified().await;
+            tokio::select! {
+                () = self.trouble.notified() => {}
+                () = sleep(self.keepalive) => {
+                    if self.nonces.drawn() == drawn && !self.is_kept_alive().await {
+                        return End::Lost("the server stopped answering".into());
+                    }
+                    drawn = self.nonces.drawn();
+                }
+            }
         }
+    }
+
+    /// Sends a PING over a connection that is idle. A Cluster connection reconnects to single nodes by itself.
+    async fn is_kept_alive(&self) -> bool {
+        if !self.destination.is_cluster() {
+            return self.answers_ping().await;
+        }
+        if let Some(live) = self.current.load_full() {
+            let mut transport = live.transport.clone();
+            let _to_all_masters = timeout(self.budget.limit(), transport.send(&redis::cmd("PING"))).await;
+        }
+        true
     }
 
     async fn answers_ping(&self) -> bool {
