@@ -63,11 +63,23 @@ pub(crate) fn at(this: &ConnectionAddr, (host, port): Address) -> ConnectionAddr
     addr
 }
 
-/// An error in a Redis URL. Never shows the password.
+/// An error in a Redis URL. Shows the scheme and the hosts; never user, password or query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidUrl {
+    /// What can be shown.
     url: String,
     rule: String,
+}
+
+impl InvalidUrl {
+    fn new(url: &str, rule: &str) -> Self {
+        let has_login = url.contains('@');
+        let hint = if has_login { "; percent-encode the password" } else { "" };
+        Self {
+            url: shown(url),
+            rule: format!("{rule}{hint}"),
+        }
+    }
 }
 
 impl fmt::Display for InvalidUrl {
@@ -80,10 +92,7 @@ impl std::error::Error for InvalidUrl {}
 
 impl Endpoint {
     pub(crate) fn parse(url: &str) -> Result<Self, InvalidUrl> {
-        let invalid = |rule: String| InvalidUrl {
-            url: redacted(url),
-            rule,
-        };
+        let invalid = |rule: String| InvalidUrl::new(url, &rule);
         let parts = Parts::split(url).map_err(|rule| invalid(rule.into()))?;
         let infos = parts.infos().map_err(|error| invalid(error.to_string()))?;
         let first = infos
@@ -152,27 +161,18 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     fn split(url: &'a str) -> Result<Self, &'static str> {
         let (scheme, rest) = url.split_once("://").ok_or("has no scheme (redis://..)")?;
-        let (kind, scheme) = match scheme {
-            "redis" | "rediss" | "unix" | "redis+unix" | "valkey" | "valkeys" => {
-                (Kind::Single, scheme)
-            }
-            "redis-sentinel" => (Kind::Sentinel, "redis"),
-            "rediss-sentinel" => (Kind::Sentinel, "rediss"),
-            "redis-cluster" => (Kind::Cluster, "redis"),
-            "rediss-cluster" => (Kind::Cluster, "rediss"),
-            _ => {
-                return Err(
-                    "the scheme must be redis, rediss, unix, redis-sentinel, rediss-sentinel, \
-                            redis-cluster or rediss-cluster",
-                );
-            }
-        };
-        let (rest, query) = rest
+        let (kind, scheme) = kind(scheme).ok_or(
+            "the scheme must be redis, rediss, unix, redis-sentinel, rediss-sentinel, redis-cluster \
+             or rediss-cluster",
+        )?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        if tail.contains('@') && !scheme.contains("unix") {
+            return Err("`/`, `?` or `#` stands before the last `@`");
+        }
+        let (path, query) = tail
             .split_once('?')
-            .map_or((rest, None), |(rest, query)| (rest, Some(query)));
-        let (authority, path) = rest
-            .find('/')
-            .map_or((rest, ""), |slash| rest.split_at(slash));
+            .map_or((tail, None), |(path, query)| (path, Some(query)));
         let (userinfo, hosts) = authority
             .rsplit_once('@')
             .map_or((None, authority), |(user, hosts)| (Some(user), hosts));
@@ -273,13 +273,34 @@ fn has_port(host: &str) -> bool {
     })
 }
 
-/// The URL without user and password.
-fn redacted(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url[start..].find('/').map_or(url.len(), |at| start + at);
-    match url[start..end].rfind('@') {
-        Some(at) => format!("{}***{}", &url[..start], &url[start + at..]),
-        None => url.to_owned(),
+fn kind(scheme: &str) -> Option<(Kind, &str)> {
+    Some(match scheme {
+        "redis" | "rediss" | "unix" | "redis+unix" | "valkey" | "valkeys" => (Kind::Single, scheme),
+        "redis-sentinel" => (Kind::Sentinel, "redis"),
+        "rediss-sentinel" => (Kind::Sentinel, "rediss"),
+        "redis-cluster" => (Kind::Cluster, "redis"),
+        "rediss-cluster" => (Kind::Cluster, "rediss"),
+        _ => return None,
+    })
+}
+
+/// What can be shown of a URL that is refused, so that it is not known which part is a secret: the scheme, and what follows
+/// the last `@`, without the query.
+fn shown(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if kind(scheme).is_some() => (format!("{scheme}://"), rest),
+        _ => (String::new(), url),
+    };
+    let until = |text: &str, ends: &[char]| match text.find(ends) {
+        Some(end) => format!("{}***", &text[..end]),
+        None => text.to_owned(),
+    };
+    match rest.rsplit_once('@') {
+        // The `@` may be a part of the query.
+        Some((before, _)) if before.contains('?') => format!("{scheme}***"),
+        Some((_, hosts)) => format!("{scheme}***@{}", until(hosts, &['?', '#'])),
+        // A password without a host may stand where the port does.
+        None => format!("{scheme}{}", until(rest, &[':', '?', '#'])),
     }
 }
 
@@ -347,6 +368,15 @@ mod tests {
                 "redis://u:secret@h:notaport",
                 "Redis URL `redis://***@h:notaport`",
             ),
+            ("redis://u:se/secret@h:1/2", "`redis://***@h:1/2`"),
+            ("redis://u:1/secret@h:1", "percent-encode the password"),
+            ("redis-sentinel://u:1/secret@h:1", "percent-encode the password"),
+            ("redis-cluster://u:se?secret@h:1", "percent-encode the password"),
+            ("redis://u:se#secret@h:1", "percent-encode the password"),
+            ("redis://:secret", "`redis://***`"),
+            ("u:secret@h:1", "`***@h:1`"),
+            ("unix:///run/redis.sock?db=x&pass=secret", "`unix:///run/redis.sock***`"),
+            ("unix:///run/redis.sock?db=x&pass=se@secret", "`unix://***`"),
         ] {
             let error = Endpoint::parse(url).unwrap_err().to_string();
             assert!(
