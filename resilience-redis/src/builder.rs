@@ -88,7 +88,7 @@ impl RedisBuilder {
     /// use resilience_redis::{Credentials, Redis};
     /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
     ///
-    /// # async fn connect() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// # async fn connect() -> Result<(), Box<dyn Error + Send + Sync>> {
     /// let redis = Redis::builder("rediss://redis.internal:6379")
     ///     .credentials(|| async {
     ///         let token = Credentials::new("app", token().await?);
@@ -139,7 +139,7 @@ impl RedisBuilder {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn connect(self) -> Result<Redis, Box<dyn std::error::Error + Send + Sync>> {
+    pub fn connect(self) -> Result<Redis, Box<dyn Error + Send + Sync>> {
         let settings = &self.settings;
         for (field, value) in [
             ("budget", settings.budget),

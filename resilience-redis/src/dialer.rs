@@ -16,14 +16,15 @@ pub(crate) type OnPush = std::sync::Arc<dyn Fn(PushInfo) + Send + Sync>;
 pub(crate) struct Dialer {
     /// Maximum time for connecting.
     pub(crate) connect: Duration,
+    #[cfg(feature = "tls")]
     pub(crate) tls: Tls,
     /// Asked for the login of servers, in place of the URL's.
     pub(crate) credentials: Option<CredentialSource>,
 }
 
 /// Certificates and keys, in PEM.
+#[cfg(feature = "tls")]
 #[derive(Clone, Default)]
-#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "never set"))]
 pub(crate) struct Tls {
     /// Certificates of authorities, in place of the system's.
     pub(crate) roots: Option<Vec<u8>>,
@@ -35,6 +36,7 @@ impl Dialer {
     pub(crate) fn new(connect: Duration) -> Self {
         Self {
             connect,
+            #[cfg(feature = "tls")]
             tls: Tls::default(),
             credentials: None,
         }

@@ -64,7 +64,8 @@ pub(crate) fn code(error: &redis::RedisError) -> Option<&str> {
 /// Finds the code in `Error running script (call to f_..): @user_script:1: @user_script: 1: -READONLY You can't write ..`.
 fn inner_code(detail: &str) -> Option<&str> {
     let parts = detail.strip_prefix("Error running script")?.split(": ");
-    let words = parts.filter_map(|part| part.trim_start_matches('-').split_ascii_whitespace().next());
+    let words =
+        parts.filter_map(|part| part.trim_start_matches('-').split_ascii_whitespace().next());
     let mut codes = words.filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase()));
     codes.next()
 }
@@ -119,9 +120,15 @@ mod tests {
     const REFUSALS: [(&str, &str); 6] = [
         ("READONLY", "You can't write against a read only replica."),
         ("LOADING", "Redis is loading the dataset in memory"),
-        ("MASTERDOWN", "Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+        (
+            "MASTERDOWN",
+            "Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        ),
         ("NOREPLICAS", "Not enough good replicas to write."),
-        ("MISCONF", "Redis is configured to save RDB snapshots, but it's currently unable to persist to disk."),
+        (
+            "MISCONF",
+            "Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        ),
         ("OOM", "command not allowed when used memory > 'maxmemory'."),
     ];
 
@@ -150,8 +157,14 @@ mod tests {
         for (line, expected) in [
             ("ERR unknown command 'READONLY'", "ERR"),
             ("ERR -READONLY inside of another text", "ERR"),
-            ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
-            ("ERR Error running script (call to f_1): @user_script:3: attempt to index a nil value", "ERR"),
+            (
+                "WRONGTYPE Operation against a key holding the wrong kind of value",
+                "WRONGTYPE",
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:3: attempt to index a nil value",
+                "ERR",
+            ),
             (
                 "ERR Error running script (call to f_1): @user_script:1: WRONGTYPE Operation against a key",
                 "WRONGTYPE",

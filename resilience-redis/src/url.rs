@@ -74,7 +74,11 @@ pub struct InvalidUrl {
 impl InvalidUrl {
     fn new(url: &str, rule: &str) -> Self {
         let has_login = url.contains('@');
-        let hint = if has_login { "; percent-encode the password" } else { "" };
+        let hint = if has_login {
+            "; percent-encode the password"
+        } else {
+            ""
+        };
         Self {
             url: shown(url),
             rule: format!("{rule}{hint}"),
@@ -344,7 +348,8 @@ mod tests {
 
     #[test]
     fn sentinels_have_a_login_of_their_own() {
-        let url = "redis-sentinel://app:servers@h/m?sentinel_username=watch&sentinel_password=s%26s";
+        let url =
+            "redis-sentinel://app:servers@h/m?sentinel_username=watch&sentinel_password=s%26s";
         let Ok(Endpoint::Sentinel(group)) = Endpoint::parse(url) else {
             panic!("is a Sentinel URL")
         };
@@ -370,12 +375,21 @@ mod tests {
             ),
             ("redis://u:se/secret@h:1/2", "`redis://***@h:1/2`"),
             ("redis://u:1/secret@h:1", "percent-encode the password"),
-            ("redis-sentinel://u:1/secret@h:1", "percent-encode the password"),
-            ("redis-cluster://u:se?secret@h:1", "percent-encode the password"),
+            (
+                "redis-sentinel://u:1/secret@h:1",
+                "percent-encode the password",
+            ),
+            (
+                "redis-cluster://u:se?secret@h:1",
+                "percent-encode the password",
+            ),
             ("redis://u:se#secret@h:1", "percent-encode the password"),
             ("redis://:secret", "`redis://***`"),
             ("u:secret@h:1", "`***@h:1`"),
-            ("unix:///run/redis.sock?db=x&pass=secret", "`unix:///run/redis.sock***`"),
+            (
+                "unix:///run/redis.sock?db=x&pass=secret",
+                "`unix:///run/redis.sock***`",
+            ),
             ("unix:///run/redis.sock?db=x&pass=se@secret", "`unix://***`"),
         ] {
             let error = Endpoint::parse(url).unwrap_err().to_string();

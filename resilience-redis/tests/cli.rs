@@ -216,7 +216,11 @@ fn the_password_of_the_url_is_never_printed() {
         "unix:///nowhere.sock?pass=hunter",
         "ann:hunter@127.0.0.1",
     ] {
-        for args in [&["--help"][..], &["breaker", "--help"], &["breaker", "list"]] {
+        for args in [
+            &["--help"][..],
+            &["breaker", "--help"],
+            &["breaker", "list"],
+        ] {
             let mut program = Command::new(env!("CARGO_BIN_EXE_resilience"));
             let program = program.args(args).env("REDIS_URL", url);
             let output = program.args(["--timeout", "20ms"]).output();

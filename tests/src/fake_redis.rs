@@ -26,7 +26,9 @@ impl FakeRedis {
     /// # Panics
     ///
     /// When no port is free.
-    pub async fn start(answer: impl Fn(&[String]) -> Option<String> + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        answer: impl Fn(&[String]) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -45,7 +47,16 @@ impl FakeRedis {
     pub async fn sentinel(master: SocketAddr) -> Self {
         let (host, port) = (master.ip().to_string(), master.port().to_string());
         Self::start(move |words| {
-            let fields = ["ip", &host, "port", &port, "flags", "master", "config-epoch", "0"];
+            let fields = [
+                "ip",
+                &host,
+                "port",
+                &port,
+                "flags",
+                "master",
+                "config-epoch",
+                "0",
+            ];
             match words[1..].first()?.to_uppercase().as_str() {
                 "GET-MASTER-ADDR-BY-NAME" => Some(list(&[&host, &port])),
                 "MASTER" => Some(list(&fields)),

@@ -35,7 +35,8 @@ impl Flavour {
     #[must_use]
     pub fn installed() -> Vec<Self> {
         let all = [Self::Redis, Self::Valkey, Self::Redis62].into_iter();
-        all.filter(|flavour| *flavour == Self::Redis || find(flavour.name()).is_some()).collect()
+        all.filter(|flavour| *flavour == Self::Redis || find(flavour.name()).is_some())
+            .collect()
     }
 
     const fn name(self) -> &'static str {

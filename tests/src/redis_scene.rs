@@ -90,7 +90,11 @@ pub async fn writes(redis: &Redis, key: &str) -> bool {
         retention_ms: 60_000,
         takeover: Takeover::Any,
     };
-    redis.idempotency().claim("writes", key, &claim).await.is_ok()
+    redis
+        .idempotency()
+        .claim("writes", key, &claim)
+        .await
+        .is_ok()
 }
 
 /// One instance of the fleet.

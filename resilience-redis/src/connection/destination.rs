@@ -37,7 +37,10 @@ impl Destination {
     }
 
     /// The same server with the login of now, and the time after which that is to be renewed.
-    pub(super) async fn log_in(&self, server: Server) -> Result<(Server, Option<Duration>), String> {
+    pub(super) async fn log_in(
+        &self,
+        server: Server,
+    ) -> Result<(Server, Option<Duration>), String> {
         let Some(source) = &self.dialer.credentials else {
             return Ok((server, None));
         };

@@ -59,10 +59,15 @@ impl Quorum {
         let all = self.views.len();
         if views.len() <= all / 2 {
             let why = &self.failure;
-            return Err(format!("{} of {all} sentinels answer, which is no majority: {why}", views.len()));
+            return Err(format!(
+                "{} of {all} sentinels answer, which is no majority: {why}",
+                views.len()
+            ));
         }
         let master = newest(&views).ok_or("no sentinels")?;
-        let promoting = views.iter().any(|view| view.failing_over && view.master == *master);
+        let promoting = views
+            .iter()
+            .any(|view| view.failing_over && view.master == *master);
         if promoting {
             return Err("a failover is in progress".into());
         }
@@ -134,19 +139,26 @@ mod tests {
         let mut quorum = Quorum::new(3, LEASE);
         assert!(master(&quorum, start).is_err());
         quorum.answered(0, start, view("one", 1));
-        assert!(master(&quorum, start).is_err(), "one of three is no majority");
+        assert!(
+            master(&quorum, start).is_err(),
+            "one of three is no majority"
+        );
         quorum.answered(2, start + SECOND, view("one", 1));
         quorum.failed("no answer".into());
         assert_eq!(quorum.changes_at(start + SECOND), Some(start + LEASE));
         assert_eq!(master(&quorum, start + LEASE - SECOND), Ok("one"));
         let doubt = master(&quorum, start + LEASE).expect_err("the first answer is too old");
-        assert_eq!(doubt, "1 of 3 sentinels answer, which is no majority: no answer");
+        assert_eq!(
+            doubt,
+            "1 of 3 sentinels answer, which is no majority: no answer"
+        );
         quorum.answered(0, start + LEASE, view("one", 1));
         assert_eq!(master(&quorum, start + LEASE), Ok("one"));
     }
 
     #[test]
-    fn the_newest_epoch_names_the_master_whichever_sentinel_says_it_and_however_late_the_others_are() {
+    fn the_newest_epoch_names_the_master_whichever_sentinel_says_it_and_however_late_the_others_are()
+     {
         let now = Instant::now();
         let news = quorum(now, [view("one", 1), view("one", 1), view("two", 2)]);
         assert_eq!(master(&news, now), Ok("two"));

@@ -143,7 +143,11 @@ impl Sentinel {
                 Err(why) => why,
             };
             let proven = started.elapsed() >= PROVEN;
-            failures = if proven { 0 } else { failures.saturating_add(1) };
+            failures = if proven {
+                0
+            } else {
+                failures.saturating_add(1)
+            };
             let why = format!("{}: {why}", self.info().addr());
             self.all.quorum.send_modify(|quorum| quorum.failed(why));
             sleep(backoff(failures)).await;
@@ -202,7 +206,9 @@ fn on_push(service: &str, event: &Arc<Notify>) -> OnPush {
         PushKind::PMessage => {
             // `pattern channel message`; every message names the service, as one of its words.
             if let Some(Value::BulkString(message)) = push.data.last()
-                && message.split(|byte| *byte == b' ').any(|word| word == service.as_bytes())
+                && message
+                    .split(|byte| *byte == b' ')
+                    .any(|word| word == service.as_bytes())
             {
                 event.notify_one();
             }
@@ -214,7 +220,9 @@ fn on_push(service: &str, event: &Arc<Notify>) -> OnPush {
 /// Asks a sentinel which server is the master. The two commands arrive in one piece, and are executed together.
 async fn view(conn: &mut MultiplexedConnection, service: &str) -> RedisResult<View> {
     let mut both = redis::pipe();
-    both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+    both.cmd("SENTINEL")
+        .arg("GET-MASTER-ADDR-BY-NAME")
+        .arg(service);
     both.cmd("SENTINEL").arg("MASTER").arg(service);
     let answers = conn.req_packed_commands(&both, 0, 2).await?;
     let mut answers = answers.into_iter().map(Value::extract_error);
@@ -229,7 +237,9 @@ fn read(address: Value, master: Value) -> RedisResult<View> {
     let master: HashMap<String, String> = redis::from_redis_value(master)?;
     let field = |name: &str| master.get(name).map_or("", String::as_str);
     let is_old = field("ip") == address.0 && field("port") == address.1.to_string();
-    let is_promoting = field("flags").split(',').any(|flag| flag == "failover_in_progress");
+    let is_promoting = field("flags")
+        .split(',')
+        .any(|flag| flag == "failover_in_progress");
     Ok(View {
         failing_over: is_old && is_promoting,
         epoch: field("config-epoch").parse().unwrap_or(0),
@@ -246,7 +256,12 @@ mod tests {
     }
 
     fn master(port: &str, flags: &str) -> Value {
-        let fields = [("ip", "10.0.0.1"), ("port", port), ("flags", flags), ("config-epoch", "7")];
+        let fields = [
+            ("ip", "10.0.0.1"),
+            ("port", port),
+            ("flags", flags),
+            ("config-epoch", "7"),
+        ];
         Value::Map(fields.map(|(name, value)| (text(name), text(value))).into())
     }
 
@@ -263,7 +278,11 @@ mod tests {
             ("6380", "master,failover_in_progress", false),
         ] {
             let view = read(address(), master(port, flags)).expect("a view");
-            assert_eq!((view.epoch, view.failing_over), (7, failing_over), "{flags}");
+            assert_eq!(
+                (view.epoch, view.failing_over),
+                (7, failing_over),
+                "{flags}"
+            );
             assert_eq!(view.master, ("10.0.0.1".to_owned(), 6379));
         }
     }

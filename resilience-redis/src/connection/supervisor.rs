@@ -183,7 +183,8 @@ impl Shared {
         }
         if let Some(live) = self.current.load_full() {
             let mut transport = live.transport.clone();
-            let _to_all_masters = timeout(self.budget.limit(), transport.send(&redis::cmd("PING"))).await;
+            let _to_all_masters =
+                timeout(self.budget.limit(), transport.send(&redis::cmd("PING"))).await;
         }
         true
     }

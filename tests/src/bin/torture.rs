@@ -12,9 +12,7 @@ use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
-    torture::{
-        DISTANCE, How, Loss, PLACES, Plan, Subject, failover, run, switch, switches, work,
-    },
+    torture::{DISTANCE, How, Loss, PLACES, Plan, Subject, failover, run, switch, switches, work},
 };
 
 #[path = "../../figures/src/report.rs"]
@@ -157,16 +155,31 @@ async fn switched() {
         }
     }
     let unit = "keys, durable(2) of 2";
-    figure("sentinel_failover_effects_twice", twice as f64, unit, Target::Exactly(0.0));
+    figure(
+        "sentinel_failover_effects_twice",
+        twice as f64,
+        unit,
+        Target::Exactly(0.0),
+    );
     let group = tokio::task::spawn_blocking(RedisSentinels::start);
     let overrun = switches(group.await.expect("a group"), 5, Duration::from_secs(6)).await;
     let unit = "calls above the limit, five switches";
     let above = overrun.admitted_above as f64;
     figure("sentinel_failovers_limit_above", above, unit, Target::Open);
     let unit = format!("calls at once of {PLACES}, five switches");
-    figure("sentinel_failovers_bulkhead_peak", overrun.peak as f64, &unit, Target::Open);
+    figure(
+        "sentinel_failovers_bulkhead_peak",
+        overrun.peak as f64,
+        &unit,
+        Target::Open,
+    );
     let above = overrun.above.as_secs_f64() * 1e3;
-    figure("sentinel_failovers_bulkhead_above", above, "ms", Target::Open);
+    figure(
+        "sentinel_failovers_bulkhead_above",
+        above,
+        "ms",
+        Target::Open,
+    );
 }
 
 async fn tortured(subject: Subject) {

@@ -88,7 +88,10 @@ pub(super) struct Accepted {
 }
 
 /// Claims and completes one key after the other until it is over.
-pub(super) fn start_load(store: &RedisIdempotency, over: &Arc<AtomicBool>) -> JoinSet<Vec<Accepted>> {
+pub(super) fn start_load(
+    store: &RedisIdempotency,
+    over: &Arc<AtomicBool>,
+) -> JoinSet<Vec<Accepted>> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
@@ -168,7 +171,9 @@ pub(super) async fn store_at(url: &str, durable: u32) -> RedisIdempotency {
     let redis = redis.connect().expect("an address");
     let store = match durable {
         0 => Ok(redis.idempotency()),
-        replicas => redis.idempotency().durable(replicas, Duration::from_millis(100)),
+        replicas => redis
+            .idempotency()
+            .durable(replicas, Duration::from_millis(100)),
     };
     let store = store.expect("valid settings");
     store.ready(SOON).await.expect("a server");

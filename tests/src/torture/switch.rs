@@ -60,7 +60,9 @@ pub async fn switch(group: RedisSentinels, durable: u32, how: How) -> (RedisSent
     let store = store_at(&url, durable).await;
     let load = start_load(&store, &over);
     sleep(LEAD).await;
-    let (group, in_use) = spawn_blocking(move || replace(group, how)).await.expect("another master");
+    let (group, in_use) = spawn_blocking(move || replace(group, how))
+        .await
+        .expect("another master");
     sleep(TAIL).await;
     over.store(true, Relaxed);
     let accepted = load.join_all().await.concat();
@@ -84,7 +86,10 @@ pub async fn switch(group: RedisSentinels, durable: u32, how: How) -> (RedisSent
 fn longest_pause(mut accepted: Vec<Accepted>) -> Duration {
     accepted.sort_by_key(|accepted| accepted.at);
     let pairs = accepted.windows(2);
-    pairs.map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default()
+    pairs
+        .map(|pair| pair[1].at - pair[0].at)
+        .max()
+        .unwrap_or_default()
 }
 
 /// Replaces the master, and measures for how long the former one is in use after that.
@@ -99,7 +104,10 @@ fn replace(mut group: RedisSentinels, how: How) -> (RedisSentinels, Duration) {
     let mut calls = scripts(group.server(former));
     loop {
         let now = Instant::now();
-        assert!(now - start < LATEST, "no other master, or no end of the former one");
+        assert!(
+            now - start < LATEST,
+            "no other master, or no end of the former one"
+        );
         let now_calls = scripts(group.server(former));
         if now_calls.is_some() && now_calls != calls {
             (calls, used) = (now_calls, now);
@@ -122,8 +130,12 @@ fn scripts(server: &RedisServer) -> Option<String> {
     server.process()?;
     let role = server.try_command("ROLE").ok()?;
     let stats = server.try_command("INFO commandstats").ok()?;
-    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-    let calls = calls.and_then(|calls| calls.split(',').next()).unwrap_or("0");
+    let calls = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    let calls = calls
+        .and_then(|calls| calls.split(',').next())
+        .unwrap_or("0");
     role.starts_with("master").then(|| calls.to_owned())
 }
 
@@ -141,7 +153,7 @@ pub struct Overrun {
 /// Places of the bulkhead.
 pub const PLACES: usize = 4;
 /// Calls a second, and the burst.
-pub const RATE: u64 = 50;
+const RATE: u64 = 50;
 const INSTANCES: usize = 4;
 
 #[derive(Default)]
@@ -175,9 +187,17 @@ pub async fn switches(group: RedisSentinels, times: usize, apart: Duration) -> O
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..INSTANCES {
         let redis = connect(&url).await;
-        tasks.spawn(ask_a_limit(redis.clone(), Arc::clone(&over), Arc::clone(&admitted)));
+        tasks.spawn(ask_a_limit(
+            redis.clone(),
+            Arc::clone(&over),
+            Arc::clone(&admitted),
+        ));
         for _ in 0..PLACES {
-            tasks.spawn(fill_a_bulkhead(redis.clone(), Arc::clone(&over), Arc::clone(&in_flight)));
+            tasks.spawn(fill_a_bulkhead(
+                redis.clone(),
+                Arc::clone(&over),
+                Arc::clone(&in_flight),
+            ));
         }
     }
     sleep(LEAD).await;
@@ -213,7 +233,9 @@ async fn connect(url: &str) -> Redis {
 
 fn options() -> FleetOptions {
     // What is admitted without the store is not the subject.
-    FleetOptions::new().on_outage(OnOutage::FailClosed).heartbeat(Duration::from_millis(500))
+    FleetOptions::new()
+        .on_outage(OnOutage::FailClosed)
+        .heartbeat(Duration::from_millis(500))
 }
 
 async fn ask_a_limit(redis: Redis, over: Arc<AtomicBool>, admitted: Arc<AtomicUsize>) {

@@ -29,7 +29,9 @@ async fn behind(line: &Proxy) -> Redis {
 
 fn pings(server: &RedisServer) -> u64 {
     let stats = server.command("INFO commandstats");
-    let pings = stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
+    let pings = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
     let pings = pings.and_then(|pings| pings.split(',').next());
     pings.map_or(0, |pings| pings.parse().expect("a number"))
 }
@@ -38,25 +40,39 @@ fn pings(server: &RedisServer) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_call_after_a_pause_is_answered_behind_a_gateway_that_forgets_idle_connections() {
     let server = RedisServer::start();
-    let mut line = Proxy::to(server.addr().parse().expect("an address")).await.expect("a port");
+    let mut line = Proxy::to(server.addr().parse().expect("an address"))
+        .await
+        .expect("a port");
     line.set(Weather::ForgetIdle(10 * KEEPALIVE)).await;
     let redis = behind(&line).await;
     let status = redis.watch_status();
-    eventually("a pause of more than a second", SOON, async || pings(&server) >= 15).await;
+    eventually("a pause of more than a second", SOON, async || {
+        pings(&server) >= 15
+    })
+    .await;
     assert_eq!(redis.ping().await, Ok(()));
-    assert_eq!(status.has_changed().ok(), Some(false), "it is the same connection");
+    assert_eq!(
+        status.has_changed().ok(),
+        Some(false),
+        "it is the same connection"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_was_forgotten_while_idle_is_remade_before_it_is_needed() {
     let server = RedisServer::start();
-    let mut line = Proxy::to(server.addr().parse().expect("an address")).await.expect("a port");
+    let mut line = Proxy::to(server.addr().parse().expect("an address"))
+        .await
+        .expect("a port");
     let redis = behind(&line).await;
     let is_down = || matches!(redis.status(), Status::Down(_));
     line.set(Weather::ForgetIdle(Duration::ZERO)).await;
     eventually("it is noticed without a call", SOON, async || is_down()).await;
     line.set(Weather::Fine).await;
-    redis.ready(SOON).await.expect("it is remade without a call");
+    redis
+        .ready(SOON)
+        .await
+        .expect("it is remade without a call");
     assert_eq!(redis.ping().await, Ok(()));
 }
 
@@ -119,7 +135,10 @@ async fn a_password_that_was_rotated_is_asked_for_with_the_next_connection() {
     assert!(server.command("CLIENT LIST").contains("user=app"));
     vault.rotate(&server, "second");
     let _killed = server.command("CLIENT KILL USER app");
-    eventually("it is asked again", SOON, async || vault.asked.load(Relaxed) == 2).await;
+    eventually("it is asked again", SOON, async || {
+        vault.asked.load(Relaxed) == 2
+    })
+    .await;
     eventually("it logs in", SOON, async || redis.ping().await.is_ok()).await;
 }
 
@@ -130,7 +149,9 @@ async fn a_connection_is_remade_before_its_token_ends_and_no_call_notices() {
     let redis = vault.connect(&server, Duration::from_millis(50)).await;
     let connections = || {
         let stats = server.command("INFO stats");
-        let made = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        let made = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
         made.map_or(0, |made| made.trim().parse::<u64>().expect("a number"))
     };
     // One of each pair is the one that asks.
@@ -166,7 +187,10 @@ fn after_its_runtime_has_stopped_a_connection_is_down() {
         redis
     });
     runtime.shutdown_timeout(SOON);
-    assert_eq!(redis.status(), Status::Down("its runtime has stopped".into()));
+    assert_eq!(
+        redis.status(),
+        Status::Down("its runtime has stopped".into())
+    );
     let another = Runtime::new().expect("a runtime");
     assert_eq!(another.block_on(redis.ping()), Err(CommandError::Down));
 }

@@ -124,8 +124,14 @@ async fn a_master_that_was_demoted_behind_its_address_is_left_for_its_successor(
         line.lead_to(address(successor));
         let demote = format!("REPLICAOF 127.0.0.1 {}", successor.port());
         assert_eq!(former.command(&demote), "OK");
-        eventually("it is refused", SOON, async || !writes(&redis, "refused").await).await;
-        eventually("its successor is found", SOON, async || writes(&redis, "after").await).await;
+        eventually("it is refused", SOON, async || {
+            !writes(&redis, "refused").await
+        })
+        .await;
+        eventually("its successor is found", SOON, async || {
+            writes(&redis, "after").await
+        })
+        .await;
         let record = ["EXISTS", "{resilience:idempotency:writes:after}:record"];
         assert_eq!(successor.try_words(&record).expect("an answer"), "1");
     }))

@@ -76,8 +76,15 @@ async fn a_process_cut_off_with_the_former_master_stops_writing_to_it() {
         let sentinel: SocketAddr = group.sentinel(number).addr().parse().expect("an address");
         lines.push(Proxy::to(sentinel).await.expect("a port"));
     }
-    let hosts: Vec<_> = lines.iter().map(|line| line.address().to_string()).collect();
-    let url = format!("redis-sentinel://{},{}/{SERVICE}", ignorant.address(), hosts.join(","));
+    let hosts: Vec<_> = lines
+        .iter()
+        .map(|line| line.address().to_string())
+        .collect();
+    let url = format!(
+        "redis-sentinel://{},{}/{SERVICE}",
+        ignorant.address(),
+        hosts.join(",")
+    );
     let redis = connected(&url).await;
     assert!(writes(&redis, "before").await);
     for line in &mut lines {
@@ -105,14 +112,22 @@ async fn a_process_cut_off_with_the_former_master_stops_writing_to_it() {
     eventually("it is back", SOON, async || writes(&redis, "after").await).await;
     let master = group.master();
     let record = "{resilience:idempotency:writes:after}:record";
-    assert_eq!(group.server(master).try_words(&["EXISTS", record]).expect("an answer"), "1");
+    assert_eq!(
+        group
+            .server(master)
+            .try_words(&["EXISTS", record])
+            .expect("an answer"),
+        "1"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_accepts_writes_without_replicas_is_told_of() {
     let told = || {
         let events = events("resilience.redis");
-        let of = events.iter().filter(|(told, _)| told.contains("min-replicas-to-write"));
+        let of = events
+            .iter()
+            .filter(|(told, _)| told.contains("min-replicas-to-write"));
         of.map(|(_, times)| times).sum::<usize>()
     };
     let group = group().await;
