@@ -32,7 +32,7 @@ use crate::{
 /// | one server | `redis://[user:password@]host[:6379][/database]` |
 /// | over TLS (feature `tls`) | `rediss://..` |
 /// | a Unix socket | `unix:///path[?db=1&user=..&pass=..]` |
-/// | Sentinel (feature `sentinel`) | `redis-sentinel://[user:password@]host[:26379],host,../service[/database]` |
+/// | Sentinel (feature `sentinel`) | `redis-sentinel://[user:password@]host[:26379],host,../service[/database][?sentinel_password=..]` |
 /// | Cluster (feature `cluster`) | `redis-cluster://[user:password@]host[:6379],host,..` |
 ///
 /// `rediss-sentinel` and `rediss-cluster` use TLS to every node. Special characters in user and password are

@@ -35,7 +35,8 @@
 //! # Failover
 //! Redis replicates after it has answered. A claim or an outcome that was answered just before the master failed may be
 //! unknown to the replica that takes over: the work of a claim may then be granted again (with a higher fence), an outcome
-//! be forgotten. [`durable`](RedisIdempotency::durable) reduces that window, and documents its limits.
+//! be forgotten. [`durable`](RedisIdempotency::durable) reduces that window, and documents its limits; what is lost under
+//! Sentinel with which setting stands in a table in the README of this crate.
 //!
 //! # References
 //! Redis: [scripting](https://redis.io/docs/latest/develop/programmability/eval-intro/),

@@ -233,9 +233,7 @@ async fn connect(url: &str) -> Redis {
 
 fn options() -> FleetOptions {
     // What is admitted without the store is not the subject.
-    FleetOptions::new()
-        .on_outage(OnOutage::FailClosed)
-        .heartbeat(Duration::from_millis(500))
+    FleetOptions::new().on_outage(OnOutage::FailClosed)
 }
 
 async fn ask_a_limit(redis: Redis, over: Arc<AtomicBool>, admitted: Arc<AtomicUsize>) {

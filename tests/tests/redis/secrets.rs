@@ -94,6 +94,7 @@ impl Visit for Fields<'_> {
 
 #[test]
 fn no_text_and_no_event_shows_the_password_of_a_url() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     // All on this thread, as the recorder is.
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use resilience_redis::{Redis, RedisBuilder, Status};
 use resilience_tests::{breaker_conformance, redis::RedisServer, redis_scene::SOON};
 
@@ -24,7 +24,10 @@ impl Authority {
     fn certificate(&self, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names).expect("good names");
+        let subject = names.join(",");
+        let mut params = CertificateParams::new(names).expect("good names");
+        // A certificate named as its authority counts as self-signed.
+        params.distinguished_name.push(DnType::CommonName, subject);
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
         (certificate.pem(), key.serialize_pem())
     }
