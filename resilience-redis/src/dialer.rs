@@ -68,8 +68,8 @@ impl Dialer {
             .use_protocol(redis::ProtocolVersion::RESP3)
             .connection_timeout(self.connect)
             .tcp_settings(self.tcp())
-            // Enough for redirections; a shard that is gone is not waited for here, since callers have a budget.
-            .retries(2);
+            // Redirections are followed by `Transport`; a shard that is gone is not waited for, since callers have a budget.
+            .retries(0);
         #[cfg(feature = "tls")]
         let builder = match self.tls.certificates() {
             Some(certificates) => builder.certs(certificates),
@@ -120,7 +120,6 @@ fn sender(
     }
 }
 
-#[cfg(not(feature = "cluster"))]
 pub(crate) fn invalid(rule: &'static str) -> redis::RedisError {
     (redis::ErrorKind::InvalidClientConfig, rule).into()
 }

@@ -3,17 +3,24 @@
 //! # References
 //! The [Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
 
+use std::time::Duration;
+
 use redis::{
-    Cmd, ConnectionInfo, RedisResult, Value,
+    Cmd, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
+use tokio::time::sleep;
 
-#[cfg(not(feature = "cluster"))]
-use crate::dialer::invalid;
 use crate::{
-    dialer::{Dialer, OnPush},
+    connection::SlotRange,
+    dialer::{Dialer, OnPush, invalid},
     url::Address,
 };
+
+/// How often a command is sent again because its slot is elsewhere, or partly.
+const REDIRECTIONS: u32 = 4;
+/// Pause while some keys of a slot that moves are at one node, and some at another.
+const MOVING: Duration = Duration::from_millis(5);
 
 /// What a connection leads to.
 pub(crate) enum Server {
@@ -45,35 +52,107 @@ impl Transport {
         }
     }
 
-    pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        match self {
+    /// Sends `cmd`, about `key`, and returns its answer. A slot that moves is followed.
+    pub(crate) async fn send(&mut self, key: &str, cmd: &Cmd) -> RedisResult<Value> {
+        let answer = match self {
             Self::Single(conn) => conn.send_packed_command(cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => conn.req_packed_command(cmd).await,
+        };
+        match answer.and_then(Value::extract_error) {
+            Err(error) if is_redirection(&error) => {
+                let mut answers = self.follow(key, error, &[cmd]).await?;
+                Ok(answers.pop().unwrap_or(Value::Nil))
+            }
+            answer => answer,
         }
     }
 
-    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that holds the key. Returns both answers.
+    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that holds the key. Returns both answers. A slot that
+    /// moves is followed.
     pub(crate) async fn send_pair(
         &mut self,
         key: &str,
         cmd: &Cmd,
         wait: &Cmd,
     ) -> RedisResult<Vec<Value>> {
-        let mut pair = redis::pipe();
-        pair.add_command(cmd.clone()).add_command(wait.clone());
-        match self {
+        match self.send_together(key, &[cmd, wait]).await {
+            Err(error) if is_redirection(&error) => self.follow(key, error, &[cmd, wait]).await,
+            answers => answers,
+        }
+    }
+
+    /// Sends commands in one piece to the node that holds `key`.
+    async fn send_together(&mut self, key: &str, cmds: &[&Cmd]) -> RedisResult<Vec<Value>> {
+        let mut pipeline = redis::pipe();
+        for cmd in cmds {
+            pipeline.add_command((*cmd).clone());
+        }
+        let answers = match self {
             Self::Single(conn) => {
                 // Only a Cluster routes by key.
                 let _ = key;
-                conn.req_packed_commands(&pair, 0, 2).await
+                conn.req_packed_commands(&pipeline, 0, cmds.len()).await
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
                 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
                 let master = Route::with_key(key, SlotAddr::Master);
                 let node = SingleNodeRoutingInfo::SpecificNode(master);
-                conn.route_pipeline(pair, 0, 2, node).await
+                conn.route_pipeline(pipeline, 0, cmds.len(), node).await
+            }
+        };
+        answered(answers?)
+    }
+
+    /// Sends commands again, to where the `error` of the last attempt says that the slot of `key` is, or is moving to. The
+    /// client would send ASKING apart from its command, so that commands of other callers come between them.
+    #[cold]
+    async fn follow(
+        &mut self,
+        key: &str,
+        mut error: RedisError,
+        cmds: &[&Cmd],
+    ) -> RedisResult<Vec<Value>> {
+        for _ in 0..REDIRECTIONS {
+            let answers = match (error.kind(), error.redirect_node()) {
+                (ErrorKind::Server(ServerErrorKind::Ask), Some((node, _))) => {
+                    let node = node.to_owned();
+                    self.send_asking(&node, cmds).await
+                }
+                (ErrorKind::Server(ServerErrorKind::TryAgain), _) => {
+                    sleep(MOVING).await;
+                    self.send_together(key, cmds).await
+                }
+                // The client has asked for the map of slots meanwhile.
+                _ => self.send_together(key, cmds).await,
+            };
+            error = match answers {
+                Err(next) if is_redirection(&next) => next,
+                answers => return answers,
+            };
+        }
+        Err(error)
+    }
+
+    /// Sends commands in one piece to the node that a slot is moving to.
+    async fn send_asking(&mut self, node: &str, cmds: &[&Cmd]) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::Single(_) => Err(invalid("only a Cluster moves slots")),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => {
+                use redis::cluster_routing::SingleNodeRoutingInfo;
+                let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));
+                let node = SingleNodeRoutingInfo::ByAddress {
+                    host: host.to_owned(),
+                    port: port.parse().unwrap_or(0),
+                };
+                let mut pipeline = redis::pipe();
+                pipeline.add_command(redis::cmd("ASKING"));
+                for cmd in cmds {
+                    pipeline.add_command((*cmd).clone());
+                }
+                answered(conn.route_pipeline(pipeline, 1, cmds.len(), node).await?)
             }
         }
     }
@@ -99,11 +178,31 @@ impl Transport {
         answer.and_then(Value::extract_error)
     }
 
-    /// Sends a PING with `nonce`; in a Cluster, to any one node, since the loss of a shard leaves the others in use.
+    /// Sends a PING with `nonce`; in a Cluster, to all masters, of which one has to answer, since the loss of a shard leaves the
+    /// others in use.
     pub(crate) async fn ping(&mut self, nonce: &[u8]) -> RedisResult<Value> {
         let mut ping = redis::cmd("PING");
         ping.arg(nonce);
         self.ask_any(ping).await
+    }
+
+    /// Sends a PING with `nonce`; in a Cluster, to all masters, all of which have to answer.
+    pub(crate) async fn ping_all(&mut self, nonce: &[u8]) -> RedisResult<Value> {
+        let mut ping = redis::cmd("PING");
+        ping.arg(nonce);
+        let answer = match self {
+            Self::Single(conn) => conn.send_packed_command(&ping).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => conn.req_packed_command(&ping).await,
+        };
+        answer.and_then(Value::extract_error)
+    }
+
+    /// Reads which master of the Cluster holds which slots, as any one of them sees it.
+    pub(crate) async fn slots(&mut self) -> RedisResult<Vec<SlotRange>> {
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        Ok(ranges(&self.ask_any(slots).await?))
     }
 
     /// Reads the clock of the server, or of any one node of a Cluster, in microseconds.
@@ -141,14 +240,18 @@ impl Transport {
         Ok(redis::from_redis_value(answer)?)
     }
 
+    /// Asks the server, or all masters of a Cluster; the first answer counts.
     async fn ask_any(&mut self, cmd: Cmd) -> RedisResult<Value> {
         let answer = match self {
             Self::Single(conn) => conn.req_packed_command(&cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
-                use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-                let any_node = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
-                conn.route_command(cmd, any_node).await
+                use redis::cluster_routing::{
+                    MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo,
+                };
+                let first = Some(ResponsePolicy::OneSucceeded);
+                let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, first));
+                conn.route_command(cmd, masters).await
             }
         };
         answer.and_then(Value::extract_error)
@@ -204,29 +307,52 @@ impl PubsubTransport {
     }
 }
 
-/// Parses the answer to CLUSTER SLOTS: ranges of slots, each `first, last, node, node..`, each node `host, port, id..`.
+/// Whether the slot of a key is elsewhere.
+fn is_redirection(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
+}
+
+/// The answers to commands that were sent together, or the first error among them.
+fn answered(answers: Vec<Value>) -> RedisResult<Vec<Value>> {
+    answers.into_iter().map(Value::extract_error).collect()
+}
+
+/// Parses the answer to CLUSTER SLOTS: ranges of slots, each `first, last, master, replica..`, each node `host, port, id..`.
 fn nodes(slots: &Value) -> Vec<Address> {
-    let list = |value: &Value| match value {
-        Value::Array(items) => items.clone(),
-        _ => Vec::new(),
-    };
-    let node = |node: Value| {
-        let items = list(&node);
-        let host = match items.first()? {
-            Value::BulkString(host) => String::from_utf8(host.clone()).ok()?,
-            Value::Nil => String::new(),
-            _ => return None,
-        };
-        match items.get(1)? {
-            Value::Int(port) => Some((host, u16::try_from(*port).ok()?)),
-            _ => None,
-        }
-    };
-    let ranges = list(slots).into_iter();
-    let mut nodes: Vec<_> = ranges
-        .flat_map(|range| list(&range).into_iter().skip(2).filter_map(node))
-        .collect();
+    let ranges = list(slots).iter();
+    let nodes = ranges.flat_map(|range| list(range).iter().skip(2));
+    let mut nodes: Vec<_> = nodes.filter_map(node).collect();
     nodes.sort();
     nodes.dedup();
     nodes
+}
+
+/// The masters in the answer to CLUSTER SLOTS.
+fn ranges(slots: &Value) -> Vec<SlotRange> {
+    let range = |range: &Value| match list(range) {
+        [_, Value::Int(last), master, ..] => Some(SlotRange {
+            last: u16::try_from(*last).ok()?,
+            master: node(master)?,
+        }),
+        _ => None,
+    };
+    list(slots).iter().filter_map(range).collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) => items,
+        _ => &[],
+    }
+}
+
+fn node(node: &Value) -> Option<Address> {
+    let (host, port) = match list(node) {
+        [Value::BulkString(host), Value::Int(port), ..] => (host.as_slice(), port),
+        [Value::Nil, Value::Int(port), ..] => (&b""[..], port),
+        _ => return None,
+    };
+    let host = String::from_utf8(host.to_vec()).ok()?;
+    Some((host, u16::try_from(*port).ok()?))
 }

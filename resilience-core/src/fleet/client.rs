@@ -209,7 +209,8 @@ impl<S: Probe + ?Sized> StoreClient<S> {
     fn note(&self, error: Option<&StoreError>) {
         if let Some(error) = error {
             self.0.errors.fetch_add(1, Relaxed);
-            if self.0.health.failed() == Edge::Lost {
+            // Calls about other keys would be refused with those about the part that is away.
+            if !error.partial && self.0.health.failed() == Edge::Lost {
                 self.0.tell_lost(error);
                 self.keep_probing();
             }

@@ -25,19 +25,18 @@ impl From<RedisError> for Failure {
 }
 
 impl Shared {
-    /// Runs `work` on the connection, within the budget.
+    /// Runs `work`, about a key or about all servers, on the connection, within the budget.
     pub(super) async fn carry<T, F>(
         &self,
+        key: Option<&str>,
         work: impl FnOnce(Transport) -> F,
     ) -> Result<T, CommandError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let live = self.current.load_full().ok_or(CommandError::Down)?;
-        let mut permit = self
-            .guard
-            .acquire()
-            .map_err(|_| CommandError::CircuitOpen)?;
+        let guard = self.guards.of(key);
+        let mut permit = guard.acquire().map_err(|_| CommandError::CircuitOpen)?;
         let Some(answer) = self.budget.within(work(live.transport.clone())).await else {
             permit.settle(Verdict::transient());
             self.note_timeout();
@@ -132,6 +131,7 @@ impl Shared {
         let timeouts = self.timed_out.fetch_add(1, Relaxed) + 1;
         if timeouts == 1 {
             self.destination.sentinels.ask();
+            self.topology.notify_one();
         }
         if timeouts >= SUSPICIOUS {
             self.trouble.notify_one();
@@ -169,11 +169,4 @@ fn is_same_refusal(refusal: &RedisError, error: &RedisError) -> bool {
         _ => true,
     };
     ping_only || code(refusal) == code(error)
-}
-
-/// Whether a refusal says that the slot of a key is on another node of the Cluster.
-pub(super) fn is_elsewhere(refusal: &str) -> bool {
-    ["MOVED", "ASK", "Moved", "Ask"]
-        .iter()
-        .any(|word| refusal.starts_with(word))
 }

@@ -23,6 +23,7 @@ mod budget;
 mod clock;
 mod command;
 mod destination;
+mod guards;
 mod nonce;
 mod pubsub;
 mod quorum;
@@ -42,7 +43,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Value};
 use tokio::{
     sync::{Notify, watch},
     time::timeout,
@@ -53,15 +54,16 @@ pub use self::status::Status;
 use self::{
     budget::Budget,
     clock::ServerClock,
-    command::{Failure, is_elsewhere},
+    command::Failure,
     destination::Destination,
+    guards::Guards,
     nonce::Nonces,
     pubsub::Pubsub,
     sentinel::Sentinels,
-    shared::{Ended, Shared, guard},
+    shared::{Ended, Shared},
     status::Subscriber,
 };
-pub(crate) use self::{nonce::Nonce, status::Push};
+pub(crate) use self::{guards::SlotRange, nonce::Nonce, status::Push};
 use crate::{dialer::Dialer, error::CommandError, transport::Transport, url::Endpoint};
 
 /// A connection for commands, and one for subscriptions while there are any. Closed when it is dropped.
@@ -142,7 +144,7 @@ impl Connection {
             destination,
             budget: Budget::new(budget),
             keepalive,
-            guard: guard(),
+            guards: Guards::new(),
             current: ArcSwapOption::empty(),
             nonces: Nonces::new(),
             pubsub: Arc::clone(&pubsub),
@@ -152,6 +154,7 @@ impl Connection {
             lost: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             advised: AtomicBool::new(false),
+            topology: Notify::new(),
             trouble: Notify::new(),
             closing: lifetime.closing.clone(),
         });
@@ -206,12 +209,12 @@ impl Connection {
         nonce: &Nonce,
     ) -> Result<Value, CommandError> {
         let ask = |mut transport: Transport| async move {
-            match transport.send(cmd).await.and_then(Value::extract_error) {
+            match transport.send(key, cmd).await {
                 Ok(answer) => nonce.open(answer).ok_or(Failure::Misplaced),
                 Err(error) => Err(self.shared.confirm(transport, key, error).await),
             }
         };
-        self.shared.carry(ask).await
+        self.shared.carry(Some(key), ask).await
     }
 
     /// Sends `cmd`, of a script about `key` that was given `nonce`, and a WAIT right behind it. Returns the answer, and the
@@ -224,12 +227,7 @@ impl Connection {
         wait: &Cmd,
     ) -> Result<(Value, u64), CommandError> {
         let pair = |mut transport: Transport| async move {
-            let answers = transport.send_pair(key, cmd, wait).await;
-            let answers = answers.and_then(|both| {
-                let both = both.into_iter().map(Value::extract_error);
-                both.collect::<RedisResult<Vec<Value>>>()
-            });
-            let answers = match answers {
+            let answers = match transport.send_pair(key, cmd, wait).await {
                 Ok(answers) => answers,
                 Err(error) => return Err(self.shared.confirm(transport, key, error).await),
             };
@@ -243,29 +241,21 @@ impl Connection {
                 _ => Err(Failure::Misplaced),
             }
         };
-        let first = self.shared.carry(pair).await;
-        if !matches!(&first, Err(CommandError::Refused(error)) if is_elsewhere(error)) {
-            return first;
-        }
-        // Unlike a pair, a single command follows a slot that moved, and updates the map of slots. Steps can be repeated.
-        self.ask(key, cmd, nonce).await?;
-        self.shared.carry(pair).await
+        self.shared.carry(Some(key), pair).await
     }
 
     /// Sends a PING and waits for its answer; in a Cluster, to all masters.
     pub(crate) async fn ping(&self) -> Result<(), CommandError> {
         let nonce = self.nonce();
         let ping = |mut transport: Transport| async move {
-            let mut ping = redis::cmd("PING");
-            ping.arg(nonce.as_bytes());
-            let answer = transport.send(&ping).await?.extract_error()?;
+            let answer = transport.ping_all(nonce.as_bytes()).await?;
             if nonce.is_echoed(&answer) {
                 Ok(())
             } else {
                 Err(Failure::Misplaced)
             }
         };
-        self.shared.carry(ping).await
+        self.shared.carry(None, ping).await
     }
 
     pub(crate) fn budget(&self) -> Duration {

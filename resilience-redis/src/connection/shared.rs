@@ -9,7 +9,6 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use resilience_core::breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -17,8 +16,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    budget::Budget, clock::ServerClock, destination::Destination, nonce::Nonces, pubsub::Pubsub,
-    status::Status,
+    budget::Budget, clock::ServerClock, destination::Destination, guards::Guards, nonce::Nonces,
+    pubsub::Pubsub, status::Status,
 };
 use crate::transport::Transport;
 
@@ -33,9 +32,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     /// Time without commands after which a PING is sent.
     pub(super) keepalive: Duration,
-    /// Stands between callers and a server that has stopped answering: only a few calls, now and then, wait for the budget to
-    /// run out.
-    pub(super) guard: CircuitBreaker,
+    pub(super) guards: Guards,
     pub(super) current: ArcSwapOption<Live>,
     pub(super) nonces: Nonces,
     /// Follows when the connection is remade, which may lead to another server.
@@ -50,6 +47,8 @@ pub(super) struct Shared {
     pub(super) refused: AtomicU64,
     /// Whether events about the settings of the server were emitted.
     pub(super) advised: AtomicBool,
+    /// Wakes the task that asks a Cluster which master holds which slots.
+    pub(super) topology: Notify,
     /// Wakes the supervising task when `timed_out`, `lost` or `refused` should be examined.
     pub(super) trouble: Notify,
     pub(super) closing: CancellationToken,
@@ -79,19 +78,4 @@ pub(super) struct Live {
     pub(super) transport: Transport,
     pub(super) number: u64,
     pub(super) since: Instant,
-}
-
-/// The breaker `resilience.redis`: opens after as many timeouts in a row as make the connection suspicious.
-pub(super) fn guard() -> CircuitBreaker {
-    CircuitBreaker::builder(GUARD)
-        .no_failure_rate()
-        .consecutive_failures(SUSPICIOUS)
-        .open_for(OpenFor::exponential(
-            Duration::from_millis(200),
-            Duration::from_secs(1),
-        ))
-        .half_open(HalfOpen::probes(1))
-        .dropped(Dropped::Ignored)
-        .build()
-        .expect("fixed settings that are valid")
 }

@@ -22,6 +22,9 @@ use crate::{
 /// Time after which the status tells that there is no server to connect to.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Minimum time between two questions for the masters of a Cluster.
+const TOPOLOGY_AGAIN: Duration = Duration::from_millis(250);
+
 /// Why a connection is replaced.
 enum End {
     Lost(String),
@@ -91,6 +94,28 @@ impl Shared {
             end = advised => end,
             why = self.destination.left(&server) => End::Lost(why),
             () = self.destination.renewed(renewal) => End::Elsewhere,
+            () = self.masters_change() => End::Elsewhere,
+        }
+    }
+
+    /// Keeps the guards in line with the masters of a Cluster; returns when another node has become one. The client finds that
+    /// by itself when a master says so or breaks its connections, and not when one is frozen.
+    async fn masters_change(&self) {
+        if !self.destination.is_cluster() {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Some(live) = self.current.load_full() {
+                let mut transport = live.transport.clone();
+                let slots = timeout(self.budget.limit(), transport.slots()).await;
+                if let Ok(Ok(slots)) = slots
+                    && self.guards.note(slots)
+                {
+                    return;
+                }
+            }
+            sleep(TOPOLOGY_AGAIN).await;
+            self.topology.notified().await;
         }
     }
 
@@ -182,9 +207,8 @@ impl Shared {
             return self.answers_ping().await;
         }
         if let Some(live) = self.current.load_full() {
-            let mut transport = live.transport.clone();
-            let _to_all_masters =
-                timeout(self.budget.limit(), transport.send(&redis::cmd("PING"))).await;
+            let (mut transport, nonce) = (live.transport.clone(), self.nonces.next());
+            let _ = timeout(self.budget.limit(), transport.ping_all(nonce.as_bytes())).await;
         }
         true
     }

@@ -234,7 +234,7 @@ impl RedisIdempotency {
     ) -> Result<T, StoreError> {
         let Some(durable) = &self.durable else {
             let answer = script.run(&self.context.connection, &[key], args).await;
-            return understood(answer, read);
+            return self.understood(answer, read);
         };
         let waited = script
             .run_and_wait(
@@ -245,14 +245,29 @@ impl RedisIdempotency {
                 durable.within,
             )
             .await;
-        let (answer, replicas) = waited?;
-        let answer = understood(Ok(answer), read)?;
+        let (answer, replicas) = waited.map_err(|error| self.context.of_key(error))?;
+        let answer = self.understood(Ok(answer), read)?;
         if lasts(&answer) && replicas < u64::from(durable.replicas) {
             let wanted = durable.replicas;
             let reason = format!("{replicas} of {wanted} replicas have it so far");
             return Err(StoreError::new(reason, true));
         }
         Ok(answer)
+    }
+
+    fn understood<T>(
+        &self,
+        answer: Result<Value, CommandError>,
+        read: impl FnOnce(Value) -> Option<T>,
+    ) -> Result<T, StoreError> {
+        let answer = answer.map_err(|error| self.context.of_key(error))?;
+        // Leaves outcomes out of errors: they may be confidential.
+        let (kind, size) = match &answer {
+            Value::Array(items) => ("a list of", items.len()),
+            Value::BulkString(bytes) => ("bytes:", bytes.len()),
+            _ => ("neither list nor text, but values:", 1),
+        };
+        read(answer).ok_or_else(|| CommandError::Unexpected(format!("{kind} {size}")).into())
     }
 
     async fn rest(
@@ -285,20 +300,6 @@ impl RedisIdempotency {
         };
         self.run(script, &key, &args, lasts, wire::kept).await
     }
-}
-
-fn understood<T>(
-    answer: Result<Value, CommandError>,
-    read: impl FnOnce(Value) -> Option<T>,
-) -> Result<T, StoreError> {
-    let answer = answer?;
-    // Leaves outcomes out of errors: they may be confidential.
-    let (kind, size) = match &answer {
-        Value::Array(items) => ("a list of", items.len()),
-        Value::BulkString(bytes) => ("bytes:", bytes.len()),
-        _ => ("neither list nor text, but values:", 1),
-    };
-    read(answer).ok_or_else(|| CommandError::Unexpected(format!("{kind} {size}")).into())
 }
 
 impl fmt::Debug for RedisIdempotency {
@@ -437,7 +438,7 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             let key = self.key(name, key)?;
             let answer = GET.run(&self.context.connection, &[&key], &[]).await;
-            understood(answer, wire::view)
+            self.understood(answer, wire::view)
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, failover, switch or cluster
+//! torture only NAME   one part of it: inbox, redis, failover, switch, shards or cluster
 //! torture worker ..   one of the processes
 //! ```
 
@@ -12,7 +12,10 @@ use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
-    torture::{DISTANCE, How, Loss, PLACES, Plan, Subject, failover, run, switch, switches, work},
+    torture::{
+        DISTANCE, How, Loss, PLACES, Plan, Subject, failover, one_master_frozen, run, switch,
+        switches, work,
+    },
 };
 
 #[path = "../../figures/src/report.rs"]
@@ -46,6 +49,9 @@ async fn main() {
     }
     if "switch".contains(only) {
         switched().await;
+    }
+    if "shards".contains(only) {
+        shards().await;
     }
     if "cluster".contains(only) {
         answers().await;
@@ -124,6 +130,26 @@ async fn failovers(durable: bool) {
         sum.fences_back as f64,
         "keys",
         Target::Exactly(0.0),
+    );
+}
+
+/// What callers of other shards notice when a master of a Cluster is frozen.
+async fn shards() {
+    let start = tokio::task::spawn_blocking(RedisCluster::start);
+    let cluster = start.await.expect("a Cluster");
+    let (_cluster, shards) = one_master_frozen(cluster, Duration::from_secs(5)).await;
+    let mut most: f64 = 0.0;
+    for (word, healthy) in [("limit", shards.limit), ("idempotency", shards.idempotency)] {
+        let unit = format!("% of {} calls, one master frozen 5 s", healthy.calls);
+        let name = format!("healthy_shards_refused_percent_{word}");
+        figure(&name, healthy.percent(), &unit, Target::Open);
+        most = most.max(healthy.percent());
+    }
+    figure(
+        "healthy_shards_refused_percent",
+        most,
+        "% of calls",
+        Target::AtMost(1.0),
     );
 }
 

@@ -9,6 +9,7 @@
 mod checker;
 mod failover;
 mod fleet;
+mod shards;
 mod subject;
 mod switch;
 mod worker;
@@ -18,6 +19,7 @@ use std::{path::Path, time::Duration};
 pub use checker::Findings;
 pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
+pub use shards::{Healthy, Shards, one_master_frozen};
 pub use subject::Subject;
 pub use switch::{How, Overrun, PLACES, Switch, switch, switches};
 pub use worker::work;

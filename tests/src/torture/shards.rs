@@ -1,6 +1,8 @@
 //! One master of a Cluster stops answering: what callers of the other shards notice.
 
 use std::{
+    convert::Infallible,
+    future::{Ready, ready},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -10,7 +12,7 @@ use std::{
 
 use resilience_core::{
     fleet::{FleetOptions, OnOutage},
-    idempotency::Idempotency,
+    idempotency::{Attempt, Idempotency},
     limit::{Quota, fleet::FleetRateLimit},
 };
 use resilience_redis::Redis;
@@ -71,6 +73,32 @@ fn subject(number: usize) -> String {
     format!("subject-{number}")
 }
 
+fn work(number: usize) -> impl FnOnce(Attempt) -> Ready<Result<usize, Infallible>> {
+    move |_| ready(Ok(number))
+}
+
+/// The masters of the keys of a pattern, by the number of their subject.
+fn masters(cluster: &RedisCluster, pattern: &str) -> Vec<usize> {
+    let mut masters = vec![usize::MAX; KEYS];
+    for node in 0..6 {
+        let keys = ["KEYS", &format!("*:{pattern}:{NAME}:*")];
+        let keys = cluster.node(node).try_words(&keys).expect("an answer");
+        for key in keys.lines() {
+            let number = key
+                .split_once("subject-")
+                .and_then(|(_, rest)| rest.split('}').next());
+            if let Some(number) = number.and_then(|number| number.parse::<usize>().ok()) {
+                masters[number] = cluster.master_of(key);
+            }
+        }
+    }
+    assert!(
+        masters.iter().all(|&master| master != usize::MAX),
+        "{masters:?}"
+    );
+    masters
+}
+
 /// Freezes the master of some keys for a time (`kill -STOP`), under callers of all keys that share one connection.
 ///
 /// # Panics
@@ -79,22 +107,26 @@ pub async fn one_master_frozen(cluster: RedisCluster, time: Duration) -> (RedisC
     let redis = Redis::connect(&cluster.url()).expect("an address");
     redis.ready(SOON).await.expect("a Cluster");
     let options = || FleetOptions::new().on_outage(OnOutage::FailClosed);
-    let quota = Quota::per(1_000_000, Duration::from_secs(1)).expect("a quota");
-    let limit = FleetRateLimit::builder(NAME, redis.limits()).limit("per-second", quota);
+    // A key lives until its bucket is full again.
+    let quota = Quota::per(100_000, Duration::from_secs(3600)).expect("a quota");
+    let limit = FleetRateLimit::builder(NAME, redis.limits()).limit("per-hour", quota);
     let limit = limit.fleet(options()).build().expect("good settings");
     let once = Idempotency::builder(NAME).store(redis.idempotency());
     let once = once.fleet(options()).build().expect("good settings");
+    for number in 0..KEYS {
+        let _ = limit.check(&subject(number), 10_000).await;
+        let _ = once.run(subject(number), work(number)).await;
+    }
     let masters = spawn_blocking(move || {
-        let master = |pattern: &str, number| {
-            cluster.master_of(&format!("{{resilience:{pattern}:{NAME}:{}}}", subject(number)))
-        };
-        let of = |pattern| (0..KEYS).map(|number| master(pattern, number)).collect::<Vec<_>>();
-        let (limit, once) = (of("limit"), of("idempotency"));
+        let (limit, once) = (masters(&cluster, "limit"), masters(&cluster, "idempotency"));
         (cluster, limit, once)
     });
-    let (cluster, of_limit, of_once) = masters.await.expect("every slot has a master");
+    let (cluster, of_limit, of_once) = masters.await.expect("every key has a master");
     let sick = of_limit[0];
-    let (over, frozen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (over, frozen) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
     let (limits, onces) = (Arc::new(Count::default()), Arc::new(Count::default()));
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
@@ -112,8 +144,7 @@ pub async fn one_master_frozen(cluster: RedisCluster, time: Duration) -> (RedisC
                     let refused = limit.check(&subject(number), 1).await.is_err();
                     (&limits, well[number][0], refused)
                 } else {
-                    let work = move |_| async move { Ok::<_, std::convert::Infallible>(number) };
-                    let done = once.run(&subject(number), work).await;
+                    let done = once.run(subject(number), work(number)).await;
                     (&onces, well[number][1], done.is_err())
                 };
                 if during && frozen.load(Relaxed) && is_well {

@@ -9,6 +9,7 @@ mod bulkhead_faults;
 mod bulkhead_scripts;
 mod bulkhead_stores;
 mod cluster_answers;
+mod cluster_shards;
 mod connection_life;
 mod harness;
 mod idempotency_faults;
