@@ -16,6 +16,9 @@ pub(crate) type OnPush = std::sync::Arc<dyn Fn(PushInfo) + Send + Sync>;
 pub(crate) struct Dialer {
     /// Maximum time for connecting.
     pub(crate) connect: Duration,
+    /// Maximum time for one answer of a node of a Cluster, whose client asks nodes for the map of slots by itself, and holds up
+    /// all commands meanwhile.
+    pub(crate) answer: Duration,
     #[cfg(feature = "tls")]
     pub(crate) tls: Tls,
     /// Asked for the login of servers, in place of the URL's.
@@ -36,6 +39,7 @@ impl Dialer {
     pub(crate) fn new(connect: Duration) -> Self {
         Self {
             connect,
+            answer: connect,
             #[cfg(feature = "tls")]
             tls: Tls::default(),
             credentials: None,
@@ -67,6 +71,7 @@ impl Dialer {
         let builder = redis::cluster::ClusterClient::builder(nodes.to_vec())
             .use_protocol(redis::ProtocolVersion::RESP3)
             .connection_timeout(self.connect)
+            .response_timeout(self.answer)
             .tcp_settings(self.tcp())
             // Redirections are followed by `Transport`; a shard that is gone is not waited for, since callers have a budget.
             .retries(0);

@@ -138,7 +138,10 @@ impl Transport {
     /// Sends commands in one piece to the node that a slot is moving to.
     async fn send_asking(&mut self, node: &str, cmds: &[&Cmd]) -> RedisResult<Vec<Value>> {
         match self {
-            Self::Single(_) => Err(invalid("only a Cluster moves slots")),
+            Self::Single(_) => {
+                let _ = (node, cmds);
+                Err(invalid("only a Cluster moves slots"))
+            }
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
                 use redis::cluster_routing::SingleNodeRoutingInfo;

@@ -30,6 +30,12 @@ use crate::{
 /// The cheapest question of a store trait: whether the store answers. Asked while it is unavailable.
 pub(crate) trait Probe: Send + Sync + 'static {
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()>;
+
+    /// Whether the keys are divided over servers that fail apart from each other, so that a step without an answer says
+    /// nothing about the next one.
+    fn is_sharded(&self) -> bool {
+        false
+    }
 }
 
 /// A store with a time budget for each step, and a memory of whether it answers. Clones share both.
@@ -102,7 +108,14 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
         let answer = timeout(self.0.budget, step(&self.0.store)).await;
-        let answer = answer.unwrap_or_else(|_| Err(StoreError::timed_out()));
+        let answer = answer.unwrap_or_else(|_| {
+            let error = StoreError::timed_out();
+            Err(if self.0.store.is_sharded() {
+                error.partial()
+            } else {
+                error
+            })
+        });
         self.note(answer.as_ref().err());
         answer
     }

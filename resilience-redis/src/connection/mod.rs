@@ -111,8 +111,9 @@ impl Connection {
             budget,
             keepalive,
             master_lease,
-            dialer,
+            mut dialer,
         } = settings;
+        dialer.answer = budget;
         let lifetime = Lifetime {
             closing: CancellationToken::new(),
             running: TaskTracker::new(),

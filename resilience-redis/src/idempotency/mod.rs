@@ -447,6 +447,10 @@ impl IdempotencyStore for RedisIdempotency {
         self.context.subscribe(&channel, |_| Some(()))
     }
 
+    fn is_sharded(&self) -> bool {
+        self.context.connection.is_cluster()
+    }
+
     fn handle(&self) -> Option<&StoreHandle> {
         Some(&self.context.handle)
     }

@@ -122,6 +122,10 @@ impl LimitStore for RedisLimits {
         })
     }
 
+    fn is_sharded(&self) -> bool {
+        self.context.connection.is_cluster()
+    }
+
     fn handle(&self) -> Option<&StoreHandle> {
         Some(&self.context.handle)
     }
