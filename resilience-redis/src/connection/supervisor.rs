@@ -81,10 +81,10 @@ impl Shared {
         let server = self.find().await;
         let (server, renewal) = match self.destination.log_in(server).await {
             Ok(login) => login,
-            Err(why) => return End::Lost(why),
+            Err(why) => return self.failed(why),
         };
         if let Err(why) = self.connect(number, &server).await {
-            return End::Lost(why);
+            return self.failed(why);
         }
         let advised = async {
             let (end, ()) = tokio::join!(self.until_lost(number), self.advise());
@@ -95,6 +95,20 @@ impl Shared {
             why = self.destination.left(&server) => End::Lost(why),
             () = self.destination.renewed(renewal) => End::Elsewhere,
             () = self.masters_change() => End::Elsewhere,
+        }
+    }
+
+    /// What an attempt to connect that failed comes to. An older connection that still works is better than none.
+    fn failed(&self, why: String) -> End {
+        let current = self.current.load();
+        let works = current.as_ref().is_some_and(|live| {
+            let timed_out = self.timed_out.load(Relaxed) >= SUSPICIOUS;
+            self.lost.load(Relaxed) < live.number && !timed_out
+        });
+        if works {
+            End::Elsewhere
+        } else {
+            End::Lost(why)
         }
     }
 
@@ -217,14 +231,18 @@ impl Shared {
         let Some(live) = self.current.load_full() else {
             return false;
         };
-        let nonce = self.nonces.next();
-        let mut transport = live.transport.clone();
-        let pong = timeout(self.budget.limit(), transport.ping(nonce.as_bytes())).await;
-        let answered = matches!(pong, Ok(Ok(echo)) if nonce.is_echoed(&echo));
-        if answered {
-            self.timed_out.store(0, Relaxed);
+        // A Cluster may be slow to answer while its masters change, and calls about single shards go on meanwhile.
+        let attempts = if self.destination.is_cluster() { 3 } else { 1 };
+        for _ in 0..attempts {
+            let nonce = self.nonces.next();
+            let mut transport = live.transport.clone();
+            let pong = timeout(self.budget.limit(), transport.ping(nonce.as_bytes())).await;
+            if matches!(pong, Ok(Ok(echo)) if nonce.is_echoed(&echo)) {
+                self.timed_out.store(0, Relaxed);
+                return true;
+            }
         }
-        answered
+        false
     }
 
     fn down(&self, why: String) {
