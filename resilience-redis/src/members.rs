@@ -68,19 +68,15 @@ mod tests {
     use resilience_tests::{redis::RedisServer, until::eventually};
 
     use super::*;
-    use crate::{transport::Timeouts, url::Endpoint};
+    use crate::{connection::Settings, url::Endpoint};
 
     const SOON: Duration = Duration::from_secs(20);
     const HOUR: Duration = Duration::from_secs(3600);
     const KEY: &str = "{resilience:members}";
 
     async fn members(server: &RedisServer) -> RedisMembers {
-        let timeouts = Timeouts {
-            connect: SOON,
-            unacknowledged: SOON,
-        };
         let endpoint = Endpoint::parse(&server.url()).unwrap();
-        let connection = Connection::start(endpoint, SOON, timeouts, None);
+        let connection = Connection::start(endpoint, Settings::all_within(SOON));
         connection.ready(SOON).await.unwrap();
         RedisMembers::new(Arc::new(connection), "resilience")
     }

@@ -2,10 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use resilience_core::fleet::{StoreHandle, Subscription};
+use resilience_core::fleet::{StoreError, StoreHandle, Subscription};
 
 use crate::{
     connection::{Connection, Status},
+    error::CommandError,
     pubsub::Subscriptions,
 };
 
@@ -34,6 +35,13 @@ impl StoreContext {
     /// Whether this process is subscribed to a channel. `channel` is only called when there are subscriptions at all.
     pub(crate) fn is_subscribed(&self, channel: impl FnOnce() -> String) -> bool {
         self.pubsub.contains(channel)
+    }
+
+    /// The error of a step about one of many keys: in a Cluster, the other keys may be well.
+    pub(crate) fn of_key(&self, error: CommandError) -> StoreError {
+        let is_part = self.connection.is_cluster() && error != CommandError::Down;
+        let error = StoreError::from(error);
+        if is_part { error.partial() } else { error }
     }
 
     /// Waits until the connection is up, for at most `within`.

@@ -5,6 +5,7 @@ pub mod breaker_conformance;
 pub mod bulkhead_conformance;
 mod child_process;
 pub mod contract;
+pub mod fake_redis;
 pub mod fault_server;
 pub mod idempotency_conformance;
 pub mod limit_conformance;

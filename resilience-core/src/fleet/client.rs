@@ -32,6 +32,12 @@ use crate::{
 /// The cheapest question of a store trait: whether the store answers. Asked while it is unavailable.
 pub(crate) trait Probe: Send + Sync + 'static {
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()>;
+
+    /// Whether the keys are divided over servers that fail apart from each other, so that a step without an answer says
+    /// nothing about the next one.
+    fn is_sharded(&self) -> bool {
+        false
+    }
 }
 
 /// A store with a time budget for each step, and a memory of whether it answers. Clones share both.
@@ -109,11 +115,20 @@ impl<S: Probe + ?Sized> StoreClient<S> {
             Poll::Ready(answer) => answer,
             Poll::Pending => {
                 let answer = timeout(self.0.budget, step).await;
-                answer.unwrap_or_else(|_| Err(StoreError::timed_out()))
+                answer.unwrap_or_else(|_| Err(self.timed_out()))
             }
         };
         self.note(answer.as_ref().err());
         answer
+    }
+
+    fn timed_out(&self) -> StoreError {
+        let error = StoreError::timed_out();
+        if self.0.store.is_sharded() {
+            error.partial()
+        } else {
+            error
+        }
     }
 
     /// Repeats a step that may be repeated, with jittered backoff, until it succeeds or the next attempt would begin after
@@ -218,7 +233,8 @@ impl<S: Probe + ?Sized> StoreClient<S> {
     fn note(&self, error: Option<&StoreError>) {
         if let Some(error) = error {
             self.0.errors.fetch_add(1, Relaxed);
-            if self.0.health.failed() == Edge::Lost {
+            // Calls about other keys would be refused with those about the part that is away.
+            if !error.partial && self.0.health.failed() == Edge::Lost {
                 self.0.tell_lost(error);
                 self.keep_probing();
             }

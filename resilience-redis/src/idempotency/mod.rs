@@ -35,7 +35,8 @@
 //! # Failover
 //! Redis replicates after it has answered. A claim or an outcome that was answered just before the master failed may be
 //! unknown to the replica that takes over: the work of a claim may then be granted again (with a higher fence), an outcome
-//! be forgotten. [`durable`](RedisIdempotency::durable) reduces that window, and documents its limits.
+//! be forgotten. [`durable`](RedisIdempotency::durable) reduces that window, and documents its limits; what is lost under
+//! Sentinel with which setting stands in a table in the README of this crate.
 //!
 //! # References
 //! Redis: [scripting](https://redis.io/docs/latest/develop/programmability/eval-intro/),
@@ -233,7 +234,7 @@ impl RedisIdempotency {
     ) -> Result<T, StoreError> {
         let Some(durable) = &self.durable else {
             let answer = script.run(&self.context.connection, &[key], args).await;
-            return understood(answer, read);
+            return self.understood(answer, read);
         };
         let waited = script
             .run_and_wait(
@@ -244,14 +245,29 @@ impl RedisIdempotency {
                 durable.within,
             )
             .await;
-        let (answer, replicas) = waited?;
-        let answer = understood(Ok(answer), read)?;
+        let (answer, replicas) = waited.map_err(|error| self.context.of_key(error))?;
+        let answer = self.understood(Ok(answer), read)?;
         if lasts(&answer) && replicas < u64::from(durable.replicas) {
             let wanted = durable.replicas;
             let reason = format!("{replicas} of {wanted} replicas have it so far");
             return Err(StoreError::new(reason, true));
         }
         Ok(answer)
+    }
+
+    fn understood<T>(
+        &self,
+        answer: Result<Value, CommandError>,
+        read: impl FnOnce(Value) -> Option<T>,
+    ) -> Result<T, StoreError> {
+        let answer = answer.map_err(|error| self.context.of_key(error))?;
+        // Leaves outcomes out of errors: they may be confidential.
+        let (kind, size) = match &answer {
+            Value::Array(items) => ("a list of", items.len()),
+            Value::BulkString(bytes) => ("bytes:", bytes.len()),
+            _ => ("neither list nor text, but values:", 1),
+        };
+        read(answer).ok_or_else(|| CommandError::Unexpected(format!("{kind} {size}")).into())
     }
 
     async fn rest(
@@ -284,20 +300,6 @@ impl RedisIdempotency {
         };
         self.run(script, &key, &args, lasts, wire::kept).await
     }
-}
-
-fn understood<T>(
-    answer: Result<Value, CommandError>,
-    read: impl FnOnce(Value) -> Option<T>,
-) -> Result<T, StoreError> {
-    let answer = answer?;
-    // Leaves outcomes out of errors: they may be confidential.
-    let (kind, size) = match &answer {
-        Value::Array(items) => ("a list of", items.len()),
-        Value::BulkString(bytes) => ("bytes:", bytes.len()),
-        _ => ("neither list nor text, but values:", 1),
-    };
-    read(answer).ok_or_else(|| CommandError::Unexpected(format!("{kind} {size}")).into())
 }
 
 impl fmt::Debug for RedisIdempotency {
@@ -436,13 +438,17 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             let key = self.key(name, key)?;
             let answer = GET.run(&self.context.connection, &[&key], &[]).await;
-            understood(answer, wire::view)
+            self.understood(answer, wire::view)
         })
     }
 
     fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         let channel = self.part(name, key, "news");
         self.context.subscribe(&channel, |_| Some(()))
+    }
+
+    fn is_sharded(&self) -> bool {
+        self.context.connection.is_cluster()
     }
 
     fn handle(&self) -> Option<&StoreHandle> {

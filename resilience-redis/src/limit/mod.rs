@@ -105,7 +105,8 @@ impl LimitStore for RedisLimits {
         Box::pin(async move {
             validate(demands)?;
             distinct(demands)?;
-            Ok(self.run(name, subject, demands).await?)
+            let decided = self.run(name, subject, demands).await;
+            decided.map_err(|error| self.context.of_key(error))
         })
     }
 
@@ -115,7 +116,14 @@ impl LimitStore for RedisLimits {
         instance: &'a str,
         ttl: Duration,
     ) -> StoreFuture<'a, u64> {
-        Box::pin(async move { Ok(self.note(name, instance, ttl).await?) })
+        Box::pin(async move {
+            let noted = self.note(name, instance, ttl).await;
+            noted.map_err(|error| self.context.of_key(error))
+        })
+    }
+
+    fn is_sharded(&self) -> bool {
+        self.context.connection.is_cluster()
     }
 
     fn handle(&self) -> Option<&StoreHandle> {
