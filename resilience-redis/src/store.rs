@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use resilience_core::fleet::{StoreHandle, Subscription};
+use tokio::time::Instant;
 
 use crate::{
     connection::{Connection, Status},
@@ -34,6 +35,14 @@ impl StoreContext {
     /// Whether this process is subscribed to a channel. `channel` is only called when there are subscriptions at all.
     pub(crate) fn is_subscribed(&self, channel: impl FnOnce() -> String) -> bool {
         self.pubsub.contains(channel)
+    }
+
+    /// Notes a time, in microseconds, that the server's clock has shown since `sent`. In a Cluster each name has a clock of
+    /// its own: those of different nodes are not compared.
+    pub(crate) fn shown(&self, sent: Instant, micros: u64) {
+        if !self.connection.is_cluster() {
+            self.connection.shown(sent, micros);
+        }
     }
 
     /// Waits until the connection is up, for at most `within`.

@@ -5,7 +5,7 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:breaker:NAME}:state` | hash | epoch, state, since, until, trips, by, cause, probes, order | 1 day, 30 with an order |
+//! | `{prefix:breaker:NAME}:state` | hash | epoch, state, since, until, trips, by, cause, probes, order; time of the record, lead, format | 1 day, 30 with an order |
 //! | `{prefix:breaker:NAME}:window` | hash | `bucket:s`, `bucket:f`, `bucket:w`: successes, failures, slow calls | 2 windows |
 //! | `{prefix:breaker:NAME}:live` | zset | instance, live until | live time + 2 windows |
 //! | `{prefix:breaker:NAME}:failing` | zset | instance as it was named, failing until | the same |
@@ -14,7 +14,8 @@
 //!
 //! | `{prefix:breaker}:names` | zset | breaker, last announced | 1 day |
 //!
-//! All times are the server's, in milliseconds. Every new epoch is published, as the whole view, on the channel
+//! Moments are in milliseconds of the record's own time ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or
+//! ahead of it after that was set back. Every new epoch is published, as the whole view, on the channel
 //! `{prefix:breaker:NAME}:verdict`.
 
 mod wire;
@@ -40,6 +41,9 @@ macro_rules! script {
     ($id:ident, $file:literal) => {
         static $id: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
+                include_str!("../shown.lua"),
+                include_str!("../record_time.lua"),
+                include_str!("../floor.lua"),
                 include_str!("common.lua"),
                 "\n",
                 include_str!($file)
@@ -60,6 +64,9 @@ script!(PROBE, "probe.lua");
 /// The report's script as a function of its keys and arguments, called once for each breaker.
 static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
+        include_str!("../shown.lua"),
+        include_str!("../record_time.lua"),
+        include_str!("../floor.lua"),
         "local function report(KEYS, ARGV)\n",
         include_str!("common.lua"),
         "\n",
@@ -159,6 +166,7 @@ impl RedisBreakers {
             args.push(channel(&tag).into_bytes());
             args.extend(wire::report(report));
         }
+        args.push(self.floor().into_bytes());
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
         let answer = REPORT_MANY.run(&self.context.connection, &keys, &args);
@@ -177,7 +185,13 @@ impl RedisBreakers {
             .collect())
     }
 
-    /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel.
+    /// A time that the server's clock was at, in milliseconds: the floor of epochs, also when the record was lost.
+    fn floor(&self) -> String {
+        (self.context.connection.clock().floor() / 1000).to_string()
+    }
+
+    /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel, the last one the
+    /// floor.
     async fn run(
         &self,
         script: &Script,
@@ -187,8 +201,10 @@ impl RedisBreakers {
         let tag = keys::tag(&self.context.prefix, "breaker", name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let channel = channel(&tag);
+        let floor = self.floor();
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
+        all.push(floor.as_bytes());
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let answer = script
             .run(&self.context.connection, &keys, &all)

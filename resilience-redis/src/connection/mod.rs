@@ -38,7 +38,7 @@ use arc_swap::ArcSwapOption;
 use redis::{Cmd, RedisResult, Value};
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,7 +52,7 @@ use self::{
     shared::{Shared, guard},
     status::Subscriber,
 };
-pub(crate) use self::{nonce::Nonce, status::Push};
+pub(crate) use self::{clock::STEP, nonce::Nonce, status::Push};
 use crate::{
     error::CommandError,
     transport::{RootCertificates, Timeouts, Transport},
@@ -243,6 +243,13 @@ impl Connection {
 
     pub(crate) fn clock(&self) -> &ServerClock {
         &self.shared.clock
+    }
+
+    /// Notes a time `micros` that the server's clock has shown since `sent`, and emits an event if it was set.
+    pub(crate) fn shown(&self, sent: Instant, micros: u64) {
+        if let Some(step) = self.shared.clock.sample(sent, micros) {
+            self.shared.tell_of_step(step);
+        }
     }
 
     /// Calls `subscriber` for every message on `channel`, on the connection's own task: it must be quick. One

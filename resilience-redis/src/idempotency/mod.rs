@@ -80,8 +80,10 @@ use resilience_core::{
     },
 };
 
+use tokio::time::Instant;
+
 use crate::{
-    connection::{Connection, Status},
+    connection::{Connection, STEP, Status},
     error::CommandError,
     keys,
     script::Script,
@@ -115,6 +117,8 @@ script!(
     "read_full.lua",
     "time.lua",
     "common.lua",
+    "claim_new.lua",
+    "look.lua",
     "claim.lua"
 );
 step!(EXTEND, "extend.lua");
@@ -133,8 +137,16 @@ script!(
     "read_head.lua",
     "time.lua",
     "common.lua",
+    "look.lua",
     "resolve.lua",
     "save.lua"
+);
+script!(
+    SET_BACK,
+    "read_head.lua",
+    "time.lua",
+    "common.lua",
+    "set_back.lua"
 );
 script!(GET, "read_head.lua", "time.lua", "common.lua", "get.lua");
 
@@ -254,6 +266,27 @@ impl RedisIdempotency {
         Ok(answer)
     }
 
+    /// Claims again what was just granted, under a fence above `floor`: the record was lost, and the server's clock is behind
+    /// the fences that this process was given.
+    async fn raised(
+        &self,
+        key: &str,
+        claim: &Claim,
+        asked: &[u8],
+        floor: u64,
+    ) -> Result<Claimed, StoreError> {
+        let floor = floor.to_string();
+        let now = self.context.connection.clock().now();
+        let read = |answer| wire::claimed(answer, claim, now);
+        let args: [&[u8]; 2] = [asked, floor.as_bytes()];
+        let claimed = self.run(&CLAIM, key, &args, is_granted, read).await?;
+        // No caller has heard of the grant under the lower fence.
+        Ok(match claimed {
+            Claimed::Mine(grant) => Claimed::New(grant),
+            other => other,
+        })
+    }
+
     async fn rest(
         &self,
         name: &str,
@@ -283,6 +316,17 @@ impl RedisIdempotency {
             lasts && matches!(kept, WriteOutcome::Kept | WriteOutcome::Restored)
         };
         self.run(script, &key, &args, lasts, wire::kept).await
+    }
+}
+
+const fn is_granted(claimed: &Claimed) -> bool {
+    matches!(claimed, Claimed::New(_) | Claimed::Mine(_))
+}
+
+const fn fence(claimed: &Claimed) -> Option<u64> {
+    match claimed {
+        Claimed::New(grant) | Claimed::Mine(grant) => Some(grant.fence),
+        _ => None,
     }
 }
 
@@ -323,14 +367,32 @@ impl IdempotencyStore for RedisIdempotency {
             let listens = self.context.is_subscribed(|| self.part(name, key, "news"));
             let asked = wire::claim(claim, listens);
             let clock = self.context.connection.clock();
-            let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
-            let read = |answer| wire::claimed(answer, claim, clock.now());
-            let claimed = self.run(&CLAIM, &at, &[&asked], lasts, read).await?;
+            let (floor, sent) = (clock.floor(), Instant::now());
+            let mut is_set_back = false;
+            let read = |answer| {
+                let now = clock.now();
+                is_set_back = wire::is_done_after(&answer, now + STEP);
+                wire::claimed(answer, claim, now)
+            };
+            let mut claimed = self.run(&CLAIM, &at, &[&asked], is_granted, read).await?;
+            if is_set_back {
+                // What fails is done with the next replay.
+                let _ = SET_BACK
+                    .run(&self.context.connection, &[&at], &[])
+                    .await;
+            }
             if let Claimed::New(grant) = &claimed
                 && grant.attempt == 1
             {
                 // Of a key that was unknown, the first fence is the time.
                 clock.shows(grant.fence);
+                self.context.shown(sent, grant.fence);
+            }
+            if fence(&claimed).is_some_and(|fence| fence + STEP < floor) {
+                claimed = self.raised(&at, claim, &asked, floor).await?;
+            }
+            if let Some(fence) = fence(&claimed) {
+                clock.gave(fence);
             }
             Ok(claimed)
         })
@@ -381,8 +443,8 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             validate::holder(holder)?;
             validate::completion(completion)?;
-            let since = Some(self.context.connection.clock().now());
-            let record = wire::record(holder, since, &completion.outcome);
+            let done = (self.context.connection.clock().now(), completion.ttl_ms);
+            let record = wire::record(holder, Some(done), &completion.outcome);
             self.step(&COMPLETE, name, key, &record, completion.ttl_ms, true)
                 .await
         })
