@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod process_control;
 pub mod proxy;
 pub mod redis;
+pub mod redis_clock;
 pub mod redis_cluster;
 pub mod redis_scene;
 pub mod redis_sentinel;

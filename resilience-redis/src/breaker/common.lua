@@ -44,7 +44,7 @@ if tonumber(raw[18] or FORMAT) > FORMAT then
   error(redis.error_reply('ERR a record of a later format: ' .. raw[18]))
 end
 local noted_at, noted_lead = tonumber(raw[16] or 0), tonumber(raw[17] or 0)
-local now, lead = record_time(math.floor(shown / 1000), noted_at, noted_lead, floor, 1000)
+local now, lead = record_time(math.floor(shown / 1000), noted_at, noted_lead, 0, 0)
 
 local function ordered()
   return r.order ~= '' and (r.order_until == 0 or r.order_until > now)
@@ -83,6 +83,7 @@ end
 local function keep()
   if lead ~= noted_lead or now - noted_at >= NOTED then
     redis.call('HSET', KEYS[1], 'at', now, 'lead', lead, 'format', FORMAT)
+    noted_at, noted_lead = now, lead
   end
   extend(KEYS[1], ordered() and KEEP_ORDER or KEEP)
 end
@@ -120,6 +121,8 @@ end
 
 -- The answer: whether it was done, and the view; a new epoch is told to all who listen.
 local function answer(done)
+  -- A step of the clock that only a view has seen. It may have no right to write.
+  if lead ~= noted_lead then redis.pcall('HSET', KEYS[1], 'at', now, 'lead', lead) end
   local seen = view()
   if r.epoch ~= read_epoch then
     -- All is written: who may not publish has told those who ask.

@@ -43,7 +43,6 @@ macro_rules! script {
             Script::new(concat!(
                 include_str!("../shown.lua"),
                 include_str!("../record_time.lua"),
-                include_str!("../floor.lua"),
                 include_str!("common.lua"),
                 "\n",
                 include_str!($file)
@@ -66,7 +65,6 @@ static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("../shown.lua"),
         include_str!("../record_time.lua"),
-        include_str!("../floor.lua"),
         "local function report(KEYS, ARGV)\n",
         include_str!("common.lua"),
         "\n",
@@ -166,7 +164,6 @@ impl RedisBreakers {
             args.push(channel(&tag).into_bytes());
             args.extend(wire::report(report));
         }
-        args.push(self.floor().into_bytes());
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
         let answer = REPORT_MANY.run(&self.context.connection, &keys, &args);
@@ -185,13 +182,7 @@ impl RedisBreakers {
             .collect())
     }
 
-    /// A time that the server's clock was at, in milliseconds: the floor of epochs, also when the record was lost.
-    fn floor(&self) -> String {
-        (self.context.connection.clock().floor() / 1000).to_string()
-    }
-
-    /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel, the last one the
-    /// floor.
+    /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel.
     async fn run(
         &self,
         script: &Script,
@@ -201,10 +192,8 @@ impl RedisBreakers {
         let tag = keys::tag(&self.context.prefix, "breaker", name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let channel = channel(&tag);
-        let floor = self.floor();
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
-        all.push(floor.as_bytes());
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let answer = script
             .run(&self.context.connection, &keys, &all)

@@ -155,17 +155,17 @@ local function save(lasting)
   keep(KEYS[3], lasting)
 end
 
--- Notes the time of the record, if there is one: it must not be forgotten how far the clock was set back. A server that is
--- full and has written nothing yet refuses, and a later step does it.
-local function note()
-  if born > 0 and (lead ~= noted_lead or now - noted_at >= NOTED) then
+-- Notes the time of the record, if there is one, when `every` has passed or the clock was set. A server that is full and has
+-- written nothing yet refuses, and so does one that takes no writes: a later step does it.
+local function note(every)
+  if born > 0 and (lead ~= noted_lead or now - noted_at >= every) then
     redis.pcall('HSET', KEYS[1], 'at', text(now), 'lead', text(lead), 'format', FORMAT)
   end
 end
 
 -- The end of every script that may write. Calls up the wishes for which there is room, each beside those before it.
 local function done(answer)
-  note()
+  note(NOTED)
   if freed and #queue > 0 then
     local up, taken = {}, in_flight
     for _, ticket in ipairs(queue) do

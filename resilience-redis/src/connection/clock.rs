@@ -81,8 +81,7 @@ impl ServerClock {
     pub(crate) fn floor(&self) -> u64 {
         let fleet = match self.fleet.load(Relaxed) {
             0 => 0,
-            // Clocks run at different speeds.
-            origin => origin + self.passed() - signed(STEP),
+            origin => origin + self.passed(),
         };
         let fleet = u64::try_from(fleet).unwrap_or(0);
         fleet.max(self.fence.load(Acquire))
@@ -154,6 +153,6 @@ mod tests {
         assert_eq!(clock.floor(), 1_700_000_000_000_000);
         clock.fleet_shows(1_700_000_000_000_000 + HOUR);
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(clock.floor(), 1_700_000_008_000_000 + HOUR);
+        assert_eq!(clock.floor(), 1_700_000_009_000_000 + HOUR);
     }
 }

@@ -20,7 +20,7 @@ elseif phase == 1 and till > now then
   if listens and heard == 0 then redis.pcall('SETRANGE', key, '50', '\1') end
   return struct.pack('<Bddd', 2, math.ceil((till - now) / 1000), 0, 0)
 elseif (phase ~= 0 or previous == 2) and (takeover == 0 or (takeover == 1 and (phase == 3 or previous == 3))) then
-  if phase ~= 1 and since > now then look() end
+  look()
   return struct.pack('<Bddd', 5, fence, attempt, math.floor(math.max(now - since, 0) / 1000))
 elseif phase == 0 then
   -- A release says nothing about the attempt before the released one.

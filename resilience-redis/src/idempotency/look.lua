@@ -2,17 +2,19 @@
 -- have. To that end the head keeps, at most every 100 ms, what is left of a lease. (A full server cannot write that; a later look
 -- does.)
 local function look()
-  local is_back = since > now
-  local rest = phase == 1 and till - now or 0
-  if rest > lease * 1000 then is_back, rest = true, lease * 1000 end
-  local rest_ms = phase == 1 and math.ceil(rest / 1000) or lease
-  if not is_back and lease - rest_ms < 100 then return end
-  if phase == 1 then till = now + rest end
+  local held, is_back = phase == 1 and till > now, since > now
+  local left_ms = lease
+  if held then
+    local longest = now + lease * 1000
+    if till > longest then till, is_back = longest, true end
+    left_ms = math.ceil((till - now) / 1000)
+  end
+  if not is_back and lease - left_ms < 100 then return end
   if since > now then since = now end
-  lease = rest_ms
+  lease = left_ms
   redis.pcall('SETRANGE', key, '16', struct.pack('<ddd', since, till, lease))
   if is_back then
-    local longest = math.max(phase == 1 and lease or 0, retention)
+    local longest = held and math.max(lease, retention) or retention
     if redis.call('PTTL', key) > longest then redis.call('PEXPIRE', key, longest) end
   end
 end

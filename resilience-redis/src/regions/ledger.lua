@@ -11,7 +11,8 @@ local function whole(value, name)
 end
 
 local kept = redis.call('HMGET', KEYS[1], 'version', 'text', 'at', 'lead')
-local now, lead = record_time(shown, tonumber(kept[3] or 0), tonumber(kept[4] or 0), 0, 0)
+local noted_lead = tonumber(kept[4] or 0)
+local now, lead = record_time(shown, tonumber(kept[3] or 0), noted_lead, 0, 0)
 
 -- Notes the time of the record, which is kept for as long as what was written with it.
 local function note(ttl)

@@ -20,5 +20,7 @@ if instance then
   if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
   all = all + demand
   note(ttl)
+elseif lead ~= noted_lead then
+  redis.pcall('HSET', KEYS[1], 'at', string.format('%.0f', now), 'lead', string.format('%.0f', lead))
 end
 return { string.format('%.0f', now), kept[1] or '0', kept[2] or '', string.format('%.0f', all) }
