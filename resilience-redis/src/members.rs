@@ -96,7 +96,12 @@ fn noted(answer: &Value) -> Option<Noted> {
     let Value::Array(items) = answer else {
         return None;
     };
-    let [Value::Int(live), Value::BulkString(shown), Value::BulkString(now)] = &items[..] else {
+    let [
+        Value::Int(live),
+        Value::BulkString(shown),
+        Value::BulkString(now),
+    ] = &items[..]
+    else {
         return None;
     };
     let micros = |millis: &[u8]| {

@@ -7,6 +7,7 @@ mod child_process;
 pub mod contract;
 pub mod fault_server;
 pub mod idempotency_conformance;
+pub mod lasting;
 pub mod limit_conformance;
 pub mod limit_script;
 pub mod postgres;

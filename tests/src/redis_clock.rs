@@ -4,7 +4,7 @@
 //! that Rust links with, and preloaded into the server. (`libfaketime` clashes with Redis' allocator.)
 
 use std::{
-    fs,
+    env, fs,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::Command,
@@ -81,18 +81,18 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).expect("a short time")
 }
 
-/// The library, compiled where `tests/setup.sh` puts programs, unless an earlier run has done so.
+/// The library, compiled beside the program that runs, unless an earlier run has done so.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         const SOURCE: &str = include_str!("clock.c");
         let mut hasher = DefaultHasher::new();
         SOURCE.hash(&mut hasher);
-        let tools = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools"));
-        let library = tools.join(format!("clock-{:x}.so", hasher.finish()));
+        let program = env::current_exe().expect("a path");
+        let folder = program.parent().expect("a folder");
+        let library = folder.join(format!("clock-{:x}.so", hasher.finish()));
         if !library.exists() {
-            fs::create_dir_all(tools).expect("a directory");
-            let dir = tempfile::tempdir_in(tools).expect("a directory");
+            let dir = tempfile::tempdir_in(folder).expect("a directory");
             let (source, built) = (dir.path().join("clock.c"), dir.path().join("clock.so"));
             fs::write(&source, SOURCE).expect("a file");
             let compiled = Command::new("cc")
@@ -120,7 +120,12 @@ mod tests {
         let server = clock.start(&[]);
         let shown = || {
             let time = server.command("TIME");
-            let seconds: u64 = time.lines().next().unwrap_or_default().parse().expect("a time");
+            let seconds: u64 = time
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .parse()
+                .expect("a time");
             Duration::from_secs(seconds)
         };
         let start = shown();

@@ -138,7 +138,10 @@ mod tests {
             assert_eq!(clock.sample(sent, shown), None, "{late} s late");
             shown += 1_000_000 * u64::from(late);
         }
-        assert_eq!(clock.sample(Instant::now(), shown - HOUR), Some(-3_600_000_000));
+        assert_eq!(
+            clock.sample(Instant::now(), shown - HOUR),
+            Some(-3_600_000_000)
+        );
         assert_eq!(clock.sample(Instant::now(), shown - HOUR), None, "once");
         assert_eq!(clock.sample(Instant::now(), shown), Some(3_600_000_000));
     }

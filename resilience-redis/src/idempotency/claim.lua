@@ -1,4 +1,4 @@
--- Follows claim_new.lua and look.lua in the script of claims: the key is known.
+-- Follows claim_new.lua and clamp.lua in the script of claims: the key is known.
 -- ARGV: 2 none, or a fence that this claim's is to be above
 local _, manner, for_ms, keep_ms, size, owner, _, who_at = struct.unpack('<ddddBBB', asked)
 local who = string.sub(asked, who_at)
@@ -15,12 +15,12 @@ end
 if phase == 1 and string.sub(read, 52, behind) == who then
   how = 1
 elseif phase == 1 and till > now then
-  look()
+  clamp()
   -- A full server cannot write this now: subscribers claim again by themselves.
   if listens and heard == 0 then redis.pcall('SETRANGE', key, '50', '\1') end
   return struct.pack('<Bddd', 2, math.ceil((till - now) / 1000), 0, 0)
 elseif (phase ~= 0 or previous == 2) and (takeover == 0 or (takeover == 1 and (phase == 3 or previous == 3))) then
-  look()
+  clamp()
   return struct.pack('<Bddd', 5, fence, attempt, math.floor(math.max(now - since, 0) / 1000))
 elseif phase == 0 then
   -- A release says nothing about the attempt before the released one.

@@ -118,7 +118,7 @@ script!(
     "time.lua",
     "common.lua",
     "claim_new.lua",
-    "look.lua",
+    "clamp.lua",
     "claim.lua"
 );
 step!(EXTEND, "extend.lua");
@@ -137,7 +137,7 @@ script!(
     "read_head.lua",
     "time.lua",
     "common.lua",
-    "look.lua",
+    "clamp.lua",
     "resolve.lua",
     "save.lua"
 );
@@ -377,9 +377,7 @@ impl IdempotencyStore for RedisIdempotency {
             let mut claimed = self.run(&CLAIM, &at, &[&asked], is_granted, read).await?;
             if is_set_back {
                 // What fails is done with the next replay.
-                let _ = SET_BACK
-                    .run(&self.context.connection, &[&at], &[])
-                    .await;
+                let _ = SET_BACK.run(&self.context.connection, &[&at], &[]).await;
             }
             if let Claimed::New(grant) = &claimed
                 && grant.attempt == 1

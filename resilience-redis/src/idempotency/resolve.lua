@@ -10,7 +10,7 @@ end
 if not read then return 'gone' end
 if fence ~= held then return 'taken' end
 if phase == 1 and till > now then
-  look()
+  clamp()
   return 'taken'
 end
 if phase == 2 or (phase == 0 and previous ~= 2) then return 'over' end

@@ -135,7 +135,10 @@ const CLOCK: u32 = 0;
 /// Limits of one decision are told apart by their marks.
 fn distinct(demands: &[Demand<'_>]) -> Result<(), StoreError> {
     if let Some(demand) = demands.iter().find(|demand| mark(demand.limit) == CLOCK) {
-        let reason = format!("the mark of limit `{}` is reserved: rename it", demand.limit);
+        let reason = format!(
+            "the mark of limit `{}` is reserved: rename it",
+            demand.limit
+        );
         return Err(StoreError::new(reason, false));
     }
     for (index, demand) in demands.iter().enumerate().skip(1) {

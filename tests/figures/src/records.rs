@@ -34,7 +34,7 @@ const CLAIM: &str = script!(
     "time.lua",
     "common.lua",
     "claim_new.lua",
-    "look.lua",
+    "clamp.lua",
     "claim.lua"
 );
 const COMPLETE: &str = script!(

@@ -87,7 +87,7 @@ const CLAIM: &str = script!(
     "time.lua",
     "common.lua",
     "claim_new.lua",
-    "look.lua",
+    "clamp.lua",
     "claim.lua"
 );
 const SET_BACK: &str = script!("read_head.lua", "time.lua", "common.lua", "set_back.lua");
@@ -105,7 +105,7 @@ const RESOLVE: &str = script!(
     "read_head.lua",
     "time.lua",
     "common.lua",
-    "look.lua",
+    "clamp.lua",
     "resolve.lua",
     "save.lua"
 );

@@ -17,6 +17,7 @@ mod idempotency_stores;
 mod limit_stores;
 mod link;
 mod regions;
+mod rolling_upgrade;
 mod shared_breaker;
 mod shared_breaker_processes;
 mod shared_limits;

@@ -1,7 +1,7 @@
 -- A look at a record that is held or at rest, at a clock that may have been set back: nothing then lasts longer than it would
 -- have. To that end the head keeps, at most every 100 ms, what is left of a lease. (A full server cannot write that; a later look
 -- does.)
-local function look()
+local function clamp()
   local held, is_back = phase == 1 and till > now, since > now
   local left_ms = lease
   if held then
