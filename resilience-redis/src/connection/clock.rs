@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// A difference of clocks below this, in microseconds, is no step: nodes of a Cluster differ, and answers are late.
 pub(crate) const STEP: u64 = 1_000_000;
 
+/// Microseconds after which the time is asked for, where that matters.
+const STALE: i64 = 500_000;
+
 /// The server's clock as of its last answer, plus the time since: behind by the time that an answer takes. A step of the
 /// server's clock is noticed with the next answer.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct ServerClock {
     origin: Instant,
     /// The server's time at the origin, in microseconds.
     shown: AtomicI64,
+    /// When that was noted, in microseconds after the origin.
+    noted: AtomicI64,
     /// The fleet's time at the origin, in microseconds; zero: not known.
     fleet: AtomicI64,
     /// The highest fence that this process was given.
@@ -33,6 +38,7 @@ impl ServerClock {
         Self {
             origin: Instant::now(),
             shown: AtomicI64::new(0),
+            noted: AtomicI64::new(0),
             fleet: AtomicI64::new(0),
             fence: AtomicU64::new(0),
             sample: Mutex::new(None),
@@ -41,7 +47,14 @@ impl ServerClock {
 
     /// Notes that an answer, just received, contained the time `micros`.
     pub(crate) fn shows(&self, micros: u64) {
-        self.shown.store(signed(micros) - self.passed(), Relaxed);
+        let passed = self.passed();
+        self.shown.store(signed(micros) - passed, Relaxed);
+        self.noted.store(passed, Relaxed);
+    }
+
+    /// Whether no answer has contained the time for half a second: the clock may have been set since.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.passed() - self.noted.load(Relaxed) > STALE
     }
 
     /// The estimated time, in microseconds.

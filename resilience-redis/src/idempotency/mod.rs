@@ -7,7 +7,8 @@
 //! |---|---|---|---|
 //! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, whether a process is subscribed; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
 //!
-//! Times are the server's, in microseconds; leases and retentions are in milliseconds. A value that is not a record is an
+//! Times are the server's, in microseconds; leases and retentions are in milliseconds. A clock that is set back makes none of
+//! them longer: beside the end of a lease the record has what was left of it when it was last looked at. A value that is not a record is an
 //! error, and left unchanged. A renewal overwrites the packed head and nothing else, whatever the size of the checkpoint; a
 //! claim and a completion write the whole record once. The lease is part of the record, not the key's TTL: the record
 //! outlives its lease, and with it fence, fingerprint, attempts and checkpoint. A new outcome costs two round trips in all, a
@@ -19,9 +20,10 @@
 //! subscribed, and the record keeps that. (On Cluster, each publication goes to all nodes.)
 //!
 //! The age of an outcome is the difference of two estimates of the server's clock, which processes read when they connect and
-//! again with each new key. It is wrong by the latency of replies, and by a step of the server's clock that was not
-//! noticed yet; on Cluster, by the difference of the nodes' clocks. It decides only how long a copy in the local
-//! cache is used.
+//! again with each new key, each heartbeat, and a replay half a second after either (which asks for the time, and is two
+//! commands). It is wrong by the latency of replies, and by a step of the server's clock that was not noticed yet; on Cluster,
+//! by the difference of the nodes' clocks. It decides how long a copy in the local cache is used, and whether an outcome seems
+//! to be from the future: one that was recorded before the clock was set back is then kept for its own time from now on.
 //!
 //! # Memory
 //! Set the server's `maxmemory-policy` to `noeviction`. The work of an evicted record can be done again; only what its holder
@@ -287,6 +289,19 @@ impl RedisIdempotency {
         })
     }
 
+    /// Sees to it that an outcome is not kept for longer than was asked for, when the server's clock was set back, or that may
+    /// have happened unnoticed. What fails is done with a later replay.
+    async fn end_in_time(&self, key: &str) {
+        let sent = Instant::now();
+        let answer = SET_BACK.run(&self.context.connection, &[key], &[]).await;
+        if let Ok(Value::Int(now)) = answer
+            && let Ok(now) = u64::try_from(now)
+        {
+            self.context.connection.clock().shows(now);
+            self.context.shown(sent, now);
+        }
+    }
+
     async fn rest(
         &self,
         name: &str,
@@ -368,16 +383,16 @@ impl IdempotencyStore for RedisIdempotency {
             let asked = wire::claim(claim, listens);
             let clock = self.context.connection.clock();
             let (floor, sent) = (clock.floor(), Instant::now());
-            let mut is_set_back = false;
+            let mut may_be_set_back = false;
             let read = |answer| {
                 let now = clock.now();
-                is_set_back = wire::is_done_after(&answer, now + STEP);
+                may_be_set_back = wire::is_done_after(&answer, now + STEP);
                 wire::claimed(answer, claim, now)
             };
             let mut claimed = self.run(&CLAIM, &at, &[&asked], is_granted, read).await?;
-            if is_set_back {
-                // What fails is done with the next replay.
-                let _ = SET_BACK.run(&self.context.connection, &[&at], &[]).await;
+            may_be_set_back |= matches!(claimed, Claimed::Done { .. }) && clock.is_stale();
+            if may_be_set_back {
+                self.end_in_time(&at).await;
             }
             if let Claimed::New(grant) = &claimed
                 && grant.attempt == 1
