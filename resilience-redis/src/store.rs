@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use resilience_core::fleet::{StoreError, StoreHandle, Subscription};
+use tokio::time::Instant;
 
 use crate::{
     connection::{Connection, Status},
@@ -42,6 +43,14 @@ impl StoreContext {
         let is_part = self.connection.is_cluster() && error != CommandError::Down;
         let error = StoreError::from(error);
         if is_part { error.partial() } else { error }
+    }
+
+    /// Notes a time, in microseconds, that the server's clock has shown since `sent`. In a Cluster each name has a clock of
+    /// its own: those of different nodes are not compared.
+    pub(crate) fn shown(&self, sent: Instant, micros: u64) {
+        if !self.connection.is_cluster() {
+            self.connection.shown(sent, micros);
+        }
     }
 
     /// Waits until the connection is up, for at most `within`.

@@ -86,6 +86,18 @@ impl RedisServer {
         Self::on_some_port(|port, dir| Self::new(flavour, port, dir, plain(port, args)))
     }
 
+    /// Starts a server with these variables (`NAME=value`) in its environment.
+    pub(crate) fn start_in(environment: &[String], args: &[&str]) -> Self {
+        Self::on_some_port(|port, dir| {
+            let mut server = Self::new(Flavour::Redis, port, dir, plain(port, args));
+            let program = server.program.display().to_string();
+            let words = environment.iter().cloned().chain([program]);
+            server.args.splice(0..0, words);
+            server.program = PathBuf::from("/usr/bin/env");
+            server
+        })
+    }
+
     /// Starts a server on a port that was chosen before.
     #[must_use]
     pub fn launch(port: u16, args: &[&str]) -> Self {

@@ -46,7 +46,7 @@ use arc_swap::ArcSwapOption;
 use redis::{Cmd, Value};
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -63,7 +63,7 @@ use self::{
     shared::{Ended, Shared},
     status::Subscriber,
 };
-pub(crate) use self::{guards::SlotRange, nonce::Nonce, status::Push};
+pub(crate) use self::{clock::STEP, guards::SlotRange, nonce::Nonce, status::Push};
 use crate::{dialer::Dialer, error::CommandError, transport::Transport, url::Endpoint};
 
 /// A connection for commands, and one for subscriptions while there are any. Closed when it is dropped.
@@ -269,6 +269,13 @@ impl Connection {
 
     pub(crate) fn clock(&self) -> &ServerClock {
         &self.shared.clock
+    }
+
+    /// Notes a time `micros` that the server's clock has shown since `sent`, and emits an event if it was set.
+    pub(crate) fn shown(&self, sent: Instant, micros: u64) {
+        if let Some(step) = self.shared.clock.sample(sent, micros) {
+            self.shared.tell_of_step(step);
+        }
     }
 
     /// Calls `subscriber` for every message on `channel`, on the connection's own task: it must be quick. One

@@ -190,6 +190,18 @@ impl Shared {
         }
     }
 
+    /// Emits an event about a step of the server's clock. An interruption of this process in which its own clock stood still
+    /// (a suspended machine) looks the same.
+    pub(super) fn tell_of_step(&self, micros: i64) {
+        let by_ms = micros / 1000;
+        let message = if micros < 0 {
+            "the clock of Redis was set back: what it holds goes on at its own pace"
+        } else {
+            "the clock of Redis was set forward: what it holds may end early"
+        };
+        tracing::warn!(target: "resilience", name = GUARD, redis = ?self.endpoint, by_ms, "{message}");
+    }
+
     /// Returns when connection `number` has to be replaced.
     async fn until_lost(&self, number: u64) -> End {
         let mut drawn = self.nonces.drawn();
