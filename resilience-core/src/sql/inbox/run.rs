@@ -17,7 +17,7 @@ use crate::{
     classify::ClassifySelf,
     deadline,
     error::{Error, Pattern, Reason, Rejected},
-    idempotency::{Key, Outcome, Recorded, Source},
+    idempotency::{Key, Outcome, Recorded, Source, to_json},
     verdict::Verdict,
 };
 
@@ -278,7 +278,7 @@ impl<DB: Dialect> Inbox<DB> {
             mut transaction,
             entry,
         } = work;
-        let encoded = serde_json::to_vec(&value);
+        let encoded = to_json(&value);
         let outcome = encoded.map_err(|error| database(::sqlx::Error::Encode(error.into())))?;
         let mut settled = Settled {
             outcome: Bytes::new(),
@@ -292,7 +292,7 @@ impl<DB: Dialect> Inbox<DB> {
             .await
             .map_err(database)?;
         transaction.commit().await.map_err(database)?;
-        settled.outcome = outcome.into();
+        settled.outcome = outcome;
         Ok((settled, Some(value)))
     }
 
