@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use resilience_core::{
-    InvalidConfig,
+    InvalidConfig, Pattern,
     fleet::{StillRunning, StoreHandle},
 };
 use tokio::{sync::watch, time::Instant};
@@ -108,8 +108,19 @@ impl Redis {
 
     /// Returns the store for idempotency records of a fleet: see
     /// [`IdempotencyStore`](resilience_core::idempotency::IdempotencyStore).
+    ///
+    /// Under the [default prefix](RedisBuilder::prefix), which every service has, handles of one name in two services
+    /// find each other's outcomes: reported by an event. [`RedisBuilder::service`] gives a service keys of its own.
     #[must_use]
     pub fn idempotency(&self) -> RedisIdempotency {
+        if &*self.context.prefix == DEFAULT_PREFIX {
+            tracing::warn!(
+                target: "resilience",
+                pattern = Pattern::Idempotency.as_str(),
+                prefix = DEFAULT_PREFIX,
+                "idempotency records are under the default prefix, which services that share this Redis share too: set a service"
+            );
+        }
         RedisIdempotency::new(self.context.clone())
     }
 
@@ -185,6 +196,8 @@ impl Redis {
     }
 }
 
+const DEFAULT_PREFIX: &str = "resilience";
+
 /// Settings of a [`Redis`] connection.
 #[derive(Clone)]
 #[must_use]
@@ -200,7 +213,7 @@ impl RedisBuilder {
     fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
-            prefix: "resilience".to_owned(),
+            prefix: DEFAULT_PREFIX.to_owned(),
             budget: Duration::from_millis(100),
             connect_timeout: Duration::from_millis(500),
             roots: None,
@@ -211,6 +224,13 @@ impl RedisBuilder {
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
+    }
+
+    /// Name of the service, of 1 to 53 bytes, in the prefix `resilience/NAME`: its instances share state with each other, and
+    /// with no other service on this Redis.
+    pub fn service(self, name: impl AsRef<str>) -> Self {
+        let name = name.as_ref();
+        self.prefix(format!("{DEFAULT_PREFIX}/{name}"))
     }
 
     /// Maximum time for the answer to one command, above zero; effectively up to an eighth less, because commands are
@@ -249,6 +269,9 @@ impl RedisBuilder {
             if value.is_zero() {
                 return Err(InvalidConfig::new(field, value, "must be above zero").into());
             }
+        }
+        if self.prefix.strip_prefix(DEFAULT_PREFIX) == Some("/") {
+            return Err(InvalidConfig::new("service", "", "must not be empty").into());
         }
         if self.prefix.is_empty() || self.prefix.len() > 64 {
             let rule = "must have 1 to 64 bytes";

@@ -116,7 +116,7 @@ impl Settings {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Disposition {
-        let said = extensions.get().copied();
+        let said = extensions.get::<Disposition>().copied();
         said.unwrap_or_else(|| (self.decide)(status, headers))
     }
 
