@@ -153,8 +153,8 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// With credentials as the scope, a client whose token is renewed between two attempts counts as
 /// another client, and its request takes effect again; the first request with a token or a cookie is
 /// reported by an event. Requests without credentials share one scope, which an event reports too, or
-/// are [refused](Self::missing_credentials). When the scope is changed, set the
-/// [former](Self::former_scope) one for as long as requests may be repeated.
+/// are [refused](Self::missing_credentials). For a change of the scope, see
+/// [`or_scope`](Self::or_scope).
 ///
 /// Handles of one name and store share their records: services that share a Redis need a prefix each
 /// (`RedisBuilder::service`), or handles of different names.
@@ -240,13 +240,15 @@ impl IdempotentRequests {
         self.with(|settings| settings.missing_credentials = policy)
     }
 
-    /// Finds records under the scope of `former` too, for the time after a change of the scope: a
-    /// request whose key has a record there keeps that scope. Costs one more step of the store for each
-    /// request with a key; remove it when no request is repeated any more that was sent before the
-    /// change.
-    pub fn former_scope(self, former: &Self) -> Self {
-        let scope = former.settings.scope.clone();
-        self.with(|settings| settings.former_scope = Some(scope))
+    /// Finds records under the scope of `other` too: a request whose key has a record there has that
+    /// scope. For a change of the scope, after which a repeated request must find the record of its first
+    /// attempt: first let all instances find the new scope too, then let them use it and find the former
+    /// one, until no request is repeated any more that was sent before the change.
+    ///
+    /// Costs one more step of the store for each request with a key.
+    pub fn or_scope(self, other: &Self) -> Self {
+        let scope = other.settings.scope.clone();
+        self.with(|settings| settings.or_scope = Some(scope))
     }
 
     /// Sets whether a response is recorded, by its status and headers, where its handler does not say.

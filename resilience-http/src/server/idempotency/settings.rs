@@ -30,7 +30,7 @@ pub(super) struct Settings {
     pub(super) compare: FingerprintRules,
     pub(super) keep: RecordedHeaders,
     pub(super) scope: Scope,
-    pub(super) former_scope: Option<Scope>,
+    pub(super) or_scope: Option<Scope>,
     pub(super) missing_credentials: MissingCredentials,
     pub(super) decide: Arc<Decide>,
     pub(super) max_request: usize,
@@ -50,7 +50,7 @@ impl Settings {
             compare: FingerprintRules::new(),
             keep: RecordedHeaders::new(),
             scope: Scope::usual(),
-            former_scope: None,
+            or_scope: None,
             missing_credentials: MissingCredentials::default(),
             decide: Arc::new(|status, _| by_status(status)),
             max_request: 1 << 20,
@@ -83,13 +83,13 @@ impl Settings {
     ) -> Result<idempotency::Key, Problem> {
         let scope = |scope: &Scope| scope.find(head, self.missing_credentials, handle.name());
         let now = scope(&self.scope).ok_or_else(no_credentials)?;
-        let former = self.former_scope.as_ref().and_then(scope);
+        let other = self.or_scope.as_ref().and_then(scope);
         let record = self.unscoped(key, head, body);
-        if let Some(former) = former.filter(|former| *former != now) {
-            let before = record.clone().scope(former);
+        if let Some(other) = other.filter(|other| *other != now) {
+            let there = record.clone().scope(other);
             // Where the store does not answer, the next step finds that out too.
-            if matches!(handle.get(before.clone()).await, Ok(Some(_))) {
-                return Ok(before);
+            if matches!(handle.get(there.clone()).await, Ok(Some(_))) {
+                return Ok(there);
             }
         }
         Ok(record.scope(now))

@@ -155,11 +155,11 @@ fn by_tenant(handle: &Idempotency) -> IdempotentRequests {
 }
 
 #[tokio::test]
-async fn a_request_that_began_under_a_former_scope_is_not_served_again_under_the_new_one() {
+async fn a_request_that_began_under_a_or_scope_is_not_served_again_under_the_new_one() {
     let handle = builder().build().unwrap();
     let former = IdempotentRequests::new(&handle);
     let (old, effects) = paying(&former);
-    let (new, new_effects) = paying(&by_tenant(&handle).former_scope(&former));
+    let (new, new_effects) = paying(&by_tenant(&handle).or_scope(&former));
     let tenant = http::HeaderName::from_static("x-tenant");
     let ask = |key, token| {
         let ask = pay(key, "{}").with(header::AUTHORIZATION, token);
@@ -171,4 +171,22 @@ async fn a_request_that_began_under_a_former_scope_is_not_served_again_under_the
     assert_eq!(ask("new", "Bearer 1").status(&new).await, 200);
     assert!(is_replay(&ask("new", "Bearer 2").send(&new).await));
     assert_eq!((effects.count(), new_effects.count()), (1, 1));
+}
+
+/// As UPGRADING.md has it: instances that use the former scope and find the new one, beside those for which it is the
+/// other way round.
+#[tokio::test]
+async fn while_the_scope_is_changed_step_by_step_no_request_is_served_twice() {
+    let handle = builder().build().unwrap();
+    let now = || IdempotentRequests::new(&handle);
+    let before = || now().credentials([header::AUTHORIZATION]);
+    let (first, first_effects) = paying(&before().or_scope(&now()));
+    let (second, second_effects) = paying(&now().or_scope(&before()));
+    let by = |key| pay(key, "{}").with(http::HeaderName::from_static("x-api-key"), "a");
+    for (key, one, other) in [("a", &first, &second), ("b", &second, &first)] {
+        assert_eq!(by(key).status(one).await, 200);
+        assert!(is_replay(&by(key).send(other).await), "{key}");
+        assert!(is_replay(&by(key).send(one).await), "{key}");
+    }
+    assert_eq!((first_effects.count(), second_effects.count()), (1, 1));
 }
