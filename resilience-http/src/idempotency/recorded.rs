@@ -32,8 +32,8 @@ pub struct Recorded {
     trailers: Option<HeaderMap>,
 }
 
-/// Selection of the headers that are recorded: those that belong to the response, whoever sends the
-/// request again.
+/// Selection of the headers that are recorded: those that belong to the response, whichever client
+/// sends the request again.
 ///
 /// Not recorded, and so not in a replay:
 ///

@@ -155,7 +155,7 @@ fn by_tenant(handle: &Idempotency) -> IdempotentRequests {
 }
 
 #[tokio::test]
-async fn a_request_that_began_under_a_or_scope_is_not_served_again_under_the_new_one() {
+async fn a_request_that_began_under_a_former_scope_is_not_served_again_under_the_new_one() {
     let handle = builder().build().unwrap();
     let former = IdempotentRequests::new(&handle);
     let (old, effects) = paying(&former);
