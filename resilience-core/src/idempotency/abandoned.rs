@@ -52,7 +52,8 @@ impl Drop for AbandonedClaim {
 }
 
 impl OpenClaim {
-    /// Repeats the claim under the same owner, and releases what was granted; for as long as the claim could last.
+    /// Repeats the claim under the same owner, and releases what was granted; for as long as the record would be kept, since
+    /// work that was never begun would otherwise count as unknown.
     async fn give_back(self: Box<Self>) {
         let Self {
             shared,
@@ -60,14 +61,14 @@ impl OpenClaim {
             key,
             claim,
         } = &*self;
-        let until = Instant::now() + shared.settings.lease;
+        let until = Instant::now() + shared.settings.retention;
         let claimed = store.call_until(until, |store| store.claim(&shared.name, key, claim));
         if let Ok(Claimed::New(grant) | Claimed::Mine(grant)) = claimed.await {
             // The work was not begun: the outcome of an earlier attempt is as unknown as it was.
             let holder = Holder::new(claim, &grant);
             let released =
                 store.call_until(until, |store| store.release(&shared.name, key, &holder));
-            // Without an answer, the lease ends on its own.
+            // Without an answer, the lease ends on its own, and the outcome counts as unknown.
             let _ = released.await;
         }
     }

@@ -83,7 +83,8 @@ impl Settings {
         }
         if let Some((callers, max_wait)) = self.wait {
             if !(1..1 << 20).contains(&callers) {
-                let rule = "its callers must be between 1 and 1,048,575; `without_wait` is for none";
+                let rule =
+                    "its callers must be between 1 and 1,048,575; `without_wait` is for none";
                 return no("wait", &callers, rule);
             }
             if max_wait.is_zero() {

@@ -97,12 +97,8 @@ impl Worker {
         receiver
     }
 
-    async fn supervise<R, O, W, Fut>(
-        &self,
-        outcomes: Arc<O>,
-        work: W,
-        caller: Caller<R>,
-    ) where
+    async fn supervise<R, O, W, Fut>(&self, outcomes: Arc<O>, work: W, caller: Caller<R>)
+    where
         R: Send + 'static,
         O: Outcomes<R>,
         W: FnOnce(Attempt) -> Fut + Send + 'static,
@@ -411,4 +407,3 @@ impl Worker {
         );
     }
 }
-

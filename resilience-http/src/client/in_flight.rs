@@ -213,7 +213,8 @@ where
 
 impl<F, T, E> fmt::Debug for AwaitInFlightFuture<F, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AwaitInFlightFuture").finish_non_exhaustive()
+        f.debug_struct("AwaitInFlightFuture")
+            .finish_non_exhaustive()
     }
 }
 

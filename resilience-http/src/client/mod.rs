@@ -88,7 +88,9 @@ pub use self::{
     call_timeout::{BodyService, CallTimeoutLayer},
     host::Host,
     idempotency::{IdempotencyKeys, IdempotencyKeysLayer, IdempotencyKeysService},
-    in_flight::{AwaitInFlightFuture, AwaitInFlightLayer, AwaitInFlightService, Head, ResponseHead},
+    in_flight::{
+        AwaitInFlightFuture, AwaitInFlightLayer, AwaitInFlightService, Head, ResponseHead,
+    },
     propagate::{Propagation, PropagationLayer, PropagationService},
     replay::{HttpReplay, Idempotent},
     request::RequestBuilder,

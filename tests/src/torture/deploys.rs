@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::oneshot,
     task::JoinSet,
     time::{sleep, timeout},
@@ -46,7 +46,7 @@ pub struct Deploys {
 
 /// How long the key of a handler that died stays with it. Its work is declared idempotent, and so is done again after that: a handler
 /// that is lost in a deployment is an effect too many.
-const LEASE: Duration = Duration::from_millis(500);
+const LEASE: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 16;
 const SERVERS: usize = 2;
 const SOON: Duration = Duration::from_secs(30);
@@ -81,7 +81,10 @@ pub async fn deploys(program: &Path, keys: usize, drains: bool) -> Deploys {
             let mut told = Vec::new();
             for key in (first..keys).step_by(CLIENTS) {
                 let outcome = timeout(SOON, until_answered(&addresses, key, &hung_up)).await;
-                told.push((key, outcome.unwrap_or_else(|_| panic!("no outcome of {key}"))));
+                told.push((
+                    key,
+                    outcome.unwrap_or_else(|_| panic!("no outcome of {key}")),
+                ));
             }
             told
         });
@@ -92,7 +95,9 @@ pub async fn deploys(program: &Path, keys: usize, drains: bool) -> Deploys {
         let slot = signals % SERVERS;
         let next = fleet.start().await;
         addresses.lock().unwrap_or_else(PoisonError::into_inner)[slot] = next.address;
-        std::mem::replace(&mut servers[slot], next).terminate().await;
+        std::mem::replace(&mut servers[slot], next)
+            .terminate()
+            .await;
         signals += 1;
         while let Some(done) = clients.try_join_next() {
             told.extend(done.expect("no panic"));
@@ -101,7 +106,11 @@ pub async fn deploys(program: &Path, keys: usize, drains: bool) -> Deploys {
     let effects = bank.effects.lock().unwrap_or_else(PoisonError::into_inner);
     let contradictory = told.iter().filter(|(_, outcome)| outcome != "1");
     Deploys {
-        answered: told.iter().map(|(key, _)| key).collect::<HashSet<_>>().len(),
+        answered: told
+            .iter()
+            .map(|(key, _)| key)
+            .collect::<HashSet<_>>()
+            .len(),
         signals,
         hung_up: hung_up.load(Relaxed),
         twice: effects.values().filter(|effects| **effects > 1).count(),
@@ -134,7 +143,11 @@ impl Bank {
 async fn book(stream: TcpStream, effects: Arc<Mutex<HashMap<String, usize>>>) {
     let mut stream = BufReader::new(stream);
     let mut key = String::new();
-    if stream.read_line(&mut key).await.is_ok_and(|bytes| bytes > 0) {
+    if stream
+        .read_line(&mut key)
+        .await
+        .is_ok_and(|bytes| bytes > 0)
+    {
         let number = {
             let mut effects = effects.lock().unwrap_or_else(PoisonError::into_inner);
             let number = effects.entry(key).or_default();
@@ -198,17 +211,24 @@ impl Fleet {
             .kill_on_drop(true)
             .spawn()
             .expect("a process");
+        let _input = process.stdin.take().expect("its input");
         let output = process.stdout.take().expect("its output");
         let mut lines = BufReader::new(output).lines();
         let line = timeout(SOON, lines.next_line()).await.expect("in time");
         let line = line.expect("a line").expect("it lives");
         let address = line.parse().expect("an address");
-        Server { process, address }
+        Server {
+            process,
+            _input,
+            address,
+        }
     }
 }
 
 struct Server {
     process: Child,
+    /// It ends when this is closed.
+    _input: ChildStdin,
     address: SocketAddr,
 }
 
@@ -248,7 +268,7 @@ pub async fn serve(words: &[String]) {
     let terminate = tokio::signal::unix::SignalKind::terminate();
     let mut terminate = tokio::signal::unix::signal(terminate).expect("signals");
     println!("{}", listener.local_addr().expect("an address"));
-    tokio::spawn(end_with_the_parent());
+    std::thread::spawn(end_with_the_parent);
 
     let (stop, stopped) = oneshot::channel::<()>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async {
@@ -265,10 +285,10 @@ pub async fn serve(words: &[String]) {
     served.expect("it serves");
 }
 
-/// The parent holds the other end of the input.
-async fn end_with_the_parent() {
-    let mut nothing = [0];
-    let _ = tokio::io::stdin().read(&mut nothing).await;
+/// The parent holds the other end of the input. A thread of its own: a runtime waits for reads of the input when it ends.
+fn end_with_the_parent() {
+    let mut nothing = String::new();
+    let _ = std::io::stdin().read_line(&mut nothing);
     std::process::exit(1);
 }
 

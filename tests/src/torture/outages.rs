@@ -45,7 +45,8 @@ const CLIENTS: usize = 16;
 const SOON: Duration = Duration::from_secs(60);
 const TENANT: &str = "tenant";
 
-/// Sends `requests` requests, each with a key of its own and a deadline, while the store goes away and comes back.
+/// Sends requests with `requests` keys, each with a deadline and until it is answered or held back, while the store goes away and
+/// comes back.
 ///
 /// # Panics
 /// If the servers do not start, or a request gets no response.
@@ -66,11 +67,12 @@ pub async fn outages(requests: usize) -> Outages {
             let mut cut_off = 0;
             while !done.load(Relaxed) {
                 for bad in [Weather::Blackhole, Weather::Refuse, Weather::CutAfter(20)] {
+                    // A store that was away is noticed within a second to be back.
+                    sleep(Duration::from_millis(fastrand::u64(300..1_500))).await;
                     line.set(bad).await;
-                    sleep(Duration::from_millis(fastrand::u64(100..1_500))).await;
+                    sleep(Duration::from_millis(fastrand::u64(100..1_000))).await;
                     line.set(Weather::Fine).await;
                     cut_off += 1;
-                    sleep(Duration::from_millis(fastrand::u64(100..400))).await;
                 }
             }
             (cut_off, line)
@@ -82,7 +84,10 @@ pub async fn outages(requests: usize) -> Outages {
         clients.spawn(async move {
             let mut told = Outages::default();
             for key in (first..requests).step_by(CLIENTS) {
-                told.note(&direct, key, &send(server, key).await).await;
+                // Refused while the store is away: nothing was done.
+                while !told.note(&direct, key, &send(server, key).await).await {
+                    sleep(Duration::from_millis(20)).await;
+                }
             }
             told
         });
@@ -93,15 +98,20 @@ pub async fn outages(requests: usize) -> Outages {
         told
     };
     let (told, (cut_off, _line)) = tokio::join!(told, weather);
-    let mut sum = Outages { cut_off, ..Outages::default() };
+    let mut sum = Outages {
+        cut_off,
+        ..Outages::default()
+    };
     for told in told {
         sum.answered += told.answered;
         sum.without_record += told.without_record;
         sum.held_back += told.held_back;
     }
-    eventually("completions are written when the store is back", SOON, async || {
-        near.snapshot().running == 0
-    })
+    eventually(
+        "completions are written when the store is back",
+        SOON,
+        async || near.snapshot().running == 0,
+    )
     .await;
     let recorded = recorded(&direct, requests).await;
     sum.lost = ran.load(Relaxed) - recorded;
@@ -109,14 +119,16 @@ pub async fn outages(requests: usize) -> Outages {
 }
 
 impl Outages {
-    async fn note(&mut self, direct: &Idempotency, key: usize, response: &str) {
+    /// Whether the response says what became of the request.
+    async fn note(&mut self, direct: &Idempotency, key: usize, response: &str) -> bool {
         let marked = response.contains("\r\nidempotency-unrecorded: true\r\n");
-        if response.starts_with("HTTP/1.1 200") {
+        let is_answered = response.starts_with("HTTP/1.1 200");
+        if is_answered {
             self.answered += 1;
             self.without_record += usize::from(!marked && !is_done(direct, key).await);
-        } else if response.starts_with("HTTP/1.1 503") {
-            self.held_back += usize::from(marked);
         }
+        self.held_back += usize::from(marked && !is_answered);
+        is_answered || marked
     }
 }
 

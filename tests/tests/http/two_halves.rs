@@ -66,7 +66,9 @@ fn keyed() -> Client {
 }
 
 async fn pay(client: &Client, server: SocketAddr) -> (u16, String) {
-    let response = client.post(format!("http://{server}/pay")).body("20.00 EUR");
+    let response = client
+        .post(format!("http://{server}/pay"))
+        .body("20.00 EUR");
     let response = response.send().await.unwrap();
     (response.status().as_u16(), response.text().await.unwrap())
 }

@@ -86,5 +86,12 @@ async fn an_attempt_that_outlives_its_lease_settles_what_was_unknown() {
     let blocked = effects.once(&handle, "k").await;
     assert_eq!(refused(blocked).0, Reason::OutcomeUnknown);
     assert_eq!(fresh(working.await.unwrap()), 1);
-    assert!(effects.once(&handle, "k").await.unwrap().replayed().is_some());
+    assert!(
+        effects
+            .once(&handle, "k")
+            .await
+            .unwrap()
+            .replayed()
+            .is_some()
+    );
 }

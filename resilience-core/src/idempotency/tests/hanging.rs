@@ -8,7 +8,7 @@ use super::{Effects, Idempotency, LEASE, SECOND, fresh, refused, replayed, shaky
 use crate::{
     error::Reason,
     fleet::{FleetOptions, OnOutage},
-    idempotency::{Attempt, CheckpointFailed, Recorded, Resolution, Source},
+    idempotency::{Attempt, CheckpointFailed, OnUnrecorded, Recorded, Resolution, Source},
 };
 
 const BUDGET: Duration = Duration::from_millis(200);
@@ -86,7 +86,10 @@ async fn a_caller_that_waits_is_rejected_when_it_begins_to_hang() {
 async fn a_completion_costs_the_caller_its_budget_and_is_repeated_in_the_background() {
     for heals in [true, false] {
         let store = Shaky::default();
-        let handle = over(&store, OnOutage::FailClosed);
+        let handle = Idempotency::builder("test").store(store.clone());
+        let handle = handle.fleet(FleetOptions::new().budget(BUDGET));
+        let handle = handle.on_unrecorded(OnUnrecorded::Answer).ttl(2 * LEASE);
+        let handle = handle.build().unwrap();
         let (line, effects) = (store.clone(), Effects::default());
         let happens = effects.clone();
         let run = handle.run("k", move |_| async move {
@@ -124,6 +127,7 @@ async fn a_renewal_is_repeated_until_the_lease_ends_by_our_own_clock() {
         line.hangs(true);
         let before = line.asked();
         attempt.lost().await;
+        line.hangs(false);
         Ok::<_, io::Error>((start.elapsed(), line.asked() - before))
     });
     let (lost_after, asked) = run.await.unwrap().value;

@@ -5,9 +5,7 @@ use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{
-    Effects, LEASE, SECOND, builder, fail, fresh, handle, refused, repeating, replayed,
-};
+use super::{Effects, LEASE, SECOND, builder, fail, fresh, handle, refused, repeating, replayed};
 use crate::{
     deadline::{self, Deadline},
     error::{Error, Reason},

@@ -37,6 +37,14 @@ struct Line {
 }
 
 impl Shaky {
+    /// A connection of its own to `inner`.
+    pub(super) fn over(inner: &InProcessIdempotency) -> Self {
+        Self {
+            inner: inner.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Steps are refused, and nothing is done.
     pub(super) fn down(&self, down: bool) {
         self.line.down.store(down, SeqCst);

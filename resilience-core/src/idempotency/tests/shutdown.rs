@@ -5,8 +5,7 @@ use std::io;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Effect, Effects, Idempotency, LEASE, SECOND, builder, fresh, refused, repeating,
-    shaky::Shaky,
+    Effect, Effects, Idempotency, LEASE, SECOND, builder, fresh, refused, repeating, shaky::Shaky,
 };
 use crate::{
     error::Reason,
@@ -94,7 +93,11 @@ async fn work_that_takes_longer_than_a_shutdown_goes_on_elsewhere_from_its_check
     sleep(SECOND).await;
     let start = Instant::now();
     assert_eq!(one.shutdown(10 * SECOND).await, Ok(()));
-    assert_eq!(start.elapsed(), 9 * SECOND, "a tenth is left for the record");
+    assert_eq!(
+        start.elapsed(),
+        9 * SECOND,
+        "a tenth is left for the record"
+    );
     let broken_off = refused(working.await.unwrap());
     assert_eq!(broken_off, (Reason::ShuttingDown, Some(SECOND)));
     let run = other.run("k", |attempt: Attempt| async move {

@@ -5,8 +5,7 @@ use std::{io, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Effects, Idempotency, IdempotencyBuilder, LEASE, SECOND, fresh, refused, replayed,
-    shaky::Shaky,
+    Effects, Idempotency, IdempotencyBuilder, LEASE, SECOND, fresh, refused, replayed, shaky::Shaky,
 };
 use crate::{
     deadline::{self, Deadline},
@@ -146,6 +145,7 @@ async fn a_failure_is_returned_without_its_record() {
     assert!(start.elapsed() <= SECOND);
     let unknown = Json::new().on_error(|_: &io::Error| Disposition::Unknown);
     store.down(false);
+    sleep(2 * SECOND).await;
     let down = store.clone();
     let fails = |_| async move {
         down.down(true);
@@ -159,10 +159,7 @@ async fn a_failure_is_returned_without_its_record() {
 #[tokio::test(start_paused = true)]
 async fn two_instances_never_return_two_outcomes() {
     let (store, effects) = (InProcessIdempotency::new(), Effects::default());
-    let line = Shaky {
-        inner: store.clone(),
-        ..Shaky::default()
-    };
+    let line = Shaky::over(&store);
     let (near, other) = (over(&line).build().unwrap(), super::handle(&store));
     let held = cut_off(&near, &line, &effects);
     let elsewhere = async {

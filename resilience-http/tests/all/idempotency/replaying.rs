@@ -296,7 +296,10 @@ async fn who_waits_is_answered_before_its_time_is_over() {
         assert_eq!(refused(busy, StatusCode::CONFLICT).await.0, "in_flight");
         let elapsed = start.elapsed();
         let waited = Duration::from_millis(waited);
-        assert!(elapsed.abs_diff(waited) < Duration::from_millis(20), "{elapsed:?}");
+        assert!(
+            elapsed.abs_diff(waited) < Duration::from_millis(20),
+            "{elapsed:?}"
+        );
     }
     let ask = pay("k", "{}").with(resilience_http::headers::DEADLINE, "9000");
     let replayed = ask.send(&app).await;
