@@ -141,7 +141,10 @@ mod tests {
         let known = cache.find("a", &Fingerprint::default(), None);
         let age = Duration::from_secs(4);
         assert!(matches!(known, Some(Known::Done { age: is, .. }) if is == age));
-        let (print, other) = (Fingerprint::default(), Fingerprint::of([b"other".as_slice()]));
+        let (print, other) = (
+            Fingerprint::default(),
+            Fingerprint::of([b"other".as_slice()]),
+        );
         assert_eq!(cache.find("a", &other, None), Some(Known::Mismatch));
         let former = cache.find("a", &other, Some(&print));
         assert!(matches!(former, Some(Known::Done { .. })), "{former:?}");

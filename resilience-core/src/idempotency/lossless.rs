@@ -333,7 +333,10 @@ mod tests {
         };
         let not_finite = Lossy::NotFinite.to_string();
         assert_eq!(nan(|it| it.cents = f64::NAN), not_finite);
-        assert_eq!(nan(|it| it.lines.push(Line::Item(f64::INFINITY))), not_finite);
+        assert_eq!(
+            nan(|it| it.lines.push(Line::Item(f64::INFINITY))),
+            not_finite
+        );
         let in_map = |it: &mut Receipt| drop(it.by.insert("c".into(), Some(f32::NEG_INFINITY)));
         assert_eq!(nan(in_map), not_finite);
         let some_null = Lossy::SomeNull.to_string();

@@ -63,9 +63,8 @@ impl Json<'_> {
             Self::Object(members) => {
                 let mut members: Vec<_> = members.iter().collect();
                 // Stable: members of one name stay in their order.
-                members.sort_by(|(one, _), (other, _)| {
-                    one.encode_utf16().cmp(other.encode_utf16())
-                });
+                members
+                    .sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
                 list(out, *b"{}", members, |out, (name, value)| {
                     write_string(name, out);
                     out.push(b':');
@@ -93,7 +92,10 @@ impl Json<'_> {
                 let named = members.iter().filter(|(other, _)| other == name);
                 named.map(|(_, value)| value).collect()
             }
-            Self::Array(items) => index(name).and_then(|at| items.get(at)).into_iter().collect(),
+            Self::Array(items) => index(name)
+                .and_then(|at| items.get(at))
+                .into_iter()
+                .collect(),
             _ => Vec::new(),
         }
     }

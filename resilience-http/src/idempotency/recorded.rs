@@ -139,7 +139,9 @@ impl RecordedHeaders {
             return false;
         }
         let of_caller = OF_CALLER.contains(&name.as_str())
-            || FAMILIES.iter().any(|family| name.as_str().starts_with(family));
+            || FAMILIES
+                .iter()
+                .any(|family| name.as_str().starts_with(family));
         !of_caller || self.with.contains(name) || *name == header::SET_COOKIE && self.cookies
     }
 }

@@ -100,7 +100,10 @@ pub(super) async fn other_work_under_the_key_is_a_mismatch_in_every_phase(
     mismatches().await;
     assert_eq!(release(store, key, &holder).await, WriteOutcome::Kept);
     let holder = hold(store, key, "c").await;
-    assert_eq!(save(store, key, &holder, b"half", HOUR).await, WriteOutcome::Kept);
+    assert_eq!(
+        save(store, key, &holder, b"half", HOUR).await,
+        WriteOutcome::Kept
+    );
     assert_eq!(release(store, key, &holder).await, WriteOutcome::Kept);
     // Something is left.
     mismatches().await;
@@ -110,9 +113,7 @@ pub(super) async fn other_work_under_the_key_is_a_mismatch_in_every_phase(
     assert_eq!(replayed(claim(store, key, &claim_of("e")).await), "7");
 }
 
-pub(super) async fn a_key_that_was_given_back_is_free_for_other_work(
-    store: &dyn IdempotencyStore,
-) {
+pub(super) async fn a_key_that_was_given_back_is_free_for_other_work(store: &dyn IdempotencyStore) {
     let key = "free";
     let mut last = hold(store, key, "a").await;
     for (owner, fingerprint) in [("b", &b"other"[..]), ("c", b""), ("d", b"\x00work\xff")] {
@@ -123,7 +124,10 @@ pub(super) async fn a_key_that_was_given_back_is_free_for_other_work(
         };
         let (holder, grant) = hold_by(store, key, &other).await;
         assert!(holder.fence > last.fence);
-        assert_eq!((grant.previous, grant.checkpoint), (Previous::Released, None));
+        assert_eq!(
+            (grant.previous, grant.checkpoint),
+            (Previous::Released, None)
+        );
         let late = complete(store, key, &last, b"late").await;
         assert_eq!(late, WriteOutcome::Lost(Loss::Taken));
         last = holder;

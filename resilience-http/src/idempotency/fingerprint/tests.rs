@@ -234,7 +234,13 @@ fn what_is_left_out_does_not_matter_in_any_form_and_what_remains_is_compared_exa
 
     let only = FingerprintRules::new().only_fields(["/amount"]).unwrap();
     let long = body(&only, r#"{"amount":9007199254740993,"at":1}"#);
-    assert_eq!(long, body(&only, r#"{"at":18446744073709551616,"amount":9007199254740993}"#));
+    assert_eq!(
+        long,
+        body(
+            &only,
+            r#"{"at":18446744073709551616,"amount":9007199254740993}"#
+        )
+    );
     assert_ne!(long, body(&only, r#"{"amount":9007199254740992,"at":1}"#));
     let twice = body(&only, r#"{"amount":1,"amount":2}"#);
     assert_ne!(twice, body(&only, r#"{"amount":2}"#));

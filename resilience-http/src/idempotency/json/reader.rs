@@ -77,8 +77,7 @@ impl<'a> Reader<'a> {
     }
 
     fn number(&mut self) -> Option<Json<'a>> {
-        let is_part =
-            |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+        let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
         let length = self.rest.iter().take_while(|byte| is_part(byte)).count();
         let written = std::str::from_utf8(self.skip(length)).ok()?;
         is_number(written).then_some(Json::Number(written))

@@ -79,10 +79,7 @@ fn what_readers_may_understand_differently_is_kept_as_it_is_written() {
         written("1.0000000000000000"),
         written("1.00000000000000000")
     );
-    assert_ne!(
-        written(r#"{"a":1,"a":2}"#),
-        written(r#"{"a":2,"a":1}"#)
-    );
+    assert_ne!(written(r#"{"a":1,"a":2}"#), written(r#"{"a":2,"a":1}"#));
     assert_ne!(written(r#"{"a":1,"a":2}"#), written(r#"{"a":2}"#));
 }
 

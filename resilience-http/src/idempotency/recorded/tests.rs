@@ -104,7 +104,13 @@ fn what_depends_on_the_caller_is_not_kept_unless_it_is_named() {
         names.sort();
         names
     };
-    let kept = ["content-language", "content-type", "location", "retry-after", "x-trace"];
+    let kept = [
+        "content-language",
+        "content-type",
+        "location",
+        "retry-after",
+        "x-trace",
+    ];
     assert_eq!(names(&RecordedHeaders::new()), kept);
     let named = RecordedHeaders::new()
         .with(HeaderName::from_static("x-request-id"))

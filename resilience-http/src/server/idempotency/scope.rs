@@ -122,18 +122,26 @@ impl Credentials {
 /// A digest, because credentials are secrets. That of `Authorization` alone, or of nothing, is the one
 /// of the version before.
 fn digest_of(found: &[(&HeaderName, &HeaderValue)]) -> String {
-    if found.iter().all(|(name, _)| **name == header::AUTHORIZATION) {
+    if found
+        .iter()
+        .all(|(name, _)| **name == header::AUTHORIZATION)
+    {
         return digest::of_values(found.iter().map(|(_, value)| *value));
     }
     let pairs = found.iter();
-    let words = pairs.flat_map(|(name, value)| [HeaderValue::from((*name).clone()), (*value).clone()]);
+    let words =
+        pairs.flat_map(|(name, value)| [HeaderValue::from((*name).clone()), (*value).clone()]);
     let words: Vec<_> = words.collect();
     format!("+{}", digest::of_values(words.iter()))
 }
 
 /// Whether the same caller may have another one the next time: any but a password or an API key.
 fn is_renewable(name: &HeaderName, value: &HeaderValue) -> bool {
-    let basic = |value: &[u8]| value.get(..6).is_some_and(|kind| kind.eq_ignore_ascii_case(b"basic "));
+    let basic = |value: &[u8]| {
+        value
+            .get(..6)
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(b"basic "))
+    };
     if *name == header::AUTHORIZATION {
         return !basic(value.as_bytes());
     }
@@ -214,7 +222,8 @@ mod tests {
     #[test]
     fn a_request_without_credentials_is_refused_where_they_are_asked_for() {
         let usual = Scope::usual();
-        let of = |pairs: &[(&str, &str)]| usual.find(&head(pairs), MissingCredentials::Refuse, "test");
+        let of =
+            |pairs: &[(&str, &str)]| usual.find(&head(pairs), MissingCredentials::Refuse, "test");
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[("x-other", "a")]), None);
         assert!(of(&[("cookie", "a")]).is_some());
@@ -226,7 +235,10 @@ mod tests {
     #[test]
     fn passwords_and_api_keys_stay_and_tokens_are_renewed() {
         let is = |name: &'static str, value| {
-            is_renewable(&HeaderName::from_static(name), &HeaderValue::from_static(value))
+            is_renewable(
+                &HeaderName::from_static(name),
+                &HeaderValue::from_static(value),
+            )
         };
         for (name, value) in [
             ("authorization", "Bearer a"),

@@ -99,7 +99,8 @@ impl Settings {
         let uri = original(head);
         let (method, headers) = (&head.method, &head.headers);
         let (print, former) = self.compare.fingerprints(method, uri, headers, body);
-        let bytes = |print: FingerprintOfRequest| Fingerprint::from_bytes(print.as_bytes().to_vec());
+        let bytes =
+            |print: FingerprintOfRequest| Fingerprint::from_bytes(print.as_bytes().to_vec());
         let record = idempotency::Key::new(key.as_str()).fingerprint(bytes(print));
         // Inside a nested router the former one was of the rest of the path: of which route is not known.
         if uri.path() == head.uri.path() {

@@ -73,7 +73,9 @@ async fn a_layer_in_a_nested_router_knows_a_request_by_the_path_that_was_sent() 
         let handler = async move || format!("payment {}", paid.another());
         let once = IdempotentRequests::new(&handle);
         // These see `/pay`.
-        Router::new().route("/pay", post(handler)).layer(once.layer())
+        Router::new()
+            .route("/pay", post(handler))
+            .layer(once.layer())
     };
     let app = Router::new()
         .nest("/tenants/{t}", inner())
@@ -81,7 +83,10 @@ async fn a_layer_in_a_nested_router_knows_a_request_by_the_path_that_was_sent() 
         .nest_service("/legacy", inner())
         .merge(inner());
     let at = |path| pay("k", "{}").to(Method::POST, path);
-    assert_eq!(text(at("/tenants/a/pay").send(&app).await).await, "payment 1");
+    assert_eq!(
+        text(at("/tenants/a/pay").send(&app).await).await,
+        "payment 1"
+    );
     for other in [
         "/tenants/b/pay",
         "/v2/tenants/a/pay",

@@ -65,7 +65,11 @@ async fn an_outcome_is_kept_a_refusal_leaves_the_key_free_and_a_failure_is_unkno
         say.store(200, SeqCst);
         for _ in 0..2 {
             let (kind, _) = refused(ask.send(&app).await, StatusCode::CONFLICT).await;
-            assert_eq!((&*kind, effects.count()), ("outcome_unknown", 1), "{status}");
+            assert_eq!(
+                (&*kind, effects.count()),
+                ("outcome_unknown", 1),
+                "{status}"
+            );
         }
         let repeatable = builder().effect(Effect::Idempotent).build().unwrap();
         let (app, say, effects) = answering(&IdempotentRequests::new(&repeatable));

@@ -62,7 +62,10 @@ fn encoding(once: &IdempotentRequests) -> (Router, Effects) {
     let handler = async move |headers: HeaderMap| {
         paid.another();
         let accepts = headers.contains_key(header::ACCEPT_ENCODING);
-        ([(header::CONTENT_ENCODING, GZIP)], format!("encoded: {accepts}"))
+        (
+            [(header::CONTENT_ENCODING, GZIP)],
+            format!("encoded: {accepts}"),
+        )
     };
     (app(once, handler), effects)
 }
@@ -122,10 +125,13 @@ async fn what_the_first_callers_site_was_allowed_and_its_request_was_called_is_n
     };
     let first = by("https://a.test", "1").send(&app).await;
     let origin = &first.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN];
-    assert_eq!((origin, &first.headers()[&id]), (
-        &HeaderValue::from_static("https://a.test"),
-        &HeaderValue::from_static("1")
-    ));
+    assert_eq!(
+        (origin, &first.headers()[&id]),
+        (
+            &HeaderValue::from_static("https://a.test"),
+            &HeaderValue::from_static("1")
+        )
+    );
     let again = by("https://b.test", "2").send(&app).await;
     assert!(is_replay(&again));
     for gone in [

@@ -130,9 +130,17 @@ async fn what_the_handler_says_about_its_response_counts_whatever_its_status() {
 #[tokio::test]
 async fn only_what_is_an_outcome_is_replaced_where_it_cannot_be_recorded() {
     let strict = once().max_response(5).refuse_unkept(true);
-    let (app, _) = saying(&strict, StatusCode::UNPROCESSABLE_ENTITY, Disposition::Release);
+    let (app, _) = saying(
+        &strict,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        Disposition::Release,
+    );
     assert_eq!(text(pay("k", "{}").send(&app).await).await, "payment 1");
-    let (app, _) = saying(&strict, StatusCode::SERVICE_UNAVAILABLE, Disposition::Record);
+    let (app, _) = saying(
+        &strict,
+        StatusCode::SERVICE_UNAVAILABLE,
+        Disposition::Record,
+    );
     for replay in [false, true] {
         let response = pay("other", "{}").send(&app).await;
         assert_eq!(is_replay(&response), replay);
@@ -169,7 +177,9 @@ async fn a_problem_of_a_handler_can_say_that_nothing_was_done() {
     use resilience_http::problem::Problem;
     let handler = async || {
         let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Out of stock");
-        let mut response = problem.into_response::<String>().map(axum::body::Body::from);
+        let mut response = problem
+            .into_response::<String>()
+            .map(axum::body::Body::from);
         response.extensions_mut().insert(Disposition::Release);
         response
     };

@@ -11,7 +11,8 @@ use tracing::Level;
 
 use super::events::listen;
 
-const SHARED: &str = "requests without credentials share the scope of their idempotency keys: set a scope";
+const SHARED: &str =
+    "requests without credentials share the scope of their idempotency keys: set a scope";
 const RENEWED: &str =
     "idempotency keys are scoped by a credential that changes when it is renewed: set a scope";
 
@@ -77,7 +78,10 @@ async fn a_response_that_is_not_recorded_because_it_is_encoded_is_told_once() {
     assert_eq!(send(&app, None).await, 200);
     let message = "the work counts as done, but its outcome is not kept";
     let event = recorder.has(Level::WARN, &[("name", "encoded"), ("message", message)]);
-    assert!(event.fields["why"].contains("Content-Encoding"), "{event:?}");
+    assert!(
+        event.fields["why"].contains("Content-Encoding"),
+        "{event:?}"
+    );
     assert_eq!(send(&app, None).await, 409);
 }
 
