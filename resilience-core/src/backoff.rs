@@ -260,7 +260,7 @@ fn between(rng: &mut Rng, low: Duration, high: Duration) -> Duration {
     Duration::from_nanos(rng.u64(low..=high.max(low)))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use proptest::prelude::*;
 

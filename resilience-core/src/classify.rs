@@ -69,6 +69,14 @@ impl<Res, Err> Classify<Res, Err> for Standard {
 pub trait ClassifySelf {
     /// Returns what this response or error says about the dependency that it came from.
     fn verdict(&self) -> Verdict;
+
+    /// Whether the connection that it came over must not be used again. Default: `false`.
+    ///
+    /// Read where the toolkit holds that connection (`sql::transaction`, `sql::connection`, `sql::inbox`). An error that wraps
+    /// another one passes on what that says.
+    fn discards_connection(&self) -> bool {
+        false
+    }
 }
 
 impl ClassifySelf for Rejected {
@@ -83,6 +91,10 @@ impl<E: ClassifySelf> ClassifySelf for Error<E> {
             Self::Rejected(rejected) => rejected.verdict(),
             Self::Service(error) => error.verdict(),
         }
+    }
+
+    fn discards_connection(&self) -> bool {
+        self.service().is_some_and(E::discards_connection)
     }
 }
 
@@ -188,7 +200,7 @@ where
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::error::{Pattern, Reason};

@@ -167,7 +167,7 @@ fn tokio_is_paused() -> bool {
     tokio < before || tokio > Instant::now()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

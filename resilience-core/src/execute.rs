@@ -278,7 +278,7 @@ impl<S: Service<Req>, Req> Future for Call<S, Req> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::{
         cell::{Cell, RefCell},

@@ -14,6 +14,7 @@
 //! | [`classify`] | what a result says about the dependency: one verdict for the whole stack |
 //! | [`error`](mod@error) | the error of every layer |
 //! | [`keyed`] | a breaker or bulkhead per host, tenant or shard, bounded |
+//! | [`sql`] | what error codes of databases say; for users of sqlx more, by features |
 //! | [`telemetry`] | events and metrics |
 //!
 //! ```
@@ -50,7 +51,8 @@
 //! - **A rejection is never evidence against the dependency.** A rejection by a layer further down does not trip
 //!   a breaker, costs no budget and is not retried. A timeout does count: the dependency had its time.
 //! - **Nothing leaks.** A permit, probe or budget that a call holds is given back when its future is dropped, and when
-//!   it panics. Nothing is reserved for an idle clone.
+//!   it panics. Nothing is reserved for an idle clone. Work that goes on without its call can
+//!   [carry](admission::carry) the call's permits.
 //! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([`Clock`]).
 //! - **A call that passes** allocates nothing, takes no lock and boxes no future.
 //!
@@ -64,8 +66,8 @@
 //! # Features
 //!
 //! None is on by default. `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys, at rest.
-//! `sqlx`: classification of sqlx errors.
-//! `sqlx-postgres`, `sqlx-sqlite`: classification, and `sql::inbox` in that database.
+//! `sqlx`: classification of sqlx errors, transactions and pools that survive cancellation.
+//! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database.
 
 pub mod admission;
 mod backoff;
@@ -86,12 +88,11 @@ pub mod limit;
 pub mod retry;
 pub mod sealing;
 pub mod shed;
-#[cfg(feature = "sqlx")]
 pub mod sql;
 pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod test_log;
 mod verdict;
 

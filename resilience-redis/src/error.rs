@@ -1,6 +1,6 @@
 //! Errors of commands, distinguished by what to do next.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use resilience_core::fleet::StoreError;
 
@@ -52,9 +52,32 @@ pub(crate) fn is_broken(error: &redis::RedisError) -> bool {
     error.is_connection_dropped() || error.is_connection_refusal() || error.is_unrecoverable_error()
 }
 
-/// Whether the server is a replica: another one is the master.
-pub(crate) fn is_read_only(error: &redis::RedisError) -> bool {
-    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly)
+/// The code of a refusal (`READONLY`, `OOM`, ..). Before Redis 7.0, what a command inside a script is refused with is a part
+/// of the text of an `ERR`.
+pub(crate) fn code(error: &redis::RedisError) -> Option<&str> {
+    match error.code()? {
+        "ERR" => error.detail().and_then(inner_code).or(Some("ERR")),
+        code => Some(code),
+    }
+}
+
+/// Finds the code in `Error running script (call to f_..): @user_script:1: @user_script: 1: -READONLY You can't write ..`.
+fn inner_code(detail: &str) -> Option<&str> {
+    let parts = detail.strip_prefix("Error running script")?.split(": ");
+    let words =
+        parts.filter_map(|part| part.trim_start_matches('-').split_ascii_whitespace().next());
+    let mut codes = words.filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase()));
+    codes.next()
+}
+
+/// Age of a connection from which a refusal with this code is a reason to look for another server: this one is no
+/// master, or not ready, or persistently refuses writes.
+pub(crate) fn elsewhere_after(code: &str) -> Option<Duration> {
+    match code {
+        "READONLY" | "MASTERDOWN" | "LOADING" => Some(Duration::from_secs(2)),
+        "NOREPLICAS" | "MISCONF" | "OOM" => Some(Duration::from_secs(10)),
+        _ => None,
+    }
 }
 
 impl fmt::Display for CommandError {
@@ -78,5 +101,79 @@ impl std::error::Error for CommandError {}
 impl From<CommandError> for StoreError {
     fn from(error: CommandError) -> Self {
         Self::new(error.to_string(), error.is_ambiguous())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::RedisError;
+
+    use super::*;
+
+    /// The error that a client makes of a line of the protocol.
+    fn error(line: &str) -> RedisError {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+        let value = value.expect("an error is a value");
+        value.extract_error().expect_err("an error")
+    }
+
+    const REFUSALS: [(&str, &str); 6] = [
+        ("READONLY", "You can't write against a read only replica."),
+        ("LOADING", "Redis is loading the dataset in memory"),
+        (
+            "MASTERDOWN",
+            "Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        ),
+        ("NOREPLICAS", "Not enough good replicas to write."),
+        (
+            "MISCONF",
+            "Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        ),
+        ("OOM", "command not allowed when used memory > 'maxmemory'."),
+    ];
+
+    #[test]
+    fn a_refusal_inside_the_text_of_a_script_error_is_the_refusal() {
+        let script = "f_2597e0576dd54eb42864e3a1b8392b96e018bcc3";
+        for (expected, text) in REFUSALS {
+            for line in [
+                // Redis 7: of a command, and of a command in a script.
+                format!("{expected} {text}"),
+                format!("{expected} {text} script: {script}, on @user_script:1."),
+                // Redis 6.2 and 6.0.
+                format!(
+                    "ERR Error running script (call to {script}): @user_script:1: @user_script: 1: -{expected} {text}"
+                ),
+            ] {
+                let error = error(&line);
+                assert_eq!(code(&error), Some(expected), "{line}");
+                assert!(elsewhere_after(expected).is_some(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_errors_are_what_they_say() {
+        for (line, expected) in [
+            ("ERR unknown command 'READONLY'", "ERR"),
+            ("ERR -READONLY inside of another text", "ERR"),
+            (
+                "WRONGTYPE Operation against a key holding the wrong kind of value",
+                "WRONGTYPE",
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:3: attempt to index a nil value",
+                "ERR",
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:1: WRONGTYPE Operation against a key",
+                "WRONGTYPE",
+            ),
+            ("NOSCRIPT No matching script. Please use EVAL.", "NOSCRIPT"),
+        ] {
+            let error = error(line);
+            assert_eq!(code(&error), Some(expected), "{line}");
+            assert_eq!(elsewhere_after(expected), None, "{line}");
+        }
     }
 }

@@ -115,9 +115,44 @@ static PLAIN: [bool; 256] = {
     plain
 };
 
+/// The slot of a key in a Cluster: CRC-16 (XMODEM) of what stands in its first braces, or of all of it.
+pub(crate) fn slot(key: &str) -> u16 {
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty());
+    let crc = hashed.unwrap_or(key).bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| {
+            let shifted = crc << 1;
+            if crc & 0x8000 == 0 {
+                shifted
+            } else {
+                shifted ^ 0x1021
+            }
+        })
+    });
+    crc % 16_384
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_are_those_that_the_servers_compute() {
+        // By CLUSTER KEYSLOT.
+        for (key, expected) in [
+            ("foo", 12_182),
+            ("bar", 5_061),
+            ("{bar}:state", 5_061),
+            ("foo{}{bar}", 8_363),
+            ("foo{{bar}}zap", 4_015),
+            ("{}", 15_257),
+            ("123456789", 12_739),
+        ] {
+            assert_eq!(slot(key), expected, "{key}");
+        }
+    }
 
     #[test]
     fn a_name_cannot_break_out_of_its_slot_or_into_another_key() {

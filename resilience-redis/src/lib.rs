@@ -1,8 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 pub mod breaker;
+mod builder;
 pub mod bulkhead;
 mod connection;
+mod credentials;
+mod dialer;
 mod error;
 pub mod idempotency;
 mod keys;
@@ -16,10 +19,12 @@ mod store;
 mod transport;
 mod url;
 
-pub use self::redis::{Redis, RedisBuilder};
+pub use self::redis::Redis;
 pub use breaker::RedisBreakers;
+pub use builder::RedisBuilder;
 pub use bulkhead::RedisBulkheads;
 pub use connection::Status;
+pub use credentials::Credentials;
 pub use error::CommandError;
 pub use idempotency::RedisIdempotency;
 pub use limit::RedisLimits;

@@ -2,11 +2,17 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:members}` | zset | instance, live until (ms, the server's clock) | until the last of them is no longer live |
+//! | `{prefix:members}` | zset | instance, live until | until the last of them is no longer live |
+//! | `{prefix:members}:clock` | hash | time of the record, lead, format | the same |
 //!
-//! One heartbeat is one script, one round trip. After the server's clock was set back, an instance that leaves without
-//! saying so is counted for its time to live plus that step; a clock set forward makes instances count as gone until their
-//! next heartbeat.
+//! One heartbeat is one script, one round trip. Moments are in milliseconds of the record's own time
+//! ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or ahead of it after that was set back. A clock set
+//! forward makes instances count as gone until their next heartbeat.
+//!
+//! # Time of the fleet
+//! The time of this record is the latest that any instance knows of: each sends what it knows along, so it survives the loss of
+//! the record as long as one instance lives. It is the floor of fences, and of the time of records that are lost. With each
+//! heartbeat the process notices whether the server's clock was set, and emits an event.
 
 use std::{
     fmt,
@@ -16,10 +22,17 @@ use std::{
 
 use redis::Value;
 use resilience_core::fleet::{MemberStore, StoreFuture};
+use tokio::time::Instant;
 
 use crate::{connection::Connection, error::CommandError, keys, script::Script};
 
-static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("heartbeat.lua")));
+static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("shown.lua"),
+        include_str!("record_time.lua"),
+        include_str!("heartbeat.lua")
+    ))
+});
 
 /// The live instances of one Redis and prefix.
 pub(crate) struct RedisMembers {
@@ -44,23 +57,62 @@ impl fmt::Debug for RedisMembers {
 
 impl MemberStore for RedisMembers {
     fn heartbeat<'a>(&'a self, instance: &'a str, ttl: Duration) -> StoreFuture<'a, u64> {
-        Box::pin(async move { Ok(heartbeat(&self.connection, &self.key, instance, ttl).await?) })
+        Box::pin(async move {
+            let sent = Instant::now();
+            let noted = heartbeat(&self.connection, &self.key, instance, ttl).await?;
+            self.connection.shown(sent, noted.shown);
+            self.connection.clock().fleet_shows(noted.now);
+            Ok(noted.live)
+        })
     }
 }
 
-/// Notes in the zset `key` that `instance` is live for `ttl`; zero: it leaves. Returns the number of live instances.
+/// The answer to a heartbeat.
+pub(crate) struct Noted {
+    /// Number of live instances.
+    pub(crate) live: u64,
+    /// What the server's clock showed, in microseconds.
+    shown: u64,
+    /// The time of the record, in microseconds.
+    now: u64,
+}
+
+/// Notes in the zset `key` that `instance` is live for `ttl`; zero: it leaves.
 pub(crate) async fn heartbeat(
     connection: &Connection,
     key: &str,
     instance: &str,
     ttl: Duration,
-) -> Result<u64, CommandError> {
-    let ttl = ttl.as_millis().to_string();
-    let args = [instance.as_bytes(), ttl.as_bytes()];
-    match HEARTBEAT.run(connection, &[key], &args).await? {
-        Value::Int(live) if live >= 0 => Ok(live.unsigned_abs()),
-        answer => Err(CommandError::Unexpected(format!("{answer:?}"))),
-    }
+) -> Result<Noted, CommandError> {
+    let clock = format!("{key}:clock");
+    let (ttl, floor) = (ttl.as_millis(), connection.clock().floor() / 1000);
+    let (ttl, floor) = (ttl.to_string(), floor.to_string());
+    let args = [instance.as_bytes(), ttl.as_bytes(), floor.as_bytes()];
+    let answer = HEARTBEAT.run(connection, &[key, &clock], &args).await?;
+    noted(&answer).ok_or_else(|| CommandError::Unexpected(format!("{answer:?}")))
+}
+
+fn noted(answer: &Value) -> Option<Noted> {
+    let Value::Array(items) = answer else {
+        return None;
+    };
+    let [
+        Value::Int(live),
+        Value::BulkString(shown),
+        Value::BulkString(now),
+    ] = &items[..]
+    else {
+        return None;
+    };
+    let micros = |millis: &[u8]| {
+        let millis: u64 = std::str::from_utf8(millis).ok()?.parse().ok()?;
+        millis.checked_mul(1000)
+    };
+    Some(Noted {
+        live: u64::try_from(*live).ok()?,
+        shown: micros(shown)?,
+        now: micros(now)?,
+    })
 }
 
 #[cfg(test)]
@@ -68,19 +120,15 @@ mod tests {
     use resilience_tests::{redis::RedisServer, until::eventually};
 
     use super::*;
-    use crate::{transport::Timeouts, url::Endpoint};
+    use crate::{connection::Settings, url::Endpoint};
 
     const SOON: Duration = Duration::from_secs(20);
     const HOUR: Duration = Duration::from_secs(3600);
     const KEY: &str = "{resilience:members}";
 
     async fn members(server: &RedisServer) -> RedisMembers {
-        let timeouts = Timeouts {
-            connect: SOON,
-            unacknowledged: SOON,
-        };
         let endpoint = Endpoint::parse(&server.url()).unwrap();
-        let connection = Connection::start(endpoint, SOON, timeouts, None);
+        let connection = Connection::start(endpoint, Settings::all_within(SOON));
         connection.ready(SOON).await.unwrap();
         RedisMembers::new(Arc::new(connection), "resilience")
     }

@@ -100,17 +100,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{transport::Timeouts, url::Endpoint};
+    use crate::{connection::Settings, url::Endpoint};
 
     /// Nothing has to answer: what is subscribed to is decided here.
     fn connection() -> Arc<Connection> {
         let short = Duration::from_millis(10);
-        let timeouts = Timeouts {
-            connect: short,
-            unacknowledged: short,
-        };
         let endpoint = Endpoint::parse("redis://127.0.0.1:1").unwrap();
-        Arc::new(Connection::start(endpoint, short, timeouts, None))
+        Arc::new(Connection::start(endpoint, Settings::all_within(short)))
     }
 
     fn text(message: &[u8]) -> Option<String> {

@@ -3,22 +3,23 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use resilience_core::{
-    InvalidConfig, Pattern,
+    Pattern,
     fleet::{StillRunning, StoreHandle},
 };
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    RedisBuilder,
     breaker::{BreakerIndex, RedisBreakers},
+    builder::DEFAULT_PREFIX,
     bulkhead::RedisBulkheads,
-    connection::{Connection, Status},
+    connection::{Connection, Settings, Status},
     error::CommandError,
     idempotency::RedisIdempotency,
     limit::RedisLimits,
     members::RedisMembers,
     regions::RedisRegion,
     store::StoreContext,
-    transport::{RootCertificates, Timeouts},
     url::{Endpoint, InvalidUrl},
 };
 
@@ -35,7 +36,7 @@ use crate::{
 /// | one server | `redis://[user:password@]host[:6379][/database]` |
 /// | over TLS (feature `tls`) | `rediss://..` |
 /// | a Unix socket | `unix:///path[?db=1&user=..&pass=..]` |
-/// | Sentinel (feature `sentinel`) | `redis-sentinel://[user:password@]host[:26379],host,../service[/database]` |
+/// | Sentinel (feature `sentinel`) | `redis-sentinel://[user:password@]host[:26379],host,../service[/database][?sentinel_password=..]` |
 /// | Cluster (feature `cluster`) | `redis-cluster://[user:password@]host[:6379],host,..` |
 ///
 /// `rediss-sentinel` and `rediss-cluster` use TLS to every node. Special characters in user and password are
@@ -60,7 +61,7 @@ impl Redis {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(url: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self::start(Endpoint::parse(url)?, &RedisBuilder::new(url)))
+        RedisBuilder::new(url).start()
     }
 
     /// Starts building a connection with settings of its own.
@@ -176,119 +177,18 @@ impl Redis {
         closed.map_err(StillRunning::new)
     }
 
-    fn start(endpoint: Endpoint, builder: &RedisBuilder) -> Self {
-        let timeouts = Timeouts {
-            connect: builder.connect_timeout,
-            unacknowledged: builder.connect_timeout * 2,
-        };
-        let roots = builder.roots.clone();
-        let connection = Arc::new(Connection::start(endpoint, builder.budget, timeouts, roots));
-        let members = RedisMembers::new(Arc::clone(&connection), &builder.prefix);
+    pub(crate) fn start(endpoint: Endpoint, prefix: &str, settings: Settings) -> Self {
+        let connection = Arc::new(Connection::start(endpoint, settings));
+        let members = RedisMembers::new(Arc::clone(&connection), prefix);
         Self {
             context: StoreContext {
                 connection,
-                prefix: builder.prefix.as_str().into(),
+                prefix: prefix.into(),
                 pubsub: Arc::default(),
                 handle: StoreHandle::with_members(Arc::new(members)),
             },
             breakers: Arc::default(),
         }
-    }
-}
-
-const DEFAULT_PREFIX: &str = "resilience";
-
-/// Settings of a [`Redis`] connection.
-#[derive(Clone)]
-#[must_use]
-pub struct RedisBuilder {
-    url: String,
-    prefix: String,
-    budget: Duration,
-    connect_timeout: Duration,
-    roots: Option<RootCertificates>,
-}
-
-impl RedisBuilder {
-    fn new(url: &str) -> Self {
-        Self {
-            url: url.to_owned(),
-            prefix: DEFAULT_PREFIX.to_owned(),
-            budget: Duration::from_millis(100),
-            connect_timeout: Duration::from_millis(500),
-            roots: None,
-        }
-    }
-
-    /// Prefix of every key and channel, 1 to 64 bytes: instances with the same prefix share state. Default `resilience`.
-    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
-        self
-    }
-
-    /// Name of the service, of 1 to 53 bytes, in the prefix `resilience/NAME`: its instances share state with each other, and
-    /// with no other service on this Redis.
-    pub fn service(self, name: impl AsRef<str>) -> Self {
-        let name = name.as_ref();
-        self.prefix(format!("{DEFAULT_PREFIX}/{name}"))
-    }
-
-    /// Maximum time for the answer to one command, above zero; effectively up to an eighth less, because commands are
-    /// watched together instead of by a timer each. Default 100 ms.
-    pub const fn budget(mut self, budget: Duration) -> Self {
-        self.budget = budget;
-        self
-    }
-
-    /// Maximum time for one attempt to connect, above zero. Default 500 ms.
-    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Certificates of authorities, in PEM, that a server's certificate must lead back to; no others are trusted. Default:
-    /// the system's.
-    #[cfg(feature = "tls")]
-    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.roots = Some(RootCertificates(pem.into()));
-        self
-    }
-
-    /// Starts connecting; see [`Redis::connect`].
-    ///
-    /// # Errors
-    /// [`InvalidUrl`] when the URL cannot work, [`InvalidConfig`] when a setting cannot.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn connect(self) -> Result<Redis, Box<dyn std::error::Error + Send + Sync>> {
-        for (field, value) in [
-            ("budget", self.budget),
-            ("connect_timeout", self.connect_timeout),
-        ] {
-            if value.is_zero() {
-                return Err(InvalidConfig::new(field, value, "must be above zero").into());
-            }
-        }
-        if self.prefix.strip_prefix(DEFAULT_PREFIX) == Some("/") {
-            return Err(InvalidConfig::new("service", "", "must not be empty").into());
-        }
-        if self.prefix.is_empty() || self.prefix.len() > 64 {
-            let rule = "must have 1 to 64 bytes";
-            return Err(InvalidConfig::new("prefix", &self.prefix, rule).into());
-        }
-        Ok(Redis::start(Endpoint::parse(&self.url)?, &self))
-    }
-}
-
-impl fmt::Debug for RedisBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may hold a password.
-        f.debug_struct("RedisBuilder")
-            .field("prefix", &self.prefix)
-            .field("budget", &self.budget)
-            .field("connect_timeout", &self.connect_timeout)
-            .finish_non_exhaustive()
     }
 }
 

@@ -124,7 +124,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{transport::Timeouts, url::Endpoint};
+    use crate::{connection::Settings, url::Endpoint};
 
     /// A server that answers every script with its nonce and its first argument, and can send surplus answers.
     #[derive(Default)]
@@ -152,12 +152,8 @@ mod tests {
                     tokio::spawn(Arc::clone(&serving).serve(socket));
                 }
             });
-            let time_limits = Timeouts {
-                connect: SOON,
-                unacknowledged: SOON,
-            };
-            let connection =
-                Connection::start(Endpoint::parse(&url).unwrap(), SOON, time_limits, None);
+            let endpoint = Endpoint::parse(&url).unwrap();
+            let connection = Connection::start(endpoint, Settings::all_within(SOON));
             connection.ready(SOON).await.unwrap();
             (server, Arc::new(connection))
         }

@@ -2,10 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use resilience_core::fleet::{StoreHandle, Subscription};
+use resilience_core::fleet::{StoreError, StoreHandle, Subscription};
+use tokio::time::Instant;
 
 use crate::{
     connection::{Connection, Status},
+    error::CommandError,
     pubsub::Subscriptions,
 };
 
@@ -34,6 +36,21 @@ impl StoreContext {
     /// Whether this process is subscribed to a channel. `channel` is only called when there are subscriptions at all.
     pub(crate) fn is_subscribed(&self, channel: impl FnOnce() -> String) -> bool {
         self.pubsub.contains(channel)
+    }
+
+    /// The error of a step about one of many keys: in a Cluster, the other keys may be well.
+    pub(crate) fn of_key(&self, error: CommandError) -> StoreError {
+        let is_part = self.connection.is_cluster() && error != CommandError::Down;
+        let error = StoreError::from(error);
+        if is_part { error.partial() } else { error }
+    }
+
+    /// Notes a time, in microseconds, that the server's clock has shown since `sent`. In a Cluster each name has a clock of
+    /// its own: those of different nodes are not compared.
+    pub(crate) fn shown(&self, sent: Instant, micros: u64) {
+        if !self.connection.is_cluster() {
+            self.connection.shown(sent, micros);
+        }
     }
 
     /// Waits until the connection is up, for at most `within`.

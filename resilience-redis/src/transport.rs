@@ -1,19 +1,33 @@
-//! One connection to the server, the Sentinel group or the Cluster of a URL. The only file that knows how the client crate
-//! connects.
+//! Commands on one connection to a server or a Cluster.
 //!
 //! # References
-//! [Guidelines for Redis clients with support for Sentinel](https://redis.io/docs/latest/develop/reference/sentinel-clients/)
-//! and the [Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
+//! The [Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
 
 use std::time::Duration;
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, PushInfo, RedisResult, Value,
+    Cmd, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
-    io::tcp::TcpSettings,
+};
+use tokio::time::sleep;
+
+use crate::{
+    connection::SlotRange,
+    dialer::{Dialer, OnPush, invalid},
+    url::Address,
 };
 
-use crate::url::Endpoint;
+/// How often a command is sent again because its slot is elsewhere, or partly.
+const REDIRECTIONS: u32 = 4;
+/// Pause while some keys of a slot that moves are at one node, and some at another.
+const MOVING: Duration = Duration::from_millis(5);
+
+/// What a connection leads to.
+pub(crate) enum Server {
+    Single(ConnectionInfo),
+    /// Some nodes of a Cluster.
+    Cluster(Vec<ConnectionInfo>),
+}
 
 /// A live connection; clones share the socket.
 #[derive(Clone)]
@@ -23,197 +37,125 @@ pub(crate) enum Transport {
     Cluster(redis::cluster_async::ClusterConnection),
 }
 
-pub(crate) type OnPush = std::sync::Arc<dyn Fn(PushInfo) + Send + Sync>;
-
-/// Time limits of sockets.
-#[derive(Clone, Copy)]
-pub(crate) struct Timeouts {
-    /// Maximum time for connecting.
-    pub(crate) connect: Duration,
-    /// Maximum time that a packet may stay unacknowledged before the kernel closes the connection.
-    pub(crate) unacknowledged: Duration,
-}
-
-/// Certificates of authorities, in PEM, in place of the system's.
-#[derive(Clone)]
-pub(crate) struct RootCertificates(
-    #[cfg_attr(not(feature = "tls"), allow(dead_code))] pub(crate) Vec<u8>,
-);
-
-impl RootCertificates {
-    #[cfg(feature = "tls")]
-    fn certificates(&self) -> redis::TlsCertificates {
-        redis::TlsCertificates {
-            client_tls: None,
-            root_cert: Some(self.0.clone()),
-        }
-    }
-
-    #[cfg(feature = "tls")]
-    fn client(&self, info: redis::ConnectionInfo) -> RedisResult<Client> {
-        Client::build_with_tls(info, self.certificates())
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn client(&self, _: redis::ConnectionInfo) -> RedisResult<Client> {
-        Err(invalid("TLS needs the feature `tls`"))
-    }
-}
-
 impl Transport {
     pub(crate) async fn open(
-        endpoint: &Endpoint,
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
+        dialer: &Dialer,
+        server: &Server,
         on_push: OnPush,
     ) -> RedisResult<Self> {
-        match endpoint {
-            Endpoint::Single(info) => {
-                let info = info.clone().set_tcp_settings(tcp(timeouts));
-                let client = match roots {
-                    None => Client::open(info)?,
-                    Some(roots) => roots.client(info)?,
-                };
-                Self::single(&client, timeouts, on_push).await
-            }
-            Endpoint::Sentinel { .. } => Self::sentinel(endpoint, timeouts, roots, on_push).await,
-            Endpoint::Cluster(nodes) => Self::cluster(nodes, timeouts, roots).await,
+        match server {
+            Server::Single(info) => Ok(Self::Single(dialer.single(info, on_push).await?)),
+            #[cfg(feature = "cluster")]
+            Server::Cluster(nodes) => Ok(Self::Cluster(dialer.cluster(nodes).await?)),
+            #[cfg(not(feature = "cluster"))]
+            Server::Cluster(_) => Err(invalid("Cluster needs the feature `cluster`")),
         }
     }
 
-    async fn single(client: &Client, timeouts: Timeouts, on_push: OnPush) -> RedisResult<Self> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeouts.connect))
-            // Every command has a timeout of this crate's own.
-            .set_response_timeout(None)
-            .set_push_sender(sender(on_push));
-        Ok(Self::Single(
-            client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?,
-        ))
-    }
-
-    /// Asks the sentinels again for the master: the previous one may be the server that failed.
-    #[cfg(feature = "sentinel")]
-    async fn sentinel(
-        endpoint: &Endpoint,
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
-        on_push: OnPush,
-    ) -> RedisResult<Self> {
-        use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-        let Endpoint::Sentinel {
-            nodes,
-            service,
-            settings,
-            tls,
-        } = endpoint
-        else {
-            return Err(invalid("not a Sentinel URL"));
-        };
-        // The sentinels are asked one after the other: a silent one must not be the first in every attempt.
-        let mut nodes = nodes.clone();
-        fastrand::shuffle(&mut nodes);
-        let mut builder = SentinelClientBuilder::new(nodes, service, SentinelServerType::Master)?
-            .set_client_to_redis_db(settings.db())
-            .set_client_to_redis_protocol(settings.protocol())
-            .set_client_to_redis_tcp_settings(tcp(timeouts))
-            .set_client_to_sentinel_tcp_settings(tcp(timeouts));
-        if let Some(username) = settings.username() {
-            builder = builder.set_client_to_redis_username(username);
-        }
-        if let Some(password) = settings.password() {
-            builder = builder.set_client_to_redis_password(password);
-        }
-        if let Some(tls) = tls {
-            builder = builder
-                .set_client_to_redis_tls_mode(*tls)
-                .set_client_to_sentinel_tls_mode(*tls);
-        }
-        #[cfg(feature = "tls")]
-        if let Some(roots) = roots {
-            builder = builder
-                .set_client_to_redis_certificates(roots.certificates())
-                .set_client_to_sentinel_certificates(roots.certificates());
-        }
-        #[cfg(not(feature = "tls"))]
-        let _ = roots;
-        let client = builder.build()?.async_get_client().await?;
-        Self::single(&client, timeouts, on_push).await
-    }
-
-    #[cfg(not(feature = "sentinel"))]
-    async fn sentinel(
-        _: &Endpoint,
-        _: Timeouts,
-        _: Option<&RootCertificates>,
-        _: OnPush,
-    ) -> RedisResult<Self> {
-        Err(invalid("Sentinel needs the feature `sentinel`"))
-    }
-
-    #[cfg(feature = "cluster")]
-    async fn cluster(
-        nodes: &[redis::ConnectionInfo],
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
-    ) -> RedisResult<Self> {
-        let builder = redis::cluster::ClusterClient::builder(nodes.to_vec())
-            .use_protocol(redis::ProtocolVersion::RESP3)
-            .connection_timeout(timeouts.connect)
-            .tcp_settings(tcp(timeouts))
-            // Enough for redirections; a shard that is gone is not waited for here, since callers have a budget.
-            .retries(2);
-        #[cfg(feature = "tls")]
-        let builder = match roots {
-            Some(roots) => builder.certs(roots.certificates()),
-            None => builder,
-        };
-        #[cfg(not(feature = "tls"))]
-        let _ = roots;
-        let client = builder.build()?;
-        Ok(Self::Cluster(client.get_async_connection().await?))
-    }
-
-    #[cfg(not(feature = "cluster"))]
-    async fn cluster(
-        _: &[redis::ConnectionInfo],
-        _: Timeouts,
-        _: Option<&RootCertificates>,
-    ) -> RedisResult<Self> {
-        Err(invalid("Cluster needs the feature `cluster`"))
-    }
-
-    pub(crate) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        match self {
+    /// Sends `cmd`, about `key`, and returns its answer. A slot that moves is followed.
+    pub(crate) async fn send(&mut self, key: &str, cmd: &Cmd) -> RedisResult<Value> {
+        let answer = match self {
             Self::Single(conn) => conn.send_packed_command(cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => conn.req_packed_command(cmd).await,
+        };
+        match answer.and_then(Value::extract_error) {
+            Err(error) if is_redirection(&error) => {
+                let mut answers = self.follow(key, error, &[cmd]).await?;
+                Ok(answers.pop().unwrap_or(Value::Nil))
+            }
+            answer => answer,
         }
     }
 
-    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that holds the key. Returns both answers.
+    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that holds the key. Returns both answers. A slot that
+    /// moves is followed.
     pub(crate) async fn send_pair(
         &mut self,
         key: &str,
         cmd: &Cmd,
         wait: &Cmd,
     ) -> RedisResult<Vec<Value>> {
-        let mut pair = redis::pipe();
-        pair.add_command(cmd.clone()).add_command(wait.clone());
-        match self {
+        match self.send_together(key, &[cmd, wait]).await {
+            Err(error) if is_redirection(&error) => self.follow(key, error, &[cmd, wait]).await,
+            answers => answers,
+        }
+    }
+
+    /// Sends commands in one piece to the node that holds `key`.
+    async fn send_together(&mut self, key: &str, cmds: &[&Cmd]) -> RedisResult<Vec<Value>> {
+        let mut pipeline = redis::pipe();
+        for cmd in cmds {
+            pipeline.add_command((*cmd).clone());
+        }
+        let answers = match self {
             Self::Single(conn) => {
                 // Only a Cluster routes by key.
                 let _ = key;
-                conn.req_packed_commands(&pair, 0, 2).await
+                conn.req_packed_commands(&pipeline, 0, cmds.len()).await
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
                 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
                 let master = Route::with_key(key, SlotAddr::Master);
                 let node = SingleNodeRoutingInfo::SpecificNode(master);
-                conn.route_pipeline(pair, 0, 2, node).await
+                conn.route_pipeline(pipeline, 0, cmds.len(), node).await
+            }
+        };
+        answered(answers?)
+    }
+
+    /// Sends commands again, to where the `error` of the last attempt says that the slot of `key` is, or is moving to. The
+    /// client would send ASKING apart from its command, so that commands of other callers come between them.
+    #[cold]
+    async fn follow(
+        &mut self,
+        key: &str,
+        mut error: RedisError,
+        cmds: &[&Cmd],
+    ) -> RedisResult<Vec<Value>> {
+        for _ in 0..REDIRECTIONS {
+            let answers = match (error.kind(), error.redirect_node()) {
+                (ErrorKind::Server(ServerErrorKind::Ask), Some((node, _))) => {
+                    let node = node.to_owned();
+                    self.send_asking(&node, cmds).await
+                }
+                (ErrorKind::Server(ServerErrorKind::TryAgain), _) => {
+                    sleep(MOVING).await;
+                    self.send_together(key, cmds).await
+                }
+                // The client has asked for the map of slots meanwhile.
+                _ => self.send_together(key, cmds).await,
+            };
+            error = match answers {
+                Err(next) if is_redirection(&next) => next,
+                answers => return answers,
+            };
+        }
+        Err(error)
+    }
+
+    /// Sends commands in one piece to the node that a slot is moving to.
+    async fn send_asking(&mut self, node: &str, cmds: &[&Cmd]) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::Single(_) => {
+                let _ = (node, cmds);
+                Err(invalid("only a Cluster moves slots"))
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => {
+                use redis::cluster_routing::SingleNodeRoutingInfo;
+                let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));
+                let node = SingleNodeRoutingInfo::ByAddress {
+                    host: host.to_owned(),
+                    port: port.parse().unwrap_or(0),
+                };
+                let mut pipeline = redis::pipe();
+                pipeline.add_command(redis::cmd("ASKING"));
+                for cmd in cmds {
+                    pipeline.add_command((*cmd).clone());
+                }
+                answered(conn.route_pipeline(pipeline, 1, cmds.len(), node).await?)
             }
         }
     }
@@ -239,11 +181,31 @@ impl Transport {
         answer.and_then(Value::extract_error)
     }
 
-    /// Sends a PING with `nonce`; in a Cluster, to any one node, since the loss of a shard leaves the others in use.
+    /// Sends a PING with `nonce`; in a Cluster, to all masters, of which one has to answer, since the loss of a shard leaves the
+    /// others in use.
     pub(crate) async fn ping(&mut self, nonce: &[u8]) -> RedisResult<Value> {
         let mut ping = redis::cmd("PING");
         ping.arg(nonce);
         self.ask_any(ping).await
+    }
+
+    /// Sends a PING with `nonce`; in a Cluster, to all masters, all of which have to answer.
+    pub(crate) async fn ping_all(&mut self, nonce: &[u8]) -> RedisResult<Value> {
+        let mut ping = redis::cmd("PING");
+        ping.arg(nonce);
+        let answer = match self {
+            Self::Single(conn) => conn.send_packed_command(&ping).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(conn) => conn.req_packed_command(&ping).await,
+        };
+        answer.and_then(Value::extract_error)
+    }
+
+    /// Reads which master of the Cluster holds which slots, as any one of them sees it.
+    pub(crate) async fn slots(&mut self) -> RedisResult<Vec<SlotRange>> {
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        Ok(ranges(&self.ask_any(slots).await?))
     }
 
     /// Reads the clock of the server, or of any one node of a Cluster, in microseconds.
@@ -251,6 +213,26 @@ impl Transport {
         let answer = self.ask_any(redis::cmd("TIME")).await?;
         let (seconds, micros): (u64, u64) = redis::from_redis_value(answer)?;
         Ok(seconds.saturating_mul(1_000_000).saturating_add(micros))
+    }
+
+    /// Whether the server says that it is a master.
+    pub(crate) async fn is_master(&mut self) -> RedisResult<bool> {
+        let answer = self.ask_any(redis::cmd("ROLE")).await?;
+        let role = match answer {
+            Value::Array(mut items) if !items.is_empty() => items.swap_remove(0),
+            other => other,
+        };
+        Ok(redis::from_redis_value::<String>(role)? == "master")
+    }
+
+    /// Reads a setting of the server, or of any one node of a Cluster.
+    pub(crate) async fn setting(&mut self, name: &str) -> RedisResult<Option<String>> {
+        let mut get = redis::cmd("CONFIG");
+        get.arg("GET").arg(name);
+        let answer = self.ask_any(get).await?;
+        let mut settings: std::collections::HashMap<String, String> =
+            redis::from_redis_value(answer)?;
+        Ok(settings.remove(name))
     }
 
     /// Reads the section `memory` of INFO from the server, or from any one node of a Cluster.
@@ -261,14 +243,18 @@ impl Transport {
         Ok(redis::from_redis_value(answer)?)
     }
 
+    /// Asks the server, or all masters of a Cluster; the first answer counts.
     async fn ask_any(&mut self, cmd: Cmd) -> RedisResult<Value> {
         let answer = match self {
             Self::Single(conn) => conn.req_packed_command(&cmd).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
-                use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-                let any_node = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
-                conn.route_command(cmd, any_node).await
+                use redis::cluster_routing::{
+                    MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo,
+                };
+                let first = Some(ResponsePolicy::OneSucceeded);
+                let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, first));
+                conn.route_command(cmd, masters).await
             }
         };
         answer.and_then(Value::extract_error)
@@ -280,18 +266,13 @@ impl Transport {
 pub(crate) struct PubsubTransport(MultiplexedConnection);
 
 impl PubsubTransport {
-    /// Opens the connection. In a Cluster, `endpoint` is one of its nodes: each passes on all messages.
+    /// Opens the connection. In a Cluster, `server` is one of its nodes: each passes on all messages.
     pub(crate) async fn open(
-        endpoint: &Endpoint,
-        timeouts: Timeouts,
-        roots: Option<&RootCertificates>,
+        dialer: &Dialer,
+        server: &ConnectionInfo,
         on_push: OnPush,
     ) -> RedisResult<Self> {
-        match Transport::open(endpoint, timeouts, roots, on_push).await? {
-            Transport::Single(conn) => Ok(Self(conn)),
-            #[cfg(feature = "cluster")]
-            Transport::Cluster(_) => Err(invalid("subscriptions need a single node")),
-        }
+        Ok(Self(dialer.single(server, on_push).await?))
     }
 
     /// Subscribes to one channel: one command, one confirmation.
@@ -321,7 +302,7 @@ impl PubsubTransport {
     }
 
     /// Reads the addresses of the nodes of the Cluster. An empty host means that of the node itself.
-    pub(crate) async fn cluster_nodes(&self) -> RedisResult<Vec<(String, u16)>> {
+    pub(crate) async fn cluster_nodes(&self) -> RedisResult<Vec<Address>> {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
         let answer = self.0.clone().send_packed_command(&slots).await?;
@@ -329,48 +310,52 @@ impl PubsubTransport {
     }
 }
 
-/// Parses the answer to CLUSTER SLOTS: ranges of slots, each `first, last, node, node..`, each node `host, port, id..`.
-fn nodes(slots: &Value) -> Vec<(String, u16)> {
-    let list = |value: &Value| match value {
-        Value::Array(items) => items.clone(),
-        _ => Vec::new(),
-    };
-    let node = |node: Value| {
-        let items = list(&node);
-        let host = match items.first()? {
-            Value::BulkString(host) => String::from_utf8(host.clone()).ok()?,
-            Value::Nil => String::new(),
-            _ => return None,
-        };
-        match items.get(1)? {
-            Value::Int(port) => Some((host, u16::try_from(*port).ok()?)),
-            _ => None,
-        }
-    };
-    let ranges = list(slots).into_iter();
-    let mut nodes: Vec<_> = ranges
-        .flat_map(|range| list(&range).into_iter().skip(2).filter_map(node))
-        .collect();
+/// Whether the slot of a key is elsewhere.
+fn is_redirection(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
+}
+
+/// The answers to commands that were sent together, or the first error among them.
+fn answered(answers: Vec<Value>) -> RedisResult<Vec<Value>> {
+    answers.into_iter().map(Value::extract_error).collect()
+}
+
+/// Parses the answer to CLUSTER SLOTS: ranges of slots, each `first, last, master, replica..`, each node `host, port, id..`.
+fn nodes(slots: &Value) -> Vec<Address> {
+    let ranges = list(slots).iter();
+    let nodes = ranges.flat_map(|range| list(range).iter().skip(2));
+    let mut nodes: Vec<_> = nodes.filter_map(node).collect();
     nodes.sort();
     nodes.dedup();
     nodes
 }
 
-fn sender(
-    on_push: OnPush,
-) -> impl Fn(PushInfo) -> Result<(), std::convert::Infallible> + Send + Sync + 'static {
-    move |push| {
-        on_push(push);
-        Ok(())
+/// The masters in the answer to CLUSTER SLOTS.
+fn ranges(slots: &Value) -> Vec<SlotRange> {
+    let range = |range: &Value| match list(range) {
+        [_, Value::Int(last), master, ..] => Some(SlotRange {
+            last: u16::try_from(*last).ok()?,
+            master: node(master)?,
+        }),
+        _ => None,
+    };
+    list(slots).iter().filter_map(range).collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) => items,
+        _ => &[],
     }
 }
 
-fn tcp(timeouts: Timeouts) -> TcpSettings {
-    TcpSettings::default()
-        .set_nodelay(true)
-        .set_user_timeout(timeouts.unacknowledged)
-}
-
-fn invalid(rule: &'static str) -> redis::RedisError {
-    (redis::ErrorKind::InvalidClientConfig, rule).into()
+fn node(node: &Value) -> Option<Address> {
+    let (host, port) = match list(node) {
+        [Value::BulkString(host), Value::Int(port), ..] => (host.as_slice(), port),
+        [Value::Nil, Value::Int(port), ..] => (&b""[..], port),
+        _ => return None,
+    };
+    let host = String::from_utf8(host.to_vec()).ok()?;
+    Some((host, u16::try_from(*port).ok()?))
 }

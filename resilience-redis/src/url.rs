@@ -2,33 +2,88 @@
 
 use std::fmt;
 
+use ::url::form_urlencoded;
 use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    TlsMode,
 };
+
+use crate::credentials::Credentials;
 
 /// A valid Redis URL.
 #[derive(Clone)]
 pub(crate) enum Endpoint {
     Single(ConnectionInfo),
-    #[cfg_attr(
-        not(feature = "sentinel"),
-        allow(dead_code, reason = "parsed, and refused with the name of the feature")
-    )]
-    Sentinel {
-        nodes: Vec<ConnectionAddr>,
-        service: String,
-        settings: RedisConnectionInfo,
-        tls: Option<TlsMode>,
-    },
+    Sentinel(SentinelGroup),
     Cluster(Vec<ConnectionInfo>),
 }
 
-/// An error in a Redis URL. Never shows the password.
+/// Sentinels, and the service that they watch.
+#[derive(Clone)]
+pub(crate) struct SentinelGroup {
+    pub(crate) sentinels: Vec<ConnectionInfo>,
+    pub(crate) service: String,
+    /// A sentinel's address, with the settings of the servers.
+    servers: ConnectionInfo,
+}
+
+/// Host and port.
+pub(crate) type Address = (String, u16);
+
+impl SentinelGroup {
+    /// A server of the group.
+    pub(crate) fn server(&self, address: &Address) -> ConnectionInfo {
+        let servers = self.servers.clone();
+        let addr = at(servers.addr(), address.clone());
+        servers.set_addr(addr)
+    }
+
+    /// Logs in to the sentinels.
+    pub(crate) fn log_in(&mut self, credentials: &Credentials) {
+        for sentinel in &mut self.sentinels {
+            *sentinel = credentials.apply(sentinel.clone());
+        }
+    }
+}
+
+/// The address of another node, reached in the same way as `this` one. Without a host, on the host of `this` one.
+pub(crate) fn at(this: &ConnectionAddr, (host, port): Address) -> ConnectionAddr {
+    let mut addr = this.clone();
+    if let ConnectionAddr::Tcp(own_host, own_port)
+    | ConnectionAddr::TcpTls {
+        host: own_host,
+        port: own_port,
+        ..
+    } = &mut addr
+    {
+        *own_port = port;
+        if !host.is_empty() {
+            *own_host = host;
+        }
+    }
+    addr
+}
+
+/// An error in a Redis URL. Shows the scheme and the hosts; never user, password or query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidUrl {
+    /// What can be shown.
     url: String,
     rule: String,
+}
+
+impl InvalidUrl {
+    fn new(url: &str, rule: &str) -> Self {
+        let has_login = url.contains('@');
+        let hint = if has_login {
+            "; percent-encode the password"
+        } else {
+            ""
+        };
+        Self {
+            url: shown(url),
+            rule: format!("{rule}{hint}"),
+        }
+    }
 }
 
 impl fmt::Display for InvalidUrl {
@@ -41,10 +96,7 @@ impl std::error::Error for InvalidUrl {}
 
 impl Endpoint {
     pub(crate) fn parse(url: &str) -> Result<Self, InvalidUrl> {
-        let invalid = |rule: String| InvalidUrl {
-            url: redacted(url),
-            rule,
-        };
+        let invalid = |rule: String| InvalidUrl::new(url, &rule);
         let parts = Parts::split(url).map_err(|rule| invalid(rule.into()))?;
         let infos = parts.infos().map_err(|error| invalid(error.to_string()))?;
         let first = infos
@@ -77,20 +129,18 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Single(info) => write!(f, "{}", info.addr()),
-            Self::Sentinel { nodes, service, .. } => {
-                write!(f, "sentinel {service} at {}", list(nodes.iter()))
+            Self::Sentinel(group) => {
+                let sentinels = list(&group.sentinels);
+                write!(f, "sentinel {} at {sentinels}", group.service)
             }
-            Self::Cluster(infos) => write!(
-                f,
-                "cluster at {}",
-                list(infos.iter().map(ConnectionInfo::addr))
-            ),
+            Self::Cluster(nodes) => write!(f, "cluster at {}", list(nodes)),
         }
     }
 }
 
-fn list<'a>(nodes: impl Iterator<Item = &'a ConnectionAddr>) -> String {
-    nodes.map(ToString::to_string).collect::<Vec<_>>().join(",")
+fn list(nodes: &[ConnectionInfo]) -> String {
+    let addresses = nodes.iter().map(|node| node.addr().to_string());
+    addresses.collect::<Vec<_>>().join(",")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,27 +165,18 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     fn split(url: &'a str) -> Result<Self, &'static str> {
         let (scheme, rest) = url.split_once("://").ok_or("has no scheme (redis://..)")?;
-        let (kind, scheme) = match scheme {
-            "redis" | "rediss" | "unix" | "redis+unix" | "valkey" | "valkeys" => {
-                (Kind::Single, scheme)
-            }
-            "redis-sentinel" => (Kind::Sentinel, "redis"),
-            "rediss-sentinel" => (Kind::Sentinel, "rediss"),
-            "redis-cluster" => (Kind::Cluster, "redis"),
-            "rediss-cluster" => (Kind::Cluster, "rediss"),
-            _ => {
-                return Err(
-                    "the scheme must be redis, rediss, unix, redis-sentinel, rediss-sentinel, \
-                            redis-cluster or rediss-cluster",
-                );
-            }
-        };
-        let (rest, query) = rest
+        let (kind, scheme) = kind(scheme).ok_or(
+            "the scheme must be redis, rediss, unix, redis-sentinel, rediss-sentinel, redis-cluster \
+             or rediss-cluster",
+        )?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        if tail.contains('@') && !scheme.contains("unix") {
+            return Err("`/`, `?` or `#` stands before the last `@`");
+        }
+        let (path, query) = tail
             .split_once('?')
-            .map_or((rest, None), |(rest, query)| (rest, Some(query)));
-        let (authority, path) = rest
-            .find('/')
-            .map_or((rest, ""), |slash| rest.split_at(slash));
+            .map_or((tail, None), |(path, query)| (path, Some(query)));
         let (userinfo, hosts) = authority
             .rsplit_once('@')
             .map_or((None, authority), |(user, hosts)| (Some(user), hosts));
@@ -201,13 +242,31 @@ impl<'a> Parts<'a> {
         if service.is_empty() {
             return Err("a Sentinel URL names the service: redis-sentinel://host:26379/mymaster");
         }
-        Ok(Endpoint::Sentinel {
-            nodes: infos.iter().map(|info| info.addr().clone()).collect(),
+        let settings = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+        let sentinels = infos.iter().cloned();
+        let sentinels = sentinels.map(|info| info.set_redis_settings(settings.clone()));
+        let mut group = SentinelGroup {
+            sentinels: sentinels.collect(),
             service: service.to_owned(),
-            settings: infos[0].redis_settings().clone(),
-            tls: (self.scheme == "rediss").then_some(TlsMode::Secure),
-        })
+            servers: infos[0].clone(),
+        };
+        if let Some(credentials) = self.query.and_then(sentinel_credentials) {
+            group.log_in(&credentials);
+        }
+        Ok(Endpoint::Sentinel(group))
     }
+}
+
+fn sentinel_credentials(query: &str) -> Option<Credentials> {
+    let parameter = |wanted: &str| {
+        let mut all = form_urlencoded::parse(query.as_bytes());
+        all.find_map(|(name, value)| (name == wanted).then_some(value))
+    };
+    let password = parameter("sentinel_password")?;
+    Some(match parameter("sentinel_username") {
+        Some(username) => Credentials::new(username, password),
+        None => Credentials::password(password),
+    })
 }
 
 fn has_port(host: &str) -> bool {
@@ -218,13 +277,34 @@ fn has_port(host: &str) -> bool {
     })
 }
 
-/// The URL without user and password.
-fn redacted(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url[start..].find('/').map_or(url.len(), |at| start + at);
-    match url[start..end].rfind('@') {
-        Some(at) => format!("{}***{}", &url[..start], &url[start + at..]),
-        None => url.to_owned(),
+fn kind(scheme: &str) -> Option<(Kind, &str)> {
+    Some(match scheme {
+        "redis" | "rediss" | "unix" | "redis+unix" | "valkey" | "valkeys" => (Kind::Single, scheme),
+        "redis-sentinel" => (Kind::Sentinel, "redis"),
+        "rediss-sentinel" => (Kind::Sentinel, "rediss"),
+        "redis-cluster" => (Kind::Cluster, "redis"),
+        "rediss-cluster" => (Kind::Cluster, "rediss"),
+        _ => return None,
+    })
+}
+
+/// What can be shown of a URL that is refused, so that it is not known which part is a secret: the scheme, and what follows
+/// the last `@`, without the query.
+fn shown(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if kind(scheme).is_some() => (format!("{scheme}://"), rest),
+        _ => (String::new(), url),
+    };
+    let until = |text: &str, ends: &[char]| match text.find(ends) {
+        Some(end) => format!("{}***", &text[..end]),
+        None => text.to_owned(),
+    };
+    match rest.rsplit_once('@') {
+        // The `@` may be a part of the query.
+        Some((before, _)) if before.contains('?') => format!("{scheme}***"),
+        Some((_, hosts)) => format!("{scheme}***@{}", until(hosts, &['?', '#'])),
+        // A password without a host may stand where the port does.
+        None => format!("{scheme}{}", until(rest, &[':', '?', '#'])),
     }
 }
 
@@ -250,16 +330,34 @@ mod tests {
 
     #[test]
     fn user_password_and_database_are_read_and_resp3_is_spoken() {
-        let Ok(Endpoint::Sentinel { settings, .. }) =
-            Endpoint::parse("redis-sentinel://app:s%40t@h/m/2")
+        let Ok(Endpoint::Sentinel(group)) = Endpoint::parse("redis-sentinel://app:s%40t@h/m/2")
         else {
             panic!("is a Sentinel URL")
         };
+        let master = group.server(&("elsewhere".into(), 7));
+        assert_eq!(master.addr().to_string(), "elsewhere:7");
+        let settings = master.redis_settings();
         assert_eq!(
             (settings.username(), settings.password(), settings.db()),
             (Some("app"), Some("s@t"), 2)
         );
         assert!(matches!(settings.protocol(), ProtocolVersion::RESP3));
+        let sentinel = group.sentinels[0].redis_settings();
+        assert_eq!((sentinel.password(), sentinel.db()), (None, 0));
+    }
+
+    #[test]
+    fn sentinels_have_a_login_of_their_own() {
+        let url =
+            "redis-sentinel://app:servers@h/m?sentinel_username=watch&sentinel_password=s%26s";
+        let Ok(Endpoint::Sentinel(group)) = Endpoint::parse(url) else {
+            panic!("is a Sentinel URL")
+        };
+        let sentinel = group.sentinels[0].redis_settings();
+        let login = (sentinel.username(), sentinel.password());
+        assert_eq!(login, (Some("watch"), Some("s&s")));
+        let master = group.server(&("elsewhere".into(), 7));
+        assert_eq!(master.redis_settings().password(), Some("servers"));
     }
 
     #[test]
@@ -275,6 +373,24 @@ mod tests {
                 "redis://u:secret@h:notaport",
                 "Redis URL `redis://***@h:notaport`",
             ),
+            ("redis://u:se/secret@h:1/2", "`redis://***@h:1/2`"),
+            ("redis://u:1/secret@h:1", "percent-encode the password"),
+            (
+                "redis-sentinel://u:1/secret@h:1",
+                "percent-encode the password",
+            ),
+            (
+                "redis-cluster://u:se?secret@h:1",
+                "percent-encode the password",
+            ),
+            ("redis://u:se#secret@h:1", "percent-encode the password"),
+            ("redis://:secret", "`redis://***`"),
+            ("u:secret@h:1", "`***@h:1`"),
+            (
+                "unix:///run/redis.sock?db=x&pass=secret",
+                "`unix:///run/redis.sock***`",
+            ),
+            ("unix:///run/redis.sock?db=x&pass=se@secret", "`unix://***`"),
         ] {
             let error = Endpoint::parse(url).unwrap_err().to_string();
             assert!(

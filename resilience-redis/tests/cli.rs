@@ -205,3 +205,30 @@ fn help_lists_the_nouns_and_hides_the_old_spellings() {
         assert!(top.contains(part), "{top}");
     }
 }
+
+#[test]
+fn the_password_of_the_url_is_never_printed() {
+    for url in [
+        "redis://ann:hunter@127.0.0.1:1",
+        "redis://ann:hun/hunter@127.0.0.1:1",
+        "redis://:hunter",
+        "redis-sentinel://127.0.0.1:1/main?sentinel_password=hunter",
+        "unix:///nowhere.sock?pass=hunter",
+        "ann:hunter@127.0.0.1",
+    ] {
+        for args in [
+            &["--help"][..],
+            &["breaker", "--help"],
+            &["breaker", "list"],
+        ] {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_resilience"));
+            let program = program.args(args).env("REDIS_URL", url);
+            let output = program.args(["--timeout", "20ms"]).output();
+            let output = output.expect("the program starts");
+            for text in [output.stdout, output.stderr] {
+                let text = String::from_utf8_lossy(&text);
+                assert!(!text.contains("hunter"), "{url}: {text}");
+            }
+        }
+    }
+}

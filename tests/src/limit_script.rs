@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::limit::{
-    Quota,
-    token_bucket::{After, Bucket, Claim, LimitOutcome, TOLERATED_STEP, decide},
+use resilience_core::{
+    fleet::RecordClock,
+    limit::{
+        Quota,
+        token_bucket::{After, Bucket, Claim, LimitOutcome, TOLERATED_STEP, decide},
+    },
 };
 
 use crate::redis::RedisServer;
@@ -24,11 +27,13 @@ function redis.call(name, key, value)
   if name == 'SET' then return real.call(name, key, value) end
   return real.call(name, key)
 end
+redis.pcall = redis.call
 ";
 /// A decision about shared limits, as the store sends it.
 pub const DECIDE: &str = concat!(
     include_str!("../../resilience-redis/src/limit/token_bucket.lua"),
     "\n",
+    include_str!("../../resilience-redis/src/record_time.lua"),
     include_str!("../../resilience-redis/src/limit/bucket.lua"),
     "\n",
     include_str!("../../resilience-redis/src/limit/decide.lua")
@@ -81,8 +86,13 @@ pub fn compare(server: &RedisServer, calls: usize, seed: u64) -> Compared {
 struct Held {
     quotas: Vec<Quota>,
     buckets: Vec<Option<Bucket>>,
+    /// The record's, as it was noted last.
+    clock: RecordClock,
     now: i64,
 }
+
+/// The age, in microseconds, of a bucket that a denial writes.
+const OLD: u64 = 1_000_000;
 
 /// What is sent to a script, and what it ought to answer.
 struct Call {
@@ -96,6 +106,7 @@ impl Held {
         Self {
             buckets: vec![None; quotas.len()],
             quotas,
+            clock: RecordClock::default(),
             now: rng.i64(1_600_000_000_000_000..2_000_000_000_000_000),
         }
     }
@@ -134,8 +145,20 @@ impl Held {
                 cost: *cost,
             })
             .collect();
+        let clock = self.clock.read(self.now.unsigned_abs());
+        let now = clock.now();
         let mut afters: Vec<After> = Vec::new();
-        let outcome = decide(&claims, self.now.unsigned_abs(), |after| afters.push(after));
+        let outcome = decide(&claims, now, |after| afters.push(after));
+        let denied = matches!(outcome, LimitOutcome::Wait { .. });
+        let mut writes = clock.lead() != self.clock.lead();
+        for ((which, _), after) in asked.iter().zip(&mut afters) {
+            let bucket = self.buckets[*which];
+            after.changed |= denied && bucket.is_some_and(|kept| now - kept.at >= OLD);
+            writes |= after.changed;
+        }
+        if writes {
+            self.clock = RecordClock::new(self.clock.now(), clock.lead());
+        }
         let (code, binding, micros) = match outcome {
             LimitOutcome::Admitted { binding } => (1.0, binding, 0),
             LimitOutcome::Wait { binding, micros } => (0.0, binding, micros),
@@ -148,14 +171,28 @@ impl Held {
                 self.buckets[*which] = after.bucket;
             }
         }
+        self.note(writes, now);
         (answer, outcome)
+    }
+
+    /// The time of the record is that of the bucket written last, or of the write itself while it is ahead of the clock.
+    fn note(&mut self, writes: bool, now: u64) {
+        let written = self.buckets.iter().flatten().map(|bucket| bucket.at).max();
+        self.clock = match written {
+            // A key without buckets is no key.
+            None => RecordClock::default(),
+            Some(_) if writes && self.clock.lead() > 0 => RecordClock::new(now, self.clock.lead()),
+            Some(at) if self.clock.lead() == 0 => RecordClock::new(at, 0),
+            Some(_) => self.clock,
+        };
     }
 
     fn args(&self, asked: &[(usize, i64)]) -> [Vec<u8>; 4] {
         let mut packed = Vec::new();
         for (which, cost) in asked {
             let quota = &self.quotas[*which];
-            packed.extend((*which as u32).to_le_bytes());
+            // No limit has the mark 0.
+            packed.extend((*which as u32 + 1).to_le_bytes());
             let numbers =
                 [quota.capacity(), quota.rate(), quota.unit()].map(|number| number as f64);
             let numbers = numbers.into_iter().chain([*cost as f64]);

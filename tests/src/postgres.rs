@@ -12,13 +12,14 @@ mod running;
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::chown,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use programs::{Owner, find_programs, how_to_install, init};
-use running::{Running, free_ports};
+pub(crate) use programs::{Owner, command, give_to};
+use programs::{find_programs, how_to_install, init};
+use running::Running;
+pub(crate) use running::free_ports;
 
 /// A PostgreSQL server of our own. Dropping it ends the server and removes its data.
 #[derive(Debug)]
@@ -46,10 +47,7 @@ impl Postgres {
             .prefix("resilience-pg-")
             .tempdir()
             .expect("a temporary directory");
-        if let Some(owner) = owner {
-            chown(directory.path(), Some(owner.user), Some(owner.group))
-                .expect("a directory for the server's user");
-        }
+        give_to(owner, directory.path());
         init(&programs, directory.path(), owner);
         // From here on the shell removes it.
         let directory = directory.keep();

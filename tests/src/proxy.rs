@@ -7,6 +7,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -35,6 +36,8 @@ pub enum Weather {
     Reset,
     /// Resets open connections, and closes the port.
     Refuse,
+    /// Forgets a connection that was idle for this time, as a NAT gateway does: swallows whatever comes over it from then on.
+    ForgetIdle(Duration),
     /// Closes a connection, in an orderly way, after this number of bytes to the client.
     CutAfter(usize),
 }
@@ -43,6 +46,7 @@ pub enum Weather {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    upstream: watch::Sender<SocketAddr>,
     weather: watch::Sender<Weather>,
     listening: watch::Receiver<bool>,
     task: JoinHandle<()>,
@@ -57,10 +61,12 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (weather, seen) = watch::channel(Weather::Fine);
+        let (upstream, leads_to) = watch::channel(upstream);
         let (says, listening) = watch::channel(true);
-        let task = tokio::spawn(serve(Some(listener), address, upstream, seen, says));
+        let task = tokio::spawn(serve(Some(listener), address, leads_to, seen, says));
         Ok(Self {
             address,
+            upstream,
             weather,
             listening,
             task,
@@ -71,6 +77,11 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads new connections to another server; open ones stay where they are.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
     }
 
     /// Changes the weather, and returns when the port is open or closed accordingly.
@@ -94,7 +105,7 @@ impl Drop for Proxy {
 async fn serve(
     mut listener: Option<TcpListener>,
     address: SocketAddr,
-    upstream: SocketAddr,
+    upstream: watch::Receiver<SocketAddr>,
     mut weather: watch::Receiver<Weather>,
     says: watch::Sender<bool>,
 ) {
@@ -115,6 +126,7 @@ async fn serve(
         };
         tokio::select! {
             Ok((client, _)) = accept => {
+                let upstream = *upstream.borrow();
                 connections.spawn(connect(client, upstream, weather.clone()));
             }
             changed = weather.changed() => {
@@ -149,8 +161,9 @@ async fn connect(
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let up = pump(from_client, to_server, weather.clone(), false);
-    let down = pump(from_server, to_client, weather.clone(), true);
+    let memory = Memory::default();
+    let up = pump(from_client, to_server, weather.clone(), &memory, false);
+    let down = pump(from_server, to_client, weather.clone(), &memory, true);
     let storm = weather.wait_for(stormy);
     let reset = tokio::select! {
         // A cut ends the connection both ways, and so does an error; an orderly end waits for the other direction.
@@ -164,11 +177,37 @@ async fn connect(
     Ok(())
 }
 
+/// When a connection was last used, unless it is forgotten.
+struct Memory(Mutex<Option<Instant>>);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Instant::now())))
+    }
+}
+
+impl Memory {
+    /// Notes that bytes have come. Whether the connection is still known.
+    fn used(&self, weather: Weather) -> bool {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Weather::ForgetIdle(limit), Some(last)) = (weather, *used)
+            && last.elapsed() >= limit
+        {
+            *used = None;
+        }
+        if used.is_some() {
+            *used = Some(Instant::now());
+        }
+        used.is_some()
+    }
+}
+
 /// Copies one direction: reads at once, writes when due.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     weather: watch::Receiver<Weather>,
+    memory: &Memory,
     to_client: bool,
 ) -> io::Result<()> {
     let (send, mut due) = mpsc::channel::<(Instant, Bytes)>(1024);
@@ -176,7 +215,11 @@ async fn pump(
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer).await?;
-            let late = match *weather.borrow() {
+            let now = *weather.borrow();
+            if !memory.used(now) {
+                continue;
+            }
+            let late = match now {
                 Weather::Latency(late) => late,
                 _ => Duration::ZERO,
             };

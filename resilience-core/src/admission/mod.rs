@@ -59,15 +59,24 @@
 //! A dropped call drops its wait, its inner future and its permit, in this order. A permit that was
 //! granted and whose call was never started is dropped without [`Permit::started`].
 //!
+//! # Work that outlives its call
+//! A call that is dropped (its client has hung up, its deadline is over) does not stop what it has
+//! spawned. [`carry`] (for a task), [`carry_fn`] (for a thread) and [`held`] (for all else) let such
+//! work hold the permits around it until it ends, so that a limit on calls is a limit on work.
+//!
 //! # Cost
 //! A call that is admitted at once allocates nothing and boxes nothing. One that waits allocates
 //! twice, one that is rejected once.
 
+mod carry;
 mod future;
 mod keyed;
 mod layer;
+mod portable;
 mod queue;
 mod service;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::{
     future::Future,
@@ -77,7 +86,12 @@ use std::{
 
 pub(crate) use self::queue::QueueSettings;
 pub use self::{
-    future::ResponseFuture, keyed::PerKey, layer::AdmissionLayer, service::AdmissionService,
+    carry::{Carry, HeldPermits, carry, carry_fn, held},
+    future::ResponseFuture,
+    keyed::PerKey,
+    layer::AdmissionLayer,
+    portable::Portable,
+    service::AdmissionService,
 };
 
 use crate::{completion::Guard, error::Rejected};
@@ -143,9 +157,10 @@ pub trait Permit: Guard {
     fn started(&mut self) {}
 
     /// Enters a scope in which the code of the call is run and polled, e.g. a task-local value. It
-    /// ends when the returned value is dropped. Default: no scope.
+    /// ends when the returned value is dropped. A permit that work may hold beyond its call enters
+    /// its [`Portable`] part. Default: no scope.
     #[inline(always)]
-    fn enter(&self) -> impl Sized {}
+    fn enter(&mut self) -> impl Sized {}
 
     /// Completes when the permit is revoked: the call is dropped and ends with this rejection. Polled
     /// before each poll of the call. Default: never completes.

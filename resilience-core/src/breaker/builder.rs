@@ -11,7 +11,7 @@ use super::{
 use crate::fleet::runtime;
 use crate::{clock::Clock, error::InvalidConfig, fleet::FleetOptions, stripe};
 
-/// Makes a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
+/// Builder of a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CircuitBreakerBuilder {
@@ -255,7 +255,7 @@ impl CircuitBreakerBuilder {
         let settings = settings.resolve(&DEFAULTS)?;
         let rules = self.fleet_rules.clone().unwrap_or_default();
         rules.check(settings.heartbeat)?;
-        runtime("shared", &*self.name)?;
+        runtime("store", &*self.name)?;
         Ok(Some(FleetConfig {
             store: Arc::clone(store),
             rules,

@@ -64,7 +64,7 @@ pub enum Cause {
         reason: Arc<str>,
     },
     /// The override expired.
-    OrderExpired,
+    OverrideExpired,
     /// The breaker was reset by hand.
     Reset {
         /// Why.
@@ -88,7 +88,7 @@ impl Cause {
             Self::FleetLost => "fleet_lost",
             Self::Overridden => "ordered",
             Self::OverrideCleared { .. } => "order_cleared",
-            Self::OrderExpired => "order_expired",
+            Self::OverrideExpired => "order_expired",
             Self::Reset { .. } => "reset",
         }
     }

@@ -204,7 +204,7 @@ impl keyed::InFamily for CircuitBreaker {
     }
 }
 
-/// Guards each request with the breaker of its key. From [`KeyedCircuitBreaker::layer`].
+/// Layer that guards each request with the breaker of its key. From [`KeyedCircuitBreaker::layer`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct KeyedCircuitBreakerLayer<K, F, C = classify::Standard, U = completion::OnResponse> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{classify, completion};
 
-/// Guards services with a [`CircuitBreaker`]. From [`CircuitBreaker::layer`].
+/// Layer that guards services with a [`CircuitBreaker`]. From [`CircuitBreaker::layer`].
 ///
 /// `M` is the mode: [`FailFast`] or [`Gate`].
 #[derive(Clone, Debug)]

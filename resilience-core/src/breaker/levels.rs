@@ -7,11 +7,11 @@ use crate::telemetry::{BREAKER_OVERRIDE, BREAKER_PROBES, BREAKER_STATE, Reading}
 #[derive(Default)]
 pub(super) struct Levels {
     states: [u64; State::ALL.len()],
-    orders: [u64; ORDERS.len()],
+    overrides: [u64; OVERRIDES.len()],
     probes: u64,
 }
 
-const ORDERS: [&str; 4] = ["force_open", "force_closed", "disable", "metrics_only"];
+const OVERRIDES: [&str; 4] = ["force_open", "force_closed", "disable", "metrics_only"];
 
 impl Levels {
     pub(super) fn add(&mut self, breaker: &BreakerSnapshot) {
@@ -20,11 +20,11 @@ impl Levels {
             .active_override
             .as_ref()
             .map(|active_override| active_override.kind);
-        if let Some(active_override) = ORDERS
+        if let Some(active_override) = OVERRIDES
             .iter()
             .position(|kind| Some(*kind) == active_override)
         {
-            self.orders[active_override] += 1;
+            self.overrides[active_override] += 1;
         }
         self.probes += breaker.probes.map_or(0, |probes| probes.out.into());
     }
@@ -33,11 +33,11 @@ impl Levels {
         let states = State::ALL.iter().map(|state| state.as_str());
         let states = states.zip(self.states);
         let states = states.map(|(state, count)| (&BREAKER_STATE, state, count));
-        let orders = ORDERS.iter().zip(self.orders);
-        let orders =
-            orders.map(|(active_override, count)| (&BREAKER_OVERRIDE, *active_override, count));
+        let overrides = OVERRIDES.iter().zip(self.overrides);
+        let overrides =
+            overrides.map(|(active_override, count)| (&BREAKER_OVERRIDE, *active_override, count));
         let probes = [(&BREAKER_PROBES, "", self.probes)];
-        for (metric, attribute, value) in states.chain(orders).chain(probes) {
+        for (metric, attribute, value) in states.chain(overrides).chain(probes) {
             out(Reading {
                 metric,
                 attribute,

@@ -160,7 +160,7 @@ impl Machine {
                 .and_then(|standing| standing.until),
         ) {
             control.active_override = None;
-            self.enter(control, phase, Cause::OrderExpired, now);
+            self.enter(control, phase, Cause::OverrideExpired, now);
             return true;
         }
         if !matches!(

@@ -55,6 +55,15 @@
 //! queue leaves it, and those behind it move up. A panic of the inner service, in `call` or when it
 //! is polled, gives the permit back as the future is dropped.
 //!
+//! # Work that outlives its call
+//! Dropping a call does not stop work that it has started elsewhere: a spawned task, a blocking job.
+//! Started under [`admission::carry`](crate::admission::carry) or
+//! [`carry_fn`](crate::admission::carry_fn), such work holds the permit of its call until it ends, and
+//! work in progress is never more than the limit, whatever ends its callers. Idempotent work
+//! ([`idempotency`](crate::idempotency)), which goes on when its caller goes away, does so by itself.
+//! Otherwise the permit is given back with the call, and each caller that goes away adds one more
+//! piece of work.
+//!
 //! # Readiness
 //! As in every layer of [`admission`](crate::admission#readiness): ready when the inner service is;
 //! a call that waits reserves nothing further down.

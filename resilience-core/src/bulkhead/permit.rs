@@ -3,11 +3,20 @@
 use std::fmt;
 
 use super::{hold_time::is_sample, shared::Shared};
-use crate::{admission, completion::Guard, stripe::Local, verdict::Verdict};
+use crate::{
+    admission::{self, Portable},
+    completion::Guard,
+    stripe::Local,
+    verdict::Verdict,
+};
 
-/// Permit of a [`Bulkhead`](super::Bulkhead). Dropping it gives it back.
+/// Permit of a [`Bulkhead`](super::Bulkhead). Dropping it gives it back, unless work of the call has
+/// taken it [along](crate::admission::carry): then it is given back when that has ended too.
 #[must_use = "a permit that is dropped is given back"]
-pub struct Permit {
+pub struct Permit(Portable<Held>);
+
+/// One of the bulkhead's permits.
+struct Held {
     shared: Local<Shared>,
     /// When it was given out, in nanoseconds of a [`Moment`](crate::Moment), if its hold time is
     /// measured; otherwise zero.
@@ -26,12 +35,12 @@ impl Permit {
 
     pub(super) fn measured(shared: Local<Shared>) -> Self {
         let since = shared.clock.now().as_nanos();
-        Self { shared, since }
+        Self(Portable::new(Held { shared, since }))
     }
 
     #[inline]
     pub(super) const fn unmeasured(shared: Local<Shared>) -> Self {
-        Self { shared, since: 0 }
+        Self(Portable::new(Held { shared, since: 0 }))
     }
 }
 
@@ -41,9 +50,14 @@ impl Guard for Permit {
     fn settle(&mut self, _: Verdict) {}
 }
 
-impl admission::Permit for Permit {}
+impl admission::Permit for Permit {
+    #[inline(always)]
+    fn enter(&mut self) -> impl Sized {
+        self.0.enter()
+    }
+}
 
-impl Drop for Permit {
+impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
         if self.since != 0 {
@@ -58,7 +72,7 @@ impl Drop for Permit {
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("bulkhead", &self.shared.name)
+            .field("bulkhead", &self.0.shared.name)
             .finish_non_exhaustive()
     }
 }

@@ -43,6 +43,21 @@
 //!
 //! Response bodies are not covered: the call ends with the response. `resilience-http` bounds bodies.
 //!
+//! # What is not ended
+//!
+//! A deadline ends a call by dropping its future. Work that the call has started elsewhere goes on: a spawned task, a
+//! blocking job, idempotent work.
+//!
+//! | work | its own time limit | its place in a bulkhead around it |
+//! |---|---|---|
+//! | polled by the call | the deadline | given back at the deadline |
+//! | idempotent ([`idempotency`](crate::idempotency)) | [`max_lease_time`](crate::idempotency::IdempotencyBuilder::max_lease_time), 10 minutes by default, then it is cancelled | held until the work ends |
+//! | a task, spawned with [`carry`](crate::admission::carry) | none, unless you set one | held until the task ends |
+//! | a blocking job, with [`carry_fn`](crate::admission::carry_fn) | none: it cannot be stopped | held until the job ends |
+//! | a task or a job without either | none | given back at the deadline: the work in progress is not bounded |
+//!
+//! So a bulkhead around work that hangs is full until the work's own time limit, and rejects calls meanwhile.
+//!
 //! # Cancellation
 //!
 //! A call that is dropped drops the inner future, under its deadline. Nothing else is held.
@@ -85,5 +100,5 @@ pub use layer::{PerRequest, SameForAll, TimeoutLayer};
 pub use service::TimeoutService;
 pub use timeout::Timeout;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

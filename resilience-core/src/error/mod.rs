@@ -266,7 +266,7 @@ impl fmt::Display for InvalidConfig {
 
 impl StdError for InvalidConfig {}
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -117,7 +117,7 @@ const fn same(one: &str, other: &str) -> bool {
     true
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::{collections::HashSet, panic::catch_unwind};
 

@@ -107,7 +107,7 @@ where
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok};
     use tower_test::{assert_request_eq, mock};

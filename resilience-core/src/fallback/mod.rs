@@ -46,7 +46,7 @@ mod future;
 mod layer;
 mod response;
 mod service;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::sync::Arc;

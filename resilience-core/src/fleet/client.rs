@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{
@@ -9,6 +10,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -30,6 +32,12 @@ use crate::{
 /// The cheapest question of a store trait: whether the store answers. Asked while it is unavailable.
 pub(crate) trait Probe: Send + Sync + 'static {
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()>;
+
+    /// Whether the keys are divided over servers that fail apart from each other, so that a step without an answer says
+    /// nothing about the next one.
+    fn is_sharded(&self) -> bool {
+        false
+    }
 }
 
 /// A store with a time budget for each step, and a memory of whether it answers. Clones share both.
@@ -101,10 +109,26 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         &'a self,
         step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
-        let answer = timeout(self.0.budget, step(&self.0.store)).await;
-        let answer = answer.unwrap_or_else(|_| Err(StoreError::timed_out()));
+        let mut step = step(&self.0.store);
+        // A store in this process answers at once: no timer is made for it.
+        let answer = match poll_fn(|cx| Poll::Ready(step.as_mut().poll(cx))).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                let answer = timeout(self.0.budget, step).await;
+                answer.unwrap_or_else(|_| Err(self.timed_out()))
+            }
+        };
         self.note(answer.as_ref().err());
         answer
+    }
+
+    fn timed_out(&self) -> StoreError {
+        let error = StoreError::timed_out();
+        if self.0.store.is_sharded() {
+            error.partial()
+        } else {
+            error
+        }
     }
 
     /// Repeats a step that may be repeated, with jittered backoff, until it succeeds or the next attempt would begin after
@@ -209,7 +233,8 @@ impl<S: Probe + ?Sized> StoreClient<S> {
     fn note(&self, error: Option<&StoreError>) {
         if let Some(error) = error {
             self.0.errors.fetch_add(1, Relaxed);
-            if self.0.health.failed() == Edge::Lost {
+            // Calls about other keys would be refused with those about the part that is away.
+            if !error.partial && self.0.health.failed() == Edge::Lost {
                 self.0.tell_lost(error);
                 self.keep_probing();
             }

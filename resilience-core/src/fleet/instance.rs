@@ -16,7 +16,7 @@ pub(crate) fn instance_id(name: Option<&str>) -> Arc<str> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::collections::HashSet;
 

@@ -13,6 +13,7 @@
 //! | [`OnOutage`] | what happens to calls while the store is unavailable |
 //! | [`Subscription`], [`Pushed`] | messages from a store, latest value only |
 //! | [`StoreHandle`], [`MemberStore`] | one process' use of one store: background tasks, orderly shutdown, heartbeat |
+//! | [`RecordClock`] | the time of a record, which a store's clock does not set back |
 //!
 //! # Health
 //! A store is unavailable after three failures in a row: errors, or no answer within the budget. From then on
@@ -48,6 +49,7 @@ pub use self::{
     outage::OnOutage,
     store::{StoreError, StoreFuture},
     subscription::{Pushed, Subscription},
+    time::RecordClock,
 };
 
 pub(crate) use self::{
@@ -57,5 +59,5 @@ pub(crate) use self::{
     heartbeat::join,
     instance::instance_id,
     options::{FleetDefaults, FleetSettings, runtime},
-    time::{certain_until, jittered, millis},
+    time::{at_most, certain_until, jittered, millis},
 };

@@ -163,7 +163,7 @@ pub(crate) struct FleetSettings {
     pub(crate) on_outage: OnOutage,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -14,6 +14,9 @@ pub struct StoreError {
     pub reason: String,
     /// Whether the store may have done what it was asked although no answer came.
     pub ambiguous: bool,
+    /// Whether it concerns a part of the store only (one shard), so that steps about other keys may succeed. Does not count
+    /// against the health of the store.
+    pub partial: bool,
 }
 
 impl StoreError {
@@ -22,7 +25,15 @@ impl StoreError {
         Self {
             reason: reason.into(),
             ambiguous,
+            partial: false,
         }
+    }
+
+    /// The same error, of a part of the store only.
+    #[must_use]
+    pub fn partial(mut self) -> Self {
+        self.partial = true;
+        self
     }
 
     /// The store did not answer within the time budget of the step; it may have done it all the same.

@@ -93,7 +93,7 @@ impl<T: fmt::Debug> fmt::Debug for Subscription<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use tokio_test::{assert_pending, assert_ready, task};
 

@@ -27,7 +27,7 @@ use crate::{
 /// | setting | value |
 /// |---|---|
 /// | [`store`](Self::store) | one in this process |
-/// | [`lease`](Self::lease), [`max_lease_time`](Self::max_lease_time) | 30 s, 10 min |
+/// | [`lease`](Self::lease), [`max_lease_time`](Self::max_lease_time) | 30 s, 10 min, after which the work is [cancelled](Self::cancel_at_max_lease_time) |
 /// | [`ttl`](Self::ttl), [`retention`](Self::retention) | 24 h, 24 h |
 /// | [`fleet`](Self::fleet) | budget: 1 s, or the lease if that is shorter; on outage: `FailClosed` |
 /// | [`wait`](Self::wait) | 1,024 callers, for up to 10 s each |
@@ -93,15 +93,21 @@ impl IdempotencyBuilder {
         self
     }
 
-    /// Maximum total time a lease is renewed. Work that takes longer loses its lease:
-    /// [`Attempt::lost`](super::Attempt::lost) completes in it.
+    /// Maximum time that work may take: the total time a lease is renewed. Work that takes longer loses its lease
+    /// ([`Attempt::lost`](super::Attempt::lost) completes in it) and is
+    /// [cancelled](Self::cancel_at_max_lease_time).
+    ///
+    /// Neither the caller's [deadline](crate::deadline) nor a client that hangs up ends the work, so this is its only time
+    /// limit; until then, work that hangs keeps the [places](crate::admission::carry) of its call in the bulkheads around
+    /// it. Set it to the longest time that the work can take.
     pub const fn max_lease_time(mut self, max_lease_time: Duration) -> Self {
         self.settings.max_lease_time = max_lease_time;
         self
     }
 
-    /// Cancels the work at [`max_lease_time`](Self::max_lease_time), at whatever point it is; its outcome is then
-    /// unknown ([`effect`](Self::effect)). Default: the work runs on.
+    /// Sets whether work is cancelled at [`max_lease_time`](Self::max_lease_time), at whatever await it is; its outcome is
+    /// then unknown ([`effect`](Self::effect)). Default: `true`. With `false` it runs on without a lease, beside an attempt
+    /// that may take over, and without a time limit.
     pub const fn cancel_at_max_lease_time(mut self, cancel: bool) -> Self {
         self.settings.cancel_at_max_lease_time = cancel;
         self

@@ -119,7 +119,7 @@ fn size(key: &str, outcome: &Option<Bytes>) -> usize {
     key.len() + outcome.as_ref().map_or(0, Bytes::len) + ENTRY
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

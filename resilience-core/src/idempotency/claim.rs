@@ -177,6 +177,9 @@ impl Claiming<'_> {
         asked: Instant,
     ) -> Result<Admission, Rejected> {
         let (shared, totals) = (self.shared, &self.shared.totals);
+        if !is_local {
+            shared.local.heard(&claimed);
+        }
         match claimed {
             Claimed::New(grant) | Claimed::Mine(grant) => {
                 totals.granted.fetch_add(1, Relaxed);

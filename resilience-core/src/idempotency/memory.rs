@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -12,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     record::{
-        Claim, Claimed, Completion, Holder, Phase, Record, RecordView, StoreResolution,
+        Claim, Claimed, Completion, Grant, Holder, Phase, Record, RecordView, StoreResolution,
         WriteOutcome,
     },
     store::{IdempotencyStore, StoreError, StoreFuture, validate},
@@ -25,7 +28,9 @@ use crate::{
 /// Idempotency records in this process. Clones share them.
 ///
 /// The records are lost with the process, and so are the fences: a new process begins with lower ones. Use it where a
-/// key cannot reach another process or outlive this one, and in tests.
+/// key cannot reach another process or outlive this one, and in tests. As the local store of
+/// [`OnOutage::Local`](crate::fleet::OnOutage::Local) its fences are above every fence that the process was given by the store that
+/// is unavailable, but not above those of other processes.
 ///
 /// [Bounded](Self::bounded): a full store fails new claims. A record is never dropped before its time, since the next
 /// caller would then run the work again.
@@ -52,6 +57,8 @@ pub struct InProcessIdempotency {
 
 struct Shared {
     clock: Clock,
+    /// The highest fence given so far, here or by the store that this one stands in for.
+    fence: AtomicU64,
     hasher: RandomState,
     /// Of one shard.
     max_records: usize,
@@ -87,6 +94,7 @@ impl InProcessIdempotency {
         Self {
             shared: Arc::new(Shared {
                 clock: Clock::auto(),
+                fence: AtomicU64::new(0),
                 hasher: RandomState::new(),
                 max_records: (records / SHARDS).max(1),
                 max_bytes: (bytes / SHARDS).max(1),
@@ -116,6 +124,27 @@ impl InProcessIdempotency {
             shard.records.clear();
             shard.bytes = 0;
         }
+    }
+
+    /// Notes what another store has answered: fences from now on are above that.
+    pub(super) fn heard(&self, claimed: &Claimed) {
+        if let Claimed::New(Grant { fence, .. })
+        | Claimed::Mine(Grant { fence, .. })
+        | Claimed::Done { fence, .. }
+        | Claimed::Unknown { fence, .. } = claimed
+        {
+            self.shared.fence.fetch_max(*fence, Relaxed);
+        }
+    }
+
+    /// Claims a key under a fence above all before.
+    fn claimed(&self, name: &str, key: &str, claim: &Claim) -> Result<Claimed, StoreError> {
+        let floor = self.shared.fence.load(Relaxed);
+        let claimed = self.step(name, key, true, |record, now| {
+            record.claim_above(claim, floor, now)
+        })?;
+        self.heard(&claimed);
+        Ok(claimed)
     }
 
     /// Runs one step on one record. With `enters`, a missing record is created.
@@ -225,10 +254,7 @@ impl IdempotencyStore for InProcessIdempotency {
         key: &'a str,
         claim: &'a Claim,
     ) -> StoreFuture<'a, Claimed> {
-        ready(
-            validate::claim(claim)
-                .and_then(|()| self.step(name, key, true, |record, now| record.claim(claim, now))),
-        )
+        ready(validate::claim(claim).and_then(|()| self.claimed(name, key, claim)))
     }
 
     fn extend<'a>(

@@ -47,7 +47,9 @@
 //!
 //! # Cancellation and panics
 //! The work runs in a task of its own: dropping the caller's future does not stop it, and nor does the caller's
-//! [deadline](crate::deadline), which the work does not see. A caller that is dropped before the store has answered leaves no
+//! [deadline](crate::deadline), which the work does not see. It ends by itself, or is cancelled at
+//! [`max_lease_time`](IdempotencyBuilder::max_lease_time), 10 minutes by default. Until then it holds the caller's permits
+//! of bulkheads around it ([`carry`](crate::admission::carry)). A caller that is dropped before the store has answered leaves no
 //! claim behind; one that waits leaves its place. A panic is passed on to the caller, and leaves the outcome
 //! [unknown](Disposition::Unknown). [`Idempotency::shutdown`] waits for attempts in progress.
 //!
@@ -67,7 +69,8 @@
 //!
 //! # Order
 //! Outside of the retry and of everything that guards a dependency, so that one logical call has one key. Inside
-//! authentication, which knows the scope.
+//! authentication, which knows the scope, and inside the bulkhead that limits the work: work of callers that have gone
+//! counts there too.
 //!
 //! # Cost
 //! Work: two round trips, two tasks and a few allocations. A replay: one round trip, or none with a

@@ -34,7 +34,7 @@ impl Default for Settings {
         Self {
             lease: Duration::from_secs(30),
             max_lease_time: Duration::from_secs(600),
-            cancel_at_max_lease_time: false,
+            cancel_at_max_lease_time: true,
             ttl: Duration::from_secs(86_400),
             retention: Duration::from_secs(86_400),
             wait: Some((1024, Duration::from_secs(10))),

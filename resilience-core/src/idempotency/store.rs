@@ -99,6 +99,13 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     /// [`Claimed::Busy`]. Dropping the last clone unsubscribes.
     fn subscribe(&self, name: &str, key: &str) -> Subscription<()>;
 
+    /// Whether the keys are divided over servers that fail apart from each other (the shards of a Cluster). Such a store marks
+    /// the errors of one shard as [`partial`](StoreError::partial), and a step without an answer does not count against its
+    /// health: the outage policy decides about that step alone. Default: no.
+    fn is_sharded(&self) -> bool {
+        false
+    }
+
     /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
     /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
     /// counted by the records of each pattern.
@@ -114,6 +121,10 @@ impl Probe for dyn IdempotencyStore {
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
         // No stored key looks like this one.
         Box::pin(async move { self.get(name, "probe").await.map(drop) })
+    }
+
+    fn is_sharded(&self) -> bool {
+        IdempotencyStore::is_sharded(self)
     }
 }
 

@@ -30,6 +30,7 @@ use super::{
     unrecorded::OnUnrecorded,
 };
 use crate::{
+    admission,
     deadline::{self, Deadline},
     error::{Pattern, Reason},
     fleet::InProgress,
@@ -73,7 +74,8 @@ struct Caller<R> {
 }
 
 impl Worker {
-    /// Starts the work. It goes on when the receiver is dropped; a shutdown of the handle waits for it.
+    /// Starts the work. It goes on when the receiver is dropped, and holds the permits of the calls that it was started in; a
+    /// shutdown of the handle waits for it.
     pub(super) fn start<R, O, W, Fut>(
         mut self: Box<Self>,
         outcomes: Arc<O>,
@@ -89,6 +91,8 @@ impl Worker {
         let deadline = deadline::current();
         let caller = Caller { sender, deadline };
         let shared = Arc::clone(&self.shared);
+        let held = admission::held();
+        let work = move |attempt| held.carry(async move { work(attempt).await });
         let in_progress = self.in_progress.take();
         let supervised = async move { self.supervise(outcomes, work, caller).await };
         let supervised = supervised.in_current_span().with_current_subscriber();

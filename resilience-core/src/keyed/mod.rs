@@ -85,7 +85,7 @@ impl Default for Keyed {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -213,7 +213,7 @@ impl<H> Entry<H> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::{
         collections::HashSet,

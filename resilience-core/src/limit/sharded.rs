@@ -142,6 +142,10 @@ impl LimitStore for ShardedLimits {
         self.store.heartbeat(name, instance, ttl)
     }
 
+    fn is_sharded(&self) -> bool {
+        self.store.is_sharded()
+    }
+
     fn handle(&self) -> Option<&StoreHandle> {
         self.store.handle()
     }

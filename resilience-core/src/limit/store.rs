@@ -90,6 +90,13 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> StoreFuture<'a, u64>;
 
+    /// Whether the keys are divided over servers that fail apart from each other (the shards of a Cluster). Such a store marks
+    /// the errors of one shard as [`partial`](StoreError::partial), and a step without an answer does not count against its
+    /// health: the outage policy decides about that step alone. Default: no.
+    fn is_sharded(&self) -> bool {
+        false
+    }
+
     /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
     /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
     /// counted by the records of each pattern.
@@ -110,6 +117,10 @@ impl Probe for dyn LimitStore {
             };
             self.decide(name, "", &[demand]).await.map(drop)
         })
+    }
+
+    fn is_sharded(&self) -> bool {
+        LimitStore::is_sharded(self)
     }
 }
 

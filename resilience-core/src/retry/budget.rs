@@ -274,7 +274,7 @@ impl RetryBudgetBuilder {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::time::Duration;
 

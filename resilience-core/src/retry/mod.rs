@@ -122,5 +122,5 @@ pub use layer::{RetryLayer, RetryService};
 pub use machine::GaveUp;
 pub use replay::{Always, ByRequest, Replay, Replayable};
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -41,7 +41,7 @@
 
 mod future;
 mod layer;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::{

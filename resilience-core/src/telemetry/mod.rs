@@ -27,7 +27,7 @@ mod table;
 #[cfg(feature = "otel")]
 mod otel;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub(crate) use counters::counters;

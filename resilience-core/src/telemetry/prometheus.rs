@@ -41,7 +41,7 @@ impl Metric {
 }
 
 /// The label that Prometheus makes of an attribute's key.
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(super) fn label(key: &str) -> String {
     words(key).join("_")
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -36,15 +36,26 @@ use resilience_core::InvalidConfig;
 /// # Ok::<_, resilience_core::InvalidConfig>(())
 /// ```
 ///
+/// A client whose IPv4 address a translator (NAT64) has put into an IPv6 address has the embedded IPv4
+/// address. Translators that use the well-known prefix `64:ff9b::/96` are known,
+/// [others](Self::nat64) have to be named.
+///
 /// # References
-/// RFC 7239 (`Forwarded`); `X-Forwarded-For` as MDN documents it.
+/// RFC 7239 (`Forwarded`); `X-Forwarded-For` as MDN documents it; RFC 6052 (addresses of translators),
+/// section 2.2 for the places of the embedded address.
 #[derive(Clone)]
 #[must_use]
 pub struct ClientAddress {
     trusted: Arc<[IpNet]>,
+    translated: Arc<[Ipv6Net]>,
     header: Forwarding,
     peer: Option<Peer>,
 }
+
+/// The well-known prefix of translators (RFC 6052).
+const WELL_KNOWN: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+/// Prefixes for translators within a network (RFC 8215): how long they are there is not known.
+const LOCAL_USE: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
 
 type Peer = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
 
@@ -65,6 +76,7 @@ impl ClientAddress {
     pub fn new() -> Self {
         Self {
             trusted: Arc::new([]),
+            translated: Arc::new([WELL_KNOWN]),
             header: Forwarding::default(),
             peer: None,
         }
@@ -87,6 +99,28 @@ impl ClientAddress {
                 .map_err(|_| InvalidConfig::new("trust", text, rule))
         });
         self.trusted = parsed.collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// Adds prefixes of translators (NAT64) that stand between clients and this server, such as
+    /// `2001:db8:64::/96`: of an address with such a prefix, the embedded IPv4 address counts.
+    ///
+    /// # Errors
+    /// If one of them is not a prefix of 32, 40, 48, 56, 64 or 96 bits.
+    pub fn nat64<N: AsRef<str>>(
+        mut self,
+        prefixes: impl IntoIterator<Item = N>,
+    ) -> Result<Self, InvalidConfig> {
+        let mut all = self.translated.to_vec();
+        for prefix in prefixes {
+            let text = prefix.as_ref();
+            let parsed: Option<Ipv6Net> = text.parse().ok();
+            let possible = |prefix: &Ipv6Net| LENGTHS.contains(&prefix.prefix_len());
+            let rule = "must be prefixes of 32, 40, 48, 56, 64 or 96 bits, like 2001:db8:64::/96";
+            let prefix = parsed.filter(possible);
+            all.push(prefix.ok_or_else(|| InvalidConfig::new("nat64", text, rule))?);
+        }
+        self.translated = all.into();
         Ok(self)
     }
 
@@ -118,7 +152,17 @@ impl ClientAddress {
                 Some(None) | None => break,
             }
         }
-        Some(client)
+        Some(self.untranslated(client))
+    }
+
+    /// The IPv4 address in one that a translator has made. Not before: a translated address is never
+    /// that of a trusted proxy.
+    fn untranslated(&self, address: IpAddr) -> IpAddr {
+        let IpAddr::V6(v6) = address else {
+            return address;
+        };
+        let prefix = (self.translated.iter()).find(|prefix| prefix.contains(&v6));
+        prefix.map_or(address, |prefix| embedded(v6, prefix.prefix_len()).into())
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -138,16 +182,29 @@ impl fmt::Debug for ClientAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientAddress")
             .field("trusted", &self.trusted)
+            .field("translated", &self.translated)
             .field("header", &self.header)
             .finish_non_exhaustive()
     }
 }
 
+/// Lengths of a translator's prefix.
+const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
+
+/// The IPv4 address behind a translator's prefix of so many bits. The bits 64 to 71 are left out.
+fn embedded(address: Ipv6Addr, prefix: u8) -> Ipv4Addr {
+    let octets = address.octets();
+    let mut behind = (usize::from(prefix) / 8..16).filter(|at| *at != 8);
+    let mut next = || behind.next().map_or(0, |at| octets[at]);
+    [next(), next(), next(), next()].into()
+}
+
 /// An address as the key of one customer. Of an IPv6 address, the network of 64 bits: a customer
-/// usually has at least that.
+/// usually has at least that. All customers of a translator share a network, and have an address each.
 pub(super) fn customer(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) if LOCAL_USE.contains(&address) => address.to_string(),
         IpAddr::V6(address) => Ipv6Net::new(address, 64)
             .map_or_else(|_| address.to_string(), |net| net.trunc().to_string()),
     }
@@ -325,6 +382,52 @@ mod tests {
     }
 
     #[test]
+    fn clients_behind_a_translator_have_the_ipv4_address_that_it_embedded() {
+        let address = ClientAddress::new()
+            .nat64(["2001:db8::/32", "2001:0:1:2:3::/96", "2001:db9:0:64::/64"])
+            .unwrap();
+        for (peer, client) in [
+            ("64:ff9b::203.0.113.7", "203.0.113.7"),
+            ("64:ff9b::c000:221", "192.0.2.33"),
+            ("2001:db8:c000:221::", "192.0.2.33"),
+            ("2001:db9:0:64:c0:2:2100:0", "192.0.2.33"),
+            ("2001:0:1:2:3::203.0.113.7", "203.0.113.7"),
+            ("64:ff9b:0:1::203.0.113.7", "64:ff9b:0:1::cb00:7107"),
+            ("2001:dba::1", "2001:dba::1"),
+        ] {
+            assert_eq!(of(&address, peer, &[]), client, "{peer}");
+        }
+        // All six lengths, as RFC 6052 has them in section 2.4.
+        for (length, translated) in [
+            (32, "2001:db8:c000:221::"),
+            (40, "2001:db8:1c0:2:21::"),
+            (48, "2001:db8:122:c000:2:2100::"),
+            (56, "2001:db8:122:3c0:0:221::"),
+            (64, "2001:db8:122:344:c0:2:2100::"),
+            (96, "2001:db8:122:344::192.0.2.33"),
+        ] {
+            let found = embedded(translated.parse().unwrap(), length);
+            assert_eq!(found.to_string(), "192.0.2.33", "{length}");
+        }
+    }
+
+    #[test]
+    fn a_translated_address_is_no_trusted_proxy() {
+        let forged = [("x-forwarded-for", "8.8.8.8")];
+        assert_eq!(of(&behind(), "64:ff9b::10.0.0.1", &forged), "10.0.0.1");
+        let appended = [("x-forwarded-for", "8.8.8.8, 64:ff9b::203.0.113.7")];
+        assert_eq!(of(&behind(), PROXY, &appended), "203.0.113.7");
+    }
+
+    #[test]
+    fn what_is_no_prefix_of_a_translator_is_refused() {
+        for text in ["2001:db8::/33", "10.0.0.0/8", "2001:db8::1"] {
+            let error = ClientAddress::new().nat64([text]).unwrap_err();
+            assert_eq!(error.field(), "nat64");
+        }
+    }
+
+    #[test]
     fn what_is_no_network_is_refused() {
         let error = ClientAddress::new()
             .trust(["10.0.0.0/8", "10.0.0.0/33"])
@@ -339,6 +442,8 @@ mod tests {
         assert_eq!(of("203.0.113.7"), "203.0.113.7");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
         assert_eq!(of("2001:db8:1:2::7"), of("2001:db8:1:2:ffff::"));
+        let translated = |last: &str| of(&format!("64:ff9b:1::{last}"));
+        assert_ne!(translated("203.0.113.7"), translated("203.0.113.8"));
     }
 
     proptest! {

@@ -61,7 +61,10 @@ pub const fn guard<L>(layers: L) -> GuardLayer<L> {
 ///
 /// **Cost**: two allocations per response with a body, in addition to the bulkhead's cost.
 /// **Cancellation**: a client that disconnects releases its permit, whether the handler was running
-/// or the body was being sent.
+/// or the body was being sent. A handler that goes on (see [`IdempotentRequests`]), or work that it
+/// has [carried](resilience_core::admission::carry), keeps the permit until it has ended.
+///
+/// [`IdempotentRequests`]: super::IdempotentRequests
 pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<OnBodyEnd>> {
     guard(
         bulkhead

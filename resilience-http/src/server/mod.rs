@@ -36,8 +36,18 @@
 //! # Order
 //!
 //! [`InboundDeadline`] outermost, so that the time in a bulkhead's queue counts too. Then rate
-//! limits and bulkheads, then the handler. Breakers and retries belong around the calls that the
-//! handler *makes*, not around the handler.
+//! limits and bulkheads, then [`IdempotentRequests`], then the handler. Breakers and retries belong
+//! around the calls that the handler *makes*, not around the handler.
+//!
+//! In this order no more handlers are in progress than the bulkhead has places, whatever ends the
+//! requests: clients that hang up or reset their streams, deadlines. A handler behind
+//! [`IdempotentRequests`], which goes on by itself, keeps its place until it has ended; so does work
+//! that a handler spawns with [`carry`](resilience_core::admission::carry) or
+//! [`carry_fn`](resilience_core::admission::carry_fn). Such work should have a time limit
+//! of its own: see [`deadline`](resilience_core::deadline#what-is-not-ended). A request that waits for
+//! the outcome of another one with its key takes a place too. With the bulkhead inside of
+//! [`IdempotentRequests`] it does not, but a request for which there is no place costs what one that is served
+//! costs: its body in memory, and two steps of the store.
 //!
 //! # State
 //!

@@ -7,6 +7,10 @@ if #ARGV == 0 then
   return redis.call('ZRANGEBYSCORE', KEYS[1], now - KEEP, '+inf')
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - KEEP)
+-- Announced later than now: the clock was set back since.
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, name)
+end
 for i = 1, #ARGV do redis.call('ZADD', KEYS[1], now, ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], KEEP)
 return {}

@@ -1,5 +1,6 @@
--- The record of one breaker; stands in front of every script of this folder. See resilience_core's `Record`: the
--- same fields, the same steps. No policy here: merge, compare, set.
+-- The record of one breaker; stands in front of every script of this folder, behind shown.lua and record_time.lua. See
+-- resilience_core's `Record`: the same fields, the same steps. No policy here: merge, compare, set. Moments are in
+-- milliseconds of the record's own time.
 --
 -- KEYS: 1 state (hash), 2 window (hash), 3 live (zset), 4 failing (zset), 5 sequence (hash), 6 leases (zset)
 
@@ -7,8 +8,10 @@ local BUCKETS = 10
 -- A record outlives its instances for a day; an order in force, for a month.
 local KEEP, KEEP_ORDER = 86400000, 2592000000
 
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+-- The format of records and messages. A later version adds fields to it, or raises this number.
+local FORMAT = 1
+-- The time of a record is noted at most this often.
+local NOTED = 100
 
 local function number(value, name)
   local n = tonumber(value)
@@ -20,7 +23,8 @@ end
 
 -- All reads come first: a key of another type ends the script before it wrote anything.
 local raw = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'stage', 'since', 'until', 'trips', 'by', 'cause',
-  'probes_ok', 'probes_failed', 'order', 'order_reason', 'order_by', 'order_until', 'bucket_ms')
+  'probes_ok', 'probes_failed', 'order', 'order_reason', 'order_by', 'order_until', 'bucket_ms',
+  'at', 'lead', 'format')
 local window = redis.call('HGETALL', KEYS[2])
 redis.call('ZCARD', KEYS[3])
 redis.call('ZCARD', KEYS[4])
@@ -36,6 +40,11 @@ local r = {
   order_until = tonumber(raw[14] or 0), bucket_ms = tonumber(raw[15] or 0),
 }
 local read_epoch = r.epoch
+if tonumber(raw[18] or FORMAT) > FORMAT then
+  error(redis.error_reply('ERR a record of a later format: ' .. raw[18]))
+end
+local noted_at, noted_lead = tonumber(raw[16] or 0), tonumber(raw[17] or 0)
+local now, lead = record_time(math.floor(shown / 1000), noted_at, noted_lead, 0, 0)
 
 local function ordered()
   return r.order ~= '' and (r.order_until == 0 or r.order_until > now)
@@ -70,7 +79,12 @@ local function extend(key, ms)
   if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
 end
 
+-- The end of every script that has written.
 local function keep()
+  if lead ~= noted_lead or now - noted_at >= NOTED then
+    redis.call('HSET', KEYS[1], 'at', now, 'lead', lead, 'format', FORMAT)
+    noted_at, noted_lead = now, lead
+  end
   extend(KEYS[1], ordered() and KEEP_ORDER or KEEP)
 end
 
@@ -101,12 +115,14 @@ local function view()
     redis.call('ZCOUNT', KEYS[3], '(' .. now, '+inf'), redis.call('ZCOUNT', KEYS[4], '(' .. now, '+inf'),
     redis.call('ZCOUNT', KEYS[6], '(' .. now, '+inf'), r.probes_ok, r.probes_failed,
     r.by, r.cause,
-    ordered() and r.order or '', r.order_reason, r.order_by, order_left,
+    ordered() and r.order or '', r.order_reason, r.order_by, order_left, FORMAT,
   }
 end
 
 -- The answer: whether it was done, and the view; a new epoch is told to all who listen.
 local function answer(done)
+  -- A step of the clock that only a view has seen. It may have no right to write.
+  if lead ~= noted_lead then redis.pcall('HSET', KEYS[1], 'at', now, 'lead', lead) end
   local seen = view()
   if r.epoch ~= read_epoch then
     -- All is written: who may not publish has told those who ask.

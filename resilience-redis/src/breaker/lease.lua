@@ -11,4 +11,5 @@ local taken = redis.call('ZCARD', KEYS[6]) + r.probes_ok + r.probes_failed
 if not redis.call('ZSCORE', KEYS[6], lease) and taken >= budget then return answer(0) end
 redis.call('ZADD', KEYS[6], now + lease_ms, lease)
 extend(KEYS[6], 2 * lease_ms)
+keep()
 return answer(1)

@@ -5,7 +5,7 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:breaker:NAME}:state` | hash | epoch, state, since, until, trips, by, cause, probes, order | 1 day, 30 with an order |
+//! | `{prefix:breaker:NAME}:state` | hash | epoch, state, since, until, trips, by, cause, probes, order; time of the record, lead, format | 1 day, 30 with an order |
 //! | `{prefix:breaker:NAME}:window` | hash | `bucket:s`, `bucket:f`, `bucket:w`: successes, failures, slow calls | 2 windows |
 //! | `{prefix:breaker:NAME}:live` | zset | instance, live until | live time + 2 windows |
 //! | `{prefix:breaker:NAME}:failing` | zset | instance as it was named, failing until | the same |
@@ -14,7 +14,8 @@
 //!
 //! | `{prefix:breaker}:names` | zset | breaker, last announced | 1 day |
 //!
-//! All times are the server's, in milliseconds. Every new epoch is published, as the whole view, on the channel
+//! Moments are in milliseconds of the record's own time ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or
+//! ahead of it after that was set back. Every new epoch is published, as the whole view, on the channel
 //! `{prefix:breaker:NAME}:verdict`.
 
 mod wire;
@@ -40,6 +41,8 @@ macro_rules! script {
     ($id:ident, $file:literal) => {
         static $id: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
+                include_str!("../shown.lua"),
+                include_str!("../record_time.lua"),
                 include_str!("common.lua"),
                 "\n",
                 include_str!($file)
@@ -60,6 +63,8 @@ script!(PROBE, "probe.lua");
 /// The report's script as a function of its keys and arguments, called once for each breaker.
 static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
+        include_str!("../shown.lua"),
+        include_str!("../record_time.lua"),
         "local function report(KEYS, ARGV)\n",
         include_str!("common.lua"),
         "\n",

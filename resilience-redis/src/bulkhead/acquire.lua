@@ -51,6 +51,7 @@ if ticket > 0 then
   redis.call('HSET', KEYS[5], id, text(cost) .. ':' .. text(limit) .. ':' .. text(mine.till))
   keep(KEYS[4], ticket)
   keep(KEYS[5], ticket)
+  if born > 0 then keep(KEYS[1], ticket) end
 end
 if freed then save(lasting) end
 return done({ 0, '0', soonest and math.ceil((soonest - now) / 1000) or 0 })

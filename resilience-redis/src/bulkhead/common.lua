@@ -1,11 +1,16 @@
 -- The record of one bulkhead; stands in front of every script of this folder. See resilience_core's `Record`: the same
--- fields, the same steps. In front of this stands clock.lua: `now` in microseconds, `call_up(leases)`.
+-- fields, the same steps. Moments are in microseconds of the record's own time. In front of this stand shown.lua,
+-- record_time.lua, and call_up.lua.
 --
--- KEYS: 1 state (hash: born, fence, in_flight), 2 leases (zset: id, until), 3 held (hash: id, cost:fence),
+-- KEYS: 1 state (hash: born, fence, in_flight, at, lead, format), 2 leases (zset: id, until), 3 held (hash: id, cost:fence),
 -- 4 queue (zset: id, number), 5 tickets (hash: id, cost:limit:until), 6 live (zset: instance, until)
 -- ARGV: 1 channel
 
 local EXACT = 9007199254740992
+-- The format of records and messages. A later version adds fields to it, or raises this number.
+local FORMAT = 1
+-- The time of a record is noted at most this often.
+local NOTED = 100000
 
 local function whole(value, name, least)
   local n = tonumber(value)
@@ -27,8 +32,13 @@ local function text(number)
 end
 
 -- All reads come first: a key of another type ends the script before it wrote anything.
-local state = redis.call('HMGET', KEYS[1], 'born', 'fence', 'in_flight')
+local state = redis.call('HMGET', KEYS[1], 'born', 'fence', 'in_flight', 'at', 'lead', 'format')
+if tonumber(state[6] or FORMAT) > FORMAT then
+  error(redis.error_reply('ERR a record of a later format: ' .. state[6]))
+end
 local born, fence = tonumber(state[1] or 0), tonumber(state[2] or 0)
+local noted_at, noted_lead = tonumber(state[4] or 0), tonumber(state[5] or 0)
+local now, lead = record_time(shown, noted_at, noted_lead, floor, 1000000)
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)
 local leases = redis.call('ZCARD', KEYS[2])
 redis.call('HLEN', KEYS[3])
@@ -145,8 +155,17 @@ local function save(lasting)
   keep(KEYS[3], lasting)
 end
 
--- The wishes for which there is room, each beside those before it.
+-- Notes the time of the record, if there is one, when `every` has passed or the clock was set. A server that is full and has
+-- written nothing yet refuses, and so does one that takes no writes: a later step does it.
+local function note(every)
+  if born > 0 and (lead ~= noted_lead or now - noted_at >= every) then
+    redis.pcall('HSET', KEYS[1], 'at', text(now), 'lead', text(lead), 'format', FORMAT)
+  end
+end
+
+-- The end of every script that may write. Calls up the wishes for which there is room, each beside those before it.
 local function done(answer)
+  note(NOTED)
   if freed and #queue > 0 then
     local up, taken = {}, in_flight
     for _, ticket in ipairs(queue) do

@@ -6,14 +6,15 @@
 //!
 //! | key | type | content | TTL |
 //! |---|---|---|---|
-//! | `{prefix:bulkhead:NAME}:state` | hash | creation time, newest fencing token, permits held | 1 to 2 leases |
+//! | `{prefix:bulkhead:NAME}:state` | hash | creation time, newest fencing token, permits held; time of the record, lead, format | 1 to 2 leases |
 //! | `{prefix:bulkhead:NAME}:leases` | zset | lease, end | 1 to 2 leases |
 //! | `{prefix:bulkhead:NAME}:held` | hash | lease, `permits:fence` | 1 to 2 leases |
 //! | `{prefix:bulkhead:NAME}:queue` | zset | request, number in order of arrival | 1 to 2 positions |
 //! | `{prefix:bulkhead:NAME}:tickets` | hash | request, `permits:limit:until` | 1 to 2 positions |
 //! | `{prefix:bulkhead:NAME}:live` | zset | instance, live until | 2 to 4 leases |
 //!
-//! All times are the server's, in microseconds. The wakeups of a step are published, as a JSON list
+//! Moments are in microseconds of the record's own time
+//! ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or ahead of it after that was set back. The wakeups of a step are published, as a JSON list
 //! of leases, on the channel `{prefix:bulkhead:NAME}:up`.
 
 use std::{
@@ -27,6 +28,7 @@ use resilience_core::bulkhead::fleet::{
     StoreFuture, Wakeups,
 };
 use resilience_core::fleet::StoreHandle;
+use tokio::time::Instant;
 
 use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 
@@ -34,8 +36,10 @@ macro_rules! script {
     ($id:ident, $file:literal) => {
         static $id: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
-                include_str!("clock.lua"),
-                "\n",
+                include_str!("../shown.lua"),
+                include_str!("../record_time.lua"),
+                include_str!("../floor.lua"),
+                include_str!("call_up.lua"),
                 include_str!("common.lua"),
                 "\n",
                 include_str!($file)
@@ -62,7 +66,8 @@ impl RedisBulkheads {
         Self { context }
     }
 
-    /// Runs a script on the keys of bulkhead `name`. The first argument of every script is the channel.
+    /// Runs a script on the keys of bulkhead `name`. The first argument of every script is the channel, the last one the
+    /// floor of fences.
     async fn run<T>(
         &self,
         script: &Script,
@@ -74,8 +79,10 @@ impl RedisBulkheads {
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let keys = keys.each_ref().map(String::as_str);
         let channel = channel(&tag);
+        let floor = self.context.connection.clock().floor().to_string();
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
+        all.push(floor.as_bytes());
         let answer = script.run(&self.context.connection, &keys, &all).await;
         let answer = answer.and_then(|answer| {
             let Value::Array(items) = &answer else {
@@ -113,7 +120,11 @@ impl BulkheadStore for RedisBulkheads {
             let fences = fences(&request.releases);
             let mut args = vec![request.lease.as_bytes(), cost, limit, lease_ms, ticket_ms];
             args.extend(pairs(&request.releases, &fences));
-            self.run(&ACQUIRE, name, &args, admission).await
+            let admission = self.run(&ACQUIRE, name, &args, admission).await?;
+            if let Admission::Granted { fence } = admission {
+                self.context.connection.clock().gave(fence);
+            }
+            Ok(admission)
         })
     }
 
@@ -135,10 +146,15 @@ impl BulkheadStore for RedisBulkheads {
                 args.extend([held.lease.as_bytes(), cost.as_bytes(), fence.as_bytes()]);
             }
             let read = |items: &[Value]| {
+                let (shown, items) = items.split_first()?;
                 let (view, kept) = items.split_at_checked(VIEWED)?;
-                Some((flags(kept, heartbeat.holdings.len())?, viewed(view)?))
+                let flags = flags(kept, heartbeat.holdings.len())?;
+                Some((number(shown)?, (flags, viewed(view)?)))
             };
-            self.run(&RENEW, name, &args, read).await
+            let sent = Instant::now();
+            let (shown, renewed) = self.run(&RENEW, name, &args, read).await?;
+            self.context.shown(sent, shown);
+            Ok(renewed)
         })
     }
 

@@ -1,5 +1,5 @@
 -- ARGV: 1 channel, 2 instance, 3 live_ms, 4 lease_ms, then for each lease: id, cost, fence
--- Answer: the view, then for each lease whether it is held
+-- Answer: what the server's clock shows, the view, then for each lease whether it is held
 local instance, alive, lasting = ARGV[2], span(ARGV[3], 'live_ms', 1), span(ARGV[4], 'lease_ms', 1)
 for i = 5, #ARGV, 3 do
   whole(ARGV[i + 1], 'cost', 0)
@@ -27,4 +27,6 @@ for i = 5, #ARGV, 3 do
   renewed[#renewed + 1] = is_held
 end
 save(lasting)
-return done(view(renewed))
+local answer = view(renewed)
+table.insert(answer, 1, text(shown))
+return done(answer)

@@ -1,1 +1,2 @@
+note(EXACT)
 return view({})

@@ -5,11 +5,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use resilience_core::{Verdict, completion::Guard};
 
-use super::shared::{GUARD, Live, REPLICA_AGAIN, SUSPICIOUS, Shared};
+use super::shared::{GUARD, Live, SUSPICIOUS, Shared};
 use crate::{
-    error::{CommandError, is_broken, is_read_only},
+    error::{CommandError, code, elsewhere_after, is_broken},
     transport::Transport,
-    url::Endpoint,
 };
 
 /// Why a command has no answer that counts.
@@ -26,19 +25,18 @@ impl From<RedisError> for Failure {
 }
 
 impl Shared {
-    /// Runs `work` on the connection, within the budget.
+    /// Runs `work`, about a key or about all servers, on the connection, within the budget.
     pub(super) async fn carry<T, F>(
         &self,
+        key: Option<&str>,
         work: impl FnOnce(Transport) -> F,
     ) -> Result<T, CommandError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let live = self.current.load_full().ok_or(CommandError::Down)?;
-        let mut permit = self
-            .guard
-            .acquire()
-            .map_err(|_| CommandError::CircuitOpen)?;
+        let guard = self.guards.of(key);
+        let mut permit = guard.acquire().map_err(|_| CommandError::CircuitOpen)?;
         let Some(answer) = self.budget.within(work(live.transport.clone())).await else {
             permit.settle(Verdict::transient());
             self.note_timeout();
@@ -84,7 +82,7 @@ impl Shared {
 
     /// Notes what an error says about the connection that it came over.
     fn examine(&self, live: &Live, error: &RedisError) -> CommandError {
-        let is_cluster = matches!(self.endpoint, Endpoint::Cluster(_));
+        let is_cluster = self.destination.is_cluster();
         if is_final_answer(error) && self.lost.load(Relaxed) >= live.number {
             // Another caller has found meanwhile that answers are misplaced.
             return CommandError::Misplaced;
@@ -94,8 +92,12 @@ impl Shared {
             self.note_timeout();
         } else if is_broken(error) {
             self.lose(live.number);
-        } else if is_read_only(error) && !is_cluster && live.since.elapsed() >= REPLICA_AGAIN {
-            self.replica.fetch_max(live.number, Relaxed);
+        } else if !is_cluster
+            && let Some(age) = code(error).and_then(elsewhere_after)
+            && live.since.elapsed() >= age
+        {
+            self.refused.fetch_max(live.number, Relaxed);
+            self.destination.sentinels.ask();
             self.trouble.notify_one();
         }
         CommandError::from_redis(error)
@@ -111,7 +113,7 @@ impl Shared {
             tracing::warn!(
                 target: "resilience",
                 name = GUARD,
-                redis = ?self.endpoint,
+                redis = ?self.destination.endpoint,
                 "an answer from Redis belongs to another command: it is not believed, and the connection is remade"
             );
         }
@@ -126,13 +128,19 @@ impl Shared {
     }
 
     fn note_timeout(&self) {
-        if self.timed_out.fetch_add(1, Relaxed) + 1 >= SUSPICIOUS {
+        let timeouts = self.timed_out.fetch_add(1, Relaxed) + 1;
+        if timeouts == 1 {
+            self.destination.sentinels.ask();
+            self.topology.notify_one();
+        }
+        if timeouts >= SUSPICIOUS {
             self.trouble.notify_one();
         }
     }
 
     /// Notes that connection `number` is lost.
     pub(super) fn lose(&self, number: u64) {
+        self.destination.sentinels.ask();
         self.lost.fetch_max(number, Relaxed);
         self.trouble.notify_one();
     }
@@ -160,12 +168,5 @@ fn is_same_refusal(refusal: &RedisError, error: &RedisError) -> bool {
         ErrorKind::Extension => false,
         _ => true,
     };
-    ping_only || refusal.code() == error.code()
-}
-
-/// Whether a refusal says that the slot of a key is on another node of the Cluster.
-pub(super) fn is_elsewhere(refusal: &str) -> bool {
-    ["MOVED", "ASK", "Moved", "Ask"]
-        .iter()
-        .any(|word| refusal.starts_with(word))
+    ping_only || code(refusal) == code(error)
 }

@@ -6,21 +6,29 @@
 //!
 //! - connects, with capped and jittered backoff, as long as the handle lives; a connection counts once the server has
 //!   answered a TIME within the budget;
-//! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and drops the connection if that is not
-//!   answered either;
-//! - connects again when the server turns out to be a replica, with the old connection in use meanwhile;
-//! - connects again when an answer belongs to another command.
+//! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and after some time without commands, and
+//!   drops the connection if that is not answered either;
+//! - connects again before the login ends, with the old connection in use meanwhile;
+//! - connects again when the server refuses what another one may accept (it is a replica, or accepts no writes), with the
+//!   old connection in use meanwhile;
+//! - connects again when an answer belongs to another command;
+//! - under Sentinel, uses a master for as long as the sentinels confirm it (see [`quorum`]), and not one command longer.
 //!
 //! An answer is believed once it has named its command: see [`Nonce`]. Subscriptions use a connection of their own (see
 //! [`pubsub`]): a client that loses count of the confirmations of subscriptions takes every later answer for that of another
 //! command.
 
+mod advice;
 mod budget;
 mod clock;
 mod command;
+mod destination;
+mod guards;
 mod nonce;
 mod pubsub;
+mod quorum;
 mod reconnect;
+mod sentinel;
 mod shared;
 mod status;
 mod supervisor;
@@ -35,10 +43,10 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Value};
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -46,18 +54,17 @@ pub use self::status::Status;
 use self::{
     budget::Budget,
     clock::ServerClock,
-    command::{Failure, is_elsewhere},
+    command::Failure,
+    destination::Destination,
+    guards::Guards,
     nonce::Nonces,
     pubsub::Pubsub,
-    shared::{Shared, guard},
+    sentinel::Sentinels,
+    shared::{Ended, Shared},
     status::Subscriber,
 };
-pub(crate) use self::{nonce::Nonce, status::Push};
-use crate::{
-    error::CommandError,
-    transport::{RootCertificates, Timeouts, Transport},
-    url::Endpoint,
-};
+pub(crate) use self::{clock::STEP, guards::SlotRange, nonce::Nonce, status::Push};
+use crate::{dialer::Dialer, error::CommandError, transport::Transport, url::Endpoint};
 
 /// A connection for commands, and one for subscriptions while there are any. Closed when it is dropped.
 pub(crate) struct Connection {
@@ -72,43 +79,73 @@ struct Lifetime {
     running: TaskTracker,
 }
 
+/// Settings of a connection.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    /// Maximum time for one answer.
+    pub(crate) budget: Duration,
+    /// Time without commands after which a PING is sent.
+    pub(crate) keepalive: Duration,
+    /// Under Sentinel, maximum time that a master is used after a majority of the sentinels confirmed it.
+    pub(crate) master_lease: Duration,
+    pub(crate) dialer: Dialer,
+}
+
+#[cfg(test)]
+impl Settings {
+    /// Each step may take this time.
+    pub(crate) fn all_within(limit: Duration) -> Self {
+        Self {
+            budget: limit,
+            keepalive: limit,
+            master_lease: limit,
+            dialer: Dialer::new(limit),
+        }
+    }
+}
+
 impl Connection {
     /// Starts connecting in the background; must be called within a tokio runtime.
-    pub(crate) fn start(
-        endpoint: Endpoint,
-        budget: Duration,
-        timeouts: Timeouts,
-        roots: Option<RootCertificates>,
-    ) -> Self {
+    pub(crate) fn start(endpoint: Endpoint, settings: Settings) -> Self {
+        let Settings {
+            budget,
+            keepalive,
+            master_lease,
+            mut dialer,
+        } = settings;
+        dialer.answer = budget;
         let lifetime = Lifetime {
             closing: CancellationToken::new(),
             running: TaskTracker::new(),
         };
-        Self::start_within(endpoint, budget, timeouts, roots, lifetime)
+        let Lifetime { closing, running } = &lifetime;
+        let sentinels = Sentinels::start(&endpoint, &dialer, master_lease, closing, running);
+        let destination = Destination {
+            endpoint,
+            dialer,
+            sentinels,
+        };
+        Self::start_within(destination, budget, keepalive, lifetime)
     }
 
     fn start_within(
-        endpoint: Endpoint,
+        destination: Destination,
         budget: Duration,
-        timeouts: Timeouts,
-        roots: Option<RootCertificates>,
+        keepalive: Duration,
         lifetime: Lifetime,
     ) -> Self {
         let status = watch::Sender::new(Status::Connecting);
         let pubsub = Arc::new(Pubsub::new(
-            endpoint.clone(),
+            destination.clone(),
             budget,
-            timeouts,
-            roots.clone(),
             status.subscribe(),
             lifetime.closing.clone(),
         ));
         let shared = Arc::new(Shared {
-            endpoint,
+            destination,
             budget: Budget::new(budget),
-            timeouts,
-            roots,
-            guard: guard(),
+            keepalive,
+            guards: Guards::new(),
             current: ArcSwapOption::empty(),
             nonces: Nonces::new(),
             pubsub: Arc::clone(&pubsub),
@@ -116,13 +153,15 @@ impl Connection {
             status,
             timed_out: AtomicU32::new(0),
             lost: AtomicU64::new(0),
-            replica: AtomicU64::new(0),
-            told_of_eviction: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            advised: AtomicBool::new(false),
+            topology: Notify::new(),
             trouble: Notify::new(),
             closing: lifetime.closing.clone(),
         });
         let running = &lifetime.running;
-        drop(running.spawn(Arc::clone(&shared).supervise()));
+        let ended = Ended(Arc::clone(&shared));
+        drop(running.spawn(async move { ended.0.supervise().await }));
         drop(running.spawn(Arc::clone(&pubsub).supervise()));
         Self {
             shared,
@@ -134,15 +173,15 @@ impl Connection {
     /// Starts another connection to the same server, with the same settings. It ends with this one at the latest.
     pub(crate) fn another(&self) -> Self {
         let shared = &self.shared;
+        let lifetime = Lifetime {
+            closing: self.lifetime.closing.child_token(),
+            running: self.lifetime.running.clone(),
+        };
         Self::start_within(
-            shared.endpoint.clone(),
+            shared.destination.clone(),
             shared.budget.limit(),
-            shared.timeouts,
-            shared.roots.clone(),
-            Lifetime {
-                closing: self.lifetime.closing.child_token(),
-                running: self.lifetime.running.clone(),
-            },
+            shared.keepalive,
+            lifetime,
         )
     }
 
@@ -171,12 +210,12 @@ impl Connection {
         nonce: &Nonce,
     ) -> Result<Value, CommandError> {
         let ask = |mut transport: Transport| async move {
-            match transport.send(cmd).await.and_then(Value::extract_error) {
+            match transport.send(key, cmd).await {
                 Ok(answer) => nonce.open(answer).ok_or(Failure::Misplaced),
                 Err(error) => Err(self.shared.confirm(transport, key, error).await),
             }
         };
-        self.shared.carry(ask).await
+        self.shared.carry(Some(key), ask).await
     }
 
     /// Sends `cmd`, of a script about `key` that was given `nonce`, and a WAIT right behind it. Returns the answer, and the
@@ -189,12 +228,7 @@ impl Connection {
         wait: &Cmd,
     ) -> Result<(Value, u64), CommandError> {
         let pair = |mut transport: Transport| async move {
-            let answers = transport.send_pair(key, cmd, wait).await;
-            let answers = answers.and_then(|both| {
-                let both = both.into_iter().map(Value::extract_error);
-                both.collect::<RedisResult<Vec<Value>>>()
-            });
-            let answers = match answers {
+            let answers = match transport.send_pair(key, cmd, wait).await {
                 Ok(answers) => answers,
                 Err(error) => return Err(self.shared.confirm(transport, key, error).await),
             };
@@ -208,29 +242,21 @@ impl Connection {
                 _ => Err(Failure::Misplaced),
             }
         };
-        let first = self.shared.carry(pair).await;
-        if !matches!(&first, Err(CommandError::Refused(error)) if is_elsewhere(error)) {
-            return first;
-        }
-        // Unlike a pair, a single command follows a slot that moved, and updates the map of slots. Steps can be repeated.
-        self.ask(key, cmd, nonce).await?;
-        self.shared.carry(pair).await
+        self.shared.carry(Some(key), pair).await
     }
 
     /// Sends a PING and waits for its answer; in a Cluster, to all masters.
     pub(crate) async fn ping(&self) -> Result<(), CommandError> {
         let nonce = self.nonce();
         let ping = |mut transport: Transport| async move {
-            let mut ping = redis::cmd("PING");
-            ping.arg(nonce.as_bytes());
-            let answer = transport.send(&ping).await?.extract_error()?;
+            let answer = transport.ping_all(nonce.as_bytes()).await?;
             if nonce.is_echoed(&answer) {
                 Ok(())
             } else {
                 Err(Failure::Misplaced)
             }
         };
-        self.shared.carry(ping).await
+        self.shared.carry(None, ping).await
     }
 
     pub(crate) fn budget(&self) -> Duration {
@@ -238,11 +264,18 @@ impl Connection {
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.shared.endpoint, Endpoint::Cluster(_))
+        self.shared.destination.is_cluster()
     }
 
     pub(crate) fn clock(&self) -> &ServerClock {
         &self.shared.clock
+    }
+
+    /// Notes a time `micros` that the server's clock has shown since `sent`, and emits an event if it was set.
+    pub(crate) fn shown(&self, sent: Instant, micros: u64) {
+        if let Some(step) = self.shared.clock.sample(sent, micros) {
+            self.shared.tell_of_step(step);
+        }
     }
 
     /// Calls `subscriber` for every message on `channel`, on the connection's own task: it must be quick. One
@@ -284,7 +317,7 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("endpoint", &self.shared.endpoint)
+            .field("endpoint", &self.shared.destination.endpoint)
             .field("status", &*self.shared.status.borrow())
             .finish_non_exhaustive()
     }

@@ -28,6 +28,11 @@ impl Nonces {
     pub(super) fn next(&self) -> Nonce {
         Nonce::of(self.0.fetch_add(1, Relaxed))
     }
+
+    /// A number that changes with every nonce, and so with every command.
+    pub(super) fn drawn(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
 }
 
 impl Nonce {

@@ -19,7 +19,7 @@ use futures_util::{
     FutureExt,
     future::{join, join_all},
 };
-use redis::{ConnectionAddr, ConnectionInfo, PushInfo, PushKind, RedisResult, Value};
+use redis::{ConnectionInfo, PushInfo, PushKind, RedisResult, Value};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, MissedTickBehavior, interval_at, timeout},
@@ -27,13 +27,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    destination::Destination,
     reconnect::{PROVEN, backoff, opened_within},
     status::{Push, Status, Subscriber},
 };
 use crate::{
+    dialer::OnPush,
     error::CommandError,
-    transport::{OnPush, PubsubTransport, RootCertificates, Timeouts},
-    url::Endpoint,
+    transport::{PubsubTransport, Server},
+    url::{Endpoint, at},
 };
 
 /// Interval of the PINGs that check the connection.
@@ -45,11 +47,9 @@ const FAILURES: u32 = 4;
 
 /// The subscribed channels, and the connection for them.
 pub(super) struct Pubsub {
-    endpoint: Endpoint,
-    timeouts: Timeouts,
+    destination: Destination,
     /// Maximum time for one answer.
     limit: Duration,
-    roots: Option<RootCertificates>,
     subscribers: Mutex<HashMap<String, Subscriber>>,
     /// The nodes of a Cluster; the first is the next to try.
     nodes: Mutex<VecDeque<ConnectionInfo>>,
@@ -75,23 +75,19 @@ enum End {
 
 impl Pubsub {
     pub(super) fn new(
-        endpoint: Endpoint,
+        destination: Destination,
         budget: Duration,
-        timeouts: Timeouts,
-        roots: Option<RootCertificates>,
         commands: watch::Receiver<Status>,
         closing: CancellationToken,
     ) -> Self {
-        let mut nodes = match &endpoint {
+        let mut nodes = match &destination.endpoint {
             Endpoint::Cluster(nodes) => nodes.clone(),
             _ => Vec::new(),
         };
         fastrand::shuffle(&mut nodes);
         Self {
-            endpoint,
-            timeouts,
-            limit: budget.max(timeouts.connect),
-            roots,
+            limit: budget.max(destination.dialer.connect),
+            destination,
             subscribers: Mutex::default(),
             nodes: Mutex::new(nodes.into()),
             wanted: Notify::new(),
@@ -116,7 +112,7 @@ impl Pubsub {
     /// Connects again, because commands use a new connection, possibly to another server, and messages come from there.
     /// Without effect in a Cluster, where every node passes on all messages.
     pub(super) fn follow(&self) {
-        if !matches!(self.endpoint, Endpoint::Cluster(_)) {
+        if !self.destination.is_cluster() {
             self.elsewhere.notify_one();
         }
     }
@@ -149,7 +145,7 @@ impl Pubsub {
             }
             if let End::Lost(why) = end {
                 if failures == FAILURES && *self.commands.borrow() == Status::Up {
-                    tracing::warn!(target: "resilience", redis = ?self.endpoint, reason = %why, "no pushes from Redis");
+                    tracing::warn!(target: "resilience", redis = ?self.destination.endpoint, reason = %why, "no pushes from Redis");
                 }
                 tokio::time::sleep(backoff(failures)).await;
             } else if failures > 0 {
@@ -160,42 +156,41 @@ impl Pubsub {
 
     /// Opens a connection; the `Notify` fires when it is lost.
     async fn connect(self: &Arc<Self>) -> Result<(PubsubTransport, Arc<Notify>), String> {
-        let endpoint = self.next_endpoint();
         // The server to connect to is looked up now: earlier notifications are settled.
         let _ = self.elsewhere.notified().now_or_never();
+        let server = match self.next_node() {
+            Some(node) => Server::Single(node),
+            None => self.destination.find().await,
+        };
+        let (Server::Single(server), _) = self.destination.log_in(server).await? else {
+            return Err("the Cluster has no nodes".into());
+        };
         let lost = Arc::new(Notify::new());
-        let on_push = self.on_push(&lost);
-        let opening = PubsubTransport::open(&endpoint, self.timeouts, self.roots.as_ref(), on_push);
-        let conn = opened_within(self.timeouts, opening).await?;
-        if matches!(self.endpoint, Endpoint::Cluster(_)) {
-            self.learn_nodes(&conn, &endpoint).await;
+        let dialer = &self.destination.dialer;
+        let opening = PubsubTransport::open(dialer, &server, self.on_push(&lost));
+        let conn = opened_within(dialer, opening).await?;
+        if self.destination.is_cluster() {
+            self.learn_nodes(&conn, &server).await;
         }
         Ok((conn, lost))
     }
 
-    /// The server to connect to; in a Cluster, another node each time.
-    fn next_endpoint(&self) -> Endpoint {
+    /// The node of the Cluster to connect to, another one each time.
+    fn next_node(&self) -> Option<ConnectionInfo> {
         let mut nodes = self.lock_nodes();
-        match nodes.pop_front() {
-            None => self.endpoint.clone(),
-            Some(node) => {
-                nodes.push_back(node.clone());
-                Endpoint::Single(node)
-            }
-        }
+        let node = nodes.pop_front()?;
+        nodes.push_back(node.clone());
+        Some(node)
     }
 
     /// Adds nodes that the URL does not name.
-    async fn learn_nodes(&self, conn: &PubsubTransport, endpoint: &Endpoint) {
-        let Endpoint::Single(this) = endpoint else {
-            return;
-        };
+    async fn learn_nodes(&self, conn: &PubsubTransport, this: &ConnectionInfo) {
         let Ok(Ok(found)) = timeout(self.limit, conn.cluster_nodes()).await else {
             return;
         };
         let mut nodes = self.lock_nodes();
-        for (host, port) in found {
-            let addr = at(this.addr(), host, port);
+        for address in found {
+            let addr = at(this.addr(), address);
             if nodes.iter().all(|node| *node.addr() != addr) {
                 nodes.push_front(this.clone().set_addr(addr));
             }
@@ -233,7 +228,7 @@ impl Pubsub {
     /// Checks that the server answers, and that a node of a Cluster is not cut off from it.
     async fn is_well(&self, conn: &PubsubTransport) -> Result<(), &'static str> {
         let silent = "the server stopped answering";
-        if !matches!(self.endpoint, Endpoint::Cluster(_)) {
+        if !self.destination.is_cluster() {
             return match timeout(self.limit, conn.ping()).await {
                 Ok(Ok(())) => Ok(()),
                 _ => Err(silent),
@@ -304,7 +299,7 @@ impl Pubsub {
             return Err(error);
         };
         if !self.told_of_refusal.swap(true, Relaxed) {
-            tracing::warn!(target: "resilience", redis = ?self.endpoint, reason, "no pushes from Redis");
+            tracing::warn!(target: "resilience", redis = ?self.destination.endpoint, reason, "no pushes from Redis");
         }
         Ok(false)
     }
@@ -341,29 +336,4 @@ impl Pubsub {
     fn lock_nodes(&self) -> MutexGuard<'_, VecDeque<ConnectionInfo>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The address of another node, with the settings of `this` one.
-fn at(this: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
-    let mut addr = this.clone();
-    match &mut addr {
-        ConnectionAddr::Tcp(own_host, own_port) => {
-            if !host.is_empty() {
-                *own_host = host;
-            }
-            *own_port = port;
-        }
-        ConnectionAddr::TcpTls {
-            host: own_host,
-            port: own_port,
-            ..
-        } => {
-            if !host.is_empty() {
-                *own_host = host;
-            }
-            *own_port = port;
-        }
-        _ => {}
-    }
-    addr
 }

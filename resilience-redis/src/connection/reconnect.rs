@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use redis::RedisResult;
 use tokio::time::timeout;
 
-use crate::transport::Timeouts;
+use crate::dialer::Dialer;
 
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -15,13 +15,13 @@ pub(super) const PROVEN: Duration = Duration::from_secs(1);
 
 /// Awaits a connection that is being opened. The client's own timeout covers the socket, not the lookup and the handshake.
 pub(super) async fn opened_within<T>(
-    timeouts: Timeouts,
+    dialer: &Dialer,
     opening: impl Future<Output = RedisResult<T>>,
 ) -> Result<T, String> {
     // The TLS library panics in a program that has to install a crypto provider and has not. As an error, this is visible in
     // the status, and ends once a provider is installed.
     let opening = AssertUnwindSafe(opening).catch_unwind();
-    match timeout(timeouts.connect * 2, opening).await {
+    match timeout(dialer.connect * 2, opening).await {
         Ok(Ok(Ok(transport))) => Ok(transport),
         Ok(Ok(Err(error))) => Err(error.to_string()),
         Ok(Err(panic)) => Err(format!("panicked: {}", message(&*panic))),

@@ -9,35 +9,30 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use resilience_core::breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{budget::Budget, clock::ServerClock, nonce::Nonces, pubsub::Pubsub, status::Status};
-use crate::{
-    transport::{RootCertificates, Timeouts, Transport},
-    url::Endpoint,
+use super::{
+    budget::Budget, clock::ServerClock, destination::Destination, guards::Guards, nonce::Nonces,
+    pubsub::Pubsub, status::Status,
 };
+use crate::transport::Transport;
 
 /// Number of timeouts in a row that make a connection suspicious.
 pub(super) const SUSPICIOUS: u32 = 3;
-/// Minimum time between two attempts to find the master in place of a replica.
-pub(super) const REPLICA_AGAIN: Duration = Duration::from_secs(2);
 /// Name of the connection's own breaker and events.
 pub(super) const GUARD: &str = "resilience.redis";
 
 /// State of a connection; does not keep the [`Connection`](super::Connection) itself alive.
 pub(super) struct Shared {
-    pub(super) endpoint: Endpoint,
+    pub(super) destination: Destination,
     pub(super) budget: Budget,
-    pub(super) timeouts: Timeouts,
-    pub(super) roots: Option<RootCertificates>,
-    /// Stands between callers and a server that has stopped answering: only a few calls, now and then, wait for the budget to
-    /// run out.
-    pub(super) guard: CircuitBreaker,
+    /// Time without commands after which a PING is sent.
+    pub(super) keepalive: Duration,
+    pub(super) guards: Guards,
     pub(super) current: ArcSwapOption<Live>,
     pub(super) nonces: Nonces,
     /// Follows when the connection is remade, which may lead to another server.
@@ -48,13 +43,34 @@ pub(super) struct Shared {
     pub(super) timed_out: AtomicU32,
     /// The newest connection that is known to be lost, by number.
     pub(super) lost: AtomicU64,
-    /// The newest connection that is known to lead to a replica, by number.
-    pub(super) replica: AtomicU64,
-    /// Whether the event about eviction was emitted.
-    pub(super) told_of_eviction: AtomicBool,
-    /// Wakes the supervising task when `timed_out`, `lost` or `replica` should be examined.
+    /// The newest connection whose server refuses what another one may accept, by number.
+    pub(super) refused: AtomicU64,
+    /// Whether events about the settings of the server were emitted.
+    pub(super) advised: AtomicBool,
+    /// Wakes the task that asks a Cluster which master holds which slots.
+    pub(super) topology: Notify,
+    /// Wakes the supervising task when `timed_out`, `lost` or `refused` should be examined.
     pub(super) trouble: Notify,
     pub(super) closing: CancellationToken,
+}
+
+impl Shared {
+    /// Ends the connection for good.
+    pub(super) fn end(&self, why: &str) {
+        self.current.store(None);
+        self.status.send_replace(Status::Down(why.into()));
+    }
+}
+
+/// Ends the connection with the task that keeps it alive, which ends early when its runtime does.
+pub(super) struct Ended(pub(super) Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.0.closing.is_cancelled() {
+            self.0.end("its runtime has stopped");
+        }
+    }
 }
 
 /// A connection and its number: trouble on an old one is not taken for trouble on its successor.
@@ -62,19 +78,4 @@ pub(super) struct Live {
     pub(super) transport: Transport,
     pub(super) number: u64,
     pub(super) since: Instant,
-}
-
-/// The breaker `resilience.redis`: opens after as many timeouts in a row as make the connection suspicious.
-pub(super) fn guard() -> CircuitBreaker {
-    CircuitBreaker::builder(GUARD)
-        .no_failure_rate()
-        .consecutive_failures(SUSPICIOUS)
-        .open_for(OpenFor::exponential(
-            Duration::from_millis(200),
-            Duration::from_secs(1),
-        ))
-        .half_open(HalfOpen::probes(1))
-        .dropped(Dropped::Ignored)
-        .build()
-        .expect("fixed settings that are valid")
 }

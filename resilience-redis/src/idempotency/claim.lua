@@ -1,16 +1,5 @@
--- ARGV: the record of a new key as it is behind its fence: no moment since, then, where others have a moment, how the claim
--- is made (takeover: 0 never, 1 ended, 2 any; and 4 if the caller's process is subscribed), lease, retention, sizes, fingerprint,
--- owner. (One argument, because each costs the server a tenth of a replay.)
--- Answer: the fence, of a key that is new | the record of work that is done (read_full.lua) | or a byte and three doubles, alone
--- or with the quoted bytes: 0 new or 1 mine, fence, attempt, previous, "checkpoint" | 2 busy, remaining | 4 mismatch
--- | 5 unknown, fence, attempt, age
-local asked = ARGV[1]
-if not read then
-  local keep_ms = struct.unpack('<d', asked, 25)
-  redis.call('SET', key, '\249\1\0\0\1\0\0\0' .. struct.pack('<d', now) .. asked, 'PX', keep_ms)
-  return now
-end
-
+-- Follows claim_new.lua and clamp.lua in the script of claims: the key is known.
+-- ARGV: 2 none, or a fence that this claim's is to be above
 local _, manner, for_ms, keep_ms, size, owner, _, who_at = struct.unpack('<ddddBBB', asked)
 local who = string.sub(asked, who_at)
 local takeover, listens = manner % 4, manner >= 4
@@ -28,17 +17,12 @@ end
 if phase == 1 and string.sub(read, 52, behind) == who then
   how = 1
 elseif phase == 1 and till > now then
-  -- A clock that has stepped back does not make a lease longer than it was.
-  local longest = now + lease * 1000
-  if till > longest then
-    till = longest
-    -- A full server cannot write this now; a later claim does.
-    redis.pcall('SETRANGE', key, '16', struct.pack('<dd', since, till))
-  end
-  -- Nor this: subscribers claim again by themselves.
+  clamp()
+  -- A full server cannot write this now: subscribers claim again by themselves.
   if listens and heard == 0 then redis.pcall('SETRANGE', key, '50', '\1') end
   return struct.pack('<Bddd', 2, math.ceil((till - now) / 1000), 0, 0)
 elseif (phase ~= 0 or previous == 2) and (takeover == 0 or (takeover == 1 and (phase == 3 or previous == 3))) then
+  clamp()
   return struct.pack('<Bddd', 5, fence, attempt, math.floor(math.max(now - since, 0) / 1000))
 elseif phase == 0 then
   -- A release says nothing about the attempt before the released one.
@@ -55,6 +39,9 @@ if how == 0 then
   if fence < now then fence = now end
   if attempt < 4294967295 then attempt = attempt + 1 end
 end
+-- Given by a claimant that knows of a higher fence than this claim was granted.
+local floor = tonumber(ARGV[2])
+if floor and fence <= floor then fence, since = floor + 1, now end
 local head = struct.pack('<BBBBI4dddddBBB', 249, phase, previous, left, attempt, fence, since, till, lease, retention,
   size, owner, heard)
 if how == 1 then

@@ -4,10 +4,11 @@
 -- (Numbers that go to a command as text are not printed first.)
 --
 -- KEYS: 1 record (string): a head, fingerprint, owner, and then the outcome of work that is done, or else the checkpoint.
--- The head, 51 bytes: mark (249: no text begins so), phase (0 released, 1 running, 2 done, 3 unknown), previous (0 none,
+-- The head, 51 bytes: mark (249, the format of a record: no text begins so), phase (0 released, 1 running, 2 done, 3 unknown), previous (0 none,
 -- 1 released, 2 ended, 3 unknown), whether there is a checkpoint, attempt; then doubles: fence, since, until, lease,
 -- retention; then the bytes of the fingerprint and of the owner, and whether a process is subscribed.
--- Moments are in microseconds on the server's clock, leases and retentions in milliseconds. A record that is new has no
+-- Moments are in microseconds on the server's clock, leases and retentions in milliseconds. In place of the lease stands what
+-- was left of it when the record was last looked at, and how long an outcome is kept. A record that is new has no
 -- moment but its fence, from which the other two follow (in the place of `until` it has what claim.lua was asked). A record
 -- expires with the key's TTL.
 

@@ -7,7 +7,8 @@
 //! |---|---|---|---|
 //! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, whether a process is subscribed; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
 //!
-//! Times are the server's, in microseconds; leases and retentions are in milliseconds. A value that is not a record is an
+//! Times are the server's, in microseconds; leases and retentions are in milliseconds. A clock that is set back makes none of
+//! them longer: beside the end of a lease the record has what was left of it when it was last looked at. A value that is not a record is an
 //! error, and left unchanged. A renewal overwrites the packed head and nothing else, whatever the size of the checkpoint; a
 //! claim and a completion write the whole record once. The lease is part of the record, not the key's TTL: the record
 //! outlives its lease, and with it fence, fingerprint, attempts and checkpoint. A new outcome costs two round trips in all, a
@@ -19,9 +20,10 @@
 //! subscribed, and the record keeps that. (On Cluster, each publication goes to all nodes.)
 //!
 //! The age of an outcome is the difference of two estimates of the server's clock, which processes read when they connect and
-//! again with each new key. It is wrong by the latency of replies, and by a step of the server's clock that was not
-//! noticed yet; on Cluster, by the difference of the nodes' clocks. It decides only how long a copy in the local
-//! cache is used.
+//! again with each new key, each heartbeat, and a replay half a second after either (which asks for the time, and is two
+//! commands). It is wrong by the latency of replies, and by a step of the server's clock that was not noticed yet; on Cluster,
+//! by the difference of the nodes' clocks. It decides how long a copy in the local cache is used, and whether an outcome seems
+//! to be from the future: one that was recorded before the clock was set back is then kept for its own time from now on.
 //!
 //! # Memory
 //! Set the server's `maxmemory-policy` to `noeviction`. The work of an evicted record can be done again; only what its holder
@@ -35,7 +37,8 @@
 //! # Failover
 //! Redis replicates after it has answered. A claim or an outcome that was answered just before the master failed may be
 //! unknown to the replica that takes over: the work of a claim may then be granted again (with a higher fence), an outcome
-//! be forgotten. [`durable`](RedisIdempotency::durable) reduces that window, and documents its limits.
+//! be forgotten. [`durable`](RedisIdempotency::durable) reduces that window, and documents its limits; what is lost under
+//! Sentinel with which setting stands in a table in the README of this crate.
 //!
 //! # References
 //! Redis: [scripting](https://redis.io/docs/latest/develop/programmability/eval-intro/),
@@ -80,8 +83,10 @@ use resilience_core::{
     },
 };
 
+use tokio::time::Instant;
+
 use crate::{
-    connection::{Connection, Status},
+    connection::{Connection, STEP, Status},
     error::CommandError,
     keys,
     script::Script,
@@ -115,6 +120,8 @@ script!(
     "read_full.lua",
     "time.lua",
     "common.lua",
+    "claim_new.lua",
+    "clamp.lua",
     "claim.lua"
 );
 step!(EXTEND, "extend.lua");
@@ -133,8 +140,16 @@ script!(
     "read_head.lua",
     "time.lua",
     "common.lua",
+    "clamp.lua",
     "resolve.lua",
     "save.lua"
+);
+script!(
+    SET_BACK,
+    "read_head.lua",
+    "time.lua",
+    "common.lua",
+    "set_back.lua"
 );
 script!(GET, "read_head.lua", "time.lua", "common.lua", "get.lua");
 
@@ -233,7 +248,7 @@ impl RedisIdempotency {
     ) -> Result<T, StoreError> {
         let Some(durable) = &self.durable else {
             let answer = script.run(&self.context.connection, &[key], args).await;
-            return understood(answer, read);
+            return self.understood(answer, read);
         };
         let waited = script
             .run_and_wait(
@@ -244,14 +259,63 @@ impl RedisIdempotency {
                 durable.within,
             )
             .await;
-        let (answer, replicas) = waited?;
-        let answer = understood(Ok(answer), read)?;
+        let (answer, replicas) = waited.map_err(|error| self.context.of_key(error))?;
+        let answer = self.understood(Ok(answer), read)?;
         if lasts(&answer) && replicas < u64::from(durable.replicas) {
             let wanted = durable.replicas;
             let reason = format!("{replicas} of {wanted} replicas have it so far");
             return Err(StoreError::new(reason, true));
         }
         Ok(answer)
+    }
+
+    fn understood<T>(
+        &self,
+        answer: Result<Value, CommandError>,
+        read: impl FnOnce(Value) -> Option<T>,
+    ) -> Result<T, StoreError> {
+        let answer = answer.map_err(|error| self.context.of_key(error))?;
+        // Leaves outcomes out of errors: they may be confidential.
+        let (kind, size) = match &answer {
+            Value::Array(items) => ("a list of", items.len()),
+            Value::BulkString(bytes) => ("bytes:", bytes.len()),
+            _ => ("neither list nor text, but values:", 1),
+        };
+        read(answer).ok_or_else(|| CommandError::Unexpected(format!("{kind} {size}")).into())
+    }
+
+    /// Claims again what was just granted, under a fence above `floor`: the record was lost, and the server's clock is behind
+    /// the fences that this process was given.
+    async fn raised(
+        &self,
+        key: &str,
+        claim: &Claim,
+        asked: &[u8],
+        floor: u64,
+    ) -> Result<Claimed, StoreError> {
+        let floor = floor.to_string();
+        let now = self.context.connection.clock().now();
+        let read = |answer| wire::claimed(answer, claim, now);
+        let args: [&[u8]; 2] = [asked, floor.as_bytes()];
+        let claimed = self.run(&CLAIM, key, &args, is_granted, read).await?;
+        // No caller has heard of the grant under the lower fence.
+        Ok(match claimed {
+            Claimed::Mine(grant) => Claimed::New(grant),
+            other => other,
+        })
+    }
+
+    /// Sees to it that an outcome is not kept for longer than was asked for, when the server's clock was set back, or that may
+    /// have happened unnoticed. What fails is done with a later replay.
+    async fn end_in_time(&self, key: &str) {
+        let sent = Instant::now();
+        let answer = SET_BACK.run(&self.context.connection, &[key], &[]).await;
+        if let Ok(Value::Int(now)) = answer
+            && let Ok(now) = u64::try_from(now)
+        {
+            self.context.connection.clock().shows(now);
+            self.context.shown(sent, now);
+        }
     }
 
     async fn rest(
@@ -286,18 +350,15 @@ impl RedisIdempotency {
     }
 }
 
-fn understood<T>(
-    answer: Result<Value, CommandError>,
-    read: impl FnOnce(Value) -> Option<T>,
-) -> Result<T, StoreError> {
-    let answer = answer?;
-    // Leaves outcomes out of errors: they may be confidential.
-    let (kind, size) = match &answer {
-        Value::Array(items) => ("a list of", items.len()),
-        Value::BulkString(bytes) => ("bytes:", bytes.len()),
-        _ => ("neither list nor text, but values:", 1),
-    };
-    read(answer).ok_or_else(|| CommandError::Unexpected(format!("{kind} {size}")).into())
+const fn is_granted(claimed: &Claimed) -> bool {
+    matches!(claimed, Claimed::New(_) | Claimed::Mine(_))
+}
+
+const fn fence(claimed: &Claimed) -> Option<u64> {
+    match claimed {
+        Claimed::New(grant) | Claimed::Mine(grant) => Some(grant.fence),
+        _ => None,
+    }
 }
 
 impl fmt::Debug for RedisIdempotency {
@@ -323,14 +384,30 @@ impl IdempotencyStore for RedisIdempotency {
             let listens = self.context.is_subscribed(|| self.part(name, key, "news"));
             let asked = wire::claim(claim, listens);
             let clock = self.context.connection.clock();
-            let lasts = |claimed: &Claimed| matches!(claimed, Claimed::New(_) | Claimed::Mine(_));
-            let read = |answer| wire::claimed(answer, claim, clock.now());
-            let claimed = self.run(&CLAIM, &at, &[&asked], lasts, read).await?;
+            let (floor, sent) = (clock.floor(), Instant::now());
+            let mut may_be_set_back = false;
+            let read = |answer| {
+                let now = clock.now();
+                may_be_set_back = wire::is_done_after(&answer, now + STEP);
+                wire::claimed(answer, claim, now)
+            };
+            let mut claimed = self.run(&CLAIM, &at, &[&asked], is_granted, read).await?;
+            may_be_set_back |= matches!(claimed, Claimed::Done { .. }) && clock.is_stale();
+            if may_be_set_back {
+                self.end_in_time(&at).await;
+            }
             if let Claimed::New(grant) = &claimed
                 && grant.attempt == 1
             {
                 // Of a key that was unknown, the first fence is the time.
                 clock.shows(grant.fence);
+                self.context.shown(sent, grant.fence);
+            }
+            if fence(&claimed).is_some_and(|fence| fence + STEP < floor) {
+                claimed = self.raised(&at, claim, &asked, floor).await?;
+            }
+            if let Some(fence) = fence(&claimed) {
+                clock.gave(fence);
             }
             Ok(claimed)
         })
@@ -381,8 +458,8 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             validate::holder(holder)?;
             validate::completion(completion)?;
-            let since = Some(self.context.connection.clock().now());
-            let record = wire::record(holder, since, &completion.outcome);
+            let done = (self.context.connection.clock().now(), completion.ttl_ms);
+            let record = wire::record(holder, Some(done), &completion.outcome);
             self.step(&COMPLETE, name, key, &record, completion.ttl_ms, true)
                 .await
         })
@@ -436,13 +513,17 @@ impl IdempotencyStore for RedisIdempotency {
         Box::pin(async move {
             let key = self.key(name, key)?;
             let answer = GET.run(&self.context.connection, &[&key], &[]).await;
-            understood(answer, wire::view)
+            self.understood(answer, wire::view)
         })
     }
 
     fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         let channel = self.part(name, key, "news");
         self.context.subscribe(&channel, |_| Some(()))
+    }
+
+    fn is_sharded(&self) -> bool {
+        self.context.connection.is_cluster()
     }
 
     fn handle(&self) -> Option<&StoreHandle> {

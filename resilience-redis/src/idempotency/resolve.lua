@@ -8,12 +8,16 @@ if not outcome or not (held >= 1 and held < 9007199254740992 and held % 1 == 0 a
   error(redis.error_reply('ERR a resolution that makes no sense: ' .. key))
 end
 if not read then return 'gone' end
-if fence ~= held or (phase == 1 and till > now) then return 'taken' end
+if fence ~= held then return 'taken' end
+if phase == 1 and till > now then
+  clamp()
+  return 'taken'
+end
 if phase == 2 or (phase == 0 and previous ~= 2) then return 'over' end
 local answer, tail, keep, news = 'kept', nil, retention, '0'
 since, till = now, 0
 if was_done == 1 then
-  phase, left, keep, news = 2, 0, ARGV[2], '2'
+  phase, left, lease, keep, news = 2, 0, number, ARGV[2], '2'
   tail = string.sub(read, 52, behind) .. outcome
 else
   phase, previous = 0, 1

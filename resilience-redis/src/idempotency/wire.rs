@@ -32,16 +32,18 @@ pub(super) fn claim(claim: &Claim, listens: bool) -> Vec<u8> {
     asked
 }
 
-/// The record as its holder knows it, with `bytes` for the script. `since` is the time of the completion, if any.
-pub(super) fn record(holder: &Holder, since: Option<u64>, bytes: &[u8]) -> Vec<u8> {
+/// The record as its holder knows it, with `bytes` for the script. `done` is the time of the completion, if any, and how long
+/// its outcome is kept.
+pub(super) fn record(holder: &Holder, done: Option<(u64, u64)>, bytes: &[u8]) -> Vec<u8> {
     let names = [&holder.fingerprint[..], holder.owner.as_bytes()];
     let length = HEAD + names[0].len() + names[1].len() + bytes.len();
     let mut record = Vec::with_capacity(length);
-    let phase = if since.is_some() { 2 } else { 1 };
+    let phase = if done.is_some() { 2 } else { 1 };
+    let (since, ttl_ms) = done.unwrap_or_default();
     record.extend([MARK, phase, code(holder.previous), 0]);
     record.extend(holder.attempt.to_le_bytes());
     // The server sets `until` and the lease.
-    for number in [holder.fence, since.unwrap_or(0), 0, 0, holder.retention_ms] {
+    for number in [holder.fence, since, 0, ttl_ms, holder.retention_ms] {
         record.extend((number as f64).to_le_bytes());
     }
     record.extend(names.map(size));
@@ -123,6 +125,15 @@ pub(super) fn claimed(answer: Value, claim: &Claim, now: u64) -> Option<Claimed>
         },
         _ => return None,
     })
+}
+
+/// Whether an answer to `claim` is the record of work that was done after `now`, on the server's clock.
+pub(super) fn is_done_after(answer: &Value, now: u64) -> bool {
+    let Value::BulkString(record) = answer else {
+        return false;
+    };
+    let since = record.get(16..24).and_then(number);
+    record.first() == Some(&MARK) && since.is_some_and(|since| since > now)
 }
 
 /// The answer to `claim` when the record is done.

@@ -4,14 +4,34 @@
 -- built. Remainders and rounded quotients of such numbers are exact.
 --
 -- The key of a subject holds its buckets, one after the other: the mark of the limit (four bytes), and three doubles:
--- parts, microsecond, unit. One that is missing is full. A decision leaves those of other limits as they are.
+-- parts, microsecond, unit. One that is missing is full. A decision leaves those of other limits as they are. (A length that is
+-- no multiple of 28 is another format, and an error.)
+--
+-- Microseconds are the record's own: resilience_core's `RecordClock`. After the clock was set back, a bucket with this mark
+-- comes first: in place of the parts, how far the record is ahead of the clock. Instances of earlier versions take it for that
+-- of another limit.
+local CLOCK = 0
+-- So far ahead at most does a key outlive what is in it: a clock that is set forward again must find it.
+local AHEAD = 86400000000
+
+-- The time of the record, its lead, and the lead that was kept.
+local function moved(packed, key)
+  if #packed % 28 ~= 0 then error(redis.error_reply('ERR no buckets: ' .. key)) end
+  local at, kept = 0, 0
+  for from = 1, #packed, 28 do
+    local mark, parts, micros = struct.unpack('<I4dd', packed, from)
+    if mark == CLOCK then kept = parts end
+    if micros > at then at = micros end
+  end
+  local now, lead = record_time(now, at, kept, 0, 0)
+  return now, lead, kept
+end
 
 -- What else is kept is bounded: those that were decided about most recently, as many as fit into a number of bytes.
 local OTHERS = 28 * 32
 
--- What is left of packed buckets without the one with this mark, and that one. Not that of another kind of key.
-local function without(mark, packed, key)
-  if #packed % 28 ~= 0 then error(redis.error_reply('ERR no buckets: ' .. key)) end
+-- What is left of packed buckets without the one with this mark, and that one.
+local function without(mark, packed)
   for from = 1, #packed, 28 do
     if struct.unpack('<I4', packed, from) == mark then
       return string.sub(packed, 1, from - 1) .. string.sub(packed, from + 28), string.sub(packed, from, from + 27)
@@ -22,14 +42,15 @@ end
 
 -- Writes buckets, with the microseconds until they are full, in front of those of other limits. When those are full,
 -- is not known here: the key lives no shorter than it would have.
-local function keep(key, packed, full_in, others)
-  local ttl = math.max(math.ceil(full_in / 1000), 1)
+local function keep(key, packed, full_in, others, now, lead, write)
+  local ttl = math.max(math.ceil((full_in + math.min(lead, AHEAD)) / 1000), 1)
   if others ~= '' then
     ttl = math.max(ttl, call('PTTL', key))
     packed = packed .. string.sub(others, 1, OTHERS)
   end
-  if packed == '' then return call('DEL', key) end
-  call('SET', key, packed, 'PX', ttl)
+  if packed == '' then return write('DEL', key) end
+  if lead > 0 then packed = struct.pack('<I4ddd', CLOCK, lead, now, 1) .. packed end
+  write('SET', key, packed, 'PX', ttl)
 end
 
 -- The parts of a bucket whose unit was another one. The rest of a token is rounded down to the new unit.

@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | `{prefix:limit:NAME:SUBJECT}` | string, 28 bytes a limit | mark of the limit; three doubles: parts of a token, microsecond, how many parts are a token | until all are full |
 //! | `{prefix:limit:NAME}:live` | zset | instance, live until (ms) | until the last of them is no longer live |
+//! | `{prefix:limit:NAME}:live:clock` | hash | time of the record, lead, format | the same |
 //!
 //! A subject with one limit takes 120 bytes of Redis 7 (its MEMORY USAGE): what is longer than 44 bytes would take more, so
 //! the subject of a longer key is shortened to a digest of 96 bits, and if that is not enough, the name with it
@@ -18,8 +19,11 @@
 //! A subject too hot for one server can be divided over several buckets, in different slots:
 //! [`ShardedLimits`](resilience_core::limit::store::ShardedLimits).
 //!
-//! All times are the server's, in microseconds. A refusal writes nothing, and a bucket that is full has no key: losing
-//! a key to its TTL is never more generous than keeping it. Losing keys to eviction is: give the server a policy that
+//! Moments are in microseconds of the record's own time ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or
+//! ahead of it after that was set back, which takes 28 bytes more and a key that lives longer by as much, up to a day. A clock
+//! set forward fills buckets, once: going to and fro, it fills none again. A refusal writes nothing, or at most once a second
+//! the time until which the bucket has gained. A bucket that is full has no key: losing a key to its TTL is never more generous
+//! than keeping it. Losing keys to eviction is: give the server a policy that
 //! evicts nothing (`noeviction`) or only what it must (`volatile-ttl`: those that are full soonest go first).
 
 use std::{fmt, sync::LazyLock, time::Duration};
@@ -37,6 +41,7 @@ static DECIDE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("token_bucket.lua"),
         "\n",
+        include_str!("../record_time.lua"),
         include_str!("bucket.lua"),
         "\n",
         include_str!("decide.lua")
@@ -83,7 +88,8 @@ impl RedisLimits {
 impl RedisLimits {
     async fn note(&self, name: &str, instance: &str, ttl: Duration) -> Result<u64, CommandError> {
         let key = format!("{}:live", keys::tag(&self.context.prefix, "limit", name));
-        members::heartbeat(&self.context.connection, &key, instance, ttl).await
+        let noted = members::heartbeat(&self.context.connection, &key, instance, ttl).await?;
+        Ok(noted.live)
     }
 }
 
@@ -105,7 +111,8 @@ impl LimitStore for RedisLimits {
         Box::pin(async move {
             validate(demands)?;
             distinct(demands)?;
-            Ok(self.run(name, subject, demands).await?)
+            let decided = self.run(name, subject, demands).await;
+            decided.map_err(|error| self.context.of_key(error))
         })
     }
 
@@ -115,7 +122,14 @@ impl LimitStore for RedisLimits {
         instance: &'a str,
         ttl: Duration,
     ) -> StoreFuture<'a, u64> {
-        Box::pin(async move { Ok(self.note(name, instance, ttl).await?) })
+        Box::pin(async move {
+            let noted = self.note(name, instance, ttl).await;
+            noted.map_err(|error| self.context.of_key(error))
+        })
+    }
+
+    fn is_sharded(&self) -> bool {
+        self.context.connection.is_cluster()
     }
 
     fn handle(&self) -> Option<&StoreHandle> {
@@ -123,8 +137,18 @@ impl LimitStore for RedisLimits {
     }
 }
 
+/// The mark of the record's clock.
+const CLOCK: u32 = 0;
+
 /// Limits of one decision are told apart by their marks.
 fn distinct(demands: &[Demand<'_>]) -> Result<(), StoreError> {
+    if let Some(demand) = demands.iter().find(|demand| mark(demand.limit) == CLOCK) {
+        let reason = format!(
+            "the mark of limit `{}` is reserved: rename it",
+            demand.limit
+        );
+        return Err(StoreError::new(reason, false));
+    }
     for (index, demand) in demands.iter().enumerate().skip(1) {
         let is_its = |other: &&Demand<'_>| mark(other.limit) == mark(demand.limit);
         if let Some(other) = demands[..index].iter().find(is_its) {

@@ -40,6 +40,9 @@ if #asked == 36 and (not others or #others == 28) then
       elseif others then
         call('DEL', key)
       end
+    elseif outcome == 0 and now - at >= 1000000 then
+      -- Now and then, so that a clock that is set back does not take back what has been gained since the last admission.
+      redis.pcall('SET', key, struct.pack('<I4ddd', mark, parts, now, unit), 'PX', math.ceil(full_in / 1000))
     end
     return struct.pack('<bI2ddd', outcome, 1, wait, (parts - parts % unit) / unit, full_in)
   end

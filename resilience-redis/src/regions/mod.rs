@@ -5,10 +5,11 @@
 //!
 //! | key | type | what | TTL |
 //! |---|---|---|---|
-//! | `{prefix:region:GROUP}:ledger` | hash | version, and what is lent and borrowed | 100 terms |
+//! | `{prefix:region:GROUP}:ledger` | hash | version; what is lent and borrowed, a line of text that begins with its format; time of the record, lead | 100 terms |
 //! | `{prefix:region:GROUP}:demand` | hash | instance, `demand:until`: what it would use, in millionths of the whole | 5 intervals |
 //!
-//! All times are the server's, in microseconds. Each region has a Redis of its own; the regions reach each other's with
+//! Moments are in microseconds of the record's own time ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or
+//! ahead of it after that was set back. Each region has a Redis of its own; the regions reach each other's with
 //! a connection of their own across.
 
 use std::{fmt, sync::LazyLock};
@@ -20,8 +21,21 @@ use resilience_core::limit::store::{StoreError, StoreFuture};
 
 use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 
-static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
-static SWAP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("swap.lua")));
+macro_rules! script {
+    ($id:ident, $file:literal) => {
+        static $id: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("../shown.lua"),
+                include_str!("../record_time.lua"),
+                include_str!("ledger.lua"),
+                include_str!($file)
+            ))
+        });
+    };
+}
+
+script!(READ, "read.lua");
+script!(SWAP, "swap.lua");
 
 /// The ledgers of the region that this Redis is in. Made by [`Redis::regions`](crate::Redis::regions); cheap to clone.
 #[derive(Clone)]

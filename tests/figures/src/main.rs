@@ -13,9 +13,11 @@
 #![allow(clippy::disallowed_types)]
 
 mod bare;
+mod clock;
 mod commands;
 mod fleet;
 mod hammer;
+mod handlers;
 mod hang_ups;
 mod leases;
 mod limits;
@@ -31,12 +33,18 @@ mod traffic;
 #[path = "../../src/child_process.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod child_process;
+#[path = "../../src/lasting.rs"]
+#[allow(unreachable_pub)]
+mod lasting;
 #[path = "../../src/limit_script.rs"]
 #[allow(unreachable_pub)]
 mod limit_script;
 #[path = "../../src/redis.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod redis;
+#[path = "../../src/redis_clock.rs"]
+#[allow(unreachable_pub)]
+mod redis_clock;
 
 use std::env;
 
@@ -66,8 +74,14 @@ async fn main() {
 }
 
 async fn figures(part: &str) {
+    if "clock".contains(part) {
+        clock::run().await;
+    }
     if "commands".contains(part) {
         commands::run().await;
+    }
+    if "handlers".contains(part) {
+        handlers::run().await;
     }
     if "hang_ups".contains(part) {
         hang_ups::run().await;

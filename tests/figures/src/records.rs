@@ -29,7 +29,14 @@ macro_rules! script {
     };
 }
 
-const CLAIM: &str = script!("read_full.lua", "time.lua", "common.lua", "claim.lua");
+const CLAIM: &str = script!(
+    "read_full.lua",
+    "time.lua",
+    "common.lua",
+    "claim_new.lua",
+    "clamp.lua",
+    "claim.lua"
+);
 const COMPLETE: &str = script!(
     "read_head.lua",
     "complete_fast.lua",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, failover, cluster, deploys or outages
+//! torture only NAME   one part of it: inbox, redis, hang_ups, failover, switch, shards, cluster, deploys or outages
 //! torture worker ..   one of the processes
 //! torture server ..   one of the servers
 //! ```
@@ -11,8 +11,13 @@ use std::{env, time::Duration};
 
 use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
+    postgres::Postgres,
     redis_cluster::RedisCluster,
-    torture::{DISTANCE, Loss, Plan, Subject, deploys, failover, outages, run, serve, work},
+    redis_sentinel::RedisSentinels,
+    torture::{
+        DISTANCE, How, Loss, PLACES, Plan, Subject, deploys, failover, hang_ups_on_postgres,
+        hang_ups_on_sqlite, one_master_frozen, outages, run, serve, switch, switches, work,
+    },
 };
 
 #[path = "../../figures/src/report.rs"]
@@ -40,10 +45,19 @@ async fn main() {
             tortured(*subject).await;
         }
     }
+    if "hang_ups".contains(only) {
+        hang_ups().await;
+    }
     if "failover".contains(only) {
         for durable in [false, true] {
             failovers(durable).await;
         }
+    }
+    if "switch".contains(only) {
+        switched().await;
+    }
+    if "shards".contains(only) {
+        shards().await;
     }
     if "cluster".contains(only) {
         answers().await;
@@ -55,6 +69,40 @@ async fn main() {
         unrecorded().await;
     }
     report::load();
+}
+
+/// What another route loses on a pool whose transactions are given up.
+async fn hang_ups() {
+    const WRITES: usize = 1_000;
+    let server = Postgres::start();
+    let mut lost = 0;
+    for (database, hung_up) in [
+        ("postgres", hang_ups_on_postgres(&server, WRITES).await),
+        ("sqlite", hang_ups_on_sqlite(WRITES).await),
+    ] {
+        lost += hung_up.lost;
+        let tell = |name: &str, value: usize, unit: &str, target| {
+            let name = format!("inbox_hang_ups_{name}_{database}");
+            figure(&name, value as f64, unit, target);
+        };
+        let given_up = format!("of {} transactions", hung_up.given_up + hung_up.committed);
+        tell("given_up", hung_up.given_up, &given_up, Target::Open);
+        let writes = format!("of {} writes of another route", hung_up.told);
+        tell("lost_writes", hung_up.lost, &writes, Target::Exactly(0.0));
+        tell(
+            "effects_twice",
+            hung_up.twice,
+            "effects",
+            Target::Exactly(0.0),
+        );
+    }
+    let unit = format!("of {WRITES} writes of another route, on each database");
+    figure(
+        "inbox_hang_ups_lost_writes",
+        lost as f64,
+        &unit,
+        Target::Exactly(0.0),
+    );
 }
 
 /// Whether an answer is taken for another's, when connections are lost and remade.
@@ -171,6 +219,81 @@ async fn failovers(durable: bool) {
         sum.fences_back as f64,
         "keys",
         Target::Exactly(0.0),
+    );
+}
+
+/// What callers of other shards notice when a master of a Cluster is frozen.
+async fn shards() {
+    let start = tokio::task::spawn_blocking(RedisCluster::start);
+    let cluster = start.await.expect("a Cluster");
+    let (_cluster, shards) = one_master_frozen(cluster, Duration::from_secs(5)).await;
+    let mut most: f64 = 0.0;
+    for (word, healthy) in [("limit", shards.limit), ("idempotency", shards.idempotency)] {
+        let unit = format!("% of {} calls, one master frozen 5 s", healthy.calls);
+        let name = format!("healthy_shards_refused_percent_{word}");
+        figure(&name, healthy.percent(), &unit, Target::Open);
+        most = most.max(healthy.percent());
+    }
+    figure(
+        "healthy_shards_refused_percent",
+        most,
+        "% of calls",
+        Target::AtMost(1.0),
+    );
+}
+
+/// What a switch of the master costs, by the number of replicas that steps wait for.
+async fn switched() {
+    let mut twice = 0;
+    for (how, word) in [(How::Planned, "planned"), (How::Killed, "killed")] {
+        for durable in [0, 1, 2] {
+            let group = tokio::task::spawn_blocking(RedisSentinels::start);
+            let (_group, switch) = switch(group.await.expect("a group"), durable, how).await;
+            let tell = |name: &str, value: f64, unit: &str, target| {
+                let name = format!("sentinel_failover_{word}_durable_{durable}_{name}");
+                figure(&name, value, unit, target);
+            };
+            let unit = format!("of {} keys", switch.accepted);
+            let target = match durable {
+                2 => Target::Exactly(0.0),
+                _ => Target::Open,
+            };
+            tell("effects_twice", switch.twice as f64, &unit, target);
+            let in_use = switch.in_use.as_secs_f64() * 1e3;
+            let unit = "ms after the promotion";
+            tell("former_master_in_use", in_use, unit, Target::Open);
+            let pause = switch.pause.as_secs_f64() * 1e3;
+            tell("longest_pause", pause, "ms", Target::Open);
+            if durable == 2 {
+                twice += switch.twice;
+            }
+        }
+    }
+    let unit = "keys, durable(2) of 2";
+    figure(
+        "sentinel_failover_effects_twice",
+        twice as f64,
+        unit,
+        Target::Exactly(0.0),
+    );
+    let group = tokio::task::spawn_blocking(RedisSentinels::start);
+    let overrun = switches(group.await.expect("a group"), 5, Duration::from_secs(6)).await;
+    let unit = "calls above the limit, five switches";
+    let above = overrun.admitted_above as f64;
+    figure("sentinel_failovers_limit_above", above, unit, Target::Open);
+    let unit = format!("calls at once of {PLACES}, five switches");
+    figure(
+        "sentinel_failovers_bulkhead_peak",
+        overrun.peak as f64,
+        &unit,
+        Target::Open,
+    );
+    let above = overrun.above.as_secs_f64() * 1e3;
+    figure(
+        "sentinel_failovers_bulkhead_above",
+        above,
+        "ms",
+        Target::Open,
     );
 }
 

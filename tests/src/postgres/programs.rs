@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    os::unix::process::CommandExt,
+    os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -85,13 +85,13 @@ fn version_number(folder: &Path) -> u32 {
 
 /// The user that the server runs as when we are root, which PostgreSQL refuses to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owner {
-    pub(super) user: u32,
-    pub(super) group: u32,
+pub(crate) struct Owner {
+    user: u32,
+    group: u32,
 }
 
 impl Owner {
-    pub(super) fn if_we_are_root() -> Option<Self> {
+    pub(crate) fn if_we_are_root() -> Option<Self> {
         if !geteuid().is_root() {
             return None;
         }
@@ -112,12 +112,19 @@ impl Owner {
 }
 
 /// A command that runs as `owner`, if there is one; supplementary groups are dropped with the user.
-pub(super) fn command(program: impl AsRef<std::ffi::OsStr>, owner: Option<Owner>) -> Command {
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>, owner: Option<Owner>) -> Command {
     let mut command = Command::new(program);
     if let Some(Owner { user, group }) = owner {
         command.uid(user).gid(group);
     }
     command
+}
+
+/// Gives a directory to `owner`, if there is one.
+pub(crate) fn give_to(owner: Option<Owner>, directory: &Path) {
+    if let Some(Owner { user, group }) = owner {
+        chown(directory, Some(user), Some(group)).expect("a directory for the server's user");
+    }
 }
 
 /// Makes the data directory.

@@ -124,7 +124,7 @@ const SETTINGS: [&str; 6] = [
 
 /// Ports that are free at this moment, below those that systems hand out for outgoing connections: a server that is
 /// down for a while must find its port again.
-pub(super) fn free_ports() -> impl Iterator<Item = u16> {
+pub(crate) fn free_ports() -> impl Iterator<Item = u16> {
     std::iter::repeat_with(|| fastrand::u16(12_000..32_000))
         .filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }

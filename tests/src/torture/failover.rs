@@ -15,7 +15,10 @@ use resilience_core::idempotency::{
 };
 use resilience_redis::{Redis, RedisIdempotency};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use crate::{
     proxy::{Proxy, Weather},
@@ -63,7 +66,7 @@ pub async fn failover(durable: bool) -> Loss {
     line.set(Weather::Latency(DISTANCE)).await;
 
     let dead = Arc::new(AtomicBool::new(false));
-    let tasks = start_load(&store(&primary, durable).await, &dead);
+    let tasks = start_load(&store_at(&primary.url(), durable.into()).await, &dead);
     sleep(LOAD).await;
     // Both at once: with it goes what it had sent, and what had not arrived.
     let process = primary.process().and_then(Pid::from_raw).expect("it runs");
@@ -73,23 +76,36 @@ pub async fn failover(durable: bool) -> Loss {
     dead.store(true, Relaxed);
     let accepted = tasks.join_all().await.concat();
     assert!(replica.command("REPLICAOF NO ONE").contains("OK"));
-    count(&store(&replica, false).await, &accepted).await
+    count(&store_at(&replica.url(), 0).await, &accepted).await
 }
 
-type Accepted = (String, Grant);
+/// A completion that was acknowledged.
+#[derive(Clone)]
+pub(super) struct Accepted {
+    pub(super) key: String,
+    pub(super) grant: Grant,
+    pub(super) at: Instant,
+}
 
-/// Claims and completes one key after the other until the primary is dead.
-fn start_load(store: &RedisIdempotency, dead: &Arc<AtomicBool>) -> JoinSet<Vec<Accepted>> {
+/// Claims and completes one key after the other until it is over.
+pub(super) fn start_load(
+    store: &RedisIdempotency,
+    over: &Arc<AtomicBool>,
+) -> JoinSet<Vec<Accepted>> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
-        let (store, next, dead) = (store.clone(), Arc::clone(&next), Arc::clone(dead));
+        let (store, next, over) = (store.clone(), Arc::clone(&next), Arc::clone(over));
         tasks.spawn(async move {
             let mut accepted = Vec::new();
-            while !dead.load(Relaxed) {
+            while !over.load(Relaxed) {
                 let key = format!("key-{}", next.fetch_add(1, Relaxed));
                 match complete(&store, &key).await {
-                    Some(grant) => accepted.push((key, grant)),
+                    Some(grant) => accepted.push(Accepted {
+                        key,
+                        grant,
+                        at: Instant::now(),
+                    }),
                     // It fails at once, over and over, when the line is down.
                     None => sleep(Duration::from_millis(1)).await,
                 }
@@ -124,13 +140,13 @@ async fn complete(store: &RedisIdempotency, key: &str) -> Option<Grant> {
     matches!(kept, Ok(WriteOutcome::Kept)).then_some(grant)
 }
 
-/// What the replica knows.
-async fn count(store: &RedisIdempotency, accepted: &[Accepted]) -> Loss {
+/// What the server that took over knows.
+pub(super) async fn count(store: &RedisIdempotency, accepted: &[Accepted]) -> Loss {
     let mut loss = Loss {
         accepted: accepted.len(),
         ..Loss::default()
     };
-    for (key, grant) in accepted {
+    for Accepted { key, grant, .. } in accepted {
         // No caller waits here for the lease of an attempt whose completion was lost: it is lost in any case.
         match store
             .claim(NAME, key, &claim(key))
@@ -148,13 +164,16 @@ async fn count(store: &RedisIdempotency, accepted: &[Accepted]) -> Loss {
     loss
 }
 
-async fn store(server: &RedisServer, durable: bool) -> RedisIdempotency {
+/// With `durable` above zero, steps wait for this number of replicas.
+pub(super) async fn store_at(url: &str, durable: u32) -> RedisIdempotency {
     // Completions that wait for a replica go one after the other: there is time for a queue of them.
-    let redis = Redis::builder(&server.url()).budget(Duration::from_secs(1));
+    let redis = Redis::builder(url).budget(Duration::from_secs(1));
     let redis = redis.connect().expect("an address");
     let store = match durable {
-        true => redis.idempotency().durable(1, Duration::from_millis(100)),
-        false => Ok(redis.idempotency()),
+        0 => Ok(redis.idempotency()),
+        replicas => redis
+            .idempotency()
+            .durable(replicas, Duration::from_millis(100)),
     };
     let store = store.expect("valid settings");
     store.ready(SOON).await.expect("a server");

@@ -10,8 +10,11 @@ mod checker;
 mod deploys;
 mod failover;
 mod fleet;
+mod hang_ups;
 mod outages;
+mod shards;
 mod subject;
+mod switch;
 mod worker;
 
 use std::{path::Path, time::Duration};
@@ -20,8 +23,11 @@ pub use checker::Findings;
 pub use deploys::{Deploys, deploys, serve};
 pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
+pub use hang_ups::{HungUp, hang_ups_on_postgres, hang_ups_on_sqlite};
 pub use outages::{Outages, outages};
+pub use shards::{Healthy, Shards, one_master_frozen};
 pub use subject::Subject;
+pub use switch::{How, Overrun, PLACES, Switch, switch, switches};
 pub use worker::work;
 
 use crate::{postgres::Postgres, redis::RedisServer};

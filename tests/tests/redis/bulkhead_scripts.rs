@@ -8,9 +8,9 @@ use resilience_core::bulkhead::fleet::{
 };
 use resilience_tests::redis::RedisServer;
 
-/// In place of clock.lua: the time is told by the caller, and calls are left in a list. Keys live by the server's own
-/// clock, which passes far more slowly here.
-const TOLD: &str = "local now = tonumber(table.remove(ARGV))\n\
+/// In place of shown.lua, floor.lua and call_up.lua: the time is told by the caller, and calls are left in a list. Keys live by
+/// the server's own clock, which passes far more slowly here.
+const TOLD: &str = "local shown, floor = tonumber(table.remove(ARGV)), 0\n\
     local function call_up(leases) for _, id in ipairs(leases) do redis.call('RPUSH', '{t}:called', id) end end\n";
 
 macro_rules! told {
@@ -18,6 +18,7 @@ macro_rules! told {
         (
             TOLD,
             concat!(
+                include_str!("../../../resilience-redis/src/record_time.lua"),
                 include_str!("../../../resilience-redis/src/bulkhead/common.lua"),
                 "\n",
                 include_str!(concat!("../../../resilience-redis/src/bulkhead/", $file))
@@ -60,7 +61,13 @@ impl Scripts {
         words.extend(args.iter().map(String::as_str));
         words.push(&now);
         let ask = |words: &[&str]| self.server.try_words(words).expect("an answer");
-        let answer = ask(&words);
+        let mut answer = ask(&words);
+        if script == RENEW {
+            // What the clock shows comes first.
+            let (shown, rest) = answer.split_once('\n').expect("more than one item");
+            assert_eq!(shown, now);
+            answer = rest.to_owned();
+        }
         let is_error = answer.starts_with('-') && !answer.starts_with("-1");
         assert!(!is_error, "{words:?}: {answer}");
         let called = ask(&["LRANGE", "{t}:called", "0", "-1"]);
@@ -75,6 +82,8 @@ impl Scripts {
 }
 
 const SECOND: u64 = 1_000_000;
+/// The number of a script.
+const RENEW: usize = 1;
 
 /// What a run is made of: few ids, so that they meet.
 struct Dice {
@@ -233,7 +242,7 @@ fn the_scripts_of_a_bulkhead_do_what_the_record_does() {
                         .iter()
                         .for_each(|kept| renewals[usize::from(*kept)] += 1);
                     let answer = [viewed(&record.view(now)), flags(&answer)].concat();
-                    (Step { answer, up }, scripts.run(1, &args, now))
+                    (Step { answer, up }, scripts.run(RENEW, &args, now))
                 }
                 14..19 => {
                     let releases = dice.releases();

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use resilience_core::{breaker::CircuitBreaker, fleet::FleetOptions};
 use resilience_redis::{CommandError, Redis, Status};
 use resilience_tests::{
-    redis::{RedisServer, free_port},
-    redis_scene::events,
+    proxy::Proxy,
+    redis::{Flavour, RedisServer, free_port},
+    redis_scene::{events, writes},
     until::eventually,
 };
 use tokio::time::Instant;
@@ -105,6 +107,35 @@ async fn a_wrong_password_is_reported_and_nothing_hangs() {
     assert_eq!(wrong.ping().await, Err(CommandError::Down));
     let right = Redis::connect(&format!("redis://:right@{}", server.addr())).expect("a good URL");
     right.ready(SOON).await.expect("connects");
+}
+
+/// As behind one address of a provider. The sockets of the former master stay open, and before Redis 7.0 what it refuses in a
+/// script comes as a text.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_was_demoted_behind_its_address_is_left_for_its_successor() {
+    join_all(Flavour::installed().into_iter().map(async |flavour| {
+        let servers = [(); 2].map(|()| RedisServer::start_flavour(flavour, &[]));
+        let [former, successor] = servers.each_ref();
+        let address = |server: &RedisServer| server.addr().parse().expect("an address");
+        let line = Proxy::to(address(former)).await.expect("a port");
+        let redis = Redis::connect(&format!("redis://{}", line.address())).expect("a good URL");
+        redis.ready(SOON).await.expect("connects");
+        assert!(writes(&redis, "before").await, "{flavour:?}");
+        line.lead_to(address(successor));
+        let demote = format!("REPLICAOF 127.0.0.1 {}", successor.port());
+        assert_eq!(former.command(&demote), "OK");
+        eventually("it is refused", SOON, async || {
+            !writes(&redis, "refused").await
+        })
+        .await;
+        eventually("its successor is found", SOON, async || {
+            writes(&redis, "after").await
+        })
+        .await;
+        let record = ["EXISTS", "{resilience:idempotency:writes:after}:record"];
+        assert_eq!(successor.try_words(&record).expect("an answer"), "1");
+    }))
+    .await;
 }
 
 /// A Redis that evicts loses counters and records silently: limits start again, work is done twice.

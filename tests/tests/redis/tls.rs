@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use resilience_redis::{Redis, Status};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use resilience_redis::{Redis, RedisBuilder, Status};
 use resilience_tests::{breaker_conformance, redis::RedisServer, redis_scene::SOON};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -20,23 +20,34 @@ impl Authority {
         self.0.pem()
     }
 
-    fn server(&self, names: &[&str]) -> RedisServer {
+    /// A certificate for these names, and its key.
+    fn certificate(&self, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names).expect("good names");
+        let subject = names.join(",");
+        let mut params = CertificateParams::new(names).expect("good names");
+        // A certificate named as its authority counts as self-signed.
+        params.distinguished_name.push(DnType::CommonName, subject);
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        RedisServer::start_tls(&certificate.pem(), &key.serialize_pem(), &self.pem())
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn server(&self, names: &[&str]) -> RedisServer {
+        let (certificate, key) = self.certificate(names);
+        RedisServer::start_tls(&certificate, &key, &self.pem())
     }
 }
 
 fn connect(server: &RedisServer, roots: &str) -> Redis {
+    builder(server, roots).connect().expect("good settings")
+}
+
+fn builder(server: &RedisServer, roots: &str) -> RedisBuilder {
     // Once per process, as a program does.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Redis::builder(&server.tls_url())
         .budget(Duration::from_secs(2))
         .root_certificates(roots)
-        .connect()
-        .expect("good settings")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,4 +77,18 @@ async fn a_certificate_for_another_name_is_not_accepted() {
     let authority = Authority::new();
     let server = authority.server(&["redis.example.org"]);
     is_refused(&connect(&server, &authority.pem())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_for_certificates_of_clients_is_shown_one() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.certificate(&["127.0.0.1"]);
+    let server = RedisServer::start_mutual_tls(&certificate, &key, &authority.pem());
+    let (certificate, key) = authority.certificate(&["client"]);
+    let known = builder(&server, &authority.pem()).client_certificate(certificate, key);
+    let known = known.connect().expect("good settings");
+    known.ready(SOON).await.expect("connects");
+    assert_eq!(known.ping().await, Ok(()));
+    let unknown = connect(&server, &authority.pem());
+    assert!(unknown.ready(Duration::from_millis(500)).await.is_err());
 }

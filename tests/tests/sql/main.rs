@@ -1,5 +1,9 @@
-//! Databases: how sqlx's errors are classified, and the inbox, on a real PostgreSQL and on SQLite.
+//! Databases: how sqlx's errors are classified, transactions and pools that are shared, and the inbox, on a real PostgreSQL,
+//! through a real PgBouncer, and on SQLite.
 
+mod connections;
 mod inbox;
+mod pgbouncer;
 mod postgres;
 mod sqlite;
+mod transactions;

@@ -257,7 +257,7 @@ impl BreakerLedger {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::breaker::fleet::OverrideKind;

@@ -16,7 +16,7 @@ use crate::{
     fleet::{Pushed, StoreFuture, Subscription},
 };
 
-/// Keeps the records in this process. Clones share them.
+/// Store that keeps the records in this process. Clones share them.
 ///
 /// ```
 /// use resilience_core::breaker::{CircuitBreaker, fleet::InProcessBreakers};

@@ -1,6 +1,9 @@
-//! The shared record of one breaker: pure, time goes in as milliseconds on the store's clock.
+//! The shared record of one breaker: pure, time goes in as milliseconds on the store's clock. Moments are kept in the
+//! record's own time ([`RecordClock`]), so that nothing lasts longer than it was asked for when that clock is set back.
 
 use std::{collections::BTreeMap, sync::Arc};
+
+use crate::fleet::RecordClock;
 
 /// State of a fleet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -165,6 +168,7 @@ pub enum LeaseAnswer {
 /// The shared state of one breaker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BreakerRecord {
+    clock: RecordClock,
     epoch: u64,
     state: FleetState,
     since: u64,
@@ -193,6 +197,7 @@ impl BreakerRecord {
     /// Merges a report. One with a sequence number that was merged before adds nothing, nor does one of another
     /// epoch; the instance is live all the same.
     pub fn report(&mut self, report: &Report, now: u64) {
+        let now = self.time(now);
         let bucket_ms = report.bucket_ms.max(1);
         if self.bucket_ms != bucket_ms {
             self.buckets.clear();
@@ -229,6 +234,7 @@ impl BreakerRecord {
         if change.expected != self.epoch {
             return false;
         }
+        let now = self.time(now);
         self.enter(change.to, change.lasting_ms, now);
         self.trips = change.trips;
         self.by.clone_from(&change.by);
@@ -241,6 +247,7 @@ impl BreakerRecord {
         if known.epoch <= self.epoch {
             return false;
         }
+        let now = self.time(now);
         self.state = known.state;
         self.since = now.saturating_sub(known.age_ms);
         self.until = match known.state {
@@ -266,6 +273,7 @@ impl BreakerRecord {
     /// Asks for one of `budget` probes, to be settled within `lease_ms`. An open state whose time is over becomes
     /// half-open.
     pub fn lease(&mut self, lease: &Arc<str>, budget: u32, lease_ms: u64, now: u64) -> LeaseAnswer {
+        let now = self.time(now);
         if self.state == FleetState::Open && now >= self.until {
             self.enter(FleetState::HalfOpen, 0, now);
         }
@@ -284,6 +292,7 @@ impl BreakerRecord {
     /// Settles a probe: `Some(true)` succeeded, `Some(false)` failed, `None` gives it back. False, and nothing
     /// happens, if the lease is not (or no longer) held under this epoch.
     pub fn settle(&mut self, lease: &str, epoch: u64, success: Option<bool>, now: u64) -> bool {
+        let now = self.time(now);
         if epoch != self.epoch || self.leases.remove(lease).is_none_or(|until| until <= now) {
             return false;
         }
@@ -297,6 +306,7 @@ impl BreakerRecord {
 
     /// Sets an override, or clears the one in force.
     pub fn set_override(&mut self, active_override: Option<FleetOverride>, by: &str, now: u64) {
+        let now = self.time(now);
         self.active_override = active_override.map(|active_override| {
             let until = active_override
                 .expires_ms
@@ -309,6 +319,7 @@ impl BreakerRecord {
 
     /// Closes, with an empty window and no override. The epoch goes on.
     pub fn reset(&mut self, by: &str, cause: &str, now: u64) {
+        let now = self.time(now);
         self.enter(FleetState::Closed, 0, now);
         self.trips = 0;
         self.active_override = None;
@@ -319,6 +330,7 @@ impl BreakerRecord {
     /// The view of the record at `now`.
     #[must_use]
     pub fn view(&self, now: u64) -> BreakerView {
+        let now = self.clock.read(now).now();
         let mut window = Counts::default();
         if let Some(now_bucket) = now.checked_div(self.bucket_ms) {
             let oldest = (now_bucket + 1).saturating_sub(BUCKETS);
@@ -342,6 +354,12 @@ impl BreakerRecord {
             by: self.by.clone(),
             cause: self.cause.clone(),
         }
+    }
+
+    /// Notes the time of a step that may write.
+    const fn time(&mut self, shown: u64) -> u64 {
+        self.clock = self.clock.read(shown);
+        self.clock.now()
     }
 
     /// Drops what no view can show any longer.

@@ -75,7 +75,9 @@
 //!
 //! # Cancellation and panics
 //! A dropped call gives its permits back at whatever point: in the queue, while the store is asked,
-//! in progress. So does a panic.
+//! in progress. So does a panic. [Work that outlives its call](super#work-that-outlives-its-call)
+//! holds them until it ends, and the lease is renewed for as long. A call that ends because its
+//! lease was lost ([`WhenLost::Abort`]) does not end such work.
 //!
 //! # Readiness
 //! As in every layer of [`admission`](crate::admission#readiness): each call waits for the store, so

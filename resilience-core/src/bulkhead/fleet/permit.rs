@@ -12,7 +12,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{current, lease::HeldLease, settings::WhenLost, shared::Shared};
 use crate::{
-    admission,
+    admission::{self, Portable},
     clock::Moment,
     completion::Guard,
     error::{Reason, Rejected},
@@ -20,29 +20,37 @@ use crate::{
 };
 
 /// Permits of a [`FleetBulkhead`](super::FleetBulkhead). Dropping it gives them back: at once for
-/// this instance, in the background for the fleet.
+/// this instance, in the background for the fleet. If work of the call has taken them
+/// [along](crate::admission::carry), their lease is renewed until that has ended too.
 #[must_use = "a permit that is dropped is given back"]
 pub struct FleetPermit {
-    shared: Arc<Shared>,
-    cost: u64,
-    since: Moment,
-    /// `None`: admitted without the store.
-    held: Option<Arc<HeldLease>>,
+    permits: Portable<Held>,
     /// Waits for the loss of the lease, where that ends the call.
     losing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
+/// Some of the bulkhead's permits, under one lease.
+struct Held {
+    shared: Arc<Shared>,
+    cost: u64,
+    since: Moment,
+    /// `None`: admitted without the store.
+    lease: Option<Arc<HeldLease>>,
+}
+
 impl FleetPermit {
-    pub(super) fn new(shared: Arc<Shared>, cost: u64, held: Option<Arc<HeldLease>>) -> Self {
-        let since = shared.clock.now();
-        if let Some(held) = &held {
-            shared.hold(held);
+    pub(super) fn new(shared: Arc<Shared>, cost: u64, lease: Option<Arc<HeldLease>>) -> Self {
+        if let Some(lease) = &lease {
+            shared.hold(lease);
         }
-        Self {
+        let permits = Portable::new(Held {
+            since: shared.clock.now(),
             shared,
             cost,
-            since,
-            held,
+            lease,
+        });
+        Self {
+            permits,
             losing: None,
         }
     }
@@ -54,13 +62,13 @@ impl FleetPermit {
     /// resource that can reject the older of two writers.
     #[must_use]
     pub fn fence(&self) -> Option<u64> {
-        self.held.as_ref().map(|held| held.fence)
+        self.permits.lease.as_ref().map(|lease| lease.fence)
     }
 
     /// Returns the lease's id in the store; `None` for a permit granted without the store.
     #[must_use]
     pub fn lease(&self) -> Option<&str> {
-        self.held.as_ref().map(|held| &*held.lease)
+        self.permits.lease.as_ref().map(|lease| &*lease.lease)
     }
 
     /// Returns whether other calls may have taken the permits: the lease ended before it could be
@@ -68,14 +76,16 @@ impl FleetPermit {
     /// without the store is never lost.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        let now = self.shared.clock.now();
-        self.held.as_ref().is_some_and(|held| held.is_lost(now))
+        let now = self.permits.shared.clock.now();
+        let lease = self.permits.lease.as_ref();
+        lease.is_some_and(|lease| lease.is_lost(now))
     }
 
     /// Waits until the lease is lost; forever, if it is not. While the store is unavailable, the end
     /// of the lease is noticed at most one time budget of a store step late.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        let lost = self.held.as_ref().map(|held| held.lost().clone());
+        let lease = self.permits.lease.as_ref();
+        let lost = lease.map(|lease| lease.lost().clone());
         async move {
             match lost {
                 Some(lost) => lost.cancelled().await,
@@ -93,28 +103,29 @@ impl Guard for FleetPermit {
 impl admission::Permit for FleetPermit {
     /// Makes the fencing token visible: see [`current_fence`](super::current_fence).
     #[inline]
-    fn enter(&self) -> impl Sized {
-        current::enter(self.fence())
+    fn enter(&mut self) -> impl Sized {
+        (current::enter(self.fence()), self.permits.enter())
     }
 
     /// Completes when the lease is lost, with [`WhenLost::Abort`].
     #[inline]
     fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<Rejected> {
-        match &self.held {
-            Some(held) if self.shared.when_lost == WhenLost::Abort => {
-                let wait = || Box::pin(held.lost().clone().cancelled_owned());
+        let Held { shared, lease, .. } = &*self.permits;
+        match lease {
+            Some(lease) if shared.when_lost == WhenLost::Abort => {
+                let wait = || Box::pin(lease.lost().clone().cancelled_owned());
                 let losing = self.losing.get_or_insert_with(wait);
                 ready!(losing.as_mut().poll(cx));
-                Poll::Ready(self.shared.reject(Reason::LeaseLost))
+                Poll::Ready(shared.reject(Reason::LeaseLost))
             }
             _ => Poll::Pending,
         }
     }
 }
 
-impl Drop for FleetPermit {
+impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(held) = &self.held {
+        if let Some(held) = &self.lease {
             self.shared.let_go(held);
             let lease = Arc::clone(&held.lease);
             self.shared.give_back(lease, Some(held.fence));
@@ -126,8 +137,8 @@ impl Drop for FleetPermit {
 impl fmt::Debug for FleetPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FleetPermit")
-            .field("bulkhead", &self.shared.name)
-            .field("cost", &self.cost)
+            .field("bulkhead", &self.permits.shared.name)
+            .field("cost", &self.permits.cost)
             .field("fence", &self.fence())
             .field("lost", &self.is_lost())
             .finish()

@@ -1,10 +1,13 @@
 //! The shared record of one bulkhead: a pure state machine. Time is passed in, as microseconds on
-//! the store's clock.
+//! the store's clock. Moments are kept in the record's own time ([`RecordClock`]), so that nothing
+//! lasts longer than it was asked for when that clock is set back.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
+
+use crate::fleet::RecordClock;
 
 /// Request for permits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -105,6 +108,8 @@ pub struct Step<T> {
 /// Shared state of one bulkhead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BulkheadRecord {
+    /// Not kept before the record is created.
+    clock: RecordClock,
     /// When this record was created. Fencing tokens up to here belong to a record that was lost.
     born: u64,
     fence: u64,
@@ -133,6 +138,7 @@ impl BulkheadRecord {
     /// Makes the releases of `request`, then grants its permits if that many are left beside those
     /// that are held and those that other requests have waited for longer.
     pub fn acquire(&mut self, request: &AcquireRequest, now: u64) -> Step<Admission> {
+        let now = self.time(now);
         let mut freed = self.sweep(now);
         self.take_back(&request.releases, &mut freed);
         let answer = self.admit(request, now);
@@ -192,6 +198,7 @@ impl BulkheadRecord {
     /// failed-over server): it is entered again, even above the limit, since its call is in
     /// progress.
     pub fn renew(&mut self, heartbeat: &Heartbeat, now: u64) -> Step<Vec<bool>> {
+        let now = self.time(now);
         let freed = self.sweep(now);
         self.begin(now);
         self.live.retain(|_, until| *until > now);
@@ -227,6 +234,7 @@ impl BulkheadRecord {
     /// Gives leases back. Returns which of them were held: a lease that is not, or no longer, held
     /// under its fencing token is left as it is. A request that waits leaves the queue.
     pub fn release(&mut self, releases: &[Release], now: u64) -> Step<Vec<bool>> {
+        let now = self.time(now);
         let mut freed = self.sweep(now);
         let released = self.take_back(releases, &mut freed);
         self.step(released, freed)
@@ -255,6 +263,7 @@ impl BulkheadRecord {
     /// Returns the state at `now`.
     #[must_use]
     pub fn view(&self, now: u64) -> BulkheadView {
+        let now = self.clock.read(now).now();
         let held = || self.leases.values().filter(|lease| lease.until > now);
         BulkheadView {
             in_flight: held().map(|lease| lease.cost).sum(),
@@ -299,7 +308,18 @@ impl BulkheadRecord {
     fn begin(&mut self, now: u64) {
         if self.born == 0 {
             self.born = now;
+            self.clock = RecordClock::new(now, 0);
         }
+    }
+
+    /// The time of a step that may write, noted where there is a record, at most every [`NOTED`].
+    fn time(&mut self, shown: u64) -> u64 {
+        let clock = self.clock.read(shown);
+        let is_due = clock.lead() != self.clock.lead() || clock.now() >= self.clock.now() + NOTED;
+        if self.born != 0 && is_due {
+            self.clock = clock;
+        }
+        clock.now()
     }
 
     fn position(&self, lease: &str) -> Option<usize> {
@@ -327,6 +347,9 @@ impl BulkheadRecord {
         soonest.map_or(0, |until| (until - now).div_ceil(1000))
     }
 }
+
+/// The record's time is noted at most this often, in microseconds: with each step, it would cost the store a write more.
+const NOTED: u64 = 100_000;
 
 /// The next fencing token. Never below the clock, so that tokens rise even when the record is lost;
 /// no store grants a million leases per second, so they never run ahead of the clock. Above the

@@ -1,6 +1,6 @@
 use std::{
     future::{pending, ready},
-    sync::atomic::{AtomicU8, AtomicU32},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32},
 };
 
 use super::*;
@@ -9,11 +9,13 @@ use super::*;
 struct Fickle {
     mood: AtomicU8,
     asked: AtomicU32,
+    sharded: AtomicBool,
 }
 
 const ANSWERS: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
+const SHARD_FAILS: u8 = 3;
 
 impl Fickle {
     fn step(&self) -> StoreFuture<'_, u32> {
@@ -21,6 +23,7 @@ impl Fickle {
         match self.mood.load(Relaxed) {
             ANSWERS => Box::pin(ready(Ok(asked))),
             FAILS => Box::pin(ready(Err(StoreError::new("refused", false)))),
+            SHARD_FAILS => Box::pin(ready(Err(StoreError::new("refused", false).partial()))),
             _ => Box::pin(pending()),
         }
     }
@@ -35,12 +38,17 @@ impl Probe for Fickle {
         let step = self.step();
         Box::pin(async { step.await.map(drop) })
     }
+
+    fn is_sharded(&self) -> bool {
+        self.sharded.load(Relaxed)
+    }
 }
 
 fn client(mood: u8) -> StoreClient<Fickle> {
     let store = Fickle {
         mood: AtomicU8::new(mood),
         asked: AtomicU32::new(0),
+        sharded: AtomicBool::new(false),
     };
     let settings = FleetSettings {
         name: None,
@@ -69,6 +77,26 @@ async fn a_store_that_never_answers_costs_a_call_its_budget_and_then_nothing() {
         assert_eq!(began.elapsed().as_millis(), expected);
     }
     assert_eq!(client.errors(), 3);
+}
+
+/// Calls about the keys of the other shards would be refused with those about its own.
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_fails_does_not_make_the_whole_store_unavailable() {
+    let client = client(SHARD_FAILS);
+    client.store().sharded.store(true, Relaxed);
+    for mood in [SHARD_FAILS, HANGS] {
+        client.store().turns(mood);
+        for _ in 0..10 {
+            client.call(Fickle::step).await.unwrap_err();
+        }
+        assert!(client.is_available());
+    }
+    assert_eq!(client.errors(), 20, "each call asked");
+    client.store().turns(FAILS);
+    for _ in 0..3 {
+        client.call(Fickle::step).await.unwrap_err();
+    }
+    assert!(!client.is_available(), "the whole store fails");
 }
 
 #[tokio::test(start_paused = true)]

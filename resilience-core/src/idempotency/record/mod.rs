@@ -26,8 +26,15 @@
 //! the store's clock in microseconds, whichever is higher. It therefore keeps rising when the record is released, expires,
 //! or is lost together with all of the store's data (a flush, an eviction, a failover). What this requires of the clock:
 //! when a record has been *lost*, the clock must not be behind the moment of the last claim, that is, a replica that takes
-//! over must not be behind by more than the time since then. While the record exists, the clock may step back. Fences stay
-//! below 2^53 (the year 2255), so that a script can compute with them.
+//! over must not be behind by more than the time since then. While the record exists, the clock may step back. A store may
+//! close part of that gap by what its processes know: `resilience-redis` does. Fences stay below 2^53 (the year 2255), so that
+//! a script can compute with them.
+//!
+//! # A clock that steps
+//! A clock set back makes nothing last longer than what was left of it when the record was last looked at: beside the end of a
+//! lease the record keeps that length, and a record that begins in the future begins now. A clock set forward cannot be told
+//! from time that has passed: a lease then ends early, another claim is granted while the work goes on, and the fence is what
+//! tells the two apart.
 //!
 //! # Restoring a lost record
 //! The holder of a claim knows enough of the record ([`Holder`]) to restore it: every step of a holder does, if there is no
@@ -42,6 +49,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::fleet::at_most;
+
 pub use self::messages::{
     Claim, Claimed, Completion, Grant, Holder, Loss, Phase, Previous, RecordView, StoreResolution,
     Takeover, WriteOutcome,
@@ -49,6 +58,9 @@ pub use self::messages::{
 
 /// One above the largest number that a record holds: scripts compute in doubles.
 pub const BEYOND: u64 = 1 << 53;
+
+/// What is left of a lease is noted when it has become less by as much.
+const NOTED_MS: u64 = 100;
 
 /// The state of one key. The default is that of a key that was never claimed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,6 +78,7 @@ pub struct Record {
     since: u64,
     /// When the lease ends.
     until: u64,
+    /// What was left of the lease when it was last looked at; of an outcome, how long it is kept.
     lease_ms: u64,
     retention_ms: u64,
     /// When the record is forgotten.
@@ -73,39 +86,49 @@ pub struct Record {
 }
 
 impl Record {
-    /// Claims the key; see [`Claimed`]. Unless the claim is granted, nothing changes except the end of a lease that a clock
-    /// stepping back had made longer.
+    /// Claims the key; see [`Claimed`]. Unless the claim is granted, nothing changes, except that what a clock stepping back
+    /// had made longer ends when it would have.
     // Released => Running
     // Running => Running (the same owner, or another one after the lease has ended)
     // Unknown => Running (with `Takeover::Any`)
     pub fn claim(&mut self, claim: &Claim, now: u64) -> Claimed {
+        self.claim_above(claim, 0, now)
+    }
+
+    /// Claims the key, under a fence above `floor`: for a store whose clock may be behind the fences that were given before.
+    pub fn claim_above(&mut self, claim: &Claim, floor: u64, now: u64) -> Claimed {
         self.forget(now);
         if self.fence != 0 && self.fingerprint != claim.fingerprint && !self.is_free() {
             return Claimed::Mismatch;
         }
         match self.phase {
-            Phase::Done => Claimed::Done {
-                outcome: self.outcome.clone(),
-                age_ms: self.age_ms(now),
-                fence: self.fence,
-            },
+            Phase::Done => {
+                self.look(now);
+                Claimed::Done {
+                    outcome: self.outcome.clone(),
+                    age_ms: self.age_ms(now),
+                    fence: self.fence,
+                }
+            }
             Phase::Running if self.owner == claim.owner => {
                 self.live(claim.lease_ms, now);
                 Claimed::Mine(self.grant())
             }
             Phase::Running if self.remaining_ms(now) > 0 => {
-                // A clock that has stepped back does not make a lease longer than it was.
-                self.until = self.until.min(ahead(now, self.lease_ms));
+                self.look(now);
                 let remaining_ms = self.remaining_ms(now);
                 Claimed::Busy { remaining_ms }
             }
-            _ if !self.may_take(claim.takeover) => Claimed::Unknown {
-                fence: self.fence,
-                attempt: self.attempt,
-                age_ms: self.age_ms(now),
-            },
+            _ if !self.may_take(claim.takeover) => {
+                self.look(now);
+                Claimed::Unknown {
+                    fence: self.fence,
+                    attempt: self.attempt,
+                    age_ms: self.age_ms(now),
+                }
+            }
             Phase::Released | Phase::Running | Phase::Unknown => {
-                self.begin(claim, now);
+                self.begin(claim, floor, now);
                 Claimed::New(self.grant())
             }
         }
@@ -174,7 +197,11 @@ impl Record {
             return WriteOutcome::Lost(Loss::Gone);
         }
         let held = self.phase == Phase::Running && self.remaining_ms(now) > 0;
-        if self.fence != fence || held {
+        if self.fence != fence {
+            return WriteOutcome::Lost(Loss::Taken);
+        }
+        if held {
+            self.look(now);
             return WriteOutcome::Lost(Loss::Taken);
         }
         if self.doubt().is_none() {
@@ -272,7 +299,7 @@ impl Record {
         };
     }
 
-    fn begin(&mut self, claim: &Claim, now: u64) {
+    fn begin(&mut self, claim: &Claim, floor: u64, now: u64) {
         self.previous = match self.doubt() {
             _ if self.fence == 0 => Previous::None,
             Some(doubt) => doubt,
@@ -280,7 +307,7 @@ impl Record {
         };
         self.phase = Phase::Running;
         self.owner = Arc::clone(&claim.owner);
-        self.fence = (self.fence + 1).max(now);
+        self.fence = (self.fence.max(floor) + 1).max(now);
         self.attempt = self.attempt.saturating_add(1);
         self.fingerprint = claim.fingerprint.clone();
         self.since = now;
@@ -300,8 +327,37 @@ impl Record {
         }
         self.rest(Phase::Done, now);
         self.outcome = completion.outcome.clone();
+        self.lease_ms = completion.ttl_ms;
         self.checkpoint = None;
         self.expires = ahead(now, completion.ttl_ms);
+    }
+
+    /// Looks at the record at a clock that may have been set back: nothing then lasts longer than it would have.
+    fn look(&mut self, now: u64) {
+        let held = self.phase == Phase::Running && self.until > now;
+        let until = at_most(self.until, now, self.lease_ms.saturating_mul(1000));
+        let left_ms = if held {
+            (until - now).div_ceil(1000)
+        } else {
+            self.lease_ms
+        };
+        let is_back = self.since > now || (held && until < self.until);
+        if !is_back && self.lease_ms.saturating_sub(left_ms) < NOTED_MS {
+            return;
+        }
+        if held {
+            self.until = until;
+        }
+        self.since = self.since.min(now);
+        self.lease_ms = left_ms;
+        if is_back {
+            let kept_ms = match self.phase {
+                Phase::Done => self.lease_ms,
+                Phase::Running if held => self.lease_ms.max(self.retention_ms),
+                _ => self.retention_ms,
+            };
+            self.expires = at_most(self.expires, now, kept_ms.saturating_mul(1000));
+        }
     }
 
     fn rest_once(&mut self, phase: Phase, now: u64) {
@@ -362,7 +418,8 @@ impl Record {
     }
 
     const fn remaining_ms(&self, now: u64) -> u64 {
-        self.until.saturating_sub(now).div_ceil(1000)
+        let until = at_most(self.until, now, self.lease_ms.saturating_mul(1000));
+        until.saturating_sub(now).div_ceil(1000)
     }
 }
 

@@ -178,7 +178,11 @@ async fn a_store_that_stays_away_costs_the_lease_by_our_own_clock() {
 #[tokio::test(start_paused = true)]
 async fn signs_of_life_end_at_the_ceiling() {
     let (store, effects) = (InProcessIdempotency::new(), Effects::default());
-    let one = builder(&store).max_lease_time(2 * LEASE).build().unwrap();
+    let one = builder(&store)
+        .max_lease_time(2 * LEASE)
+        .cancel_at_max_lease_time(false)
+        .build()
+        .unwrap();
     let other = repeating(&store);
     let hung = effects.begin(&one, "k", 10 * LEASE).await;
     tokio::time::sleep(2 * LEASE - SECOND).await;
@@ -193,11 +197,7 @@ async fn signs_of_life_end_at_the_ceiling() {
 #[tokio::test(start_paused = true)]
 async fn work_may_be_cancelled_at_the_ceiling() {
     let (store, effects) = (InProcessIdempotency::new(), Effects::default());
-    let handle = builder(&store)
-        .max_lease_time(2 * LEASE)
-        .cancel_at_max_lease_time(true)
-        .build()
-        .unwrap();
+    let handle = builder(&store).max_lease_time(2 * LEASE).build().unwrap();
     let start = tokio::time::Instant::now();
     let cancelled = effects.taking(&handle, "k", 10 * LEASE).await;
     assert_eq!(refused(cancelled).0, Reason::TimedOut);

@@ -6,6 +6,7 @@ mod effect;
 mod fingerprint;
 mod hanging;
 mod leases;
+mod places;
 mod run;
 mod shaky;
 mod shutdown;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Dialect, Inbox, Shared, front::Front, table::Table, totals::Totals};
+use super::{Dialect, Inbox, Shared, front::Front, queue::KeyQueue, table::Table, totals::Totals};
 use crate::{error::InvalidConfig, idempotency::IdempotencyStore, retry::Backoff, telemetry};
 
 /// Settings of an [`Inbox`]; checked in [`build`](Self::build).
@@ -18,9 +18,12 @@ pub struct InboxBuilder<DB> {
     table: String,
     retention: Duration,
     wait: Option<Duration>,
+    max_waiting: usize,
     max_outcome: usize,
     max_attempts: u32,
+    retry_for: Duration,
     backoff: Backoff,
+    prepared: Option<bool>,
     front: Option<(Arc<dyn IdempotencyStore>, Duration)>,
     begin: Option<&'static str>,
     database: PhantomData<fn() -> DB>,
@@ -36,9 +39,12 @@ impl<DB: Dialect> InboxBuilder<DB> {
             table: "inbox".to_owned(),
             retention: Duration::from_secs(7 * 86_400),
             wait: Some(Duration::from_secs(5)),
+            max_waiting: 1_000,
             max_outcome: 1 << 20,
             max_attempts: 5,
+            retry_for: Duration::from_secs(10),
             backoff: Backoff::full_jitter(Duration::from_millis(5), Duration::from_millis(500)),
+            prepared: None,
             front: None,
             begin: None,
             database: PhantomData,
@@ -60,9 +66,13 @@ impl<DB: Dialect> InboxBuilder<DB> {
     }
 
     /// Maximum wait for another transaction with the same key. Default: 5 s. After it, the claim is
-    /// [busy](super::Claimed::Busy).
+    /// [busy](super::Claimed::Busy). Never longer than the [current deadline](crate::deadline::current).
     ///
-    /// SQLite has one writer at a time; others wait for up to the connection's `busy_timeout`. Neither this nor [`no_wait`](Self::no_wait) changes that.
+    /// In [`run`](Inbox::run), calls of one inbox in one process wait in a queue per key, in order of arrival and without a
+    /// connection; what is left of the wait is for transactions of other processes.
+    ///
+    /// SQLite has one writer at a time; others wait for up to the connection's `busy_timeout`, whatever their keys. Neither this nor
+    /// [`no_wait`](Self::no_wait) changes that.
     pub const fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
@@ -71,6 +81,13 @@ impl<DB: Dialect> InboxBuilder<DB> {
     /// Disables waiting for another transaction with the same key: such a claim is [busy](super::Claimed::Busy) at once.
     pub const fn no_wait(mut self) -> Self {
         self.wait = None;
+        self
+    }
+
+    /// Maximum number of calls of [`run`](Inbox::run) that wait in the queue of one key. Default: 1,000. Further ones are rejected
+    /// at once, with [`InFlight`](crate::Reason::InFlight).
+    pub const fn max_waiting(mut self, calls: usize) -> Self {
+        self.max_waiting = calls;
         self
     }
 
@@ -83,6 +100,13 @@ impl<DB: Dialect> InboxBuilder<DB> {
     /// Maximum number of transactions of one [`run`](Inbox::run), when they fail with transient errors. Default: 5.
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
+        self
+    }
+
+    /// Time after the begin of the first of those transactions within which another one may begin. Default: 10 s. Bounds a
+    /// call whose work itself waits before it fails, for a lock or for a connection of the same pool.
+    pub const fn retry_for(mut self, time: Duration) -> Self {
+        self.retry_for = time;
         self
     }
 
@@ -139,18 +163,32 @@ impl<DB: Dialect> InboxBuilder<DB> {
         if self.max_attempts == 0 {
             return Err(InvalidConfig::new("max_attempts", 0, "must be at least 1"));
         }
+        if self.retry_for > LONGEST {
+            return Err(InvalidConfig::new(
+                "retry_for",
+                self.retry_for,
+                "must be at most a hundred years",
+            ));
+        }
         let front = self
             .front
             .map(|(store, budget)| Front::new(&self.name, store, budget))
             .transpose()?;
         let shared = Arc::new(Shared {
-            statements: DB::statements(&table, self.wait.is_some()),
+            statements: DB::statements(
+                &table,
+                self.wait.is_some(),
+                self.prepared.unwrap_or(DB::PREPARED),
+            ),
             begin: self.begin.unwrap_or(DB::BEGIN),
             name: self.name,
             retention: self.retention,
             wait: self.wait,
+            max_waiting: self.max_waiting,
+            queue: KeyQueue::default(),
             max_outcome: self.max_outcome,
             max_attempts: self.max_attempts,
+            retry_for: self.retry_for,
             backoff: self.backoff,
             front,
             last_fence: AtomicI64::new(0),
@@ -173,6 +211,16 @@ impl InboxBuilder<::sqlx::Postgres> {
             Isolation::RepeatableRead => "BEGIN ISOLATION LEVEL REPEATABLE READ",
             Isolation::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE",
         });
+        self
+    }
+
+    /// Whether the inbox's own statements are prepared under a name, once per connection. Default: `false`.
+    ///
+    /// Saves a round trip and the planning of each of them (two per call), on direct connections. Through a pooler that gives the server's
+    /// connection to another client after each transaction (PgBouncer with `pool_mode = transaction`) they fail, or meet
+    /// another statement of that name.
+    pub const fn prepared_statements(mut self, prepared: bool) -> Self {
+        self.prepared = Some(prepared);
         self
     }
 }

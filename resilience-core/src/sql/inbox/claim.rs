@@ -140,7 +140,7 @@ impl<DB: Dialect> Entry<DB> {
             outcome,
             retention_ms: super::millis(retention),
         };
-        if DB::complete(connection, statements.complete.clone(), completed).await? == 0 {
+        if DB::complete(connection, &statements.complete, completed).await? == 0 {
             return Err(::sqlx::Error::InvalidArgument(format!(
                 "the claim on `{}` does not stand in this transaction",
                 self.key

@@ -5,9 +5,11 @@ use std::{
     sync::{Arc, atomic::AtomicI64},
 };
 
-use ::sqlx::{AssertSqlSafe, Database, SqlSafeStr, SqlStr, Transaction};
+use ::sqlx::{
+    AssertSqlSafe, Database, SqlSafeStr, SqlStr, database::HasStatementCache, query, query::Query,
+};
 
-use super::table::Table;
+use super::{super::Transaction, table::Table};
 
 /// A database that an [`Inbox`](super::Inbox) can be kept in: PostgreSQL (feature `sqlx-postgres`) and SQLite (feature
 /// `sqlx-sqlite`). Sealed: its methods change with the inbox.
@@ -15,21 +17,23 @@ pub trait Dialect: Database + sealed::Sealed {}
 
 pub(super) mod sealed {
     use super::{
-        Ask, AtomicI64, Complete, Database, Found, Future, SqlStr, Statements, Table, Transaction,
+        Ask, AtomicI64, Complete, Database, Found, Future, SqlStr, Statement, Statements, Table,
+        Transaction,
     };
 
     /// The statements and steps of the inbox in one database.
     pub trait Sealed: Database + Sized {
         /// Begins a transaction that may claim.
         const BEGIN: &'static str;
+        /// Whether statements are prepared once per connection.
+        const PREPARED: bool;
 
         /// The statements about `table`.
-        fn statements(table: &Table, waits: bool) -> Statements;
+        fn statements(table: &Table, waits: bool, prepared: bool) -> Statements;
 
         fn claim(
             connection: &mut Self::Connection,
-            statement: SqlStr,
-            look: SqlStr,
+            statements: &Statements,
             ask: Ask<'_>,
             last: &AtomicI64,
         ) -> impl Future<Output = Result<Found, ::sqlx::Error>> + Send;
@@ -37,20 +41,20 @@ pub(super) mod sealed {
         /// Returns the number of changed rows: one, or none.
         fn complete(
             connection: &mut Self::Connection,
-            statement: SqlStr,
+            statement: &Statement,
             completed: Complete<'_>,
         ) -> impl Future<Output = Result<u64, ::sqlx::Error>> + Send;
 
         /// Returns the number of deleted rows.
         fn prune(
             connection: &mut Self::Connection,
-            statement: SqlStr,
+            statement: &Statement,
             most: u32,
         ) -> impl Future<Output = Result<u64, ::sqlx::Error>> + Send;
 
         /// Runs the schema, one instance at a time.
         fn migrate(
-            transaction: Transaction<'_, Self>,
+            transaction: Transaction<Self>,
             schema: SqlStr,
         ) -> impl Future<Output = Result<(), ::sqlx::Error>> + Send;
     }
@@ -60,15 +64,32 @@ pub(super) mod sealed {
 #[derive(Debug)]
 pub struct Statements {
     pub(super) schema: SqlStr,
-    pub(super) claim: SqlStr,
+    pub(super) claim: Statement,
     /// Reads the record, where the claim statement cannot return it.
-    pub(super) look: SqlStr,
-    pub(super) complete: SqlStr,
-    pub(super) prune: SqlStr,
+    pub(super) look: Statement,
+    pub(super) complete: Statement,
+    pub(super) prune: Statement,
 }
 
-/// A statement that contains a checked table name.
-pub(super) fn statement(text: String) -> SqlStr {
+/// A statement with parameters.
+#[derive(Debug)]
+pub struct Statement {
+    pub(super) text: SqlStr,
+    /// Under a name, and kept by the connection: a pooler that changes the server's connection between transactions has no
+    /// such statement on the next one, or another one of that name.
+    pub(super) prepared: bool,
+}
+
+impl Statement {
+    pub(super) fn query<'q, DB: Database + HasStatementCache>(
+        &self,
+    ) -> Query<'q, DB, DB::Arguments> {
+        query(self.text.clone()).persistent(self.prepared)
+    }
+}
+
+/// The text of a statement that contains a checked table name.
+pub(super) fn text(text: String) -> SqlStr {
     // Only the table's name was inserted, which `Table` has checked.
     // Shared, because each call clones it.
     AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()

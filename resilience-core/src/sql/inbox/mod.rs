@@ -34,9 +34,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Inbox::run`] does this for a closure: begins, commits, and repeats the transaction where necessary.
+//! [`Inbox::run`] does this for a closure: begins, commits, and repeats the transaction where necessary. By hand, begin with
+//! [`sql::begin`](super::begin()) where the caller's future may be dropped.
 //!
 //! # Concurrency
+//! Calls of [`Inbox::run`] with one key in one process (of an inbox and its clones) wait for each other before they take a
+//! connection, in order of arrival. Transactions of other processes, and claims by hand, wait in the database, each with its
+//! connection.
+//!
 //! **PostgreSQL.** Claims on a key go one at a time, by an advisory lock of the transaction. The second waits for the
 //! end of the first, for as long as [`wait`](InboxBuilder::wait) says, or [not at all](InboxBuilder::no_wait); then it
 //! sees what the first has left: its record, or nothing, if it was rolled back. Claims on completed keys take no lock.
@@ -56,8 +61,16 @@
 //! other work, the database decides. A front that failed three times in a row is skipped until it answers again. It keeps
 //! outcomes no longer than the database does. After restoring the database from a backup, flush the front.
 //!
+//! # Connections
+//! A dropped call leaves no transaction open in the pool, and a connection that [must not be used
+//! again](super#the-table) is closed: in the inbox's own statements, and when the error of the work
+//! [says so](crate::classify::ClassifySelf::discards_connection). The statements of the inbox work through a pooler that gives the
+//! server's connection to another client after each transaction, such as PgBouncer; those of the work do when they are
+//! unprepared too (`query(..).persistent(false)`).
+//!
 //! # Cost
-//! A claim is one statement, and so is a completion; in SQLite a replay is two. A front adds two round trips to the first
+//! A claim is one statement, and so is a completion; in SQLite a replay is two. In PostgreSQL each takes two round trips, or one
+//! if it is [prepared](InboxBuilder::prepared_statements). Begin and commit are tasks. A front adds two round trips to the first
 //! call, and replays then cost one round trip to the front. Times are read from the database's clock.
 //!
 //! # Limits
@@ -76,12 +89,14 @@ mod dialect;
 mod front;
 #[cfg(feature = "sqlx-postgres")]
 mod postgres;
+mod queue;
 mod run;
 #[cfg(feature = "sqlx-sqlite")]
 mod sqlite;
 #[allow(unnameable_types)]
 mod table;
 mod totals;
+mod work;
 
 use std::{
     fmt,
@@ -94,6 +109,7 @@ use std::{
 };
 
 use ::sqlx::{Database, Pool};
+use tokio::time::Instant;
 
 pub use builder::InboxBuilder;
 #[cfg(feature = "sqlx-postgres")]
@@ -102,11 +118,13 @@ pub use claim::{Claimed, Entry, Settled};
 pub use dialect::Dialect;
 use dialect::{Ask, Found, Row, Statements};
 use front::Front;
-pub use run::{Done, Work};
+use queue::KeyQueue;
 pub use totals::InboxSnapshot;
 use totals::Totals;
+pub use work::{Done, Work};
 
-use crate::{error::Pattern, idempotency::Key, retry::Backoff};
+use super::begin_with;
+use crate::{deadline::before_deadline, error::Pattern, idempotency::Key, retry::Backoff};
 
 /// An inbox in PostgreSQL.
 #[cfg(feature = "sqlx-postgres")]
@@ -127,8 +145,11 @@ struct Shared<DB> {
     begin: &'static str,
     retention: Duration,
     wait: Option<Duration>,
+    max_waiting: usize,
+    queue: KeyQueue,
     max_outcome: usize,
     max_attempts: u32,
+    retry_for: Duration,
     backoff: Backoff,
     front: Option<Front>,
     /// The highest fence so far: SQLite has no sequences, and could repeat one after a rollback.
@@ -171,7 +192,7 @@ impl<DB: Dialect> Inbox<DB> {
     /// # Errors
     /// Those of the database. Nothing is changed then.
     pub async fn migrate(&self, pool: &Pool<DB>) -> Result<(), ::sqlx::Error> {
-        let transaction = pool.begin_with(DB::BEGIN).await?;
+        let transaction = begin_with(pool, DB::BEGIN).await?;
         DB::migrate(transaction, self.shared.statements.schema.clone()).await
     }
 
@@ -189,6 +210,16 @@ impl<DB: Dialect> Inbox<DB> {
         connection: &mut <DB as Database>::Connection,
         key: &Key,
     ) -> Result<Claimed<DB>, ::sqlx::Error> {
+        self.claim_within(connection, key, self.shared.wait).await
+    }
+
+    /// Claims with a wait of at most `wait`, and of at most what is left of the deadline.
+    async fn claim_within(
+        &self,
+        connection: &mut <DB as Database>::Connection,
+        key: &Key,
+        wait: Option<Duration>,
+    ) -> Result<Claimed<DB>, ::sqlx::Error> {
         let (key, fingerprint) = (key.stored(), key.print().bytes());
         if key.contains('\0') {
             // PostgreSQL cannot store it.
@@ -197,7 +228,10 @@ impl<DB: Dialect> Inbox<DB> {
             ));
         }
         let shared = &self.shared;
-        let wait_ms = shared.wait.map(|wait| wait.as_millis() as u64);
+        let wait_ms = wait.map(|wait| {
+            let wait = before_deadline(wait).saturating_duration_since(Instant::now());
+            (wait.as_millis() as u64).max(1)
+        });
         let ask = Ask {
             name: &shared.name,
             key: &key,
@@ -205,14 +239,7 @@ impl<DB: Dialect> Inbox<DB> {
             retention_ms: millis(shared.retention),
             wait_ms,
         };
-        let Statements { claim, look, .. } = &shared.statements;
-        let found = DB::claim(
-            connection,
-            claim.clone(),
-            look.clone(),
-            ask,
-            &shared.last_fence,
-        );
+        let found = DB::claim(connection, &shared.statements, ask, &shared.last_fence);
         let claimed = match found.await? {
             Found::Busy => Claimed::Busy,
             Found::Row(row) => self.claimed(&key, fingerprint, row),
@@ -263,9 +290,16 @@ impl<DB: Dialect> Inbox<DB> {
         let batch = batch.max(1);
         let mut deleted = 0;
         loop {
-            let mut connection = pool.acquire().await?;
-            let statement = self.shared.statements.prune.clone();
-            let now = DB::prune(&mut connection, statement, batch).await?;
+            let mut transaction = begin_with(pool, DB::BEGIN).await?;
+            let statement = &self.shared.statements.prune;
+            let now = match DB::prune(&mut transaction, statement, batch).await {
+                Ok(now) => now,
+                Err(error) => {
+                    transaction.end_after(&error);
+                    return Err(error);
+                }
+            };
+            transaction.commit().await?;
             deleted += now;
             if now < u64::from(batch) {
                 return Ok(deleted);

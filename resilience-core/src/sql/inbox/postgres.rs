@@ -2,13 +2,11 @@
 
 use std::sync::atomic::AtomicI64;
 
-use ::sqlx::{
-    PgConnection, Postgres, Row as _, SqlSafeStr, SqlStr, Transaction, postgres::PgRow, query,
-    raw_sql,
-};
+use ::sqlx::{PgConnection, Postgres, Row as _, SqlStr, postgres::PgRow, query, raw_sql};
 
 use super::{
-    dialect::{Ask, Complete, Dialect, Found, Row, Statements, sealed::Sealed, statement},
+    super::Transaction,
+    dialect::{Ask, Complete, Dialect, Found, Row, Statement, Statements, sealed::Sealed, text},
     table::Table,
 };
 
@@ -19,16 +17,18 @@ const MIGRATING: i64 = 0x7265_7369_6c69_656e;
 
 impl Sealed for Postgres {
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+    const PREPARED: bool = false;
 
-    fn statements(table: &Table, waits: bool) -> Statements {
+    fn statements(table: &Table, waits: bool, prepared: bool) -> Statements {
         let lock = if waits {
             "pg_advisory_xact_lock"
         } else {
             "pg_try_advisory_xact_lock"
         };
-        let fill = |text: &str| {
-            statement(
-                text.replace("{table}", &table.quoted(""))
+        let fill = |template: &str| {
+            text(
+                template
+                    .replace("{table}", &table.quoted(""))
                     .replace("{fence}", &table.quoted("_fence"))
                     .replace("{expires}", &table.bare("_expires"))
                     .replace("{lock}", lock)
@@ -47,18 +47,22 @@ impl Sealed for Postgres {
                     ),
             )
         };
+        let fill_in = |template| Statement {
+            text: fill(template),
+            prepared,
+        };
         Statements {
             schema: fill(include_str!("postgres/0001_inbox.sql")),
-            claim: fill(include_str!("postgres/claim.sql")),
+            claim: fill_in(include_str!("postgres/claim.sql")),
             // The claim reads it.
-            look: "".into_sql_str(),
-            complete: fill(
+            look: fill_in(""),
+            complete: fill_in(
                 "UPDATE {table} SET outcome = $4, completed_at = clock_timestamp(), \
                  expires_at = clock_timestamp() + $5 * interval '1 ms' \
                  WHERE name = $1 AND key = $2 AND fence = $3 AND outcome IS NULL",
             ),
             // Skips rows that another transaction has locked.
-            prune: fill(
+            prune: fill_in(
                 "DELETE FROM {table} WHERE (name, key) IN (\
                  SELECT name, key FROM {table} WHERE expires_at <= clock_timestamp() \
                  ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
@@ -68,8 +72,7 @@ impl Sealed for Postgres {
 
     async fn claim(
         connection: &mut PgConnection,
-        statement: SqlStr,
-        _look: SqlStr,
+        statements: &Statements,
         ask: Ask<'_>,
         _last: &AtomicI64,
     ) -> Result<Found, ::sqlx::Error> {
@@ -82,7 +85,9 @@ impl Sealed for Postgres {
         } = ask;
         // Set for claims without waiting too: another statement may hold a lock on the row.
         let wait = format!("{}ms", wait_ms.unwrap_or(1));
-        let asked = query(statement)
+        let asked = statements
+            .claim
+            .query()
             .bind(name)
             .bind(key)
             .bind(fingerprint)
@@ -99,7 +104,7 @@ impl Sealed for Postgres {
 
     async fn complete(
         connection: &mut PgConnection,
-        statement: SqlStr,
+        statement: &Statement,
         completed: Complete<'_>,
     ) -> Result<u64, ::sqlx::Error> {
         let Complete {
@@ -109,7 +114,8 @@ impl Sealed for Postgres {
             outcome,
             retention_ms,
         } = completed;
-        let update = query(statement)
+        let update = statement
+            .query()
             .bind(name)
             .bind(key)
             .bind(fence)
@@ -120,19 +126,20 @@ impl Sealed for Postgres {
 
     async fn prune(
         connection: &mut PgConnection,
-        statement: SqlStr,
+        statement: &Statement,
         most: u32,
     ) -> Result<u64, ::sqlx::Error> {
-        let delete = query(statement).bind(i64::from(most));
+        let delete = statement.query().bind(i64::from(most));
         Ok(delete.execute(connection).await?.rows_affected())
     }
 
     async fn migrate(
-        mut transaction: Transaction<'_, Self>,
+        mut transaction: Transaction<Self>,
         schema: SqlStr,
     ) -> Result<(), ::sqlx::Error> {
         // `IF NOT EXISTS` alone can fail when two transactions create the same object.
         query("SELECT pg_advisory_xact_lock($1)")
+            .persistent(false)
             .bind(MIGRATING)
             .execute(&mut *transaction)
             .await?;

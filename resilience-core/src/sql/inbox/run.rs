@@ -1,105 +1,31 @@
 //! The inbox around a closure: begin, claim, work, complete, commit; repeated where that is safe.
 
-use std::{
-    fmt,
-    future::Future,
-    ops::{Deref, DerefMut},
-    sync::atomic::Ordering::Relaxed,
-    time::Duration,
-};
+use std::{future::Future, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use ::sqlx::{Database, Pool, Transaction};
+use ::sqlx::{Pool, SqlSafeStr, pool::PoolConnection};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout_at};
 
-use super::{Claimed, Dialect, Entry, Inbox, Settled, front::Answer};
+use super::{
+    super::{Transaction, transaction::grace},
+    Claimed, Dialect, Done, Inbox, Settled, Work,
+    front::Answer,
+    work::Lent,
+};
 use crate::{
     classify::ClassifySelf,
-    deadline,
+    deadline::{self, before_deadline},
     error::{Error, Pattern, Reason, Rejected},
     idempotency::{Key, Outcome, Recorded, Source, to_json},
     verdict::Verdict,
 };
 
-/// The transaction of one [`Inbox::run`]. Dereferences to the connection: `query.execute(&mut *work)`.
-///
-/// Committed by `run` when the work is [done](Self::done), rolled back when dropped. A `COMMIT` statement inside the work ends
-/// the protection.
-pub struct Work<DB: Dialect> {
-    transaction: Transaction<'static, DB>,
-    entry: Entry<DB>,
-}
-
-impl<DB: Dialect> Work<DB> {
-    /// Ends the work: `run` records `value` and commits.
-    #[must_use = "nothing is committed unless this is returned"]
-    pub const fn done<T>(self, value: T) -> Done<DB, T> {
-        Done { work: self, value }
-    }
-
-    /// See [`Entry::fence`].
-    #[must_use]
-    pub const fn fence(&self) -> u64 {
-        self.entry.fence()
-    }
-
-    /// See [`Entry::attempt`]. Attempts within one `run` are rolled back and do not count.
-    #[must_use]
-    pub const fn attempt(&self) -> u32 {
-        self.entry.attempt()
-    }
-
-    /// See [`Entry::key`].
-    #[must_use]
-    pub const fn key(&self) -> &str {
-        self.entry.key()
-    }
-
-    /// See [`Entry::child_key`].
-    #[must_use]
-    pub fn child_key(&self, label: &str) -> String {
-        self.entry.child_key(label)
-    }
-}
-
-/// Finished work with its result; from [`Work::done`].
-pub struct Done<DB: Dialect, T> {
-    work: Work<DB>,
-    value: T,
-}
-
-impl<DB: Dialect> Deref for Work<DB> {
-    type Target = <DB as Database>::Connection;
-
-    fn deref(&self) -> &Self::Target {
-        &self.transaction
-    }
-}
-
-impl<DB: Dialect> DerefMut for Work<DB> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.transaction
-    }
-}
-
-impl<DB: Dialect, T> fmt::Debug for Done<DB, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Done")
-            .field("work", &self.work)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<DB: Dialect> fmt::Debug for Work<DB> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Work")
-            .field("entry", &self.entry)
-            .finish_non_exhaustive()
-    }
-}
-
 /// The record, and the result if the work ran just now.
 type Ran<T> = (Settled, Option<T>);
+
+/// How long after the deadline a transaction is given up: later than a timeout layer drops it.
+const LATER: Duration = Duration::from_millis(5);
 
 /// Why an attempt ended without a result.
 struct Failed<E> {
@@ -117,12 +43,14 @@ impl<DB: Dialect> Inbox<DB> {
     /// error's [verdict](ClassifySelf) (a serialization failure, a deadlock, a lost connection). That is safe, because what
     /// failed was rolled back; and after a connection lost during the commit, the next transaction finds the record if it was
     /// committed. Effects of `work` outside of the database may be repeated, those inside never are. A pool without a free
-    /// connection is not tried again.
+    /// connection is not tried again, and no transaction begins later than
+    /// [`retry_for`](super::InboxBuilder::retry_for) after the first.
     ///
     /// If `work` fails, everything is rolled back and nothing is recorded: the next call runs it again. To record a failure,
     /// return it as a result: `T` may be a `Result`.
     ///
-    /// Dropping the future rolls back, unless the commit was in progress; the next call then finds what was committed.
+    /// Dropping the future rolls back, unless the commit was in progress: that goes on, and the next call finds what was
+    /// committed. The current deadline does the same a moment after it is past.
     ///
     /// ```
     /// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
@@ -147,8 +75,8 @@ impl<DB: Dialect> Inbox<DB> {
     ///
     /// # Errors
     /// - `Rejected` with [`Reason::KeyReused`], if the key belongs to other work, or [`Reason::InFlight`], if another
-    ///   transaction held it for longer than the inbox [waits](super::InboxBuilder::wait), or
-    ///   [`Reason::OutcomeUnreadable`], if the recorded result is not a `T`.
+    ///   call or transaction held it for longer than the inbox [waits](super::InboxBuilder::wait), or
+    ///   [`Reason::OutcomeUnreadable`], if the recorded result is not a `T`, or [`Reason::TimedOut`] at the deadline.
     /// - `Service` with the error of `work`, or with that of the database; `Encode`, if the result has no form in JSON.
     pub async fn run<T, E, F, Fut>(
         &self,
@@ -211,6 +139,7 @@ impl<DB: Dialect> Inbox<DB> {
         Ok(Outcome::new(value, Source::Replayed { age }))
     }
 
+    /// One call at a time per key, within the deadline.
     async fn until_settled<T, E, F, Fut>(
         &self,
         pool: &Pool<DB>,
@@ -223,17 +152,59 @@ impl<DB: Dialect> Inbox<DB> {
         T: Serialize,
         E: From<::sqlx::Error> + ClassifySelf,
     {
+        let (stored, queued) = (key.stored(), Instant::now());
+        let until = self.shared.wait.map(before_deadline);
+        let queue = self
+            .shared
+            .queue
+            .turn(&stored, self.shared.max_waiting, until);
+        let Some(_turn) = queue.await else {
+            self.shared.totals.busy.fetch_add(1, Relaxed);
+            return Err(self.rejected(Reason::InFlight).into());
+        };
+        let wait = self
+            .shared
+            .wait
+            .map(|wait| wait.saturating_sub(queued.elapsed()));
+        let attempts = self.attempts(pool, key, wait, work);
+        match deadline::current() {
+            // A timeout layer that enforces the same deadline goes first.
+            Some(deadline) => timeout_at(deadline.instant() + LATER, attempts)
+                .await
+                .unwrap_or_else(|_| Err(self.rejected(Reason::TimedOut).into())),
+            None => attempts.await,
+        }
+    }
+
+    async fn attempts<T, E, F, Fut>(
+        &self,
+        pool: &Pool<DB>,
+        key: &Key,
+        wait: Option<Duration>,
+        work: &mut F,
+    ) -> Result<Ran<T>, Error<E>>
+    where
+        F: FnMut(Work<DB>) -> Fut,
+        Fut: Future<Output = Result<Done<DB, T>, E>>,
+        T: Serialize,
+        E: From<::sqlx::Error> + ClassifySelf,
+    {
+        let last = Instant::now() + self.shared.retry_for;
         let mut delays = self.shared.backoff.delays();
         let mut left = self.shared.max_attempts;
         loop {
-            let Failed { error, again } = match self.once(pool, key, work).await {
+            let Failed { error, again } = match self.once(pool, key, wait, work).await {
                 Ok(ran) => return Ok(ran),
                 Err(failed) => failed,
             };
             left -= 1;
+            let fits = |pause: &Duration| {
+                let begins = Instant::now() + *pause;
+                begins <= last && deadline::current().is_none_or(|end| begins < end.instant())
+            };
             let pause = delays
                 .next()
-                .filter(|pause| again && left > 0 && fits(*pause));
+                .filter(|pause| again && left > 0 && fits(pause));
             let Some(pause) = pause else {
                 return Err(error);
             };
@@ -247,6 +218,7 @@ impl<DB: Dialect> Inbox<DB> {
         &self,
         pool: &Pool<DB>,
         key: &Key,
+        wait: Option<Duration>,
         work: &mut F,
     ) -> Result<Ran<T>, Failed<E>>
     where
@@ -255,29 +227,36 @@ impl<DB: Dialect> Inbox<DB> {
         T: Serialize,
         E: From<::sqlx::Error> + ClassifySelf,
     {
-        let mut transaction = pool.begin_with(self.shared.begin).await.map_err(|error| {
-            let full = matches!(error, ::sqlx::Error::PoolTimedOut);
-            let failed = database(error);
-            Failed {
-                again: failed.again && !full,
-                ..failed
-            }
-        })?;
-        let claimed = self.claim(&mut transaction, key).await.map_err(database)?;
+        let mut transaction = self.begin(pool).await?;
+        let claimed = match self.claim_within(&mut transaction, key, wait).await {
+            Ok(claimed) => claimed,
+            Err(error) => return Err(ended_by(transaction, error)),
+        };
         let entry = match claimed {
             Claimed::Fresh(entry) => entry,
             Claimed::Done(settled) => return Ok((settled, None)),
             Claimed::Mismatch => return Err(self.refuse(Reason::KeyReused)),
             Claimed::Busy => return Err(self.refuse(Reason::InFlight)),
         };
-        let done = work(Work { transaction, entry })
-            .await
-            .map_err(Failed::by)?;
-        let Done { work, value } = done;
-        let Work {
-            mut transaction,
+        let (lent, mut back) = Lent::new(transaction);
+        let working = work(Work {
+            transaction: lent,
             entry,
-        } = work;
+        });
+        let done = working.await;
+        let (entry, value) = match done {
+            Ok(Done { work, value }) => (work.entry, value),
+            Err(error) => {
+                if let Ok(transaction) = back.try_recv() {
+                    transaction.end_after(&error);
+                }
+                return Err(Failed::by(error));
+            }
+        };
+        // Dropped just now, with the rest of the work.
+        let mut transaction = back
+            .try_recv()
+            .map_err(|_| database(::sqlx::Error::WorkerCrashed))?;
         let encoded = to_json(&value);
         let outcome = encoded.map_err(|error| database(::sqlx::Error::Encode(error.into())))?;
         let mut settled = Settled {
@@ -287,13 +266,36 @@ impl<DB: Dialect> Inbox<DB> {
             age: Duration::ZERO,
             expires_in: self.shared.retention,
         };
-        entry
-            .complete(&mut transaction, &outcome)
-            .await
-            .map_err(database)?;
+        if let Err(error) = entry.complete(&mut transaction, &outcome).await {
+            return Err(ended_by(transaction, error));
+        }
         transaction.commit().await.map_err(database)?;
         settled.outcome = outcome;
         Ok((settled, Some(value)))
+    }
+
+    /// Begins a transaction on a connection that is waited for no longer than the deadline.
+    async fn begin<E>(&self, pool: &Pool<DB>) -> Result<Transaction<DB>, Failed<E>>
+    where
+        E: From<::sqlx::Error> + ClassifySelf,
+    {
+        let connection: PoolConnection<DB> =
+            match timeout_at(before_deadline(grace(pool)), pool.acquire()).await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(error)) if !matches!(error, ::sqlx::Error::PoolTimedOut) => {
+                    return Err(database(error));
+                }
+                Ok(Err(_)) | Err(_) => {
+                    let full = database(::sqlx::Error::PoolTimedOut);
+                    return Err(Failed {
+                        again: false,
+                        ..full
+                    });
+                }
+            };
+        let statement = self.shared.begin.into_sql_str();
+        let begun = Transaction::open(connection, Some(statement), grace(pool));
+        begun.await.map_err(database)
     }
 
     fn rejected(&self, reason: Reason) -> Rejected {
@@ -322,7 +324,11 @@ fn database<E: From<::sqlx::Error> + ClassifySelf>(error: ::sqlx::Error) -> Fail
     Failed::by(E::from(error))
 }
 
-/// Whether there is time left after a pause.
-fn fits(pause: Duration) -> bool {
-    deadline::current().is_none_or(|deadline| deadline.remaining() > pause)
+/// Ends the transaction as the error of one of its statements says.
+fn ended_by<DB: Dialect, E>(transaction: Transaction<DB>, error: ::sqlx::Error) -> Failed<E>
+where
+    E: From<::sqlx::Error> + ClassifySelf,
+{
+    transaction.end_after(&error);
+    database(error)
 }

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-use ::sqlx::{Row as _, SqlStr, Sqlite, SqliteConnection, Transaction, query, raw_sql};
+use ::sqlx::{Row as _, SqlStr, Sqlite, SqliteConnection, raw_sql};
 
 use super::{
-    dialect::{Ask, Complete, Dialect, Found, Row, Statements, sealed::Sealed, statement},
+    super::Transaction,
+    dialect::{Ask, Complete, Dialect, Found, Row, Statement, Statements, sealed::Sealed, text},
     table::Table,
 };
 
@@ -14,11 +15,13 @@ impl Dialect for Sqlite {}
 impl Sealed for Sqlite {
     /// Takes the write lock first: a transaction that reads before it writes fails when another has written since.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const PREPARED: bool = true;
 
-    fn statements(table: &Table, _waits: bool) -> Statements {
-        let fill = |text: &str| {
-            statement(
-                text.replace("{table}", &table.quoted(""))
+    fn statements(table: &Table, _waits: bool, prepared: bool) -> Statements {
+        let fill = |template: &str| {
+            text(
+                template
+                    .replace("{table}", &table.quoted(""))
                     .replace("{fence}", &table.bare("_fence"))
                     .replace("{expires}", &table.bare("_expires"))
                     .replace("{inserted}", &table.bare("_inserted"))
@@ -34,18 +37,22 @@ impl Sealed for Sqlite {
                     ),
             )
         };
+        let fill_in = |template| Statement {
+            text: fill(template),
+            prepared,
+        };
         Statements {
             schema: fill(include_str!("sqlite/0001_inbox.sql")),
-            claim: fill(include_str!("sqlite/claim.sql")),
-            look: fill(
+            claim: fill_in(include_str!("sqlite/claim.sql")),
+            look: fill_in(
                 "SELECT fingerprint, fence, attempt, outcome, {now} - completed_at, expires_at - {now} FROM {table} \
                  WHERE name = ?1 AND key = ?2",
             ),
-            complete: fill(
+            complete: fill_in(
                 "UPDATE {table} SET outcome = ?4, completed_at = {now}, expires_at = {now} + ?5 \
                  WHERE name = ?1 AND key = ?2 AND fence = ?3 AND outcome IS NULL",
             ),
-            prune: fill(
+            prune: fill_in(
                 "DELETE FROM {table} WHERE (name, key) IN (\
                  SELECT name, key FROM {table} WHERE expires_at <= {now} ORDER BY expires_at LIMIT ?1)",
             ),
@@ -54,8 +61,7 @@ impl Sealed for Sqlite {
 
     async fn claim(
         connection: &mut SqliteConnection,
-        statement: SqlStr,
-        look: SqlStr,
+        statements: &Statements,
         ask: Ask<'_>,
         last: &AtomicI64,
     ) -> Result<Found, ::sqlx::Error> {
@@ -66,7 +72,9 @@ impl Sealed for Sqlite {
             retention_ms,
             ..
         } = ask;
-        let claimed = query(statement)
+        let claimed = statements
+            .claim
+            .query()
             .bind(name)
             .bind(key)
             .bind(fingerprint)
@@ -87,7 +95,9 @@ impl Sealed for Sqlite {
             }));
         }
         // This transaction has the write lock: the row is as the claim found it.
-        let row = query(look)
+        let row = statements
+            .look
+            .query()
             .bind(name)
             .bind(key)
             .fetch_one(connection)
@@ -104,7 +114,7 @@ impl Sealed for Sqlite {
 
     async fn complete(
         connection: &mut SqliteConnection,
-        statement: SqlStr,
+        statement: &Statement,
         completed: Complete<'_>,
     ) -> Result<u64, ::sqlx::Error> {
         let Complete {
@@ -114,7 +124,8 @@ impl Sealed for Sqlite {
             outcome,
             retention_ms,
         } = completed;
-        let update = query(statement)
+        let update = statement
+            .query()
             .bind(name)
             .bind(key)
             .bind(fence)
@@ -125,15 +136,15 @@ impl Sealed for Sqlite {
 
     async fn prune(
         connection: &mut SqliteConnection,
-        statement: SqlStr,
+        statement: &Statement,
         most: u32,
     ) -> Result<u64, ::sqlx::Error> {
-        let delete = query(statement).bind(most);
+        let delete = statement.query().bind(most);
         Ok(delete.execute(connection).await?.rows_affected())
     }
 
     async fn migrate(
-        mut transaction: Transaction<'_, Self>,
+        mut transaction: Transaction<Self>,
         schema: SqlStr,
     ) -> Result<(), ::sqlx::Error> {
         raw_sql(schema).execute(&mut *transaction).await?;

@@ -55,7 +55,7 @@ fn is_identifier(word: &str) -> bool {
             .all(|byte| letter(byte) || byte.is_ascii_digit())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

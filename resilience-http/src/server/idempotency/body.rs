@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error as StdError,
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -10,19 +11,23 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, LengthLimitError};
 use pin_project_lite::pin_project;
+
+pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 
 pin_project! {
     /// Body of a request or response that went through
-    /// [`IdempotentRequests`](super::IdempotentRequests): in memory, or streamed.
+    /// [`IdempotentRequests`](super::IdempotentRequests): in memory, or streamed. Its errors are those of
+    /// the body inside; an `axum::Error` around one is removed (feature `axum`), since axum puts one
+    /// around it again, and finds a limit of the body's length in no more than two of them.
     pub struct IdempotentBody<B: Body> {
         // Frames that were read already.
         ready: VecDeque<Bytes>,
         trailers: Option<HeaderMap>,
         // The rest, unread. Boxed, so that it can be moved after it was polled.
         rest: Option<Pin<Box<B>>>,
-        broken: Option<B::Error>,
+        broken: Option<BoxError>,
     }
 }
 
@@ -64,14 +69,42 @@ impl<B: Body> fmt::Debug for IdempotentBody<B> {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for IdempotentBody<B> {
+impl<B> IdempotentBody<B>
+where
+    B: Body,
+{
+    /// Whether it broke off because an outer layer limits its length.
+    pub(super) fn is_too_large(&self) -> bool {
+        let broken = self.broken.as_deref();
+        let first = broken.map(|error| error as &(dyn StdError + 'static));
+        std::iter::successors(first, |error| (*error).source())
+            .any(|error| error.is::<LengthLimitError>())
+    }
+}
+
+/// The error without axum's wrapper.
+fn inner(error: impl Into<BoxError>) -> BoxError {
+    let error = error.into();
+    #[cfg(feature = "axum")]
+    let error = match error.downcast::<axum_core::Error>() {
+        Ok(wrapper) => wrapper.into_inner(),
+        Err(error) => error,
+    };
+    error
+}
+
+impl<B> Body for IdempotentBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         if let Some(data) = this.ready.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -84,7 +117,7 @@ impl<B: Body<Data = Bytes>> Body for IdempotentBody<B> {
             if frame.is_none() {
                 *this.rest = None;
             }
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|frame| frame.map_err(inner)));
         }
         let trailers = this.trailers.take();
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
@@ -125,7 +158,11 @@ pub(super) enum Read<B: Body> {
 }
 
 /// Reads a body of up to `limit` bytes.
-pub(super) async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Read<B> {
+pub(super) async fn read<B>(body: B, limit: usize) -> Read<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let mut rest = Box::pin(body);
     let (mut ready, mut length, mut trailers) = (VecDeque::new(), 0, None);
     let too_long = |hint: SizeHint| hint.lower() > limit as u64;
@@ -150,7 +187,7 @@ pub(super) async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Read<B
                     ready,
                     trailers: None,
                     rest: None,
-                    broken: Some(error),
+                    broken: Some(inner(error)),
                 });
             }
         }
@@ -177,8 +214,6 @@ fn joined(mut parts: VecDeque<Bytes>, length: usize) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use futures_util::stream;
     use http::HeaderValue;
     use http_body_util::{Full, StreamBody};
@@ -200,16 +235,18 @@ mod tests {
     }
 
     /// What a reader gets, and the error at the end.
-    async fn collected<B: Body<Data = Bytes>>(
-        body: B,
-    ) -> (String, Option<HeaderMap>, Option<B::Error>) {
+    async fn collected<B>(body: B) -> (String, Option<HeaderMap>, Option<String>)
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
         let mut body = Box::pin(body);
         let (mut text, mut trailers) = (String::new(), None);
         while let Some(frame) = body.frame().await {
             match frame.map(Frame::into_data) {
                 Ok(Ok(data)) => text += std::str::from_utf8(&data).unwrap(),
                 Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
-                Err(error) => return (text, trailers, Some(error)),
+                Err(error) => return (text, trailers, Some(error.into().to_string())),
             }
         }
         assert!(body.is_end_stream());
@@ -253,10 +290,7 @@ mod tests {
             "nothing was read for nothing"
         );
         let passed = IdempotentBody::passed(Full::<Bytes>::new("abcd".into()));
-        assert_eq!(
-            collected::<_>(passed).await,
-            ("abcd".into(), None, None::<Infallible>)
-        );
+        assert_eq!(collected(passed).await, ("abcd".into(), None, None));
     }
 
     #[tokio::test]
@@ -266,6 +300,17 @@ mod tests {
         };
         assert_eq!(broken.size_hint().exact(), None);
         assert!(!broken.is_end_stream());
-        assert_eq!(collected(broken).await, ("ab".into(), None, Some("reset")));
+        assert!(!broken.is_too_large());
+        let reset = Some("reset".into());
+        assert_eq!(collected(broken).await, ("ab".into(), None, reset));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_at_the_limit_of_an_outer_layer_says_so() {
+        let limited = http_body_util::Limited::new(Full::<Bytes>::from("abcd"), 3);
+        let Read::Broken(broken) = read(limited, 10).await else {
+            panic!("not broken")
+        };
+        assert!(broken.is_too_large());
     }
 }

@@ -20,8 +20,8 @@ use resilience_core::{
 use tower_service::Service;
 
 use super::{
-    body::{IdempotentBody, Read, read},
-    problems::{not_recorded, panicked, too_large, unreadable_body},
+    body::{BoxError, IdempotentBody, Read, read},
+    problems::{limited_outside, not_recorded, panicked, too_large, unreadable_body},
     response::{HandlerResponse, ResponseOutcomes, Unrecordable},
     settings::{Settings, due},
 };
@@ -43,9 +43,9 @@ impl<S> Call<S> {
         S::Future: Send,
         S::Error: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Send,
+        B::Error: Into<BoxError> + Send,
         R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Send,
+        R::Error: Into<BoxError> + Send,
     {
         let Self {
             service,
@@ -103,10 +103,15 @@ async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> 
     .await
 }
 
-async fn in_memory<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result<Bytes, Problem> {
+async fn in_memory<B>(body: B, limit: usize) -> Result<Bytes, Problem>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     match read(body, limit).await {
         Read::Whole(body, _) => Ok(body),
         Read::More(_) => Err(too_large(limit)),
+        Read::Broken(body) if body.is_too_large() => Err(limited_outside()),
         Read::Broken(_) => Err(unreadable_body()),
     }
 }
@@ -122,6 +127,7 @@ where
     S: Service<Request<IdempotentBody<B>>, Response = Response<R>>,
     B: Body,
     R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
 {
     request.extensions_mut().insert(attempt);
     poll_fn(|cx| service.poll_ready(cx)).await?;

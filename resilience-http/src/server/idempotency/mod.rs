@@ -66,7 +66,7 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// | its key was used with [another request](Self#identity) | 422 |
 /// | no key | 400 if a key is [required](Self::required); otherwise the handler's |
 /// | a malformed key | 400 |
-/// | a body above [`max_request`](Self::max_request) | 413 |
+/// | a body above [`max_request`](Self::max_request), or above the limit of an outer layer | 413 |
 /// | the store is unavailable | 503, unless the handle's outage policy says otherwise |
 /// | served before, but the response was not recorded, or the outcome is [unknown](resilience_core::idempotency::Effect) | 409 |
 /// | the first, and the store does not take the response | held until it is recorded; 503 with [`Idempotency-Unrecorded: true`](crate::headers::IDEMPOTENCY_UNRECORDED) when the time for that is over ([`OnUnrecorded`](resilience_core::idempotency::OnUnrecorded)) |
@@ -162,16 +162,19 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// # The handler
 /// - runs in a task of its own: neither a client that disconnects nor the request's
 ///   [deadline](super::InboundDeadline), which the handler does not see, stops it. Its response is
-///   recorded for the client's next attempt.
+///   recorded for the client's next attempt. Its time limit is the handle's
+///   [`max_lease_time`](resilience_core::idempotency::IdempotencyBuilder::max_lease_time), 10 minutes
+///   by default; until it ends, it keeps the request's place in the bulkheads around this layer.
 /// - finds the [`Attempt`](resilience_core::idempotency::Attempt) in the request's extensions: the
 ///   fencing token, and keys for the calls that it makes. With the feature `axum`, the extractor
 ///   `RequestAttempt` takes it from there, also where a request has no key.
 /// - gets the request body in memory.
 ///
 /// # Order
-/// Put it inside authentication and rate limits, so that a 429 uses no key, and outside the guards
-/// of dependencies. Compression, CORS and request ids belong outside too: they depend on the caller, and
-/// a replay passes them there. A time limit inside leaves the outcome unknown.
+/// Put it inside authentication, rate limits and the bulkhead, so that a 429 or 503 uses no key and
+/// handlers of clients that have gone count, and outside the guards of dependencies. Compression, CORS
+/// and request ids belong outside too: they depend on the caller, and a replay passes them there. A time
+/// limit inside leaves the outcome unknown.
 ///
 /// **Cost**: one allocation per body for a request without a key or of another method. With a key,
 /// the body is read into memory and hashed; the rest is the cost of [`Idempotency`].

@@ -39,6 +39,18 @@ pub(super) fn too_large(limit: usize) -> Problem {
     problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", title, detail)
 }
 
+/// The limit of a layer outside of this one, which is not known here.
+pub(super) fn limited_outside() -> Problem {
+    let title = "Request body is too large";
+    let detail = "The body is larger than the server accepts. The request was not processed.";
+    problem(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        title,
+        detail.into(),
+    )
+}
+
 pub(super) fn unreadable_body() -> Problem {
     let title = "Request body cannot be read";
     let detail = "The request body ended early. The request was not processed.";

@@ -13,7 +13,7 @@ use resilience_core::{admission::take_ready, idempotency::Idempotency};
 use tower_service::Service;
 
 use super::{
-    body::IdempotentBody,
+    body::{BoxError, IdempotentBody},
     call::Call,
     future::{IdempotentRequestsFuture, State},
     settings::Settings,
@@ -44,9 +44,9 @@ where
     S::Future: Send,
     S::Error: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Send,
+    B::Error: Into<BoxError> + Send,
     R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Send,
+    R::Error: Into<BoxError> + Send,
 {
     type Response = Response<IdempotentBody<R>>;
     type Error = S::Error;

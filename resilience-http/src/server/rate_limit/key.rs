@@ -54,7 +54,8 @@ impl LimitKey {
     }
 
     /// Creates a key of the client's address. Of an IPv6 address only the first 64 bits count: one
-    /// customer usually has at least that network.
+    /// customer usually has at least that network. Clients behind a translator (NAT64) have a bucket
+    /// for each IPv4 address: see [`ClientAddress::nat64`].
     pub fn address(address: ClientAddress) -> Self {
         Self::by(move |head| address.of(head).map(customer))
     }

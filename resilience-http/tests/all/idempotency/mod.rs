@@ -6,6 +6,7 @@ mod identity;
 mod keeping;
 mod negotiation;
 mod outcomes;
+mod places;
 mod refusing;
 mod replaying;
 mod rig;

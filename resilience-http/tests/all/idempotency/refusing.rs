@@ -1,10 +1,10 @@
 //! Requests that are refused before the handler runs.
 
-use axum::body::Body;
+use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{Limited, StreamBody};
 use resilience_core::{
     fleet::{FleetOptions, OnOutage, Pushed, Subscription},
     idempotency::{
@@ -16,7 +16,7 @@ use resilience_core::{
 use resilience_http::{
     headers::IDEMPOTENCY_KEY, idempotency::KeyRules, server::IdempotentRequests,
 };
-use tower::ServiceExt;
+use tower::{ServiceExt, util::MapRequestLayer};
 
 use super::rig::*;
 
@@ -95,6 +95,35 @@ async fn a_body_that_breaks_off_is_not_served_and_takes_no_key() {
         .await
         .unwrap();
     assert_eq!(whole.status(), 200);
+}
+
+/// A handler that reads the body, behind an outer layer that limits its length.
+fn limited(app: Router) -> Router {
+    app.layer(MapRequestLayer::new(|request: Request<Body>| {
+        request.map(|body| Body::new(Limited::new(body, 4)))
+    }))
+}
+
+async fn reads(body: String) -> String {
+    format!("{} bytes", body.len())
+}
+
+#[tokio::test]
+async fn a_body_above_the_limit_of_an_outer_layer_is_413_with_this_layer_as_without() {
+    let (plain, guarded) = (limited(post_only(reads)), limited(app(&once(), reads)));
+    let status = async |app: &Router, request: Request<Body>| {
+        let response = app.clone().oneshot(request).await.unwrap();
+        response.status().as_u16()
+    };
+    for parts in [&["1234"][..], &["12", "34"], &["12345"], &["12", "345"]] {
+        let request = || streamed(parts.iter().map(|part| Ok(*part)).collect());
+        let expected = if parts.concat().len() <= 4 { 200 } else { 413 };
+        let mut without_key = request();
+        without_key.headers_mut().remove(IDEMPOTENCY_KEY);
+        assert_eq!(status(&plain, request()).await, expected);
+        assert_eq!(status(&guarded, without_key).await, expected);
+        assert_eq!(status(&guarded, request()).await, expected);
+    }
 }
 
 /// A store that is always unavailable.

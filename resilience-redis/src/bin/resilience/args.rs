@@ -38,6 +38,8 @@ pub(crate) struct Global {
     #[arg(
         long,
         env = "REDIS_URL",
+        // It may hold a password.
+        hide_env_values = true,
         global = true,
         value_name = "URL",
         default_value = "redis://127.0.0.1:6379"

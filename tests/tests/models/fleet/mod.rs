@@ -49,6 +49,8 @@ enum Action {
     Thaw,
     Crash(usize),
     Flush,
+    SetBack,
+    SetForward,
     Tick,
 }
 
@@ -72,6 +74,12 @@ impl Model for Fleet {
         }
         if world.budget.ticks > 0 {
             actions.push(Action::Tick);
+        }
+        if world.budget.steps_back > 0 && !world.is_set_back() {
+            actions.push(Action::SetBack);
+        }
+        if world.budget.steps_forward > 0 && world.is_set_back() {
+            actions.push(Action::SetForward);
         }
         if world.frozen {
             actions.push(Action::Thaw);
@@ -97,6 +105,8 @@ impl Model for Fleet {
             Action::Crash(_) => budget.crashes -= 1,
             Action::Flush => budget.flushes -= 1,
             Action::Tick => budget.ticks -= 1,
+            Action::SetBack => budget.steps_back -= 1,
+            Action::SetForward => budget.steps_forward -= 1,
             _ => {}
         }
         let mistake = self.mistake;
@@ -127,6 +137,8 @@ impl Model for Fleet {
             Action::Crash(n) => next.crash(n),
             Action::Flush => next.flush(),
             Action::Tick => next.now += TICK,
+            Action::SetBack => next.set_back(),
+            Action::SetForward => next.set_forward(),
         }
         Some(next)
     }
@@ -339,6 +351,23 @@ fn frozen(crashes: u8, resets: u8) -> Fleet {
     fleet
 }
 
+/// The store's clock is set back while the fleet is open or half-open, or the server that takes over is behind; and, where it
+/// goes to and fro, forward again to where it was.
+fn steps(crashes: u8, steps_back: u8, steps_forward: u8) -> Fleet {
+    let mut fleet = probes();
+    fleet.start.budget = Budget {
+        asks: 1,
+        ticks: 1,
+        crashes,
+        steps_back,
+        steps_forward,
+        ..Budget::default()
+    };
+    fleet.policy = policy(1);
+    fleet.recovers = true;
+    fleet
+}
+
 #[test]
 fn reports_lost_late_or_repeated_count_once_and_one_change_wins() {
     holds("reports", reports());
@@ -367,6 +396,12 @@ fn the_fleet_gets_out_of_every_state() {
     fleet.policy = policy(1);
     fleet.recovers = true;
     holds("recovery", fleet);
+}
+
+#[test]
+fn the_fleet_gets_out_of_every_state_when_the_stores_clock_is_set() {
+    holds("set back", steps(1, 1, 0));
+    holds("to and fro", steps(0, 2, 1));
 }
 
 #[test]

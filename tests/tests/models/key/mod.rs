@@ -35,6 +35,9 @@ enum Action {
     Crash(usize),
     Tick,
     Flush,
+    SetBack,
+    Replicate,
+    FailOver,
 }
 
 impl Model for Key {
@@ -55,6 +58,12 @@ impl Model for Key {
         }
         if world.budget.flushes > 0 {
             actions.push(Action::Flush);
+        }
+        if world.budget.steps_back > 0 {
+            actions.push(Action::SetBack);
+        }
+        if world.budget.failovers > 0 {
+            actions.extend([Action::Replicate, Action::FailOver]);
         }
     }
 
@@ -98,6 +107,15 @@ impl Model for Key {
             Action::Flush => {
                 budget.flushes -= 1;
                 next.flush(mistake);
+            }
+            Action::SetBack => {
+                budget.steps_back -= 1;
+                next.set_back();
+            }
+            Action::Replicate => next.replicate(),
+            Action::FailOver => {
+                budget.failovers -= 1;
+                next.fail_over();
             }
             Action::TakeEffect(n) => next.take_effect(n),
             Action::Complete(n) => next.complete(n, mistake),
@@ -156,7 +174,8 @@ impl Key {
     /// No process dies, no lease ends, nothing is forgotten. Messages are lost, late and repeated all the same.
     fn is_calm(&self) -> bool {
         let budget = &self.start.budget;
-        budget.crashes + budget.ticks + budget.flushes == 0
+        let faults = budget.crashes + budget.flushes + budget.steps_back + budget.failovers;
+        budget.ticks + faults == 0
     }
 }
 
@@ -312,6 +331,44 @@ fn expiries() -> Key {
     )
 }
 
+/// The store's clock is set back, at any moment, also when the record is lost.
+fn steps() -> Key {
+    Key::new(
+        2,
+        Budget {
+            claims: 3,
+            ticks: 2,
+            flushes: 1,
+            steps_back: 2,
+            ..Budget::default()
+        },
+    )
+}
+
+/// A replica takes over, with an older record and a clock that is behind.
+fn failovers() -> Key {
+    Key::new(
+        2,
+        Budget {
+            claims: 3,
+            losses: 1,
+            ticks: 1,
+            failovers: 1,
+            ..Budget::default()
+        },
+    )
+}
+
+#[test]
+fn no_lease_is_prolonged_and_fences_go_up_when_the_clock_is_set_back() {
+    holds("steps", steps());
+}
+
+#[test]
+fn fences_only_go_up_over_a_failover_to_a_slower_clock() {
+    holds("failovers", failovers());
+}
+
 #[test]
 fn lost_late_and_repeated_messages_cause_one_effect() {
     holds("lost replies", lost_replies());
@@ -363,6 +420,8 @@ fn the_checker_finds_every_mistake_that_is_built_in() {
             "no key is stuck past its lease",
         ),
         (flushes(), Mistake::ClockBehind, "fences only go up"),
+        (steps(), Mistake::ClockBehind, "fences only go up"),
+        (failovers(), Mistake::ClockBehind, "fences only go up"),
         (
             doubts(),
             Mistake::UnknownIsRetried,

@@ -17,6 +17,8 @@ pub(crate) const TTL: u64 = 3;
 pub(crate) const RETENTION: u64 = 4;
 /// Microseconds of one step of time.
 pub(crate) const TICK: u64 = 1_000 * LEASE;
+/// By how much the store's clock is set back.
+const STEP: u64 = 100 * TICK;
 
 /// A mistake to build in, to see that the checker finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub(crate) enum Mistake {
     RunWhenBusy,
     /// A claim is repeated under another name when its answer is lost, and both count.
     LeaseAsLongAsTheRecord,
-    /// A new server's clock is behind.
+    /// A new server's clock is behind, and no process tells it of the fences that were given.
     ClockBehind,
     /// An unknown outcome is taken over by anybody.
     UnknownIsRetried,
@@ -52,6 +54,10 @@ pub(crate) struct Budget {
     pub(crate) crashes: u8,
     pub(crate) ticks: u8,
     pub(crate) flushes: u8,
+    /// Times that the store's clock is set back.
+    pub(crate) steps_back: u8,
+    /// Times that the replica, which has an older record and a clock that is behind, takes over.
+    pub(crate) failovers: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -93,8 +99,12 @@ pub(crate) struct Broken {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
+    /// What the store's clock shows.
     pub(crate) now: u64,
     pub(crate) record: Record,
+    /// The record as a replica has it.
+    replica: Record,
+    was_set_back: bool,
     pub(crate) instances: Vec<Instance>,
     pub(crate) budget: Budget,
     pub(crate) broken: Broken,
@@ -114,8 +124,10 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(size: usize, budget: Budget) -> Self {
         Self {
-            now: 100 * TICK,
+            now: 100 * TICK + 3 * STEP,
             record: Record::default(),
+            replica: Record::default(),
+            was_set_back: false,
             instances: vec![Instance::default(); size],
             budget,
             broken: Broken::default(),
@@ -266,6 +278,29 @@ impl World {
         }
     }
 
+    /// The store's clock is set back, by far more than anything lasts.
+    pub(crate) fn set_back(&mut self) {
+        self.now -= STEP;
+        self.was_set_back = true;
+        if let Some((_, until)) = &mut self.accepted {
+            *until -= STEP;
+        }
+    }
+
+    /// The replica gets the record as it is now.
+    pub(crate) fn replicate(&mut self) {
+        self.replica = self.record.clone();
+    }
+
+    /// The replica takes over: its record may be older, and its clock is behind by as much.
+    pub(crate) fn fail_over(&mut self) {
+        self.record = self.replica.clone();
+        self.set_back();
+        // What the replica did not have yet is lost.
+        self.accepted = None;
+        self.doubt = Previous::None;
+    }
+
     // --- what the store does
 
     fn grant(&mut self, wish: &Request, mistake: Mistake) -> Reply {
@@ -308,9 +343,15 @@ impl World {
 
     fn claim(&mut self, claim: &Claim, mistake: Mistake) -> Claimed {
         let before = self.record.view(self.now).map(|view| view.phase);
-        let claimed = self.record.claim(claim, self.now);
+        let last = self.granted.last_key_value().map_or(0, |(fence, _)| *fence);
+        // What the processes know of fences is told to the store, which may have lost it.
+        let floor = if mistake == Mistake::ClockBehind {
+            0
+        } else {
+            last
+        };
+        let claimed = self.record.claim_above(claim, floor, self.now);
         if let Claimed::New(grant) = &claimed {
-            let last = self.granted.last_key_value().map_or(0, |(fence, _)| *fence);
             self.broken.fence_back |= grant.fence < last;
             self.doubt = match (before, self.doubt) {
                 (None, _) => Previous::None,
@@ -370,13 +411,18 @@ impl World {
             || matches!(claimed, Claimed::Done { outcome, .. } if outcome == *accepted)
     }
 
-    /// A lease from now, whatever has happened, a process that takes over gets the work, or the outcome.
+    /// A lease from now, whatever has happened, a process that takes over gets the work, or the outcome. If the clock was set
+    /// back, a lease from when a process looks.
     pub(crate) fn is_free_after_a_lease(&self) -> bool {
         let bold = Claim {
             takeover: Takeover::Any,
             ..fresh_claim()
         };
-        let claimed = self.record.clone().claim(&bold, self.now + 1_000 * LEASE);
+        let mut record = self.record.clone();
+        if self.was_set_back && !matches!(record.claim(&bold, self.now), Claimed::Busy { .. }) {
+            return true;
+        }
+        let claimed = record.claim(&bold, self.now + 1_000 * LEASE);
         matches!(claimed, Claimed::New(_) | Claimed::Done { .. })
     }
 }

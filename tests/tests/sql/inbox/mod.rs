@@ -3,5 +3,6 @@
 mod both;
 mod front;
 mod postgres;
-mod rig;
+pub(crate) mod rig;
 mod sqlite;
+mod waiting;

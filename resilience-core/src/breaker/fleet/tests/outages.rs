@@ -133,5 +133,5 @@ async fn the_task_ends_with_the_breaker() {
 #[test]
 fn a_shared_breaker_outside_of_a_runtime_is_refused_by_name() {
     let error = builder(InProcessBreakers::new()).build().unwrap_err();
-    assert_eq!(error.field(), "shared");
+    assert_eq!(error.field(), "store");
 }

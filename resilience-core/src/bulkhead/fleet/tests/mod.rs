@@ -1,6 +1,7 @@
 //! The handle, its task and its layer over a store that fails on demand; the record by itself is in `record.rs` here.
 
 mod calls;
+mod carry;
 mod faults;
 mod hanging;
 mod queue;

@@ -22,6 +22,8 @@ pub(crate) const TICK: u64 = 1_000;
 pub(crate) const OPEN: u64 = 2 * TICK;
 pub(crate) const LEASE: u64 = TICK;
 pub(crate) const PROBES: u32 = 2;
+/// By how much the store's clock is set, or behind on the server that takes over: far more than anything lasts.
+const STEP: u64 = 100 * TICK;
 
 pub(crate) fn policy(stages: u8) -> Policy {
     Policy {
@@ -119,7 +121,10 @@ pub(crate) struct Broken {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
+    /// The time that passes, of the instances and of what they measure.
     pub(crate) now: u64,
+    /// How far the store's clock was set back.
+    back: u64,
     pub(crate) record: BreakerRecord,
     pub(crate) instances: Vec<Instance>,
     pub(crate) broken: Broken,
@@ -157,6 +162,10 @@ pub(crate) struct Budget {
     pub(crate) own_probes: u8,
     /// Resets of one instance by hand.
     pub(crate) resets: u8,
+    /// Times that the store's clock is set back, or another server takes over whose clock is behind.
+    pub(crate) steps_back: u8,
+    /// Times that the store's clock is set forward again.
+    pub(crate) steps_forward: u8,
 }
 
 impl World {
@@ -180,6 +189,7 @@ impl World {
         };
         Self {
             now: TICK,
+            back: 0,
             record: BreakerRecord::default(),
             instances: (0..size).map(instance).collect(),
             broken: Broken::default(),
@@ -214,7 +224,24 @@ impl World {
     }
 
     pub(crate) fn view(&self) -> BreakerView {
-        self.record.view(self.now)
+        self.record.view(self.shown())
+    }
+
+    /// What the store's clock shows.
+    pub(super) const fn shown(&self) -> u64 {
+        self.now + STEP - self.back
+    }
+
+    pub(crate) const fn is_set_back(&self) -> bool {
+        self.back > 0
+    }
+
+    pub(crate) const fn set_back(&mut self) {
+        self.back = STEP;
+    }
+
+    pub(crate) const fn set_forward(&mut self) {
+        self.back = 0;
     }
 
     pub(crate) fn epoch_of(&self, n: usize) -> u64 {

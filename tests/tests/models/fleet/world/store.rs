@@ -125,8 +125,9 @@ impl World {
 
     /// One step on the record. A new epoch is pushed to every live instance.
     pub(super) fn touch<T>(&mut self, step: impl FnOnce(&mut BreakerRecord, u64) -> T) -> T {
-        let before = self.record.view(self.now).epoch;
-        let done = step(&mut self.record, self.now);
+        let shown = self.shown();
+        let before = self.record.view(shown).epoch;
+        let done = step(&mut self.record, shown);
         let view = self.view();
         if view.epoch != before {
             let newest = self

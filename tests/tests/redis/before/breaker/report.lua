@@ -1,0 +1,50 @@
+-- ARGV: 1 channel, 2 instance, 3 sequence, 4 epoch, 5 success, 6 failure, 7 slow, 8 failing (0/1), 9 bucket_ms,
+-- 10 live_ms, 11 voter
+local instance, sequence, epoch = ARGV[2], number(ARGV[3], 'sequence'), number(ARGV[4], 'epoch')
+local success, failure = number(ARGV[5], 'success'), number(ARGV[6], 'failure')
+local slow, failing = number(ARGV[7], 'slow'), ARGV[8] == '1'
+local voter = ARGV[11]
+local bucket_ms, live_ms = math.max(number(ARGV[9], 'bucket_ms'), 1), number(ARGV[10], 'live_ms')
+
+-- Who fell silent, and what is too old to count. A silent instance's sequence number is remembered for as long as a
+-- report of it could still be repeated.
+local bygone = now - BUCKETS * bucket_ms
+local gone = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', bygone)
+if #gone > 0 then
+  for i = 1, #gone, 1000 do
+    redis.call('HDEL', KEYS[5], unpack(gone, i, math.min(i + 999, #gone)))
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', bygone)
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+local bucket = math.floor(now / bucket_ms)
+for i = 1, #window, 2 do
+  local of = tonumber(string.match(window[i], '^(%d+)') or 0)
+  if r.bucket_ms ~= bucket_ms or of <= bucket - BUCKETS then redis.call('HDEL', KEYS[2], window[i]) end
+end
+
+local known = tonumber(redis.call('HGET', KEYS[5], instance) or 0)
+local current = epoch == r.epoch
+if current and sequence > known then
+  if success > 0 then redis.call('HINCRBY', KEYS[2], bucket .. ':s', success) end
+  if failure > 0 then redis.call('HINCRBY', KEYS[2], bucket .. ':f', failure) end
+  if slow > 0 then redis.call('HINCRBY', KEYS[2], bucket .. ':w', slow) end
+end
+redis.call('HSET', KEYS[5], instance, math.max(sequence, known))
+redis.call('ZADD', KEYS[3], now + live_ms, instance)
+if current and failing then
+  redis.call('ZADD', KEYS[4], now + math.min(bucket_ms * BUCKETS, live_ms), voter)
+else
+  redis.call('ZREM', KEYS[4], voter)
+end
+if r.bucket_ms ~= bucket_ms then
+  r.bucket_ms = bucket_ms
+  redis.call('HSET', KEYS[1], 'bucket_ms', bucket_ms)
+end
+keep()
+extend(KEYS[2], 2 * BUCKETS * bucket_ms)
+for i = 3, 5 do
+  extend(KEYS[i], live_ms + 2 * BUCKETS * bucket_ms)
+end
+window = redis.call('HGETALL', KEYS[2])
+return answer(1)

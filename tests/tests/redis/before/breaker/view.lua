@@ -1,0 +1,2 @@
+-- ARGV: 1 channel (unused)
+return answer(1)
