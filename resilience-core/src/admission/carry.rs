@@ -10,7 +10,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use super::portable::{Portable, Slots, take};
+use super::portable::{Permits, Portable, take};
 
 /// The permits of the calls around the code that called [`held`], held by work that may outlive them.
 ///
@@ -18,7 +18,7 @@ use super::portable::{Portable, Slots, take};
 /// Clones hold the same permits.
 #[derive(Clone)]
 #[must_use = "dropped, it holds nothing: move it into the work"]
-pub struct HeldPermits(Option<Arc<Slots>>);
+pub struct HeldPermits(Option<Arc<Permits>>);
 
 /// Holds the permits of all calls around the running code, so that work that outlives these calls
 /// keeps their places in the bulkheads until it ends.
@@ -32,7 +32,7 @@ pub struct HeldPermits(Option<Arc<Slots>>);
 /// as long), and of policies that say so by [`Portable`]. Tokens of rate limits are spent, and are not
 /// held.
 ///
-/// **Cost**: two to three allocations, and one more for each permit.
+/// **Cost**: a few allocations.
 ///
 /// ```
 /// use resilience_core::{Rejected, admission, bulkhead::Bulkhead};

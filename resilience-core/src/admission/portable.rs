@@ -1,10 +1,9 @@
 //! The part of a permit that work can hold beyond its call.
 //!
 //! While code of a call runs, its thread counts the permits around it, in [`SCOPES`]. [`take`] notes
-//! that the work running now wants all of them. As each scope around it ends, it adds the slot of its
-//! permit. A permit that ends leaves its value in the slot, if it has one; so the value is dropped
-//! with the last that holds the slot, and work without a call, or a call without such work, is no
-//! special case.
+//! that the work running now wants all of them. As each scope around it ends, its permit becomes
+//! shared, and one reference goes to the work; so it is given back by the last of the call and the
+//! work. A call without such work pays for the count alone.
 
 use std::{
     cell::{Cell, RefCell},
@@ -39,18 +38,19 @@ use std::{
 /// ```
 ///
 /// **Cost**: a few instructions per scope. A permit that work takes along costs allocations.
-pub struct Portable<T: Send + 'static> {
-    /// Shared with the work that holds the permit too.
-    slot: Option<Arc<Slot>>,
-    /// `None` only while it is dropped.
-    value: Option<T>,
+pub struct Portable<T: Send + Sync + 'static>(Value<T>);
+
+enum Value<T> {
+    /// The call's alone.
+    Own(T),
+    /// The call's, and that of work that has taken it.
+    Shared(Arc<T>),
+    /// Only while it changes from one to the other.
+    Moving,
 }
 
-/// Where the value of a permit goes when its call has ended.
-type Slot = Mutex<Option<Box<dyn Send>>>;
-
-/// The slots of all permits that one piece of work holds.
-pub(super) type Slots = Mutex<Vec<Arc<Slot>>>;
+/// The permits that one piece of work holds.
+pub(super) type Permits = Mutex<Vec<Arc<dyn Send + Sync>>>;
 
 thread_local! {
     /// Number of permits around the running code, and [`IS_TAKEN`].
@@ -64,19 +64,16 @@ const IS_TAKEN: u32 = 1 << 31;
 
 /// What work has taken on this thread, in scopes that have not ended.
 struct Taken {
-    slots: Arc<Slots>,
-    /// Number of scopes around it that have not added their slots.
+    permits: Arc<Permits>,
+    /// Number of scopes around it that have not given their permits.
     scopes: u32,
 }
 
-impl<T: Send + 'static> Portable<T> {
+impl<T: Send + Sync + 'static> Portable<T> {
     /// Wraps `value`.
     #[inline(always)]
     pub const fn new(value: T) -> Self {
-        Self {
-            slot: None,
-            value: Some(value),
-        }
+        Self(Value::Own(value))
     }
 
     /// Enters a scope in which work can take this value along. It ends when the returned guard is
@@ -84,51 +81,48 @@ impl<T: Send + 'static> Portable<T> {
     #[inline(always)]
     pub fn enter(&mut self) -> impl Sized + use<'_, T> {
         SCOPES.set(SCOPES.get().wrapping_add(1));
-        Scope(&mut self.slot, PhantomData)
+        Scope(&mut self.0, PhantomData)
     }
 }
 
-impl<T: Send + 'static> Deref for Portable<T> {
+impl<T: Send + Sync + 'static> Deref for Portable<T> {
     type Target = T;
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        self.value.as_ref().expect("there until it is dropped")
-    }
-}
-
-impl<T: Send + 'static> Drop for Portable<T> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            leave(&slot, self.value.take());
+        match &self.0 {
+            Value::Own(value) => value,
+            Value::Shared(value) => value,
+            Value::Moving => unreachable!("it is not read while it changes"),
         }
     }
 }
 
-impl<T: Send + fmt::Debug + 'static> fmt::Debug for Portable<T> {
+impl<T: Send + Sync + fmt::Debug + 'static> fmt::Debug for Portable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Portable")
-            .field("value", &self.value)
-            .field("taken", &self.slot.is_some())
-            .finish()
+        f.debug_tuple("Portable").field(&**self).finish()
     }
 }
 
-/// Leaves `value` to the work that holds the slot; with none left, it is dropped with the slot.
-#[cold]
-fn leave(slot: &Slot, value: Option<impl Send + 'static>) {
-    let mut kept = slot.lock().unwrap_or_else(PoisonError::into_inner);
-    *kept = value.map(|value| Box::new(value) as Box<dyn Send>);
+impl<T> Value<T> {
+    fn share(&mut self) -> Arc<T> {
+        let shared = match mem::replace(self, Self::Moving) {
+            Self::Own(value) => Arc::new(value),
+            Self::Shared(value) => value,
+            Self::Moving => unreachable!("it does not change while it changes"),
+        };
+        *self = Self::Shared(Arc::clone(&shared));
+        shared
+    }
 }
 
-/// Code of a call runs on this thread, under a permit with this slot.
-struct Scope<'a>(&'a mut Option<Arc<Slot>>, OnThisThread);
+/// Code of a call runs on this thread, under a permit with this value.
+struct Scope<'a, T: Send + Sync + 'static>(&'a mut Value<T>, OnThisThread);
 
 /// Neither `Send` nor `Sync`.
 type OnThisThread = PhantomData<*const ()>;
 
-impl Drop for Scope<'_> {
+impl<T: Send + Sync + 'static> Drop for Scope<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
         let left = SCOPES.get().wrapping_sub(1);
@@ -139,16 +133,15 @@ impl Drop for Scope<'_> {
     }
 }
 
-/// Gives the slot of a scope that ends to all work that has taken the permits around it.
+/// Gives the permit of a scope that ends to all work that has taken the permits around it.
 #[cold]
-fn give(slot: &mut Option<Arc<Slot>>, left: u32) {
+fn give<T: Send + Sync + 'static>(value: &mut Value<T>, left: u32) {
     let give = |taken: &RefCell<Vec<Taken>>| {
         let mut taken = taken.borrow_mut();
         let inside = taken.partition_point(|taken| taken.scopes <= left);
         for taken in &mut taken[inside..] {
-            let slot = slot.get_or_insert_default();
-            let mut slots = taken.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.push(Arc::clone(slot));
+            let mut permits = (taken.permits.lock()).unwrap_or_else(PoisonError::into_inner);
+            permits.push(value.share());
             taken.scopes = left;
         }
         if left > 0 {
@@ -162,18 +155,18 @@ fn give(slot: &mut Option<Arc<Slot>>, left: u32) {
 }
 
 /// Takes the permits around the running code. `None` if there are none.
-pub(super) fn take() -> Option<Arc<Slots>> {
+pub(super) fn take() -> Option<Arc<Permits>> {
     let scopes = SCOPES.get() & !IS_TAKEN;
     if scopes == 0 {
         return None;
     }
-    let slots = Arc::<Slots>::default();
+    let permits = Arc::<Permits>::default();
     let taken = Taken {
-        slots: Arc::clone(&slots),
+        permits: Arc::clone(&permits),
         scopes,
     };
     // Fails only while the thread ends.
     TAKEN.try_with(|all| all.borrow_mut().push(taken)).ok()?;
     SCOPES.set(scopes | IS_TAKEN);
-    Some(slots)
+    Some(permits)
 }

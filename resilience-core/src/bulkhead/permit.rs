@@ -58,7 +58,7 @@ impl admission::Permit for Permit {
 }
 
 impl Drop for Held {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if self.since != 0 {
             self.shared.record(self.since);

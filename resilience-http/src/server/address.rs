@@ -191,7 +191,7 @@ impl fmt::Debug for ClientAddress {
 /// Lengths of a translator's prefix.
 const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 
-/// The IPv4 address behind a translator's prefix of so many bits. The bits 64 to 71 are left out.
+/// The IPv4 address behind a translator's prefix, whose length is in bits. Bits 64 to 71 are left out.
 fn embedded(address: Ipv6Addr, prefix: u8) -> Ipv4Addr {
     let octets = address.octets();
     let mut behind = (usize::from(prefix) / 8..16).filter(|at| *at != 8);

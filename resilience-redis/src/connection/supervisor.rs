@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     reconnect::{PROVEN, backoff, opened_within},
-    shared::{Live, SUSPICIOUS, Shared},
+    shared::{GUARD, Live, SUSPICIOUS, Shared},
     status::Status,
 };
 use crate::{
@@ -199,7 +199,7 @@ impl Shared {
         } else {
             "the clock of Redis was set forward: what it holds may end early"
         };
-        tracing::warn!(target: "resilience", name = GUARD, redis = ?self.endpoint, by_ms, "{message}");
+        tracing::warn!(target: "resilience", name = GUARD, redis = ?self.destination.endpoint, by_ms, "{message}");
     }
 
     /// Returns when connection `number` has to be replaced.

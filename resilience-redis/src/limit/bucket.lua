@@ -14,17 +14,18 @@ local CLOCK = 0
 -- So far ahead at most does a key outlive what is in it: a clock that is set forward again must find it.
 local AHEAD = 86400000000
 
--- The time of the record, its lead, and the lead that was kept.
+-- The time of the record, its lead, the lead that was kept, and the buckets without that of the clock.
 local function moved(packed, key)
   if #packed % 28 ~= 0 then error(redis.error_reply('ERR no buckets: ' .. key)) end
-  local at, kept = 0, 0
+  local at, kept, clock = 0, 0, nil
   for from = 1, #packed, 28 do
     local mark, parts, micros = struct.unpack('<I4dd', packed, from)
-    if mark == CLOCK then kept = parts end
+    if mark == CLOCK then kept, clock = parts, from end
     if micros > at then at = micros end
   end
+  if clock then packed = string.sub(packed, 1, clock - 1) .. string.sub(packed, clock + 28) end
   local now, lead = record_time(now, at, kept, 0, 0)
-  return now, lead, kept
+  return now, lead, kept, packed
 end
 
 -- What else is kept is bounded: those that were decided about most recently, as many as fit into a number of bytes.

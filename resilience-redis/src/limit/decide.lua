@@ -6,9 +6,8 @@
 -- Answer, packed: outcome (a byte: 1 admitted, 0 wait, -1 impossible), binding (two bytes, from 1), microseconds to wait
 -- (a double), then for each limit, as doubles: tokens left, microseconds until it is full
 
-others = others or ''
-local now, lead, kept_lead = moved(others, key)
-others = without(CLOCK, others)
+local now, lead, kept_lead
+now, lead, kept_lead, others = moved(others or '', key)
 
 -- What is asked of a limit, and its bucket as of now: mark, parts of a full one, rate, unit, cost, parts, the bucket as it is
 -- kept, and its age.

@@ -24,7 +24,7 @@ use resilience_tests::{
     torture::outages,
     until::eventually,
 };
-use tokio::sync::Mutex;
+use tokio::sync::Notify;
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -34,14 +34,16 @@ async fn no_success_is_told_that_has_neither_a_record_nor_the_mark_that_it_has_n
     let came = outages(60).await;
     println!("{came:?}");
     assert_eq!((came.without_record, came.lost), (0, 0));
-    assert!(came.answered > 0 && came.held_back > 0, "{came:?}");
+    assert!(came.answered > 0 && came.cut_off > 0, "{came:?}");
 }
 
 /// A payment service whose line to Redis breaks while it works.
 struct Bank {
     address: SocketAddr,
     payments: Idempotency,
-    line: Arc<Mutex<Proxy>>,
+    line: Proxy,
+    begun: Arc<Notify>,
+    go_on: Arc<Notify>,
     paid: Arc<AtomicUsize>,
     _redis: RedisServer,
 }
@@ -57,10 +59,12 @@ impl Bank {
             .on_unrecorded(policy)
             .build()
             .unwrap();
-        let (line, paid) = (Arc::new(Mutex::new(proxy)), Arc::new(AtomicUsize::new(0)));
-        let (breaks, counted) = (Arc::clone(&line), Arc::clone(&paid));
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let paid = Arc::new(AtomicUsize::new(0));
+        let (begins, goes_on, counted) = (begun.clone(), go_on.clone(), paid.clone());
         let pay = async move || {
-            breaks.lock().await.set(Weather::Refuse).await;
+            begins.notify_one();
+            goes_on.notified().await;
             counted.fetch_add(1, SeqCst);
             (StatusCode::CREATED, "receipt")
         };
@@ -73,14 +77,23 @@ impl Bank {
         Self {
             address,
             payments,
-            line,
+            line: proxy,
+            begun,
+            go_on,
             paid,
             _redis: server,
         }
     }
 
-    async fn is_mended(&self) {
-        self.line.lock().await.set(Weather::Fine).await;
+    /// The line breaks in the middle of the work.
+    async fn breaks(&mut self) {
+        self.begun.notified().await;
+        self.line.set(Weather::Refuse).await;
+        self.go_on.notify_one();
+    }
+
+    async fn is_mended(&mut self) {
+        self.line.set(Weather::Fine).await;
         eventually("the outcome is recorded", BOUND, async || {
             self.payments.snapshot().recorded == 1
         })
@@ -94,18 +107,21 @@ impl Bank {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_is_not_recorded_is_held_back_and_says_nothing_about_the_server() {
-    let bank = Bank::open(OnUnrecorded::default()).await;
+    let mut bank = Bank::open(OnUnrecorded::default()).await;
+    let url = bank.url();
     let client = Client::builder("payments").idempotency_keys(IdempotencyKeys::new());
     let client = client.build().unwrap();
-    let pay = || client.post(bank.url()).idempotency_key("\"7\"");
-    let held = pay().timeout(Duration::from_secs(2)).send().await.unwrap();
+    let pay = || client.post(&url).idempotency_key("\"7\"");
+    let held = pay().timeout(Duration::from_secs(2)).send();
+    let (held, ()) = tokio::join!(held, bank.breaks());
+    let held = held.unwrap();
     assert_eq!(held.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(held.headers()[IDEMPOTENCY_UNRECORDED], "true");
     assert!(!held.headers().contains_key("retry-after"));
     let document = held.text().await.unwrap();
     assert!(document.contains("urn:problem-type:resilience:idempotency:unrecorded"));
     assert_eq!(client.retry().unwrap().retries(), 0);
-    let host = Host::of(&bank.url().parse().unwrap());
+    let host = Host::of(&url.parse().unwrap());
     let totals = client.breakers().unwrap().get(&host).snapshot().totals;
     assert_eq!((totals.failures, totals.ignored), (0, 1));
 
@@ -119,12 +135,14 @@ async fn a_response_that_is_not_recorded_is_held_back_and_says_nothing_about_the
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_without_a_record_is_marked_where_it_is_sent_all_the_same() {
-    let bank = Bank::open(OnUnrecorded::Answer).await;
+    let mut bank = Bank::open(OnUnrecorded::Answer).await;
+    let url = bank.url();
     let pay = || {
-        let post = reqwest::Client::new().post(bank.url());
+        let post = reqwest::Client::new().post(&url);
         post.header("idempotency-key", "\"7\"").send()
     };
-    let told = pay().await.unwrap();
+    let (told, ()) = tokio::join!(pay(), bank.breaks());
+    let told = told.unwrap();
     assert_eq!(told.status(), StatusCode::CREATED);
     assert_eq!(told.headers()[IDEMPOTENCY_UNRECORDED], "true");
     bank.is_mended().await;

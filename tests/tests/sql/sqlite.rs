@@ -41,11 +41,11 @@ macro_rules! stack {
     };
 }
 
-async fn in_memory() -> SqlitePool {
+async fn in_memory(patience: Duration) -> SqlitePool {
     // One connection: each has a memory of its own.
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(ms(50));
+        .acquire_timeout(patience);
     let pool = pool.connect("sqlite::memory:").await.unwrap();
     let setup =
         "CREATE TABLE things (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL CHECK (amount > 0));
@@ -56,7 +56,7 @@ async fn in_memory() -> SqlitePool {
 
 #[tokio::test]
 async fn the_callers_own_mistakes_neither_count_against_the_database_nor_are_retried() {
-    let (pool, (retry, breaker)) = (in_memory().await, guards(5));
+    let (pool, (retry, breaker)) = (in_memory(ms(10_000)).await, guards(5));
     let db = stack!(retry, breaker);
     for statement in [
         "INSERT INTO things VALUES (1, 1)",
@@ -94,7 +94,7 @@ async fn the_callers_own_mistakes_neither_count_against_the_database_nor_are_ret
 
 #[tokio::test]
 async fn an_exhausted_pool_counts_against_the_database() {
-    let (pool, (retry, breaker)) = (in_memory().await, guards(1));
+    let (pool, (retry, breaker)) = (in_memory(ms(50)).await, guards(1));
     let db = stack!(retry, breaker);
     let held = pool.acquire().await.unwrap();
     for _ in 0..5 {

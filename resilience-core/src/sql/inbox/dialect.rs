@@ -66,6 +66,10 @@ pub struct Statements {
     pub(super) schema: SqlStr,
     pub(super) claim: Statement,
     /// Reads the record, where the claim statement cannot return it.
+    #[cfg_attr(
+        not(feature = "sqlx-sqlite"),
+        allow(dead_code, reason = "in PostgreSQL the claim returns it")
+    )]
     pub(super) look: Statement,
     pub(super) complete: Statement,
     pub(super) prune: Statement,

@@ -118,10 +118,10 @@ async fn a_body_above_the_limit_of_an_outer_layer_is_413_with_this_layer_as_with
     for parts in [&["1234"][..], &["12", "34"], &["12345"], &["12", "345"]] {
         let request = || streamed(parts.iter().map(|part| Ok(*part)).collect());
         let expected = if parts.concat().len() <= 4 { 200 } else { 413 };
-        let mut without_key = request();
-        without_key.headers_mut().remove(IDEMPOTENCY_KEY);
+        let mut keyless = request();
+        keyless.headers_mut().remove(IDEMPOTENCY_KEY);
         assert_eq!(status(&plain, request()).await, expected);
-        assert_eq!(status(&guarded, without_key).await, expected);
+        assert_eq!(status(&guarded, keyless).await, expected);
         assert_eq!(status(&guarded, request()).await, expected);
     }
 }
