@@ -274,7 +274,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use serde::{Deserialize, de::DeserializeOwned};
+    use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
     use super::*;
     use crate::idempotency::outcome::to_json;
@@ -337,7 +337,9 @@ mod tests {
             nan(|it| it.lines.push(Line::Item(f64::INFINITY))),
             not_finite
         );
-        let in_map = |it: &mut Receipt| drop(it.by.insert("c".into(), Some(f32::NEG_INFINITY)));
+        let in_map = |it: &mut Receipt| {
+            it.by.insert("c".into(), Some(f32::NEG_INFINITY));
+        };
         assert_eq!(nan(in_map), not_finite);
         let some_null = Lossy::SomeNull.to_string();
         assert_eq!(nan(|it| it.note = Some(None)), some_null);
