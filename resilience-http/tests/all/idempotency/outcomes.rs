@@ -96,8 +96,8 @@ async fn what_the_handler_says_about_its_response_counts_whatever_its_status() {
     use Disposition::{Record, Release, Unknown};
     let decided = once().decide(|_, _| Unknown);
     for once in [once(), decided] {
-        let ask = pay("k", "{}");
         for status in [200, 422, 503, 500] {
+            let ask = pay(&status.to_string(), "{}");
             let status = StatusCode::from_u16(status).unwrap();
             let (app, effects) = saying(&once, status, Record);
             assert_eq!(ask.send(&app).await.status(), status);
