@@ -308,20 +308,20 @@ mod tests {
     }
 
     #[track_caller]
-    fn is_kept<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: T) {
-        let written = to_json(&value).unwrap();
-        assert_eq!(serde_json::from_slice::<T>(&written).unwrap(), value);
+    fn is_kept<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: &T) {
+        let written = to_json(value).unwrap();
+        assert_eq!(serde_json::from_slice::<T>(&written).unwrap(), *value);
     }
 
     #[test]
     fn what_json_represents_is_recorded_and_read_as_what_it_was() {
-        is_kept(receipt());
-        is_kept(None::<f64>);
-        is_kept(());
-        is_kept(Nothing);
-        is_kept(Some((1_u128 << 100, 'x', None::<()>)));
-        is_kept(vec![None, Some(Some(7))]);
-        is_kept(vec![f64::MIN_POSITIVE, f64::MAX, f64::EPSILON, 0.1 + 0.2]);
+        is_kept(&receipt());
+        is_kept(&None::<f64>);
+        is_kept(&());
+        is_kept(&Nothing);
+        is_kept(&Some((1_u128 << 100, 'x', None::<()>)));
+        is_kept(&vec![None, Some(Some(7))]);
+        is_kept(&vec![f64::MIN_POSITIVE, f64::MAX, f64::EPSILON, 0.1 + 0.2]);
     }
 
     #[test]
