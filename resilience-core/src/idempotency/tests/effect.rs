@@ -80,7 +80,7 @@ async fn work_that_may_be_repeated_is_done_again_and_knows_it() {
 async fn an_attempt_that_outlives_its_lease_settles_what_was_unknown() {
     let (store, effects) = (InProcessIdempotency::new(), Effects::default());
     let ceiling = builder(&store).max_lease_time(LEASE).retention(20 * LEASE);
-    let handle = ceiling.build().unwrap();
+    let handle = ceiling.cancel_at_max_lease_time(false).build().unwrap();
     let working = effects.begin(&handle, "k", 5 * LEASE).await;
     sleep(3 * LEASE).await;
     let blocked = effects.once(&handle, "k").await;
