@@ -24,7 +24,7 @@ const MOVING: Duration = Duration::from_millis(5);
 
 /// What a connection leads to.
 pub(crate) enum Server {
-    Single(ConnectionInfo),
+    Single(Box<ConnectionInfo>),
     /// Some nodes of a Cluster.
     Cluster(Vec<ConnectionInfo>),
 }

@@ -133,6 +133,7 @@ impl RedisCluster {
     /// # Panics
     ///
     /// When the nodes do not answer as expected.
+    #[must_use]
     pub fn end_move(&self, moving: &Moving) -> usize {
         let Moving { slot, from, to } = moving;
         let port = self.nodes[*to].port().to_string();

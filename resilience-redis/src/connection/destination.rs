@@ -28,10 +28,10 @@ impl Destination {
     /// The server to connect to now. Under Sentinel, waits until the sentinels confirm a master.
     pub(super) async fn find(&self) -> Server {
         match &self.endpoint {
-            Endpoint::Single(server) => Server::Single(server.clone()),
+            Endpoint::Single(server) => Server::Single(Box::new(server.clone())),
             Endpoint::Cluster(nodes) => Server::Cluster(nodes.clone()),
             Endpoint::Sentinel(group) => {
-                Server::Single(group.server(&self.sentinels.master().await))
+                Server::Single(Box::new(group.server(&self.sentinels.master().await)))
             }
         }
     }
@@ -46,7 +46,7 @@ impl Destination {
         };
         let login = source.ask().await?;
         let server = match server {
-            Server::Single(server) => Server::Single(login.apply(server)),
+            Server::Single(server) => Server::Single(Box::new(login.apply(*server))),
             Server::Cluster(nodes) => {
                 let nodes = nodes.into_iter().map(|node| login.apply(node));
                 Server::Cluster(nodes.collect())

@@ -159,7 +159,7 @@ impl Pubsub {
         // The server to connect to is looked up now: earlier notifications are settled.
         let _ = self.elsewhere.notified().now_or_never();
         let server = match self.next_node() {
-            Some(node) => Server::Single(node),
+            Some(node) => Server::Single(Box::new(node)),
             None => self.destination.find().await,
         };
         let (Server::Single(server), _) = self.destination.log_in(server).await? else {

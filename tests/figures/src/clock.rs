@@ -26,6 +26,7 @@ pub(crate) async fn run() {
     for round in 0..ROUNDS {
         longest = longest.max(set_back(SHORT * round / ROUNDS).await);
     }
+    longest = longest.max(failed_over().await);
     let target = Target::AtMost(1_000.0);
     figure(
         "clock_step_longest_overrun_ms",
@@ -60,6 +61,29 @@ async fn set_back(after: Duration) -> f64 {
         clock.set_back(HOUR);
     };
     let (overruns, ()) = tokio::join!(lasting.overruns(), step);
+    overruns.iter().map(|(_, over)| *over).fold(0.0, f64::max)
+}
+
+/// A replica takes over whose clock is an hour behind. The longest overrun in seconds.
+async fn failed_over() -> f64 {
+    let (clock, behind) = (Clock::new(), Clock::new());
+    behind.set_back(HOUR);
+    let master = clock.start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = behind.start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    while !master.command("INFO replication").contains("state=online")
+        || master.command("SET linked yes") != "OK"
+        || !replica
+            .try_command("GET linked")
+            .is_ok_and(|it| it == "yes")
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let lasting = Lasting::begin(connect(&master.url()).await).await;
+    assert_eq!(master.command("WAIT 1 5000"), "1");
+    drop(master);
+    assert_eq!(replica.command("REPLICAOF NO ONE"), "OK");
+    let lasting = lasting.by(connect(&replica.url()).await);
+    let overruns = lasting.overruns().await;
     overruns.iter().map(|(_, over)| *over).fold(0.0, f64::max)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use resilience_core::{
+    breaker::State,
     bulkhead::fleet::{Admission, BulkheadStore, Heartbeat, Holding},
     fleet::{FleetOptions, OnOutage},
     idempotency::{
@@ -20,7 +21,7 @@ use resilience_tests::{
     lasting::{LONG_MS, Lasting, SHORT, claim, place},
     redis::RedisServer,
     redis_clock::Clock,
-    redis_scene::{SOON, connect, events},
+    redis_scene::{Instance, SOON, all_are, builder, connect, events, open},
     until::eventually,
 };
 use tokio::time::Instant;
@@ -308,4 +309,21 @@ async fn local_fences_are_above_those_that_the_store_gave() {
         assert!(fence > last, "{fence} is not above {last}");
         last = fence;
     }
+}
+
+/// Open for half a second; the instances ask for probes and report all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_is_open_probes_and_closes_in_time_when_the_clock_is_set_back() {
+    let clock = Clock::new();
+    let server = clock.start(&[]);
+    let open_for = Duration::from_millis(500);
+    let fleet = Instance::fleet(&server.url(), 2, || builder("payments", open_for)).await;
+    open(&fleet).await;
+    let opened = Instant::now();
+    clock.set_back(HOUR);
+    fleet[0].call_until_closed().await;
+    all_are(&fleet, State::Closed).await;
+    // Two reports and a round of probes beside the open time itself, on a busy machine.
+    let took = opened.elapsed();
+    assert!(took < open_for + Duration::from_secs(5), "{took:?}");
 }
