@@ -10,6 +10,7 @@
 //! | other 4xx | ignored | the request was wrong, the server is healthy |
 //! | 501, 505, 506, 508, 510, 511 | permanent | the same request will get the same response |
 //! | 503 with [`Idempotency-Unrecorded`](headers::IDEMPOTENCY_UNRECORDED) | ignored | the request was processed, only its record is missing |
+//! | any failure with [`Idempotent-Replayed`](headers::IDEMPOTENT_REPLAYED) | ignored | it is the recorded response to an earlier request, and comes again each time |
 //! | other 5xx (500, 502, 503, 504, 507, 52x, ..) | transient | |
 //!
 //! The verdict on a transient response carries its `Retry-After` (seconds or date, see
@@ -94,6 +95,9 @@ impl HttpClassifier {
     pub fn head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         match by_status(status) {
             Verdict::Transient { .. } if is_held_back(status, headers) => Verdict::Ignored,
+            Verdict::Transient { .. } | Verdict::Permanent if is_replayed(headers) => {
+                Verdict::Ignored
+            }
             Verdict::Transient { .. } => Verdict::Transient {
                 retry_after: headers::retry_after(headers, self.max_retry_after),
             },
@@ -121,6 +125,12 @@ impl<B, E> Classify<Response<B>, E> for HttpClassifier {
 fn is_held_back(status: StatusCode, headers: &HeaderMap) -> bool {
     let mark = headers.get(headers::IDEMPOTENCY_UNRECORDED);
     status == StatusCode::SERVICE_UNAVAILABLE && mark.is_some_and(|mark| mark == "true")
+}
+
+/// Whether the response was recorded for an earlier request with the same idempotency key.
+fn is_replayed(headers: &HeaderMap) -> bool {
+    let mark = headers.get(headers::IDEMPOTENT_REPLAYED);
+    mark.is_some_and(|mark| mark == "true")
 }
 
 fn by_status(status: StatusCode) -> Verdict {
@@ -262,6 +272,23 @@ mod tests {
         assert_eq!(marked(503, "false"), Verdict::transient());
         assert_eq!(marked(500, "true"), Verdict::transient());
         assert_eq!(marked(201, "true"), Verdict::Success);
+    }
+
+    /// Sent again, the request gets the same response.
+    #[test]
+    fn a_failure_that_was_recorded_is_not_tried_again_and_says_nothing_about_the_server() {
+        let replayed = |status: u16, mark: &str| {
+            let response = Response::builder().status(status);
+            let response = response.header(headers::IDEMPOTENT_REPLAYED, mark);
+            let response = response.header(header::RETRY_AFTER, "9");
+            HttpClassifier::new().classify(Ok::<_, &()>(&response.body(()).unwrap()))
+        };
+        for status in [402, 409, 408, 429, 500, 501, 502, 503, 504] {
+            assert_eq!(replayed(status, "true"), Verdict::Ignored, "{status}");
+        }
+        assert_eq!(replayed(201, "true"), Verdict::Success);
+        let failed = Verdict::retry_after(Duration::from_secs(9));
+        assert_eq!(replayed(500, "false"), failed);
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// nor to be repeated at once.
 pub const IDEMPOTENCY_UNRECORDED: HeaderName = HeaderName::from_static("idempotency-unrecorded");
 
+/// Marks a response that was recorded for an earlier request with the same idempotency key: `true`. It
+/// says nothing about the server's state.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
 /// The maximum deadline that is accepted, one day. Longer ones are capped.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(86_400);
 

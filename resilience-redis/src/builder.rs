@@ -12,6 +12,9 @@ use crate::{
     url::{Endpoint, InvalidUrl},
 };
 
+/// The prefix that every service has which sets none.
+pub(crate) const DEFAULT_PREFIX: &str = "resilience";
+
 /// Settings of a [`Redis`] connection.
 #[derive(Clone)]
 #[must_use]
@@ -27,7 +30,7 @@ impl RedisBuilder {
         let connect = Duration::from_millis(500);
         Self {
             url: url.to_owned(),
-            prefix: "resilience".to_owned(),
+            prefix: DEFAULT_PREFIX.to_owned(),
             settings: Settings {
                 budget: Duration::from_millis(100),
                 keepalive: Duration::from_secs(10),
@@ -42,6 +45,13 @@ impl RedisBuilder {
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
+    }
+
+    /// Name of the service, of 1 to 53 bytes, in the prefix `resilience/NAME`: its instances share state with each other, and
+    /// with no other service on this Redis.
+    pub fn service(self, name: impl AsRef<str>) -> Self {
+        let name = name.as_ref();
+        self.prefix(format!("{DEFAULT_PREFIX}/{name}"))
     }
 
     /// Maximum time for the answer to one command, above zero; effectively up to an eighth less, because commands are
@@ -150,6 +160,9 @@ impl RedisBuilder {
             if value.is_zero() {
                 return Err(InvalidConfig::new(field, value, "must be above zero").into());
             }
+        }
+        if self.prefix.strip_prefix(DEFAULT_PREFIX) == Some("/") {
+            return Err(InvalidConfig::new("service", "", "must not be empty").into());
         }
         if self.prefix.is_empty() || self.prefix.len() > 64 {
             let rule = "must have 1 to 64 bytes";

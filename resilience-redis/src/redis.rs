@@ -2,12 +2,16 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use resilience_core::fleet::{StillRunning, StoreHandle};
+use resilience_core::{
+    Pattern,
+    fleet::{StillRunning, StoreHandle},
+};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     RedisBuilder,
     breaker::{BreakerIndex, RedisBreakers},
+    builder::DEFAULT_PREFIX,
     bulkhead::RedisBulkheads,
     connection::{Connection, Settings, Status},
     error::CommandError,
@@ -105,8 +109,19 @@ impl Redis {
 
     /// Returns the store for idempotency records of a fleet: see
     /// [`IdempotencyStore`](resilience_core::idempotency::IdempotencyStore).
+    ///
+    /// Under the [default prefix](RedisBuilder::prefix), which every service has, handles of one name in two services
+    /// find each other's outcomes: reported by an event. [`RedisBuilder::service`] gives a service keys of its own.
     #[must_use]
     pub fn idempotency(&self) -> RedisIdempotency {
+        if &*self.context.prefix == DEFAULT_PREFIX {
+            tracing::warn!(
+                target: "resilience",
+                pattern = Pattern::Idempotency.as_str(),
+                prefix = DEFAULT_PREFIX,
+                "idempotency records are under the default prefix, which services that share this Redis share too: set a service"
+            );
+        }
         RedisIdempotency::new(self.context.clone())
     }
 

@@ -57,14 +57,20 @@ impl Cache {
         }
     }
 
-    pub(super) fn find(&self, key: &str, print: &Fingerprint) -> Option<Known> {
+    /// What is known of `key` for work with the fingerprint `print`, or `former`.
+    pub(super) fn find(
+        &self,
+        key: &str,
+        print: &Fingerprint,
+        former: Option<&Fingerprint>,
+    ) -> Option<Known> {
         if self.max_bytes == 0 {
             return None;
         }
         let now = Instant::now();
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = kept.by_key.get(key).filter(|entry| entry.until > now)?;
-        if entry.print != *print {
+        if entry.print != *print && former != Some(&entry.print) {
             return Some(Known::Mismatch);
         }
         Some(Known::Done {
@@ -124,7 +130,7 @@ mod tests {
     }
 
     fn has(cache: &Cache, key: &str) -> bool {
-        cache.find(key, &Fingerprint::default()).is_some()
+        cache.find(key, &Fingerprint::default(), None).is_some()
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,11 +138,16 @@ mod tests {
         let cache = Cache::new(10_000);
         keep(&cache, "a", 10, Duration::from_secs(5));
         tokio::time::advance(Duration::from_secs(4)).await;
-        let known = cache.find("a", &Fingerprint::default());
+        let known = cache.find("a", &Fingerprint::default(), None);
         let age = Duration::from_secs(4);
         assert!(matches!(known, Some(Known::Done { age: is, .. }) if is == age));
-        let other = cache.find("a", &Fingerprint::of([b"other".as_slice()]));
-        assert_eq!(other, Some(Known::Mismatch));
+        let (print, other) = (
+            Fingerprint::default(),
+            Fingerprint::of([b"other".as_slice()]),
+        );
+        assert_eq!(cache.find("a", &other, None), Some(Known::Mismatch));
+        let former = cache.find("a", &other, Some(&print));
+        assert!(matches!(former, Some(Known::Done { .. })), "{former:?}");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(!has(&cache, "a"));
     }

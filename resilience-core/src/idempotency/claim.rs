@@ -52,7 +52,7 @@ impl Shared {
         on_wait: impl FnOnce() + Send,
     ) -> Result<Admission, Rejected> {
         let (stored, print) = (Arc::<str>::from(key.stored()), key.print());
-        if let Some(known) = self.cache.find(&stored, print) {
+        if let Some(known) = self.cache.find(&stored, print, key.former()) {
             return self.known(known);
         }
         let claiming = Claiming {
@@ -60,6 +60,7 @@ impl Shared {
             in_progress: self.tasks.enter().ok_or_else(|| self.shutting_down())?,
             key: stored,
             print,
+            former: key.former(),
             claim: Arc::new(self.claim(print)),
         };
         claiming.admit(on_wait).await
@@ -106,11 +107,13 @@ struct Claiming<'a> {
     in_progress: InProgress,
     key: Arc<str>,
     print: &'a Fingerprint,
+    /// The fingerprint to claim with when the record has another one.
+    former: Option<&'a Fingerprint>,
     claim: Arc<Claim>,
 }
 
 impl Claiming<'_> {
-    async fn admit(self, on_wait: impl FnOnce() + Send) -> Result<Admission, Rejected> {
+    async fn admit(mut self, on_wait: impl FnOnce() + Send) -> Result<Admission, Rejected> {
         let shared = self.shared;
         let (mut store, mut is_local) = shared.first_store(&self.key).await;
         let (mut waiting, mut on_wait) = (None, Some(on_wait));
@@ -136,6 +139,7 @@ impl Claiming<'_> {
                         }
                     }
                 }
+                Ok((_, Claimed::Mismatch)) if self.former.is_some() => self.by_former(),
                 Ok((asked, claimed)) => return self.answered(claimed, store, is_local, asked),
                 Err(mut abandoned) => match store.on_outage() {
                     OnOutage::Local if !is_local => {
@@ -153,6 +157,14 @@ impl Claiming<'_> {
                     }
                 },
             }
+        }
+    }
+
+    /// Goes on with the other fingerprint that the record may have.
+    fn by_former(&mut self) {
+        if let Some(former) = self.former.take() {
+            self.print = former;
+            self.claim = Arc::new(self.shared.claim(former));
         }
     }
 

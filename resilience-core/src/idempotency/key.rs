@@ -21,6 +21,7 @@ pub struct Key {
     key: String,
     scope: Option<String>,
     fingerprint: Fingerprint,
+    former: Option<Fingerprint>,
 }
 
 impl Key {
@@ -31,6 +32,7 @@ impl Key {
             key: key.into(),
             scope: None,
             fingerprint: Fingerprint::default(),
+            former: None,
         }
     }
 
@@ -42,14 +44,30 @@ impl Key {
     }
 
     /// Sets the fingerprint of the work. The same key with another fingerprint is rejected
-    /// ([`Reason::KeyReused`](crate::Reason::KeyReused)).
+    /// ([`Reason::KeyReused`](crate::Reason::KeyReused)), unless nothing was done under it
+    /// ([`Disposition::Release`](super::Disposition::Release)).
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.fingerprint = fingerprint;
         self
     }
 
+    /// Accepts a record with this fingerprint too: the one that the program's last version computes for the same work, so
+    /// that work that is requested again after an upgrade is not rejected. New records have the
+    /// [`fingerprint`](Self::fingerprint). Costs nothing but a second claim where the fingerprints differ.
+    pub fn or_fingerprint(mut self, former: Fingerprint) -> Self {
+        self.former = Some(former);
+        self
+    }
+
     pub(crate) const fn print(&self) -> &Fingerprint {
         &self.fingerprint
+    }
+
+    /// The other fingerprint that a record may have.
+    pub(super) fn former(&self) -> Option<&Fingerprint> {
+        self.former
+            .as_ref()
+            .filter(|former| **former != self.fingerprint)
     }
 
     /// The key as a store keeps it; different for every scope and key.

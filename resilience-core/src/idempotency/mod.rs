@@ -93,6 +93,7 @@ mod effect;
 mod heartbeat;
 pub(crate) mod key;
 mod layer;
+mod lossless;
 mod memory;
 mod outcome;
 mod reconcile;
@@ -138,7 +139,7 @@ use self::{
     worker::Ending,
 };
 #[cfg(any(feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
-pub(crate) use self::{shared::fresh_owner, store::RecordClient};
+pub(crate) use self::{outcome::to_json, shared::fresh_owner, store::RecordClient};
 #[cfg(feature = "encrypt")]
 pub use crate::sealing::Keyring;
 pub use crate::sealing::{Opened, SealFailed, Sealing, Unreadable};

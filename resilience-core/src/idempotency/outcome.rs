@@ -5,6 +5,8 @@ use std::{fmt, marker::PhantomData, time::Duration};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::lossless;
+
 /// What the record says about an attempt that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,7 +16,9 @@ pub enum Disposition {
     Record,
     /// Done: the result is recorded and replayed for this time.
     RecordFor(Duration),
-    /// Not done: this attempt had no effects, and the next caller runs the work. An earlier attempt with an unknown outcome
+    /// Not done: this attempt had no effects, and the next caller runs the work. The key is then free for other work too
+    /// (another [fingerprint](super::Key::fingerprint)), unless the attempt left a
+    /// [checkpoint](super::Attempt::save_checkpoint) or a doubt. An earlier attempt with an unknown outcome
     /// stays in doubt: the next attempt has the same [`previous`](super::Attempt::previous), unless the
     /// [reconcile hook](super::IdempotencyBuilder::reconcile) found that it had not done the work either.
     Release,
@@ -133,6 +137,11 @@ pub trait Outcomes<R>: Send + Sync + 'static {
 /// Records `Ok` as JSON, by serde. Errors are not recorded: by default the key is given back, so that the next caller
 /// runs the work; [`on_error`](Self::on_error) decides otherwise.
 ///
+/// A result is replayed as what it was, numbers to their last bit. One that JSON cannot represent (a number that is infinite or
+/// not a number; `Some(None)` and `Some(())`, which it writes as it writes `None`; a map whose keys are no strings) is
+/// not recorded: the work counts as done, and later callers are rejected with
+/// [`OutcomeNotKept`](crate::Reason::OutcomeNotKept).
+///
 /// An error after which the work may have been done nevertheless (a timeout of a payment service) is better left
 /// [unknown](Disposition::Unknown), unless the called service takes a [child key](super::Attempt::child_key).
 #[derive(Clone, Copy, Debug, Default)]
@@ -224,7 +233,9 @@ where
     }
 }
 
-pub(super) fn to_json(value: &impl Serialize) -> Result<Bytes, CodecError> {
+/// The value in JSON, if it is read from there as what it was.
+pub(crate) fn to_json(value: &impl Serialize) -> Result<Bytes, CodecError> {
+    lossless::check(value).map_err(CodecError::new)?;
     serde_json::to_vec(value)
         .map(Bytes::from)
         .map_err(CodecError::new)

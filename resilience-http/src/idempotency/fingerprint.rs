@@ -4,10 +4,9 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName, Method, Uri, header};
 use resilience_core::InvalidConfig;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::json;
+use super::json::{self, Json};
 
 /// Digest (SHA-256) of a request. Two requests with the same key and different fingerprints are
 /// different requests, and the second one is a client's mistake.
@@ -35,15 +34,21 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Selection of the parts of a request that its fingerprint covers. By default: method, path, query
-/// and body.
+/// Selection of the parts of a request that its fingerprint covers. By default: method, host, path,
+/// query and body.
+///
+/// The host is that of the URI, or else of `Host`, in lower case and without its port: instances of a
+/// server may listen on several. The path is the one that the client sent, which routers that nest
+/// others shorten (see [`IdempotentRequests`](crate::server::IdempotentRequests#identity)).
 ///
 /// A body of type JSON (`application/json`, `.. +json`) is compared by value, in the canonical form
 /// of RFC 8785: whitespace and the order of members do not matter. JSON that parsers may read
 /// differently (a member twice in one object, numbers of more than 15 digits) is compared byte for
-/// byte, as is any other body. A form with files (`multipart/form-data`) differs each time it is
-/// sent, because its boundary is random: select [headers](Self::header) there, and leave the body
-/// [out](Self::without_body).
+/// byte, as is any other body. Where fields are [selected](Self::only_fields) or [left
+/// out](Self::without_fields), that holds for what remains: a long number counts as it is written, a
+/// member that is there twice with both of its values, and what is left out does not matter in any
+/// form. A form with files (`multipart/form-data`) differs each time it is sent, because its boundary
+/// is random: select [headers](Self::header) there, and leave the body [out](Self::without_body).
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -56,7 +61,8 @@ impl fmt::Debug for Fingerprint {
 /// let all = FingerprintRules::new();
 /// assert_eq!(of(&all, r#"{"to":"a","amount":7}"#), of(&all, r#"{ "amount": 7.0, "to": "a" }"#));
 /// let rest = FingerprintRules::new().without_fields(["/sent_at"])?;
-/// assert_eq!(of(&rest, r#"{"amount":7,"sent_at":1}"#), of(&rest, r#"{"amount":7,"sent_at":2}"#));
+/// let later = r#"{"amount":7,"sent_at":17000000000000000002}"#;
+/// assert_eq!(of(&rest, r#"{"amount":7,"sent_at":17000000000000000001}"#), of(&rest, later));
 /// # Ok::<_, resilience_core::InvalidConfig>(())
 /// ```
 ///
@@ -68,6 +74,7 @@ impl fmt::Debug for Fingerprint {
 #[must_use]
 pub struct FingerprintRules {
     body: Body,
+    ignore_host: bool,
     ignore_query: bool,
     headers: Vec<HeaderName>,
 }
@@ -83,7 +90,7 @@ enum Body {
 }
 
 impl FingerprintRules {
-    /// Creates the default: method, path, query and body.
+    /// Creates the default: method, host, path, query and body.
     pub fn new() -> Self {
         Self::default()
     }
@@ -131,6 +138,13 @@ impl FingerprintRules {
         self
     }
 
+    /// Leaves the host out: for a service that one client reaches by several names, such as a name for
+    /// each of its instances.
+    pub const fn without_host(mut self) -> Self {
+        self.ignore_host = true;
+        self
+    }
+
     /// Leaves the query out. By default it is compared byte for byte.
     pub const fn without_query(mut self) -> Self {
         self.ignore_query = true;
@@ -143,7 +157,7 @@ impl FingerprintRules {
         self
     }
 
-    /// Computes the fingerprint of a request.
+    /// Computes the fingerprint of a request, whose `uri` is the one that the client sent.
     #[must_use]
     pub fn fingerprint(
         &self,
@@ -152,6 +166,18 @@ impl FingerprintRules {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Fingerprint {
+        self.fingerprints(method, uri, headers, body).0
+    }
+
+    /// The fingerprint, and the one that the version before computed: without the host, and of JSON that
+    /// parsers may read differently always byte for byte.
+    pub(crate) fn fingerprints(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> (Fingerprint, Fingerprint) {
         let mut digest = Parts(Sha256::new());
         digest.add(Part::Method, method.as_str().as_bytes());
         digest.add(Part::Path, uri.path().as_bytes());
@@ -164,54 +190,80 @@ impl FingerprintRules {
                 digest.add(Part::Value, value.as_bytes());
             }
         }
-        self.body.add(headers, body, &mut digest);
-        Fingerprint(digest.0.finalize().into())
+        let mut former = digest.clone();
+        match self.body.add(headers, body, &mut digest) {
+            Added::AsBefore => former = digest.clone(),
+            Added::Selected => former.add(Part::Bytes, body),
+        }
+        // Last, so that the digest up to here is also the former one.
+        if let Some(host) = host(uri, headers).filter(|_| !self.ignore_host) {
+            digest.add(Part::Host, &host);
+        }
+        (digest.end(), former.end())
     }
+}
+
+/// The host that a request is for, in lower case.
+fn host(uri: &Uri, headers: &HeaderMap) -> Option<Vec<u8>> {
+    let host = match uri.host() {
+        Some(host) => host.as_bytes(),
+        None => without_port(headers.get(header::HOST)?.as_bytes()),
+    };
+    Some(host.to_ascii_lowercase())
+}
+
+fn without_port(authority: &[u8]) -> &[u8] {
+    let Some(at) = authority.iter().rposition(|byte| *byte == b':') else {
+        return authority;
+    };
+    let is_port = authority[at + 1..].iter().all(u8::is_ascii_digit);
+    // Otherwise it is in an IPv6 address.
+    if is_port { &authority[..at] } else { authority }
+}
+
+/// How a body went into the digest.
+enum Added {
+    /// As the version before did it.
+    AsBefore,
+    /// What was selected of JSON that parsers may read differently, which the version before compared
+    /// as a whole.
+    Selected,
 }
 
 impl Body {
-    fn add(&self, headers: &HeaderMap, body: &[u8], digest: &mut Parts) {
+    fn add(&self, headers: &HeaderMap, body: &[u8], digest: &mut Parts) -> Added {
         if matches!(self, Self::Ignored) {
-            return;
+            return Added::AsBefore;
         }
-        let json = !matches!(self, Self::Bytes) && says_json(headers);
-        let value = if json { json::exact(body) } else { None };
-        match (self, value) {
-            (_, None) => digest.add(Part::Bytes, body),
-            (Self::Only(pointers), Some(value)) => {
+        let is_json = !matches!(self, Self::Bytes) && says_json(headers);
+        let Some(mut value) = is_json.then(|| json::parse(body)).flatten() else {
+            digest.add(Part::Bytes, body);
+            return Added::AsBefore;
+        };
+        let is_exact = value.is_exact();
+        match self {
+            Self::Only(pointers) => {
                 for pointer in pointers {
                     digest.add(Part::Pointer, pointer.as_bytes());
-                    if let Some(found) = value.pointer(pointer) {
-                        digest.add(Part::Json, &json::canonical(found));
-                    }
+                    let found = value.find(pointer).into_iter();
+                    found.for_each(|value| digest.json(value));
                 }
             }
-            (Self::Without(pointers), Some(mut value)) => {
-                pointers
-                    .iter()
-                    .for_each(|pointer| remove(&mut value, pointer));
-                digest.add(Part::Json, &json::canonical(&value));
+            Self::Without(pointers) => {
+                pointers.iter().for_each(|pointer| value.remove(pointer));
+                digest.json(&value);
             }
-            (_, Some(value)) => digest.add(Part::Json, &json::canonical(&value)),
-        }
-    }
-}
-
-/// Removes a value. In an array it leaves a null, so that the other elements keep their index.
-fn remove(value: &mut Value, pointer: &str) {
-    let Some((parent, name)) = pointer.rsplit_once('/') else {
-        return;
-    };
-    match value.pointer_mut(parent) {
-        Some(Value::Object(members)) => {
-            members.remove(&name.replace("~1", "/").replace("~0", "~"));
-        }
-        Some(Value::Array(_)) => {
-            if let Some(item) = value.pointer_mut(pointer) {
-                *item = Value::Null;
+            _ if is_exact => digest.json(&value),
+            _ => {
+                digest.add(Part::Bytes, body);
+                return Added::AsBefore;
             }
         }
-        _ => {}
+        if is_exact {
+            Added::AsBefore
+        } else {
+            Added::Selected
+        }
     }
 }
 
@@ -251,6 +303,7 @@ fn is_pointer(text: &str) -> bool {
 
 /// A digest over parts. Each is preceded by its kind and length, so that different parts cannot
 /// yield the same bytes.
+#[derive(Clone)]
 struct Parts(Sha256);
 
 #[derive(Clone, Copy)]
@@ -263,6 +316,7 @@ enum Part {
     Pointer,
     Json,
     Bytes,
+    Host,
 }
 
 impl Parts {
@@ -270,6 +324,14 @@ impl Parts {
         self.0.update([part as u8]);
         self.0.update((bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
+    }
+
+    fn json(&mut self, value: &Json<'_>) {
+        self.add(Part::Json, &value.canonical());
+    }
+
+    fn end(self) -> Fingerprint {
+        Fingerprint(self.0.finalize().into())
     }
 }
 

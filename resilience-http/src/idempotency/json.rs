@@ -1,236 +1,178 @@
-//! Canonical JSON, where the canonical form loses nothing.
+//! JSON as it is written, and its canonical form where that loses nothing.
 //!
 //! # References
-//! RFC 8785 (JSON canonicalization scheme).
+//! RFC 8259 (JSON); RFC 8785 (JSON canonicalization scheme); RFC 6901 (JSON pointers).
 
-use std::fmt;
-
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
-
-/// Parses a body as a JSON value that RFC 8785 can express without loss. `None` if it is not one.
-///
-/// JSON that parsers may read differently is rejected: a member twice in one object, and numbers
-/// with more digits than a double holds exactly. Bodies that differ there must not count as equal.
-pub(super) fn exact(body: &[u8]) -> Option<Value> {
-    if !numbers_are_exact(body) {
-        return None;
-    }
-    let value: Strict = serde_json::from_slice(body).ok()?;
-    Some(value.0)
-}
-
-/// The canonical form of a value (RFC 8785).
-pub(super) fn canonical(value: &Value) -> Vec<u8> {
-    // Serializing fails for map keys that are not strings or that repeat: a `Value` has
-    // neither.
-    serde_json_canonicalizer::to_vec(value).unwrap_or_default()
-}
-
-/// A double holds any number of up to fifteen digits within these powers of ten.
-fn numbers_are_exact(body: &[u8]) -> bool {
-    let mut rest = body;
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = match first {
-            b'"' => after_string(tail),
-            b'-' | b'0'..=b'9' => {
-                let part =
-                    |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
-                let length = rest.iter().take_while(|byte| part(byte)).count();
-                let (number, tail) = rest.split_at(length);
-                if !is_exact(number) {
-                    return false;
-                }
-                tail
-            }
-            _ => tail,
-        };
-    }
-    true
-}
-
-fn after_string(mut rest: &[u8]) -> &[u8] {
-    loop {
-        rest = match rest {
-            [b'"', tail @ ..] => return tail,
-            [b'\\', _, tail @ ..] | [_, tail @ ..] => tail,
-            [] => return rest,
-        };
-    }
-}
-
-fn is_exact(number: &[u8]) -> bool {
-    let mut parts = number.splitn(2, |byte| matches!(byte, b'e' | b'E'));
-    let mantissa = parts.next().unwrap_or_default();
-    let digits = mantissa.iter().filter(|byte| byte.is_ascii_digit());
-    let digits = digits.skip_while(|digit| **digit == b'0').count();
-    let exponent = parts.next().unwrap_or_default();
-    let exponent = std::str::from_utf8(exponent).unwrap_or_default();
-    let small = exponent.is_empty()
-        || exponent
-            .parse::<i32>()
-            .is_ok_and(|exponent| exponent.abs() < 250);
-    digits <= 15 && mantissa.len() < 40 && small
-}
-
-/// A value whose objects have no member twice.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Reader).map(Self)
-    }
-}
-
-struct Reader;
-
-impl<'de> Visitor<'de> for Reader {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON with every name once")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        let number = Number::from_f64(value).map(Value::Number);
-        number.ok_or_else(|| E::custom("a number without end"))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut all = Vec::new();
-        while let Some(Strict(item)) = items.next_element()? {
-            all.push(item);
-        }
-        Ok(Value::Array(all))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut all = Map::new();
-        while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
-            if all.insert(name, value).is_some() {
-                return Err(de::Error::custom("a name twice"));
-            }
-        }
-        Ok(Value::Object(all))
-    }
-}
-
+mod reader;
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
+mod tests;
 
-    use super::*;
+use std::collections::HashSet;
 
-    fn spelled(body: &str) -> Option<String> {
-        let value = exact(body.as_bytes())?;
-        Some(String::from_utf8(canonical(&value)).unwrap())
-    }
+pub(super) use self::reader::parse;
 
-    #[test]
-    fn all_spellings_of_a_value_are_one() {
-        let one = spelled(r#"{"amount":10.0,"to":"é","list":[1,2]}"#);
-        let other = "{ \"list\" : [1e0, 2.00],\n\"to\":\"\\u00e9\", \"amount\": 1e1 }";
-        assert_eq!(one, spelled(other));
-        assert_eq!(
-            one.as_deref(),
-            Some(r#"{"amount":10,"list":[1,2],"to":"é"}"#)
-        );
-    }
+/// A JSON value. What parsers may read differently is kept as it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Json<'a> {
+    /// `null`, `true` or `false`.
+    Literal(&'static str),
+    /// As it is written: a double may not hold it.
+    Number(&'a str),
+    String(String),
+    /// A string that is not valid JSON or UTF-8, as it is written, with its quotes.
+    Invalid(&'a [u8]),
+    Array(Vec<Self>),
+    /// In the order of the text. A name may be there more than once.
+    Object(Vec<(String, Self)>),
+}
 
-    #[test]
-    fn what_readers_may_understand_differently_is_not_taken() {
-        for body in [
-            r#"{"amount":1,"amount":2}"#,
-            r#"{"a":{"b":1,"b":1}}"#,
-            "9007199254740993",
-            "0.1000000000000000055",
-            "1e400",
-            "-1e-400",
-            "{",
-            "",
-            "1 2",
-            "\u{feff}1",
-        ] {
-            assert_eq!(exact(body.as_bytes()), None, "{body}");
-        }
-        // Digits in strings are not numbers.
-        let text = r#"{"iban":"DE 89370400440532013000 \" 12345678901234567890","n":1}"#;
-        assert!(exact(text.as_bytes()).is_some());
-        assert_eq!(exact(b"\xff"), None);
-        assert_eq!(exact("[".repeat(100_000).as_bytes()), None);
-    }
-
-    fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::Bool),
-            (-999_999_999_999_999_i64..=999_999_999_999_999).prop_map(|n| json!(n)),
-            (-1_000_000_i64..1_000_000).prop_map(|n| json!(n as f64 / 1000.0)),
-            any::<String>().prop_map(Value::String),
-        ];
-        leaf.prop_recursive(4, 40, 6, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::Array),
-                prop::collection::hash_map(any::<String>(), inner, 0..6)
-                    .prop_map(|members| Value::Object(members.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn a_value_is_read_as_it_was_written_however_it_is_spelled(value in values()) {
-            let plain = exact(serde_json::to_string(&value).unwrap().as_bytes()).unwrap();
-            let pretty = exact(serde_json::to_string_pretty(&value).unwrap().as_bytes()).unwrap();
-            prop_assert_eq!(canonical(&plain), canonical(&value));
-            prop_assert_eq!(canonical(&pretty), canonical(&value));
-            // And the canonical form keeps the value: parsed again, it is the same value.
-            let again = exact(&canonical(&value)).unwrap();
-            prop_assert_eq!(canonical(&again), canonical(&value));
-        }
-
-        #[test]
-        fn numbers_that_differ_stay_different(one in "-?[1-9][0-9]{0,7}\\.[0-9]{1,7}", other in "-?[1-9][0-9]{0,7}\\.[0-9]{1,7}") {
-            let same = decimal(&one) == decimal(&other);
-            prop_assert_eq!(spelled(&one) == spelled(&other), same, "{} {}", one, other);
-        }
-
-        #[test]
-        fn whatever_arrives_nothing_panics(body in prop::collection::vec(any::<u8>(), 0..200), text in "[{}\\[\\]\",:0-9eE.+\\\\-]{0,40}") {
-            let _ = exact(&body);
-            let _ = exact(text.as_bytes());
+impl Json<'_> {
+    /// Whether all parsers read the value alike: no member twice in one object, no number with more
+    /// digits than a double holds exactly, no invalid string.
+    pub(super) fn is_exact(&self) -> bool {
+        match self {
+            Self::Literal(_) | Self::String(_) => true,
+            Self::Number(written) => is_exact(written),
+            Self::Invalid(_) => false,
+            Self::Array(items) => items.iter().all(Self::is_exact),
+            Self::Object(members) => {
+                let mut names = HashSet::new();
+                let mut members = members.iter();
+                members.all(|(name, value)| names.insert(name) && value.is_exact())
+            }
         }
     }
 
-    /// In ten-millionths.
-    fn decimal(text: &str) -> i128 {
-        let (whole, part) = text.split_once('.').unwrap();
-        let part = format!("{part:0<7}");
-        format!("{whole}{part}").parse().unwrap()
+    /// The canonical form (RFC 8785). What it would lose is in it as it is written: long numbers,
+    /// and members of one name in their order. Two values with the same form are the same.
+    pub(super) fn canonical(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
     }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Literal(written) => out.extend_from_slice(written.as_bytes()),
+            Self::Number(written) => write_number(written, out),
+            Self::String(text) => write_string(text, out),
+            Self::Invalid(written) => out.extend_from_slice(written),
+            Self::Array(items) => {
+                list(out, *b"[]", items, |out, item| item.write(out));
+            }
+            Self::Object(members) => {
+                let mut members: Vec<_> = members.iter().collect();
+                // Stable: members of one name stay in their order.
+                members
+                    .sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
+                list(out, *b"{}", members, |out, (name, value)| {
+                    write_string(name, out);
+                    out.push(b':');
+                    value.write(out);
+                });
+            }
+        }
+    }
+
+    /// The values at a pointer: more than one where a member is there more than once.
+    pub(super) fn find(&self, pointer: &str) -> Vec<&Self> {
+        let mut found = vec![self];
+        for name in path(pointer) {
+            found = found
+                .into_iter()
+                .flat_map(|value| value.children(&name))
+                .collect();
+        }
+        found
+    }
+
+    fn children(&self, name: &str) -> Vec<&Self> {
+        match self {
+            Self::Object(members) => {
+                let named = members.iter().filter(|(other, _)| other == name);
+                named.map(|(_, value)| value).collect()
+            }
+            Self::Array(items) => index(name)
+                .and_then(|at| items.get(at))
+                .into_iter()
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Removes the values at a pointer. In an array they leave a null, so that the other elements
+    /// keep their index.
+    pub(super) fn remove(&mut self, pointer: &str) {
+        let path: Vec<_> = path(pointer).collect();
+        self.remove_at(&path);
+    }
+
+    fn remove_at(&mut self, path: &[String]) {
+        let Some((name, rest)) = path.split_first() else {
+            return;
+        };
+        match self {
+            Self::Object(members) if rest.is_empty() => members.retain(|(other, _)| other != name),
+            Self::Object(members) => {
+                let named = members.iter_mut().filter(|(other, _)| other == name);
+                named.for_each(|(_, value)| value.remove_at(rest));
+            }
+            Self::Array(items) => match index(name).and_then(|at| items.get_mut(at)) {
+                Some(item) if rest.is_empty() => *item = Self::Literal("null"),
+                Some(item) => item.remove_at(rest),
+                None => {}
+            },
+            _ => {}
+        }
+    }
+}
+
+fn list<T>(
+    out: &mut Vec<u8>,
+    [open, close]: [u8; 2],
+    items: impl IntoIterator<Item = T>,
+    mut write: impl FnMut(&mut Vec<u8>, T),
+) {
+    out.push(open);
+    for (at, item) in items.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+    out.push(close);
+}
+
+fn write_string(text: &str, out: &mut Vec<u8>) {
+    // Writing to a vector cannot fail. serde_json escapes what RFC 8785 does, in the same way.
+    let _ = serde_json::to_writer(out, text);
+}
+
+fn write_number(written: &str, out: &mut Vec<u8>) {
+    let number = written.parse::<f64>().ok().filter(|_| is_exact(written));
+    let number = number.and_then(|number| serde_json_canonicalizer::to_vec(&number).ok());
+    match number {
+        Some(number) => out.extend_from_slice(&number),
+        None => out.extend_from_slice(written.as_bytes()),
+    }
+}
+
+/// Whether a double holds the number: it does with up to fifteen digits, within these powers of ten.
+fn is_exact(number: &str) -> bool {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit);
+    let digits = digits.skip_while(|digit| *digit == b'0').count();
+    let small = |exponent: i32| exponent.abs() < 250;
+    digits <= 15 && mantissa.len() < 40 && exponent.parse().is_ok_and(small)
+}
+
+/// The names of a pointer.
+fn path(pointer: &str) -> impl Iterator<Item = String> {
+    let names = pointer.split('/').skip(1);
+    names.map(|name| name.replace("~1", "/").replace("~0", "~"))
+}
+
+fn index(name: &str) -> Option<usize> {
+    let is_canonical = name == "0" || !name.starts_with(['0', '+']);
+    name.parse().ok().filter(|_| is_canonical)
 }

@@ -32,21 +32,32 @@ pub struct Recorded {
     trailers: Option<HeaderMap>,
 }
 
-/// Selection of the headers that are recorded.
+/// Selection of the headers that are recorded: those that belong to the response, whichever client
+/// sends the request again.
 ///
-/// Never recorded: hop-by-hop headers (`Connection` and the headers that it names, `Keep-Alive`,
-/// `Proxy-Authenticate`, `Proxy-Authorization`, `Proxy-Connection`, `TE`, `Trailer`,
-/// `Transfer-Encoding`, `Upgrade`; RFC 9110 section 7.6.1), `Content-Length`, which follows from
-/// the body, and `Date`, which is that of each transmission.
+/// Not recorded, and so not in a replay:
+///
+/// | headers | because |
+/// |---|---|
+/// | `Connection` and the headers that it names, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade`; `Content-Length`, `Date`, `Age`, `Alt-Svc`, `Via` | they belong to one transmission (RFC 9110 section 7.6) |
+/// | `Set-Cookie`, `Authentication-Info`, `Proxy-Authentication-Info`, `X-CSRF-Token`, `X-XSRF-Token` | they are secrets of the first caller |
+/// | `Access-Control-*`, `Vary` | they answer the `Origin` and the preferences of the first caller |
+/// | `Request-Id`, `X-Request-Id`, `X-Correlation-Id`, `Correlation-Id`, `X-Trace-Id`, `Traceparent`, `Tracestate`, `Traceresponse`, `X-Amzn-RequestId`, `X-Amzn-Trace-Id`, `X-Cloud-Trace-Context`, `B3`, `X-B3-*`, `Server-Timing` | they name the first request |
+/// | `RateLimit`, `RateLimit-*`, `X-RateLimit-*` | they tell how the first caller stood at that time |
+///
+/// A response with a `Content-Encoding`, which was negotiated with the first caller, is not recorded
+/// at all, unless [`encoded`](Self::encoded) is set.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct RecordedHeaders {
     cookies: bool,
+    encoded: bool,
+    with: Vec<HeaderName>,
     without: Vec<HeaderName>,
 }
 
 impl RecordedHeaders {
-    /// Creates the default: all others but `Set-Cookie`.
+    /// Creates the default: all but those of the table.
     pub fn new() -> Self {
         Self::default()
     }
@@ -55,6 +66,20 @@ impl RecordedHeaders {
     /// client that sends the key again, and can be read in the store.
     pub const fn cookies(mut self, kept: bool) -> Self {
         self.cookies = kept;
+        self
+    }
+
+    /// Sets whether responses with a `Content-Encoding` are recorded too, and the handler sees the
+    /// request's `Accept-Encoding`. Default: `false`. Set it where every client decodes what the first
+    /// one does.
+    pub const fn encoded(mut self, kept: bool) -> Self {
+        self.encoded = kept;
+        self
+    }
+
+    /// Records this header although the table has it. Headers of one connection are never recorded.
+    pub fn with(mut self, name: HeaderName) -> Self {
+        self.with.push(name);
         self
     }
 
@@ -73,42 +98,98 @@ impl RecordedHeaders {
         body: Bytes,
         trailers: Option<&HeaderMap>,
     ) -> Recorded {
-        let of_connection = named_by_connection(headers);
-        let kept = |headers: &HeaderMap| {
-            let all = headers.iter();
-            let kept = all.filter(|(name, _)| self.keeps(name) && !of_connection.contains(name));
-            kept.map(|(name, value)| (name.clone(), value.clone()))
-                .collect()
-        };
         Recorded {
             status,
-            headers: kept(headers),
+            headers: self.kept(headers),
             body,
-            trailers: trailers.map(kept),
+            trailers: trailers.map(|trailers| self.kept(trailers)),
         }
     }
 
+    /// A recorded response as it is replayed: without the headers that are left out by now.
+    pub(crate) fn replayed(&self, recorded: Recorded) -> Recorded {
+        Recorded {
+            headers: self.kept(&recorded.headers),
+            ..recorded
+        }
+    }
+
+    /// Whether a response with these headers can be given to every caller: the first one negotiated no
+    /// encoding, or all have the same.
+    pub(crate) fn takes(&self, headers: &HeaderMap) -> bool {
+        let identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+        let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+        self.encoded || encodings.all(identity)
+    }
+
+    pub(crate) const fn takes_encoded(&self) -> bool {
+        self.encoded
+    }
+
+    fn kept(&self, headers: &HeaderMap) -> HeaderMap {
+        let of_connection = named_by_connection(headers);
+        let all = headers.iter();
+        let kept = all.filter(|(name, _)| self.keeps(name) && !of_connection.contains(name));
+        kept.map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
     fn keeps(&self, name: &HeaderName) -> bool {
-        !(ONE_SENDING.contains(name)
-            || OLD_CONNECTION.contains(&name.as_str())
-            || self.without.contains(name)
-            || *name == header::SET_COOKIE && !self.cookies)
+        if OF_CONNECTION.contains(&name.as_str()) || self.without.contains(name) {
+            return false;
+        }
+        let of_caller = OF_CALLER.contains(&name.as_str())
+            || FAMILIES
+                .iter()
+                .any(|family| name.as_str().starts_with(family));
+        !of_caller || self.with.contains(name) || *name == header::SET_COOKIE && self.cookies
     }
 }
 
-const ONE_SENDING: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::DATE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
+/// Headers that belong to one transmission.
+const OF_CONNECTION: [&str; 14] = [
+    "age",
+    "alt-svc",
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
 ];
 
-const OLD_CONNECTION: [&str; 2] = ["keep-alive", "proxy-connection"];
+/// Headers that depend on the caller, or on its request.
+const OF_CALLER: [&str; 20] = [
+    "authentication-info",
+    "b3",
+    "correlation-id",
+    "proxy-authentication-info",
+    "ratelimit",
+    "request-id",
+    "server-timing",
+    "set-cookie",
+    "traceparent",
+    "traceresponse",
+    "tracestate",
+    "vary",
+    "x-amzn-requestid",
+    "x-amzn-trace-id",
+    "x-cloud-trace-context",
+    "x-correlation-id",
+    "x-csrf-token",
+    "x-request-id",
+    "x-trace-id",
+    "x-xsrf-token",
+];
+
+/// The beginnings of the names of more of them.
+const FAMILIES: [&str; 4] = ["access-control-", "ratelimit-", "x-b3-", "x-ratelimit-"];
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter();

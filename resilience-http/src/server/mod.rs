@@ -64,9 +64,11 @@ mod rejection;
 
 pub use address::{ClientAddress, Forwarding};
 pub use guard::{GuardLayer, bulkhead, guard};
+#[cfg(feature = "axum")]
+pub use idempotency::RequestAttempt;
 pub use idempotency::{
     IDEMPOTENT_REPLAYED, IdempotentBody, IdempotentRequests, IdempotentRequestsFuture,
-    IdempotentRequestsLayer, IdempotentRequestsService,
+    IdempotentRequestsLayer, IdempotentRequestsService, MissingCredentials,
 };
 pub use inbound::{
     GRPC_TIMEOUT, InboundDeadline, InboundDeadlineFuture, InboundDeadlineLayer,

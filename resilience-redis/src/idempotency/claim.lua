@@ -9,7 +9,9 @@ if #who ~= size + owner or owner < 1 or owner > 128 or size > 128 or not (manner
 end
 
 local how = 0
-if size ~= about_size or string.sub(read, 52, 51 + size) ~= string.sub(who, 1, size) then
+if (size ~= about_size or string.sub(read, 52, 51 + size) ~= string.sub(who, 1, size))
+    -- A key that was given back, with neither a doubt nor a checkpoint, is free for other work.
+    and not (phase == 0 and previous < 2 and left == 0) then
   return struct.pack('<Bddd', 4, 0, 0, 0)
 end
 if phase == 1 and string.sub(read, 52, behind) == who then

@@ -30,6 +30,7 @@ pub async fn all(store: &Arc<dyn IdempotencyStore>, flush: &(dyn Fn() + Sync)) {
     steps::an_outcome_is_replayed_byte_for_byte(it).await;
     steps::an_outcome_is_forgotten_when_its_time_is_over(it).await;
     steps::other_work_under_the_key_is_a_mismatch_in_every_phase(it).await;
+    steps::a_key_that_was_given_back_is_free_for_other_work(it).await;
     steps::a_lease_that_ends_is_taken_over_with_the_checkpoint(it).await;
     steps::a_lease_that_ended_is_the_holders_while_nobody_came(it).await;
     steps::an_extended_lease_does_not_end(it).await;

@@ -99,11 +99,46 @@ pub(super) async fn other_work_under_the_key_is_a_mismatch_in_every_phase(
     assert_eq!(unknown, Ok(WriteOutcome::Kept));
     mismatches().await;
     assert_eq!(release(store, key, &holder).await, WriteOutcome::Kept);
-    mismatches().await;
     let holder = hold(store, key, "c").await;
+    assert_eq!(
+        save(store, key, &holder, b"half", HOUR).await,
+        WriteOutcome::Kept
+    );
+    assert_eq!(release(store, key, &holder).await, WriteOutcome::Kept);
+    // Something is left.
+    mismatches().await;
+    let holder = hold(store, key, "d").await;
     complete(store, key, &holder, b"7").await;
     mismatches().await;
-    assert_eq!(replayed(claim(store, key, &claim_of("d")).await), "7");
+    assert_eq!(replayed(claim(store, key, &claim_of("e")).await), "7");
+}
+
+pub(super) async fn a_key_that_was_given_back_is_free_for_other_work(store: &dyn IdempotencyStore) {
+    let key = "free";
+    let mut last = hold(store, key, "a").await;
+    for (owner, fingerprint) in [("b", &b"other"[..]), ("c", b""), ("d", b"\x00work\xff")] {
+        assert_eq!(release(store, key, &last).await, WriteOutcome::Kept);
+        let other = Claim {
+            fingerprint: Bytes::from_static(fingerprint),
+            ..claim_of(owner)
+        };
+        let (holder, grant) = hold_by(store, key, &other).await;
+        assert!(holder.fence > last.fence);
+        assert_eq!(
+            (grant.previous, grant.checkpoint),
+            (Previous::Released, None)
+        );
+        let late = complete(store, key, &last, b"late").await;
+        assert_eq!(late, WriteOutcome::Lost(Loss::Taken));
+        last = holder;
+    }
+    let other = Claim {
+        fingerprint: Bytes::from_static(b"other"),
+        ..claim_of("e")
+    };
+    assert_eq!(claim(store, key, &other).await, Claimed::Mismatch);
+    complete(store, key, &last, b"7").await;
+    assert_eq!(replayed(claim(store, key, &claim_of("f")).await), "7");
 }
 
 pub(super) async fn a_lease_that_ends_is_taken_over_with_the_checkpoint(

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, routing::post};
-use resilience_core::idempotency::Idempotency;
+use axum::{Router, http::StatusCode, routing::post};
+use resilience_core::idempotency::{Effect, Idempotency, IdempotencyBuilder};
 use resilience_http::{
     Client,
     client::IdempotencyKeys,
@@ -84,6 +84,41 @@ async fn a_caller_whose_attempts_time_out_gets_the_outcome_of_the_first_one() {
         assert_eq!(bank.begun.load(SeqCst), 1, "{takes} ms, {deadline}");
     });
     futures_util::future::join_all(calls).await;
+}
+
+/// A server that fails for the first request that reaches its handler, and pays for the others.
+async fn fails_first(handle: IdempotencyBuilder, begun: &Arc<AtomicUsize>) -> SocketAddr {
+    let begun = Arc::clone(begun);
+    let pay = async move || match begun.fetch_add(1, SeqCst) {
+        0 => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        number => Ok(format!("payment {number}")),
+    };
+    let once = IdempotentRequests::new(&handle.build().unwrap());
+    let app = Router::new().route("/pay", post(pay)).layer(once.layer());
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+/// A 500 says neither that something was done nor that nothing was: it is neither replayed as if it were the outcome, nor
+/// is the work repeated that must not be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_tried_again_where_the_work_may_be_and_is_unknown_where_it_may_not() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let payments = || Idempotency::builder("payments");
+    let server = fails_first(payments(), &begun).await;
+    let (status, told) = pay(&keyed(), server).await;
+    assert_eq!(status, 409, "{told}");
+    assert!(told.contains("outcome_unknown"), "{told}");
+    assert_eq!(begun.load(SeqCst), 1);
+
+    let begun = Arc::new(AtomicUsize::new(0));
+    let server = fails_first(payments().effect(Effect::Idempotent), &begun).await;
+    let told = pay(&keyed(), server).await;
+    assert_eq!(told, (200, "payment 1".into()));
+    assert_eq!(begun.load(SeqCst), 2);
 }
 
 /// Longer than all attempts of a retry together.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::idempotency::{IdempotencyStore, InProcessIdempotency};
+use resilience_core::idempotency::{Idempotency, IdempotencyStore, InProcessIdempotency};
 use resilience_redis::Redis;
 use resilience_tests::{
     idempotency_conformance,
@@ -34,6 +34,37 @@ async fn connect(url: &str) -> Redis {
 async fn conforms(url: &str, flush: &(dyn Fn() + Sync)) {
     let store: Arc<dyn IdempotencyStore> = Arc::new(connect(url).await.idempotency());
     idempotency_conformance::all(&store, flush).await;
+}
+
+/// With one name of a handle, and with keys and requests that are the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_on_one_redis_have_keys_of_their_own() {
+    let server = RedisServer::start();
+    for (service, answer) in [("shop", 1_u32), ("bank", 2)] {
+        let redis = Redis::builder(&server.url()).service(service);
+        let redis = redis.connect().expect("good settings");
+        redis
+            .ready(Duration::from_secs(30))
+            .await
+            .expect("connects");
+        let payments = Idempotency::builder("payments").store(redis.idempotency());
+        let payments = payments.build().expect("good settings");
+        for _ in 0..2 {
+            let pay = move |_| async move { Ok::<_, std::io::Error>(answer) };
+            let outcome = payments.run("order-7", pay).await.expect("an outcome");
+            assert_eq!(outcome.into_inner(), answer, "{service}");
+        }
+    }
+    let keys = server.command("KEYS *");
+    for service in ["shop", "bank"] {
+        let key = format!("{{resilience/{service}:idempotency:payments:");
+        assert!(keys.contains(&key), "{keys}");
+    }
+    for (wrong, field) in [("", "service"), (&*"x".repeat(54), "prefix")] {
+        let refused = Redis::builder(&server.url()).service(wrong).connect();
+        let why = refused.expect_err("refused").to_string();
+        assert!(why.contains(field), "{why}");
+    }
 }
 
 fn flush(server: &RedisServer) {

@@ -10,7 +10,8 @@ pub struct Claim {
     /// Name of the claimant, never used for another claim. A claim that is repeated under the same name, because its
     /// answer was lost, gets the same answer.
     pub owner: Arc<str>,
-    /// Digest of what the work is about. Another fingerprint under the same key is a [mismatch](Claimed::Mismatch).
+    /// Digest of what the work is about. Another fingerprint under the same key is a [mismatch](Claimed::Mismatch), unless
+    /// the key was given back and nothing is left of the attempts on it.
     pub fingerprint: Bytes,
     /// How long the claim holds without a renewal, in milliseconds.
     pub lease_ms: u64,

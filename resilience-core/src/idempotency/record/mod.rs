@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! NONE -claim-> RUNNING(owner, fence, lease) -complete-> DONE(outcome)   until its ttl
-//!                 |-release-> RELEASED       fence, attempts, fingerprint and checkpoint are kept
+//!                 |-release-> RELEASED       fence, attempts and checkpoint are kept; free for other work if that is all
 //!                 |-unknown-> UNKNOWN        blocks, or is taken over, depending on the next claim
 //!                 |-the lease ends           no change; the next claim takes over, or is answered as its policy says
 //! ```
@@ -16,6 +16,10 @@
 //! finds what this one found, an ended lease ([`Previous::Ended`]) or an unknown outcome. The doubt ends with a
 //! completion, a [resolution](Record::resolve), or the release of a holder that has found out that the previous attempt did
 //! not do the work ([`Holder::previous`] is [`Previous::Released`]).
+//!
+//! # Other work
+//! A key is for one work: a claim with another fingerprint is a mismatch. A key that was given back with nothing left of the
+//! attempts on it, neither a doubt nor a checkpoint, is for no work yet, and is granted to any.
 //!
 //! # The fence
 //! Each granted claim has a number that is higher than that of every earlier claim on that key: one above the last one, or
@@ -94,7 +98,7 @@ impl Record {
     /// Claims the key, under a fence above `floor`: for a store whose clock may be behind the fences that were given before.
     pub fn claim_above(&mut self, claim: &Claim, floor: u64, now: u64) -> Claimed {
         self.forget(now);
-        if self.fence != 0 && self.fingerprint != claim.fingerprint {
+        if self.fence != 0 && self.fingerprint != claim.fingerprint && !self.is_free() {
             return Claimed::Mismatch;
         }
         match self.phase {
@@ -379,6 +383,11 @@ impl Record {
                 Some(self.previous).filter(|previous| previous.is_in_doubt())
             }
         }
+    }
+
+    /// Whether nothing was done under the key, so that other work may have it.
+    fn is_free(&self) -> bool {
+        self.phase == Phase::Released && self.doubt().is_none() && self.checkpoint.is_none()
     }
 
     fn may_take(&self, takeover: Takeover) -> bool {

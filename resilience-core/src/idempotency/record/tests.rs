@@ -113,15 +113,47 @@ fn another_fingerprint_under_the_key_is_a_mismatch_in_every_phase() {
     };
     let mut record = Record::default();
     let holder = hold(&mut record, "a", START);
-    let mut released = record.clone();
-    released.release(&holder, START);
+    let mut unknown = record.clone();
+    unknown.unknown(&holder, START);
     let mut completed = record.clone();
     completed.complete(&holder, &done("7"), START);
-    for mut record in [record, released, completed] {
+    // Given back, with something left.
+    let mut begun = record.clone();
+    begun.checkpoint(&holder, &Bytes::from_static(b"half"), LEASE, START);
+    begun.release(&holder, START);
+    let mut doubted = record.clone();
+    let later = START + LEASE * MS;
+    let second = hold(&mut doubted, "b", later);
+    assert_eq!(second.previous, Previous::Ended);
+    doubted.release(&second, later);
+    for mut record in [record, unknown, completed, begun, doubted] {
         let before = record.clone();
         assert_eq!(record.claim(&other, START), Claimed::Mismatch);
         assert_eq!(record, before);
     }
+}
+
+#[test]
+fn a_key_that_was_given_back_with_nothing_left_is_free_for_other_work() {
+    let other = Claim {
+        fingerprint: Bytes::from_static(b"other"),
+        ..claim("b")
+    };
+    let mut record = Record::default();
+    let first = hold(&mut record, "a", START);
+    record.release(&first, START);
+    let grant = granted(record.claim(&other, START));
+    assert_eq!(grant.fence, first.fence + 1);
+    assert_eq!((grant.attempt, grant.previous), (2, Previous::Released));
+    // It is for that work now, and the first holder has nothing to say any more.
+    assert_eq!(record.claim(&claim("c"), START), Claimed::Mismatch);
+    let taken = WriteOutcome::Lost(Loss::Taken);
+    assert_eq!(record.complete(&first, &done("7"), START), taken);
+    let second = Holder::new(&other, &grant);
+    assert_eq!(
+        record.complete(&second, &done("8"), START),
+        WriteOutcome::Kept
+    );
 }
 
 /// A record that goes with its lease takes the fence, the fingerprint and the checkpoint along.

@@ -3,6 +3,7 @@
 mod config;
 mod doubt;
 mod effect;
+mod fingerprint;
 mod hanging;
 mod leases;
 mod places;

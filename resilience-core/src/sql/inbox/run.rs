@@ -17,7 +17,7 @@ use crate::{
     classify::ClassifySelf,
     deadline::{self, before_deadline},
     error::{Error, Pattern, Reason, Rejected},
-    idempotency::{Key, Outcome, Recorded, Source},
+    idempotency::{Key, Outcome, Recorded, Source, to_json},
     verdict::Verdict,
 };
 
@@ -257,7 +257,7 @@ impl<DB: Dialect> Inbox<DB> {
         let mut transaction = back
             .try_recv()
             .map_err(|_| database(::sqlx::Error::WorkerCrashed))?;
-        let encoded = serde_json::to_vec(&value);
+        let encoded = to_json(&value);
         let outcome = encoded.map_err(|error| database(::sqlx::Error::Encode(error.into())))?;
         let mut settled = Settled {
             outcome: Bytes::new(),
@@ -270,7 +270,7 @@ impl<DB: Dialect> Inbox<DB> {
             return Err(ended_by(transaction, error));
         }
         transaction.commit().await.map_err(database)?;
-        settled.outcome = outcome.into();
+        settled.outcome = outcome;
         Ok((settled, Some(value)))
     }
 

@@ -32,10 +32,45 @@ fn every_part_counts() {
     for (index, print) in prints.iter().enumerate() {
         assert!(!prints[..index].contains(print), "{:?}", requests[index]);
     }
-    assert_eq!(
-        prints[0],
-        of(&all, "POST", "http://elsewhere.test/pay", "{ }")
-    );
+    assert_eq!(prints[0], of(&all, "POST", "/pay", "{ }"));
+}
+
+#[test]
+fn the_host_counts_wherever_it_is_named_and_its_port_does_not() {
+    let all = FingerprintRules::new();
+    let by = |rules: &FingerprintRules, uri: &str, host: Option<&'static str>| {
+        let mut headers = json("application/json");
+        if let Some(host) = host {
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+        }
+        rules.fingerprint(&Method::POST, &uri.parse().unwrap(), &headers, b"{}")
+    };
+    let one = by(&all, "/pay", Some("a.test"));
+    for (uri, host) in [
+        ("http://a.test/pay", None),
+        ("https://A.test:8443/pay", Some("b.test")),
+        ("/pay", Some("A.TEST")),
+        ("/pay", Some("a.test:80")),
+    ] {
+        assert_eq!(one, by(&all, uri, host), "{uri} {host:?}");
+    }
+    let hosts = [
+        None,
+        Some("a.test"),
+        Some("b.test"),
+        Some("a.test.b"),
+        Some("[::1]:80"),
+        Some("[::2]"),
+        Some(""),
+    ];
+    let prints = hosts.map(|host| by(&all, "/pay", host));
+    for (index, print) in prints.iter().enumerate() {
+        assert!(!prints[..index].contains(print), "{:?}", hosts[index]);
+    }
+    assert_eq!(prints[4], by(&all, "/pay", Some("[::1]")));
+    let without = all.without_host();
+    let prints = hosts.map(|host| by(&without, "/pay", host));
+    assert!(prints.iter().all(|print| *print == prints[0]));
 }
 
 /// A fixed digest, so that a new version still matches the records in the store.
@@ -61,6 +96,43 @@ fn a_fingerprint_is_the_same_in_every_version() {
     let expected: [u8; 32] = Sha256::digest(&parts).into();
     assert_eq!(print.as_bytes(), &expected);
     assert_eq!(print.to_string().len(), 64);
+
+    // With a host: what the version before computed, and what this one does.
+    let mut headers = json("application/json");
+    headers.insert(header::HOST, HeaderValue::from_static("A.test:80"));
+    let uri = Uri::from_static("/pay?x=1");
+    let body = r#"{"b":1,"a":"é"}"#.as_bytes();
+    let rules = FingerprintRules::new();
+    let (now, former) = rules.fingerprints(&Method::POST, &uri, &headers, body);
+    assert_eq!(former, print);
+    parts.push(9);
+    parts.extend(6_u64.to_le_bytes());
+    parts.extend(b"a.test");
+    let expected: [u8; 32] = Sha256::digest(&parts).into();
+    assert_eq!(now.as_bytes(), &expected);
+}
+
+/// Of JSON with a long number, or a member twice, the version before compared all bytes, whatever was selected.
+#[test]
+fn the_fingerprint_of_the_version_before_is_known_where_it_was_another_one() {
+    let uri = Uri::from_static("/pay");
+    let both = |rules: &FingerprintRules, body: &str| {
+        let headers = json("application/json");
+        rules.fingerprints(&Method::POST, &uri, &headers, body.as_bytes())
+    };
+    let rest = FingerprintRules::new().without_fields(["/at"]).unwrap();
+    let only = FingerprintRules::new().only_fields(["/amount"]).unwrap();
+    let long = r#"{"amount":7,"at":17000000000000000001}"#;
+    let bytes = both(&FingerprintRules::new().bytes(), long).0;
+    for rules in [&rest, &only] {
+        let (now, former) = both(rules, long);
+        assert_ne!(now, former);
+        assert_eq!(former, bytes);
+        let (now, former) = both(rules, r#"{"amount":7,"at":1}"#);
+        assert_eq!(now, former);
+    }
+    let (now, former) = both(&FingerprintRules::new(), long);
+    assert_eq!((now, former), (bytes, bytes));
 }
 
 #[test]
@@ -123,6 +195,57 @@ fn subsets_of_a_body_by_pointer() {
         first,
         body(&rest, r#"{"x":2,"lines":[{"c":2}],"to":[1,2,3]}"#)
     );
+}
+
+/// A retry with another timestamp is the same request, however long the numbers in it are.
+#[test]
+fn what_is_left_out_does_not_matter_in_any_form_and_what_remains_is_compared_exactly() {
+    let rest = FingerprintRules::new()
+        .without_fields(["/sent_at", "/trace"])
+        .unwrap();
+    let with = |sent_at: &str, amount: &str| {
+        let text = format!(r#"{{"sent_at":{sent_at},"amount":{amount},"to":"a"}}"#);
+        body(&rest, &text)
+    };
+    let first = with("1", "7");
+    for sent_at in [
+        "1700000000000000000",
+        "1700000000.0000000001",
+        "1e400",
+        r#"{"a":1,"a":2}"#,
+        r#""\ud800""#,
+        r#"2,"trace":1,"trace":18446744073709551616"#,
+        r#"3,"sent_at":4"#,
+    ] {
+        assert_eq!(with(sent_at, "7"), first, "{sent_at}");
+        assert_ne!(with(sent_at, "8"), first, "{sent_at}");
+    }
+    // A long number in what remains.
+    let long = with("1", "9007199254740993");
+    assert_eq!(with("1700000000000000000", "9007199254740993"), long);
+    assert_ne!(with("1", "9007199254740992"), long);
+    assert_ne!(with("1", "9007199254740993.0"), long);
+    // A member twice: both count, in their order.
+    let twice = with("1", r#"1,"amount":2"#);
+    assert_eq!(with("2", r#"1,"amount":2"#), twice);
+    for other in [r#"2,"amount":1"#, "1", "2"] {
+        assert_ne!(with("1", other), twice, "{other}");
+    }
+
+    let only = FingerprintRules::new().only_fields(["/amount"]).unwrap();
+    let long = body(&only, r#"{"amount":9007199254740993,"at":1}"#);
+    assert_eq!(
+        long,
+        body(
+            &only,
+            r#"{"at":18446744073709551616,"amount":9007199254740993}"#
+        )
+    );
+    assert_ne!(long, body(&only, r#"{"amount":9007199254740992,"at":1}"#));
+    let twice = body(&only, r#"{"amount":1,"amount":2}"#);
+    assert_ne!(twice, body(&only, r#"{"amount":2}"#));
+    assert_ne!(twice, body(&only, r#"{"amount":1}"#));
+    assert_ne!(twice, body(&only, r#"{"amount":[1,2]}"#));
 }
 
 #[test]

@@ -72,6 +72,81 @@ fn what_belongs_to_one_sending_is_not_kept_nor_are_cookies_unless_asked() {
     assert_eq!(names(without), ["etag"]);
 }
 
+/// What the first caller's browser, trace and limits were told is nothing to the next caller.
+#[test]
+fn what_depends_on_the_caller_is_not_kept_unless_it_is_named() {
+    let sent = headers(&[
+        ("access-control-allow-origin", b"https://a.test"),
+        ("access-control-allow-credentials", b"true"),
+        ("access-control-expose-headers", b"etag"),
+        ("vary", b"origin, accept-encoding"),
+        ("x-request-id", b"1"),
+        ("x-correlation-id", b"2"),
+        ("traceparent", b"00-1-2-01"),
+        ("x-b3-traceid", b"3"),
+        ("server-timing", b"db;dur=53"),
+        ("ratelimit", b"\"a\";r=1"),
+        ("ratelimit-policy", b"\"a\";q=1"),
+        ("x-ratelimit-remaining", b"1"),
+        ("authentication-info", b"nextnonce=\"1\""),
+        ("x-csrf-token", b"secret"),
+        ("age", b"3"),
+        ("via", b"1.1 proxy"),
+        ("location", b"/payments/7"),
+        ("content-type", b"text/plain"),
+        ("content-language", b"en"),
+        ("retry-after", b"7"),
+        ("x-trace", b"mine"),
+    ]);
+    let names = |keep: &RecordedHeaders| {
+        let kept = keep.record(StatusCode::OK, &sent, Bytes::new(), None);
+        let mut names: Vec<_> = kept.headers().keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    };
+    let kept = [
+        "content-language",
+        "content-type",
+        "location",
+        "retry-after",
+        "x-trace",
+    ];
+    assert_eq!(names(&RecordedHeaders::new()), kept);
+    let named = RecordedHeaders::new()
+        .with(HeaderName::from_static("x-request-id"))
+        .with(header::VIA);
+    let mut more = [&kept[..], &["x-request-id"]].concat();
+    more.sort_unstable();
+    assert_eq!(names(&named), more);
+    // A record of the version before, which has them.
+    let everything = Recorded {
+        status: StatusCode::OK,
+        headers: sent.clone(),
+        body: Bytes::from_static(b"paid"),
+        trailers: None,
+    };
+    let replayed = RecordedHeaders::new().replayed(everything);
+    let mut names: Vec<_> = replayed.headers().keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, kept);
+    assert_eq!(replayed.body(), &b"paid"[..]);
+}
+
+#[test]
+fn what_was_encoded_for_one_caller_is_not_for_all() {
+    let takes = |keep: &RecordedHeaders, encodings: &[&str]| {
+        let pairs: Vec<_> = encodings
+            .iter()
+            .map(|encoding| ("content-encoding", encoding.as_bytes()))
+            .collect();
+        keep.takes(&headers(&pairs))
+    };
+    let default = RecordedHeaders::new();
+    assert!(takes(&default, &[]) && takes(&default, &["identity"]));
+    assert!(!takes(&default, &["gzip"]) && !takes(&default, &["identity", "br"]));
+    assert!(takes(&default.encoded(true), &["gzip"]));
+}
+
 #[test]
 fn what_is_cut_short_or_goes_on_is_unreadable() {
     let sent = headers(&[("a", b"1")]);

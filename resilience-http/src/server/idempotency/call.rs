@@ -15,14 +15,14 @@ use http::{HeaderMap, Request, Response, header};
 use http_body::Body;
 use resilience_core::{
     deadline::{self, Deadline},
-    idempotency::{Attempt, Idempotency},
+    idempotency::{Attempt, Disposition, Idempotency},
 };
 use tower_service::Service;
 
 use super::{
     body::{BoxError, IdempotentBody, Read, read},
     problems::{limited_outside, not_recorded, panicked, too_large, unreadable_body},
-    response::{HandlerResponse, ResponseOutcomes},
+    response::{HandlerResponse, ResponseOutcomes, Unrecordable},
     settings::{Settings, due},
 };
 use crate::{idempotency::Key, problem::Problem};
@@ -52,16 +52,22 @@ impl<S> Call<S> {
             handle,
             settings,
         } = self;
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let due = due(&head.headers);
         let body = match in_memory(body, settings.max_request).await {
             Ok(body) => body,
             Err(problem) => return Ok(problem.into_response()),
         };
-        let key = settings.record_key(&key, &head, &body);
+        let key = match settings.record_key(&key, &head, &body, &handle).await {
+            Ok(key) => key,
+            Err(problem) => return Ok(problem.into_response()),
+        };
+        if !settings.keep.takes_encoded() {
+            // Nothing is negotiated that not every caller has: the response is recorded as it is.
+            head.headers.remove(header::ACCEPT_ENCODING);
+        }
         let outcomes = ResponseOutcomes {
-            decide: Arc::clone(&settings.decide),
-            keep: settings.keep.clone(),
+            settings: Arc::clone(&settings),
             of: PhantomData,
         };
         let limits = Arc::clone(&settings);
@@ -127,9 +133,9 @@ where
     poll_fn(|cx| service.poll_ready(cx)).await?;
     let response = service.call(request).await?;
     let (head, body) = response.into_parts();
-    if is_event_stream(&head.headers) {
+    if let Some(why) = unrecordable(&settings, &head.headers) {
         let response = Response::from_parts(head, IdempotentBody::passed(body));
-        return Ok(unrecorded(&settings, response));
+        return Ok(unrecorded(&settings, response, why));
     }
     Ok(match read(body, settings.max_response).await {
         Read::Whole(body, trailers) => HandlerResponse::Whole {
@@ -137,25 +143,44 @@ where
             body,
             trailers,
         },
-        Read::More(body) => unrecorded(&settings, Response::from_parts(head, body)),
-        Read::Broken(body) => HandlerResponse::Passing(Response::from_parts(head, body)),
+        Read::More(body) => {
+            let response = Response::from_parts(head, body);
+            unrecorded(&settings, response, Unrecordable::TooLarge)
+        }
+        Read::Broken(body) => {
+            let response = Response::from_parts(head, body);
+            HandlerResponse::Passing(response, Unrecordable::EndedEarly)
+        }
     })
 }
 
-/// A response that cannot be recorded: passed on, or replaced by one that can.
+/// A response that cannot be recorded: passed on, or replaced by one that can if it was to be.
 fn unrecorded<R: Body>(
     settings: &Settings,
     response: Response<IdempotentBody<R>>,
+    why: Unrecordable,
 ) -> HandlerResponse<R> {
-    if !settings.refuse_unkept {
-        return HandlerResponse::Passing(response);
+    let (status, headers) = (response.status(), response.headers());
+    let becomes = settings.disposition(status, headers, response.extensions());
+    let is_kept = !matches!(becomes, Disposition::Release | Disposition::Unknown);
+    if !(settings.refuse_unkept && is_kept) {
+        return HandlerResponse::Passing(response, why);
     }
-    let (head, body) = not_recorded().into_response::<String>().into_parts();
+    let (mut head, body) = not_recorded().into_response::<String>().into_parts();
+    head.extensions.insert(becomes);
     HandlerResponse::Whole {
         head,
         body: body.into(),
         trailers: None,
     }
+}
+
+/// Why a response with these headers cannot be recorded, if so.
+fn unrecordable(settings: &Settings, headers: &HeaderMap) -> Option<Unrecordable> {
+    if is_event_stream(headers) {
+        return Some(Unrecordable::Events);
+    }
+    (!settings.keep.takes(headers)).then_some(Unrecordable::Encoded)
 }
 
 /// Whether the body is a stream of server-sent events, which has no end.

@@ -25,6 +25,13 @@ pub(super) fn malformed_key(malformed: MalformedKey) -> Problem {
     problem(StatusCode::BAD_REQUEST, "malformed_key", title, detail)
 }
 
+pub(super) fn no_credentials() -> Problem {
+    let title = "Credentials are missing";
+    let detail = "A request with an Idempotency-Key must carry credentials, so that its key is not taken for that of another client.";
+    let status = StatusCode::BAD_REQUEST;
+    problem(status, "no_credentials", title, detail.into())
+}
+
 pub(super) fn too_large(limit: usize) -> Problem {
     let title = "Request body is too large";
     let detail =

@@ -3,18 +3,15 @@
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
+use http::{Extensions, HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body::Body;
 use resilience_core::idempotency::{self, CodecError, Disposition, Outcomes, Source};
 
-use super::body::IdempotentBody;
+use super::{body::IdempotentBody, settings::Settings};
 use crate::{
-    headers::IDEMPOTENCY_UNRECORDED,
-    idempotency::{Recorded, RecordedHeaders},
+    headers::{IDEMPOTENCY_UNRECORDED, IDEMPOTENT_REPLAYED},
+    idempotency::Recorded,
 };
-
-/// Header that marks a replayed response: `true`.
-pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Response of the handler, as far as the layer has read it.
 pub(super) enum HandlerResponse<B: Body> {
@@ -26,8 +23,30 @@ pub(super) enum HandlerResponse<B: Body> {
     },
     /// Recorded before and replayed, with its age.
     Replayed(Recorded, Duration),
-    /// Too large, or ended early: only the first client gets it.
-    Passing(Response<IdempotentBody<B>>),
+    /// Cannot be recorded, for this reason: only the first client gets it.
+    Passing(Response<IdempotentBody<B>>, Unrecordable),
+}
+
+/// Why a response cannot be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unrecordable {
+    TooLarge,
+    EndedEarly,
+    Events,
+    Encoded,
+}
+
+impl Unrecordable {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "the response is larger than may be recorded",
+            Self::EndedEarly => "the body of the response ended early",
+            Self::Events => "the response is a stream of events",
+            Self::Encoded => {
+                "the response has a Content-Encoding, which not every caller may decode: put the compression outside of this layer"
+            }
+        }
+    }
 }
 
 impl<B: Body> HandlerResponse<B> {
@@ -35,7 +54,7 @@ impl<B: Body> HandlerResponse<B> {
         match self {
             Self::Whole { head, .. } => head.status,
             Self::Replayed(recorded, _) => recorded.status(),
-            Self::Passing(response) => response.status(),
+            Self::Passing(response, _) => response.status(),
         }
     }
 
@@ -43,7 +62,7 @@ impl<B: Body> HandlerResponse<B> {
         match self {
             Self::Whole { head, .. } => &head.headers,
             Self::Replayed(recorded, _) => recorded.headers(),
-            Self::Passing(response) => response.headers(),
+            Self::Passing(response, _) => response.headers(),
         }
     }
 
@@ -51,7 +70,7 @@ impl<B: Body> HandlerResponse<B> {
     fn unrecorded(mut self) -> Self {
         let headers = match &mut self {
             Self::Whole { head, .. } => &mut head.headers,
-            Self::Passing(response) => response.headers_mut(),
+            Self::Passing(response, _) => response.headers_mut(),
             Self::Replayed(..) => return self,
         };
         headers.insert(IDEMPOTENCY_UNRECORDED, HeaderValue::from_static("true"));
@@ -65,7 +84,7 @@ impl<B: Body> HandlerResponse<B> {
                 body,
                 trailers,
             } => Response::from_parts(head, IdempotentBody::whole(body, trailers)),
-            Self::Passing(response) => response,
+            Self::Passing(response, _) => response,
             Self::Replayed(recorded, age) => {
                 let trailers = recorded.trailers().cloned();
                 let body = IdempotentBody::whole(recorded.body().clone(), trailers);
@@ -81,13 +100,23 @@ impl<B: Body> HandlerResponse<B> {
     }
 }
 
-type Decide = dyn Fn(StatusCode, &HeaderMap) -> Disposition + Send + Sync;
-
 /// Decides by the response's head, and records responses as bytes.
 pub(super) struct ResponseOutcomes<B, E> {
-    pub(super) decide: Arc<Decide>,
-    pub(super) keep: RecordedHeaders,
+    pub(super) settings: Arc<Settings>,
     pub(super) of: PhantomData<fn(B) -> E>,
+}
+
+impl<B: Body, E> ResponseOutcomes<B, E> {
+    fn disposition(&self, response: &HandlerResponse<B>) -> Disposition {
+        let none = Extensions::new();
+        let extensions = match response {
+            HandlerResponse::Whole { head, .. } => &head.extensions,
+            HandlerResponse::Passing(response, _) => response.extensions(),
+            HandlerResponse::Replayed(..) => &none,
+        };
+        let (status, headers) = (response.status(), response.headers());
+        self.settings.disposition(status, headers, extensions)
+    }
 }
 
 impl<B, E> Outcomes<Result<HandlerResponse<B>, E>> for ResponseOutcomes<B, E>
@@ -97,7 +126,7 @@ where
 {
     fn decide(&self, result: &Result<HandlerResponse<B>, E>) -> Disposition {
         match result {
-            Ok(response) => (self.decide)(response.status(), response.headers()),
+            Ok(response) => self.disposition(response),
             // A service that fails instead of responding may have done part of the work.
             Err(_) => Disposition::Unknown,
         }
@@ -112,20 +141,20 @@ where
             }) => {
                 let body = body.clone();
                 let recorded =
-                    self.keep
+                    self.settings
+                        .keep
                         .record(head.status, &head.headers, body, trailers.as_ref());
                 Ok(recorded.encode().into())
             }
             Ok(HandlerResponse::Replayed(recorded, _)) => Ok(recorded.encode().into()),
-            Ok(HandlerResponse::Passing(_)) => Err(CodecError::new(
-                "the response is larger than may be recorded",
-            )),
+            Ok(HandlerResponse::Passing(_, why)) => Err(CodecError::new(why.as_str())),
             Err(_) => Err(CodecError::new("no response")),
         }
     }
 
     fn decode(&self, recorded: Bytes) -> Result<Result<HandlerResponse<B>, E>, CodecError> {
         let recorded = Recorded::decode(&recorded).map_err(CodecError::new)?;
+        let recorded = self.settings.keep.replayed(recorded);
         Ok(Ok(HandlerResponse::Replayed(recorded, Duration::ZERO)))
     }
 
@@ -140,7 +169,7 @@ where
             }
             (Ok(response), Source::Fresh(recorded)) if is_missing(*recorded) => {
                 // A response that is not to be recorded is not missed.
-                Ok(match (self.decide)(response.status(), response.headers()) {
+                Ok(match self.disposition(&response) {
                     Disposition::Release | Disposition::Unknown => response,
                     _ => response.unrecorded(),
                 })
@@ -154,12 +183,4 @@ where
 const fn is_missing(recorded: idempotency::Recorded) -> bool {
     use idempotency::Recorded::{Pending, Unguarded};
     matches!(recorded, Pending | Unguarded)
-}
-
-/// The default of [`IdempotentRequests::decide`](super::IdempotentRequests::decide).
-pub(super) fn by_status(status: StatusCode) -> Disposition {
-    match status.as_u16() {
-        408 | 425 | 429 | 503 => Disposition::Release,
-        _ => Disposition::Record,
-    }
 }

@@ -2,21 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
+use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri, request::Parts};
 use resilience_core::{
     Reason, Rejected,
     deadline::{self, Deadline},
-    idempotency::{self, Disposition, Fingerprint},
+    idempotency::{self, Disposition, Fingerprint, Idempotency},
 };
 
 use super::{
-    super::digest,
-    problems::{malformed_key, no_key},
-    response::by_status,
+    outcome::by_status,
+    problems::{malformed_key, no_credentials, no_key},
+    scope::{MissingCredentials, Scope},
 };
 use crate::{
     headers,
-    idempotency::{FingerprintRules, Key, KeyRules, RecordedHeaders},
+    idempotency::{
+        Fingerprint as FingerprintOfRequest, FingerprintRules, Key, KeyRules, RecordedHeaders,
+    },
     problem::Problem,
 };
 
@@ -27,7 +29,9 @@ pub(super) struct Settings {
     pub(super) rules: KeyRules,
     pub(super) compare: FingerprintRules,
     pub(super) keep: RecordedHeaders,
-    pub(super) scope: Arc<Scope>,
+    pub(super) scope: Scope,
+    pub(super) or_scope: Option<Scope>,
+    pub(super) missing_credentials: MissingCredentials,
     pub(super) decide: Arc<Decide>,
     pub(super) max_request: usize,
     pub(super) max_response: usize,
@@ -35,7 +39,6 @@ pub(super) struct Settings {
     pub(super) come_back_within: Duration,
 }
 
-type Scope = dyn Fn(&Parts) -> String + Send + Sync;
 type Decide = dyn Fn(StatusCode, &HeaderMap) -> Disposition + Send + Sync;
 
 impl Settings {
@@ -46,7 +49,9 @@ impl Settings {
             rules: KeyRules::new(),
             compare: FingerprintRules::new(),
             keep: RecordedHeaders::new(),
-            scope: Arc::new(by_authorization),
+            scope: Scope::usual(),
+            or_scope: None,
+            missing_credentials: MissingCredentials::default(),
             decide: Arc::new(|status, _| by_status(status)),
             max_request: 1 << 20,
             max_response: (1 << 20) - (64 << 10),
@@ -69,13 +74,51 @@ impl Settings {
     }
 
     /// The key of the record: that of the header, within its scope, with the request's fingerprint.
-    pub(super) fn record_key(&self, key: &Key, head: &Parts, body: &[u8]) -> idempotency::Key {
-        let print = self
-            .compare
-            .fingerprint(&head.method, &head.uri, &head.headers, body);
-        idempotency::Key::new(key.as_str())
-            .scope((self.scope)(head))
-            .fingerprint(Fingerprint::from_bytes(print.as_bytes().to_vec()))
+    pub(super) async fn record_key(
+        &self,
+        key: &Key,
+        head: &Parts,
+        body: &[u8],
+        handle: &Idempotency,
+    ) -> Result<idempotency::Key, Problem> {
+        let scope = |scope: &Scope| scope.find(head, self.missing_credentials, handle.name());
+        let now = scope(&self.scope).ok_or_else(no_credentials)?;
+        let other = self.or_scope.as_ref().and_then(scope);
+        let record = self.unscoped(key, head, body);
+        if let Some(other) = other.filter(|other| *other != now) {
+            let there = record.clone().scope(other);
+            // Where the store does not answer, the next step finds that out too.
+            if matches!(handle.get(there.clone()).await, Ok(Some(_))) {
+                return Ok(there);
+            }
+        }
+        Ok(record.scope(now))
+    }
+
+    fn unscoped(&self, key: &Key, head: &Parts, body: &[u8]) -> idempotency::Key {
+        let uri = original(head);
+        let (method, headers) = (&head.method, &head.headers);
+        let (print, former) = self.compare.fingerprints(method, uri, headers, body);
+        let bytes =
+            |print: FingerprintOfRequest| Fingerprint::from_bytes(print.as_bytes().to_vec());
+        let record = idempotency::Key::new(key.as_str()).fingerprint(bytes(print));
+        // Inside a nested router the former one was of the rest of the path: of which route is not known.
+        if uri.path() == head.uri.path() {
+            record.or_fingerprint(bytes(former))
+        } else {
+            record
+        }
+    }
+
+    /// What becomes of a response: what its handler says, or else what its head does.
+    pub(super) fn disposition(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Disposition {
+        let said = extensions.get::<Disposition>().copied();
+        said.unwrap_or_else(|| (self.decide)(status, headers))
     }
 
     /// The document of a rejection, with the wait of a request in progress capped.
@@ -103,7 +146,12 @@ pub(super) fn due(headers: &HeaderMap) -> Option<Deadline> {
     Some(Deadline::after(left - MARGIN.min(left / 2)))
 }
 
-/// A digest, because the header is a secret.
-fn by_authorization(head: &Parts) -> String {
-    digest::of_values(head.headers.get_all(header::AUTHORIZATION).iter())
+/// The URI that the client sent. A router of axum removes from the request's what it has matched for a
+/// nested one.
+fn original(head: &Parts) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::OriginalUri(uri)) = head.extensions.get() {
+        return uri;
+    }
+    &head.uri
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use futures_util::{StreamExt, stream};
-use http::HeaderMap;
+use http::{HeaderMap, header::HOST};
 use resilience_http::{headers::IDEMPOTENCY_KEY, idempotency::KeyRules};
 use tokio::{
     io::AsyncWriteExt,
@@ -80,6 +80,8 @@ async fn hang_up(server: SocketAddr, slow: &Slow, key: usize) {
 
 async fn again(client: &reqwest::Client, server: SocketAddr, key: usize) -> (HeaderMap, String) {
     let request = client.post(format!("http://{server}/pay")).body("{}");
+    // The host is part of the request's identity.
+    let request = request.header(HOST, "a.test");
     let request = request.header(IDEMPOTENCY_KEY, format!("\"{key}\""));
     let response = request.send().await.unwrap();
     (response.headers().clone(), response.text().await.unwrap())

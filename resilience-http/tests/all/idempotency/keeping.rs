@@ -34,10 +34,8 @@ fn answering(once: &IdempotentRequests) -> (Router, Arc<AtomicU16>, Effects) {
 }
 
 #[tokio::test]
-async fn not_now_is_not_kept_and_everything_else_is_a_500_included() {
-    for status in [
-        200, 201, 204, 303, 400, 401, 402, 404, 409, 422, 500, 501, 502, 504,
-    ] {
+async fn an_outcome_is_kept_a_refusal_leaves_the_key_free_and_a_failure_is_unknown() {
+    for status in [200, 201, 204, 303, 402, 409, 410, 418, 423, 424] {
         let (app, say, effects) = answering(&once());
         say.store(status, SeqCst);
         let ask = pay("k", "{}");
@@ -47,7 +45,9 @@ async fn not_now_is_not_kept_and_everything_else_is_a_500_included() {
         assert_eq!((again.status().as_u16(), is_replay(&again)), (status, true));
         assert_eq!(effects.count(), 1, "{status}");
     }
-    for status in [408, 425, 429, 503] {
+    for status in [
+        400, 401, 403, 404, 405, 406, 411, 412, 413, 415, 422, 425, 428, 429, 501, 503,
+    ] {
         let (app, say, effects) = answering(&once());
         say.store(status, SeqCst);
         let ask = pay("k", "{}");
@@ -55,6 +55,28 @@ async fn not_now_is_not_kept_and_everything_else_is_a_500_included() {
         say.store(200, SeqCst);
         let again = ask.send(&app).await;
         assert_eq!((again.status().as_u16(), is_replay(&again)), (200, false));
+        assert_eq!(effects.count(), 2, "{status}");
+    }
+    for status in [408, 499, 500, 502, 504, 507, 599] {
+        let (app, say, effects) = answering(&once());
+        say.store(status, SeqCst);
+        let ask = pay("k", "{}");
+        assert_eq!(ask.status(&app).await, status);
+        say.store(200, SeqCst);
+        for _ in 0..2 {
+            let (kind, _) = refused(ask.send(&app).await, StatusCode::CONFLICT).await;
+            assert_eq!(
+                (&*kind, effects.count()),
+                ("outcome_unknown", 1),
+                "{status}"
+            );
+        }
+        let repeatable = builder().effect(Effect::Idempotent).build().unwrap();
+        let (app, say, effects) = answering(&IdempotentRequests::new(&repeatable));
+        say.store(status, SeqCst);
+        assert_eq!(ask.status(&app).await, status);
+        say.store(200, SeqCst);
+        assert_eq!(ask.status(&app).await, 200, "{status}");
         assert_eq!(effects.count(), 2, "{status}");
     }
 }

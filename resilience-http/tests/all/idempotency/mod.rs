@@ -2,7 +2,10 @@
 //! where clients disconnect.
 
 mod hang_up;
+mod identity;
 mod keeping;
+mod negotiation;
+mod outcomes;
 mod places;
 mod refusing;
 mod replaying;

@@ -149,6 +149,20 @@ async fn one_callers_key_never_finds_anothers_answer() {
     assert!(!is_replay(&two.send(&app).await));
     assert!(is_replay(&by("Bearer a").send(&app).await));
     assert_eq!(effects.count(), 5);
+    // Callers are told apart by what they are known by, and not by `Authorization` alone.
+    for name in ["x-api-key", "api-key", "x-auth-token", "cookie"] {
+        let name = HeaderName::from_static(name);
+        let (app, effects) = paying(&once());
+        for (caller, payment) in [("a", 1), ("b", 2)] {
+            let ask = pay("k", "{}").with(name.clone(), caller);
+            let first = ask.send(&app).await;
+            assert!(!is_replay(&first), "{name}: {caller}");
+            assert_eq!(text(first).await, format!("payment {payment}"));
+            assert!(is_replay(&ask.send(&app).await), "{name}: {caller}");
+        }
+        assert!(!is_replay(&pay("k", "{}").send(&app).await), "{name}");
+        assert_eq!(effects.count(), 3, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -42,13 +42,13 @@ use super::{LONG, MOMENT, inbox::fails_first, once};
 
 /// One event of the target `resilience`.
 #[derive(Clone, Debug)]
-struct Seen {
+pub(super) struct Seen {
     level: Level,
-    fields: BTreeMap<&'static str, String>,
+    pub(super) fields: BTreeMap<&'static str, String>,
 }
 
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<Seen>>>);
+pub(super) struct Recorder(Arc<Mutex<Vec<Seen>>>);
 
 impl<S: Subscriber> tracing_subscriber::Layer<S> for Recorder {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -83,7 +83,7 @@ impl Visit for Fields {
 
 /// What this thread says, until the guard is dropped. There is always a second subscriber: with a single one, `tracing` may
 /// remember for all threads that a test which does not listen has no use for an event.
-fn listen() -> (Recorder, DefaultGuard) {
+pub(super) fn listen() -> (Recorder, DefaultGuard) {
     static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
     LazyLock::force(&SECOND);
     let recorder = Recorder::default();
@@ -93,13 +93,13 @@ fn listen() -> (Recorder, DefaultGuard) {
 
 impl Recorder {
     /// Takes the events out that were seen so far.
-    fn take(&self) -> Vec<Seen> {
+    pub(super) fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The one event with these fields.
     #[track_caller]
-    fn has(&self, level: Level, fields: &[(&'static str, &str)]) -> Seen {
+    pub(super) fn has(&self, level: Level, fields: &[(&'static str, &str)]) -> Seen {
         let seen = self.take();
         let fits = |event: &&Seen| {
             event.level == level

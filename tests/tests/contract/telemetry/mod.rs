@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod metrics;
 mod prometheus;
+mod requests;
 mod table;
 
 use std::time::Duration;
