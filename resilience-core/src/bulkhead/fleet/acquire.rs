@@ -115,9 +115,8 @@ async fn woken_or_after(wakeups: &mut Wakeups, lease: &str, again: Duration) {
 fn without_store(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
     match shared.client.on_outage() {
         OnOutage::FailClosed => return Err(Reason::StoreUnreachable),
-        OnOutage::FailOpen => shared.enter(cost),
-        OnOutage::Local if shared.enter_share(cost) => {}
-        OnOutage::Local => return Err(Reason::Full),
+        OnOutage::FailOpen => shared.enter_unlimited(cost),
+        OnOutage::Local => shared.enter_share(cost)?,
     }
     Ok(FleetPermit::new(Arc::clone(shared), cost, None))
 }
@@ -158,7 +157,7 @@ impl<'a> Acquisition<'a> {
         if self.request.cost > self.request.limit {
             return Err(Denied::TooCostly);
         }
-        if shared.is_closed() {
+        if shared.is_closed() || shared.is_settling() {
             return Err(Denied::NoAnswer);
         }
         self.piggybacked = shared.releases.take(PIGGYBACKED);
@@ -174,6 +173,7 @@ impl<'a> Acquisition<'a> {
             return Err(Denied::NoAnswer);
         };
         self.piggybacked.clear();
+        shared.heard();
         match answer {
             Admission::Granted { fence } => {
                 self.known = false;
