@@ -4,6 +4,7 @@ mod agreement;
 mod around;
 mod batching;
 mod cooling_down;
+mod cuts;
 mod freezing;
 mod outages;
 mod shutdown;
