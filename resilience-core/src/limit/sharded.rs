@@ -142,6 +142,10 @@ impl LimitStore for ShardedLimits {
         self.store.heartbeat(name, instance, ttl)
     }
 
+    fn note_denied(&self, name: &str, subject: &str, demand: &Demand<'_>) {
+        self.store.note_denied(name, subject, demand);
+    }
+
     fn handle(&self) -> Option<&StoreHandle> {
         self.store.handle()
     }

@@ -26,7 +26,7 @@ use crate::{
     error::Pattern,
     fleet::{HandleTasks, StoreClient, StoreHandle, join},
     limit::{
-        store::{InProcessLimits, LimitStore, StoreDecision},
+        store::{Demand, InProcessLimits, LimitStore, StoreDecision},
         token_bucket::LimitOutcome,
     },
     telemetry,
@@ -219,6 +219,14 @@ impl Limiter {
         now: Moment,
     ) -> Option<Decision> {
         let refusal = self.denials.look(subject, plan, prices, now)?;
+        let limit = &plan.as_slice()[refusal.binding];
+        let demand = Demand {
+            limit: &limit.name,
+            quota: limit.quota,
+            cost: signed(prices[refusal.binding]),
+        };
+        let name = &self.settings.name;
+        self.client.store().note_denied(name, subject, &demand);
         let outcome = Decided::By(LimitOutcome::Wait {
             binding: refusal.binding,
             micros: refusal.micros,
