@@ -38,6 +38,12 @@
 //! probes of one half-open state are as many as configured, and as many again for each instance that has been cut off for
 //! that long, or was shut down. A store that has lost its data grants them once more.
 //!
+//! # Instances that differ in their window
+//!
+//! While a new window is rolled out, each report moves the fleet's counts to buckets of its own window, to the nearest one:
+//! calls count once, up to half a bucket (a twentieth of the longer window) earlier or later, and for as long as the
+//! shortest window of the instances.
+//!
 //! # Agreement after an outage of the store
 //!
 //! During the outage instances may close or open by themselves. At each view that the store gives afterwards, an instance

@@ -195,8 +195,7 @@ impl BreakerRecord {
     pub fn report(&mut self, report: &Report, now: u64) {
         let bucket_ms = report.bucket_ms.max(1);
         if self.bucket_ms != bucket_ms {
-            self.buckets.clear();
-            self.bucket_ms = bucket_ms;
+            self.regroup(bucket_ms);
         }
         self.sweep(now);
         let known = self
@@ -342,6 +341,16 @@ impl BreakerRecord {
             by: self.by.clone(),
             cause: self.cause.clone(),
         }
+    }
+
+    /// Moves the counts to the nearest buckets of another length: instances differ in their window while a new one is
+    /// rolled out.
+    fn regroup(&mut self, bucket_ms: u64) {
+        for (bucket, counts) in std::mem::take(&mut self.buckets) {
+            let nearest = (bucket * self.bucket_ms + bucket_ms / 2) / bucket_ms;
+            self.buckets.entry(nearest).or_default().add(counts);
+        }
+        self.bucket_ms = bucket_ms;
     }
 
     /// Drops what no view can show any longer.
