@@ -109,7 +109,16 @@ mod tests {
     async fn more_instances_count_at_once_and_fewer_when_they_stay_away() {
         let live = LiveInstances::new(None);
         live.count(1, SECOND);
-        for (count, parts) in [(4, 4), (6, 6), (1, 6), (6, 6), (2, 6), (3, 6), (1, 3), (1, 3)] {
+        for (count, parts) in [
+            (4, 4),
+            (6, 6),
+            (1, 6),
+            (6, 6),
+            (2, 6),
+            (3, 6),
+            (1, 3),
+            (1, 3),
+        ] {
             advance(SECOND).await;
             live.count(count, SECOND);
             assert_eq!(live.parts(), Some(parts));

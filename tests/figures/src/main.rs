@@ -63,7 +63,9 @@ async fn main() {
         ["only", part] => figures(part).await,
         [] => figures("").await,
         _ => {
-            eprintln!("usage: resilience-figures [torture [hammer | probes | shares | stuck] | only NAME]");
+            eprintln!(
+                "usage: resilience-figures [torture [hammer | probes | shares | stuck] | only NAME]"
+            );
             std::process::exit(2);
         }
     }

@@ -70,7 +70,12 @@ pub(crate) async fn cuts() {
     }
     let unit = format!("probes; {sent} were sent in {ROUNDS} half-open states of 12 instances");
     let target = Target::Exactly(0.0);
-    figure("probes_above_budget_under_cuts", worst.into(), &unit, target);
+    figure(
+        "probes_above_budget_under_cuts",
+        worst.into(),
+        &unit,
+        target,
+    );
 }
 
 /// How many calls get through that hang, so that there is no verdict meanwhile.

@@ -135,10 +135,22 @@ pub(crate) async fn run() {
     let expected = || FleetOptions::new().expected_instances(INSTANCES as u64);
     let mut worst: f64 = 0.0;
     for (scene, (over, calls)) in [
-        ("started_without", started_without(FleetOptions::new()).await),
-        ("started_without_expected", started_without(expected()).await),
-        ("restarted_without", restarted_without(FleetOptions::new()).await),
-        ("restarted_without_expected", restarted_without(expected()).await),
+        (
+            "started_without",
+            started_without(FleetOptions::new()).await,
+        ),
+        (
+            "started_without_expected",
+            started_without(expected()).await,
+        ),
+        (
+            "restarted_without",
+            restarted_without(FleetOptions::new()).await,
+        ),
+        (
+            "restarted_without_expected",
+            restarted_without(expected()).await,
+        ),
         ("stopped", stopped().await),
         ("restarted_empty", restarted_empty().await),
     ] {

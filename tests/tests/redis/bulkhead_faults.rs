@@ -189,7 +189,8 @@ async fn while_redis_hangs_the_policy_decides_and_what_was_in_doubt_is_given_bac
         .build()
         .unwrap();
     eventually("both are known", SOON, || async {
-        share.view().await.is_ok_and(|seen| seen.live == 2) && share.snapshot().local_parts == Some(2)
+        share.view().await.is_ok_and(|seen| seen.live == 2)
+            && share.snapshot().local_parts == Some(2)
     })
     .await;
     let before = share.acquire(1).await.unwrap();

@@ -5,10 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{
-            AtomicBool, AtomicU32, AtomicU64,
-            Ordering::AcqRel,
-        },
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel},
     },
     time::Duration,
 };
@@ -122,8 +119,8 @@ impl FleetMember {
             sender,
             agent: OnceLock::new(),
             batcher,
-            pub(super) ask_again: AtomicU64::new(0),
-            pub(super) asking: AtomicU32::new(0),
+            ask_again: AtomicU64::new(0),
+            asking: AtomicU32::new(0),
             runtime,
         };
         (Arc::new(member), AgentReceiver(receiver))

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    agent::BreakerAgent,
-    member::AgentMessage,
-    probe_lease::ProbeLease,
-};
+use super::{agent::BreakerAgent, member::AgentMessage, probe_lease::ProbeLease};
 use crate::clock::Moment;
 
 impl BreakerAgent {

@@ -84,7 +84,11 @@ mod tests {
         assert_eq!(all(&mut shares, 1), 16);
         assert_eq!(all(&mut shares, 10), 16, "also when calls have ended");
         let (first, _) = &mut shares[0];
-        assert_eq!(first.may_hold(16, 4, 0, LEASE, at(11)), 4, "its part, a lease later");
+        assert_eq!(
+            first.may_hold(16, 4, 0, LEASE, at(11)),
+            4,
+            "its part, a lease later"
+        );
         first.end();
         assert_eq!(first.may_hold(16, 4, 1, LEASE, at(12)), 1, "another outage");
     }

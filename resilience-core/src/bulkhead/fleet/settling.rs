@@ -24,7 +24,11 @@ const PARTS: u64 = 32;
 impl Settling {
     /// Gives back what is no longer needed, then acquires what is missing. If the fleet holds too much already, the rest
     /// is tried again at the next renewal.
-    pub(super) async fn settle(&mut self, shared: &Shared, client: &StoreClient<dyn BulkheadStore>) {
+    pub(super) async fn settle(
+        &mut self,
+        shared: &Shared,
+        client: &StoreClient<dyn BulkheadStore>,
+    ) {
         let now = shared.clock.now();
         self.leases.retain(|lease| !lease.is_lost(now));
         let owed = shared.held_without_lease();

@@ -84,9 +84,7 @@ pub use self::{
     store::{InProcessRegion, RegionStore},
 };
 
-use self::{
-    client::LedgerClient, demand::DemandCounter, ledger::Rules, share::ShareTracker,
-};
+use self::{client::LedgerClient, demand::DemandCounter, ledger::Rules, share::ShareTracker};
 use super::{
     Quota,
     store::{Demand, LimitStore, StoreDecision, StoreError, StoreFuture, validate},

@@ -114,7 +114,10 @@ async fn a_probe_that_was_granted_without_an_answer_goes_back_to_the_fleet() {
     let fleet = HalfOpenFleet::new(2).await;
     let leased = async || fleet.store.view("payments").await.unwrap().leased;
     fleet.instances[0].loses_answers.store(true, Relaxed);
-    let (breaker, asked) = (fleet.instances[0].breaker.clone(), Arc::new(AtomicBool::new(false)));
+    let (breaker, asked) = (
+        fleet.instances[0].breaker.clone(),
+        Arc::new(AtomicBool::new(false)),
+    );
     let call = tokio::spawn({
         let asked = Arc::clone(&asked);
         async move {
@@ -130,7 +133,9 @@ async fn a_probe_that_was_granted_without_an_answer_goes_back_to_the_fleet() {
         pass(ms(10)).await;
     }
     let rejected = call.await.unwrap().unwrap_err();
-    assert!(matches!(rejected, Error::Rejected(rejected) if rejected.reason() == Reason::NoProbeLeft));
+    assert!(
+        matches!(rejected, Error::Rejected(rejected) if rejected.reason() == Reason::NoProbeLeft)
+    );
     fleet.instances[0].loses_answers.store(false, Relaxed);
     pass(ms(1_500)).await;
     assert_eq!(leased().await, 0);

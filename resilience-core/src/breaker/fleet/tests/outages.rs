@@ -46,9 +46,7 @@ pub(super) fn flaky() -> (InProcessBreakers, Arc<AtomicBool>, Arc<AtomicBool>, F
 }
 
 /// A connection of its own to `inner`: whether it is down, and whether it loses answers.
-pub(super) fn flaky_over(
-    inner: &InProcessBreakers,
-) -> (Arc<AtomicBool>, Arc<AtomicBool>, Flaky) {
+pub(super) fn flaky_over(inner: &InProcessBreakers) -> (Arc<AtomicBool>, Arc<AtomicBool>, Flaky) {
     let (down, lost) = (Arc::default(), Arc::default());
     let flaky = Flaky {
         inner: inner.clone(),

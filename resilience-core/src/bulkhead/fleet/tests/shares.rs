@@ -57,7 +57,11 @@ async fn an_outage_admits_no_more_than_the_limit_however_the_permits_are_held() 
     for bulkhead in &fleet {
         held.append(&mut fill(bulkhead).await);
     }
-    assert_eq!(held.len(), PLACES, "a lease later, its part of the limit for each");
+    assert_eq!(
+        held.len(),
+        PLACES,
+        "a lease later, its part of the limit for each"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,7 +85,11 @@ async fn calls_that_were_admitted_without_the_store_are_entered_when_it_is_back(
             assert!(more.is_empty(), "{} more than the limit", more.len());
         }
     }
-    assert_eq!(in_flight(&store).await, PLACES as u64, "the store knows them");
+    assert_eq!(
+        in_flight(&store).await,
+        PLACES as u64,
+        "the store knows them"
+    );
     // As they end, they are given back.
     alone.truncate(5);
     tokio::time::sleep(ms(50)).await;

@@ -220,7 +220,9 @@ impl Shard {
     }
 
     fn owing(&self) -> usize {
-        self.subjects.values().filter(|one| one.alone.is_some()).count()
+        self.subjects
+            .values()
+            .filter(|one| one.alone.is_some())
+            .count()
     }
 }
-

@@ -121,7 +121,9 @@ impl Alone {
         now: Moment,
     ) -> StoreDecision {
         let limits = plan.as_slice().iter();
-        let quotas: Vec<Quota> = limits.map(|limit| share(&limit.quota, self.parts)).collect();
+        let quotas: Vec<Quota> = limits
+            .map(|limit| share(&limit.quota, self.parts))
+            .collect();
         let claims: Vec<Claim<'_>> = quotas
             .iter()
             .enumerate()

@@ -49,10 +49,22 @@ fn a_share_of_a_subject_that_is_not_known_begins_empty_and_gains_its_part() {
     assert_eq!(admitted(&shares, "first", at(0)), 0);
     assert_eq!(admitted(&shares, "first", at(2_999)), 0);
     assert_eq!(admitted(&shares, "first", at(3_000)), 1);
-    assert_eq!(admitted(&shares, "second", at(6_000)), 2, "since the outage began");
-    assert_eq!(admitted(&shares, "third", at(600_000)), 3, "no more than its part");
+    assert_eq!(
+        admitted(&shares, "second", at(6_000)),
+        2,
+        "since the outage began"
+    );
+    assert_eq!(
+        admitted(&shares, "third", at(600_000)),
+        3,
+        "no more than its part"
+    );
     shares.heard();
-    assert_eq!(admitted(&shares, "fourth", at(700_000)), 0, "another outage");
+    assert_eq!(
+        admitted(&shares, "fourth", at(700_000)),
+        0,
+        "another outage"
+    );
 }
 
 #[test]
@@ -141,5 +153,9 @@ fn more_subjects_than_there_is_room_for_start_empty_again() {
     assert!(kept <= most, "{kept}");
     assert_eq!(shares.owing().len(), kept);
     assert_eq!(shares.owing.load(Relaxed), kept);
-    assert_eq!(admitted(&shares, "s", at(2_999)), 0, "nothing is paid twice");
+    assert_eq!(
+        admitted(&shares, "s", at(2_999)),
+        0,
+        "nothing is paid twice"
+    );
 }

@@ -358,7 +358,11 @@ async fn while_the_store_is_gone_the_shares_of_the_instances_add_up_to_the_limit
     );
     for _ in 0..5 {
         sleep(2 * SECOND).await;
-        assert_eq!(take_all().await, 8, "a fourth of ten is two, for each of four");
+        assert_eq!(
+            take_all().await,
+            8,
+            "a fourth of ten is two, for each of four"
+        );
     }
     let slow = &limits[0];
     assert!(slow.ask("t", 2).await.retry_after().unwrap() > Duration::from_millis(700));

@@ -43,7 +43,11 @@ impl Fleet {
     async fn known(&mut self) {
         for _ in 0..50 {
             self.run(ms(100)).await;
-            if self.limits.iter().all(|limit| limit.local_parts() == Some(INSTANCES)) {
+            if self
+                .limits
+                .iter()
+                .all(|limit| limit.local_parts() == Some(INSTANCES))
+            {
                 return;
             }
         }
@@ -104,7 +108,11 @@ async fn instances_that_start_without_the_store_admit_no_more_than_the_limit() {
         // The bucket would be full: but an instance cannot know that.
         assert!((least..=200).contains(&admitted), "{admitted}");
         assert_eq!(least == 0, admitted == 0, "{admitted}");
-        let reason = fleet.limits[0].check("tenant", 40).await.unwrap_err().reason();
+        let reason = fleet.limits[0]
+            .check("tenant", 40)
+            .await
+            .unwrap_err()
+            .reason();
         let unknown = options == FleetOptions::new();
         assert_eq!(reason == Reason::StoreUnreachable, unknown, "{reason:?}");
         server.down(false);
@@ -159,7 +167,6 @@ async fn an_outage_of_the_store_pays_the_burst_once() {
     }
 }
 
-/// A store that flaps charges each call once, and answers that are lost are charged too.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_flaps_pays_no_further_burst() {
     let server = Server::default();
@@ -169,7 +176,10 @@ async fn a_store_that_flaps_pays_no_further_burst() {
         match round % 3 {
             0 => server.down(true),
             1 => server.hang(true),
-            _ => server.inner.flush(),
+            _ => {
+                server.down(true);
+                server.inner.flush();
+            }
         }
         fleet.run(ms(150 + 211 * round)).await;
         server.down(false);

@@ -394,7 +394,10 @@ fn a_share_changes_hands_within_the_intervals_that_are_stated() {
         let longest = longest.reduce(|one, other| [0, 1].map(|at| one[at].max(other[at])));
         let longest = longest.unwrap();
         println!("{longest:?} intervals with messages of up to {latency} thousandths");
-        assert!(longest.iter().all(|one| *one <= stated), "{longest:?} of {stated}");
+        assert!(
+            longest.iter().all(|one| *one <= stated),
+            "{longest:?} of {stated}"
+        );
     }
 }
 
