@@ -1,5 +1,7 @@
 //! The store as callers have it, over ledgers in this process and a clock that the test moves.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::*;
 use crate::{
     fleet::{FleetOptions, OnOutage},
