@@ -26,7 +26,7 @@
 //! have counted this one. Before that, an instance takes its part of
 //! [`expected_instances`](FleetOptions::expected_instances), or rejects calls if that is not set. More live instances count
 //! at once, fewer after two intervals. When the store is available again, an instance reports what it admitted, and keeps
-//! to its share for two seconds and a budget more, in which the others do the same.
+//! within its share for two seconds and a budget more, in which the others do the same.
 //!
 //! # Events
 //! One `WARN` event `store unavailable` when the store becomes unavailable, with the reason and the policy in

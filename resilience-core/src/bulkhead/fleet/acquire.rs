@@ -157,8 +157,11 @@ impl<'a> Acquisition<'a> {
         if self.request.cost > self.request.limit {
             return Err(Denied::TooCostly);
         }
-        if shared.is_closed() || shared.is_settling() {
+        if shared.is_closed() {
             return Err(Denied::NoAnswer);
+        }
+        if shared.is_settling() && !shared.has_room_in_share(self.request.cost) {
+            return Err(Denied::Full(POLL));
         }
         self.piggybacked = shared.releases.take(PIGGYBACKED);
         let pending = self.piggybacked.iter();

@@ -73,7 +73,7 @@
 //! by what was acquired between the last renewal and the outage (at most a third of a lease), divided by the instances;
 //! by calls in progress whose leases have ended; and, where one instance loses the store alone, by its share.
 //! When the store is back, calls that were admitted without it are entered in it, and for two seconds
-//! and a budget more, in which the other instances do the same, new calls still go by the share.
+//! and a budget more, in which the other instances do the same, new calls must be within the share too.
 //!
 //! Calls in progress keep their leases until these end, and lose them then. A store that has lost
 //! its data (a flushed server, a failover to a replica that lags behind) gets the leases in progress

@@ -182,15 +182,27 @@ impl Shared {
 
     /// Takes permits out of this instance's share, if it is known and that many are left of it.
     pub(super) fn enter_share(&self, cost: u64) -> Result<(), Reason> {
-        let parts = self.local_parts().ok_or(Reason::StoreUnreachable)?;
-        let (own, now) = (self.in_flight.load(Relaxed), self.clock.now());
-        let (limit, lease) = (self.limit(), self.lease);
-        let share = self.lock_share().may_hold(limit, parts, own, lease, now);
+        let share = self.local_share().ok_or(Reason::StoreUnreachable)?;
         let more = |taken: u64| Some(taken + cost).filter(|taken| *taken <= share);
         let entered = self.in_flight.fetch_update(Relaxed, Relaxed, more);
         entered.map_err(|_| Reason::Full)?;
         self.without_lease.fetch_add(cost, Relaxed);
         Ok(())
+    }
+
+    /// Whether that many permits are left of this instance's share.
+    pub(super) fn has_room_in_share(&self, cost: u64) -> bool {
+        let taken = self.in_flight.load(Relaxed);
+        self.local_share()
+            .is_some_and(|share| taken + cost <= share)
+    }
+
+    /// The permits that calls of this instance may hold without the store; `None`: not known.
+    fn local_share(&self) -> Option<u64> {
+        let parts = self.local_parts()?;
+        let (own, now) = (self.in_flight.load(Relaxed), self.clock.now());
+        let (limit, lease) = (self.limit(), self.lease);
+        Some(self.lock_share().may_hold(limit, parts, own, lease, now))
     }
 
     /// Notes the end of a call that held no lease.
@@ -206,7 +218,7 @@ impl Shared {
         self.without_lease.load(Relaxed)
     }
 
-    /// Whether new calls go by the share although the store is available again.
+    /// Whether new calls must be within the share although the store is available again.
     pub(super) fn is_settling(&self) -> bool {
         self.client.on_outage() == OnOutage::Local
             && self.client.is_settling()
@@ -215,7 +227,9 @@ impl Shared {
 
     /// Notes that the store has granted or refused permits.
     pub(super) fn heard(&self) {
-        self.lock_share().end();
+        if !self.is_settling() {
+            self.lock_share().end();
+        }
     }
 
     pub(super) fn saw(&self, view: &BulkheadView) {

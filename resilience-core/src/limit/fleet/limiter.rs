@@ -182,10 +182,13 @@ impl Limiter {
         if let Mode::Local = self.settings.mode {
             return self.alone(subject, plan, prices).await;
         }
-        if !self.client.accepts_calls()
-            || self.is_settling()
-            || self.settle_share(subject, false).await.is_err()
-        {
+        if !self.client.accepts_calls() {
+            return self.fallback(subject, plan, prices);
+        }
+        if self.is_settling() {
+            return self.decide_settling(subject, plan, prices).await;
+        }
+        if self.settle_share(subject, false).await.is_err() {
             return self.fallback(subject, plan, prices);
         }
         match &self.settings.mode {
@@ -235,7 +238,7 @@ impl Limiter {
         Some(self.decision(plan.clone(), outcome, DecidedBy::Memory, standings))
     }
 
-    fn of_store(&self, subject: &str, plan: Plan, stored: &StoreDecision) -> Decision {
+    pub(super) fn of_store(&self, subject: &str, plan: Plan, stored: &StoreDecision) -> Decision {
         if let LimitOutcome::Wait { micros, .. } = stored.outcome {
             let standings = standings(&stored.limits);
             let wait = Duration::from_micros(micros);

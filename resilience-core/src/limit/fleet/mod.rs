@@ -66,7 +66,7 @@
 //!
 //! When the store is available again, each instance charges it for what it admitted, as far as its share is short of it,
 //! and for tokens that the store can only have because it has lost its data. For two seconds and a budget more, in which
-//! the other instances find the store too, calls are still decided by the share. A refund or a reset by another
+//! the other instances find the store too, calls have to pass the share as well. A refund or a reset by another
 //! instance during the outage may be undone by that.
 //!
 //! After three failures in a row the store is [unavailable](crate::fleet#health): calls go by the policy at once, and a

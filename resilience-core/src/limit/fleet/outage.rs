@@ -75,7 +75,31 @@ impl Limiter {
         self.client.on_outage() == OnOutage::Local
     }
 
-    /// Whether calls are decided by the share although the store is available again.
+    /// Decides about a call while other instances may not have settled yet: it has to pass the share, too.
+    pub(super) async fn decide_settling(
+        &self,
+        subject: &str,
+        plan: Plan,
+        prices: &Prices,
+    ) -> Decision {
+        if self.settle_share(subject, true).await.is_err() {
+            return self.fallback(subject, plan, prices);
+        }
+        let decision = self.decide_by_share(subject, plan.clone(), prices);
+        if !decision.would_admit() {
+            return decision;
+        }
+        let answer = self.call_store(subject, &plan, |index| signed(prices[index]));
+        match answer.await {
+            Ok(stored) => {
+                self.shares.charged(subject, prices);
+                self.of_store(subject, plan, &stored)
+            }
+            Err(_) => decision,
+        }
+    }
+
+    /// Whether calls have to pass the share although the store is available again.
     pub(super) fn is_settling(&self) -> bool {
         self.keeps_shares() && self.client.is_settling() && self.local_parts().is_some()
     }
@@ -86,7 +110,7 @@ impl Limiter {
         if !self.keeps_shares() {
             return Ok(());
         }
-        let Some(settling) = self.shares.settle(subject, errors, sent) else {
+        let Some(settling) = self.shares.settle(subject, errors, stays, sent) else {
             return Ok(());
         };
         let plan = settling.plan();

@@ -25,8 +25,16 @@ use std::{
     },
 };
 
-use self::{settling::Settling, subject::Subject};
-use super::{costs::NO_PRICES, demands::standings, plan::Plan, projection};
+use self::{
+    settling::Settling,
+    subject::{Alone, Subject},
+};
+use super::{
+    costs::{NO_PRICES, Prices},
+    demands::standings,
+    plan::Plan,
+    projection,
+};
 use crate::{
     clock::Moment,
     limit::store::{Standing, StoreDecision},
@@ -153,16 +161,35 @@ impl LocalShares {
         known.is_some_and(|known| known.alone.is_some())
     }
 
-    /// Begins to settle `subject` with the store, if there is anything to settle and no other call is doing it.
+    /// Notes that the store was charged for a call that was admitted here too.
+    pub(super) fn charged(&self, subject: &str, prices: &Prices) {
+        let mut shard = self.shard(subject);
+        let known = shard.subjects.get_mut(subject);
+        if let Some(alone) = known.and_then(|known| known.alone.as_mut()) {
+            alone.settle(prices);
+        }
+    }
+
+    /// Begins to settle `subject` with the store, if there is anything to settle and no other call is doing it. Unless it
+    /// `stays`, a share that owes nothing ends.
     pub(super) fn settle<'a>(
         &'a self,
         subject: &'a str,
         errors: u64,
+        stays: bool,
         now: Moment,
     ) -> Option<Settling<'a>> {
         let mut shard = self.shard(subject);
         let known = shard.subjects.get_mut(subject)?;
-        if known.is_settling || !known.is_unsettled(errors) {
+        if known.is_settling {
+            return None;
+        }
+        let owes = |alone: &Alone| alone.spent != NO_PRICES;
+        if known.errors == errors && !known.alone.as_deref().is_some_and(owes) {
+            if !stays {
+                self.owing
+                    .fetch_sub(known.alone.take().iter().len(), Relaxed);
+            }
             return None;
         }
         known.is_settling = true;

@@ -73,9 +73,7 @@ impl Settling<'_> {
         let Some(alone) = &mut known.alone else {
             return;
         };
-        for (spent, settled) in alone.spent.iter_mut().zip(self.spent) {
-            *spent = spent.saturating_sub(settled);
-        }
+        alone.settle(&self.spent);
         if !stays && alone.spent == NO_PRICES {
             known.alone = None;
             self.shares.owing.fetch_sub(1, Relaxed);

@@ -106,7 +106,9 @@ impl Subject {
                     cost: 0,
                 };
                 let (_, after) = decide_one(look, micros(now));
-                missing[index] = quota.capacity() - after.remaining.min(quota.capacity());
+                // Rounded up, so that all shares together are charged for the whole.
+                let whole = limit.quota.capacity().div_ceil(alone.parts);
+                missing[index] = whole.saturating_sub(after.remaining);
             }
         }
         missing
@@ -114,6 +116,13 @@ impl Subject {
 }
 
 impl Alone {
+    /// The store was charged for `prices`.
+    pub(super) fn settle(&mut self, prices: &Prices) {
+        for (spent, settled) in self.spent.iter_mut().zip(prices) {
+            *spent = spent.saturating_sub(*settled);
+        }
+    }
+
     pub(super) fn decide(
         &mut self,
         plan: &Plan,

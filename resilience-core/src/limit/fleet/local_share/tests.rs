@@ -82,7 +82,9 @@ fn a_wait_is_that_of_the_share() {
 
 /// What the store is charged that holds `remaining` at `now`.
 fn owed(shares: &LocalShares, remaining: u64, now: Moment) -> u64 {
-    let settling = shares.settle("s", 1, now).expect("something to settle");
+    let settling = shares
+        .settle("s", 1, true, now)
+        .expect("something to settle");
     settling.owed(&left(remaining), now)[0]
 }
 
@@ -97,15 +99,18 @@ fn what_was_admitted_is_owed_as_far_as_the_share_is_short_of_it() {
         admitted(&shares, "s", at(second * 3_000));
     }
     // Thirteen in all, of which ten came in.
-    assert_eq!(owed(&shares, 10, at(30_000)), 3);
-    assert_eq!(owed(&shares, 10, at(36_000)), 1, "two more have come in");
+    assert_eq!(owed(&shares, 10, at(30_000)), 4, "rounded up");
+    assert_eq!(owed(&shares, 10, at(36_000)), 2, "two more have come in");
 }
 
 #[test]
 fn what_the_store_can_only_hold_without_its_data_is_owed() {
     let shares = LocalShares::new();
     shares.note("s", &plan(), &left(2), 0, at(0));
-    assert!(shares.settle("s", 0, at(1)).is_none(), "no step has failed");
+    assert!(
+        shares.settle("s", 0, true, at(1)).is_none(),
+        "no step has failed"
+    );
     // A token more is within the error of the projection.
     assert_eq!(owed(&shares, 3, at(0)), 0);
     assert_eq!(owed(&shares, 10, at(0)), 7);
@@ -121,21 +126,32 @@ fn a_subject_is_settled_once_and_then_the_store_decides() {
     shares.note("s", &plan(), &left(9), 0, at(0));
     assert!(take(&shares, "s", at(0)));
     assert_eq!(shares.owing(), [Box::<str>::from("s")]);
-    let settling = shares.settle("s", 1, at(1)).expect("something to settle");
-    assert!(shares.settle("s", 1, at(1)).is_none(), "in progress");
+    let settling = shares
+        .settle("s", 1, true, at(1))
+        .expect("something to settle");
+    assert!(shares.settle("s", 1, true, at(1)).is_none(), "in progress");
     assert!(take(&shares, "s", at(1)), "meanwhile");
     settling.done(&left(8), at(2), false);
     assert!(shares.has("s"), "the second call is owed");
     assert_eq!(owed(&shares, 8, at(2)), 1);
-    drop(shares.settle("s", 1, at(2)));
-    let settling = shares.settle("s", 1, at(2)).expect("it was given up");
+    drop(shares.settle("s", 1, true, at(2)));
+    let settling = shares.settle("s", 1, true, at(2)).expect("it was given up");
     settling.done(&left(7), at(2), true);
     assert!(shares.has("s"), "others may not have settled yet");
     assert_eq!(admitted(&shares, "s", at(2)), 1, "the rest of the share");
-    let settling = shares.settle("s", 1, at(3)).expect("something to settle");
+    let settling = shares
+        .settle("s", 1, true, at(3))
+        .expect("something to settle");
     settling.done(&left(6), at(3), false);
     assert!(!shares.has("s"));
-    assert!(shares.owing().is_empty() && shares.settle("s", 1, at(4)).is_none());
+    assert!(take(&shares, "s", at(3)));
+    shares.charged("s", &[1, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(
+        shares.settle("s", 1, true, at(3)).is_none() && shares.has("s"),
+        "it owes nothing"
+    );
+    assert!(shares.settle("s", 1, false, at(3)).is_none() && !shares.has("s"));
+    assert!(shares.owing().is_empty() && shares.settle("s", 1, true, at(4)).is_none());
 }
 
 #[test]

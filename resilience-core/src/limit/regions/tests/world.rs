@@ -389,7 +389,7 @@ fn intervals(seed: u64, latency: u64) -> [u64; 2] {
 /// What the documentation says of it.
 #[test]
 fn a_share_changes_hands_within_the_intervals_that_are_stated() {
-    for (latency, stated) in [(100, 9), (400, 21)] {
+    for (latency, stated) in [(100, 12), (400, 30)] {
         let longest = (0..60).map(|seed| intervals(seed, latency));
         let longest = longest.reduce(|one, other| [0, 1].map(|at| one[at].max(other[at])));
         let longest = longest.unwrap();
