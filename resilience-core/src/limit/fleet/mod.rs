@@ -61,7 +61,7 @@
 //! in at the rate of the limit since then, since others may have taken that; without such an answer it begins empty. So
 //! the bound of `Local` is exceeded by what other instances took faster than that after the last answer, divided by the
 //! instances; by what was admitted by shares of a fleet that is larger than [`live_instances`](FleetRateLimit::live_instances)
-//! (instances that started after the last heartbeat); and, for bursts of fewer tokens than instances, by one token for each
+//! (instances that started after the last heartbeat) or of processes that end before the store is back; and, for bursts of fewer tokens than instances, by one token for each
 //! instance. A share that is not known admits nothing: see [`local_parts`](FleetRateLimit::local_parts).
 //!
 //! When the store is available again, each instance charges it for what it admitted, as far as its share is short of it,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     costs::{NO_PRICES, Prices},
@@ -106,10 +106,13 @@ impl Limiter {
 
     /// Settles what is to be settled before the store decides about `subject`. With `stays`, the share goes on deciding.
     pub(super) async fn settle_share(&self, subject: &str, stays: bool) -> Result<(), StoreError> {
-        let (errors, sent) = (self.client.errors(), self.settings.clock.now());
         if !self.keeps_shares() {
             return Ok(());
         }
+        // Another call may be doing it.
+        let settled = timeout(self.client.budget(), self.shares.settled(subject));
+        settled.await.map_err(|_| StoreError::timed_out())?;
+        let (errors, sent) = (self.client.errors(), self.settings.clock.now());
         let Some(settling) = self.shares.settle(subject, errors, stays, sent) else {
             return Ok(());
         };

@@ -35,7 +35,9 @@
 //! than it meant to.
 //!
 //! - A loan is noted by the lender first, and entered at the borrower when no process of the lender can still use it; it
-//!   is taken back in the reverse order. So a share changes hands within some eight [intervals](RegionalLimitsBuilder::interval).
+//!   is taken back in the reverse order. So a share changes hands in six to twelve
+//!   [intervals](RegionalLimitsBuilder::interval), and two or three more until a demand shows, as long as messages take at
+//!   most a tenth of an interval. Slower messages and loaded machines miss turns: with up to four tenths, it takes up to 30.
 //! - A region that cannot be reached keeps what it was lent until the [term](RegionalLimitsBuilder::term) ends; then the
 //!   lender has it back.
 //! - A region whose ledger was lost keeps to its floor for one term, since what the lost ledger had lent may still be in

@@ -25,6 +25,8 @@ use std::{
     },
 };
 
+use tokio::sync::Notify;
+
 use self::{
     settling::Settling,
     subject::{Alone, Subject},
@@ -48,6 +50,8 @@ pub(super) struct LocalShares {
     failing_since: AtomicU64,
     /// The number of subjects that are to be settled.
     owing: AtomicUsize,
+    /// A subject is no longer being settled.
+    settled: Notify,
 }
 
 const SHARDS: usize = 16;
@@ -71,6 +75,7 @@ impl LocalShares {
             shards: std::array::from_fn(|_| Mutex::default()),
             failing_since: AtomicU64::new(0),
             owing: AtomicUsize::new(0),
+            settled: Notify::new(),
         }
     }
 
@@ -167,6 +172,24 @@ impl LocalShares {
         let known = shard.subjects.get_mut(subject);
         if let Some(alone) = known.and_then(|known| known.alone.as_mut()) {
             alone.settle(prices);
+        }
+    }
+
+    /// Waits until no call settles `subject`.
+    pub(super) async fn settled(&self, subject: &str) {
+        loop {
+            // Made before the look: it hears what happens from here on.
+            let settled = self.settled.notified();
+            let is_settling = |known: &Subject| known.is_settling;
+            let known = self
+                .shard(subject)
+                .subjects
+                .get(subject)
+                .is_some_and(is_settling);
+            if !known {
+                return;
+            }
+            settled.await;
         }
     }
 

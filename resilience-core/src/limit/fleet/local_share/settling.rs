@@ -83,9 +83,14 @@ impl Settling<'_> {
 
 impl Drop for Settling<'_> {
     fn drop(&mut self) {
-        let mut shard = self.shares.shard(self.subject);
-        if let Some(known) = shard.subjects.get_mut(self.subject) {
+        if let Some(known) = self
+            .shares
+            .shard(self.subject)
+            .subjects
+            .get_mut(self.subject)
+        {
             known.is_settling = false;
         }
+        self.shares.settled.notify_waiters();
     }
 }

@@ -131,8 +131,8 @@ async fn restarts_without_the_store_pay_no_further_burst() {
         let mut fleet = Fleet::start(&server, &options);
         fleet.known().await;
         server.down(true);
-        for _ in 0..3 * INSTANCES {
-            fleet.run(SECOND).await;
+        for _ in 0..2 * INSTANCES {
+            fleet.run(2 * SECOND).await;
             fleet.restart();
         }
         server.down(false);
