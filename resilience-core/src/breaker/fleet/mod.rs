@@ -36,7 +36,8 @@
 //! An instance sends probes of its own only when its store has been unavailable for two heartbeats (4 seconds), or for a
 //! [`probe_lease`](FleetRules::probe_lease) if that is shorter: the fleet may have gone on without it by then. The bound: the
 //! probes of one half-open state are as many as configured, and as many again for each instance that has been cut off for
-//! that long, or was shut down. A store that has lost its data grants them once more.
+//! that long, was shut down, or has opened by its own window and not heard of the fleet's verdict before that time was over.
+//! A store that has lost its data grants them once more.
 //!
 //! # Instances that differ in their window
 //!
