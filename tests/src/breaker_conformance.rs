@@ -23,6 +23,7 @@ pub async fn all(store: &dyn BreakerStore) {
     reports_add_up_and_a_repeated_one_counts_once(store).await;
     a_report_of_another_epoch_counts_nothing_but_shows_life(store).await;
     what_is_too_old_leaves_the_window_and_the_silent_are_no_longer_live(store).await;
+    instances_that_differ_in_their_window_are_counted_together(store).await;
     one_change_wins_and_starts_afresh(store).await;
     the_epoch_only_goes_up(store).await;
     what_was_lost_is_restored_and_what_is_known_better_is_not(store).await;
@@ -237,6 +238,22 @@ async fn what_is_too_old_leaves_the_window_and_the_silent_are_no_longer_live(
         },
     )
     .await;
+}
+
+async fn instances_that_differ_in_their_window_are_counted_together(store: &dyn BreakerStore) {
+    let name = "rollout";
+    for sequence in 1..=20 {
+        for (instance, bucket_ms) in [("old", 1_000), ("new", 1_700), ("other", 6_000)] {
+            let report = Report {
+                bucket_ms,
+                ..report(instance, sequence, 0, 2, 1)
+            };
+            store.report(name, &report).await.expect("merged");
+        }
+    }
+    let view = store.view(name).await.expect("a view");
+    assert_eq!((view.window.success, view.window.failure), (120, 60));
+    assert_eq!((view.live, view.failing), (3, 3));
 }
 
 async fn one_change_wins_and_starts_afresh(store: &dyn BreakerStore) {

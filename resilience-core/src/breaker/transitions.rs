@@ -98,7 +98,9 @@ impl Machine {
     pub(super) fn probe_alone(&self, now: Moment) {
         self.advance(now);
         let mut control = self.lock();
-        if self.packed().phase() == Phase::FleetHalfOpen {
+        let packed = self.packed();
+        // An override may let calls pass that are no probes.
+        if packed.phase() == Phase::FleetHalfOpen && packed.override_kind() == OverrideKind::None {
             // FleetHalfOpen => HalfOpen
             self.enter(&mut control, Phase::HalfOpen, Cause::FleetLost, now);
         }

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     FleetSettings, OnOutage, Waker,
     health::{Edge, Health},
+    live::LiveInstances,
     store::{StoreError, StoreFuture},
 };
 use crate::{
@@ -56,7 +57,9 @@ struct Inner<S: ?Sized> {
     probing: AtomicBool,
     /// The agent that is woken when the store is available again.
     agent: OnceLock<Waker>,
-    live: AtomicU64,
+    /// The instant that the health's moments are counted from.
+    started: Instant,
+    instances: LiveInstances,
     errors: AtomicU64,
     store: Arc<S>,
 }
@@ -76,7 +79,8 @@ impl<S: Probe + ?Sized> StoreClient<S> {
             health: Health::default(),
             probing: AtomicBool::new(false),
             agent: OnceLock::new(),
-            live: AtomicU64::new(1),
+            started: Instant::now(),
+            instances: LiveInstances::new(settings.expected_instances),
             errors: AtomicU64::new(0),
             store,
         }))
@@ -179,6 +183,25 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         self.0.health.is_available()
     }
 
+    /// How long the store has been unavailable; zero while it is available.
+    pub(crate) fn unavailable_for(&self) -> Duration {
+        let lost = self.0.health.lost_at();
+        lost.map_or(Duration::ZERO, |lost| self.0.elapsed_since(lost))
+    }
+
+    /// Whether the store has returned so recently that other instances may not have reported yet what they admitted
+    /// meanwhile: each finds out by itself, after a pause of a task that asks and one of a connection that is remade.
+    #[inline]
+    pub(crate) fn is_settling(&self) -> bool {
+        let returned = self.0.health.returned_at();
+        returned.is_some_and(|returned| self.0.elapsed_since(returned) < self.settling_time())
+    }
+
+    /// How long [`is_settling`](Self::is_settling) lasts.
+    pub(crate) fn settling_time(&self) -> Duration {
+        LONGEST_PAUSE * 2 + self.0.budget
+    }
+
     /// Waits until the store is available, but not beyond `until`. Whether it is.
     pub(crate) async fn available_by(&self, until: Instant) -> bool {
         while !self.accepts_calls() {
@@ -212,17 +235,23 @@ impl<S: Probe + ?Sized> StoreClient<S> {
 
     /// Notes how many instances the store counts as live, this one included.
     pub(crate) fn saw_live(&self, instances: u64) {
-        self.0.live.store(instances.max(1), Relaxed);
+        self.0.instances.saw(instances);
     }
 
-    /// How many instances were live when the store last told.
+    /// Notes a count of the live instances for [`parts`](Self::parts). Each instance sends a heartbeat once per `interval`.
+    pub(crate) fn count_live(&self, instances: u64, interval: Duration) {
+        self.0.instances.count(instances, interval);
+    }
+
+    /// How many instances were live when the store last answered a heartbeat.
     pub(crate) fn live_instances(&self) -> u64 {
-        self.0.live.load(Relaxed)
+        self.0.instances.live()
     }
 
-    /// This instance's share of a limit of the fleet.
-    pub(crate) fn share(&self, limit: u64) -> u64 {
-        limit / self.live_instances()
+    /// The number of parts of a limit of which this instance may take one while it decides alone: the counted instances or
+    /// the expected ones, whichever are more. `None`: not known, since the store has not answered for long enough.
+    pub(crate) fn parts(&self) -> Option<u64> {
+        self.0.instances.parts()
     }
 
     pub(crate) fn store(&self) -> &Arc<S> {
@@ -234,11 +263,11 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         if let Some(error) = error {
             self.0.errors.fetch_add(1, Relaxed);
             // Calls about other keys would be refused with those about the part that is away.
-            if !error.partial && self.0.health.failed() == Edge::Lost {
+            if !error.partial && self.0.health.failed(|| self.0.now()) == Edge::Lost {
                 self.0.tell_lost(error);
                 self.keep_probing();
             }
-        } else if self.0.health.succeeded() == Edge::Returned {
+        } else if self.0.health.succeeded(|| self.0.now()) == Edge::Returned {
             self.0.tell_returned();
         }
     }
@@ -261,6 +290,16 @@ impl<S: Probe + ?Sized> StoreClient<S> {
 }
 
 impl<S: ?Sized> Inner<S> {
+    /// Nanoseconds of the health's clock: above zero.
+    fn now(&self) -> u64 {
+        let passed = self.started.elapsed().as_nanos();
+        u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn elapsed_since(&self, earlier: u64) -> Duration {
+        Duration::from_nanos(self.now().saturating_sub(earlier))
+    }
+
     #[cold]
     fn tell_lost(&self, error: &StoreError) {
         tracing::warn!(

@@ -21,6 +21,14 @@
 //! background task asks the store until it answers, with jittered backoff from 25 ms to 1 s. Steps that complete, give
 //! back or acknowledge are never skipped: they are repeated until they are too late to matter.
 //!
+//! # Shares
+//! While the store is unavailable, the instances of a limit or a bulkhead with [`OnOutage::Local`] each take a share. The
+//! shares are known once another heartbeat was answered an interval after the first one: by then all other instances
+//! have counted this one. Before that, an instance takes its part of
+//! [`expected_instances`](FleetOptions::expected_instances), or rejects calls if that is not set. More live instances count
+//! at once, fewer after two intervals. When the store is available again, an instance reports what it admitted, and keeps
+//! within its share for two seconds and a budget more, in which the others do the same.
+//!
 //! # Events
 //! One `WARN` event `store unavailable` when the store becomes unavailable, with the reason and the policy in
 //! force, and one `INFO` event `store available` when it answers again, both with `pattern` and `name`.
@@ -35,6 +43,7 @@ mod handle;
 mod health;
 mod heartbeat;
 mod instance;
+mod live;
 mod membership;
 mod options;
 mod outage;

@@ -28,6 +28,7 @@ pub struct FleetOptions {
     budget: Option<Duration>,
     heartbeat: Option<Duration>,
     on_outage: Option<OnOutage>,
+    expected_instances: Option<u64>,
 }
 
 impl FleetOptions {
@@ -38,6 +39,7 @@ impl FleetOptions {
             budget: None,
             heartbeat: None,
             on_outage: None,
+            expected_instances: None,
         }
     }
 
@@ -66,6 +68,17 @@ impl FleetOptions {
     /// What happens to calls while the store is unavailable.
     pub const fn on_outage(mut self, policy: OnOutage) -> Self {
         self.on_outage = Some(policy);
+        self
+    }
+
+    /// Number of instances that the fleet may have; at least 1. For the patterns that divide a limit between the instances
+    /// while the store is unavailable ([`OnOutage::Local`] of rate limits and bulkheads); others ignore it.
+    ///
+    /// Each instance then takes one part of as many as are expected, or as were live at last, whichever are more. Without
+    /// it, an instance that the store has not answered for at least an interval of its heartbeat does not know its share,
+    /// and rejects calls. Set it to the most instances that run at a time, those of a rollout included. Default: not set.
+    pub const fn expected_instances(mut self, instances: u64) -> Self {
+        self.expected_instances = Some(instances);
         self
     }
 
@@ -98,6 +111,10 @@ impl FleetOptions {
             Duration::from_millis(10),
             HEARTBEAT_RULE,
         )?;
+        if self.expected_instances == Some(0) {
+            let rule = "must be at least 1";
+            return Err(InvalidConfig::new("expected_instances", 0, rule));
+        }
         let on_outage = self.on_outage.unwrap_or(defaults.on_outage);
         if !defaults.accepts.contains(&on_outage) {
             return Err(InvalidConfig::new("on_outage", on_outage, defaults.rule));
@@ -108,6 +125,7 @@ impl FleetOptions {
             budget,
             heartbeat,
             on_outage,
+            expected_instances: self.expected_instances,
         })
     }
 }
@@ -161,6 +179,7 @@ pub(crate) struct FleetSettings {
     pub(crate) budget: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) on_outage: OnOutage,
+    pub(crate) expected_instances: Option<u64>,
 }
 
 #[cfg(all(test, not(loom)))]
@@ -223,6 +242,11 @@ mod tests {
                 "on_outage",
             ),
             (FleetOptions::new().instance(""), DEFAULTS, "instance"),
+            (
+                FleetOptions::new().expected_instances(0),
+                DEFAULTS,
+                "expected_instances",
+            ),
         ] {
             let refused = options.resolve(&defaults).unwrap_err();
             assert_eq!(refused.field(), field, "{options:?}");

@@ -8,8 +8,8 @@
 /// | pattern | default | `Local` |
 /// |---|---|---|
 /// | circuit breaker | `Local` | the local window decides; the last verdict of the fleet runs out on its own clock |
-/// | bulkhead | `Local` | this instance's share of the places: the limit divided by the live instances |
-/// | rate limit | `Local` | this instance's share of the rate |
+/// | bulkhead | `Local` | this instance's [share](crate::fleet#shares) of the places |
+/// | rate limit | `Local` | this instance's [share](crate::fleet#shares) of the rate |
 /// | idempotency | `FailClosed` | records in this process only; other instances are not protected from |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

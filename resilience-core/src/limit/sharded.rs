@@ -146,6 +146,10 @@ impl LimitStore for ShardedLimits {
         self.store.is_sharded()
     }
 
+    fn note_denied(&self, name: &str, subject: &str, demand: &Demand<'_>) {
+        self.store.note_denied(name, subject, demand);
+    }
+
     fn handle(&self) -> Option<&StoreHandle> {
         self.store.handle()
     }

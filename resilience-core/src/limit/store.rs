@@ -97,6 +97,13 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Notes that a call was denied from a cache of the store's denials, so that the store was not asked: `demand` is that on
+    /// the limit with the longest wait. For stores whose shares follow demand; the default does nothing. On the path of
+    /// each such call: it must not block.
+    fn note_denied(&self, name: &str, subject: &str, demand: &Demand<'_>) {
+        let _ = (name, subject, demand);
+    }
+
     /// This process' use of the store: return the one that the store keeps, and that its clones share. The default,
     /// `None`, gives every handle one of its own: then a shutdown ends one handle at a time, and live instances are
     /// counted by the records of each pattern.

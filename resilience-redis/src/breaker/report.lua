@@ -17,10 +17,22 @@ if #gone > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', bygone)
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-local bucket = math.floor(now / bucket_ms)
+-- While instances differ in their window, counts move to the nearest bucket of the length that is reported.
+local bucket, moved = math.floor(now / bucket_ms), {}
 for i = 1, #window, 2 do
-  local of = tonumber(string.match(window[i], '^(%d+)') or 0)
+  local of, kind = string.match(window[i], '^(%d+):(%a)$')
+  of = tonumber(of or 0)
+  if r.bucket_ms ~= bucket_ms and kind then
+    local nearest = math.floor((of * r.bucket_ms + math.floor(bucket_ms / 2)) / bucket_ms)
+    if nearest > bucket - BUCKETS then
+      local field = nearest .. ':' .. kind
+      moved[field] = (moved[field] or 0) + tonumber(window[i + 1])
+    end
+  end
   if r.bucket_ms ~= bucket_ms or of <= bucket - BUCKETS then redis.call('HDEL', KEYS[2], window[i]) end
+end
+for field, count in pairs(moved) do
+  redis.call('HSET', KEYS[2], field, count)
 end
 
 local known = tonumber(redis.call('HGET', KEYS[5], instance) or 0)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p resilience-figures                 all figures: about two minutes
-//! cargo run --release -p resilience-figures -- torture      a thousand instances, and processes that are killed: about two minutes
+//! cargo run --release -p resilience-figures -- torture      a thousand instances, and processes that are killed: about six minutes
 //! cargo run --release -p resilience-figures -- only NAME    the groups whose name contains NAME
 //! ```
 //!
@@ -26,6 +26,7 @@ mod places;
 mod probes;
 mod records;
 mod report;
+mod shares;
 mod stuck;
 mod torture;
 mod traffic;
@@ -60,13 +61,19 @@ async fn main() {
             torture::run().await;
             stuck::run().await;
             hammer::run().await;
+            probes::cuts().await;
+            shares::run().await;
         }
+        ["torture", "probes"] => probes::cuts().await,
+        ["torture", "shares"] => shares::run().await,
         ["torture", "hammer"] => hammer::run().await,
         ["torture", "stuck"] => stuck::run().await,
         ["only", part] => figures(part).await,
         [] => figures("").await,
         _ => {
-            eprintln!("usage: resilience-figures [torture [hammer | stuck] | only NAME]");
+            eprintln!(
+                "usage: resilience-figures [torture [hammer | probes | shares | stuck] | only NAME]"
+            );
             std::process::exit(2);
         }
     }

@@ -58,6 +58,66 @@ pub(crate) async fn run() {
     );
 }
 
+/// Connections to Redis are cut again and again while fleets are half-open.
+pub(crate) async fn cuts() {
+    const ROUNDS: u32 = 8;
+    let server = RedisServer::start();
+    let (mut worst, mut sent) = (0, 0);
+    for round in 0..ROUNDS {
+        let reached = half_open_under_cuts(&server, &format!("cuts-{round}")).await;
+        worst = worst.max(reached.saturating_sub(PROBES));
+        sent += reached;
+    }
+    let unit = format!("probes; {sent} were sent in {ROUNDS} half-open states of 12 instances");
+    let target = Target::Exactly(0.0);
+    figure(
+        "probes_above_budget_under_cuts",
+        worst.into(),
+        &unit,
+        target,
+    );
+}
+
+/// How many calls get through that hang, so that there is no verdict meanwhile.
+async fn half_open_under_cuts(server: &RedisServer, name: &str) -> u32 {
+    let make = || {
+        breaker(name)
+            .open_for(OpenFor::fixed(ms(2_000)))
+            .half_open(HalfOpen::probes(PROBES))
+    };
+    let fleet = fleet(&server.url(), 12, make, &FleetOptions::new()).await;
+    open(&fleet).await;
+    // Meanwhile the two that have opened by themselves hear of the fleet's verdict.
+    tokio::time::sleep(ms(2_100)).await;
+    let reached = Arc::new(AtomicU32::new(0));
+    let mut calls = Vec::new();
+    // A probe that hangs has failed after eight seconds: then there is a verdict, and other probes follow.
+    let start = Instant::now();
+    for round in 0.. {
+        if start.elapsed() > ms(5_000) {
+            break;
+        }
+        // More often, and an instance has no connection for as long as lets it probe alone.
+        if round % 12 == 0 {
+            let _ = server.command("CLIENT KILL TYPE normal SKIPME yes");
+        }
+        for breaker in &fleet {
+            let reached = Arc::clone(&reached);
+            let service = ServiceBuilder::new()
+                .layer(breaker.layer())
+                .service_fn(move |()| {
+                    reached.fetch_add(1, SeqCst);
+                    std::future::pending::<Result<(), Error<()>>>()
+                });
+            calls.push(tokio::spawn(service.oneshot(())));
+        }
+        tokio::time::sleep(ms(70)).await;
+    }
+    let reached = reached.load(SeqCst);
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+    reached
+}
+
 /// How many of a hundred calls on twenty instances get through.
 async fn half_open(server: &RedisServer) -> u32 {
     let make = || {

@@ -308,9 +308,11 @@ async fn ten(redis: &Redis, policy: OnOutage) -> FleetRateLimit {
         .fleet(options)
         .build()
         .unwrap();
-    eventually("the store has heard of it", SOON, || async {
-        limit.totals().store_calls > 0
-    })
+    eventually(
+        "the store has heard of it, and it knows its share",
+        SOON,
+        || async { limit.totals().store_calls > 0 && limit.local_parts().is_some() },
+    )
     .await;
     limit
 }

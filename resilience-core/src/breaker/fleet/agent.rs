@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use super::{
     ledger::{BreakerLedger, LocalState, ViewAge},
-    member::{AgentMessage, AgentReceiver, FleetMember, ProbeLease},
+    member::{AgentMessage, AgentReceiver, FleetMember},
     policy::Proposal,
+    probe_lease::ProbeLease,
     record::{BUCKETS, BreakerView, FleetState},
 };
 use crate::{
@@ -26,12 +27,12 @@ use crate::{
 
 pub(super) struct BreakerAgent {
     breaker: Weak<Shared>,
-    member: Arc<FleetMember>,
+    pub(super) member: Arc<FleetMember>,
     receiver: AgentReceiver,
-    ledger: BreakerLedger,
+    pub(super) ledger: BreakerLedger,
     started: Instant,
     /// Probes in progress.
-    leases: HashMap<Arc<str>, ProbeLease>,
+    pub(super) leases: HashMap<Arc<str>, ProbeLease>,
     /// End of the time that the dependency asked for, if the fleet may not know it yet.
     asked: Option<Moment>,
     last_report: Instant,
@@ -140,6 +141,7 @@ impl Agent for BreakerAgent {
                         self.settle_in_background(lease, success);
                     }
                 }
+                AgentMessage::GivenUp { lease, ends } => self.give_back(lease, ends),
                 AgentMessage::Seen(_) | AgentMessage::CoolDown(_) => {}
             }
         }
@@ -170,6 +172,7 @@ impl BreakerAgent {
                     self.settle(lease, success).await;
                 }
             }
+            AgentMessage::GivenUp { lease, ends } => self.give_back(lease, ends),
             AgentMessage::Seen(view) => self.see(&view).await,
             AgentMessage::CoolDown(until) => {
                 self.asked = self.asked.max(Some(until));
@@ -187,48 +190,6 @@ impl BreakerAgent {
         drop(breaker);
         if let Some(view) = self.propose(&known).await {
             self.see(&view).await;
-        }
-    }
-
-    /// One attempt here, so that the views of several probes come in order; more in the background.
-    async fn settle(&mut self, lease: ProbeLease, success: Option<bool>) {
-        let member = Arc::clone(&self.member);
-        if member.client.is_available() {
-            let answer = member
-                .client
-                .attempt(|store| store.settle(&member.name, &lease.id, lease.epoch, success));
-            if let Ok((_, view)) = answer.await {
-                self.see(&view).await;
-                return;
-            }
-        }
-        self.settle_in_background(lease, success);
-    }
-
-    /// Until the lease ends by itself.
-    fn settle_in_background(&self, lease: ProbeLease, success: Option<bool>) {
-        let member = Arc::clone(&self.member);
-        self.member.spawn(async move {
-            let until = member.clock.instant(lease.ends);
-            let (name, id) = (&member.name, &lease.id);
-            let settled = member
-                .client
-                .call_until(until, |store| store.settle(name, id, lease.epoch, success));
-            if let Ok((_, view)) = settled.await {
-                member.send(AgentMessage::Seen(Box::new(view)));
-            }
-        });
-    }
-
-    async fn end_late_leases(&mut self) {
-        let now = self.member.clock.now();
-        let late: Vec<_> = self
-            .leases
-            .extract_if(|_, lease| lease.by <= now)
-            .map(|(_, lease)| lease)
-            .collect();
-        for lease in late {
-            self.settle(lease, Some(false)).await;
         }
     }
 
@@ -323,7 +284,7 @@ impl BreakerAgent {
     }
 
     /// Adopts what is newer than what is known, restores what the store has lost, and proposes what is due.
-    async fn see(&mut self, view: &BreakerView) {
+    pub(super) async fn see(&mut self, view: &BreakerView) {
         let mut view = self.member.counted(view.clone());
         loop {
             if self.ledger.view_age(&view) == ViewAge::Stale {

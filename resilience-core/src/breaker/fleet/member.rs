@@ -5,10 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{
-            AtomicBool, AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
-        },
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel},
     },
     time::Duration,
 };
@@ -18,7 +15,8 @@ use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 use super::{
     batch::ReportBatcher,
     policy::Policy,
-    record::{BreakerView, LeaseAnswer, Report},
+    probe_lease::ProbeLease,
+    record::{BreakerView, Report},
     rules::{FleetConfig, FleetRules},
     store::BreakerStore,
 };
@@ -27,7 +25,7 @@ use crate::{
     error::Pattern,
     fleet::{
         AgentHandle, StillRunning, StoreClient, StoreError, StoreHandle, Waker, instance_id,
-        jittered, join, millis,
+        jittered, join,
     },
 };
 
@@ -52,9 +50,9 @@ pub(in crate::breaker) struct FleetMember {
     /// Joins the reports of all breakers on one store handle. `None`: the store has no handle.
     batcher: Option<Arc<ReportBatcher>>,
     /// When this instance may ask for a probe again.
-    ask_again: AtomicU64,
+    pub(super) ask_again: AtomicU64,
     /// Requests for a probe in progress, of this instance.
-    asking: AtomicU32,
+    pub(super) asking: AtomicU32,
     /// Calls may be made from outside of it.
     runtime: Handle,
 }
@@ -68,24 +66,13 @@ pub(super) enum AgentMessage {
         lease: Arc<str>,
         success: Option<bool>,
     },
+    /// A request for a probe was given up, and the fleet may have granted it; until when it is leased then.
+    GivenUp { lease: Arc<str>, ends: Moment },
     /// The answer to a request for a probe.
     Seen(Box<BreakerView>),
     /// The dependency asked for a pause until then.
     CoolDown(Moment),
 }
-
-/// A probe of the fleet that this instance was granted.
-pub(super) struct ProbeLease {
-    pub(super) id: Arc<str>,
-    pub(super) epoch: u64,
-    /// When the holder counts it as failed.
-    pub(super) by: Moment,
-    /// When the fleet forgets it.
-    pub(super) ends: Moment,
-}
-
-/// Pause of this instance after a request for a probe that was denied or failed.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl FleetMember {
     pub(in crate::breaker) fn new(
@@ -173,57 +160,6 @@ impl FleetMember {
         self.send(AgentMessage::CoolDown(until));
     }
 
-    /// Whether this instance may ask the fleet for a probe now; if not, when it may.
-    pub(in crate::breaker) fn may_ask(&self, now: Moment) -> Result<(), Moment> {
-        let again = Moment::from_nanos(self.ask_again.load(Acquire));
-        if now < again {
-            return Err(again);
-        }
-        if self.asking.load(Relaxed) >= self.policy.probes {
-            return Err(now + ASK_AGAIN);
-        }
-        Ok(())
-    }
-
-    /// Asks the fleet for a probe. `None`: there is none for this call.
-    pub(in crate::breaker) async fn ask(
-        self: Arc<Self>,
-    ) -> Result<Option<Lease>, StoreUnavailable> {
-        if self.is_closing() {
-            // Without its agent, a probe could not be settled.
-            return Err(StoreUnavailable);
-        }
-        let _asking = OpenRequest::start(&self);
-        let id: Arc<str> = format!("{}-{:016x}", self.instance, fastrand::u64(..)).into();
-        let time = self.rules.probe_lease;
-        let (probes, lease_ms) = (self.policy.probes, millis(time));
-        let started = self.clock.now();
-        let question = self
-            .client
-            .call(|store| store.lease(&self.name, &id, probes, lease_ms));
-        let Ok((answer, view)) = question.await else {
-            self.pause();
-            return Err(StoreUnavailable);
-        };
-        self.send(AgentMessage::Seen(Box::new(view)));
-        let LeaseAnswer::Granted { epoch } = answer else {
-            self.pause();
-            return Ok(None);
-        };
-        self.send(AgentMessage::Granted(ProbeLease {
-            id: Arc::clone(&id),
-            epoch,
-            // Before the fleet forgets the probe, its holder reports that it failed.
-            by: started + time.mul_f64(0.8),
-            ends: started + time,
-        }));
-        Ok(Some(Lease {
-            member: Arc::clone(&self),
-            lease: id,
-            settled: false,
-        }))
-    }
-
     /// Sends a report: with those of other breakers that are due at the same tick, or at once if it is urgent.
     pub(super) async fn report(
         &self,
@@ -296,14 +232,9 @@ impl FleetMember {
         !self.client.is_available()
     }
 
-    fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         let agent = self.agent.get();
         agent.is_some_and(|agent| agent.tasks().is_closing())
-    }
-
-    fn pause(&self) {
-        let again = self.clock.now() + ASK_AGAIN.mul_f64(0.5 + fastrand::f64());
-        self.ask_again.store(again.as_nanos(), Release);
     }
 
     pub(super) fn send(&self, message: AgentMessage) {
@@ -331,51 +262,5 @@ impl fmt::Debug for FleetMember {
     }
 }
 
-/// The store gave no answer.
-pub(in crate::breaker) struct StoreUnavailable;
-
 /// The receiving end of the messages to the agent.
 pub(in crate::breaker) struct AgentReceiver(pub(super) mpsc::UnboundedReceiver<AgentMessage>);
-
-/// Counts a request while it is in progress, however it ends.
-struct OpenRequest<'a>(&'a FleetMember);
-
-impl<'a> OpenRequest<'a> {
-    fn start(member: &'a FleetMember) -> Self {
-        member.asking.fetch_add(1, Relaxed);
-        Self(member)
-    }
-}
-
-impl Drop for OpenRequest<'_> {
-    fn drop(&mut self) {
-        self.0.asking.fetch_sub(1, Relaxed);
-    }
-}
-
-/// One of the fleet's probes. Given back when it is dropped unsettled.
-pub(in crate::breaker) struct Lease {
-    member: Arc<FleetMember>,
-    lease: Arc<str>,
-    settled: bool,
-}
-
-impl Lease {
-    pub(in crate::breaker) fn time(&self) -> Duration {
-        self.member.rules.probe_lease
-    }
-
-    pub(in crate::breaker) fn settle(&mut self, success: Option<bool>) {
-        if !self.settled {
-            self.settled = true;
-            let lease = Arc::clone(&self.lease);
-            self.member.send(AgentMessage::Settled { lease, success });
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.settle(None);
-    }
-}

@@ -24,8 +24,26 @@
 //! sent again until the lease of the probe ends.
 //!
 //! The outage policy is [`OnOutage::Local`](crate::fleet::OnOutage::Local), the default and the only one: the local window
-//! decides, a verdict of the fleet ends by its own clock, and afterwards this instance sends probes of its own. The other
-//! policies are refused, since a breaker without a store can still decide.
+//! decides, a verdict of the fleet ends by its own clock, and afterwards this instance sends probes of its own, as below. The
+//! other policies are refused, since a breaker without a store can still decide.
+//!
+//! # Probes
+//!
+//! In half-open the whole fleet sends as many probes as the breaker is configured for, each by a lease of the store. A
+//! request for one that gets no answer is repeated under the same id while its budget lasts; then the call is rejected, and
+//! the probe, if it was granted, is given back. So connections that are cut cost no probe and send none.
+//!
+//! An instance sends probes of its own only when its store has been unavailable for two heartbeats (4 seconds), or for a
+//! [`probe_lease`](FleetRules::probe_lease) if that is shorter: the fleet may have gone on without it by then. The bound: the
+//! probes of one half-open state are as many as configured, and as many again for each instance that has been cut off for
+//! that long, was shut down, or has opened by its own window and not heard of the fleet's verdict before that time was over.
+//! A store that has lost its data grants them once more.
+//!
+//! # Instances that differ in their window
+//!
+//! While a new window is rolled out, each report moves the fleet's counts to buckets of its own window, to the nearest one:
+//! calls count once, up to half a bucket (a twentieth of the longer window) earlier or later, and for as long as the
+//! shortest window of the instances.
 //!
 //! # Agreement after an outage of the store
 //!
@@ -100,10 +118,12 @@ mod local;
 mod member;
 mod memory;
 mod policy;
+mod probe_lease;
 mod probe_request;
 mod probes;
 mod record;
 mod rules;
+mod settle;
 mod shared;
 mod store;
 #[cfg(all(test, not(loom)))]
@@ -121,7 +141,8 @@ pub use record::{
 pub use rules::FleetRules;
 pub use store::BreakerStore;
 
-pub(super) use member::{FleetMember, Lease, StoreUnavailable};
+pub(super) use member::FleetMember;
+pub(super) use probe_lease::{Lease, StoreUnavailable};
 pub(super) use probe_request::ProbeRequest;
 pub(super) use probes::HeldProbes;
 pub(super) use rules::{DEFAULTS, FleetConfig};

@@ -19,7 +19,7 @@ use crate::{
 /// Holds the request, and the inner service that was made ready for it, until the store has answered.
 ///
 /// The question is asked by a task of its own: a caller that stops waiting for the answer leaves a task behind that gives
-/// the probe back.
+/// the probe back. A question without an answer is a rejection, not a probe: other instances may have all of them.
 pub(in crate::breaker) struct ProbeRequest<S, Req> {
     answer: JoinHandle<Result<Option<Lease>, StoreUnavailable>>,
     held: Option<(S, Req)>,
@@ -51,7 +51,7 @@ impl<S, Req> ProbeRequest<S, Req> {
 
     pub(in crate::breaker) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ProbeAnswer<S, Req>> {
         let answer = ready!(Pin::new(&mut self.answer).poll(cx));
-        let call = match answer.unwrap_or(Err(StoreUnavailable)) {
+        let call = match answer.unwrap_or(Ok(None)) {
             Ok(Some(lease)) => Permit::admit_leased(&self.breaker, lease).ok_or(()),
             Ok(None) => return Poll::Ready(Err(self.no_probe_left())),
             Err(StoreUnavailable) => {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::member::Lease;
+use super::probe_lease::Lease;
 use crate::clock::Moment;
 
 /// Probes are all alike: whichever call comes back first settles the one that is longest out. So a call need not

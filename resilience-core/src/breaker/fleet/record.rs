@@ -200,8 +200,7 @@ impl BreakerRecord {
         let now = self.time(now);
         let bucket_ms = report.bucket_ms.max(1);
         if self.bucket_ms != bucket_ms {
-            self.buckets.clear();
-            self.bucket_ms = bucket_ms;
+            self.regroup(bucket_ms);
         }
         self.sweep(now);
         let known = self
@@ -360,6 +359,16 @@ impl BreakerRecord {
     const fn time(&mut self, shown: u64) -> u64 {
         self.clock = self.clock.read(shown);
         self.clock.now()
+    }
+
+    /// Moves the counts to the nearest buckets of another length: instances differ in their window while a new one is
+    /// rolled out.
+    fn regroup(&mut self, bucket_ms: u64) {
+        for (bucket, counts) in std::mem::take(&mut self.buckets) {
+            let nearest = (bucket * self.bucket_ms + bucket_ms / 2) / bucket_ms;
+            self.buckets.entry(nearest).or_default().add(counts);
+        }
+        self.bucket_ms = bucket_ms;
     }
 
     /// Drops what no view can show any longer.

@@ -115,9 +115,8 @@ async fn woken_or_after(wakeups: &mut Wakeups, lease: &str, again: Duration) {
 fn without_store(shared: &Arc<Shared>, cost: u64) -> Result<FleetPermit, Reason> {
     match shared.client.on_outage() {
         OnOutage::FailClosed => return Err(Reason::StoreUnreachable),
-        OnOutage::FailOpen => shared.enter(cost),
-        OnOutage::Local if shared.enter_share(cost) => {}
-        OnOutage::Local => return Err(Reason::Full),
+        OnOutage::FailOpen => shared.enter_unlimited(cost),
+        OnOutage::Local => shared.enter_share(cost)?,
     }
     Ok(FleetPermit::new(Arc::clone(shared), cost, None))
 }
@@ -161,6 +160,9 @@ impl<'a> Acquisition<'a> {
         if shared.is_closed() {
             return Err(Denied::NoAnswer);
         }
+        if shared.is_settling() && !shared.has_room_in_share(self.request.cost) {
+            return Err(Denied::Full(POLL));
+        }
         self.piggybacked = shared.releases.take(PIGGYBACKED);
         let pending = self.piggybacked.iter();
         self.request.releases = pending.map(|pending| pending.release.clone()).collect();
@@ -174,6 +176,7 @@ impl<'a> Acquisition<'a> {
             return Err(Denied::NoAnswer);
         };
         self.piggybacked.clear();
+        shared.heard();
         match answer {
             Admission::Granted { fence } => {
                 self.known = false;

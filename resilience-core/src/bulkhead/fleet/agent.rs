@@ -15,6 +15,7 @@ use super::{
     lease::HeldLease,
     record::{Heartbeat, Holding, Release},
     release_queue::{PendingRelease, ReleaseQueue},
+    settling::Settling,
     shared::Shared,
     store::BulkheadStore,
 };
@@ -43,7 +44,12 @@ pub(super) struct BulkheadAgent {
     /// When releases that failed are repeated.
     next_release: Option<Instant>,
     release_delays: Option<Delays>,
+    /// For calls that were admitted without the store.
+    settling: Settling,
 }
+
+/// The lease is renewed three times.
+const RENEWALS: f64 = 0.3;
 
 impl BulkheadAgent {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
@@ -60,6 +66,14 @@ impl BulkheadAgent {
             renewal_delays: None,
             next_release: None,
             release_delays: None,
+            settling: Settling::default(),
+        }
+    }
+
+    /// Enters calls that were admitted without the store.
+    async fn settle(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            self.settling.settle(&shared, &self.client).await;
         }
     }
 
@@ -125,7 +139,8 @@ impl BulkheadAgent {
         }
         if all_answered {
             self.renewal_delays = None;
-            self.next_renewal = Instant::now() + jittered(self.lease.mul_f64(0.3));
+            self.next_renewal = Instant::now() + jittered(self.lease.mul_f64(RENEWALS));
+            self.settling.settle(&shared, &self.client).await;
             return;
         }
         // A lease that ends before the next attempt is reported as lost in time.
@@ -143,6 +158,9 @@ impl BulkheadAgent {
             return false;
         };
         self.client.saw_live(view.live);
+        self.client
+            .count_live(view.live, self.lease.mul_f64(RENEWALS));
+        shared.saw(&view);
         for (held, kept) in batch.iter().zip(kept) {
             if kept {
                 held.extend(certain_until(sent, self.lease));
@@ -201,9 +219,12 @@ impl Agent for BulkheadAgent {
         }
     }
 
-    /// There are releases to send, or the store is available again.
+    /// There are releases to send, a call without a lease has ended, or the store is available again.
     async fn on_wake(&mut self) {
         let is_available = self.client.is_available();
+        if is_available {
+            self.settle().await;
+        }
         if self.next_release.is_none() || is_available {
             self.release().await;
         }
@@ -225,6 +246,7 @@ impl Agent for BulkheadAgent {
                 () = sleep_until(self.next_due()) => self.on_due().await,
             }
         }
+        self.settling.end(&self.releases);
         self.release_until_too_late().await;
         self.leave().await;
     }

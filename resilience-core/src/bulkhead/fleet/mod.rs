@@ -62,10 +62,18 @@
 //! |---|---|
 //! | `FailOpen` | pass, counted and without a limit: the dependency is better off overloaded than unused |
 //! | `FailClosed` | are rejected as [`StoreUnreachable`](crate::Reason::StoreUnreachable): the limit is a promise |
-//! | `Local` (default) | pass up to this instance's share: the limit divided by the instances last seen live, rounded down |
+//! | `Local` (default) | pass up to this instance's [share](crate::fleet#shares), rounded down |
 //!
-//! With `Local` the fleet stays within its limit if all instances have lost the store and no
-//! instance starts or returns meanwhile; with more instances than permits, nothing passes.
+//! For one lease from the first step that failed, the share is what the instance holds, and its part
+//! of what the last renewal found free; afterwards its part of the limit. With more instances than
+//! permits, nothing passes. A share that is not known admits nothing
+//! ([`StoreUnreachable`](crate::Reason::StoreUnreachable)).
+//!
+//! With `Local` the fleet stays within its limit if all instances lose the store. It exceeds the limit
+//! by what was acquired between the last renewal and the outage (at most a third of a lease), divided by the instances;
+//! by calls in progress whose leases have ended; and, where one instance loses the store alone, by its share.
+//! When the store is back, calls that were admitted without it are entered in it, and for two seconds
+//! and a budget more, in which the other instances do the same, new calls must be within the share too.
 //!
 //! Calls in progress keep their leases until these end, and lose them then. A store that has lost
 //! its data (a flushed server, a failover to a replica that lags behind) gets the leases in progress
@@ -93,11 +101,13 @@ mod builder;
 mod current;
 mod layer;
 mod lease;
+mod local_share;
 mod memory;
 mod permit;
 mod record;
 mod release_queue;
 mod settings;
+mod settling;
 mod shared;
 mod snapshot;
 mod store;
@@ -172,7 +182,7 @@ impl FleetBulkhead {
     /// [`QueueTimedOut`](crate::Reason::QueueTimedOut) if the wait was too long,
     /// [`TooCostly`](crate::Reason::TooCostly) if `cost` is above the limit,
     /// [`StoreUnreachable`](crate::Reason::StoreUnreachable) if the store gives no answer and the
-    /// outage policy is `FailClosed`.
+    /// outage policy is `FailClosed`, or `Local` and the share is not known.
     pub async fn acquire(&self, cost: u64) -> Result<FleetPermit, Rejected> {
         acquire::acquire(Arc::clone(&self.shared), cost).await
     }

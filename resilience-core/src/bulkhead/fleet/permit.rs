@@ -129,6 +129,8 @@ impl Drop for Held {
             self.shared.let_go(held);
             let lease = Arc::clone(&held.lease);
             self.shared.give_back(lease, Some(held.fence));
+        } else {
+            self.shared.left_without_lease(self.cost);
         }
         self.shared.leave(self.cost, self.since);
     }

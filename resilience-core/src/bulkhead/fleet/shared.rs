@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 
 use super::{
     lease::HeldLease,
-    record::Release,
+    local_share::LocalShare,
+    record::{BulkheadView, Release},
     release_queue::{PendingRelease, ReleaseQueue},
     settings::{Settings, WhenLost},
     snapshot::FleetBulkheadSnapshot,
@@ -24,7 +25,7 @@ use crate::{
     bulkhead::{hold_time::HoldTimes, semaphore::Load},
     clock::{Clock, Moment},
     error::{Pattern, Reason, Rejected},
-    fleet::{AgentHandle, StoreClient, StoreHandle, Waker},
+    fleet::{AgentHandle, OnOutage, StoreClient, StoreHandle, Waker},
     telemetry::{self, Reading, Scope, Source, counters},
 };
 
@@ -42,6 +43,9 @@ pub(super) struct Shared {
     next: AtomicU64,
     /// Permits that calls of this instance hold, with a lease or without.
     in_flight: AtomicU64,
+    /// Those of them that are held without a lease.
+    without_lease: AtomicU64,
+    local_share: Mutex<LocalShare>,
     pub(super) waiting: AtomicUsize,
     /// Held by the first call in this instance's queue.
     pub(super) turn: Semaphore,
@@ -97,6 +101,8 @@ impl Shared {
             held: Mutex::default(),
             next: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
+            without_lease: AtomicU64::new(0),
+            local_share: Mutex::default(),
             waiting: AtomicUsize::new(0),
             turn: Semaphore::new(1),
             wakeups: OnceLock::new(),
@@ -168,11 +174,81 @@ impl Shared {
         self.in_flight.fetch_add(cost, Relaxed);
     }
 
-    /// Takes permits out of this instance's share, if that many are left of it.
-    pub(super) fn enter_share(&self, cost: u64) -> bool {
-        let share = self.client.share(self.limit());
+    /// Takes permits without the store, whatever the limit.
+    pub(super) fn enter_unlimited(&self, cost: u64) {
+        self.enter(cost);
+        self.without_lease.fetch_add(cost, Relaxed);
+    }
+
+    /// Takes permits out of this instance's share, if it is known and that many are left of it.
+    pub(super) fn enter_share(&self, cost: u64) -> Result<(), Reason> {
+        let share = self.local_share().ok_or(Reason::StoreUnreachable)?;
         let more = |taken: u64| Some(taken + cost).filter(|taken| *taken <= share);
-        self.in_flight.fetch_update(Relaxed, Relaxed, more).is_ok()
+        let entered = self.in_flight.fetch_update(Relaxed, Relaxed, more);
+        entered.map_err(|_| Reason::Full)?;
+        self.without_lease.fetch_add(cost, Relaxed);
+        Ok(())
+    }
+
+    /// Whether that many permits are left of this instance's share.
+    pub(super) fn has_room_in_share(&self, cost: u64) -> bool {
+        let taken = self.in_flight.load(Relaxed);
+        self.local_share()
+            .is_some_and(|share| taken + cost <= share)
+    }
+
+    /// The permits that calls of this instance may hold without the store; `None`: not known.
+    fn local_share(&self) -> Option<u64> {
+        let parts = self.local_parts()?;
+        let (own, now) = (self.in_flight.load(Relaxed), self.clock.now());
+        let (limit, lease) = (self.limit(), self.lease);
+        Some(self.lock_share().may_hold(limit, parts, own, lease, now))
+    }
+
+    /// Notes the end of a call that held no lease.
+    pub(super) fn left_without_lease(&self, cost: u64) {
+        if cost > 0 {
+            self.without_lease.fetch_sub(cost, Relaxed);
+            // A lease that was entered for it is not needed any more.
+            self.waker.wake();
+        }
+    }
+
+    pub(super) fn held_without_lease(&self) -> u64 {
+        self.without_lease.load(Relaxed)
+    }
+
+    /// Whether new calls must be within the share although the store is available again.
+    pub(super) fn is_settling(&self) -> bool {
+        self.client.on_outage() == OnOutage::Local
+            && self.client.is_settling()
+            && self.local_parts().is_some()
+    }
+
+    /// Notes that the store has granted or refused permits.
+    pub(super) fn heard(&self) {
+        if !self.is_settling() {
+            self.lock_share().end();
+        }
+    }
+
+    pub(super) fn saw(&self, view: &BulkheadView) {
+        let settled = !self.is_settling();
+        let mut share = self.lock_share();
+        share.saw(view.in_flight);
+        if settled {
+            share.end();
+        }
+    }
+
+    fn local_parts(&self) -> Option<u64> {
+        self.client.parts()
+    }
+
+    fn lock_share(&self) -> MutexGuard<'_, LocalShare> {
+        self.local_share
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the end of a call that entered at `since`.
@@ -253,6 +329,7 @@ impl Shared {
             waiting: self.waiting.load(Relaxed),
             max_concurrent: self.limit(),
             live_instances: self.client.live_instances(),
+            local_parts: self.local_parts(),
             degraded: !self.client.is_available(),
             lost: count(&self.totals.lost),
             rejected_full: count(&self.totals.full),

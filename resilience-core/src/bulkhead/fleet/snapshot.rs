@@ -12,6 +12,11 @@ pub struct FleetBulkheadSnapshot {
     pub max_concurrent: u64,
     /// Live instances, this one included, as of the last renewal that the store answered.
     pub live_instances: u64,
+    /// Number of parts of the limit of which this instance takes one while the store is unavailable,
+    /// with [`OnOutage::Local`](crate::fleet::OnOutage::Local): the live instances, or the
+    /// [expected](crate::fleet::FleetOptions::expected_instances) ones if those are more. `None`: not
+    /// known yet, so that calls would be rejected.
+    pub local_parts: Option<u64>,
     /// Whether the store is unavailable.
     pub degraded: bool,
     /// Leases lost so far while their call was in progress.

@@ -56,6 +56,7 @@ fn client(mood: u8) -> StoreClient<Fickle> {
         budget: Duration::from_millis(100),
         heartbeat: Duration::from_secs(2),
         on_outage: OnOutage::Local,
+        expected_instances: None,
     };
     StoreClient::new(Arc::new(store), Pattern::RateLimit, "api".into(), &settings)
 }

@@ -55,8 +55,13 @@ impl LimitAgent {
         self.next_heartbeat = Instant::now() + jittered(often);
         if !limiter.is_member {
             // A failed one is followed by the next.
-            let _ = limiter.heartbeat(often * INTERVALS).await;
+            if limiter.heartbeat(often * INTERVALS).await.is_ok() {
+                limiter.count_live();
+            }
             return;
+        }
+        if limiter.is_counted() {
+            limiter.count_live();
         }
         let members = limiter.members();
         if Instant::now() < self.renewal && members == self.members {
@@ -89,15 +94,21 @@ impl Agent for LimitAgent {
             let _ = self.limiter.sweep(false).await;
             self.next_sweep = Instant::now() + sweep_interval(&self.limiter);
         }
+        if !self.limiter.is_settling() {
+            self.limiter.settle_shares(false).await;
+        }
     }
 
-    /// The store is available again: it may have forgotten this instance.
+    /// The store is available again: it does not know yet what was admitted meanwhile, and may have forgotten this
+    /// instance.
     async fn on_wake(&mut self) {
+        self.limiter.settle_shares(true).await;
         (self.renewal, self.pause) = (Instant::now(), Duration::ZERO);
         self.heartbeat().await;
     }
 
     async fn on_close(&mut self) {
+        self.limiter.settle_shares(false).await;
         // As above.
         let _ = self.limiter.sweep(true).await;
         if self.limiter.settings.mode != Mode::Local {

@@ -97,7 +97,7 @@ impl Limiter {
         let leasing = self.in_turn(rules, subject, plan.clone(), prices);
         match timeout(self.settings.fleet.budget, leasing).await {
             Ok(decision) => decision,
-            Err(_) => self.fallback(subject, plan, prices).await,
+            Err(_) => self.fallback(subject, plan, prices),
         }
     }
 
@@ -130,7 +130,7 @@ impl Limiter {
                 return refused;
             }
             if !self.client.is_available() {
-                return self.fallback(subject, plan, prices).await;
+                return self.fallback(subject, plan, prices);
             }
             let asking = Asking {
                 core: Arc::clone(self),
@@ -152,7 +152,7 @@ impl Limiter {
                     DecidedBy::Store,
                     Some(standings),
                 ),
-                Asked::NoAnswer => self.fallback(subject, plan, prices).await,
+                Asked::NoAnswer => self.fallback(subject, plan, prices),
             };
         }
         self.decide_exact(subject, plan, prices).await

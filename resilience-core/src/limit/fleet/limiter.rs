@@ -15,6 +15,7 @@ use super::{
     decision::{Decided, DecidedBy, Decision, Standings},
     demands::{signed, standings},
     denial_cache::DenialCache,
+    local_share::LocalShares,
     plan::Plan,
     queue::Queues,
     settings::{Mode, Settings},
@@ -23,9 +24,9 @@ use super::{
 use crate::{
     clock::Moment,
     error::Pattern,
-    fleet::{HandleTasks, OnOutage, StoreClient, StoreHandle, join},
+    fleet::{HandleTasks, StoreClient, StoreHandle, join},
     limit::{
-        store::{InProcessLimits, LimitStore, StoreDecision},
+        store::{Demand, InProcessLimits, LimitStore, StoreDecision},
         token_bucket::LimitOutcome,
     },
     telemetry,
@@ -46,11 +47,13 @@ pub(super) struct Limiter {
     pub(super) pools: TokenPools,
     /// Calls that wait for tokens.
     pub(super) queues: Queues,
-    /// The buckets of this instance alone.
+    /// The buckets of this instance alone: of [`Mode::Local`].
     pub(super) alone: InProcessLimits,
+    /// Those of its share while the store is unavailable.
+    pub(super) shares: LocalShares,
 }
 
-/// The number of subjects that this instance keeps a share for while the store is unavailable.
+/// The number of subjects that this instance keeps by itself.
 const SUBJECTS_ALONE: usize = 1 << 16;
 
 impl Limiter {
@@ -70,6 +73,7 @@ impl Limiter {
             pools: TokenPools::new(),
             queues: Queues::default(),
             alone: InProcessLimits::with_max_subjects(SUBJECTS_ALONE),
+            shares: LocalShares::new(),
             settings,
         }
     }
@@ -106,6 +110,17 @@ impl Limiter {
             Some(members) if self.is_member => enrolled.min(members),
             _ => enrolled,
         }
+    }
+
+    /// Whether the membership counts this instance, so that its number of live ones is not an old one.
+    pub(super) fn is_counted(&self) -> bool {
+        self.handle.is_member()
+    }
+
+    /// Counts the instances between which the limits would be divided.
+    pub(super) fn count_live(&self) {
+        let interval = self.settings.fleet.heartbeat;
+        self.client.count_live(self.live_instances(), interval);
     }
 
     pub(super) fn plan_of(&self, subject: &str) -> Plan {
@@ -169,10 +184,16 @@ impl Limiter {
     /// Step 2: decides by the store, out of a new lease or in a round trip of its own.
     async fn query_store(self: &Arc<Self>, subject: &str, plan: Plan, prices: &Prices) -> Decision {
         if let Mode::Local = self.settings.mode {
-            return self.alone(subject, plan, prices, 1, DecidedBy::Local).await;
+            return self.alone(subject, plan, prices).await;
         }
         if !self.client.accepts_calls() {
-            return self.fallback(subject, plan, prices).await;
+            return self.fallback(subject, plan, prices);
+        }
+        if self.is_settling() {
+            return self.decide_settling(subject, plan, prices).await;
+        }
+        if self.settle_share(subject, false).await.is_err() {
+            return self.fallback(subject, plan, prices);
         }
         match &self.settings.mode {
             Mode::Leased(rules) if can_be_leased(&plan, prices) && !self.is_closing() => {
@@ -192,7 +213,7 @@ impl Limiter {
         let answer = self.call_store(subject, &plan, |index| signed(prices[index]));
         match answer.await {
             Ok(stored) => self.of_store(subject, plan, &stored),
-            Err(_) => self.fallback(subject, plan, prices).await,
+            Err(_) => self.fallback(subject, plan, prices),
         }
     }
 
@@ -205,6 +226,14 @@ impl Limiter {
         now: Moment,
     ) -> Option<Decision> {
         let refusal = self.denials.look(subject, plan, prices, now)?;
+        let limit = &plan.as_slice()[refusal.binding];
+        let demand = Demand {
+            limit: &limit.name,
+            quota: limit.quota,
+            cost: signed(prices[refusal.binding]),
+        };
+        let name = &self.settings.name;
+        self.client.store().note_denied(name, subject, &demand);
         let outcome = Decided::By(LimitOutcome::Wait {
             binding: refusal.binding,
             micros: refusal.micros,
@@ -213,7 +242,7 @@ impl Limiter {
         Some(self.decision(plan.clone(), outcome, DecidedBy::Memory, standings))
     }
 
-    fn of_store(&self, subject: &str, plan: Plan, stored: &StoreDecision) -> Decision {
+    pub(super) fn of_store(&self, subject: &str, plan: Plan, stored: &StoreDecision) -> Decision {
         if let LimitOutcome::Wait { micros, .. } = stored.outcome {
             let standings = standings(&stored.limits);
             let wait = Duration::from_micros(micros);
@@ -224,32 +253,11 @@ impl Limiter {
         self.stored(plan, stored)
     }
 
-    /// Step 3: decides by the outage policy.
-    #[cold]
-    pub(super) async fn fallback(&self, subject: &str, plan: Plan, prices: &Prices) -> Decision {
-        match self.client.on_outage() {
-            OnOutage::FailOpen => self.decision(plan, Decided::Open, DecidedBy::Policy, None),
-            OnOutage::FailClosed => self.decision(plan, Decided::Closed, DecidedBy::Policy, None),
-            OnOutage::Local => {
-                let by = DecidedBy::LocalShare;
-                self.alone(subject, plan, prices, self.live_instances(), by)
-                    .await
-            }
-        }
-    }
-
-    /// Decides in this instance, by one of `parts` parts of each limit.
-    async fn alone(
-        &self,
-        subject: &str,
-        plan: Plan,
-        prices: &Prices,
-        parts: u64,
-        by: DecidedBy,
-    ) -> Decision {
-        let cost = |index: usize| signed(prices[index]);
+    /// Decides in this instance, by the whole limit.
+    async fn alone(&self, subject: &str, plan: Plan, prices: &Prices) -> Decision {
+        let (cost, by) = (|index: usize| signed(prices[index]), DecidedBy::Local);
         // It fails only for demands that no plan can make.
-        match self.call_local(subject, &plan, parts, cost).await {
+        match self.call_local(subject, &plan, cost).await {
             Ok(stored) => {
                 let standings = standings(&stored.limits);
                 self.decision(plan, Decided::By(stored.outcome), by, Some(standings))

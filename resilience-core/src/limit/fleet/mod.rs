@@ -47,10 +47,27 @@
 //! |---|---|
 //! | `FailOpen` | calls pass without limit |
 //! | `FailClosed` | calls are rejected ([`Reason::StoreUnreachable`]) |
-//! | `Local` (default) | calls are limited by this instance's share: the limit divided by the live instances |
+//! | `Local` (default) | calls are limited by this instance's [share](crate::fleet#shares): the limit divided by the instances |
 //!
-//! The shares of a fleet add up to the limit in rate; in burst too, unless there are more instances than tokens in it.
-//! They start full: each outage admits up to one more burst.
+//! What a fleet admits of a subject at most, in any time that contains an outage:
+//!
+//! | policy | bound |
+//! |---|---|
+//! | `FailOpen` | none |
+//! | `FailClosed` | the limit, and one burst more each time that the store loses its data |
+//! | `Local` | the limit, if all instances lose the store. An instance that loses it alone admits its share of the rate on top for as long as that lasts |
+//!
+//! A share begins with this instance's part of what the store had left by its last answer about the subject, less what comes
+//! in at the rate of the limit since then, since others may have taken that; without such an answer it begins empty. So
+//! the bound of `Local` is exceeded by what other instances took faster than that after the last answer, divided by the
+//! instances; by what was admitted by shares of a fleet that is larger than [`live_instances`](FleetRateLimit::live_instances)
+//! (instances that started after the last heartbeat) or of processes that end before the store is back; and, for bursts of fewer tokens than instances, by one token for each
+//! instance. A share that is not known admits nothing: see [`local_parts`](FleetRateLimit::local_parts).
+//!
+//! When the store is available again, each instance charges it for what it admitted, as far as its share is short of it,
+//! and for tokens that the store can only have because it has lost its data. For two seconds and a budget more, in which
+//! the other instances find the store too, calls have to pass the share as well. A refund or a reset by another
+//! instance during the outage may be undone by that.
 //!
 //! After three failures in a row the store is [unavailable](crate::fleet#health): calls go by the policy at once, and a
 //! background task asks the store until it answers. Leased tokens that were not spent, unused reservations and refunds are
@@ -85,6 +102,8 @@ mod layer;
 mod lease_size;
 mod leasing;
 mod limiter;
+mod local_share;
+mod outage;
 mod plan;
 mod projection;
 mod queue;
@@ -307,6 +326,15 @@ impl FleetRateLimit {
     #[must_use]
     pub fn live_instances(&self) -> u64 {
         self.core().live_instances()
+    }
+
+    /// The number of parts of the limits of which this instance takes one while the store is unavailable, with
+    /// [`OnOutage::Local`](crate::fleet::OnOutage::Local): the live instances, or the
+    /// [expected](crate::fleet::FleetOptions::expected_instances) ones if those are more. `None`: not known yet, so that
+    /// calls would be rejected.
+    #[must_use]
+    pub fn local_parts(&self) -> Option<u64> {
+        self.core().local_parts()
     }
 
     /// The number of calls that wait for their tokens.

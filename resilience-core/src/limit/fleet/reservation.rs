@@ -137,11 +137,11 @@ impl Limiter {
                 DecidedBy::Store | DecidedBy::Lease => {
                     self.settle_store(subject, plan, until, cost).await?
                 }
-                DecidedBy::Local => self.call_local(subject, plan, 1, cost).await?,
-                DecidedBy::LocalShare => {
-                    let parts = self.live_instances();
-                    self.call_local(subject, plan, parts, cost).await?
-                }
+                DecidedBy::Local => self.call_local(subject, plan, cost).await?,
+                DecidedBy::LocalShare => match self.adjust_share(subject, plan, cost) {
+                    Some(stored) => stored,
+                    None => self.settle_store(subject, plan, until, cost).await?,
+                },
             };
             if stored.outcome.is_admitted() {
                 break;

@@ -12,6 +12,7 @@ use super::{
     plan::Plan,
 };
 use crate::{
+    clock::Moment,
     fleet::StoreError,
     limit::store::{LimitStore, StoreDecision},
 };
@@ -27,13 +28,15 @@ impl Limiter {
         if !self.client.accepts_calls() {
             return Err(StoreError::unavailable());
         }
-        let demands = demands(plan, 1, cost);
+        let demands = demands(plan, cost);
         let name = &*self.settings.name;
+        let (errors, sent) = (self.client.errors(), self.settings.clock.now());
         let answer = self
             .client
             .attempt(|store| store.decide(name, subject, &demands))
             .await;
         self.count_answer(&answer);
+        self.note_answer(subject, plan, &answer, errors, sent);
         answer
     }
 
@@ -47,13 +50,18 @@ impl Limiter {
         until: Instant,
         cost: impl Fn(usize) -> i64,
     ) -> Result<StoreDecision, StoreError> {
-        let demands = demands(plan, 1, cost);
+        let demands = demands(plan, &cost);
         let name = &*self.settings.name;
+        let (errors, sent) = (self.client.errors(), self.settings.clock.now());
         let answer = self
             .client
             .call_once_until(until, |store| store.decide(name, subject, &demands))
             .await;
         self.count_answer(&answer);
+        if answer.is_ok() && self.keeps_shares() {
+            self.shares.put_back(subject, plan, cost);
+        }
+        self.note_answer(subject, plan, &answer, errors, sent);
         answer
     }
 
@@ -96,8 +104,28 @@ impl Limiter {
         self.decision(plan, outcome, DecidedBy::Store, Some(standings))
     }
 
+    /// Notes what the store has left, for a share of it.
+    fn note_answer(
+        &self,
+        subject: &str,
+        plan: &Plan,
+        answer: &Result<StoreDecision, StoreError>,
+        errors: u64,
+        sent: Moment,
+    ) {
+        if let Ok(stored) = answer
+            && self.keeps_shares()
+        {
+            self.shares
+                .note(subject, plan, &stored.limits, errors, sent);
+        }
+    }
+
     /// Counts a step that the store was asked for.
     pub(super) fn count_answer<T>(&self, answer: &Result<T, StoreError>) {
+        if answer.is_ok() {
+            self.shares.heard();
+        }
         let counter = match answer {
             Ok(_) => &self.counts.answered,
             Err(_) => &self.counts.unanswered,
@@ -109,10 +137,9 @@ impl Limiter {
         &self,
         subject: &str,
         plan: &Plan,
-        parts: u64,
         cost: impl Fn(usize) -> i64,
     ) -> Result<StoreDecision, StoreError> {
-        let demands = demands(plan, parts, cost);
+        let demands = demands(plan, cost);
         self.alone
             .decide(&self.settings.name, subject, &demands)
             .await

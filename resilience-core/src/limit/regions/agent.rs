@@ -1,16 +1,13 @@
 //! The background loop: keeps a process informed of its region's share, and takes the region's turns.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     Shared,
     balance::wanted,
+    demand::DemandRate,
     ledger::{LedgerView, PeerLedger, turn},
     share::Reading,
 };
@@ -35,10 +32,7 @@ impl RegionAgent {
         let now = Instant::now();
         Self {
             shared,
-            demand: DemandRate {
-                since: now,
-                smooth: 0.0,
-            },
+            demand: DemandRate::new(),
             next: now,
         }
     }
@@ -79,26 +73,9 @@ impl Agent for RegionAgent {
     }
 }
 
-/// The use that this process would make of the whole, smoothed over some intervals.
-struct DemandRate {
-    since: Instant,
-    smooth: f64,
-}
-
-impl DemandRate {
-    fn millionths(&mut self, asked: u64) -> u64 {
-        let now = Instant::now();
-        let passed = now.duration_since(self.since).as_micros().max(1);
-        self.since = now;
-        self.smooth += (asked as f64 * 1e6 / passed as f64 - self.smooth) / 2.0;
-        // Less than a millionth counts as none.
-        self.smooth.min(1e12) as u64
-    }
-}
-
 /// Reports the demand, reads the share, and takes the turn if it is due.
 async fn tend(shared: &Shared, demand: &mut DemandRate) -> Result<(), StoreError> {
-    let demand = demand.millionths(shared.asked.swap(0, Relaxed));
+    let demand = demand.millionths(shared.asked.take());
     let ttl = Duration::from_micros(DEMAND_LASTS * shared.rules.interval);
     let sent = shared.clock.now();
     let own = shared.here.report(&shared.instance, demand, ttl).await?;

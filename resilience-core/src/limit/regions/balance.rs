@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The parts to lend to each region: each keeps its floor, and the rest follows demand. The same in every region that sees
+use super::ledger::WHOLE;
+
+/// The parts to lend to each region. The same in every region that sees
 /// the same demands; where they differ, only the balance suffers.
 pub(super) fn wanted(
     me: &str,
@@ -34,7 +36,8 @@ pub(super) fn wanted(
         .collect()
 }
 
-/// The shares in proportion to the demands; the base for a region whose demand is not known.
+/// The shares by the demands; the base for a region whose demand is not known. Each keeps what it needs of its base, at
+/// least its floor; the rest is divided in proportion to the demands.
 fn targets(
     regions: &BTreeMap<Arc<str>, (u32, u32)>,
     demands: &BTreeMap<Arc<str>, u64>,
@@ -42,16 +45,65 @@ fn targets(
     let known = || {
         regions
             .iter()
-            .filter(|(region, _)| demands.contains_key(*region))
+            .filter_map(|(region, shares)| Some((region, *shares, *demands.get(region)?)))
     };
-    let all: u128 = demands.values().map(|demand| u128::from(*demand)).sum();
-    let spare: u32 = known().map(|(_, (base, floor))| base - floor).sum();
+    let all: u128 = known().map(|(_, _, demand)| u128::from(demand)).sum();
+    let spare: u32 = known()
+        .map(|(_, shares, demand)| shares.0 - kept(shares, demand))
+        .sum();
     known()
-        .map(|(region, (base, floor))| {
-            let demand = u128::from(demands[region]);
-            let more = (u128::from(spare) * demand).checked_div(all);
-            let more = more.map_or(base - floor, |more| u32::try_from(more).unwrap_or(0));
-            (Arc::clone(region), floor + more)
+        .map(|(region, shares, demand)| {
+            let more = (u128::from(spare) * u128::from(demand)).checked_div(all);
+            let target = match more {
+                Some(more) => kept(shares, demand) + u32::try_from(more).unwrap_or(0),
+                None => shares.0,
+            };
+            (Arc::clone(region), target)
         })
         .collect()
+}
+
+/// The part of its base that a region with this demand, in millionths of the whole, does not lend: a quarter more than it
+/// needs.
+fn kept((base, floor): (u32, u32), demand: u64) -> u32 {
+    let needed = u128::from(demand) * u128::from(WHOLE) * 5 / 4 / 1_000_000;
+    u32::try_from(needed).unwrap_or(base).clamp(floor, base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u32 = WHOLE / 2;
+    const FLOOR: u32 = 13;
+
+    /// The target of `eu`, with these demands of `eu` and `us` in percent of the whole.
+    fn target(eu: u64, us: u64) -> u32 {
+        let regions = ["eu", "us"].map(|name| (Arc::from(name), (BASE, FLOOR)));
+        let demands = [("eu", eu), ("us", us)];
+        let demands = demands.map(|(name, percent)| (Arc::from(name), percent * 10_000));
+        let targets = targets(&regions.into(), &demands.into());
+        assert!(targets["eu"] + targets["us"] <= WHOLE, "{targets:?}");
+        targets["eu"]
+    }
+
+    #[test]
+    fn a_region_keeps_what_it_needs_however_much_others_ask_for() {
+        for others in [100, 1_000, 1_000_000] {
+            assert_eq!(target(100, others), BASE);
+            assert_eq!(target(50, others), BASE);
+            let quarter = target(20, others);
+            assert!((64..=80).contains(&quarter), "{quarter}");
+            assert_eq!(target(0, others), FLOOR);
+        }
+    }
+
+    #[test]
+    fn what_is_not_needed_follows_the_demand() {
+        assert_eq!(target(100, 0), WHOLE - FLOOR);
+        assert_eq!(target(1, 0), WHOLE - FLOOR, "it may want more soon");
+        assert_eq!(target(0, 0), BASE);
+        assert!((110..=146).contains(&target(2, 2)), "{}", target(2, 2));
+        assert!(target(3, 1) > 150, "{}", target(3, 1));
+    }
 }

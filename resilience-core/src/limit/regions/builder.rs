@@ -1,15 +1,12 @@
 //! The builder of regional limits.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     RegionalLimits, Shared,
     agent::RegionAgent,
     client::LedgerClient,
+    demand::DemandCounter,
     ledger::Rules,
     settings::{defaults, shares, validate},
     share::ShareTracker,
@@ -167,7 +164,7 @@ impl RegionalLimitsBuilder {
             before,
             rules,
             known: ShareTracker::new(floor),
-            asked: AtomicU64::new(0),
+            asked: DemandCounter::new(),
             clock: self.clock.unwrap_or_default(),
         });
         let waker = Waker::new();

@@ -9,6 +9,8 @@ const OPEN: Duration = ms(2_000);
 const CALM: Duration = ms(1_000);
 const LEASE: Duration = ms(1_000);
 const HALF_OPEN: Duration = ms(3_000);
+/// Three reports without an answer, and the time from then on until an instance sends probes of its own.
+const ALONE: Duration = ms(2_200);
 /// Duration of the calls that are made meanwhile, store budgets and steps of the test.
 const CALLS: Duration = ms(1_500);
 
@@ -239,7 +241,8 @@ async fn is_protected(store: &InProcessBreakers, fleet: &[CircuitBreaker]) -> bo
     false
 }
 
-/// A fleet of three that knows that it is open (or half-open), and whose store freezes.
+/// A fleet of three that knows that it is open (or half-open), and whose store has been frozen for so long that each is
+/// on its own.
 async fn frozen(half_open: bool) -> (Freezing, Vec<CircuitBreaker>) {
     let store = Freezing::new();
     let fleet: Vec<_> = (0..3).map(|_| instance(&store)).collect();
@@ -260,6 +263,7 @@ async fn frozen(half_open: bool) -> (Freezing, Vec<CircuitBreaker>) {
         pass(ms(300)).await;
         store.freeze(true);
     }
+    pass(ALONE).await;
     assert_eq!(states(&fleet), [State::HalfOpen; 3]);
     (store, fleet)
 }

@@ -4,8 +4,10 @@ mod agreement;
 mod around;
 mod batching;
 mod cooling_down;
+mod cuts;
 mod freezing;
 mod outages;
+mod rollout;
 mod shutdown;
 
 use std::{
@@ -22,7 +24,7 @@ use tokio::time::advance;
 use super::*;
 use crate::{
     Verdict,
-    breaker::{CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, RampUp, State},
+    breaker::{CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, RampUp, State, Window},
     completion::Guard,
     error::{Error, Reason, Rejected},
     fleet::{FleetOptions, Pushed, StoreError, StoreFuture, Subscription},

@@ -40,13 +40,20 @@ impl Around for Flaky {
 }
 
 pub(super) fn flaky() -> (InProcessBreakers, Arc<AtomicBool>, Arc<AtomicBool>, Flaky) {
-    let (inner, down, lost) = (InProcessBreakers::new(), Arc::default(), Arc::default());
+    let inner = InProcessBreakers::new();
+    let (down, lost, flaky) = flaky_over(&inner);
+    (inner, down, lost, flaky)
+}
+
+/// A connection of its own to `inner`: whether it is down, and whether it loses answers.
+pub(super) fn flaky_over(inner: &InProcessBreakers) -> (Arc<AtomicBool>, Arc<AtomicBool>, Flaky) {
+    let (down, lost) = (Arc::default(), Arc::default());
     let flaky = Flaky {
         inner: inner.clone(),
         down: Arc::clone(&down),
         loses_answers: Arc::clone(&lost),
     };
-    (inner, down, lost, flaky)
+    (down, lost, flaky)
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ async fn a_call_is_decided_by_the_policy_within_the_budget_and_later_ones_at_onc
     for (policy, expected) in [
         (OnOutage::FailOpen, None),
         (OnOutage::FailClosed, Some(Reason::StoreUnreachable)),
-        (OnOutage::Local, None),
+        (OnOutage::Local, Some(Reason::StoreUnreachable)),
     ] {
         let (store, bulkhead) = hanging(policy);
         let begun = Instant::now();

@@ -6,6 +6,7 @@ mod faults;
 mod hanging;
 mod queue;
 mod record;
+mod shares;
 mod shutdown;
 
 use std::{

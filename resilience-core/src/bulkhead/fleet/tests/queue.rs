@@ -150,6 +150,8 @@ async fn the_policy_for_an_outage_holds_for_those_who_wait_too() {
             .fleet(on_outage(policy))
             .build()
             .unwrap();
+        // So that its share is known.
+        tokio::time::sleep(LEASE).await;
         let held = bulkhead.acquire(1).await.unwrap();
         let waits = tokio::spawn({
             let bulkhead = bulkhead.clone();

@@ -21,9 +21,10 @@ async fn a_store_that_never_answers_hangs_nothing() {
     for mode in modes() {
         for policy in [OnOutage::FailOpen, OnOutage::FailClosed, OnOutage::Local] {
             let server = Server::default();
-            server.hang(true);
-            let options = FleetOptions::new().on_outage(policy);
+            let options = FleetOptions::new().on_outage(policy).expected_instances(1);
             let limit = ten(&server).mode(mode).fleet(options).build().unwrap();
+            limit.peek("t").await.unwrap();
+            server.hang(true);
             let start = Instant::now();
             let reserved = limit.reserve("t", 1).await;
             assert_eq!(reserved.is_ok(), policy != OnOutage::FailClosed);

@@ -1,9 +1,11 @@
 //! The store as callers have it, over ledgers in this process and a clock that the test moves.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::*;
 use crate::{
     fleet::{FleetOptions, OnOutage},
-    limit::store::InProcessLimits,
+    limit::{fleet::FleetRateLimit, store::InProcessLimits},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -66,6 +68,48 @@ async fn a_region_with_all_the_demand_gets_nearly_all_of_the_rate_and_gives_it_b
     assert!(us >= 240 && eu + us <= WHOLE, "{eu} and {us}");
     tokio::time::sleep(60 * SECOND).await;
     assert_eq!(two.shares(), [128, 128], "each its base without demand");
+}
+
+/// Callers of a region, through a limit that caches denials.
+struct Crowd(FleetRateLimit);
+
+impl Crowd {
+    fn of(region: &RegionalLimits) -> Self {
+        let limit = FleetRateLimit::builder("api", region.clone()).limit("per-second", quota());
+        Self(limit.build().unwrap())
+    }
+
+    async fn ask(&self, times: usize) {
+        for _ in 0..times {
+            drop(self.0.ask("tenant", 1).await);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lent_share_comes_back_although_the_borrower_stays_busy() {
+    for retries in [1, 20] {
+        let two = Two::new();
+        let [eu, us] = two.regions.each_ref().map(Crowd::of);
+        for _ in 0..400 {
+            eu.ask(retries).await;
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        assert!(two.shares()[0] >= 240, "{:?}", two.shares());
+        let start = tokio::time::Instant::now();
+        while two.shares()[1] < 120 {
+            eu.ask(retries).await;
+            us.ask(1).await;
+            tokio::time::sleep(SECOND / 10).await;
+            assert!(start.elapsed() < 14 * SECOND, "{:?}", two.shares());
+        }
+        for _ in 0..200 {
+            eu.ask(retries).await;
+            us.ask(1).await;
+            tokio::time::sleep(SECOND / 10).await;
+            assert!(two.shares()[1] >= 120, "it stays: {:?}", two.shares());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

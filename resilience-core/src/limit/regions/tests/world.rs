@@ -348,6 +348,59 @@ fn shares_go_where_the_demand_is_and_come_back() {
     assert_eq!(rest, BASES);
 }
 
+/// The intervals until the region with the demand has nearly all, and until the others have theirs back, with messages that
+/// take up to `latency`.
+fn intervals(seed: u64, latency: u64) -> [u64; 2] {
+    let mut world = World::new(seed);
+    world.demands = [0, 0, 0];
+    let step = |world: &mut World| {
+        world.now += 10;
+        for number in 0..world.processes.len() {
+            if world.processes[number].wake <= world.now {
+                world.step(number);
+                world.processes[number].wake = world.now + 1 + world.rng.u64(0..latency);
+            }
+        }
+    };
+    let share = |world: &World, region: usize| {
+        let of_it = world.processes.iter();
+        let of_it = of_it.filter(|process| process.region == region);
+        of_it.map(|process| process.uses(world.now)).max().unwrap()
+    };
+    for _ in 0..3_000 {
+        step(&mut world);
+    }
+    let took = |world: &mut World, demands, is_so: fn([u32; 3]) -> bool| {
+        let start = world.now;
+        world.demands = demands;
+        while !is_so([0, 1, 2].map(|region| share(world, region))) {
+            step(world);
+            assert!(world.now - start < 100 * INTERVAL);
+        }
+        (world.now - start).div_ceil(INTERVAL)
+    };
+    let there = took(&mut world, [0, 0, 1_000_000], |shares| shares[2] >= 230);
+    let back = took(&mut world, [1_000_000; 3], |shares| {
+        shares[0] >= BASES[0] && shares[1] >= BASES[1]
+    });
+    [there, back]
+}
+
+/// What the documentation says of it.
+#[test]
+fn a_share_changes_hands_within_the_intervals_that_are_stated() {
+    for (latency, stated) in [(100, 12), (400, 30)] {
+        let longest = (0..60).map(|seed| intervals(seed, latency));
+        let longest = longest.reduce(|one, other| [0, 1].map(|at| one[at].max(other[at])));
+        let longest = longest.unwrap();
+        println!("{longest:?} intervals with messages of up to {latency} thousandths");
+        assert!(
+            longest.iter().all(|one| *one <= stated),
+            "{longest:?} of {stated}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn a_ledger_is_read_as_it_was_written(seed in any::<u64>()) {
