@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::poll_fn,
+    pin::pin,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{
@@ -16,7 +17,8 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep, timeout},
+    task::unconstrained,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -113,15 +115,8 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         &'a self,
         step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
-        let mut step = step(&self.0.store);
-        // A store in this process answers at once: no timer is made for it.
-        let answer = match poll_fn(|cx| Poll::Ready(step.as_mut().poll(cx))).await {
-            Poll::Ready(answer) => answer,
-            Poll::Pending => {
-                let answer = timeout(self.0.budget, step).await;
-                answer.unwrap_or_else(|_| Err(self.timed_out()))
-            }
-        };
+        let answer = within(self.0.budget, step(&self.0.store)).await;
+        let answer = answer.unwrap_or_else(|| Err(self.timed_out()));
         self.note(answer.as_ref().err());
         answer
     }
@@ -324,6 +319,27 @@ impl<S: ?Sized> Inner<S> {
             agent.wake();
         }
     }
+}
+
+/// The output of `step`, if it comes within `budget`: as tokio's `timeout`, without a timer for a store that answers at once,
+/// as one in this process does.
+async fn within<T>(
+    budget: Duration,
+    mut step: StoreFuture<'_, T>,
+) -> Option<Result<T, StoreError>> {
+    let mut timer = pin!(None);
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = step.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        if timer.is_none() {
+            // Also when the step has used up what the task may do in one poll.
+            timer.set(Some(unconstrained(sleep(budget))));
+        }
+        let timer = timer.as_mut().as_pin_mut().expect("made above");
+        timer.poll(cx).map(|()| None)
+    })
+    .await
 }
 
 /// Asks the store until it answers, or the last handle is gone.
