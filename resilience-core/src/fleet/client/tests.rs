@@ -3,6 +3,8 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicU32},
 };
 
+use tokio::time::timeout;
+
 use super::*;
 
 /// A store that answers, fails or hangs, as the test sets it.
