@@ -220,7 +220,8 @@ mod tests {
                 "",
             ),
             ("--redis nonsense", "--redis", "nonsense"),
-            ("--redis http://localhost", "--redis", "http://localhost"),
+            // The rest of a URL that cannot be read may be a password.
+            ("--redis http://localhost", "--redis", "`http***`"),
             ("--redis redis://localhost:99999", "--redis", "99999"),
             ("--redis redis://a,b", "--redis", "redis-cluster"),
             ("--storm", "--storm", ""),

@@ -287,13 +287,13 @@ fn work_is_held_for_whichever_thread_polls_its_call() {
 #[derive(Clone, Debug)]
 enum Step {
     /// Makes another call, which runs these steps.
-    Call(Vec<Step>),
+    Call(Vec<Self>),
     /// Takes the permits, for work that goes on.
     Take,
     /// Takes them, and drops them at once.
     Drop,
     /// Runs these steps in work that has taken the permits.
-    Work(Vec<Step>),
+    Work(Vec<Self>),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
