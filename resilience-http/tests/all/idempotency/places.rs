@@ -92,7 +92,7 @@ impl Scene {
 
     /// One of `outcomes` for each place, the other clients are refused; all places are held by handlers whose clients
     /// have gone, and free when these have ended.
-    async fn is_never_above_its_places(self, outcomes: &[Option<u16>]) {
+    async fn stays_within_its_places(self, outcomes: &[Option<u16>]) {
         let admitted = outcomes.iter().filter(|outcome| **outcome != Some(503));
         assert_eq!(admitted.count(), PLACES, "{outcomes:?}");
         assert_eq!(self.handlers.running.count(), PLACES);
@@ -138,7 +138,7 @@ async fn handlers_whose_clients_hang_up_are_never_more_than_the_places() {
     for key in 0..60 {
         outcomes.push(scene.unless_begun(over_http1(scene.server, key)).await);
     }
-    scene.is_never_above_its_places(&outcomes).await;
+    scene.stays_within_its_places(&outcomes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,7 +151,7 @@ async fn handlers_whose_streams_are_reset_are_never_more_than_the_places() {
         let response = over_http2(&client, scene.server, key);
         outcomes.push(scene.unless_begun(response).await);
     }
-    scene.is_never_above_its_places(&outcomes).await;
+    scene.stays_within_its_places(&outcomes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,7 +163,7 @@ async fn handlers_that_outlive_the_deadline_of_their_requests_are_never_more_tha
     }
     let late = outcomes.iter().filter(|outcome| **outcome == Some(504));
     assert_eq!(late.count(), PLACES);
-    scene.is_never_above_its_places(&outcomes).await;
+    scene.stays_within_its_places(&outcomes).await;
 }
 
 /// The order by hand, of a plain handler: its place is free as soon as its client has gone, and so is the handler's work.
