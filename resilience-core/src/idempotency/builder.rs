@@ -113,7 +113,7 @@ impl IdempotencyBuilder {
         self
     }
 
-    /// How long a recorded outcome is replayed, unless its [`Disposition`] says otherwise. Set it longer than the
+    /// How long a recorded outcome is replayed, unless its [`Disposition`](super::Disposition) says otherwise. Set it longer than the
     /// longest way that a request can come again (a client's retries, a queue's redelivery, a redrive by hand): work
     /// that is requested later is done again.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
