@@ -98,7 +98,7 @@ impl RedisBuilder {
     /// use resilience_redis::{Credentials, Redis};
     /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
     ///
-    /// # async fn connect() -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// # async fn connect() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     /// let redis = Redis::builder("rediss://redis.internal:6379")
     ///     .credentials(|| async {
     ///         let token = Credentials::new("app", token().await?);
