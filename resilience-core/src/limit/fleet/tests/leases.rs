@@ -383,7 +383,7 @@ async fn one_fleet(rng: &mut fastrand::Rng) -> u32 {
         builder.fleet(options).build().unwrap()
     };
     let mut fleet: Vec<_> = (0..rng.usize(1..6)).map(|_| build()).collect();
-    let (start, mut admitted) = (Instant::now(), 0_u64);
+    let (start, mut asked, mut admitted) = (Instant::now(), 0_u64, 0_u64);
     for _ in 0..400 {
         let who = rng.usize(0..fleet.len());
         match rng.u8(0..40) {
@@ -397,6 +397,7 @@ async fn one_fleet(rng: &mut fastrand::Rng) -> u32 {
         let mut crowd = JoinSet::new();
         for _ in 0..rng.usize(1..30) {
             let (limit, cost) = (fleet[who].clone(), rng.u64(1..4).min(burst));
+            asked += cost;
             crowd.spawn(async move {
                 let decision = limit.ask("t", cost).await;
                 if decision.is_admitted() { cost } else { 0 }
@@ -408,5 +409,6 @@ async fn one_fleet(rng: &mut fastrand::Rng) -> u32 {
         assert!(u128::from(admitted) <= most, "{admitted} of {most}");
         sleep(Duration::from_micros(rng.u64(0..20_000))).await;
     }
-    u32::from(admitted < burst)
+    // Of a burst that was hardly asked for, nothing is wasted.
+    u32::from(asked > 2 * burst && admitted < burst)
 }
