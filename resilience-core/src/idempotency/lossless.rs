@@ -269,7 +269,7 @@ impl ser::SerializeMap for Check {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::collections::BTreeMap;
 

@@ -140,7 +140,7 @@ pub const fn sqlite_error(code: u32) -> Condition {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

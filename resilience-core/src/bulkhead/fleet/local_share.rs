@@ -55,7 +55,7 @@ impl LocalShare {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

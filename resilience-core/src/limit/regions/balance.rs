@@ -70,7 +70,7 @@ fn kept((base, floor): (u32, u32), demand: u64) -> u32 {
     u32::try_from(needed).unwrap_or(base).clamp(floor, base)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
