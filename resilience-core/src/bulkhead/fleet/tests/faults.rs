@@ -10,7 +10,7 @@ async fn a_grant_whose_answer_was_lost_is_asked_for_again_and_counts_once() {
     let store = Faulty::default();
     let bulkhead = build(&store, 3);
     // So that its share is known.
-    tokio::time::sleep(LEASE).await;
+    tokio::time::sleep(2 * LEASE).await;
     store.set(Mode::Mute);
     let acquiring = bulkhead.acquire(2);
     tokio::pin!(acquiring);

@@ -151,7 +151,7 @@ async fn the_policy_for_an_outage_holds_for_those_who_wait_too() {
             .build()
             .unwrap();
         // So that its share is known.
-        tokio::time::sleep(LEASE).await;
+        tokio::time::sleep(2 * LEASE).await;
         let held = bulkhead.acquire(1).await.unwrap();
         let waits = tokio::spawn({
             let bulkhead = bulkhead.clone();

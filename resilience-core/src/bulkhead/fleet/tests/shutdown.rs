@@ -13,7 +13,7 @@ async fn a_shutdown_gives_everything_back_and_leaves() {
     let (leaves, stays) = (build(&store, 4), build(&store, 4));
     let permit = leaves.acquire(2).await.unwrap();
     // So that its share is known.
-    tokio::time::sleep(LEASE).await;
+    tokio::time::sleep(2 * LEASE).await;
     assert_eq!(live(&store).await, 2);
     drop(permit);
     leaves.shutdown(ms(1_000)).await.unwrap();
