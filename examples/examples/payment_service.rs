@@ -82,7 +82,7 @@ impl Store {
     }
 }
 
-/// One instance of the service, until it is told to stop.
+/// One running instance of the service.
 struct Instance {
     address: SocketAddr,
     stop: oneshot::Sender<()>,

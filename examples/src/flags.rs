@@ -222,7 +222,11 @@ mod tests {
             ("--redis nonsense", "--redis", "nonsense"),
             // The rest of a URL that cannot be read may be a password.
             ("--redis http://localhost", "--redis", "`http***`"),
-            ("--redis redis://localhost:99999", "--redis", "`redis://localhost***`"),
+            (
+                "--redis redis://localhost:99999",
+                "--redis",
+                "`redis://localhost***`",
+            ),
             ("--redis redis://a,b", "--redis", "redis-cluster"),
             ("--storm", "--storm", ""),
         ] {

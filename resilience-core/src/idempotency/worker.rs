@@ -255,7 +255,9 @@ impl Worker {
         let mut tell = |recorded| {
             if let Some((caller, ending)) = caller.take() {
                 // The caller may be gone.
-                let _ = caller.sender.send(self.told(ending, settlement, recorded));
+                let _ = caller
+                    .sender
+                    .send(self.for_caller(ending, settlement, recorded));
             }
         };
         let totals = &self.shared.totals;
@@ -310,8 +312,13 @@ impl Worker {
         }
     }
 
-    /// The ending as the caller is to see it.
-    fn told<R>(&self, ending: Ending<R>, settlement: &Settlement, recorded: Recorded) -> Ending<R> {
+    /// The ending as the caller gets it.
+    fn for_caller<R>(
+        &self,
+        ending: Ending<R>,
+        settlement: &Settlement,
+        recorded: Recorded,
+    ) -> Ending<R> {
         let holds = matches!(self.shared.settings.on_unrecorded, OnUnrecorded::Hold(_));
         let done = matches!(settlement, Settlement::Done { .. });
         match ending {

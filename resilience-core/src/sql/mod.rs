@@ -110,8 +110,8 @@
 //!
 //! A layer that gives up on a call (a timeout, a client that hangs up) drops its future wherever that is. Dropped while
 //! sqlx begins a transaction, it can return a connection to the pool on which the server has an open transaction: the
-//! next call's writes are never committed, and it is told that they were. And a connection that has failed in a way that
-//! lasts (*close* above) fails every call that gets it, retries included. So:
+//! next call's writes succeed and are never committed. And a connection that has failed in a way that lasts (*close*
+//! above) fails every call that gets it, retries included. So:
 //!
 //! - begin transactions by `transaction` or `begin`, or run them in an inbox, which does;
 //! - run single statements in `connection`, which closes what must not be used again;
@@ -120,7 +120,7 @@
 //!
 //! **Through PgBouncer** in transaction mode, named prepared statements fail, or run another client's statement of the
 //! same name; sqlx names all of them. Use `query(..).persistent(false)` inside a transaction, as the inbox does. sqlx
-//! connects with `extra_float_digits`, which PgBouncer refuses unless told otherwise:
+//! connects with `extra_float_digits`, which PgBouncer refuses unless configured otherwise:
 //! `PgConnectOptions::extra_float_digits(None)`.
 //!
 //! # What may be retried

@@ -34,7 +34,7 @@ type Manager<DB> = <DB as Database>::TransactionManager;
 /// | with its task, or with a server that does not answer within the pool's `acquire_timeout` | unknown | is closed |
 ///
 /// With sqlx alone, a future dropped while it begins can return a connection to the pool on which the server has an open
-/// transaction: what the next user of that connection writes is never committed, and it is told that it was.
+/// transaction: writes of the next user of that connection succeed, and are never committed.
 ///
 /// A savepoint (`Connection::begin(&mut *tx)`) that is dropped while it begins rolls back the whole transaction, and the
 /// statements that follow take effect one by one; `commit` then fails. Put a timeout around the transaction instead.

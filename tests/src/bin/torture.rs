@@ -87,7 +87,7 @@ async fn hang_ups() {
         };
         let given_up = format!("of {} transactions", hung_up.given_up + hung_up.committed);
         tell("given_up", hung_up.given_up, &given_up, Target::Open);
-        let writes = format!("of {} writes of another route", hung_up.told);
+        let writes = format!("of {} writes of another route", hung_up.acknowledged);
         tell("lost_writes", hung_up.lost, &writes, Target::Exactly(0.0));
         tell(
             "effects_twice",

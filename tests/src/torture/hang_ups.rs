@@ -1,5 +1,5 @@
 //! Clients that hang up, and timeouts, in the middle of transactions, beside another route that writes by single statements on
-//! the same pool: nothing that this route was told may be lost.
+//! the same pool: no acknowledged write of that route may be lost.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -27,8 +27,8 @@ use crate::{
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
 pub struct HungUp {
-    /// Writes of the other route that were told to have succeeded.
-    pub told: usize,
+    /// Acknowledged writes of the other route.
+    pub acknowledged: usize,
     /// Of those, not in the database.
     pub lost: usize,
     /// Transactions that were given up.
@@ -55,22 +55,22 @@ const fn ms(millis: u64) -> Duration {
 
 macro_rules! storm {
     ($storm:ident, $DB:ty) => {
-        /// Runs until the other route was told `writes` times of success.
+        /// Runs until `writes` writes of the other route are acknowledged.
         async fn $storm(pool: &sqlx::Pool<$DB>, writes: usize) -> HungUp {
             sqlx::raw_sql(TABLES).execute(pool).await.expect("tables");
             let inbox = Inbox::<$DB>::builder("orders").build().expect("an inbox");
             inbox.migrate(pool).await.expect("its table");
-            let told = AtomicUsize::new(0);
+            let acknowledged = AtomicUsize::new(0);
             let (given_up, committed) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let over = AtomicBool::new(false);
 
             let writer = || async {
-                while told.load(SeqCst) < writes {
-                    let n = told.fetch_add(1, SeqCst) as i64;
+                while acknowledged.load(SeqCst) < writes {
+                    let n = acknowledged.fetch_add(1, SeqCst) as i64;
                     let write = sqlx::query(WRITE).persistent(false).bind(n).execute(pool);
-                    // Not told: another one in its place.
+                    // Not acknowledged: another write in its place.
                     if write.await.is_err() {
-                        told.fetch_sub(1, SeqCst);
+                        acknowledged.fetch_sub(1, SeqCst);
                     }
                 }
             };
@@ -119,7 +119,7 @@ macro_rules! storm {
             // What is open ends here, and is lost.
             pool.close().await;
             HungUp {
-                told: told.into_inner(),
+                acknowledged: acknowledged.into_inner(),
                 lost: 0,
                 given_up: given_up.into_inner(),
                 committed: committed.into_inner(),
@@ -164,7 +164,7 @@ macro_rules! account {
             .await
             .expect("the effects");
         HungUp {
-            lost: $hung_up.told - there.len(),
+            lost: $hung_up.acknowledged - there.len(),
             twice: twice as usize,
             ..$hung_up
         }

@@ -1,4 +1,4 @@
-//! A server that is cut off from its store while it serves: what its clients are told, and what the store says.
+//! A server that is cut off from its store while it serves: the answers of its clients, and the records of the store.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

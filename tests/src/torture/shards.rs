@@ -102,7 +102,7 @@ fn masters(cluster: &RedisCluster, pattern: &str) -> Vec<usize> {
 /// Freezes the master of some keys for a time (`kill -STOP`), under callers of all keys that share one connection.
 ///
 /// # Panics
-/// When the servers do not do as they are told.
+/// If a server does not answer as set up.
 pub async fn one_master_frozen(cluster: RedisCluster, time: Duration) -> (RedisCluster, Shards) {
     let redis = Redis::connect(&cluster.url()).expect("an address");
     redis.ready(SOON).await.expect("a Cluster");

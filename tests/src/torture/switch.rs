@@ -53,7 +53,7 @@ const LATEST: Duration = Duration::from_secs(30);
 /// One switch under load. With `durable` above zero, steps wait for this number of replicas.
 ///
 /// # Panics
-/// When the servers do not do as they are told.
+/// If a server does not answer as set up.
 pub async fn switch(group: RedisSentinels, durable: u32, how: How) -> (RedisSentinels, Switch) {
     let url = group.url();
     let over = Arc::new(AtomicBool::new(false));
@@ -177,7 +177,7 @@ impl InFlight {
 /// Planned switches under callers of a limit and of a bulkhead, `apart` from each other.
 ///
 /// # Panics
-/// When the servers do not do as they are told.
+/// If a server does not answer as set up.
 pub async fn switches(group: RedisSentinels, times: usize, apart: Duration) -> Overrun {
     let url = group.url();
     let over = Arc::new(AtomicBool::new(false));

@@ -52,7 +52,7 @@ impl Line {
         assert!(timeout(PATIENCE, future).await.is_err(), "too quick");
     }
 
-    /// Writes as another route does, is told that it was written, and counts what others see of it.
+    /// Writes as another route does, and counts the acknowledged writes that other connections see.
     async fn write_and_count(&mut self) -> i64 {
         self.write(&mut self.pool.acquire().await.unwrap()).await;
         self.count().await

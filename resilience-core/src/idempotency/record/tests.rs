@@ -145,7 +145,7 @@ fn a_key_that_was_given_back_with_nothing_left_is_free_for_other_work() {
     let grant = granted(record.claim(&other, START));
     assert_eq!(grant.fence, first.fence + 1);
     assert_eq!((grant.attempt, grant.previous), (2, Previous::Released));
-    // It is for that work now, and the first holder has nothing to say any more.
+    // The key belongs to that work now; steps of the first holder are refused.
     assert_eq!(record.claim(&claim("c"), START), Claimed::Mismatch);
     let taken = WriteOutcome::Lost(Loss::Taken);
     assert_eq!(record.complete(&first, &done("7"), START), taken);

@@ -59,7 +59,7 @@
 //! A subject cannot use more of the burst than its region's base share at once, wherever the demand is: a call that costs
 //! more is impossible there. Limits whose burst is so small that a region gets no token of it cannot be divided, and are
 //! an error of the store. Shares are of the whole, not of a subject: they follow the subject whose demand is largest in
-//! each region. Subjects are told apart in 1,024 groups; those of one group are added up.
+//! each region. Demand is counted in 1,024 groups of subjects, chosen by hash; subjects of one group count as one.
 //!
 //! # References
 //! C. Gray, D. Cheriton, "Leases", SOSP 1989 (loans that end by the clocks of both sides).

@@ -72,7 +72,7 @@ fn what_belongs_to_one_sending_is_not_kept_nor_are_cookies_unless_asked() {
     assert_eq!(names(without), ["etag"]);
 }
 
-/// What the first caller's browser, trace and limits were told is nothing to the next caller.
+/// CORS headers, trace ids and rate limits are those of the first caller, and are not replayed.
 #[test]
 fn what_depends_on_the_caller_is_not_kept_unless_it_is_named() {
     let sent = headers(&[

@@ -149,7 +149,7 @@ async fn one_callers_key_never_finds_anothers_answer() {
     assert!(!is_replay(&two.send(&app).await));
     assert!(is_replay(&by("Bearer a").send(&app).await));
     assert_eq!(effects.count(), 5);
-    // Callers are told apart by what they are known by, and not by `Authorization` alone.
+    // The scope covers the other usual credentials, not `Authorization` alone.
     for name in ["x-api-key", "api-key", "x-auth-token", "cookie"] {
         let name = HeaderName::from_static(name);
         let (app, effects) = paying(&once());

@@ -27,10 +27,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use self::{
-    settling::Settling,
-    subject::{Alone, Subject},
-};
+use self::{settling::Settling, subject::Subject};
 use super::{
     costs::{NO_PRICES, Prices},
     demands::standings,
@@ -207,8 +204,7 @@ impl LocalShares {
         if known.is_settling {
             return None;
         }
-        let owes = |alone: &Alone| alone.spent != NO_PRICES;
-        if known.errors == errors && !known.alone.as_deref().is_some_and(owes) {
+        if known.errors == errors && !known.is_owing() {
             if !stays {
                 self.owing
                     .fetch_sub(known.alone.take().iter().len(), Relaxed);
@@ -222,7 +218,7 @@ impl LocalShares {
             plan: known.plan.clone(),
             seen: known.seen.as_ref().map(|(at, seen)| (*at, standings(seen))),
             spent: known.alone.as_ref().map_or(NO_PRICES, |alone| alone.spent),
-            missing: known.missing(now),
+            owes: known.owes(now),
             errors,
         })
     }

@@ -19,7 +19,9 @@ use crate::{
 
 /// A subject that one call settles with the store. Dropped, it is still to be settled.
 ///
-/// The store is charged for what was admitted here, as far as the share is short of it: the rest has come in meanwhile.
+/// The store is charged for what was admitted here, as far as the share is short of it: the rest has come in meanwhile. An
+/// instance that never had an answer is charged for all that its share is short of: another process may have used it up in
+/// its place.
 /// And it is charged for what it can only hold because it has lost its data: more than the last answer and the time since
 /// then allow.
 pub(in crate::limit::fleet) struct Settling<'a> {
@@ -28,7 +30,7 @@ pub(in crate::limit::fleet) struct Settling<'a> {
     pub(super) plan: Plan,
     pub(super) seen: Option<(Moment, Standings)>,
     pub(super) spent: Prices,
-    pub(super) missing: Prices,
+    pub(super) owes: Prices,
     pub(super) errors: u64,
 }
 
@@ -41,9 +43,10 @@ impl Settling<'_> {
     pub(in crate::limit::fleet) fn owed(&self, limits: &[Standing], now: Moment) -> Prices {
         let mut owed = NO_PRICES;
         for (index, (limit, stands)) in self.plan.as_slice().iter().zip(limits).enumerate() {
-            let spent = self.spent[index].min(self.missing[index]);
             let gained = self.excess(index, &limit.quota, *stands, now);
-            owed[index] = spent.saturating_add(gained).min(stands.remaining);
+            owed[index] = self.owes[index]
+                .saturating_add(gained)
+                .min(stands.remaining);
         }
         owed
     }

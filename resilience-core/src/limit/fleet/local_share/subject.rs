@@ -94,8 +94,25 @@ impl Subject {
         self.alone.as_mut().expect("it was just set")
     }
 
+    /// Whether there is something to settle with the store.
+    pub(super) fn is_owing(&self) -> bool {
+        let alone = self.alone.as_ref();
+        alone.is_some_and(|alone| self.seen.is_none() || alone.spent != NO_PRICES)
+    }
+
+    /// What the share is short of, as far as it may have been admitted by this instance or one before it.
+    pub(super) fn owes(&self, now: Moment) -> Prices {
+        let mut owes = self.missing(now);
+        if let (Some(alone), Some(_)) = (&self.alone, &self.seen) {
+            for (owes, spent) in owes.iter_mut().zip(alone.spent) {
+                *owes = spent.min(*owes);
+            }
+        }
+        owes
+    }
+
     /// What the share is short of being full.
-    pub(super) fn missing(&self, now: Moment) -> Prices {
+    fn missing(&self, now: Moment) -> Prices {
         let mut missing = NO_PRICES;
         if let Some(alone) = &self.alone {
             for (index, limit) in self.plan.as_slice().iter().enumerate() {
