@@ -61,13 +61,16 @@
 //! in at the rate of the limit since then, since others may have taken that; without such an answer it begins empty. So
 //! the bound of `Local` is exceeded by what other instances took faster than that after the last answer, divided by the
 //! instances; by what was admitted by shares of a fleet that is larger than [`live_instances`](FleetRateLimit::live_instances)
-//! (instances that started after the last heartbeat) or of processes that end before the store is back; and, for bursts of fewer tokens than instances, by one token for each
-//! instance. A share that is not known admits nothing: see [`local_parts`](FleetRateLimit::local_parts).
+//! (instances that started after the last heartbeat) or of processes that end before the store is back and are not
+//! replaced; by a second of the rate when an instance starts as the store returns; and, for bursts of fewer tokens than
+//! instances, by one token for each instance. A share that is not known admits nothing: see
+//! [`local_parts`](FleetRateLimit::local_parts).
 //!
-//! When the store is available again, each instance charges it for what it admitted, as far as its share is short of it,
-//! and for tokens that the store can only have because it has lost its data. For two seconds and a budget more, in which
-//! the other instances find the store too, calls have to pass the share as well. A refund or a reset by another
-//! instance during the outage may be undone by that.
+//! When the store is available again, each instance charges it for what it admitted, as far as its share is short of it
+//! (an instance that never had an answer, for all that its share is short of, since it may have taken the place of
+//! another one), and for tokens that the store can only have because it has lost its data. For two seconds and a budget
+//! more, in which the other instances find the store too, calls have to pass the share as well. A refund or a reset by
+//! another instance during the outage may be undone by that.
 //!
 //! After three failures in a row the store is [unavailable](crate::fleet#health): calls go by the policy at once, and a
 //! background task asks the store until it answers. Leased tokens that were not spent, unused reservations and refunds are
