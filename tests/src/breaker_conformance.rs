@@ -53,6 +53,7 @@ fn report(instance: &str, sequence: u64, epoch: u64, success: u64, failure: u64)
         failing: failure > 0,
         bucket_ms: 1_000,
         live_ms: 60_000,
+        state: None,
     }
 }
 

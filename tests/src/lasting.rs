@@ -75,6 +75,7 @@ fn report(instance: &str, live_ms: u64) -> Report {
         failing: true,
         bucket_ms: 1_000,
         live_ms,
+        state: None,
     }
 }
 

@@ -54,6 +54,7 @@ fn report(instance: usize, sequence: u64) -> Report {
         failing: false,
         bucket_ms: 1_000,
         live_ms: 6_000,
+        state: None,
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct BreakerAgent {
     urgent: bool,
     /// Until when an idle breaker need not report. `None`: it reports at the next tick.
     silent_until: Option<Instant>,
+    /// State of the breaker as last reported: an idle breaker reports once more when it has closed.
+    reported_state: Option<State>,
     /// Whether the subscription stands: an idle breaker that hears nothing must go on reporting.
     hears: bool,
     /// A report found the store unavailable.
@@ -69,6 +71,7 @@ pub(in crate::breaker) fn start(
         next_report: now,
         urgent: false,
         silent_until: None,
+        reported_state: None,
         hears: false,
         lost: false,
     };
@@ -193,8 +196,8 @@ impl BreakerAgent {
         }
     }
 
-    /// Whether a report would tell the fleet nothing: the breaker and its record are closed, no call has ended since the
-    /// last report, and the membership tells that this instance is live.
+    /// Whether a report would tell the fleet nothing: the breaker and its record are closed, and were when it reported last, no
+    /// call has ended since, and the membership tells that this instance is live.
     fn is_idle(&self) -> bool {
         let silent = self
             .silent_until
@@ -203,7 +206,8 @@ impl BreakerAgent {
             return false;
         }
         let known = self.ledger.known();
-        known.state == FleetState::Closed
+        self.reported_state == Some(State::Closed)
+            && known.state == FleetState::Closed
             && known.active_override.is_none()
             && self.breaker.upgrade().is_some_and(|breaker| {
                 self.ledger.has_reported(breaker.fleet_counts())
@@ -226,6 +230,7 @@ impl BreakerAgent {
         match answer {
             Ok(view) => {
                 self.ledger.reported();
+                self.reported_state = report.state;
                 self.silent_until =
                     (report.live_ms == millis(LONG_LIFE)).then(|| self.last_report + LONG_LIFE / 2);
                 let busy = report.counts.failure > 0 || report.failing || view.failing > 0;
@@ -257,6 +262,7 @@ impl BreakerAgent {
             failing,
             bucket_ms: millis(breaker.window_length()).div_ceil(BUCKETS).max(1),
             live_ms: millis(life),
+            state: Some(breaker.state()),
         }
     }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{
+    log::BreakerLogEntry,
     member::FleetMember,
+    members::BreakerMembers,
     record::{BreakerView, FleetOverride},
 };
 use crate::fleet::StoreError;
@@ -46,6 +48,31 @@ impl Fleet {
         let member = &self.member;
         let answer = member.client.attempt(|store| store.view(&member.name));
         answer.await.map(|view| member.counted(view))
+    }
+
+    /// Reads which instances share the breaker, which of them find the dependency failing, and in what state each one's own
+    /// breaker was when it reported last.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer, or does not keep names.
+    pub async fn members(&self) -> Result<BreakerMembers, StoreError> {
+        let member = &self.member;
+        let answer = member.client.attempt(|store| store.members(&member.name));
+        answer.await
+    }
+
+    /// Reads the last changes of state and overrides, at most `count`, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer, or does not keep a log.
+    pub async fn log(&self, count: usize) -> Result<Vec<BreakerLogEntry>, StoreError> {
+        let member = &self.member;
+        let answer = member
+            .client
+            .attempt(|store| store.log(&member.name, count));
+        answer.await
     }
 
     /// Sets an override for the whole fleet.

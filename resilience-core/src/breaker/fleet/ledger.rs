@@ -7,6 +7,7 @@ use super::{
     policy::{Policy, Proposal},
     record::{BUCKETS, BreakerView, Change, Counts, FleetOverride, Report},
 };
+use crate::breaker::snapshot::State;
 
 /// Ledger of one instance: the newest view that it has adopted, and the calls that it has reported.
 ///
@@ -59,6 +60,8 @@ pub struct LocalState {
     pub bucket_ms: u64,
     /// For how long the report shows that the instance lives.
     pub live_ms: u64,
+    /// State of its own breaker, for operators.
+    pub state: Option<State>,
 }
 
 impl BreakerLedger {
@@ -162,6 +165,7 @@ impl BreakerLedger {
             failing: standing.failing,
             bucket_ms: standing.bucket_ms,
             live_ms: standing.live_ms,
+            state: standing.state,
         }
     }
 

@@ -87,6 +87,12 @@
 //! dropped or shut down leaves the record at once. While old instances that are no members run beside new ones, the new
 //! ones count fewer; the quorum is never below [`FleetRules::min_instances`].
 //!
+//! # What operators see
+//!
+//! [`Fleet::members`] names the live instances and those that find the dependency failing, with the age of each one's last
+//! report and the state of its own breaker, which each report tells. [`Fleet::log`] tells the last changes of state and
+//! overrides, with author and reason. Neither is asked for in the background.
+//!
 //! # Commands
 //!
 //! A breaker is active in an interval if a call ended in it, or if it or its record is not closed, or has an override.
@@ -115,7 +121,9 @@ mod batch;
 mod handle;
 mod ledger;
 mod local;
+mod log;
 mod member;
+mod members;
 mod memory;
 mod policy;
 mod probe_lease;
@@ -132,6 +140,8 @@ mod tests;
 pub use handle::Fleet;
 pub use ledger::{BreakerLedger, LocalState, ViewAge};
 pub use local::LocalPhase;
+pub use log::{BreakerLogEntry, LOG_ENTRIES, LOG_TEXT, LogAction};
+pub use members::{BreakerMember, BreakerMembers, MOST_MEMBERS};
 pub use memory::InProcessBreakers;
 pub use policy::{Policy, Proposal};
 pub use record::{

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::fleet::RecordClock;
+use crate::{breaker::snapshot::State, fleet::RecordClock};
 
 /// State of a fleet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -73,6 +73,8 @@ pub struct Report {
     pub bucket_ms: u64,
     /// For how long the instance counts as live after this report.
     pub live_ms: u64,
+    /// State of the instance's own breaker, for operators: it decides nothing. `None`: not told.
+    pub state: Option<State>,
 }
 
 /// Number of buckets in the fleet's window.
@@ -168,7 +170,7 @@ pub enum LeaseAnswer {
 /// The shared state of one breaker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BreakerRecord {
-    clock: RecordClock,
+    pub(super) clock: RecordClock,
     epoch: u64,
     state: FleetState,
     since: u64,
@@ -180,17 +182,21 @@ pub struct BreakerRecord {
     active_override: Option<(FleetOverride, u64)>,
     buckets: BTreeMap<u64, Counts>,
     bucket_ms: u64,
-    instances: BTreeMap<Arc<str>, Instance>,
+    pub(super) instances: BTreeMap<Arc<str>, Instance>,
     /// Who finds the dependency failing, and until when that counts.
-    failing: BTreeMap<Arc<str>, u64>,
+    pub(super) failing: BTreeMap<Arc<str>, u64>,
     leases: BTreeMap<Arc<str>, u64>,
     probes: Counts,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Instance {
+/// An instance as of its last report.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Instance {
     sequence: u64,
-    live_until: u64,
+    pub(super) live_until: u64,
+    pub(super) reported: u64,
+    pub(super) voter: Arc<str>,
+    pub(super) state: Option<State>,
 }
 
 impl BreakerRecord {
@@ -223,6 +229,9 @@ impl BreakerRecord {
         let instance = Instance {
             sequence: report.sequence.max(known),
             live_until: now + report.live_ms,
+            reported: now,
+            voter: Arc::clone(&report.voter),
+            state: report.state,
         };
         self.instances
             .insert(Arc::clone(&report.instance), instance);

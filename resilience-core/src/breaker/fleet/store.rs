@@ -1,8 +1,17 @@
 //! What a store of fleet breakers offers.
 
-use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
+use std::{
+    fmt,
+    future::{poll_fn, ready},
+    sync::Arc,
+    task::Poll,
+};
 
-use super::record::{BreakerView, Change, FleetOverride, LeaseAnswer, Report};
+use super::{
+    log::BreakerLogEntry,
+    members::BreakerMembers,
+    record::{BreakerView, Change, FleetOverride, LeaseAnswer, Report},
+};
 use crate::fleet::{Probe, StoreError, StoreFuture, StoreHandle, Subscription};
 
 /// Where a fleet keeps the records of its breakers.
@@ -82,6 +91,36 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
 
     /// Reads the record without changing it.
     fn view<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerView>;
+
+    /// Reads which instances share the breaker. See [`BreakerRecord::members`](super::BreakerRecord::members). For operators:
+    /// no instance asks for it by itself.
+    ///
+    /// # Errors
+    ///
+    /// The default is for stores that keep no names, and always fails.
+    fn members<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerMembers> {
+        let _ = name;
+        Box::pin(ready(Err(StoreError::new(
+            "this store does not tell the names of instances",
+            false,
+        ))))
+    }
+
+    /// Reads the last changes of the breaker, at most `count`, the newest first. A store keeps the last
+    /// [`LOG_ENTRIES`](super::LOG_ENTRIES): of each [change](Self::change), [restoration](Self::restore), open state that
+    /// [ended](Self::lease) with a probe, [override](Self::set_override) and [reset](Self::reset), with the author and reason
+    /// that were given. For operators: no instance asks for it by itself.
+    ///
+    /// # Errors
+    ///
+    /// The default is for stores that keep no log, and always fails.
+    fn log<'a>(&'a self, name: &'a str, count: usize) -> StoreFuture<'a, Vec<BreakerLogEntry>> {
+        let _ = (name, count);
+        Box::pin(ready(Err(StoreError::new(
+            "this store keeps no log of changes",
+            false,
+        ))))
+    }
 
     /// Checks whether the store takes reports, while it is unavailable. The default reads the record; a store that can be
     /// read while it refuses writes should write something without effect.

@@ -168,6 +168,7 @@ async fn no_more_instances_are_live_than_the_membership_counts() {
         failing: false,
         bucket_ms: 1_000,
         live_ms: 3_600_000,
+        state: None,
     };
     store.inner.report("host-0", &dead).await.unwrap();
     assert_eq!(store.inner.view("host-0").await.unwrap().live, 2);

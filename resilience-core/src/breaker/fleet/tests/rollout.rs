@@ -36,6 +36,7 @@ fn counts_do_not_age_when_the_buckets_change_back_and_forth() {
         failing: false,
         bucket_ms,
         live_ms: 60_000,
+        state: None,
     };
     let start = 1_000_999;
     record.report(&report(1, 1_000, 7), start);

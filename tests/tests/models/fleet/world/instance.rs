@@ -80,6 +80,7 @@ impl World {
             failing: one.failing,
             bucket_ms: TICK,
             live_ms: 4 * TICK,
+            state: None,
         };
         let report = one.ledger.next_report(&standing, now);
         one.wait_for(Request::Report(report));
