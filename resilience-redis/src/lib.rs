@@ -11,6 +11,7 @@ pub mod idempotency;
 mod keys;
 pub mod limit;
 mod members;
+mod names;
 mod pubsub;
 mod redis;
 pub mod regions;

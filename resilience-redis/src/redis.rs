@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     RedisBuilder,
-    breaker::{BreakerIndex, RedisBreakers},
+    breaker::RedisBreakers,
     builder::DEFAULT_PREFIX,
     bulkhead::RedisBulkheads,
     connection::{Connection, Settings, Status},
@@ -48,7 +48,6 @@ use crate::{
 #[derive(Clone)]
 pub struct Redis {
     context: StoreContext,
-    breakers: Arc<BreakerIndex>,
 }
 
 impl Redis {
@@ -92,7 +91,7 @@ impl Redis {
     /// Returns the store for shared circuit breakers: `CircuitBreaker::builder("payments").store(redis.breakers())`.
     #[must_use]
     pub fn breakers(&self) -> RedisBreakers {
-        RedisBreakers::new(self.context.clone(), Arc::clone(&self.breakers))
+        RedisBreakers::new(self.context.clone())
     }
 
     /// Returns the store for bulkheads of a fleet: `FleetBulkhead::builder("reports", redis.bulkheads())`.
@@ -186,8 +185,8 @@ impl Redis {
                 prefix: prefix.into(),
                 pubsub: Arc::default(),
                 handle: StoreHandle::with_members(Arc::new(members)),
+                index: Arc::default(),
             },
-            breakers: Arc::default(),
         }
     }
 }

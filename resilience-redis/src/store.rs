@@ -8,16 +8,19 @@ use tokio::time::Instant;
 use crate::{
     connection::{Connection, Status},
     error::CommandError,
+    names::NameIndex,
     pubsub::Subscriptions,
 };
 
-/// The connection, the prefix of the keys, the subscriptions, and the handle of the process. Clones share all of them.
+/// The connection, the prefix of the keys, the subscriptions, the handle of the process, and the names that it has announced. Clones share all of them.
 #[derive(Clone)]
 pub(crate) struct StoreContext {
     pub(crate) connection: Arc<Connection>,
     pub(crate) prefix: Arc<str>,
     pub(crate) pubsub: Arc<Subscriptions>,
     pub(crate) handle: StoreHandle,
+    /// Which names this process has announced.
+    pub(crate) index: Arc<NameIndex>,
 }
 
 impl StoreContext {

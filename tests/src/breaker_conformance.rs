@@ -15,6 +15,9 @@ use resilience_core::{
 
 use crate::until::eventually;
 
+mod log;
+mod members;
+
 const SOON: Duration = Duration::from_secs(5);
 
 /// Runs every check on `store`.
@@ -37,6 +40,8 @@ pub async fn all(store: &dyn BreakerStore) {
     a_reset_forgets_all_but_the_epoch(store).await;
     changes_are_pushed_with_the_whole_view(store).await;
     names_do_not_leak_into_each_other(store).await;
+    members::all(store).await;
+    log::all(store).await;
 }
 
 fn report(instance: &str, sequence: u64, epoch: u64, success: u64, failure: u64) -> Report {

@@ -6,4 +6,5 @@ enter(ARGV[3], stage, lasting)
 r.trips, r.by, r.cause = trips, ARGV[7], ARGV[8]
 save()
 keep()
+log('changed', r.by, r.cause, lasting > 0 and lasting or -1)
 return answer(1)

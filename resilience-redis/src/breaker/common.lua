@@ -2,7 +2,8 @@
 -- resilience_core's `Record`: the same fields, the same steps. No policy here: merge, compare, set. Moments are in
 -- milliseconds of the record's own time.
 --
--- KEYS: 1 state (hash), 2 window (hash), 3 live (zset), 4 failing (zset), 5 sequence (hash), 6 leases (zset)
+-- KEYS: 1 state (hash), 2 window (hash), 3 live (zset), 4 failing (zset), 5 sequence (hash), 6 leases (zset),
+-- 7 local (hash: instance, `format:state:reported at:voter`), 8 log (stream); reports have no 8
 
 local BUCKETS = 10
 -- A record outlives its instances for a day; an order in force, for a month.
@@ -26,7 +27,7 @@ local raw = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'stage', 'since', 'un
   'probes_ok', 'probes_failed', 'order', 'order_reason', 'order_by', 'order_until', 'bucket_ms',
   'at', 'lead', 'format')
 local window = redis.call('HGETALL', KEYS[2])
-redis.call('ZCARD', KEYS[3])
+local reporters = redis.call('ZCARD', KEYS[3])
 redis.call('ZCARD', KEYS[4])
 redis.call('HLEN', KEYS[5])
 redis.call('ZCARD', KEYS[6])

@@ -4,6 +4,7 @@ if r.state == 'open' and now >= r.till then
   enter('half_open', 0, 0)
   save()
   keep()
+  log('changed', lease, 'the open time is over', -1)
 end
 if r.state ~= 'half_open' or ordered() then return answer(0) end
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now)

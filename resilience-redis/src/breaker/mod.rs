@@ -11,7 +11,8 @@
 //! | `{prefix:breaker:NAME}:failing` | zset | instance as it was named, failing until | the same |
 //! | `{prefix:breaker:NAME}:sequence` | hash | instance, its last report | the same |
 //! | `{prefix:breaker:NAME}:leases` | zset | probe lease, until | 2 lease times |
-//!
+//! | `{prefix:breaker:NAME}:local` | hash | instance, `format:state:reported at:name`: its own state, a number; the name that it was given | as `:live` |
+//! | `{prefix:breaker:NAME}:log` | stream | the last 100 changes: format, at, epoch, action, from, to, by, why, lasting (ms; -1: no end) | 7 days |
 //! | `{prefix:breaker}:names` | zset | breaker, last announced | 1 day |
 //!
 //! Moments are in milliseconds of the record's own time ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or
@@ -21,44 +22,45 @@
 mod wire;
 
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, LazyLock},
 };
 
 use futures_util::future::join_all;
 use redis::Value;
 use resilience_core::{
-    breaker::fleet::{BreakerStore, BreakerView, Change, FleetOverride, LeaseAnswer, Report},
+    breaker::fleet::{
+        BreakerLogEntry, BreakerMembers, BreakerStore, BreakerView, Change, FleetOverride,
+        LeaseAnswer, MOST_MEMBERS, Report,
+    },
     fleet::{StoreError, StoreFuture, StoreHandle, Subscription},
 };
-use tokio::time::Instant;
 
 use crate::{error::CommandError, keys, script::Script, store::StoreContext};
 
 macro_rules! script {
-    ($id:ident, $file:literal) => {
+    ($id:ident, $($file:literal),+) => {
         static $id: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
                 include_str!("../shown.lua"),
                 include_str!("../record_time.lua"),
                 include_str!("common.lua"),
-                "\n",
-                include_str!($file)
+                $("\n", include_str!($file)),+
             ))
         });
     };
 }
 
 script!(REPORT, "report.lua");
-script!(CHANGE, "change.lua");
-script!(RESTORE, "restore.lua");
-script!(LEASE, "lease.lua");
+script!(CHANGE, "log.lua", "change.lua");
+script!(RESTORE, "log.lua", "restore.lua");
+script!(LEASE, "log.lua", "lease.lua");
 script!(SETTLE, "settle.lua");
-script!(ORDER, "override.lua");
-script!(RESET, "reset.lua");
+script!(ORDER, "log.lua", "override.lua");
+script!(RESET, "log.lua", "reset.lua");
 script!(VIEW, "view.lua");
+script!(MEMBERS, "members.lua");
+script!(READ_LOG, "read_log.lua");
 script!(PROBE, "probe.lua");
 /// The report's script as a function of its keys and arguments, called once for each breaker.
 static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
@@ -73,30 +75,25 @@ static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
         include_str!("report_many.lua")
     ))
 });
-static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
 
-/// How often a name is entered in the list of names again.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(3600);
+/// In keys.
+const PATTERN: &str = "breaker";
 
-const PARTS: [&str; 6] = ["state", "window", "live", "failing", "sequence", "leases"];
+const PARTS: [&str; 8] = [
+    "state", "window", "live", "failing", "sequence", "leases", "local", "log",
+];
+/// How many of them a report is about.
+const REPORTED: usize = 7;
 
 /// The shared breakers of one Redis and prefix. Made by [`Redis::breakers`](crate::Redis::breakers); cheap to clone.
 #[derive(Clone)]
 pub struct RedisBreakers {
     context: StoreContext,
-    known: Arc<BreakerIndex>,
-}
-
-/// What this process knows of its breakers. One for all stores that are made from a connection.
-#[derive(Default)]
-pub(crate) struct BreakerIndex {
-    /// When each name was last entered in the list of names.
-    announced: Mutex<HashMap<String, Instant>>,
 }
 
 impl RedisBreakers {
-    pub(crate) const fn new(context: StoreContext, known: Arc<BreakerIndex>) -> Self {
-        Self { context, known }
+    pub(crate) const fn new(context: StoreContext) -> Self {
+        Self { context }
     }
 
     /// The names of all breakers that reported within the last day, sorted.
@@ -105,51 +102,7 @@ impl RedisBreakers {
     ///
     /// When Redis gives no answer.
     pub async fn names(&self) -> Result<Vec<String>, CommandError> {
-        let Value::Array(items) = self.announce(&[]).await? else {
-            return Ok(Vec::new());
-        };
-        let text = |item: &Value| match item {
-            Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-            _ => None,
-        };
-        let mut names: Vec<String> = items.iter().filter_map(text).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// Enters `names` in the list of names, and returns the list if there are none.
-    async fn announce(&self, names: &[&str]) -> Result<Value, CommandError> {
-        let key = format!("{}:names", keys::family(&self.context.prefix, "breaker"));
-        let args: Vec<_> = names.iter().map(|name| name.as_bytes()).collect();
-        ANNOUNCE.run(&self.context.connection, &[&key], &args).await
-    }
-
-    /// Enters those of `names` in the list of names that were not entered within the last hour. A failure is ignored: the
-    /// next report tries again.
-    async fn announce_due(&self, names: impl IntoIterator<Item = &str>) {
-        let due: Vec<&str> = {
-            let announced = self.announced();
-            let is_due = |name: &&str| {
-                announced
-                    .get(*name)
-                    .is_none_or(|last| last.elapsed() >= ANNOUNCE_EVERY)
-            };
-            names.into_iter().filter(is_due).collect()
-        };
-        if !due.is_empty() && self.announce(&due).await.is_ok() {
-            let mut announced = self.announced();
-            // Names come and go with the keys of a keyed breaker.
-            announced.retain(|_, last| last.elapsed() < ANNOUNCE_EVERY);
-            announced.extend(
-                due.into_iter()
-                    .map(|name| (name.to_owned(), Instant::now())),
-            );
-        }
-    }
-
-    fn announced(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        let announced = self.known.announced.lock();
-        announced.unwrap_or_else(PoisonError::into_inner)
+        self.context.names(PATTERN).await
     }
 
     /// Merges the reports of several breakers in one script, on one server.
@@ -159,8 +112,8 @@ impl RedisBreakers {
     ) -> Result<Vec<Result<BreakerView, StoreError>>, StoreError> {
         let (mut keys, mut args) = (Vec::new(), Vec::new());
         for (name, report) in reports {
-            let tag = keys::tag(&self.context.prefix, "breaker", name);
-            keys.extend(PARTS.map(|part| format!("{tag}:{part}")));
+            let tag = self.tag(name);
+            keys.extend(PARTS[..REPORTED].iter().map(|part| format!("{tag}:{part}")));
             args.push(channel(&tag).into_bytes());
             args.extend(wire::report(report));
         }
@@ -182,27 +135,38 @@ impl RedisBreakers {
             .collect())
     }
 
-    /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel.
+    fn tag(&self, name: &str) -> String {
+        keys::tag(&self.context.prefix, PATTERN, name)
+    }
+
+    /// Runs a step on breaker `name`.
     async fn run(
         &self,
         script: &Script,
         name: &str,
         args: &[&[u8]],
     ) -> Result<(bool, BreakerView), StoreError> {
-        let tag = keys::tag(&self.context.prefix, "breaker", name);
+        let items = self.run_for_list(script, name, args).await?;
+        Ok(wire::answer(&items)?)
+    }
+
+    /// Runs a script on the keys of breaker `name`. The first argument of every script is the channel.
+    async fn run_for_list(
+        &self,
+        script: &Script,
+        name: &str,
+        args: &[&[u8]],
+    ) -> Result<Vec<Value>, CommandError> {
+        let tag = self.tag(name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let channel = channel(&tag);
         let mut all = vec![channel.as_bytes()];
         all.extend_from_slice(args);
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let answer = script
-            .run(&self.context.connection, &keys, &all)
-            .await
-            .and_then(|value| match value {
-                Value::Array(items) => wire::answer(&items),
-                other => Err(CommandError::Unexpected(format!("{other:?}"))),
-            });
-        answer.map_err(StoreError::from)
+        match script.run(&self.context.connection, &keys, &all).await? {
+            Value::Array(items) => Ok(items),
+            other => Err(CommandError::Unexpected(format!("{other:?}"))),
+        }
     }
 
     async fn run_for_view(
@@ -229,7 +193,7 @@ impl BreakerStore for RedisBreakers {
             let args = wire::report(report);
             let args: Vec<_> = args.iter().map(Vec::as_slice).collect();
             let view = self.run_for_view(&REPORT, name, &args).await?;
-            self.announce_due([name]).await;
+            self.context.announce_due(PATTERN, [name]);
             Ok(view)
         })
     }
@@ -250,8 +214,8 @@ impl BreakerStore for RedisBreakers {
             } else {
                 self.report_many(reports).await?
             };
-            self.announce_due(reports.iter().map(|(name, _)| &**name))
-                .await;
+            let names = reports.iter().map(|(name, _)| &**name);
+            self.context.announce_due(PATTERN, names);
             Ok(results)
         })
     }
@@ -395,13 +359,31 @@ impl BreakerStore for RedisBreakers {
         Box::pin(self.run_for_view_owned(&VIEW, name, []))
     }
 
+    fn members<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerMembers> {
+        Box::pin(async move {
+            let most = MOST_MEMBERS.to_string();
+            let args = [most.as_bytes()];
+            let items = self.run_for_list(&MEMBERS, name, &args).await?;
+            Ok(wire::members(&items)?)
+        })
+    }
+
+    fn log<'a>(&'a self, name: &'a str, count: usize) -> StoreFuture<'a, Vec<BreakerLogEntry>> {
+        Box::pin(async move {
+            let count = count.to_string();
+            let args = [count.as_bytes()];
+            let items = self.run_for_list(&READ_LOG, name, &args).await?;
+            Ok(wire::log(&items)?)
+        })
+    }
+
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
         // Replicas, and masters that miss replicas, can be read but not written.
         Box::pin(async move { self.run(&PROBE, name, &[]).await.map(drop) })
     }
 
     fn subscribe(&self, name: &str) -> Subscription<Arc<BreakerView>> {
-        let channel = channel(&keys::tag(&self.context.prefix, "breaker", name));
+        let channel = channel(&self.tag(name));
         self.context
             .subscribe(&channel, |message| wire::pushed(message).map(Arc::new))
     }

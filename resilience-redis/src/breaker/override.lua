@@ -5,4 +5,9 @@ r.order_until = expires < 0 and 0 or now + expires
 r.by, r.epoch = ARGV[4], next_epoch()
 save()
 keep()
+if r.order == '' then
+  log('cleared', r.by, '', -1)
+else
+  log(r.order, r.by, r.order_reason, expires)
+end
 return answer(1)

@@ -1,10 +1,11 @@
 -- ARGV: 1 channel, 2 instance, 3 sequence, 4 epoch, 5 success, 6 failure, 7 slow, 8 failing (0/1), 9 bucket_ms,
--- 10 live_ms, 11 voter
+-- 10 live_ms, 11 voter, 12 state of the instance's own breaker (a number; empty: not told)
 local instance, sequence, epoch = ARGV[2], number(ARGV[3], 'sequence'), number(ARGV[4], 'epoch')
 local success, failure = number(ARGV[5], 'success'), number(ARGV[6], 'failure')
 local slow, failing = number(ARGV[7], 'slow'), ARGV[8] == '1'
 local voter = ARGV[11]
 local bucket_ms, live_ms = math.max(number(ARGV[9], 'bucket_ms'), 1), number(ARGV[10], 'live_ms')
+local told = redis.call('HLEN', KEYS[7])
 
 -- Who fell silent, and what is too old to count. A silent instance's sequence number is remembered for as long as a
 -- report of it could still be repeated.
@@ -13,10 +14,17 @@ local gone = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', bygone)
 if #gone > 0 then
   for i = 1, #gone, 1000 do
     redis.call('HDEL', KEYS[5], unpack(gone, i, math.min(i + 999, #gone)))
+    redis.call('HDEL', KEYS[7], unpack(gone, i, math.min(i + 999, #gone)))
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', bygone)
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+if told > reporters then
+  -- Instances of the version before do not remove from here who fell silent.
+  for _, one in ipairs(redis.call('HKEYS', KEYS[7])) do
+    if not redis.call('ZSCORE', KEYS[3], one) then redis.call('HDEL', KEYS[7], one) end
+  end
+end
 -- While instances differ in their window, counts move to the nearest bucket of the length that is reported.
 local bucket, moved = math.floor(now / bucket_ms), {}
 for i = 1, #window, 2 do
@@ -43,6 +51,8 @@ if current and sequence > known then
   if slow > 0 then redis.call('HINCRBY', KEYS[2], bucket .. ':w', slow) end
 end
 redis.call('HSET', KEYS[5], instance, math.max(sequence, known))
+redis.call('HSET', KEYS[7], instance,
+  FORMAT .. ':' .. ARGV[12] .. ':' .. now .. ':' .. (voter == instance and '' or voter))
 redis.call('ZADD', KEYS[3], now + live_ms, instance)
 if current and failing then
   redis.call('ZADD', KEYS[4], now + math.min(bucket_ms * BUCKETS, live_ms), voter)
@@ -55,8 +65,9 @@ if r.bucket_ms ~= bucket_ms then
 end
 keep()
 extend(KEYS[2], 2 * BUCKETS * bucket_ms)
-for i = 3, 5 do
-  extend(KEYS[i], live_ms + 2 * BUCKETS * bucket_ms)
+for i = 3, 7 do
+  -- All but the leases.
+  if i ~= 6 then extend(KEYS[i], live_ms + 2 * BUCKETS * bucket_ms) end
 end
 window = redis.call('HGETALL', KEYS[2])
 return answer(1)

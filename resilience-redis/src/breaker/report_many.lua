@@ -1,8 +1,8 @@
 -- The reports of several breakers on one server. `report` is report.lua, as a function of its KEYS and ARGV.
--- KEYS: 6 for each breaker. ARGV: 11 for each breaker, as report.lua takes them.
+-- KEYS: 7 for each breaker. ARGV: 12 for each breaker, as report.lua takes them.
 -- Answer: for each breaker the list that report.lua answers, or the text of its error. One that fails does not stop the
 -- others.
-local PARTS, ARGS = 6, 11
+local PARTS, ARGS = 7, 12
 local answers = {}
 for i = 1, #KEYS / PARTS do
   local keys, args = {}, {}

@@ -13,4 +13,5 @@ r.order, r.order_reason, r.order_by = ARGV[10], ARGV[11], ARGV[12]
 r.order_until = order_left < 0 and 0 or now + order_left
 save()
 keep()
+log('restored', r.by, r.cause, timed and remaining or -1)
 return answer(1)

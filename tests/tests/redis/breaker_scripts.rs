@@ -6,9 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use resilience_core::breaker::fleet::{
-    BreakerRecord, BreakerStore, BreakerView, Change, Counts, FleetOverride, FleetState,
-    LeaseAnswer, OverrideKind, Report,
+use resilience_core::breaker::{
+    State,
+    fleet::{
+        BreakerMember, BreakerMembers, BreakerRecord, BreakerStore, BreakerView, Change, Counts,
+        FleetOverride, FleetState, LeaseAnswer, OverrideKind, Report,
+    },
 };
 use resilience_redis::{Redis, RedisBreakers};
 use resilience_tests::redis::RedisServer;
@@ -16,6 +19,8 @@ use tokio::time::Instant;
 
 const LONG: u64 = 3_600_000;
 const BRIEF: u64 = 1;
+/// Of the three instances.
+const STATES: [Option<State>; 3] = [Some(State::HalfOpen), None, Some(State::Closed)];
 
 /// The epoch of a step.
 #[derive(Clone, Copy, Debug)]
@@ -258,6 +263,7 @@ impl Pair<'_> {
                     failing,
                     bucket_ms: buckets * LONG,
                     live_ms: live,
+                    state: STATES[usize::from(instance)],
                 };
                 record.report(&report(here(epoch)), now);
                 store
@@ -377,8 +383,20 @@ impl Pair<'_> {
         let ages = (here.age_ms.min(LONG), there.age_ms.min(LONG));
         prop_assert!(ages.0.abs_diff(ages.1) < 60_000, "ages {:?}", ages);
         prop_assert_eq!(timeless(here), timeless(there));
+        let here = self.record.members(self.now());
+        let there = self.store.members(&self.name).await.expect("an answer");
+        prop_assert_eq!(without_ages(here), without_ages(there));
         Ok(())
     }
+}
+
+fn without_ages(mut members: BreakerMembers) -> BreakerMembers {
+    let ageless = |one: &mut BreakerMember| {
+        one.live_ms = 0;
+        one.reported_ms = one.reported_ms.map(|_| 0);
+    };
+    members.instances.iter_mut().for_each(ageless);
+    members
 }
 
 /// All but times and epoch.

@@ -67,6 +67,7 @@ async fn breakers_of_both_versions_share_one_record() {
         failing: true,
         bucket_ms: 1_000,
         live_ms: LONG_MS,
+        state: None,
     };
     store.report("n", &report).await.expect("ok");
     // instance, sequence, epoch, success, failure, slow, failing, bucket_ms, live_ms, voter

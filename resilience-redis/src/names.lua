@@ -1,5 +1,5 @@
--- The names of all breakers, so that a person can list them without scanning the server.
--- KEYS: 1 names (zset: name, last announced). ARGV: names (none: only list)
+-- The names in use of one pattern, so that a person can list them without scanning the server.
+-- KEYS: 1 names (zset: name, last announced). ARGV: names to enter (none: list them)
 local KEEP = 86400000
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
