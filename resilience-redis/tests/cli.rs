@@ -8,7 +8,11 @@ use std::{
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, State},
+    bulkhead::fleet::FleetBulkhead,
     completion::Guard,
+    fleet::FleetOptions,
+    idempotency::Idempotency,
+    limit::{Quota, fleet::FleetRateLimit},
 };
 use resilience_redis::Redis;
 use resilience_tests::{redis::RedisServer, until::eventually};
@@ -36,6 +40,12 @@ impl Operator {
             .env("USER", "ann")
             .output()
             .expect("the program starts")
+    }
+
+    fn text(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -149,6 +159,115 @@ async fn the_fleet_obeys(noun: &'static [&'static str], show: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_the_instances_by_name_and_who_changed_what_and_why() {
+    let server = RedisServer::start();
+    let operator = Operator::of(server.url());
+    let mut breakers = Vec::new();
+    for name in ["checkout-1", "checkout-2"] {
+        let redis = Redis::connect(&server.url()).expect("a good URL");
+        redis.ready(SOON).await.expect("connects");
+        let breaker = CircuitBreaker::builder("payments")
+            .minimum_calls(10)
+            .store(redis.breakers())
+            .fleet(FleetOptions::new().instance(name))
+            .build();
+        breakers.push(breaker.expect("good settings"));
+    }
+    eventually("both are named, and closed", SOON, || async {
+        let listed = operator.json(&["list"])[0]["name"] == "payments";
+        listed && {
+            let members = &operator.json(&["get", "payments"])["members"];
+            [0, 1].map(|n| &members[n]["state"]) == ["closed", "closed"]
+        }
+    })
+    .await;
+    // One opens alone.
+    for _ in 0..10 {
+        if let Ok(mut call) = breakers[1].acquire() {
+            call.settle(Verdict::transient());
+        }
+    }
+    eventually("it is seen by name", SOON, || async {
+        let shown = operator.json(&["get", "payments"]);
+        let states = [0, 1].map(|n| &shown["members"][n]["state"]);
+        let failing = [0, 1].map(|n| &shown["members"][n]["failing"]);
+        shown["state"] == "closed"
+            && states == ["closed", "open"]
+            && failing == [false, true]
+            && shown["failing_names"] == serde_json::json!(["checkout-2"])
+    })
+    .await;
+    let shown = operator.json(&["get", "payments"]);
+    for member in shown["members"].as_array().expect("a list") {
+        assert!(member["instance"].as_str().is_some_and(|name| name.starts_with("checkout-")));
+        assert!(member["reported_ms"].as_u64() < Some(60_000), "{member}");
+        assert!(member["live_ms"].as_u64() > Some(0), "{member}");
+    }
+    let table = operator.text(&["get", "payments"]);
+    for part in ["checkout-1-", "open", "last report", "failing: checkout-2"] {
+        assert!(table.contains(part), "{table}");
+    }
+
+    assert_eq!(operator.json(&["log", "payments"]), serde_json::json!([]));
+    assert!(operator.text(&["log", "payments"]).contains("no change of `payments`"));
+    operator.json(&["disable", "payments", "--reason", "dri\u{1b}[31mll", "--expires", "10m"]);
+    operator.json(&["clear", "payments", "--by", "bo"]);
+    operator.json(&["reset", "payments", "--reason", "all is well"]);
+    let log = operator.json(&["log", "payments"]);
+    let said = |n: usize| ["action", "by", "why", "from", "to"].map(|field| log[n][field].clone());
+    assert_eq!(said(0), ["reset", "ann", "all is well", "closed", "closed"]);
+    assert_eq!(said(1), ["cleared", "bo", "", "closed", "closed"]);
+    assert_eq!(said(2)[..2], ["disable", "ann"]);
+    assert_eq!(log[2]["lasting_ms"], 600_000);
+    assert!(log[0]["epoch"].as_u64() > log[1]["epoch"].as_u64());
+    assert!(log[0]["age_ms"].as_u64() < Some(60_000));
+    let one = operator.json(&["log", "payments", "--count", "1"]);
+    assert_eq!(one.as_array().map(Vec::len), Some(1));
+    let table = operator.text(&["log", "payments"]);
+    for part in ["all is well", "cleared", "10m", "bo"] {
+        assert!(table.contains(part), "{table}");
+    }
+    assert!(!table.contains('\u{1b}'), "a reason cannot drive the terminal");
+    assert_eq!(operator.run(&["log", "paymets"]).status.code(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lists_what_else_the_fleet_shares() {
+    let server = RedisServer::start();
+    let all = |noun: &'static [&'static str]| {
+        let url = server.url();
+        Operator { url, noun }
+    };
+    let (bulkhead, limit, idempotency) = (all(&["bulkhead"]), all(&["limit"]), all(&["idempotency"]));
+    for one in [&bulkhead, &limit, &idempotency] {
+        assert_eq!(one.json(&["list"]), serde_json::json!([]));
+        assert!(one.text(&["list"]).contains("within the last day"));
+    }
+    let redis = Redis::connect(&server.url()).expect("a good URL");
+    redis.ready(SOON).await.expect("connects");
+    let reports = FleetBulkhead::builder("reports", redis.bulkheads());
+    let reports = reports.max_concurrent(4).build().expect("good settings");
+    let second = Quota::per(10, Duration::from_secs(1)).expect("a quota");
+    let api = FleetRateLimit::builder("api", redis.limits()).limit("per-second", second);
+    let _api = api.build().expect("good settings");
+    let orders = Idempotency::builder("orders").store(redis.idempotency());
+    let _orders = orders.build().expect("good settings");
+    let _permit = reports.acquire(3).await.expect("there is room");
+    eventually("all are listed, though none but one was called", SOON, || async {
+        let named = |one: &Operator, name| one.json(&["list"])[0]["name"] == name;
+        named(&bulkhead, "reports") && named(&limit, "api") && named(&idempotency, "orders")
+    })
+    .await;
+    let list = bulkhead.json(&["list"]);
+    let numbers = ["in_flight", "leases", "waiting", "live"].map(|field| list[0][field].clone());
+    assert_eq!(numbers, [3, 1, 0, 1]);
+    for (one, name) in [(&bulkhead, "reports"), (&limit, "api"), (&idempotency, "orders")] {
+        let table = one.text(&["list"]);
+        assert!(table.contains(name), "{table}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
     let server = RedisServer::start();
     let operator = Operator::of(server.url());
@@ -190,8 +309,11 @@ fn help_lists_the_nouns_and_hides_the_old_spellings() {
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     let top = help(&[]);
-    assert!(top.contains("\n  breaker "), "{top}");
-    let (verbs, of_breaker) = (["list", "watch", "force-open", "reset"], help(&["breaker"]));
+    for noun in ["breaker", "bulkhead", "limit", "idempotency"] {
+        assert!(top.contains(&format!("\n  {noun} ")), "{top}");
+    }
+    let verbs = ["list", "log", "watch", "force-open", "reset"];
+    let of_breaker = help(&["breaker"]);
     for verb in verbs {
         assert!(of_breaker.contains(&format!("\n  {verb} ")), "{of_breaker}");
         assert!(!top.contains(&format!("\n  {verb} ")), "{top}");

@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use super::{
-    Idempotency,
+    Idempotency, announce,
     cache::Cache,
     effect::Effect,
     memory::InProcessIdempotency,
@@ -231,10 +231,12 @@ impl IdempotencyBuilder {
             settings: self.settings,
             totals: Default::default(),
             tasks: store_handle.of_handle(),
+            announcing: Default::default(),
             store_handle,
             name: self.name,
         });
         telemetry::register(&shared);
+        announce::start(&shared);
         Ok(Idempotency { shared })
     }
 }

@@ -85,6 +85,7 @@
 #![doc = include_str!("comparison.md")]
 
 mod abandoned;
+mod announce;
 mod attempt;
 mod builder;
 mod cache;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
+    announce::Announcing,
     cache::Cache,
     key::Fingerprint,
     memory::InProcessIdempotency,
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub(super) totals: Totals,
     /// Attempts in progress, and claims that are being given back.
     pub(super) tasks: HandleTasks,
+    pub(super) announcing: Announcing,
     /// Kept alive: its last clone closes `tasks`.
     pub(super) store_handle: StoreHandle,
 }

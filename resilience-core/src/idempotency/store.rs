@@ -99,6 +99,13 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     /// [`Claimed::Busy`]. Dropping the last clone unsubscribes.
     fn subscribe(&self, name: &str, key: &str) -> Subscription<()>;
 
+    /// Enters `name` in the list of names that operators see. Handles that are built within a runtime ask for it at once and
+    /// about once an hour; a failure is not reported. Default: `None`, there is no such list.
+    fn announce<'a>(&'a self, name: &'a str) -> Option<StoreFuture<'a, ()>> {
+        let _ = name;
+        None
+    }
+
     /// Whether the keys are divided over servers that fail apart from each other (the shards of a Cluster). Such a store marks
     /// the errors of one shard as [`partial`](StoreError::partial), and a step without an answer does not count against its
     /// health: the outage policy decides about that step alone. Default: no.

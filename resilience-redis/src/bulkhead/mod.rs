@@ -12,10 +12,11 @@
 //! | `{prefix:bulkhead:NAME}:queue` | zset | request, number in order of arrival | 1 to 2 positions |
 //! | `{prefix:bulkhead:NAME}:tickets` | hash | request, `permits:limit:until` | 1 to 2 positions |
 //! | `{prefix:bulkhead:NAME}:live` | zset | instance, live until | 2 to 4 leases |
+//! | `{prefix:bulkhead}:names` | zset | bulkhead, last announced (ms) | 1 day |
 //!
 //! Moments are in microseconds of the record's own time
 //! ([`RecordClock`](resilience_core::fleet::RecordClock)): the server's, or ahead of it after that was set back. The wakeups of a step are published, as a JSON list
-//! of leases, on the channel `{prefix:bulkhead:NAME}:up`.
+//! of leases whose last item is the format (`#1`), on the channel `{prefix:bulkhead:NAME}:up`.
 
 use std::{
     fmt,
@@ -53,6 +54,9 @@ script!(RENEW, "renew.lua");
 script!(RELEASE, "release.lua");
 script!(VIEW, "view.lua");
 
+/// In keys.
+const PATTERN: &str = "bulkhead";
+
 const PARTS: [&str; 6] = ["state", "leases", "held", "queue", "tickets", "live"];
 
 /// Store of the bulkheads of one Redis and prefix. Created by [`Redis::bulkheads`](crate::Redis::bulkheads); cheap to clone.
@@ -66,6 +70,16 @@ impl RedisBulkheads {
         Self { context }
     }
 
+    /// The names of all bulkheads of the last day, sorted. An instance enters the names of its bulkheads when it renews their
+    /// leases, once an hour.
+    ///
+    /// # Errors
+    ///
+    /// When Redis gives no answer.
+    pub async fn names(&self) -> Result<Vec<String>, CommandError> {
+        self.context.names(PATTERN).await
+    }
+
     /// Runs a script on the keys of bulkhead `name`. The first argument of every script is the channel, the last one the
     /// floor of fences.
     async fn run<T>(
@@ -75,7 +89,7 @@ impl RedisBulkheads {
         args: &[&[u8]],
         read: impl FnOnce(&[Value]) -> Option<T>,
     ) -> Result<T, StoreError> {
-        let tag = keys::tag(&self.context.prefix, "bulkhead", name);
+        let tag = keys::tag(&self.context.prefix, PATTERN, name);
         let keys = PARTS.map(|part| format!("{tag}:{part}"));
         let keys = keys.each_ref().map(String::as_str);
         let channel = channel(&tag);
@@ -154,6 +168,7 @@ impl BulkheadStore for RedisBulkheads {
             let sent = Instant::now();
             let (shown, renewed) = self.run(&RENEW, name, &args, read).await?;
             self.context.shown(sent, shown);
+            self.context.announce_due(PATTERN, [name]);
             Ok(renewed)
         })
     }
@@ -172,7 +187,7 @@ impl BulkheadStore for RedisBulkheads {
     }
 
     fn subscribe(&self, name: &str) -> Wakeups {
-        let channel = channel(&keys::tag(&self.context.prefix, "bulkhead", name));
+        let channel = channel(&keys::tag(&self.context.prefix, PATTERN, name));
         self.context.subscribe(&channel, woken)
     }
 
@@ -199,9 +214,19 @@ fn channel(tag: &str) -> String {
     format!("{tag}:up")
 }
 
-/// The leases that a message wakes; `None` for a foreign message, or one of another version.
+/// The format of messages that this version knows.
+const FORMAT: &str = "1";
+
+/// The leases that a message wakes; `None` for a foreign message, or one of a later format: those who wait ask again. Without
+/// a format it is of the version before the first one.
 fn woken(message: &[u8]) -> Option<Arc<[Arc<str>]>> {
-    let leases: Vec<String> = serde_json::from_slice(message).ok()?;
+    let mut leases: Vec<String> = serde_json::from_slice(message).ok()?;
+    if let Some(format) = leases.last().and_then(|last| last.strip_prefix('#')) {
+        if format != FORMAT {
+            return None;
+        }
+        leases.pop();
+    }
     Some(leases.into_iter().map(Arc::from).collect())
 }
 
@@ -257,4 +282,19 @@ fn viewed(items: &[Value]) -> Option<BulkheadView> {
         *field = number(item)?;
     }
     Some(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_the_version_before_is_understood_and_one_of_a_later_format_is_not() {
+        let woken = |message: &str| woken(message.as_bytes()).map(|leases| leases.to_vec());
+        let leases = |leases: &[&str]| Some(leases.iter().map(|lease| Arc::from(*lease)).collect());
+        assert_eq!(woken(r##"["a","b","#1"]"##), leases(&["a", "b"]));
+        assert_eq!(woken(r#"["a","b"]"#), leases(&["a", "b"]));
+        assert_eq!(woken(r##"["a","#2"]"##), None);
+        assert_eq!(woken(r#"{"leases":["a"]}"#), None);
+    }
 }

@@ -8,5 +8,5 @@ if string.byte(ours, 2) ~= 2 then error(redis.error_reply('ERR an outcome that m
 -- See save.lua.
 if read then redis.call('PEXPIRE', key, ARGV[2]) end
 redis.call('SET', key, ours, 'PX', ARGV[2])
-if heard == 1 then redis.pcall('PUBLISH', string.sub(key, 1, -8) .. ':news', '2') end
+if heard == 1 then redis.pcall('PUBLISH', string.sub(key, 1, -8) .. ':news', '1:2') end
 return answer

@@ -6,6 +6,7 @@
 //! | key | type | content | TTL |
 //! |---|---|---|---|
 //! | `{prefix:idempotency:NAME:KEY}:record` | string | packed: phase, previous, attempt, fence, since, until, lease, retention, whether a process is subscribed; fingerprint, owner; outcome, or else checkpoint | retention, or the outcome's own time |
+//! | `{prefix:idempotency}:names` | zset | handle, last announced (ms) | 1 day |
 //!
 //! Times are the server's, in microseconds; leases and retentions are in milliseconds. A clock that is set back makes none of
 //! them longer: beside the end of a lease the record has what was left of it when it was last looked at. A value that is not a record is an
@@ -14,7 +15,8 @@
 //! outlives its lease, and with it fence, fingerprint, attempts and checkpoint. A new outcome costs two round trips in all, a
 //! replay one.
 //!
-//! Every step that ends a wait is published on `{prefix:idempotency:NAME:KEY}:news`, if a process is subscribed. A process
+//! Every step that ends a wait is published on `{prefix:idempotency:NAME:KEY}:news`, as `format:phase`, if a process is subscribed; a
+//! message of any format means that the record may have changed. A process
 //! subscribes to the channels of the records that its callers wait for at the moment, and to no others: a wait costs a
 //! SUBSCRIBE and an UNSUBSCRIBE, however many callers wait for the same record. A claim says whether its process is
 //! subscribed, and the record keeps that. (On Cluster, each publication goes to all nodes.)
@@ -153,6 +155,9 @@ script!(
 );
 script!(GET, "read_head.lua", "time.lua", "common.lua", "get.lua");
 
+/// In keys.
+const PATTERN: &str = "idempotency";
+
 /// The idempotency records of one Redis and prefix. Made by [`Redis::idempotency`](crate::Redis::idempotency); cheap to clone.
 #[derive(Clone)]
 pub struct RedisIdempotency {
@@ -225,13 +230,23 @@ impl RedisIdempotency {
         }
     }
 
+    /// The names of all handles of the last day, sorted. A handle enters its name when it is built, within a runtime, and about
+    /// once an hour.
+    ///
+    /// # Errors
+    ///
+    /// When Redis gives no answer.
+    pub async fn names(&self) -> Result<Vec<String>, CommandError> {
+        self.context.names(PATTERN).await
+    }
+
     fn key(&self, name: &str, key: &str) -> Result<String, StoreError> {
         validate::key(key)?;
         Ok(self.part(name, key, "record"))
     }
 
     fn part(&self, name: &str, key: &str, part: &str) -> String {
-        let mut whole = keys::subject_tag(&self.context.prefix, "idempotency", name, key);
+        let mut whole = keys::subject_tag(&self.context.prefix, PATTERN, name, key);
         whole.push(':');
         whole.push_str(part);
         whole
@@ -520,6 +535,13 @@ impl IdempotencyStore for RedisIdempotency {
     fn subscribe(&self, name: &str, key: &str) -> Subscription<()> {
         let channel = self.part(name, key, "news");
         self.context.subscribe(&channel, |_| Some(()))
+    }
+
+    fn announce<'a>(&'a self, name: &'a str) -> Option<StoreFuture<'a, ()>> {
+        Some(Box::pin(async move {
+            let entered = self.context.enter(PATTERN, &[name]).await;
+            Ok(entered.map(drop)?)
+        }))
     }
 
     fn is_sharded(&self) -> bool {

@@ -17,6 +17,6 @@ else
     redis.call('SET', key, record, 'PX', keep)
   end
 end
--- Errors are ignored: the ACL may not allow PUBLISH.
-if told then redis.pcall('PUBLISH', string.sub(key, 1, -8) .. ':news', news) end
+-- The format of the message, and the phase. Errors are ignored: the ACL may not allow PUBLISH.
+if told then redis.pcall('PUBLISH', string.sub(key, 1, -8) .. ':news', '1:' .. news) end
 return answer

@@ -8,6 +8,7 @@
 //! | `{prefix:limit:NAME:SUBJECT}` | string, 28 bytes a limit | mark of the limit; three doubles: parts of a token, microsecond, how many parts are a token | until all are full |
 //! | `{prefix:limit:NAME}:live` | zset | instance, live until (ms) | until the last of them is no longer live |
 //! | `{prefix:limit:NAME}:live:clock` | hash | time of the record, lead, format | the same |
+//! | `{prefix:limit}:names` | zset | limit, last announced (ms) | 1 day |
 //!
 //! A subject with one limit takes 120 bytes of Redis 7 (its MEMORY USAGE): what is longer than 44 bytes would take more, so
 //! the subject of a longer key is shortened to a digest of 96 bits, and if that is not enough, the name with it
@@ -51,6 +52,9 @@ static DECIDE: LazyLock<Script> = LazyLock::new(|| {
 /// The largest whole number that is one for a script. More than any bucket holds.
 const MOST: i64 = (1 << 53) - 1;
 
+/// In keys.
+const PATTERN: &str = "limit";
+
 /// The shared rate limits of one Redis and prefix. Made by [`Redis::limits`](crate::Redis::limits); cheap to clone.
 #[derive(Clone)]
 pub struct RedisLimits {
@@ -66,7 +70,17 @@ impl RedisLimits {
     /// they are full.
     #[must_use]
     pub fn key(&self, name: &str, subject: &str) -> String {
-        keys::short(&self.context.prefix, "limit", name, subject)
+        keys::short(&self.context.prefix, PATTERN, name, subject)
+    }
+
+    /// The names of all limits that the fleets on this Redis used within the last day, sorted. An instance enters the names of
+    /// its [`FleetRateLimit`](resilience_core::limit::fleet::FleetRateLimit)s with their heartbeats, once an hour.
+    ///
+    /// # Errors
+    ///
+    /// When Redis gives no answer.
+    pub async fn names(&self) -> Result<Vec<String>, CommandError> {
+        self.context.names(PATTERN).await
     }
 
     async fn run(
@@ -87,7 +101,7 @@ impl RedisLimits {
 
 impl RedisLimits {
     async fn note(&self, name: &str, instance: &str, ttl: Duration) -> Result<u64, CommandError> {
-        let key = format!("{}:live", keys::tag(&self.context.prefix, "limit", name));
+        let key = format!("{}:live", keys::tag(&self.context.prefix, PATTERN, name));
         let noted = members::heartbeat(&self.context.connection, &key, instance, ttl).await?;
         Ok(noted.live)
     }
@@ -124,6 +138,9 @@ impl LimitStore for RedisLimits {
     ) -> StoreFuture<'a, u64> {
         Box::pin(async move {
             let noted = self.note(name, instance, ttl).await;
+            if noted.is_ok() && !ttl.is_zero() {
+                self.context.announce_due(PATTERN, [name]);
+            }
             noted.map_err(|error| self.context.of_key(error))
         })
     }

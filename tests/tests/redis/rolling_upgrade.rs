@@ -3,6 +3,8 @@
 //! `before/` has the scripts of that commit, which wrote records and messages without a format. What the old instances sent is
 //! put together here.
 
+mod console;
+
 use std::time::Duration;
 
 use bytes::Bytes;

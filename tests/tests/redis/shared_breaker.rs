@@ -288,7 +288,9 @@ async fn every_key_has_a_ttl_and_is_in_the_table() {
         .lines()
         .map(str::to_owned)
         .collect();
-    let table = ["failing", "leases", "live", "sequence", "state", "window"];
+    let table = [
+        "failing", "leases", "live", "local", "log", "sequence", "state", "window",
+    ];
     for key in &keys {
         let ttl: i64 = server
             .command(&format!("PTTL {key}"))

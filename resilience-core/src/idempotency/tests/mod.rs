@@ -1,5 +1,6 @@
 //! The handle, over the store of this process and over one that fails at will.
 
+mod announcing;
 mod config;
 mod doubt;
 mod effect;

@@ -33,6 +33,8 @@ struct Line {
     hangs: AtomicBool,
     lose_replies: AtomicU32,
     silent: AtomicBool,
+    lists: AtomicBool,
+    announced: AtomicU32,
     asked: AtomicU32,
 }
 
@@ -65,6 +67,16 @@ impl Shaky {
         self.line.silent.store(true, SeqCst);
     }
 
+    /// The store has a list of names.
+    pub(super) fn lists(&self) {
+        self.line.lists.store(true, SeqCst);
+    }
+
+    /// Announcements so far.
+    pub(super) fn announced(&self) -> u32 {
+        self.line.announced.load(SeqCst)
+    }
+
     /// Steps so far.
     pub(super) fn asked(&self) -> u32 {
         self.line.asked.load(SeqCst)
@@ -95,6 +107,16 @@ impl Shaky {
 }
 
 impl IdempotencyStore for Shaky {
+    fn announce<'a>(&'a self, name: &'a str) -> Option<StoreFuture<'a, ()>> {
+        assert_eq!(name, "test");
+        self.line.lists.load(SeqCst).then(|| {
+            self.pass(Box::pin(async move {
+                self.line.announced.fetch_add(1, SeqCst);
+                Ok(())
+            }))
+        })
+    }
+
     fn claim<'a>(
         &'a self,
         name: &'a str,

@@ -16,6 +16,7 @@ Examples:
   resilience breaker list
   resilience breaker force-open payments --reason \"provider maintenance\" --expires 30m
   resilience --json breaker get payments
+  resilience breaker log payments
 
 Exit status:
   0  success
@@ -67,20 +68,43 @@ pub(crate) enum Noun {
     /// List, watch and override circuit breakers that a fleet shares
     #[command(subcommand, arg_required_else_help = true)]
     Breaker(Breaker),
+    /// List bulkheads that a fleet shares
+    #[command(subcommand, arg_required_else_help = true)]
+    Bulkhead(List),
+    /// List rate limits that a fleet shares
+    #[command(subcommand, arg_required_else_help = true)]
+    Limit(List),
+    /// List handles of idempotency keys
+    #[command(subcommand, arg_required_else_help = true)]
+    Idempotency(List),
     /// The spelling without a noun, accepted until 1.0; hidden by [`parse`].
     #[command(flatten)]
-    WithoutNoun(Breaker),
+    Bare(Breaker),
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum List {
+    /// List the names that were in use within the last day
+    List,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Breaker {
     /// List the breakers that have reported within the last day
     List,
-    /// Show one breaker
+    /// Show one breaker, with its instances by name
     #[command(alias = "show")]
     Get {
         /// Name of the breaker
         name: String,
+    },
+    /// Show the last changes and overrides of one breaker, with author and reason, the newest first
+    Log {
+        /// Name of the breaker
+        name: String,
+        /// Maximum number of changes
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        count: usize,
     },
     /// List the breakers repeatedly, until interrupted
     Watch {

@@ -8,6 +8,8 @@ use resilience_redis::RedisBreakers;
 use crate::{
     Failure,
     args::{Breaker, OverrideArgs},
+    log::print_log,
+    members::print_with_members,
     output::{print_all, print_one},
 };
 
@@ -22,7 +24,14 @@ pub(crate) async fn run(
         Breaker::Watch { every, count } => return watch(breakers, json, *every, *count).await,
         Breaker::Get { name } => {
             require(breakers, name).await?;
-            (name, breakers.view(name).await?)
+            let (view, members) = (breakers.view(name).await?, breakers.members(name).await?);
+            print_with_members(json, name, &view, &members);
+            return Ok(());
+        }
+        Breaker::Log { name, count } => {
+            require(breakers, name).await?;
+            print_log(json, name, &breakers.log(name, *count).await?);
+            return Ok(());
         }
         Breaker::Clear { name, author } => {
             require(breakers, name).await?;
@@ -66,10 +75,7 @@ async fn require(breakers: &RedisBreakers, name: &str) -> Result<(), Failure> {
 }
 
 async fn names(breakers: &RedisBreakers) -> Result<Vec<String>, Failure> {
-    breakers
-        .names()
-        .await
-        .map_err(|error| Failure::NoAnswer(error.to_string()))
+    Ok(breakers.names().await?)
 }
 
 async fn set_override(

@@ -2,14 +2,17 @@
 
 mod args;
 mod breaker;
+mod list;
+mod log;
+mod members;
 mod output;
 
 use std::{fmt, process::ExitCode};
 
 use resilience_core::fleet::StoreError;
-use resilience_redis::{Redis, Status};
+use resilience_redis::{CommandError, Redis, Status};
 
-use args::{Cli, Noun};
+use args::{Cli, List, Noun};
 
 /// An error that ends the program, each with its exit status.
 #[derive(Debug)]
@@ -43,6 +46,12 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<CommandError> for Failure {
+    fn from(failure: CommandError) -> Self {
+        Self::NoAnswer(failure.to_string())
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match run(&args::parse()).await {
@@ -71,8 +80,17 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         .await
         .map_err(|status| Failure::NoAnswer(explain(&status)))?;
     match &cli.noun {
-        Noun::Breaker(command) | Noun::WithoutNoun(command) => {
+        Noun::Breaker(command) | Noun::Bare(command) => {
             breaker::run(&redis.breakers(), command, global.json).await
+        }
+        Noun::Bulkhead(List::List) => list::bulkheads(&redis.bulkheads(), global.json).await,
+        Noun::Limit(List::List) => {
+            let names = redis.limits().names().await;
+            list::names("limit", &names?, global.json)
+        }
+        Noun::Idempotency(List::List) => {
+            let names = redis.idempotency().names().await;
+            list::names("idempotency", &names?, global.json)
         }
     }
 }

@@ -28,11 +28,7 @@ pub(crate) fn print_all(json: bool, views: &[(String, BreakerView)]) {
 }
 
 fn table(views: &[(String, BreakerView)]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header([
+    let mut table = new_table([
         "breaker",
         "state",
         "for",
@@ -48,7 +44,7 @@ fn table(views: &[(String, BreakerView)]) -> Table {
     for (name, view) in views {
         let window = &view.window;
         table.add_row([
-            name.clone(),
+            plain(name),
             state(view.state),
             time(view.age_ms),
             if view.remaining_ms == 0 {
@@ -67,12 +63,34 @@ fn table(views: &[(String, BreakerView)]) -> Table {
             view.active_override
                 .as_ref()
                 .map_or_else(|| "-".into(), override_in_words),
-            view.by.clone(),
-            view.cause.clone(),
+            plain(&view.by),
+            plain(&view.cause),
             view.epoch.to_string(),
         ]);
     }
     table
+}
+
+/// An empty table with these columns.
+pub(crate) fn new_table<const N: usize>(columns: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(columns);
+    table
+}
+
+/// Text from Redis, for a terminal: any process may have written it, so control characters are replaced.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
 }
 
 fn override_in_words(active_override: &FleetOverride) -> String {
@@ -82,17 +100,17 @@ fn override_in_words(active_override: &FleetOverride) -> String {
     format!(
         "{} by {}: {}{ends}",
         kind(active_override.kind),
-        active_override.by,
-        active_override.reason
+        plain(&active_override.by),
+        plain(&active_override.reason)
     )
 }
 
-fn time(ms: u64) -> String {
+pub(crate) fn time(ms: u64) -> String {
     let coarse = if ms >= 10_000 { ms / 1_000 * 1_000 } else { ms };
     humantime::format_duration(Duration::from_millis(coarse)).to_string()
 }
 
-fn state(state: FleetState) -> String {
+pub(crate) fn state(state: FleetState) -> String {
     match state {
         FleetState::Closed => "closed".to_owned(),
         FleetState::Open => "open".to_owned(),
@@ -101,7 +119,7 @@ fn state(state: FleetState) -> String {
     }
 }
 
-const fn kind(kind: OverrideKind) -> &'static str {
+pub(crate) const fn kind(kind: OverrideKind) -> &'static str {
     match kind {
         OverrideKind::ForceOpen => "force_open",
         OverrideKind::ForceClosed => "force_closed",
@@ -110,7 +128,7 @@ const fn kind(kind: OverrideKind) -> &'static str {
     }
 }
 
-fn as_json(name: &str, view: &BreakerView) -> Value {
+pub(crate) fn as_json(name: &str, view: &BreakerView) -> Value {
     let active_override = view.active_override.as_ref().map(|active_override| {
         json!({
             "kind": kind(active_override.kind),
