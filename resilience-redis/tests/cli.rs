@@ -199,7 +199,11 @@ async fn an_operator_sees_the_instances_by_name_and_who_changed_what_and_why() {
     .await;
     let shown = operator.json(&["get", "payments"]);
     for member in shown["members"].as_array().expect("a list") {
-        assert!(member["instance"].as_str().is_some_and(|name| name.starts_with("checkout-")));
+        assert!(
+            member["instance"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("checkout-"))
+        );
         assert!(member["reported_ms"].as_u64() < Some(60_000), "{member}");
         assert!(member["live_ms"].as_u64() > Some(0), "{member}");
     }
@@ -209,8 +213,19 @@ async fn an_operator_sees_the_instances_by_name_and_who_changed_what_and_why() {
     }
 
     assert_eq!(operator.json(&["log", "payments"]), serde_json::json!([]));
-    assert!(operator.text(&["log", "payments"]).contains("no change of `payments`"));
-    operator.json(&["disable", "payments", "--reason", "dri\u{1b}[31mll", "--expires", "10m"]);
+    assert!(
+        operator
+            .text(&["log", "payments"])
+            .contains("no change of `payments`")
+    );
+    operator.json(&[
+        "disable",
+        "payments",
+        "--reason",
+        "dri\u{1b}[31mll",
+        "--expires",
+        "10m",
+    ]);
     operator.json(&["clear", "payments", "--by", "bo"]);
     operator.json(&["reset", "payments", "--reason", "all is well"]);
     let log = operator.json(&["log", "payments"]);
@@ -227,7 +242,10 @@ async fn an_operator_sees_the_instances_by_name_and_who_changed_what_and_why() {
     for part in ["all is well", "cleared", "10m", "bo"] {
         assert!(table.contains(part), "{table}");
     }
-    assert!(!table.contains('\u{1b}'), "a reason cannot drive the terminal");
+    assert!(
+        !table.contains('\u{1b}'),
+        "a reason cannot drive the terminal"
+    );
     assert_eq!(operator.run(&["log", "paymets"]).status.code(), Some(3));
 }
 
@@ -238,7 +256,8 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
         let url = server.url();
         Operator { url, noun }
     };
-    let (bulkhead, limit, idempotency) = (all(&["bulkhead"]), all(&["limit"]), all(&["idempotency"]));
+    let (bulkhead, limit, idempotency) =
+        (all(&["bulkhead"]), all(&["limit"]), all(&["idempotency"]));
     for one in [&bulkhead, &limit, &idempotency] {
         assert_eq!(one.json(&["list"]), serde_json::json!([]));
         assert!(one.text(&["list"]).contains("within the last day"));
@@ -253,15 +272,23 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
     let orders = Idempotency::builder("orders").store(redis.idempotency());
     let _orders = orders.build().expect("good settings");
     let _permit = reports.acquire(3).await.expect("there is room");
-    eventually("all are listed, though none but one was called", SOON, || async {
-        let named = |one: &Operator, name| one.json(&["list"])[0]["name"] == name;
-        named(&bulkhead, "reports") && named(&limit, "api") && named(&idempotency, "orders")
-    })
+    eventually(
+        "all are listed, though none but one was called",
+        SOON,
+        || async {
+            let named = |one: &Operator, name| one.json(&["list"])[0]["name"] == name;
+            named(&bulkhead, "reports") && named(&limit, "api") && named(&idempotency, "orders")
+        },
+    )
     .await;
     let list = bulkhead.json(&["list"]);
     let numbers = ["in_flight", "leases", "waiting", "live"].map(|field| list[0][field].clone());
     assert_eq!(numbers, [3, 1, 0, 1]);
-    for (one, name) in [(&bulkhead, "reports"), (&limit, "api"), (&idempotency, "orders")] {
+    for (one, name) in [
+        (&bulkhead, "reports"),
+        (&limit, "api"),
+        (&idempotency, "orders"),
+    ] {
         let table = one.text(&["list"]);
         assert!(table.contains(name), "{table}");
     }

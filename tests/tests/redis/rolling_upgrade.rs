@@ -3,8 +3,6 @@
 //! `before/` has the scripts of that commit, which wrote records and messages without a format. What the old instances sent is
 //! put together here.
 
-mod console;
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,8 +29,13 @@ use resilience_tests::{
 const LONG_MS: u64 = 60_000;
 
 macro_rules! before {
-    ($($file:literal),+) => { concat!($(include_str!(concat!("before/", $file)), "\n",)+) };
+    ($($file:literal),+) => { concat!($(
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/redis/before/", $file)),
+        "\n",
+    )+) };
 }
+
+mod console;
 
 /// Runs a script of the commit before. An item of its answer a line.
 fn run(server: &RedisServer, script: &str, keys: &[String], args: &[&str]) -> Vec<String> {

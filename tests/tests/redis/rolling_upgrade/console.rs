@@ -52,7 +52,10 @@ fn report(instance: &str, sequence: u64, live_ms: u64) -> Report {
 async fn instances_of_the_version_before_are_named_and_do_not_tell_their_state() {
     let server = RedisServer::start();
     let store = connect(&server.url()).await.breakers();
-    store.report("n", &report("new", 1, LONG_MS)).await.expect("ok");
+    store
+        .report("n", &report("new", 1, LONG_MS))
+        .await
+        .expect("ok");
     old_report(&server, "old-1", "1", "old-1");
     old_report(&server, "old-2-ff", "0", "old-2");
     let members = store.members("n").await.expect("ok");
@@ -60,7 +63,14 @@ async fn instances_of_the_version_before_are_named_and_do_not_tell_their_state()
     let told: Vec<_> = members
         .instances
         .iter()
-        .map(|one| (&*one.instance, one.state, one.failing, one.reported_ms.is_some()))
+        .map(|one| {
+            (
+                &*one.instance,
+                one.state,
+                one.failing,
+                one.reported_ms.is_some(),
+            )
+        })
         .collect();
     let expected = [
         ("new", Some(State::RampingUp), Some(false), true),
@@ -71,10 +81,18 @@ async fn instances_of_the_version_before_are_named_and_do_not_tell_their_state()
     assert_eq!(told, expected);
     // Each goes on reporting beside the other.
     old_report(&server, "old-1", "0", "old-1");
-    store.report("n", &report("new", 2, LONG_MS)).await.expect("ok");
+    store
+        .report("n", &report("new", 2, LONG_MS))
+        .await
+        .expect("ok");
     let members = store.members("n").await.expect("ok");
     assert_eq!((members.live, members.failing), (3, 0));
-    assert!(members.instances.iter().all(|one| one.failing == Some(false)));
+    assert!(
+        members
+            .instances
+            .iter()
+            .all(|one| one.failing == Some(false))
+    );
 }
 
 /// They do not know where the states are kept.
@@ -89,10 +107,18 @@ async fn what_the_version_before_leaves_behind_of_silent_instances_is_removed() 
     })
     .await;
     assert_eq!(server.command(&format!("HEXISTS {LOCAL} brief")), "1");
-    let ttl: i64 = server.command(&format!("PTTL {LOCAL}")).parse().expect("a number");
+    let ttl: i64 = server
+        .command(&format!("PTTL {LOCAL}"))
+        .parse()
+        .expect("a number");
     assert!(ttl > 0, "{ttl}");
-    store.report("n", &report("other", 1, LONG_MS)).await.expect("ok");
-    store.report("n", &report("other", 2, LONG_MS)).await.expect("ok");
+    let other = |sequence| report("other", sequence, LONG_MS);
+    store.report("n", &other(1)).await.expect("ok");
+    let named = store.members("n").await.expect("ok").instances;
+    assert_eq!(named.len(), 2, "old and other: {named:?}");
+    // There are no more of them than there are old instances, and none once these are gone.
+    assert_eq!(server.command(&format!("ZREM {LIVE} old")), "1");
+    store.report("n", &other(2)).await.expect("ok");
     assert_eq!(server.command(&format!("HKEYS {LOCAL}")), "other");
 }
 
@@ -108,13 +134,31 @@ async fn changes_of_the_version_before_are_not_in_the_log_and_do_not_spoil_it() 
         by: "new".into(),
         cause: "why".into(),
     };
-    let (_, view) = store.change("n", &change(0, FleetState::Open)).await.expect("ok");
+    let (_, view) = store
+        .change("n", &change(0, FleetState::Open))
+        .await
+        .expect("ok");
     let epoch = view.epoch.to_string();
-    let args = ["channel", &epoch, "half_open", "0", "0", "1", "old", "probes"];
+    let args = [
+        "channel",
+        &epoch,
+        "half_open",
+        "0",
+        "0",
+        "1",
+        "old",
+        "probes",
+    ];
     let script = before!("breaker/common.lua", "breaker/change.lua");
     let seen = run(&server, script, &breaker_keys(), &args);
     let epoch = seen[1].parse().expect("an epoch");
-    assert!(store.change("n", &change(epoch, FleetState::Closed)).await.expect("ok").0);
+    assert!(
+        store
+            .change("n", &change(epoch, FleetState::Closed))
+            .await
+            .expect("ok")
+            .0
+    );
     let log = store.log("n", 10).await.expect("ok");
     let states: Vec<_> = log.iter().map(|entry| (entry.from, entry.to)).collect();
     let expected = [
@@ -135,18 +179,25 @@ async fn commands_take_effect_where_the_log_cannot_be_written() {
     let server = RedisServer::start();
     let grant = "ACL SETUSER app on >right ~{resilience:* &{resilience:* +@all -xadd";
     assert_eq!(server.command(grant), "OK");
-    let store = connect(&format!("redis://app:right@{}", server.addr())).await.breakers();
+    let store = connect(&format!("redis://app:right@{}", server.addr()))
+        .await
+        .breakers();
     let drill = |kind| FleetOverride {
         kind,
         reason: "drill".into(),
         by: "ann".into(),
         expires_ms: None,
     };
-    let set = store.set_override("n", Some(drill(OverrideKind::ForceOpen)), "ann").await;
+    let set = store
+        .set_override("n", Some(drill(OverrideKind::ForceOpen)), "ann")
+        .await;
     assert!(set.expect("set").active_override.is_some());
     assert_eq!(store.log("n", 10).await.expect("ok"), []);
     // A key of another type in its place.
-    assert_eq!(server.command("SET {resilience:breaker:n}:log foreign"), "OK");
+    assert_eq!(
+        server.command("SET {resilience:breaker:n}:log foreign"),
+        "OK"
+    );
     let all = connect(&server.url()).await.breakers();
     let reset = all.reset("n", "ann", "why").await.expect("reset");
     assert_eq!(reset.active_override, None);
@@ -154,9 +205,14 @@ async fn commands_take_effect_where_the_log_cannot_be_written() {
     assert_eq!(server.command("GET {resilience:breaker:n}:log"), "foreign");
     assert_eq!(server.command("PTTL {resilience:breaker:n}:log"), "-1");
     assert_eq!(server.command("DEL {resilience:breaker:n}:log"), "1");
-    all.set_override("n", Some(drill(OverrideKind::Disable)), "bo").await.expect("set");
+    all.set_override("n", Some(drill(OverrideKind::Disable)), "bo")
+        .await
+        .expect("set");
     let log = all.log("n", 10).await.expect("ok");
-    assert_eq!((log.len(), log[0].action), (1, LogAction::Overridden(OverrideKind::Disable)));
+    assert_eq!(
+        (log.len(), log[0].action),
+        (1, LogAction::Overridden(OverrideKind::Disable))
+    );
     let [log, state] = ["{resilience:breaker:n}:log", STATE].map(|key| {
         let ttl = server.command(&format!("PTTL {key}"));
         ttl.parse::<i64>().expect("a number")
@@ -171,7 +227,9 @@ impl Listener {
     fn of(server: &RedisServer, channel: &str) -> Self {
         let mut stream = TcpStream::connect(server.addr()).expect("connects");
         stream.set_read_timeout(Some(SOON)).expect("a timeout");
-        stream.write_all(format!("SUBSCRIBE {channel}\r\n").as_bytes()).expect("sent");
+        stream
+            .write_all(format!("SUBSCRIBE {channel}\r\n").as_bytes())
+            .expect("sent");
         let mut listener = Self(BufReader::new(stream));
         // `subscribe`, the channel, and the number of channels.
         assert_eq!(listener.words(2)[0], "subscribe");
@@ -215,32 +273,54 @@ async fn bulkheads_of_both_versions_are_woken_by_the_messages_of_both() {
     };
     let released = |lease: &str| {
         let fence = None;
-        [Release { lease: lease.into(), fence }]
+        [Release {
+            lease: lease.into(),
+            fence,
+        }]
     };
     let mut wakeups = store.subscribe("n");
-    tokio::time::timeout(SOON, wakeups.next()).await.expect("it is subscribed");
+    tokio::time::timeout(SOON, wakeups.next())
+        .await
+        .expect("it is subscribed");
     let mut old = Listener::of(&server, channel);
 
     store.acquire("n", &acquire("held", 0)).await.expect("ok");
-    store.acquire("n", &acquire("waits", LONG_MS)).await.expect("ok");
+    store
+        .acquire("n", &acquire("waits", LONG_MS))
+        .await
+        .expect("ok");
     store.release("n", &released("held")).await.expect("ok");
     // The version before reads a list of leases.
     let message = old.message();
     let leases: Vec<String> = serde_json::from_str(&message).expect("a list of words");
     assert_eq!(leases, ["waits", "#1"]);
-    let woken = tokio::time::timeout(SOON, wakeups.next()).await.expect("woken");
+    let woken = tokio::time::timeout(SOON, wakeups.next())
+        .await
+        .expect("woken");
     assert_eq!(woken, Pushed::Value(["waits".into()].into()));
 
-    store.acquire("n", &acquire("waits", LONG_MS)).await.expect("ok");
-    store.acquire("n", &acquire("next", LONG_MS)).await.expect("ok");
-    let release = before!("bulkhead/clock.lua", "bulkhead/common.lua", "bulkhead/release.lua");
+    store
+        .acquire("n", &acquire("waits", LONG_MS))
+        .await
+        .expect("ok");
+    store
+        .acquire("n", &acquire("next", LONG_MS))
+        .await
+        .expect("ok");
+    let release = before!(
+        "bulkhead/clock.lua",
+        "bulkhead/common.lua",
+        "bulkhead/release.lua"
+    );
     let keys = keys(
         "{resilience:bulkhead:n}",
         ["state", "leases", "held", "queue", "tickets", "live"],
     );
     assert_eq!(run(&server, release, &keys, &[channel, "waits", ""]), ["1"]);
     assert_eq!(old.message(), r#"["next"]"#);
-    let woken = tokio::time::timeout(SOON, wakeups.next()).await.expect("woken");
+    let woken = tokio::time::timeout(SOON, wakeups.next())
+        .await
+        .expect("woken");
     assert_eq!(woken, Pushed::Value(["next".into()].into()));
 }
 
@@ -260,7 +340,9 @@ async fn callers_that_wait_for_a_record_hear_the_messages_of_both_versions() {
         panic!("it is new");
     };
     let mut news = store.subscribe("n", "k");
-    tokio::time::timeout(SOON, news.next()).await.expect("it is subscribed");
+    tokio::time::timeout(SOON, news.next())
+        .await
+        .expect("it is subscribed");
     let mut other = Listener::of(&server, channel);
     // Says that it is subscribed.
     let busy = store.claim("n", "k", &claim("b")).await;
@@ -282,6 +364,8 @@ async fn callers_that_wait_for_a_record_hear_the_messages_of_both_versions() {
         panic!("it was released");
     };
     let mut other = Listener::of(&server, channel);
+    let busy = store.claim("n", "k", &claim("c")).await;
+    assert!(matches!(busy, Ok(Claimed::Busy { .. })));
     let holder = Holder::new(&claim("b"), &grant);
     let completion = Completion {
         outcome: Bytes::from_static(b"7"),
@@ -300,7 +384,10 @@ async fn names_of_every_pattern_are_listed_and_end_a_day_after_their_last_use() 
     let (breakers, bulkheads) = (redis.breakers(), redis.bulkheads());
     let (limits, idempotency) = (redis.limits(), redis.idempotency());
     assert!(breakers.names().await.expect("ok").is_empty());
-    breakers.report("n", &report("a", 1, LONG_MS)).await.expect("ok");
+    breakers
+        .report("n", &report("a", 1, LONG_MS))
+        .await
+        .expect("ok");
     let beat = Heartbeat {
         instance: "a".into(),
         live_ms: LONG_MS,
@@ -311,7 +398,10 @@ async fn names_of_every_pattern_are_listed_and_end_a_day_after_their_last_use() 
     bulkheads.renew("exports", &beat).await.expect("ok");
     let minute = Duration::from_secs(60);
     limits.heartbeat("api", "a", minute).await.expect("ok");
-    limits.heartbeat("left", "a", Duration::ZERO).await.expect("ok");
+    limits
+        .heartbeat("left", "a", Duration::ZERO)
+        .await
+        .expect("ok");
     let step = idempotency.announce("orders").expect("there is a list");
     step.await.expect("ok");
     eventually("all are listed", SOON, || async {
@@ -323,7 +413,10 @@ async fn names_of_every_pattern_are_listed_and_end_a_day_after_their_last_use() 
     .await;
     for pattern in ["breaker", "bulkhead", "limit", "idempotency"] {
         let key = format!("{{resilience:{pattern}}}:names");
-        let ttl: i64 = server.command(&format!("PTTL {key}")).parse().expect("a number");
+        let ttl: i64 = server
+            .command(&format!("PTTL {key}"))
+            .parse()
+            .expect("a number");
         assert!((86_000_000..=86_400_000).contains(&ttl), "{key}: {ttl}");
         // Two days ago.
         let old = server.command(&format!("ZADD {key} 1000 gone"));
@@ -331,7 +424,13 @@ async fn names_of_every_pattern_are_listed_and_end_a_day_after_their_last_use() 
     }
     assert_eq!(limits.names().await.expect("ok"), ["api"]);
     // Not with each heartbeat.
-    let scripts = || server.command("INFO commandstats").lines().find(|line| line.starts_with("cmdstat_zadd")).map(str::to_owned);
+    let scripts = || {
+        server
+            .command("INFO commandstats")
+            .lines()
+            .find(|line| line.starts_with("cmdstat_zadd"))
+            .map(str::to_owned)
+    };
     let zadd = |line: Option<String>| -> u64 {
         let line = line.expect("a line");
         let calls = line.split(['=', ',']).nth(1).expect("a number");
@@ -341,5 +440,9 @@ async fn names_of_every_pattern_are_listed_and_end_a_day_after_their_last_use() 
     for _ in 0..20 {
         limits.heartbeat("api", "a", minute).await.expect("ok");
     }
-    assert_eq!(zadd(scripts()) - before, 20, "one per heartbeat, for the live instance");
+    assert_eq!(
+        zadd(scripts()) - before,
+        20,
+        "one per heartbeat, for the live instance"
+    );
 }
