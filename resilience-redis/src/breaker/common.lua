@@ -27,8 +27,7 @@ local raw = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'stage', 'since', 'un
   'probes_ok', 'probes_failed', 'order', 'order_reason', 'order_by', 'order_until', 'bucket_ms',
   'at', 'lead', 'format')
 local window = redis.call('HGETALL', KEYS[2])
-local reporters = redis.call('ZCARD', KEYS[3])
-redis.call('ZCARD', KEYS[4])
+local reporters, voters = redis.call('ZCARD', KEYS[3]), redis.call('ZCARD', KEYS[4])
 redis.call('HLEN', KEYS[5])
 redis.call('ZCARD', KEYS[6])
 

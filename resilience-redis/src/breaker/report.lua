@@ -18,7 +18,8 @@ if #gone > 0 then
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', bygone)
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+-- As a rule no instance finds it failing, and there is no key.
+if voters > 0 then redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now) end
 if told > reporters then
   -- Instances of the version before do not remove from here who fell silent.
   for _, one in ipairs(redis.call('HKEYS', KEYS[7])) do
@@ -56,7 +57,8 @@ redis.call('HSET', KEYS[7], instance,
 redis.call('ZADD', KEYS[3], now + live_ms, instance)
 if current and failing then
   redis.call('ZADD', KEYS[4], now + math.min(bucket_ms * BUCKETS, live_ms), voter)
-else
+  voters = voters + 1
+elseif voters > 0 then
   redis.call('ZREM', KEYS[4], voter)
 end
 if r.bucket_ms ~= bucket_ms then
@@ -65,9 +67,8 @@ if r.bucket_ms ~= bucket_ms then
 end
 keep()
 extend(KEYS[2], 2 * BUCKETS * bucket_ms)
-for i = 3, 7 do
-  -- All but the leases.
-  if i ~= 6 then extend(KEYS[i], live_ms + 2 * BUCKETS * bucket_ms) end
+for _, i in ipairs({ 3, 5, 7, voters > 0 and 4 or nil }) do
+  extend(KEYS[i], live_ms + 2 * BUCKETS * bucket_ms)
 end
 window = redis.call('HGETALL', KEYS[2])
 return answer(1)
