@@ -1,7 +1,10 @@
 //! A store with a handle: its breakers report together, idle ones not at all.
 
 use super::{around::Around, *};
-use crate::fleet::{MemberStore, OnOutage, StoreHandle};
+use crate::{
+    breaker::Override,
+    fleet::{MemberStore, OnOutage, StoreHandle},
+};
 
 /// A store that notes how many reports came in each call.
 #[derive(Clone, Debug)]
@@ -130,6 +133,27 @@ async fn idle_breakers_are_silent_and_the_first_call_is_reported() {
         store.sizes().len() >= 2,
         "with an override it reports again"
     );
+}
+
+/// Operators see the state of each instance as it reported last.
+#[tokio::test(start_paused = true)]
+async fn an_idle_breaker_reports_once_more_when_it_has_closed() {
+    let store = noting(&Arc::default());
+    let all = started(&store, 2).await;
+    let own_state = || async {
+        let members = store.inner.members("host-0").await.unwrap();
+        members.instances[0].state
+    };
+    assert_eq!(own_state().await, Some(State::Closed));
+    all[0].set_override(Override::force_open("drill"));
+    pass(ms(2_500)).await;
+    assert_eq!(own_state().await, Some(State::ForcedOpen));
+    all[0].clear_override("over");
+    pass(ms(1_250)).await;
+    assert_eq!(own_state().await, Some(State::Closed));
+    store.sizes();
+    pass(ms(20_000)).await;
+    assert_eq!(store.sizes(), [0; 0], "then it is silent again");
 }
 
 #[tokio::test(start_paused = true)]
