@@ -100,10 +100,7 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
     /// The default is for stores that keep no names, and always fails.
     fn members<'a>(&'a self, name: &'a str) -> StoreFuture<'a, BreakerMembers> {
         let _ = name;
-        Box::pin(ready(Err(StoreError::new(
-            "this store does not tell the names of instances",
-            false,
-        ))))
+        Box::pin(ready(Err(unsupported("the names of instances"))))
     }
 
     /// Reads the last changes of the breaker, at most `count`, the newest first. A store keeps the last
@@ -116,10 +113,7 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
     /// The default is for stores that keep no log, and always fails.
     fn log<'a>(&'a self, name: &'a str, count: usize) -> StoreFuture<'a, Vec<BreakerLogEntry>> {
         let _ = (name, count);
-        Box::pin(ready(Err(StoreError::new(
-            "this store keeps no log of changes",
-            false,
-        ))))
+        Box::pin(ready(Err(unsupported("a log of changes"))))
     }
 
     /// Checks whether the store takes reports, while it is unavailable. The default reads the record; a store that can be
@@ -138,6 +132,11 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
     fn handle(&self) -> Option<&StoreHandle> {
         None
     }
+}
+
+/// The store does not keep what was asked for, and may be well all the same.
+fn unsupported(what: &str) -> StoreError {
+    StoreError::new(format!("this store does not keep {what}"), false).partial()
 }
 
 impl Probe for dyn BreakerStore {

@@ -157,6 +157,18 @@ async fn an_idle_breaker_reports_once_more_when_it_has_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_keeps_no_names_and_no_log_is_well_all_the_same() {
+    let store = noting(&Arc::default());
+    let all = started(&store, 1).await;
+    let fleet = all[0].fleet().unwrap();
+    for _ in 0..5 {
+        assert!(fleet.members().await.is_err());
+        assert!(fleet.log(10).await.is_err());
+    }
+    assert!(!fleet.is_degraded());
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_breakers_report_while_the_membership_is_not_known() {
     let members = Arc::<Members>::default();
     let store = noting(&members);
