@@ -18,8 +18,8 @@ if #gone > 0 then
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', bygone)
 end
--- As a rule no instance finds it failing, and there is no key.
-if voters > 0 then redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now) end
+-- The first write of every report takes no memory: a server that is full lets the script go on after it.
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
 if told > reporters then
   -- Instances of the version before do not remove from here who fell silent.
   for _, one in ipairs(redis.call('HKEYS', KEYS[7])) do
@@ -67,6 +67,7 @@ if r.bucket_ms ~= bucket_ms then
 end
 keep()
 extend(KEYS[2], 2 * BUCKETS * bucket_ms)
+-- As a rule no instance finds the dependency failing, and there is no key.
 for _, i in ipairs({ 3, 5, 7, voters > 0 and 4 or nil }) do
   extend(KEYS[i], live_ms + 2 * BUCKETS * bucket_ms)
 end
