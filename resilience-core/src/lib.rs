@@ -67,7 +67,8 @@
 //!
 //! None is on by default. `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys, at rest.
 //! `sqlx`: classification of sqlx errors, transactions and pools that survive cancellation.
-//! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database.
+//! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database. `testing`: `conformance`, suites for stores
+//! and layers of your own.
 
 pub mod admission;
 mod backoff;
@@ -76,6 +77,8 @@ pub mod bulkhead;
 pub mod classify;
 pub mod clock;
 pub mod completion;
+#[cfg(all(feature = "testing", not(loom)))]
+pub mod conformance;
 pub mod cost;
 pub mod deadline;
 pub mod error;
