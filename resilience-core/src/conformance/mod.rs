@@ -4,7 +4,7 @@
 //!
 //! | what is written | its suite |
 //! |---|---|
-//! | a store of shared breakers | [`breaker::all`] |
+//! | a store of shared breakers | [`breaker::all`]; with names and a log, [`breaker::for_operators`] |
 //! | a store of shared bulkheads | [`bulkhead::all`] |
 //! | a store of shared rate limits | [`limit::all`] |
 //! | a store of idempotency records | [`idempotency::all`] |

@@ -9,12 +9,16 @@ use resilience_tests::{
 };
 
 async fn conforms(url: &str) {
-    conformance::breaker::all(&connect(url).await.breakers()).await;
+    let store = connect(url).await.breakers();
+    conformance::breaker::all(&store).await;
+    conformance::breaker::for_operators(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_this_process_conforms() {
-    conformance::breaker::all(&InProcessBreakers::new()).await;
+    let store = InProcessBreakers::new();
+    conformance::breaker::all(&store).await;
+    conformance::breaker::for_operators(&store).await;
 }
 
 /// Redis, and Valkey where the machine has it.

@@ -1,6 +1,6 @@
 //! The log of changes.
 
-use resilience_core::breaker::fleet::{BreakerLogEntry, LOG_ENTRIES, LOG_TEXT, LogAction};
+use crate::breaker::fleet::{BreakerLogEntry, LOG_ENTRIES, LOG_TEXT, LogAction};
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Names, and what each instance does by itself.
 
-use resilience_core::breaker::{
+use crate::breaker::{
     State,
     fleet::{BreakerMembers, MOST_MEMBERS},
 };
