@@ -15,7 +15,7 @@ fn every_test_that_the_table_of_traps_names_exists() {
     let mut known = tests_in(&workspace());
     known.extend(CONTRACTS.iter().map(|contract| contract.name.to_owned()));
     // A suite may be a file or a folder.
-    let suites = sources(&workspace().join("tests/src"));
+    let suites = sources(&workspace().join("resilience-core/src/conformance"));
     let suites: Vec<String> = suites
         .iter()
         .map(|file| fs::read_to_string(file).unwrap())
