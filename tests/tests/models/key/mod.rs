@@ -261,11 +261,11 @@ impl Key {
         }
     }
 
-    /// No process dies, no lease ends, nothing is forgotten. Messages are lost, late and repeated all the same.
+    /// No process dies, no lease ends, no attempt is cancelled, nothing is forgotten. Messages are lost, late and repeated all the same.
     fn is_calm(&self) -> bool {
         let budget = &self.start.budget;
         let faults = budget.crashes + budget.flushes + budget.steps_back + budget.failovers;
-        budget.ticks + faults == 0
+        budget.ticks + budget.swings + budget.cancels + faults == 0
     }
 }
 
