@@ -72,6 +72,8 @@ pub(crate) enum Mistake {
     AnswerUnmarked,
     /// An outcome is returned although the store refused it.
     AnswerRefused,
+    /// Steps are answered before the replica has them.
+    NotDurable,
     /// An unknown outcome is resolved while the attempt is in progress.
     ResolveUnseen,
 }

@@ -72,7 +72,8 @@ impl World {
         } else {
             last
         };
-        if before.is_none() {
+        if before.is_none() && self.record != Record::default() {
+            // Its time is over.
             self.saved = None;
         }
         let claimed = self.record.claim_above(claim, floor, self.now);
