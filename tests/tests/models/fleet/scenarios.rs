@@ -121,6 +121,7 @@ fn deploys_and_kills() -> Fleet {
         crashes: 1,
         closes: 1,
         starts: 1,
+        ticks: 1,
         ..Budget::default()
     };
     fleet
@@ -131,7 +132,7 @@ fn failover(crashes: u8) -> Fleet {
     let mut fleet = deploys(0, 0);
     fleet.start.budget = Budget {
         asks: 1 + more(),
-        reports: 1,
+        reports: (1 + more()).saturating_sub(crashes),
         crashes,
         failovers: 1,
         ..Budget::default()
@@ -142,7 +143,7 @@ fn failover(crashes: u8) -> Fleet {
 #[test]
 fn instances_that_end_gracefully_leave_no_probe_and_no_vote_and_the_fleet_recovers() {
     holds("deploys, probes", deploys(2, 0));
-    holds("deploys, votes", deploys(more(), 1));
+    holds("deploys, votes", deploys(1 + more(), 1));
     holds("deploys and kills", deploys_and_kills());
 }
 
@@ -257,6 +258,7 @@ fn the_checker_finds_every_mistake_that_is_built_in() {
             "a lone bad instance never opens the fleet",
         ),
         (flush(), Mistake::AdoptWhatIsOlder, "no epoch goes back"),
+        (failover(0), Mistake::AdoptWhatIsOlder, "no epoch goes back"),
         (
             frozen(0, 0),
             Mistake::KeepToItself,
