@@ -4,6 +4,7 @@ pub mod answers;
 pub mod breaker_conformance;
 pub mod bulkhead_conformance;
 mod child_process;
+pub mod clock_steps;
 pub mod contract;
 pub mod fake_redis;
 pub mod fault_server;
