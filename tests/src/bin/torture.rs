@@ -172,7 +172,10 @@ fn tell_of(name: &str, fleet: &Mixed) {
     tell("foreign_answers", fleet.foreign as f64, &unit, none);
     tell("left_unknown", fleet.unknown as f64, "keys", none);
     let above = fleet.admitted.saturating_sub(fleet.allowed);
-    let unit = format!("calls above the limit, of {}", fleet.admitted);
+    let unit = format!(
+        "calls above the limit, {} of {} admitted",
+        fleet.admitted, fleet.allowed
+    );
     tell("limit_above", above as f64, &unit, none);
     let disagreed = fleet.disagreed as f64;
     tell("breakers_disagreed", disagreed, "times", none);

@@ -26,7 +26,7 @@ pub use self::worker::mixed;
 use super::switch::PLACES;
 
 /// Calls a second that the limit admits, and its burst.
-const RATE: u64 = 200;
+const RATE: u64 = 50;
 /// Keys that begin to be used in a second.
 const KEYS_PER_SECOND: u64 = 50;
 const SOON: Duration = Duration::from_secs(30);
