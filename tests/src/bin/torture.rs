@@ -20,7 +20,7 @@ use resilience_tests::{
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
     torture::{
-        ClockSteps, DISTANCE, Former, How, Loss, Mixed, PLACES, Plan, Subject,
+        ClockSteps, DISTANCE, Former, How, Loss, Mixed, PLACES, Plan, Rollout, Subject,
         clock_steps_under_load, deploys, failover, hang_ups_on_postgres, hang_ups_on_sqlite, mixed,
         one_master_frozen, outages, run, serve, switch, switches, upgrade, work,
     },
@@ -129,7 +129,7 @@ async fn upgraded(from: &str) {
     let revision = from.to_owned();
     let built = tokio::task::spawn_blocking(move || Former::build(&revision)).await;
     let upgraded = match built.expect("no panic") {
-        Ok(former) => upgrade(&program, &former).await,
+        Ok(former) => upgrade(&program, &former, Rollout::default()).await,
         Err(why) => Err(why),
     };
     let upgrade = match upgraded {

@@ -33,7 +33,7 @@ const LASTING: Duration = Duration::from_secs(20);
 pub async fn clock_steps_under_load(program: &Path) -> ClockSteps {
     let clock = Clock::new();
     let server = clock.start(&[]);
-    let mut fleet = Fleet::open(server.url()).await;
+    let mut fleet = Fleet::open(server.url(), true).await;
     for _ in 0..PROCESSES {
         fleet.start(program).await.expect("it knows what to do");
     }

@@ -33,7 +33,7 @@ pub use outages::{Outages, outages};
 pub use shards::{Healthy, Shards, one_master_frozen};
 pub use subject::Subject;
 pub use switch::{How, Overrun, PLACES, Switch, switch, switches};
-pub use upgrade::{Former, Upgrade, upgrade};
+pub use upgrade::{Former, Rollout, Upgrade, upgrade};
 pub use worker::work;
 
 use crate::{postgres::Postgres, redis::RedisServer};

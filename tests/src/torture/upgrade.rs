@@ -24,8 +24,24 @@ pub struct Upgrade {
 }
 
 const PROCESSES: usize = 4;
-/// Time between two processes that are replaced.
-const APART: Duration = Duration::from_secs(1);
+
+/// How processes are replaced.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollout {
+    /// Time between two of them.
+    pub apart: Duration,
+    /// False: each has keys of its own in Redis, to see that what this does is noticed.
+    pub shares: bool,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            apart: Duration::from_secs(1),
+            shares: true,
+        }
+    }
+}
 
 /// Replaces the processes one by one by those of `program`, the binary `torture` of this revision, then back by those of
 /// `former`, as a rollout that is undone, and forward again. The dependency fails while both are there.
@@ -35,10 +51,10 @@ const APART: Duration = Duration::from_secs(1);
 ///
 /// # Panics
 /// If the server does not start.
-pub async fn upgrade(program: &Path, former: &Former) -> Result<Upgrade, String> {
+pub async fn upgrade(program: &Path, former: &Former, rollout: Rollout) -> Result<Upgrade, String> {
     let server = tokio::task::spawn_blocking(RedisServer::start).await;
     let server = server.expect("a Redis");
-    let mut fleet = Fleet::open(server.url()).await;
+    let mut fleet = Fleet::open(server.url(), rollout.shares).await;
     for _ in 0..PROCESSES {
         let started = fleet.start(&former.program).await;
         started.map_err(|why| {
@@ -49,7 +65,7 @@ pub async fn upgrade(program: &Path, former: &Former) -> Result<Upgrade, String>
     let mut replaced = 0;
     for next in [program, &former.program, program] {
         for slot in 0..PROCESSES {
-            sleep(APART).await;
+            sleep(rollout.apart).await;
             fleet.replace(slot, next).await?;
             replaced += 1;
             if slot == PROCESSES / 2 {
@@ -58,7 +74,7 @@ pub async fn upgrade(program: &Path, former: &Former) -> Result<Upgrade, String>
             }
         }
     }
-    sleep(APART).await;
+    sleep(rollout.apart).await;
     let fleet = fleet.end(1).await;
     Ok(Upgrade {
         from: former.commit.clone(),

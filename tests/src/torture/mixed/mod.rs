@@ -76,6 +76,7 @@ struct Tally {
 /// The processes.
 pub(super) struct Fleet {
     url: String,
+    shares: bool,
     dependency: Dependency,
     began: Instant,
     processes: Vec<Process>,
@@ -95,9 +96,12 @@ struct Process {
 }
 
 impl Fleet {
-    pub(super) async fn open(url: String) -> Self {
+    /// A fleet without processes yet. Those of one that does not `shares` have keys of their own, each: to see that what that
+    /// does is noticed.
+    pub(super) async fn open(url: String, shares: bool) -> Self {
         Self {
             url,
+            shares,
             dependency: Dependency::open().await,
             began: Instant::now(),
             processes: Vec::new(),
@@ -125,9 +129,13 @@ impl Fleet {
 
     async fn launch(&mut self, program: &Path) -> Result<Process, String> {
         let from = self.began.elapsed().as_secs() * KEYS_PER_SECOND;
+        let prefix = match self.shares {
+            true => "torture".to_owned(),
+            false => format!("torture-{}", self.started),
+        };
         let mut child = Command::new(program)
             .args(["mixed", &self.url, &self.dependency.address.to_string()])
-            .arg(from.to_string())
+            .args([from.to_string(), prefix])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -51,19 +51,20 @@ struct Worker {
     admitted: Arc<AtomicU64>,
 }
 
-/// Does what the arguments say: `REDIS DEPENDENCY FROM`, the first key that it uses. Ends by a SIGTERM, or with its input.
+/// Does what the arguments say: `REDIS DEPENDENCY FROM PREFIX`, the first key that it uses, and the prefix of all that is in
+/// Redis. Ends by a SIGTERM, or with its input.
 ///
 /// # Panics
 /// If the arguments are others, or there is no Redis.
 pub async fn mixed(arguments: &[String]) {
-    let [redis, dependency, from] = arguments else {
-        panic!("REDIS DEPENDENCY FROM");
+    let [redis, dependency, from, prefix] = arguments else {
+        panic!("REDIS DEPENDENCY FROM PREFIX");
     };
     let recorder = Registry::default().with(Warnings);
     tracing::subscriber::set_global_default(recorder).expect("the only subscriber");
     let terminate = tokio::signal::unix::SignalKind::terminate();
     let mut terminate = tokio::signal::unix::signal(terminate).expect("signals");
-    let redis = Redis::builder(redis).prefix("torture").connect();
+    let redis = Redis::builder(redis).prefix(prefix.as_str()).connect();
     let redis = redis.expect("an address");
     redis.ready(SOON).await.expect("a Redis");
     let worker = Worker {
