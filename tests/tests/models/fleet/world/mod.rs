@@ -154,7 +154,7 @@ pub(crate) struct World {
     /// The store takes requests and does nothing.
     pub(crate) frozen: bool,
     merges: u64,
-    /// Probes that nobody can give back: they end by themselves.
+    /// Probes that no instance can give back: they end by themselves.
     stray: usize,
     pub(crate) budget: Budget,
 }

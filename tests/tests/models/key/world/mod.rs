@@ -153,7 +153,7 @@ pub(crate) struct Instance {
     pub(crate) closing: bool,
     /// It has ended.
     pub(crate) gone: bool,
-    /// Nobody waits for the claim.
+    /// No caller waits for the claim.
     pub(crate) hung_up: bool,
     /// The caller was told the outcome before it was recorded.
     pub(crate) answered: bool,
