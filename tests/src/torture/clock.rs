@@ -2,13 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::mixed::{Fleet, Mixed};
-use crate::{clock_steps, lasting::Lasting, redis_clock::Clock};
+use crate::{
+    clock_steps,
+    lasting::{Lasting, SHORT},
+    redis_clock::Clock,
+};
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
@@ -38,25 +39,26 @@ pub async fn clock_steps_under_load(program: &Path) -> ClockSteps {
         fleet.start(program).await.expect("it knows what to do");
     }
     fleet.dependency_is(true).await;
-    // What is to last begins between two steps.
-    let quiet = Mutex::new(());
     let steps = async {
-        let (start, mut steps) = (Instant::now(), 0);
+        let (start, mut longest, mut steps) = (Instant::now(), 0.0_f64, 0);
         while start.elapsed() < LASTING {
-            {
-                let _quiet = quiet.lock().await;
-                clock.set_ahead(HOUR);
-            }
-            sleep(Duration::from_millis(fastrand::u64(100..900))).await;
-            {
-                let _quiet = quiet.lock().await;
-                clock.set_back(Duration::ZERO);
-            }
-            sleep(Duration::from_millis(fastrand::u64(100..900))).await;
-            steps += 2;
+            // Each begins with one of the two, and sees the other one.
+            let is_ahead = steps % 4 == 0;
+            set(&clock, is_ahead);
+            let redis = clock_steps::connect(&server.url(), &format!("round-{steps}")).await;
+            let lasting = Lasting::begin(redis).await;
+            let swing = async {
+                for is_ahead in [!is_ahead, is_ahead] {
+                    sleep(SHORT.mul_f64(fastrand::f64())).await;
+                    set(&clock, is_ahead);
+                }
+            };
+            let (overruns, ()) = tokio::join!(lasting.overruns(), swing);
+            let overruns = overruns.iter().map(|(_, over)| *over);
+            (longest, steps) = (overruns.fold(longest, f64::max), steps + 2);
         }
         clock.set_back(HOUR);
-        steps + 1
+        (longest, steps + 1)
     };
     let outages = async {
         // The last one is over before the clock is set back for good.
@@ -65,24 +67,7 @@ pub async fn clock_steps_under_load(program: &Path) -> ClockSteps {
             fleet.dependency_is(true).await;
         }
     };
-    let overruns = async {
-        let (start, mut longest, mut round) = (Instant::now(), 0.0_f64, 0);
-        while start.elapsed() < LASTING {
-            round += 1;
-            let redis = clock_steps::connect(&server.url(), &format!("round-{round}")).await;
-            let lasting = {
-                let _quiet = quiet.lock().await;
-                Lasting::begin(redis).await
-            };
-            let overruns = lasting.overruns().await;
-            longest = overruns
-                .iter()
-                .map(|(_, over)| *over)
-                .fold(longest, f64::max);
-        }
-        longest
-    };
-    let (steps, (), longest) = tokio::join!(steps, outages, overruns);
+    let ((longest, steps), ()) = tokio::join!(steps, outages);
     fleet.dependency_is(false).await;
     fleet.dependency_is(true).await;
     // Full at the beginning, and once more for the hour that seems to have passed.
@@ -91,5 +76,13 @@ pub async fn clock_steps_under_load(program: &Path) -> ClockSteps {
         longest_overrun: Duration::from_secs_f64(longest.max(0.0)),
         steps,
         fleet,
+    }
+}
+
+fn set(clock: &Clock, is_ahead: bool) {
+    if is_ahead {
+        clock.set_ahead(HOUR);
+    } else {
+        clock.set_back(Duration::ZERO);
     }
 }

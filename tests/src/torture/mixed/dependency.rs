@@ -90,7 +90,8 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         .await
         .is_ok_and(|bytes| bytes > 0)
     {
-        let (word, key) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        let words = line.trim();
+        let (word, key) = words.split_once(' ').unwrap_or((words, ""));
         let answer = match word {
             "effect" => {
                 let mut effects = lock(&shared.effects);
