@@ -179,6 +179,8 @@ fn tell_of(name: &str, fleet: &Mixed) {
     tell("limit_above", above as f64, &unit, none);
     let disagreed = fleet.disagreed as f64;
     tell("breakers_disagreed", disagreed, "times", none);
+    let slow = fleet.slow as f64;
+    tell("store_slow", slow, "events", Target::Open);
     let hung = fleet.hung as f64;
     tell("no_graceful_end", hung, "processes", none);
 }

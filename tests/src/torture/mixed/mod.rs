@@ -58,7 +58,9 @@ pub struct Mixed {
     pub disagreed: usize,
     /// Processes that did not end by their SIGTERM.
     pub hung: usize,
-    /// Events of the levels WARN and ERROR, by their text.
+    /// Events that the store was unavailable because it did not answer in time: the machine is busy.
+    pub slow: usize,
+    /// Other events of the levels WARN and ERROR, by their text; without those that a breaker changed its state.
     pub warnings: BTreeMap<String, usize>,
 }
 
@@ -70,6 +72,7 @@ struct Tally {
     admitted: u64,
     /// By process.
     states: BTreeMap<usize, String>,
+    slow: usize,
     warnings: BTreeMap<String, usize>,
 }
 
@@ -136,6 +139,7 @@ impl Fleet {
         let mut child = Command::new(program)
             .args(["mixed", &self.url, &self.dependency.address.to_string()])
             .args([from.to_string(), prefix])
+            .args([RATE.to_string(), PLACES.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -232,6 +236,7 @@ impl Fleet {
             above,
             disagreed: self.disagreed,
             hung: self.hung,
+            slow: tally.slow,
             warnings: tally.warnings.clone(),
         }
     }
@@ -249,6 +254,8 @@ impl Tally {
             ("unknown", Ok(key)) => drop(self.unknown.insert(key)),
             ("admitted", Ok(calls)) => self.admitted += calls as u64,
             ("state", _) => drop(self.states.insert(process, rest.to_owned())),
+            ("warning", _) if rest.contains("state changed") => {}
+            ("warning", _) if rest.contains("no answer") => self.slow += 1,
             ("warning", _) => *self.warnings.entry(rest.to_owned()).or_default() += 1,
             _ => {}
         }

@@ -34,7 +34,7 @@ use tracing_subscriber::{
     registry::Registry,
 };
 
-use super::{KEYS_PER_SECOND, PLACES, RATE, READY, SOON};
+use super::{KEYS_PER_SECOND, READY, SOON};
 
 const NAME: &str = "mixed";
 const LANES: usize = 4;
@@ -47,18 +47,20 @@ struct Worker {
     dependency: SocketAddr,
     began: Instant,
     from: usize,
+    rate: u64,
+    places: usize,
     over: Arc<AtomicBool>,
     admitted: Arc<AtomicU64>,
 }
 
-/// Does what the arguments say: `REDIS DEPENDENCY FROM PREFIX`, the first key that it uses, and the prefix of all that is in
-/// Redis. Ends by a SIGTERM, or with its input.
+/// Does what the arguments say: `REDIS DEPENDENCY FROM PREFIX RATE PLACES`: the first key that it uses, the prefix of all that
+/// is in Redis, the limit in calls a second, and the places of the bulkhead. Ends by a SIGTERM, or with its input.
 ///
 /// # Panics
 /// If the arguments are others, or there is no Redis.
 pub async fn mixed(arguments: &[String]) {
-    let [redis, dependency, from, prefix] = arguments else {
-        panic!("REDIS DEPENDENCY FROM PREFIX");
+    let [redis, dependency, from, prefix, rate, places] = arguments else {
+        panic!("REDIS DEPENDENCY FROM PREFIX RATE PLACES");
     };
     let recorder = Registry::default().with(Warnings);
     tracing::subscriber::set_global_default(recorder).expect("the only subscriber");
@@ -72,6 +74,8 @@ pub async fn mixed(arguments: &[String]) {
         dependency: dependency.parse().expect("an address"),
         began: Instant::now(),
         from: from.parse().expect("a number"),
+        rate: rate.parse().expect("a number"),
+        places: places.parse().expect("a number"),
         over: Arc::default(),
         admitted: Arc::default(),
     };
@@ -96,12 +100,12 @@ impl Worker {
         let keys = Idempotency::builder(NAME)
             .store(self.redis.idempotency())
             .lease(Duration::from_secs(3));
-        let quota = Quota::per(RATE, Duration::from_secs(1)).expect("a quota");
+        let quota = Quota::per(self.rate, Duration::from_secs(1)).expect("a quota");
         let limit = FleetRateLimit::builder(NAME, self.redis.limits())
             .limit("per-second", quota)
             .fleet(options());
         let bulkhead = FleetBulkhead::builder(NAME, self.redis.bulkheads())
-            .max_concurrent(PLACES)
+            .max_concurrent(self.places)
             .lease(Duration::from_secs(5))
             .queue(100, Duration::from_millis(200))
             .fleet(options());
@@ -249,8 +253,9 @@ struct Text(String);
 impl Visit for Text {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
         // Without numbers and names, so that events of one kind are counted together.
-        if matches!(field.name(), "message" | "failure" | "why" | "error") {
-            let _ = write!(self.0, "{value:?} ");
+        if matches!(field.name(), "message" | "reason" | "failure" | "why") {
+            let text = format!("{value:?} ").replace(|one: char| one.is_ascii_digit(), "");
+            let _ = self.0.write_str(&text);
         }
     }
 }
