@@ -53,7 +53,12 @@ async fn completions_that_waited_for_all_replicas_survive_a_planned_failover() {
         let (_group, switch) = switch(start.await.expect("starts"), 2, How::Planned).await;
         println!("{flavour:?}: {switch:?}");
         assert!(switch.accepted > 0 && switch.twice == 0, "{switch:?}");
-        assert!(switch.in_use < Duration::from_millis(100), "{switch:?}");
+        // Usually at once. What is promised is the lease (3 s).
+        let most = match flavour {
+            Flavour::Valkey => Duration::from_secs(3),
+            Flavour::Redis | Flavour::Redis62 => Duration::from_millis(100),
+        };
+        assert!(switch.in_use < most, "{switch:?}");
     }
 }
 
