@@ -76,9 +76,10 @@ figures: ## Run every bench and print each figure as one JSON line
 instructions: ## Count the instructions of every hot path with callgrind and print each as one JSON line (needs valgrind)
 	@$(CARGO) run -q --release -p resilience-figures --bin instructions
 
-torture: ## A thousand instances with ten shared breakers each on one Redis; work done once by processes that are killed and cut off
+torture: ## A thousand instances with ten shared breakers each on one Redis; processes that are killed, cut off and upgraded; clocks that step; larger models
 	@$(CARGO) run -q --release -p resilience-figures -- torture
 	@$(CARGO) run -q --release -p resilience-tests --bin torture
+	@MODELS_MORE=1 $(CARGO) test -q --release -p resilience-tests --test models
 
 bench: ## Run every bench and print the tables, ours beside the peers'
 	$(CARGO) bench -p resilience-benches

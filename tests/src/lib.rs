@@ -2,6 +2,7 @@
 
 pub mod answers;
 mod child_process;
+pub mod clock_steps;
 pub mod fake_redis;
 pub mod fault_server;
 pub mod lasting;

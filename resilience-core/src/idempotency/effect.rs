@@ -35,7 +35,8 @@ pub enum Effect {
 
 impl Effect {
     /// Which earlier attempts without a known outcome a claim takes over from.
-    pub(super) const fn takeover(self) -> Takeover {
+    #[must_use]
+    pub const fn takeover(self) -> Takeover {
         match self {
             Self::AtMostOnce => Takeover::Never,
             Self::Fenced | Self::Idempotent => Takeover::Any,

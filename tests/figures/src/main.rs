@@ -34,6 +34,9 @@ mod traffic;
 #[path = "../../src/child_process.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod child_process;
+#[path = "../../src/clock_steps.rs"]
+#[allow(unreachable_pub)]
+mod clock_steps;
 #[path = "../../src/lasting.rs"]
 #[allow(unreachable_pub)]
 mod lasting;

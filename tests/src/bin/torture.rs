@@ -2,21 +2,27 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, hang_ups, failover, switch, shards, cluster, deploys or outages
+//! torture only NAME   one part of it: inbox, redis, hang_ups, failover, switch, shards, cluster, deploys, outages, clock or upgrade
+//! torture only upgrade REVISION
+//!                     a rolling upgrade from the program of this git revision (HEAD~1, or what UPGRADE_FROM says), which is
+//!                     checked out and built under target/upgrade
 //! torture worker ..   one of the processes
 //! torture server ..   one of the servers
+//! torture mixed ..    one of the processes that use every pattern
 //! ```
 
 use std::{env, time::Duration};
 
 use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
+    clock_steps,
     postgres::Postgres,
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
     torture::{
-        DISTANCE, How, Loss, PLACES, Plan, Subject, deploys, failover, hang_ups_on_postgres,
-        hang_ups_on_sqlite, one_master_frozen, outages, run, serve, switch, switches, work,
+        ClockSteps, DISTANCE, Former, How, Loss, Mixed, PLACES, Plan, Rollout, Subject,
+        clock_steps_under_load, deploys, failover, hang_ups_on_postgres, hang_ups_on_sqlite, mixed,
+        one_master_frozen, outages, run, serve, switch, switches, upgrade, work,
     },
 };
 
@@ -30,13 +36,22 @@ use report::{Target, figure};
 async fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let from = env::var("UPGRADE_FROM");
+    let mut from = from.as_deref().unwrap_or("HEAD~1");
     let only = match words[..] {
         ["worker", ..] => return work(&arguments[1..]).await,
         ["server", ..] => return serve(&arguments[1..]).await,
+        ["mixed", ..] => return mixed(&arguments[1..]).await,
+        ["only", "upgrade", revision] => {
+            from = revision;
+            "upgrade"
+        }
         ["only", part] => part,
         [] => "",
         _ => {
-            eprintln!("usage: torture [only NAME | worker .. | server ..]");
+            eprintln!(
+                "usage: torture [only NAME | only upgrade REVISION | worker .. | server .. | mixed ..]"
+            );
             std::process::exit(2);
         }
     };
@@ -68,7 +83,106 @@ async fn main() {
     if "outages".contains(only) {
         unrecorded().await;
     }
+    if "clock".contains(only) {
+        clock().await;
+    }
+    if "upgrade".contains(only) {
+        upgraded(from).await;
+    }
     report::load();
+}
+
+/// A server whose clock steps by an hour, forward and back, under a fleet that uses every pattern.
+async fn clock() {
+    let program = env::current_exe().expect("this program");
+    let ClockSteps {
+        longest_overrun,
+        steps,
+        fleet,
+    } = clock_steps_under_load(&program).await;
+    let longest = longest_overrun.max(clock_steps::longest_overrun().await);
+    figure(
+        "clock_step_longest_overrun_ms",
+        longest.as_secs_f64() * 1e3,
+        &format!("ms, also under a fleet and {steps} steps"),
+        Target::AtMost(1_000.0),
+    );
+    let twice = clock_steps::granted_twice().await;
+    figure(
+        "clock_step_granted_twice",
+        twice as f64,
+        "undocumented",
+        Target::Exactly(0.0),
+    );
+    tell_of("clock_steps", &fleet);
+    figure(
+        "clock_steps_bulkhead_above",
+        fleet.above.as_secs_f64() * 1e3,
+        "ms",
+        Target::Open,
+    );
+}
+
+/// A rolling upgrade from an earlier revision, undone and done again.
+async fn upgraded(from: &str) {
+    let program = env::current_exe().expect("this program");
+    let revision = from.to_owned();
+    let built = tokio::task::spawn_blocking(move || Former::build(&revision)).await;
+    let upgraded = match built.expect("no panic") {
+        Ok(former) => upgrade(&program, &former, Rollout::default()).await,
+        Err(why) => Err(why),
+    };
+    let upgrade = match upgraded {
+        Ok(upgrade) => upgrade,
+        Err(why) => {
+            eprintln!("no upgrade from {from}: {why}");
+            std::process::exit(1);
+        }
+    };
+    tell_of("upgrade", &upgrade.fleet);
+    let unit = format!("processes, from and to {:.12}", upgrade.from);
+    figure(
+        "upgrade_replaced",
+        upgrade.replaced as f64,
+        &unit,
+        Target::Open,
+    );
+    let peak = upgrade.fleet.peak as f64;
+    let most = Target::AtMost(PLACES as f64);
+    figure("upgrade_bulkhead_peak", peak, "calls at once", most);
+    let warnings: usize = upgrade.fleet.warnings.values().sum();
+    let unit = format!("events: {:?}", upgrade.fleet.warnings);
+    figure(
+        "upgrade_warnings",
+        warnings as f64,
+        &unit,
+        Target::Exactly(0.0),
+    );
+}
+
+/// What holds for every fleet, whatever happens to it.
+fn tell_of(name: &str, fleet: &Mixed) {
+    let tell = |what: &str, value: f64, unit: &str, target| {
+        figure(&format!("{name}_{what}"), value, unit, target);
+    };
+    let none = Target::Exactly(0.0);
+    let unit = format!("of {} keys, {} calls", fleet.keys, fleet.told);
+    tell("effects_twice", fleet.twice as f64, &unit, none);
+    let unit = format!("wrong answers of {}", fleet.told);
+    tell("foreign_answers", fleet.foreign as f64, &unit, none);
+    tell("left_unknown", fleet.unknown as f64, "keys", none);
+    let above = fleet.admitted.saturating_sub(fleet.allowed);
+    let unit = format!(
+        "calls above the limit, {} of {} admitted",
+        fleet.admitted, fleet.allowed
+    );
+    tell("limit_above", above as f64, &unit, none);
+    let disagreed = fleet.disagreed as f64;
+    tell("breakers_disagreed", disagreed, "times", none);
+    let slow = fleet.slow as f64;
+    tell("store_slow", slow, "events", Target::Open);
+    let hung = fleet.hung as f64;
+    tell("no_graceful_end", hung, "processes", none);
 }
 
 /// What another route loses on a pool whose transactions are given up.

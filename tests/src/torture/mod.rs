@@ -7,27 +7,33 @@
 //! for each key that anybody was told of, and it must be the one they were told of.
 
 mod checker;
+mod clock;
 mod deploys;
 mod failover;
 mod fleet;
 mod hang_ups;
+mod mixed;
 mod outages;
 mod shards;
 mod subject;
 mod switch;
+mod upgrade;
 mod worker;
 
 use std::{path::Path, time::Duration};
 
 pub use checker::Findings;
+pub use clock::{ClockSteps, clock_steps_under_load};
 pub use deploys::{Deploys, deploys, serve};
 pub use failover::{DISTANCE, Loss, failover};
 pub use fleet::Faults;
 pub use hang_ups::{HungUp, hang_ups_on_postgres, hang_ups_on_sqlite};
+pub use mixed::{Mixed, mixed};
 pub use outages::{Outages, outages};
 pub use shards::{Healthy, Shards, one_master_frozen};
 pub use subject::Subject;
 pub use switch::{How, Overrun, PLACES, Switch, switch, switches};
+pub use upgrade::{Former, Rollout, Upgrade, upgrade};
 pub use worker::work;
 
 use crate::{postgres::Postgres, redis::RedisServer};

@@ -1,11 +1,18 @@
 //! Explores a scenario to its end.
 
-use std::{fmt::Debug, hash::Hash, time::Duration};
+use std::{env, fmt::Debug, hash::Hash, time::Duration};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// A scenario that takes longer has not been explored to its end. A few seconds are usual.
 const LIMIT: Duration = Duration::from_secs(120);
+/// As above, with more of everything; in a release build.
+const LONG_LIMIT: Duration = Duration::from_secs(1_200);
+
+/// One with `MODELS_MORE` set, as `make torture` does: for the budgets of scenarios. Else none.
+pub(crate) fn more() -> u8 {
+    u8::from(env::var_os("MODELS_MORE").is_some())
+}
 
 /// A scenario that can have a mistake built in.
 pub(crate) trait Scenario:
@@ -21,13 +28,14 @@ pub(crate) trait Scenario:
 
 /// The names of the properties that do not hold. A scenario with a mistake ends with the first one found.
 pub(crate) fn explore(name: &str, scenario: impl Scenario) -> Vec<&'static str> {
+    let limit = if more() > 0 { LONG_LIMIT } else { LIMIT };
     let start = tokio::time::Instant::now();
     let stop_early = scenario.has_mistake();
     let mut checker = scenario.checker().threads(2);
     if stop_early {
         checker = checker.finish_when(HasDiscoveries::Any);
     }
-    let checker = checker.timeout(LIMIT).spawn_bfs().join();
+    let checker = checker.timeout(limit).spawn_bfs().join();
     let took = start.elapsed();
     let found = checker.discoveries();
     for (property, path) in &found {
@@ -43,7 +51,7 @@ pub(crate) fn explore(name: &str, scenario: impl Scenario) -> Vec<&'static str> 
         took.as_secs_f64()
     );
     assert!(
-        stop_early || (checker.is_done() && took < LIMIT),
+        stop_early || (checker.is_done() && took < limit),
         "{name} was not explored to its end"
     );
     found.into_keys().collect()

@@ -2,7 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use resilience_tests::torture::{Plan, Report, Subject, failover, run};
+use resilience_tests::torture::{
+    Former, Mixed, PLACES, Plan, Report, Rollout, Subject, failover, run, upgrade,
+};
 
 async fn short(subject: Subject) -> Report {
     let plan = Plan {
@@ -51,4 +53,42 @@ async fn completions_that_waited_for_the_replica_survive_a_failover_and_no_fence
         assert!(loss.accepted > 0 && loss.fences_back == 0, "{loss:?}");
         assert!(!durable || loss.lost == 0, "{loss:?}");
     }
+}
+
+/// Processes of this version in place of each other. `torture only upgrade` builds the commit before.
+async fn rolled_out(shares: bool) -> Mixed {
+    let program = Path::new(env!("CARGO_BIN_EXE_torture"));
+    let former = Former {
+        commit: "this one".to_owned(),
+        program: program.to_owned(),
+    };
+    let rollout = Rollout {
+        apart: Duration::from_millis(200),
+        shares,
+    };
+    let fleet = upgrade(program, &former, rollout)
+        .await
+        .expect("it runs")
+        .fleet;
+    println!("{fleet:?}");
+    assert!(fleet.keys > 20 && fleet.hung == 0, "{fleet:?}");
+    fleet
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_are_replaced_one_by_one_share_what_they_did_before() {
+    let fleet = rolled_out(true).await;
+    assert_eq!((fleet.twice, fleet.foreign, fleet.unknown), (0, 0, 0));
+    assert!(fleet.admitted <= fleet.allowed, "{fleet:?}");
+    assert_eq!((fleet.disagreed, fleet.warnings.len()), (0, 0));
+    assert!(fleet.peak <= PLACES);
+}
+
+/// That the fleet above would be found out.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_share_nothing_exceed_every_bound() {
+    let fleet = rolled_out(false).await;
+    assert!(fleet.twice > 0 && fleet.foreign > 0, "{fleet:?}");
+    assert!(fleet.admitted > fleet.allowed, "{fleet:?}");
+    assert!(fleet.peak > PLACES, "{fleet:?}");
 }

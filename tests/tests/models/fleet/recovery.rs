@@ -11,16 +11,17 @@ const STEPS: usize = 12;
 pub(crate) fn closes(world: &World, policy: &Policy, mistake: Mistake) -> bool {
     let mut world = world.clone();
     world.frozen = false;
+    end_gracefully(&mut world, mistake);
     let done = |world: &World| {
         let view = world.view();
         let agreed = |n| {
             let same = world.epoch_of(n) == view.epoch && world.state_of(n) == view.state;
             same && world.passes(n)
         };
-        view.state == FleetState::Closed && living(world).all(agreed)
+        view.state == FleetState::Closed && world.living().into_iter().all(agreed)
     };
     for _ in 0..STEPS {
-        if living(&world).next().is_none() || done(&world) {
+        if world.living().is_empty() || done(&world) {
             return true;
         }
         step(&mut world, true, policy, mistake);
@@ -32,9 +33,10 @@ pub(crate) fn closes(world: &World, policy: &Policy, mistake: Mistake) -> bool {
 pub(crate) fn reopens(world: &World, policy: &Policy, mistake: Mistake) -> bool {
     let mut world = world.clone();
     world.frozen = false;
+    end_gracefully(&mut world, mistake);
     for _ in 0..STEPS {
         let state = world.view().state;
-        if living(&world).next().is_none() || state != FleetState::HalfOpen {
+        if world.living().is_empty() || state != FleetState::HalfOpen {
             return true;
         }
         step(&mut world, false, policy, mistake);
@@ -42,14 +44,9 @@ pub(crate) fn reopens(world: &World, policy: &Policy, mistake: Mistake) -> bool 
     world.view().state != FleetState::HalfOpen
 }
 
-fn living(world: &World) -> impl Iterator<Item = usize> {
-    let alive: Vec<_> = world.instances.iter().map(|one| one.alive).collect();
-    (0..alive.len()).filter(move |n| alive[*n])
-}
-
 /// Everybody reports, hears what there is to hear, probes if there is a probe to be had; then time goes on.
 fn step(world: &mut World, ok: bool, policy: &Policy, mistake: Mistake) {
-    let living: Vec<_> = living(world).collect();
+    let living = world.living();
     for n in 0..world.instances.len() {
         world.serve_late(n, mistake);
         world.serve_late_ask(n);
@@ -74,6 +71,21 @@ fn step(world: &mut World, ok: bool, policy: &Policy, mistake: Mistake) {
         settle(world, n, policy, mistake);
     }
     world.now += TICK;
+}
+
+/// Those that were asked to end have ended.
+fn end_gracefully(world: &mut World, mistake: Mistake) {
+    for n in world.living() {
+        while world.instances[n].closing && world.instances[n].alive {
+            if world.instances[n].waiting.is_some() {
+                world.serve(n, mistake);
+                // Nothing follows from the answer.
+                world.instances[n].waiting = None;
+            } else {
+                world.end_gracefully(n, mistake);
+            }
+        }
+    }
 }
 
 /// Until the instance has nothing under way.

@@ -1,16 +1,20 @@
 //! The protocol of idempotency keys, model-checked: every order of events around one key.
 //!
 //! [`World`] holds the record that runs in production; here is what may happen next, and what must never be. Each
-//! scenario is explored to its end, and says how many states it had. The last test builds mistakes in and sees that
-//! each is found.
+//! scenario is explored to its end, and says how many states it had. `protocol` has the scenarios of the record, `effects`
+//! those of the handle's defaults, by what a second run of the work does, with processes that end gracefully. The last test
+//! of each builds mistakes in and sees that each is found.
 
+mod effects;
+mod protocol;
 mod world;
 
+use resilience_core::idempotency::Effect;
 use stateright::{Model, Property};
 
-use crate::explore::{Scenario, explore, holds};
+use crate::explore::Scenario;
 
-use world::{Budget, Mistake, Request, TICK, World};
+use world::{Budget, End, Mistake, Request, Rules, TICK, World};
 
 /// One scenario.
 #[derive(Clone, Debug)]
@@ -27,7 +31,14 @@ enum Action {
     Complete(usize),
     Extend(usize),
     Release(usize),
+    Refuse(usize),
     LeaveUnknown(usize),
+    Save(usize),
+    Answer(usize),
+    HangUp(usize),
+    Close(usize),
+    Cancel(usize),
+    Leave(usize),
     Serve(usize),
     ServeLate(usize),
     SendAgain(usize),
@@ -36,8 +47,10 @@ enum Action {
     Tick,
     Flush,
     SetBack,
+    Swing,
     Replicate,
     FailOver,
+    Resolve,
 }
 
 impl Model for Key {
@@ -62,8 +75,17 @@ impl Model for Key {
         if world.budget.steps_back > 0 {
             actions.push(Action::SetBack);
         }
+        if world.budget.swings > 0 {
+            actions.push(Action::Swing);
+        }
         if world.budget.failovers > 0 {
-            actions.extend([Action::Replicate, Action::FailOver]);
+            actions.push(Action::FailOver);
+            if !world.rules.durable {
+                actions.push(Action::Replicate);
+            }
+        }
+        if world.budget.resolves > 0 && world.may_resolve(self.mistake) {
+            actions.push(Action::Resolve);
         }
     }
 
@@ -88,13 +110,35 @@ impl Model for Key {
                 budget.releases -= 1;
                 next.wish(n, Request::Release, true);
             }
+            // Refused by its fence, it has nothing to decide.
+            Action::Refuse(n) => next.wish(n, Request::Release, true),
             Action::LeaveUnknown(n) => {
                 budget.unknowns -= 1;
-                next.wish(n, Request::Unknown, true);
+                next.leave_unknown(n);
+            }
+            Action::Save(n) => {
+                budget.saves -= 1;
+                next.wish(n, Request::Save, false);
+            }
+            Action::Answer(n) => {
+                budget.answers -= 1;
+                next.answer(n, mistake);
+            }
+            Action::HangUp(n) => {
+                budget.hang_ups -= 1;
+                next.instances[n].hung_up = true;
+            }
+            Action::Close(n) => {
+                budget.closes -= 1;
+                next.close(n, mistake);
+            }
+            Action::Cancel(n) => {
+                budget.cancels -= 1;
+                next.cancel(n, mistake);
             }
             Action::SendAgain(n) => {
                 budget.losses -= 1;
-                next.send_again(n);
+                next.send_again(n, mistake);
             }
             Action::Crash(n) => {
                 budget.crashes -= 1;
@@ -112,12 +156,21 @@ impl Model for Key {
                 budget.steps_back -= 1;
                 next.set_back();
             }
+            Action::Swing => {
+                budget.swings -= 1;
+                next.swing();
+            }
+            Action::Resolve => {
+                budget.resolves -= 1;
+                next.resolve();
+            }
             Action::Replicate => next.replicate(),
             Action::FailOver => {
                 budget.failovers -= 1;
                 next.fail_over();
             }
-            Action::TakeEffect(n) => next.take_effect(n),
+            Action::Leave(n) => next.leave(n),
+            Action::TakeEffect(n) => next.take_effect(n, mistake),
             Action::Complete(n) => next.complete(n, mistake),
             Action::Serve(n) => next.serve(n, mistake),
             Action::ServeLate(n) => next.serve_late(n, mistake),
@@ -153,6 +206,7 @@ impl Model for Key {
                 !world.broken.doubt_forgotten
             }),
         ];
+        self.of_effects(&mut properties);
         if self.is_calm() {
             properties.push(Property::always(
                 "one effect while leases hold",
@@ -171,11 +225,47 @@ impl Key {
         }
     }
 
-    /// No process dies, no lease ends, nothing is forgotten. Messages are lost, late and repeated all the same.
+    /// By what a second run of the work does.
+    fn of_effects(&self, properties: &mut Vec<Property<Self>>) {
+        let Some(effect) = self.start.rules.effect else {
+            return;
+        };
+        properties.extend([
+            Property::always("a checkpoint is handed over", |_, world: &World| {
+                !world.broken.checkpoint_lost
+            }),
+            Property::always("a graceful end leaves no lease", |_, world: &World| {
+                !world.broken.left_held
+            }),
+            Property::always("callers are told one outcome", |_, world: &World| {
+                !world.broken.told_another
+            }),
+            Property::always("every key settles", |key: &Self, world: &World| match world
+                .end(key.mistake)
+            {
+                End::Done => true,
+                End::Unknown => world.left_open && world.rules.effect == Some(Effect::AtMostOnce),
+                End::Stuck => false,
+            }),
+        ]);
+        if effect != Effect::Idempotent {
+            properties.push(Property::always("one effect", |_, world: &World| {
+                world.effects() <= 1
+            }));
+        }
+        if effect == Effect::AtMostOnce {
+            properties.push(Property::always(
+                "what may be done is not granted again",
+                |_, world: &World| world.keeps_what_may_be_done(),
+            ));
+        }
+    }
+
+    /// No process dies, no lease ends, no attempt is cancelled, nothing is forgotten. Messages are lost, late and repeated all the same.
     fn is_calm(&self) -> bool {
         let budget = &self.start.budget;
         let faults = budget.crashes + budget.flushes + budget.steps_back + budget.failovers;
-        budget.ticks + faults == 0
+        budget.ticks + budget.swings + budget.cancels + faults == 0
     }
 }
 
@@ -194,25 +284,48 @@ fn on_the_way(world: &World, n: usize, actions: &mut Vec<Action>) {
     if one.late.is_some() {
         actions.push(Action::ServeLate(n));
     }
+    match &one.waiting {
+        Some((Request::Claim(_), _)) if world.budget.hang_ups > 0 && !one.hung_up => {
+            actions.push(Action::HangUp(n));
+        }
+        Some((Request::Complete(..), _)) if world.budget.answers > 0 && !one.answered => {
+            actions.push(Action::Answer(n));
+        }
+        _ => {}
+    }
 }
 
 /// What an instance may do.
 fn of_one(world: &World, n: usize, actions: &mut Vec<Action>) {
     let (one, budget) = (&world.instances[n], &world.budget);
+    if one.gone {
+        return;
+    }
     if budget.crashes > 0 && (one.waiting.is_some() || one.holder.is_some()) {
         actions.push(Action::Crash(n));
     }
-    if one.waiting.is_some() {
-        return;
+    if budget.closes > 0 && !one.closing {
+        actions.push(Action::Close(n));
     }
-    if one.holder.is_none() {
-        if budget.claims > 0 {
+    match (&one.waiting, &one.holder) {
+        (Some(_), _) => {}
+        (None, None) if one.closing => actions.push(Action::Leave(n)),
+        (None, None) if budget.claims > 0 => {
             actions.push(Action::Ask(n));
             if budget.bold > 0 {
                 actions.push(Action::AskBoldly(n));
             }
         }
-        return;
+        (None, None) => {}
+        (None, Some(_)) => of_work(world, n, actions),
+    }
+}
+
+/// What an attempt may do.
+fn of_work(world: &World, n: usize, actions: &mut Vec<Action>) {
+    let (one, budget) = (&world.instances[n], &world.budget);
+    if one.refused {
+        return actions.push(Action::Refuse(n));
     }
     if one.took_effect {
         actions.push(Action::Complete(n));
@@ -221,6 +334,12 @@ fn of_one(world: &World, n: usize, actions: &mut Vec<Action>) {
         if budget.releases > 0 {
             actions.push(Action::Release(n));
         }
+    }
+    if budget.cancels > 0 && one.closing {
+        actions.push(Action::Cancel(n));
+    }
+    if budget.saves > 0 {
+        actions.push(Action::Save(n));
     }
     if budget.unknowns > 0 {
         actions.push(Action::LeaveUnknown(n));
@@ -233,208 +352,5 @@ fn of_one(world: &World, n: usize, actions: &mut Vec<Action>) {
 impl Scenario for Key {
     fn has_mistake(&self) -> bool {
         self.mistake != Mistake::None
-    }
-}
-
-/// Three instances ask, answers are lost, and requests are late or come twice.
-fn lost_replies() -> Key {
-    Key::new(
-        3,
-        Budget {
-            claims: 3,
-            releases: 1,
-            losses: 1,
-            ..Budget::default()
-        },
-    )
-}
-
-/// Leases end, and two of three go on as zombies.
-fn zombies() -> Key {
-    Key::new(
-        3,
-        Budget {
-            claims: 3,
-            ticks: 2,
-            ..Budget::default()
-        },
-    )
-}
-
-/// The same with holders that die, and messages that come twice.
-fn crashes() -> Key {
-    Key::new(
-        2,
-        Budget {
-            claims: 3,
-            losses: 1,
-            crashes: 1,
-            ticks: 1,
-            extends: 1,
-            ..Budget::default()
-        },
-    )
-}
-
-/// Outcomes are left unknown, and leases end.
-fn doubts() -> Key {
-    Key::new(
-        2,
-        Budget {
-            claims: 3,
-            unknowns: 1,
-            losses: 1,
-            ticks: 1,
-            ..Budget::default()
-        },
-    )
-}
-
-/// As above, when another process takes over and releases the key.
-fn handed_on() -> Key {
-    Key::new(
-        2,
-        Budget {
-            claims: 3,
-            bold: 1,
-            unknowns: 1,
-            releases: 2,
-            ticks: 1,
-            ..Budget::default()
-        },
-    )
-}
-
-/// The record is lost, at any moment.
-fn flushes() -> Key {
-    Key::new(
-        2,
-        Budget {
-            claims: 2,
-            losses: 1,
-            flushes: 2,
-            ..Budget::default()
-        },
-    )
-}
-
-/// Until the outcome and the record are forgotten in due course.
-fn expiries() -> Key {
-    Key::new(
-        2,
-        Budget {
-            claims: 2,
-            losses: 1,
-            ticks: 5,
-            ..Budget::default()
-        },
-    )
-}
-
-/// The store's clock is set back, at any moment, also when the record is lost.
-fn steps() -> Key {
-    Key::new(
-        2,
-        Budget {
-            claims: 3,
-            ticks: 2,
-            flushes: 1,
-            steps_back: 2,
-            ..Budget::default()
-        },
-    )
-}
-
-/// A replica takes over, with an older record and a clock that is behind.
-fn failovers() -> Key {
-    Key::new(
-        2,
-        Budget {
-            claims: 3,
-            losses: 1,
-            ticks: 1,
-            failovers: 1,
-            ..Budget::default()
-        },
-    )
-}
-
-#[test]
-fn no_lease_is_prolonged_and_fences_go_up_when_the_clock_is_set_back() {
-    holds("steps", steps());
-}
-
-#[test]
-fn fences_only_go_up_over_a_failover_to_a_slower_clock() {
-    holds("failovers", failovers());
-}
-
-#[test]
-fn lost_late_and_repeated_messages_cause_one_effect() {
-    holds("lost replies", lost_replies());
-}
-
-#[test]
-fn zombies_change_nothing_and_no_accepted_outcome_is_lost() {
-    holds("zombies", zombies());
-    holds("crashes", crashes());
-}
-
-#[test]
-fn a_doubt_stays_until_somebody_knows() {
-    holds("doubts", doubts());
-    holds("handed on", handed_on());
-}
-
-#[test]
-fn fences_only_go_up_over_flushes() {
-    holds("flushes", flushes());
-}
-
-#[test]
-fn nothing_goes_wrong_when_records_expire() {
-    holds("expiries", expiries());
-}
-
-#[test]
-fn the_checker_finds_every_mistake_that_is_built_in() {
-    for (mut key, mistake, property) in [
-        (
-            zombies(),
-            Mistake::CompleteUnchecked,
-            "one outcome is accepted",
-        ),
-        (
-            lost_replies(),
-            Mistake::ReleaseFirst,
-            "one effect while leases hold",
-        ),
-        (
-            lost_replies(),
-            Mistake::RunWhenBusy,
-            "no two effects under one fence",
-        ),
-        (
-            zombies(),
-            Mistake::LeaseAsLongAsTheRecord,
-            "no key is stuck past its lease",
-        ),
-        (flushes(), Mistake::ClockBehind, "fences only go up"),
-        (steps(), Mistake::ClockBehind, "fences only go up"),
-        (failovers(), Mistake::ClockBehind, "fences only go up"),
-        (
-            doubts(),
-            Mistake::UnknownIsRetried,
-            "a doubt is not forgotten",
-        ),
-        (
-            handed_on(),
-            Mistake::ReleaseForgets,
-            "a doubt is not forgotten",
-        ),
-    ] {
-        key.mistake = mistake;
-        let broken = explore(&format!("{mistake:?}"), key);
-        assert!(broken.contains(&property), "{mistake:?}: found {broken:?}");
     }
 }

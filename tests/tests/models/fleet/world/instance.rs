@@ -12,7 +12,7 @@ use super::{Instance, Mistake, OPEN, PROBES, Request, TICK, Waiting, World};
 /// What an instance does.
 impl World {
     pub(crate) fn may_call(&self, n: usize) -> bool {
-        self.passes(n)
+        self.passes(n) && !self.instances[n].closing
     }
 
     pub(crate) fn passes(&self, n: usize) -> bool {
@@ -89,13 +89,14 @@ impl World {
     pub(crate) fn may_ask(&self, n: usize) -> bool {
         let one = &self.instances[n];
         let half_open = one.local == LocalPhase::Following && one.open_until <= self.now;
-        half_open && one.asking.is_none() && one.held.len() < PROBES as usize
+        half_open && !one.closing && one.asking.is_none() && one.held.len() < PROBES as usize
     }
 
     pub(crate) fn ask(&mut self, n: usize) {
         let one = &mut self.instances[n];
         one.asked += 1;
-        one.asking = Some((format!("{n}-{}", one.asked).into(), None));
+        let lease = format!("{n}-{}-{}", one.lives, one.asked);
+        one.asking = Some((lease.into(), None));
     }
 
     /// A probe comes back to the instance that holds it.
@@ -104,6 +105,69 @@ impl World {
             self.out.remove(&lease);
             self.instances[n].wait_for(Request::Settle(lease, epoch, success));
         }
+    }
+}
+
+/// How an instance ends gracefully, as its task does.
+impl World {
+    pub(crate) fn close(&mut self, n: usize) {
+        let one = &mut self.instances[n];
+        one.closing = true;
+        one.push = None;
+    }
+
+    /// The next step of the end: gives the probes back, then says that it leaves.
+    pub(crate) fn end_gracefully(&mut self, n: usize, mistake: Mistake) {
+        let keeps = mistake == Mistake::LeaveWithProbes;
+        if !self.instances[n].held.is_empty() && !keeps {
+            return self.end_probe(n, None);
+        }
+        let one = &mut self.instances[n];
+        let standing = LocalState {
+            totals: one.totals,
+            failing: false,
+            bucket_ms: TICK,
+            live_ms: 0,
+        };
+        let report = one.ledger.last_report(Some(&standing));
+        match report {
+            Some(report) if !one.said_so && mistake != Mistake::LeaveUnsaid => {
+                one.said_so = true;
+                one.wait_for(Request::Report(report));
+            }
+            _ => self.leave(n),
+        }
+    }
+
+    /// Everything is written. What the store still has of it is counted.
+    fn leave(&mut self, n: usize) {
+        let one = &mut self.instances[n];
+        one.alive = false;
+        one.held.clear();
+        // A probe that is granted now is not given back.
+        self.stray += usize::from(one.asking.is_some());
+        if let Some((lease, None)) = one.asking.take() {
+            one.late_ask = Some(lease);
+        }
+        let (view, living) = (self.view(), self.living());
+        let probes: usize = living.iter().map(|n| self.probes_of(*n)).sum();
+        self.broken.left_probes |= view.leased as usize > probes + self.stray;
+        let living = living.len() as u64;
+        self.broken.left_live |= view.live > living || view.failing > living;
+    }
+
+    /// Probes that it holds, that it gives back, and the one that it may be about to get.
+    pub(super) fn probes_of(&self, n: usize) -> usize {
+        let one = &self.instances[n];
+        let waiting = one.waiting.as_ref().map(|waiting| &waiting.request);
+        let settled = |request: Option<&Request>| matches!(request, Some(Request::Settle(..)));
+        let on_the_way = usize::from(settled(waiting)) + usize::from(settled(one.late.as_ref()));
+        one.held.len() + on_the_way + usize::from(one.asking.is_some())
+    }
+
+    pub(crate) fn living(&self) -> Vec<usize> {
+        let alive = |n: &usize| self.instances[*n].alive;
+        (0..self.instances.len()).filter(alive).collect()
     }
 }
 
@@ -118,6 +182,9 @@ impl World {
         else {
             return;
         };
+        if self.instances[n].closing {
+            return;
+        }
         match request {
             Request::Report(_) => {
                 self.instances[n].ledger.reported();
@@ -142,6 +209,9 @@ impl World {
         };
         if let LeaseAnswer::Granted { epoch } = answer {
             self.instances[n].held.insert(lease, epoch);
+        }
+        if self.instances[n].closing {
+            return;
         }
         self.see(n, &view, mistake, policy);
     }

@@ -63,6 +63,10 @@ pub(crate) enum Mistake {
     AdoptWhatIsOlder,
     /// An instance that left the verdict while the store was frozen says and does nothing about it.
     KeepToItself,
+    /// An instance that ends gracefully keeps its probes.
+    LeaveWithProbes,
+    /// An instance that ends gracefully does not say so.
+    LeaveUnsaid,
 }
 
 /// What an instance wants of the store.
@@ -88,6 +92,12 @@ type Asking = (Arc<str>, Option<(LeaseAnswer, BreakerView)>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Instance {
     pub(crate) alive: bool,
+    /// It was asked to end: it asks for nothing more, and gives back what it holds.
+    pub(crate) closing: bool,
+    /// Its last report is sent.
+    said_so: bool,
+    /// Number of processes under its name before it.
+    lives: u8,
     ledger: BreakerLedger,
     totals: Counts,
     failing: bool,
@@ -117,6 +127,8 @@ pub(crate) struct Broken {
     pub(crate) epoch_back: bool,
     pub(crate) probes_over_budget: bool,
     pub(crate) counted_twice: bool,
+    pub(crate) left_probes: bool,
+    pub(crate) left_live: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +138,8 @@ pub(crate) struct World {
     /// How far the store's clock was set back.
     back: u64,
     pub(crate) record: BreakerRecord,
+    /// The record as a replica has it.
+    replica: BreakerRecord,
     pub(crate) instances: Vec<Instance>,
     pub(crate) broken: Broken,
     /// By epoch: the state that it stands for.
@@ -140,6 +154,8 @@ pub(crate) struct World {
     /// The store takes requests and does nothing.
     pub(crate) frozen: bool,
     merges: u64,
+    /// Probes that no instance can give back: they end by themselves.
+    stray: usize,
     pub(crate) budget: Budget,
 }
 
@@ -166,32 +182,23 @@ pub(crate) struct Budget {
     pub(crate) steps_back: u8,
     /// Times that the store's clock is set forward again.
     pub(crate) steps_forward: u8,
+    /// Times that a replica takes over, with a record that may be older, and a clock that is behind.
+    pub(crate) failovers: u8,
+    /// Instances that are asked to end.
+    pub(crate) closes: u8,
+    /// Processes that are started in place of those that have ended.
+    pub(crate) starts: u8,
 }
 
 impl World {
     /// A fleet that has just started.
     pub(crate) fn new(size: usize, budget: Budget) -> Self {
-        let name = |n: usize| Arc::from(["a", "b", "c"][n]);
-        let instance = |n| Instance {
-            alive: true,
-            ledger: BreakerLedger::new(name(n), name(n)),
-            totals: Counts::default(),
-            failing: false,
-            local: LocalPhase::Passing,
-            open_until: 0,
-            waiting: None,
-            late: None,
-            asking: None,
-            late_ask: None,
-            push: None,
-            held: BTreeMap::new(),
-            asked: 0,
-        };
         Self {
             now: TICK,
             back: 0,
             record: BreakerRecord::default(),
-            instances: (0..size).map(instance).collect(),
+            replica: BreakerRecord::default(),
+            instances: (0..size).map(|n| Instance::new(n, 0)).collect(),
             broken: Broken::default(),
             verdicts: BTreeMap::from([(0, FleetState::Closed)]),
             won: BTreeMap::new(),
@@ -200,6 +207,7 @@ impl World {
             lives: 0,
             frozen: false,
             merges: 0,
+            stray: 0,
             budget,
         }
     }
@@ -259,7 +267,32 @@ impl World {
         self.lives += 1;
     }
 
+    /// The replica gets the record as it is now.
+    pub(crate) fn replicate(&mut self) {
+        self.replica = self.record.clone();
+    }
+
+    /// The replica takes over.
+    pub(crate) fn fail_over(&mut self) {
+        self.record = self.replica.clone();
+        self.back = STEP;
+        self.now += TICK;
+        self.lives += 1;
+    }
+
+    /// A process takes the place of one that has ended, under its name.
+    pub(crate) fn start(&mut self, n: usize) {
+        let one = &mut self.instances[n];
+        let (late, late_ask) = (one.late.take(), one.late_ask.take());
+        self.instances[n] = Instance {
+            late,
+            late_ask,
+            ..Instance::new(n, self.instances[n].lives + 1)
+        };
+    }
+
     pub(crate) fn crash(&mut self, n: usize) {
+        self.stray += self.probes_of(n);
         let one = &mut self.instances[n];
         one.alive = false;
         // What is under way may still arrive.
@@ -270,5 +303,33 @@ impl World {
         one.push = None;
         one.asking = one.asking.take().filter(|(_, answer)| answer.is_none());
         one.held.clear();
+    }
+}
+
+impl Instance {
+    fn new(n: usize, lives: u8) -> Self {
+        let voter = Arc::from(["a", "b", "c"][n]);
+        let name = match lives {
+            0 => Arc::clone(&voter),
+            _ => format!("{voter}{lives}").into(),
+        };
+        Self {
+            alive: true,
+            closing: false,
+            said_so: false,
+            lives,
+            ledger: BreakerLedger::new(name, voter),
+            totals: Counts::default(),
+            failing: false,
+            local: LocalPhase::Passing,
+            open_until: 0,
+            waiting: None,
+            late: None,
+            asking: None,
+            late_ask: None,
+            push: None,
+            held: BTreeMap::new(),
+            asked: 0,
+        }
     }
 }

@@ -137,7 +137,11 @@ impl World {
             let known = self.verdicts.insert(view.epoch, view.state);
             self.broken.one_epoch_two_verdicts |= known.is_some_and(|state| state != view.state);
             self.broken.epoch_reused |= known.is_none() && view.epoch < newest;
-            for one in self.instances.iter_mut().filter(|one| one.alive) {
+            for one in self
+                .instances
+                .iter_mut()
+                .filter(|one| one.alive && !one.closing)
+            {
                 one.push = Some(view.clone());
             }
         }
