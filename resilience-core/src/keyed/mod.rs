@@ -20,6 +20,7 @@
 //! and builds a member.
 
 mod family;
+mod map;
 mod registry;
 
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::error::InvalidConfig;
 pub use self::family::{Family, Member};
 pub(crate) use self::{
     family::{InFamily, Members},
+    map::{Map, map},
     registry::{Evict, Registry},
 };
 
