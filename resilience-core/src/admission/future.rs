@@ -76,25 +76,17 @@ where
         admission: Admission<P, W>,
         completion: C,
     ) -> Self {
-        match admission {
-            Ok(permit) => {
-                // The permit lies where it stays before it is entered: it is not moved again.
-                let mut call = Self {
-                    state: State::DONE,
-                    permit: Some(permit),
-                    completion,
-                };
-                if let Some(permit) = &mut call.permit {
-                    let future = start(inner, request, permit);
-                    call.state = State::Calling { future };
-                }
-                call
+        let (state, permit) = match admission {
+            Ok(mut permit) => {
+                let future = start(inner, request, &mut permit);
+                (State::Calling { future }, Some(permit))
             }
-            Err(refused) => Self {
-                state: hold_up(inner, request, refused),
-                permit: None,
-                completion,
-            },
+            Err(refused) => (hold_up(inner, request, *refused), None),
+        };
+        Self {
+            state,
+            permit,
+            completion,
         }
     }
 }
@@ -118,14 +110,14 @@ fn start<S: Service<Req>, Req, P: Permit>(
 fn hold_up<S, Req, P, W>(
     inner: &mut S,
     request: Req,
-    refused: Box<Refused<W>>,
+    refused: Refused<W>,
 ) -> State<S, Req, P, W, S::Future>
 where
     S: Service<Req> + Clone,
 {
     // The service that was polled ready will not be called.
     drop(take_ready(inner));
-    let held_up = match *refused {
+    let held_up = match refused {
         Refused::Wait(wait) => HeldUp::Waiting(Box::pin(Waiting {
             wait,
             inner: inner.clone(),
