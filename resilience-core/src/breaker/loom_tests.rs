@@ -234,6 +234,7 @@ fn loom_breaker_totals_of_a_count_window_equal_its_slots_at_rest() {
         thread.join().unwrap();
         assert_eq!(window.sums(0), window.recount(0));
         assert_eq!(window.sums(0).calls, 2);
+        assert_eq!(window.successes(), 1);
     });
 }
 

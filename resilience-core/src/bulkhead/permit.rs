@@ -27,11 +27,7 @@ impl Permit {
     /// The permit of a call that passed without waiting; one in 64 is measured.
     #[inline]
     pub(super) fn sampled(shared: Local<Shared>, passed: u32) -> Self {
-        let since = if is_sample(passed) {
-            now(&shared)
-        } else {
-            0
-        };
+        let since = if is_sample(passed) { now(&shared) } else { 0 };
         Self(Portable::new(Held { shared, since }))
     }
 

@@ -228,6 +228,7 @@ impl<F: Future> Future for Scope<F> {
 }
 
 /// The earlier of two deadlines that may be missing.
+#[inline]
 pub(super) fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

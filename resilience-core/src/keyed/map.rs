@@ -1,4 +1,4 @@
-//! Hash map for keys that come from requests: reads take no lock, and the hash is seeded at random.
+//! Hash map for keys that come from requests: reads take no lock, and hashes are seeded at random.
 
 use std::hash::Hash;
 

@@ -18,6 +18,10 @@
 //!
 //! **Cost**: a lookup of a known key takes no lock and allocates nothing. A new key takes a lock
 //! and builds a member.
+//!
+//! **Keys of attackers**: hashes are seeded at random, per process and per family, but are not cryptographic
+//! ([foldhash](https://docs.rs/foldhash)). A client that can measure the time of very many calls may in theory find keys that
+//! collide; the number of members is bounded all the same.
 
 mod family;
 mod map;

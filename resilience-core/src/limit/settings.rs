@@ -61,3 +61,26 @@ impl ByQuota {
         made
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::limit::RateLimit;
+
+    #[test]
+    fn keys_of_one_quota_share_their_settings_and_all_have_the_quota_asked_for() {
+        let quota = |permits| Quota::per(permits, Duration::from_secs(1)).unwrap();
+        let own = RateLimit::builder("a").quota(quota(1)).settings().unwrap();
+        let by_quota = ByQuota::new(Arc::new(own));
+        assert!(Arc::ptr_eq(&by_quota.of(quota(1)), by_quota.own()));
+        assert!(Arc::ptr_eq(&by_quota.of(quota(2)), &by_quota.of(quota(2))));
+        for permits in (1..100).chain(1..100) {
+            let settings = by_quota.of(quota(permits));
+            assert_eq!(settings.rules.quota, quota(permits));
+            assert!(Arc::ptr_eq(&settings.totals, &by_quota.own().totals));
+        }
+        assert_eq!(by_quota.known.lock().unwrap().len(), REMEMBERED);
+    }
+}

@@ -84,7 +84,8 @@ impl Shared {
             return Err(self.behind_others(cost));
         }
         let settings = &*self.settings;
-        self.bucket.take(&settings.rules, cost, settings.clock.now())
+        self.bucket
+            .take(&settings.rules, cost, settings.clock.now())
     }
 
     #[cold]

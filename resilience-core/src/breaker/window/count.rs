@@ -243,15 +243,19 @@ mod tests {
             steps in prop::collection::vec((0usize..4, 0u32..60), 1..400),
         ) {
             let window = CountWindow::new(size, 0);
-            let (mut queue, mut generation) = (VecDeque::new(), 0);
+            let (mut queue, mut generation, mut successes) = (VecDeque::new(), 0, 0);
             for (kind, dice) in steps {
                 if dice == 0 {
                     generation += 1;
                     window.reset(generation);
                     queue.clear();
-                    prop_assert_eq!(window.record(generation - 1, Kind::Failure), Noted::Stale);
+                    for kind in Kind::ALL {
+                        prop_assert_eq!(window.record(generation - 1, kind), Noted::Stale);
+                    }
                 }
                 window.record(generation, Kind::ALL[kind]);
+                successes += u64::from(Kind::ALL[kind] == Kind::Success);
+                prop_assert_eq!(window.successes(), successes);
                 queue.push_back(Kind::ALL[kind]);
                 while queue.len() > size {
                     queue.pop_front();
@@ -265,6 +269,45 @@ mod tests {
                 prop_assert_eq!(window.recount(generation), model);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn calls_take_the_slots_in_turn(size in 1usize..10_000, call in 0..=CALLS) {
+            let window = CountWindow::new(size, 0);
+            for call in [call, CALLS - call, call / size as u64 * size as u64] {
+                let index = (call % size as u64) as usize;
+                prop_assert!(std::ptr::eq(window.slot(call), &window.slots[index]));
+            }
+        }
+    }
+
+    #[test]
+    fn the_successes_told_are_never_fewer_than_before_nor_more_than_there_were() {
+        use std::sync::atomic::{AtomicBool, AtomicU64};
+        let window = CountWindow::new(8, 0);
+        let (begun, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for call in 0..60_000_u64 {
+                    if call % 1_000 == 999 {
+                        window.reset(call / 1_000 + 1);
+                    }
+                    let kind = Kind::ALL[(call % 3 == 0) as usize];
+                    begun.fetch_add(u64::from(kind == Kind::Success), SeqCst);
+                    window.record((call + 1) / 1_000, kind);
+                }
+                done.store(true, SeqCst);
+            });
+            let mut before = 0;
+            while !done.load(SeqCst) {
+                let told = window.successes();
+                assert!(told >= before, "{told} after {before}");
+                assert!(told <= begun.load(SeqCst), "{told}");
+                before = told;
+            }
+        });
+        assert_eq!(window.successes(), 40_000);
     }
 
     #[test]

@@ -74,8 +74,7 @@ impl TimeWindow {
     /// Counts a call if its cell counts for this bucket of time already, so that nothing slides. False: it was not counted.
     #[inline(always)]
     pub(super) fn record_in_place(&self, generation: u64, kind: Kind, now: Moment) -> bool {
-        self.stripe()
-            .add_in_place(generation, self.tick(now), kind)
+        self.stripe().add_in_place(generation, self.tick(now), kind)
     }
 
     #[inline(always)]
@@ -153,7 +152,10 @@ impl Stripe {
         if self.latest.load(Relaxed) < tick {
             return false;
         }
-        let (cell, stamp) = (self.cell(tick, kind), Cell::new(generation, tick, 0).stamp());
+        let (cell, stamp) = (
+            self.cell(tick, kind),
+            Cell::new(generation, tick, 0).stamp(),
+        );
         let mut seen = Cell(cell.load(Relaxed));
         while seen.stamp() == stamp && !seen.is_full() {
             // SeqCst: as in `add`.
