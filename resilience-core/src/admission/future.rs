@@ -148,15 +148,15 @@ where
             match this.state.as_mut().project() {
                 // Waiting | Calling => Calling | Done
                 StateProj::Calling { future } => {
-                    if let Some(permit) = this.permit.as_mut()
-                        && let Poll::Ready(rejected) = permit.poll_revoked(cx)
-                    {
+                    let permit = this.permit.as_mut();
+                    let permit = permit.expect("a call that was started holds its permit");
+                    if let Poll::Ready(rejected) = permit.poll_revoked(cx) {
                         this.state.set(State::DONE);
                         *this.permit = None;
                         return Poll::Ready(Err(rejected.into()));
                     }
                     let result = {
-                        let _scope = this.permit.as_mut().map(Permit::enter);
+                        let _scope = permit.enter();
                         ready!(future.poll(cx))
                     };
                     this.state.set(State::DONE);
