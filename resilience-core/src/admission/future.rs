@@ -34,14 +34,22 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[project_replace = StateReplaced]
     enum State<S, Req, P, W, Fut> {
         Calling { #[pin] future: Fut },
-        // Boxed, so that the future of an admitted call stays small.
-        Waiting { waiting: Pin<Box<Waiting<S, Req, P, W>>> },
-        Rejected { rejected: Rejected },
-        Done,
+        // `None`: done. Two variants and not four, so that dropping the future of an admitted call is
+        // one comparison.
+        Refused { refused: Option<HeldUp<S, Req, P, W>> },
     }
+}
+
+impl<S, Req, P, W, Fut> State<S, Req, P, W, Fut> {
+    const DONE: Self = Self::Refused { refused: None };
+}
+
+/// A call that was not admitted at once. Boxed, so that the future of an admitted one stays small.
+enum HeldUp<S, Req, P, W> {
+    Waiting(Pin<Box<Waiting<S, Req, P, W>>>),
+    Rejected(Rejected),
 }
 
 pin_project! {
@@ -109,16 +117,17 @@ where
 {
     // The service that was polled ready will not be called.
     drop(take_ready(inner));
-    match refused {
-        Refused::Wait(wait) => State::Waiting {
-            waiting: Box::pin(Waiting {
-                wait,
-                inner: inner.clone(),
-                request: Some(request),
-                permit: None,
-            }),
-        },
-        Refused::No(rejected) => State::Rejected { rejected },
+    let held_up = match refused {
+        Refused::Wait(wait) => HeldUp::Waiting(Box::pin(Waiting {
+            wait,
+            inner: inner.clone(),
+            request: Some(request),
+            permit: None,
+        })),
+        Refused::No(rejected) => HeldUp::Rejected(rejected),
+    };
+    State::Refused {
+        refused: Some(held_up),
     }
 }
 
@@ -139,18 +148,18 @@ where
             match this.state.as_mut().project() {
                 // Waiting | Calling => Calling | Done
                 StateProj::Calling { future } => {
-                    if let Some(permit) = this.permit.as_mut()
-                        && let Poll::Ready(rejected) = permit.poll_revoked(cx)
-                    {
-                        this.state.set(State::Done);
+                    let permit = this.permit.as_mut();
+                    let permit = permit.expect("a call that was started holds its permit");
+                    if let Poll::Ready(rejected) = permit.poll_revoked(cx) {
+                        this.state.set(State::DONE);
                         *this.permit = None;
                         return Poll::Ready(Err(rejected.into()));
                     }
                     let result = {
-                        let _scope = this.permit.as_mut().map(Permit::enter);
+                        let _scope = permit.enter();
                         ready!(future.poll(cx))
                     };
-                    this.state.set(State::Done);
+                    this.state.set(State::DONE);
                     return Poll::Ready(match result {
                         Ok(response) => {
                             let verdict = Verdict::Success;
@@ -162,25 +171,37 @@ where
                         }
                     });
                 }
-                // Waiting => Calling | Done
-                StateProj::Waiting { waiting } => {
-                    let started = ready!(waiting.as_mut().poll_start(cx));
-                    this.state.set(State::Done);
+                // Waiting => Calling | Done; Rejected => Done
+                StateProj::Refused { refused } => {
+                    let started = ready!(poll_held_up(refused, cx));
+                    *refused = None;
                     let (future, permit) = started?;
                     *this.permit = Some(permit);
                     this.state.set(State::Calling { future });
                 }
-                // Rejected => Done
-                StateProj::Rejected { .. } => {
-                    let StateReplaced::Rejected { rejected } =
-                        this.state.project_replace(State::Done)
-                    else {
-                        unreachable!("the state was matched above")
-                    };
-                    return Poll::Ready(Err(rejected.into()));
-                }
-                StateProj::Done => panic!("polled after it was done"),
             }
+        }
+    }
+}
+
+#[cold]
+fn poll_held_up<S, Req, P, W>(
+    refused: &mut Option<HeldUp<S, Req, P, W>>,
+    cx: &mut Context<'_>,
+) -> Poll<Started<S::Future, P, S::Error>>
+where
+    S: Service<Req>,
+    S::Error: ServiceError,
+    P: Permit,
+    W: Future<Output = Result<P, Rejected>>,
+{
+    match refused.as_mut().expect("polled after it was done") {
+        HeldUp::Waiting(waiting) => waiting.as_mut().poll_start(cx),
+        HeldUp::Rejected(_) => {
+            let Some(HeldUp::Rejected(rejected)) = refused.take() else {
+                unreachable!("it was matched above")
+            };
+            Poll::Ready(Err(rejected.into()))
         }
     }
 }
@@ -220,9 +241,11 @@ impl<S: Service<Req>, Req, P, W, C> fmt::Debug for ResponseFuture<S, Req, P, W, 
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Calling { .. } => "calling",
-            State::Waiting { .. } => "waiting",
-            State::Rejected { .. } => "rejected",
-            State::Done => "done",
+            State::Refused { refused } => match refused {
+                Some(HeldUp::Waiting(_)) => "waiting",
+                Some(HeldUp::Rejected(_)) => "rejected",
+                None => "done",
+            },
         };
         f.debug_struct("ResponseFuture")
             .field("state", &state)

@@ -171,7 +171,23 @@ fn now(breaker: &Shared) -> Since {
 
 #[inline(never)]
 fn succeed(breaker: &Shared, permit: AdmittedState, since: Since) {
-    record(breaker, permit, since, Outcome::default());
+    match breaker.slow_after() {
+        None => breaker.record_success(permit, || breaker.clock().now()),
+        Some(limit) => succeed_watched(breaker, permit, since, limit),
+    }
+}
+
+/// A success that counts as slow if it took `limit` or longer.
+fn succeed_watched(breaker: &Shared, permit: AdmittedState, since: Since, limit: Duration) {
+    let now = breaker.clock().now();
+    if since == Since::UNKNOWN || now.since(since.0) < limit {
+        return breaker.record_success(permit, || now);
+    }
+    let slow = Outcome {
+        slow: true,
+        ..Outcome::default()
+    };
+    breaker.record(permit, Some(slow), || now);
 }
 
 #[inline(never)]
@@ -189,8 +205,6 @@ fn ignore(breaker: &Shared, permit: AdmittedState) {
     breaker.record(permit, None, || breaker.clock().now());
 }
 
-/// Once for each of the above: most of it falls away where the outcome is known.
-#[inline(always)]
 fn record(breaker: &Shared, permit: AdmittedState, since: Since, mut outcome: Outcome) {
     match breaker.slow_after() {
         Some(limit) if since != Since::UNKNOWN => {

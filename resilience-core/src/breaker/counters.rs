@@ -35,7 +35,8 @@ impl Counts {
     }
 }
 
-/// What the counters count. The results of a time window are not: it keeps them itself.
+/// What the counters count. Results that a window counts itself are not: all of a time window, and the plain successes of
+/// a count window.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Count {
     Judged(Kind),

@@ -39,24 +39,29 @@ pin_project! {
     where
         S: Service<Req>,
     {
-        Rejected { rejected: Option<Rejected> },
-        // Of a shared breaker that is half-open. Boxed, so that calls that pass do not carry the room for it.
-        ProbeRequest { asking: Box<ProbeRequest<S, Req>> },
         // The future is dropped before the call is: what is released by the drop is released within the call.
         Calling { #[pin] future: S::Future, call: Option<Permit> },
+        // `None`: over. Two variants and not more, so that dropping the future of a call that passed is one comparison.
+        Refused { refused: Option<Refused<S, Req>> },
     }
+}
+
+pub(super) enum Refused<S: Service<Req>, Req> {
+    Rejected(Rejected),
+    /// Of a shared breaker that is half-open. Boxed, so that calls that pass do not carry the room for it.
+    Asking(Box<ProbeRequest<S, Req>>),
 }
 
 impl<S: Service<Req>, Req> State<S, Req> {
     pub(super) const fn rejected(rejected: Rejected) -> Self {
-        Self::Rejected {
-            rejected: Some(rejected),
+        Self::Refused {
+            refused: Some(Refused::Rejected(rejected)),
         }
     }
 
     pub(super) fn asking(asking: ProbeRequest<S, Req>) -> Self {
-        Self::ProbeRequest {
-            asking: Box::new(asking),
+        Self::Refused {
+            refused: Some(Refused::Asking(Box::new(asking))),
         }
     }
 
@@ -118,6 +123,8 @@ impl<S: Service<Req>, Req, C, U> ResponseFuture<S, Req, C, U> {
     }
 }
 
+const AGAIN: &str = "polled after it was ready";
+
 impl<S, Req, C, U> Future for ResponseFuture<S, Req, C, U>
 where
     S: Service<Req>,
@@ -129,20 +136,13 @@ where
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        const AGAIN: &str = "polled after it was ready";
         let mut this = self.project();
         let (future, call) = loop {
             match this.state.as_mut().project() {
                 StateProjection::Calling { future, call } => break (future, call),
-                StateProjection::Rejected { rejected } => {
-                    return Poll::Ready(Err(rejected.take().expect(AGAIN).into()));
-                }
-                StateProjection::ProbeRequest { asking } => {
-                    let next = match ready!(asking.poll(cx)) {
-                        Ok((call, mut inner, req)) => State::calling_begun(&mut inner, req, call),
-                        Err(rejected) => State::rejected(rejected),
-                    };
-                    this.state.set(next);
+                StateProjection::Refused { refused } => {
+                    let next = ready!(poll_refused(refused, cx));
+                    this.state.set(next?);
                 }
             }
         };
@@ -170,6 +170,29 @@ where
             }
         }
     }
+}
+
+#[cold]
+fn poll_refused<S, Req>(
+    refused: &mut Option<Refused<S, Req>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<State<S, Req>, S::Error>>
+where
+    S: Service<Req>,
+    S::Error: ServiceError,
+{
+    let begun = match refused.as_mut().expect(AGAIN) {
+        Refused::Asking(asking) => Some(ready!(asking.poll(cx))),
+        Refused::Rejected(_) => None,
+    };
+    let rejected = match (begun, refused.take()) {
+        (Some(Ok((call, mut inner, req))), _) => {
+            return Poll::Ready(Ok(State::calling_begun(&mut inner, req, call)));
+        }
+        (Some(Err(rejected)), _) | (None, Some(Refused::Rejected(rejected))) => rejected,
+        (None, _) => unreachable!("one or the other"),
+    };
+    Poll::Ready(Err(rejected.into()))
 }
 
 impl<S: Service<Req>, Req, C, U> fmt::Debug for ResponseFuture<S, Req, C, U> {

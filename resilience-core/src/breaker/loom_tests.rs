@@ -152,6 +152,38 @@ fn one_trip(preemptions: usize, window: Window, successes: u32) {
     });
 }
 
+/// A failure and a quick success at the same time, which make the minimum together.
+fn minimum_completed_by_a_success(window: Window) {
+    explore_to(2, move || {
+        let machine = Arc::new(machine(builder().window(window)));
+        let permits = [machine.pass().unwrap(), machine.pass().unwrap()];
+        let other = Arc::clone(&machine);
+        let thread = thread::spawn(move || {
+            let _ = other.record(permits[0], Some(FAILURE), || at(1));
+        });
+        let taken = machine.record_success(permits[1], || at(1));
+        assert!(taken.is_some(), "in place");
+        thread.join().unwrap();
+        assert_eq!(
+            State::of(machine.packed()),
+            State::Open,
+            "one of the two has seen both"
+        );
+        let totals = machine.totals();
+        assert_eq!((totals.successes, totals.failures), (1, 1));
+    });
+}
+
+#[test]
+fn loom_breaker_a_success_that_completes_the_minimum_of_a_time_window_is_seen() {
+    minimum_completed_by_a_success(Window::time(Duration::from_secs(10)));
+}
+
+#[test]
+fn loom_breaker_a_success_that_completes_the_minimum_of_a_count_window_is_seen() {
+    minimum_completed_by_a_success(Window::count(4));
+}
+
 #[test]
 fn loom_breaker_opens_exactly_once_over_a_time_window() {
     for successes in [0, 2] {
@@ -234,6 +266,7 @@ fn loom_breaker_totals_of_a_count_window_equal_its_slots_at_rest() {
         thread.join().unwrap();
         assert_eq!(window.sums(0), window.recount(0));
         assert_eq!(window.sums(0).calls, 2);
+        assert_eq!(window.successes(), 1);
     });
 }
 

@@ -161,6 +161,30 @@ impl Machine {
         }
     }
 
+    /// Takes a quick success, in the state in which nearly all end: closed, with nothing else to be done. `None`: not
+    /// taken, and [`record`](Self::record) has to. `now` is called in a time window only.
+    #[inline(always)]
+    pub(super) fn record_success(
+        &self,
+        permit: AdmittedState,
+        now: impl Fn() -> Moment,
+    ) -> Option<Effect> {
+        let packed = permit.packed();
+        let generation = packed.generation();
+        let plain = packed.is_plainly_closed() && self.packed() == packed;
+        let in_row = |streak: &Streak| streak.get(generation) != 0;
+        if !plain || self.streak.as_ref().is_some_and(in_row) {
+            return None;
+        }
+        if !self.window.record_success(generation, &now) {
+            return None;
+        }
+        if self.head.awaiting_minimum.load(SeqCst) {
+            return Some(self.judge(packed, 0, None, now()));
+        }
+        Some(Effect::Nothing)
+    }
+
     /// Takes the result of a call; `None` says nothing about the dependency. `now` is called at most once, and not
     /// at all for a plain success in a count window.
     #[inline(always)]
@@ -198,7 +222,7 @@ impl Machine {
             self.counters.add(Count::Stale);
             return Effect::Nothing;
         }
-        if matches!(self.window, Window::Count(_)) {
+        if matches!(self.window, Window::Count(_)) && kind != Kind::Success {
             self.counters.add(Count::Judged(kind));
         }
         let streak = self.streak.as_ref();

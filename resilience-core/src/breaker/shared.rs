@@ -201,14 +201,36 @@ impl Shared {
         }
     }
 
+    /// As [`record`](Self::record), for a quick success.
     #[inline(always)]
+    pub(super) fn record_success(&self, permit: AdmittedState, now: impl Fn() -> Moment) {
+        match self.machine.record_success(permit, &now) {
+            Some(Effect::Nothing) => {}
+            effect => self.record_success_anyhow(permit, effect, now()),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn record_success_anyhow(&self, permit: AdmittedState, effect: Option<Effect>, now: Moment) {
+        let success = Some(Outcome::default());
+        match effect {
+            Some(effect) => self.conclude(effect, success),
+            None => self.record(permit, success, || now),
+        }
+    }
+
     pub(super) fn record(
         &self,
         permit: AdmittedState,
         outcome: Option<Outcome>,
         now: impl Fn() -> Moment,
     ) {
-        match self.machine.record(permit, outcome, now) {
+        self.conclude(self.machine.record(permit, outcome, now), outcome);
+    }
+
+    fn conclude(&self, effect: Effect, outcome: Option<Outcome>) {
+        match effect {
             Effect::Nothing => self.wake_agent(outcome),
             Effect::ProbeBack => self.gate.notify_waiters(),
             Effect::FleetProbe => {

@@ -66,9 +66,10 @@ impl Machine {
     pub(super) fn totals(&self) -> Totals {
         let counters = |what| self.counters.get(what);
         let judged = |kind| {
-            let elsewhere = match &self.window {
-                Window::Time(window) => window.total(kind),
-                Window::Count(_) => 0,
+            let elsewhere = match (&self.window, kind) {
+                (window, Kind::Success) => window.successes(),
+                (Window::Time(window), _) => window.total(kind),
+                (Window::Count(_), _) => 0,
             };
             counters(Count::Judged(kind)) + elsewhere
         };

@@ -183,14 +183,14 @@ impl Bulkhead {
     }
 
     /// Takes a permit if there is room.
-    #[inline]
+    #[inline(always)]
     fn pass(&self) -> Option<Permit> {
         let passed = self.shared.semaphore.enter()?;
         Some(Permit::sampled(self.shared.local(), passed))
     }
 
     /// Takes a permit or a position in the queue.
-    #[inline]
+    #[inline(always)]
     fn admission(&self) -> Admission<Permit, Wait> {
         match self.pass() {
             Some(permit) => Ok(permit),

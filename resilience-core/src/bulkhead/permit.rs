@@ -27,14 +27,12 @@ impl Permit {
     /// The permit of a call that passed without waiting; one in 64 is measured.
     #[inline]
     pub(super) fn sampled(shared: Local<Shared>, passed: u32) -> Self {
-        if is_sample(passed) {
-            return Self::measured(shared);
-        }
-        Self::unmeasured(shared)
+        let since = if is_sample(passed) { now(&shared) } else { 0 };
+        Self(Portable::new(Held { shared, since }))
     }
 
     pub(super) fn measured(shared: Local<Shared>) -> Self {
-        let since = shared.clock.now().as_nanos();
+        let since = now(&shared);
         Self(Portable::new(Held { shared, since }))
     }
 
@@ -42,6 +40,12 @@ impl Permit {
     pub(super) const fn unmeasured(shared: Local<Shared>) -> Self {
         Self(Portable::new(Held { shared, since: 0 }))
     }
+}
+
+#[cold]
+#[inline(never)]
+fn now(shared: &Shared) -> u64 {
+    shared.clock.now().as_nanos()
 }
 
 /// How a call ends makes no difference to a bulkhead.

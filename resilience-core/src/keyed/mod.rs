@@ -18,8 +18,13 @@
 //!
 //! **Cost**: a lookup of a known key takes no lock and allocates nothing. A new key takes a lock
 //! and builds a member.
+//!
+//! **Keys of attackers**: hashes are seeded at random, per process and per family, but are not cryptographic
+//! ([foldhash](https://docs.rs/foldhash)). A client that can measure the time of very many calls may in theory find keys that
+//! collide; the number of members is bounded all the same.
 
 mod family;
+mod map;
 mod registry;
 
 use std::time::Duration;
@@ -29,6 +34,7 @@ use crate::error::InvalidConfig;
 pub use self::family::{Family, Member};
 pub(crate) use self::{
     family::{InFamily, Members},
+    map::{Map, map},
     registry::{Evict, Registry},
 };
 

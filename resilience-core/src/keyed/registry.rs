@@ -7,16 +7,17 @@ use std::{
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicU64,
             Ordering::{AcqRel, Relaxed},
         },
     },
     time::Duration,
 };
 
-use papaya::HashMap;
-
-use super::Keyed;
+use super::{
+    Keyed,
+    map::{Map, map},
+};
 use crate::{clock::Moment, error::InvalidConfig};
 
 /// A member that knows whether it may be dropped.
@@ -29,7 +30,7 @@ pub trait Evict: Send + Sync + 'static {
 /// The members of a family by key. A hit takes no lock and allocates nothing.
 pub(crate) struct Registry<K, H> {
     limits: Keyed,
-    members: HashMap<K, Entry<H>>,
+    members: Map<K, Entry<H>>,
     overflow: OnceLock<H>,
     make: Make<K, H>,
     evicted: Box<dyn Fn(&H) + Send + Sync>,
@@ -43,11 +44,12 @@ type Make<K, H> = Box<dyn Fn(Option<&K>) -> H + Send + Sync>;
 
 struct Entry<H> {
     handle: H,
-    /// Used since the last sweep.
-    used: AtomicBool,
-    /// The last sweep that found it used, in nanoseconds of a [`Moment`].
+    /// The last sweep that found it used, in nanoseconds of a [`Moment`], even; and [`USED`].
     seen: AtomicU64,
 }
+
+/// Used since the last sweep.
+const USED: u64 = 1;
 
 impl<K, H> Registry<K, H>
 where
@@ -64,7 +66,7 @@ where
         limits.validate()?;
         Ok(Self {
             limits,
-            members: HashMap::new(),
+            members: map(),
             overflow: OnceLock::new(),
             make: Box::new(make),
             evicted: Box::new(evicted),
@@ -143,12 +145,7 @@ where
         let mut idle: Vec<_> = members
             .iter()
             .filter(|(_, entry)| entry.handle.evictable())
-            .map(|(key, entry)| {
-                (
-                    (entry.used.swap(false, Relaxed), entry.seen.load(Relaxed)),
-                    key,
-                )
-            })
+            .map(|(key, entry)| (entry.age(), key))
             .collect();
         let share = (self.limits.max_keys / 8).max(1).min(idle.len());
         if share == 0 {
@@ -191,25 +188,33 @@ impl<H> Entry<H> {
     fn new(handle: H, now: Moment) -> Self {
         Self {
             handle,
-            used: AtomicBool::new(true),
-            seen: AtomicU64::new(now.as_nanos()),
+            seen: AtomicU64::new(now.as_nanos() | USED),
         }
     }
 
     /// Writes only when it changes something: members are read by all cores.
     #[inline]
     fn touch(&self) {
-        if !self.used.load(Relaxed) {
-            self.used.store(true, Relaxed);
+        if self.seen.load(Relaxed) & USED == 0 {
+            self.seen.fetch_or(USED, Relaxed);
         }
+    }
+
+    /// Whether it was used since the last sweep, and that sweep. Forgets the use.
+    fn age(&self) -> (bool, u64) {
+        let seen = self.seen.fetch_and(!USED, Relaxed);
+        (seen & USED != 0, seen & !USED)
     }
 
     /// The time since a sweep last found this member used. Counts as a sweep itself.
     fn seen_by_sweep(&self, now: Moment) -> Duration {
-        if self.used.swap(false, Relaxed) {
-            self.seen.store(now.as_nanos(), Relaxed);
+        let (used, mut seen) = self.age();
+        if used {
+            seen = now.as_nanos() & !USED;
+            // A use at this moment may be forgotten: it is as old as this sweep.
+            self.seen.store(seen, Relaxed);
         }
-        now.since(Moment::from_nanos(self.seen.load(Relaxed)))
+        now.since(Moment::from_nanos(seen))
     }
 }
 
@@ -217,7 +222,10 @@ impl<H> Entry<H> {
 mod tests {
     use std::{
         collections::HashSet,
-        sync::{Arc, atomic::AtomicUsize},
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicUsize},
+        },
     };
 
     use proptest::prelude::*;

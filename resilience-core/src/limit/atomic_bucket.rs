@@ -8,15 +8,13 @@
 
 use std::sync::PoisonError;
 
-use crossbeam_utils::CachePadded;
-
 use super::Quota;
 use crate::{
     clock::Moment,
     sync::{
         Mutex,
         atomic::{
-            AtomicU64, AtomicUsize,
+            AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -36,72 +34,76 @@ pub(super) enum Refusal {
     Impossible,
 }
 
-pub(super) struct AtomicBucket {
-    quota: Quota,
+/// The quota, and what follows from it: one for all buckets of a family that have the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BucketRules {
+    pub(super) quota: Quota,
     /// A full bucket, in parts.
     room: u64,
     /// Microseconds without a call after which the word is settled.
     patience: u64,
-    hot: CachePadded<Hot>,
-    settling: Mutex<()>,
 }
 
-struct Hot {
+impl BucketRules {
+    pub(super) fn new(quota: Quota) -> Self {
+        Self {
+            quota,
+            room: quota.capacity() * quota.unit(),
+            patience: LONG_AGO / quota.rate(),
+        }
+    }
+}
+
+/// What there is of a bucket for each key: three words. It takes its rules along with each call.
+pub(super) struct AtomicBucket {
     /// When it is full, in parts: less than a full bucket ahead of now, or behind it.
     full_at: AtomicU64,
     /// A microsecond not long before the last look.
     seen: AtomicU64,
     /// Calls that wait. Here, because it is read with the rest.
-    waiting: AtomicUsize,
+    waiting: AtomicU32,
+    settling: Mutex<()>,
 }
 
 impl AtomicBucket {
-    pub(super) fn new(quota: Quota, now: Moment) -> Self {
+    pub(super) fn new(rules: &BucketRules, now: Moment) -> Self {
         let now = micros(now);
         Self {
-            quota,
-            room: quota.capacity() * quota.unit(),
-            patience: LONG_AGO / quota.rate(),
-            hot: CachePadded::new(Hot {
-                full_at: AtomicU64::new(now.wrapping_mul(quota.rate())),
-                seen: AtomicU64::new(now),
-                waiting: AtomicUsize::new(0),
-            }),
+            full_at: AtomicU64::new(now.wrapping_mul(rules.quota.rate())),
+            seen: AtomicU64::new(now),
+            waiting: AtomicU32::new(0),
             settling: Mutex::new(()),
         }
-    }
-
-    pub(super) const fn quota(&self) -> &Quota {
-        &self.quota
     }
 
     /// The number of calls that wait.
     #[inline]
     pub(super) fn waiting(&self) -> usize {
-        self.hot.waiting.load(Relaxed)
+        self.waiting.load(Relaxed) as usize
     }
 
+    /// A queue has at most 2^20 calls.
     pub(super) fn set_waiting(&self, waiting: usize) {
-        self.hot.waiting.store(waiting, Relaxed);
+        self.waiting.store(waiting as u32, Relaxed);
     }
 
     /// Takes `cost` tokens, if they are there.
     #[inline]
-    pub(super) fn take(&self, cost: u64, now: Moment) -> Result<(), Refusal> {
-        let now = self.settled(now);
-        if cost > self.quota.capacity() {
+    pub(super) fn take(&self, rules: &BucketRules, cost: u64, now: Moment) -> Result<(), Refusal> {
+        let now = self.settled(rules, now);
+        if cost > rules.quota.capacity() {
             return Err(Refusal::Impossible);
         }
-        let price = cost * self.quota.unit();
-        let mut full_at = self.hot.full_at.load(Relaxed);
+        let price = cost * rules.quota.unit();
+        let mut full_at = self.full_at.load(Relaxed);
         loop {
-            let debt = self.debt(full_at, now) + price;
-            if debt > self.room {
-                let wait = (debt - self.room).div_ceil(self.quota.rate());
+            let debt = rules.debt(full_at, now) + price;
+            if debt > rules.room {
+                let wait = (debt - rules.room).div_ceil(rules.quota.rate());
                 return Err(Refusal::Wait(wait));
             }
             let after = now.wrapping_add(debt);
-            match (self.hot.full_at).compare_exchange_weak(full_at, after, Relaxed, Relaxed) {
+            match (self.full_at).compare_exchange_weak(full_at, after, Relaxed, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(other) => full_at = other,
             }
@@ -109,33 +111,66 @@ impl AtomicBucket {
     }
 
     /// Puts `tokens` back, as far as there is room.
-    pub(super) fn refund(&self, tokens: u64, now: Moment) {
-        let now = self.settled(now);
-        let price = tokens.saturating_mul(self.quota.unit());
-        let step = |full_at| Some(now.wrapping_add(self.debt(full_at, now).saturating_sub(price)));
+    pub(super) fn refund(&self, rules: &BucketRules, tokens: u64, now: Moment) {
+        let now = self.settled(rules, now);
+        let price = tokens.saturating_mul(rules.quota.unit());
+        let step = |full_at| Some(now.wrapping_add(rules.debt(full_at, now).saturating_sub(price)));
         // Never `None`.
-        let _ = (self.hot.full_at).fetch_update(Relaxed, Relaxed, step);
+        let _ = (self.full_at).fetch_update(Relaxed, Relaxed, step);
     }
 
     /// Microseconds until `tokens` could have been taken one after the other.
-    pub(super) fn wait_for(&self, tokens: u128, now: Moment) -> u64 {
-        let now = self.settled(now);
-        let debt = u128::from(self.debt(self.hot.full_at.load(Relaxed), now))
-            + tokens.saturating_mul(self.quota.unit().into());
+    pub(super) fn wait_for(&self, rules: &BucketRules, tokens: u128, now: Moment) -> u64 {
+        let now = self.settled(rules, now);
+        let debt = u128::from(rules.debt(self.full_at.load(Relaxed), now))
+            + tokens.saturating_mul(rules.quota.unit().into());
         let wait = debt
-            .saturating_sub(self.room.into())
-            .div_ceil(self.quota.rate().into());
+            .saturating_sub(rules.room.into())
+            .div_ceil(rules.quota.rate().into());
         u64::try_from(wait).unwrap_or(u64::MAX)
     }
 
     /// Whole tokens left, and microseconds until it is full.
-    pub(super) fn level(&self, now: Moment) -> (u64, u64) {
-        let now = self.settled(now);
-        let debt = self.debt(self.hot.full_at.load(Relaxed), now);
-        let tokens = (self.room - debt) / self.quota.unit();
-        (tokens, debt.div_ceil(self.quota.rate()))
+    pub(super) fn level(&self, rules: &BucketRules, now: Moment) -> (u64, u64) {
+        let now = self.settled(rules, now);
+        let debt = rules.debt(self.full_at.load(Relaxed), now);
+        let tokens = (rules.room - debt) / rules.quota.unit();
+        (tokens, debt.div_ceil(rules.quota.rate()))
     }
 
+    /// The time in parts, of which the word is not too far behind.
+    #[inline]
+    fn settled(&self, rules: &BucketRules, now: Moment) -> u64 {
+        let now = micros(now);
+        if now.saturating_sub(self.seen.load(Acquire)) > rules.patience {
+            self.settle(rules, now);
+        }
+        now.wrapping_mul(rules.quota.rate())
+    }
+
+    #[cold]
+    fn settle(&self, rules: &BucketRules, now: u64) {
+        let _one = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let unseen = now.saturating_sub(self.seen.load(Relaxed));
+        if unseen <= rules.patience {
+            return;
+        }
+        let parts = now.wrapping_mul(rules.quota.rate());
+        let lost = u128::from(unseen) * u128::from(rules.quota.rate()) >= TOO_LONG_AGO;
+        let step = |full_at| {
+            Some(if lost {
+                parts
+            } else {
+                parts.wrapping_add(rules.debt(full_at, parts))
+            })
+        };
+        // Never `None`.
+        let _ = (self.full_at).fetch_update(Relaxed, Relaxed, step);
+        self.seen.store(now, Release);
+    }
+}
+
+impl BucketRules {
     /// The parts that are missing. A clock reading that is older than that of a call before finds more missing, but
     /// never more than all.
     #[inline]
@@ -146,37 +181,6 @@ impl AtomicBucket {
         }
         // Behind, and so full; or ahead of a clock that lags.
         if ahead > u64::MAX / 2 { 0 } else { self.room }
-    }
-
-    /// The time in parts, of which the word is not too far behind.
-    #[inline]
-    fn settled(&self, now: Moment) -> u64 {
-        let now = micros(now);
-        if now.saturating_sub(self.hot.seen.load(Acquire)) > self.patience {
-            self.settle(now);
-        }
-        now.wrapping_mul(self.quota.rate())
-    }
-
-    #[cold]
-    fn settle(&self, now: u64) {
-        let _one = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        let unseen = now.saturating_sub(self.hot.seen.load(Relaxed));
-        if unseen <= self.patience {
-            return;
-        }
-        let parts = now.wrapping_mul(self.quota.rate());
-        let lost = u128::from(unseen) * u128::from(self.quota.rate()) >= TOO_LONG_AGO;
-        let step = |full_at| {
-            Some(if lost {
-                parts
-            } else {
-                parts.wrapping_add(self.debt(full_at, parts))
-            })
-        };
-        // Never `None`.
-        let _ = (self.hot.full_at).fetch_update(Relaxed, Relaxed, step);
-        self.hot.seen.store(now, Release);
     }
 }
 
@@ -194,6 +198,40 @@ mod tests {
 
     fn at(micros: u64) -> Moment {
         Moment::from_nanos(micros * 1000)
+    }
+
+    /// A bucket with its rules.
+    struct Bucket {
+        rules: BucketRules,
+        bucket: AtomicBucket,
+    }
+
+    impl Bucket {
+        fn new(quota: Quota, now: Moment) -> Self {
+            let rules = BucketRules::new(quota);
+            let bucket = AtomicBucket::new(&rules, now);
+            Self { rules, bucket }
+        }
+
+        fn take(&self, cost: u64, now: Moment) -> Result<(), Refusal> {
+            self.bucket.take(&self.rules, cost, now)
+        }
+
+        fn refund(&self, tokens: u64, now: Moment) {
+            self.bucket.refund(&self.rules, tokens, now);
+        }
+
+        fn wait_for(&self, tokens: u128, now: Moment) -> u64 {
+            self.bucket.wait_for(&self.rules, tokens, now)
+        }
+
+        fn level(&self, now: Moment) -> (u64, u64) {
+            self.bucket.level(&self.rules, now)
+        }
+
+        fn seen(&self) -> u64 {
+            self.bucket.seen.load(Relaxed)
+        }
     }
 
     fn quota(rng: &mut fastrand::Rng) -> Quota {
@@ -223,7 +261,7 @@ mod tests {
         for _ in 0..250 {
             let quota = quota(&mut rng);
             let mut now = rng.u64(1..1_000_000_000_000);
-            let atomic = AtomicBucket::new(quota, at(now));
+            let atomic = Bucket::new(quota, at(now));
             let mut bucket = None;
             let token = quota.unit() / quota.rate() + 1;
             for _ in 0..400 {
@@ -233,7 +271,7 @@ mod tests {
                     20..23 => rng.u64(0..=token * 10),
                     _ => rng.u64(0..16_000_000_000_000 / 400),
                 };
-                let before = atomic.hot.seen.load(Relaxed);
+                let before = atomic.seen();
                 let most = [3, u64::MAX][rng.usize(0..2)].min(quota.capacity() + 1);
                 let cost = rng.u64(0..=most);
                 let back = rng.u8(0..10) == 0;
@@ -265,7 +303,7 @@ mod tests {
                     refused += 1;
                 }
                 assert_eq!(atomic.level(at(now)), (after.remaining, after.full_in));
-                settled += u32::from(atomic.hot.seen.load(Relaxed) != before);
+                settled += u32::from(atomic.seen() != before);
             }
         }
         assert!(refused > 5_000 && settled > 0, "{refused} {settled}");
@@ -284,7 +322,7 @@ mod tests {
         ] {
             let idle = u64::try_from(parts / u128::from(quota.rate())).unwrap();
             for around in idle - 2..idle + 2 {
-                let atomic = AtomicBucket::new(quota, at(7));
+                let atomic = Bucket::new(quota, at(7));
                 assert_eq!(atomic.take(quota.capacity(), at(7)), Ok(()));
                 assert_eq!(atomic.level(at(7 + around)), (quota.capacity(), 0));
                 assert_eq!(atomic.take(quota.capacity(), at(7 + around)), Ok(()));
@@ -296,7 +334,7 @@ mod tests {
     #[test]
     fn a_reading_of_the_clock_that_comes_late_is_never_given_more() {
         let quota = Quota::per(10, Duration::from_secs(1)).unwrap();
-        let atomic = AtomicBucket::new(quota, at(1_000_000));
+        let atomic = Bucket::new(quota, at(1_000_000));
         assert_eq!(atomic.take(10, at(1_000_000)), Ok(()));
         assert_eq!(atomic.take(1, at(999_000)), Err(Refusal::Wait(100_000)));
         assert_eq!(atomic.take(1, at(1_100_000)), Ok(()));
@@ -306,7 +344,7 @@ mod tests {
     #[test]
     fn threads_that_race_for_a_burst_get_exactly_the_burst() {
         let quota = Quota::per(10_000, Duration::from_secs(3600)).unwrap();
-        let atomic = AtomicBucket::new(quota, at(5));
+        let atomic = Bucket::new(quota, at(5));
         let got: u64 = std::thread::scope(|scope| {
             let takes = || (0..6_000).filter(|_| atomic.take(1, at(5)).is_ok()).count() as u64;
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(takes)).collect();

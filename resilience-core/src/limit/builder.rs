@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Quota, RateLimit, settings::Settings};
+use super::{Quota, RateLimit, atomic_bucket::BucketRules, settings::Settings};
 use crate::{admission::QueueSettings, clock::Clock, error::InvalidConfig, telemetry};
 
 /// Builder of a [`RateLimit`].
@@ -72,7 +72,7 @@ impl RateLimitBuilder {
     /// # Errors
     /// When a value is out of bounds: names it and the rule.
     pub fn build(self) -> Result<RateLimit, InvalidConfig> {
-        let limit = RateLimit::new(&self.settings()?, None);
+        let limit = RateLimit::new(Arc::new(self.settings()?));
         telemetry::register(limit.shared());
         Ok(limit)
     }
@@ -86,7 +86,7 @@ impl RateLimitBuilder {
         let queue = QueueSettings::check(self.queue)?;
         Ok(Settings {
             name: self.name,
-            quota,
+            rules: BucketRules::new(quota),
             queue,
             clock: self.clock.unwrap_or_default(),
             totals: Arc::default(),

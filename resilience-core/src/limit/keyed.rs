@@ -5,7 +5,7 @@ use std::{borrow::Borrow, hash::Hash, sync::Arc};
 use super::{
     Quota, RateLimit, RateLimitBuilder,
     layer::{ByKey, RateLimitLayer},
-    settings::{QuotaOf, Settings},
+    settings::{ByQuota, QuotaOf, Settings},
     shared::read_waiting,
     snapshot::{RateLimitSnapshot, Totals},
 };
@@ -79,9 +79,11 @@ where
     let (name, clock) = (Arc::clone(&settings.name), settings.clock);
     // The totals are the family's: nothing has to be kept of a member that leaves.
     let totals = Arc::clone(&settings.totals);
+    let settings = ByQuota::new(Arc::new(settings));
     let make = move |key: Option<&K>| {
         let quota = key.zip(quota_of.as_ref()).map(|(key, of)| of(key));
-        RateLimit::new(&settings, quota)
+        let own = || Arc::clone(settings.own());
+        RateLimit::new(quota.map_or_else(own, |quota| settings.of(quota)))
     };
     Family::start(name, clock, limits, totals, make)
 }

@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use foldhash::fast::RandomState;
 
 use super::{
     store::{Demand, LimitStore, Standing, StoreDecision, StoreFuture, validate},
@@ -51,7 +53,7 @@ struct Shared {
 const SHARDS: usize = 16;
 
 /// By limiter and subject: the subject's few limits, by name, that are not full.
-type Buckets = HashMap<String, Vec<(String, Kept)>>;
+type Buckets = HashMap<String, Vec<(String, Kept)>, RandomState>;
 
 #[derive(Clone, Copy, Debug)]
 struct Kept {
@@ -73,7 +75,7 @@ impl InProcessLimits {
         Self {
             shared: Arc::new(Shared {
                 clock: Clock::auto(),
-                hasher: RandomState::new(),
+                hasher: RandomState::default(),
                 most: (most / SHARDS).max(1),
                 shards: Default::default(),
                 live: Mutex::default(),

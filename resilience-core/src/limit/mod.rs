@@ -174,20 +174,19 @@ impl RateLimit {
     /// The quota: rate and burst.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        *self.shared.bucket.quota()
+        self.shared.settings.rules.quota
     }
 
     /// The name it was built with.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.shared.settings.name
     }
 
-    /// A limit that the exporter does not know of; `quota` takes the place of the settings'.
-    fn new(settings: &Settings, quota: Option<Quota>) -> Self {
-        let quota = quota.unwrap_or(settings.quota);
+    /// A limit that the exporter does not know of.
+    fn new(settings: Arc<Settings>) -> Self {
         Self {
-            shared: Arc::new(Shared::new(settings, quota)),
+            shared: Arc::new(Shared::new(settings)),
         }
     }
 

@@ -86,7 +86,7 @@ impl Future for WaitForTokens {
                 }
                 Turn::Later => return Poll::Pending,
                 Turn::At(moment) => {
-                    let at = this.shared.clock.instant(moment);
+                    let at = this.shared.settings.clock.instant(moment);
                     match this.timer.as_mut().as_pin_mut() {
                         Some(timer) => timer.reset(at),
                         None => this.timer.set(Some(sleep_until(at))),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::Waker,
     time::Duration,
 };
@@ -10,26 +10,23 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Quota,
     atomic_bucket::{AtomicBucket, Refusal},
     settings::Settings,
-    snapshot::{RateLimitSnapshot, Totals},
+    snapshot::RateLimitSnapshot,
 };
 use crate::{
-    admission::QueueSettings,
-    clock::{Clock, Moment},
+    clock::Moment,
     deadline::before_deadline,
     error::{Pattern, Reason, Rejected},
     telemetry::{self, Reading, Scope, Source},
 };
 
+/// Small, since there is one for each key of a family.
 pub(super) struct Shared {
-    pub(super) name: Arc<str>,
+    pub(super) settings: Arc<Settings>,
     pub(super) bucket: AtomicBucket,
-    pub(super) clock: Clock,
-    queue_settings: Option<QueueSettings>,
-    queue: Mutex<Queue>,
-    totals: Arc<Totals>,
+    /// Made by the first call that waits.
+    queue: OnceLock<Box<Mutex<Queue>>>,
 }
 
 /// Calls that wait, in order of arrival. The first has a timer; the others are woken when they become the first.
@@ -68,15 +65,16 @@ pub(super) enum Turn {
 }
 
 impl Shared {
-    pub(super) fn new(settings: &Settings, quota: Quota) -> Self {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
         Self {
-            name: Arc::clone(&settings.name),
-            bucket: AtomicBucket::new(quota, settings.clock.now()),
-            clock: settings.clock,
-            queue_settings: settings.queue,
-            queue: Mutex::default(),
-            totals: Arc::clone(&settings.totals),
+            bucket: AtomicBucket::new(&settings.rules, settings.clock.now()),
+            settings,
+            queue: OnceLock::new(),
         }
+    }
+
+    fn now(&self) -> Moment {
+        self.settings.clock.now()
     }
 
     /// Takes `cost` tokens if they are there and no call waits.
@@ -85,33 +83,33 @@ impl Shared {
         if self.bucket.waiting() != 0 && cost != 0 {
             return Err(self.behind_others(cost));
         }
-        self.bucket.take(cost, self.clock.now())
+        let settings = &*self.settings;
+        self.bucket
+            .take(&settings.rules, cost, settings.clock.now())
     }
 
     #[cold]
     fn behind_others(&self, cost: u64) -> Refusal {
-        if cost > self.bucket.quota().capacity() {
+        if cost > self.settings.rules.quota.capacity() {
             return Refusal::Impossible;
         }
-        let queue = self.lock();
-        let wait = self
-            .bucket
-            .wait_for(queue.cost + u128::from(cost), self.clock.now());
+        let tokens = self.lock().cost + u128::from(cost);
+        let wait = (self.bucket).wait_for(&self.settings.rules, tokens, self.now());
         Refusal::Wait(wait.max(1))
     }
 
     /// Takes the tokens after all, joins the queue, or rejects: for a call that did not [`pass`](Self::pass).
     #[cold]
     pub(super) fn enqueue(&self, cost: u64, refusal: Refusal) -> Result<(), Denied> {
-        let (Some(settings), Refusal::Wait(_)) = (self.queue_settings, refusal) else {
+        let (Some(settings), Refusal::Wait(_)) = (self.settings.queue, refusal) else {
             return Err(Denied::Rejected(self.reject(refusal)));
         };
         let mut queue = self.lock();
-        let now = self.clock.now();
-        if queue.waiting.is_empty() && self.bucket.take(cost, now).is_ok() {
+        let (rules, now) = (&self.settings.rules, self.now());
+        if queue.waiting.is_empty() && self.bucket.take(rules, cost, now).is_ok() {
             return Ok(());
         }
-        let wait = self.bucket.wait_for(queue.cost + u128::from(cost), now);
+        let wait = (self.bucket).wait_for(rules, queue.cost + u128::from(cost), now);
         let end = before_deadline(settings.max_wait);
         let in_time = Duration::from_micros(wait) <= end.saturating_duration_since(Instant::now());
         if !in_time || queue.waiting.len() >= settings.length {
@@ -130,8 +128,8 @@ impl Shared {
         let mut turn = Turn::Later;
         let first = queue.waiting.front().map(|waiting| waiting.ticket);
         if first == Some(ticket) {
-            let now = self.clock.now();
-            match self.bucket.take(cost, now) {
+            let now = self.now();
+            match self.bucket.take(&self.settings.rules, cost, now) {
                 Ok(()) => {
                     self.leave(queue, 0);
                     return Turn::Mine;
@@ -177,19 +175,19 @@ impl Shared {
     #[cold]
     pub(super) fn reject(&self, refusal: Refusal) -> Rejected {
         let (reason, counter) = match refusal {
-            Refusal::Wait(_) => (Reason::RateLimited, &self.totals.limited),
-            Refusal::Impossible => (Reason::TooCostly, &self.totals.too_costly),
+            Refusal::Wait(_) => (Reason::RateLimited, &self.settings.totals.limited),
+            Refusal::Impossible => (Reason::TooCostly, &self.settings.totals.too_costly),
         };
         let wait = match refusal {
             Refusal::Wait(micros) => Some(Duration::from_micros(micros)),
             Refusal::Impossible => None,
         };
-        let scope = Scope::new(Pattern::RateLimit, &self.name);
+        let scope = Scope::new(Pattern::RateLimit, &self.settings.name);
         scope.count_and_reject(counter, reason, wait)
     }
 
     pub(super) fn refund(&self, tokens: u64) {
-        self.bucket.refund(tokens, self.clock.now());
+        (self.bucket).refund(&self.settings.rules, tokens, self.now());
         // The first call in the queue may have its tokens now, or sooner than its timer says.
         if self.bucket.waiting() != 0 {
             let waker = self
@@ -204,19 +202,21 @@ impl Shared {
     }
 
     pub(super) fn snapshot(&self) -> RateLimitSnapshot {
-        let (remaining, full_in) = self.bucket.level(self.clock.now());
+        let rules = &self.settings.rules;
+        let (remaining, full_in) = self.bucket.level(rules, self.now());
         RateLimitSnapshot {
             remaining,
-            capacity: self.bucket.quota().capacity(),
+            capacity: rules.quota.capacity(),
             full_in: Duration::from_micros(full_in),
             waiting: self.bucket.waiting(),
-            ..self.totals.snapshot()
+            ..self.settings.totals.snapshot()
         }
     }
 
     /// Of foreign code only the clone of a waker runs under this lock; should it panic, the queue is unchanged.
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        let queue = self.queue.get_or_init(Box::default);
+        queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,11 +246,11 @@ impl Source for Shared {
     }
 
     fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.totals.read(out);
+        self.settings.totals.read(out);
         read_waiting(self.bucket.waiting(), out);
     }
 }

@@ -251,6 +251,7 @@ impl Call {
     }
 
     /// Refunds an attempt that is not made.
+    #[inline]
     fn abandon(&mut self, shared: &Shared) {
         if self.token == Token::Held {
             self.token = Token::None;

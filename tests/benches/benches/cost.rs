@@ -35,14 +35,14 @@ fn main() {
     let rows = report::rows(&chosen, effort, &allocations);
 
     if has("--figures") {
-        for figure in figures::from(&rows) {
+        for figure in figures::from(&rows, &allocations) {
             println!("{}", figure.json());
         }
     } else if has("--json") {
         rows.iter().for_each(|row| println!("{}", json(row)));
     } else {
         println!("{}", report::table(&rows));
-        println!("{}", report::comparison(&rows));
+        println!("{}", report::comparison(&rows, &allocations));
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::{
-    report::Row,
-    subjects::{others, ours, seatbelt, tower_own, tower_resilience},
+    report::{Allocations, Row},
+    subjects::{LIMIT_OF_A_KEY, others, ours, seatbelt, sketches, tower_own, tower_resilience},
 };
 
 /// One figure, with a peer's beside it where there is one.
@@ -71,9 +71,9 @@ impl Figure {
     }
 }
 
-/// Every figure for which there are rows.
+/// Every figure for which there are rows, and the memory of a key.
 #[must_use]
-pub fn from(rows: &[Row]) -> Vec<Figure> {
+pub fn from(rows: &[Row], allocations: &[Allocations]) -> Vec<Figure> {
     let row = |name: &str| rows.iter().find(|row| row.name == name);
     let mut figures = Vec::new();
     for (name, ours, peer, target) in COSTS {
@@ -133,6 +133,14 @@ pub fn from(rows: &[Row]) -> Vec<Figure> {
             });
         }
     }
+    let of_a_key = allocations.iter().find(|row| row.name == LIMIT_OF_A_KEY);
+    figures.extend(of_a_key.map(|row| Figure {
+        name: "rate_limit_bytes_per_key".to_owned(),
+        value: row.bytes,
+        unit: "bytes beside the key",
+        peer: None,
+        target: Some(Target::AtMost(128.0)),
+    }));
     figures
 }
 
@@ -187,6 +195,18 @@ const COSTS: &[Line] = &[
         others::GOVERNOR_KEYED,
         None,
     ),
+    (
+        "rate_limit_check_256_keys",
+        ours::LIMIT_CHECK_256,
+        others::GOVERNOR_256,
+        None,
+    ),
+    (
+        "rate_limit_check_100000_keys",
+        ours::LIMIT_CHECK_100000,
+        others::GOVERNOR_100000,
+        None,
+    ),
     ("rate_limit", ours::RATE_LIMIT, others::GOVERNOR, None),
     ("shed", ours::SHED, tower_own::LOAD_SHED, None),
     (
@@ -229,6 +249,20 @@ const RATIOS: &[Line] = &[
         others::RECLOSER,
         None,
     ),
+    // The same, with its target.
+    (
+        "breaker_count_window_vs_recloser",
+        ours::COUNT_WINDOW,
+        others::RECLOSER,
+        Some(Target::AtLeast(1.0)),
+    ),
+    // At most a quarter more than counting alone.
+    (
+        "breaker_time_window_vs_sketch",
+        ours::TIME_WINDOW,
+        sketches::TIME_WINDOW,
+        Some(Target::AtLeast(0.8)),
+    ),
     // At most half as much again as governor's.
     (
         "rate_limit_check_vs_governor",
@@ -243,6 +277,18 @@ const RATIOS: &[Line] = &[
         None,
     ),
     (
+        "rate_limit_check_256_keys_vs_governor",
+        ours::LIMIT_CHECK_256,
+        others::GOVERNOR_256,
+        Some(Target::AtLeast(1.0)),
+    ),
+    (
+        "rate_limit_check_100000_keys_vs_governor",
+        ours::LIMIT_CHECK_100000,
+        others::GOVERNOR_100000,
+        Some(Target::AtLeast(1.0)),
+    ),
+    (
         "five_layers_vs_tower_resilience",
         ours::FIVE,
         tower_resilience::FIVE,
@@ -252,7 +298,8 @@ const RATIOS: &[Line] = &[
         "five_layers_vs_tower",
         ours::FIVE,
         tower_own::FIVE,
-        Some(Target::AtLeast(1.0)),
+        // At most 0.6 of the time.
+        Some(Target::AtLeast(1.667)),
     ),
 ];
 
@@ -276,7 +323,7 @@ const TWO_CORES: &[Line] = &[
         "bulkhead",
         ours::BULKHEAD,
         tower_own::CONCURRENCY_LIMIT,
-        None,
+        Some(Target::AtLeast(1.0)),
     ),
     (
         "rate_limit_check",
@@ -284,7 +331,12 @@ const TWO_CORES: &[Line] = &[
         others::GOVERNOR,
         None,
     ),
-    ("five_layers", ours::FIVE, tower_resilience::FIVE, None),
+    (
+        "five_layers",
+        ours::FIVE,
+        tower_resilience::FIVE,
+        Some(Target::AtLeast(1.7)),
+    ),
 ];
 
 /// Two decimals are more than the machine can keep.

@@ -126,9 +126,9 @@ pub fn table(rows: &[Row]) -> String {
 
 /// How our rows compare to the peers', and which targets are met.
 #[must_use]
-pub fn comparison(rows: &[Row]) -> String {
+pub fn comparison(rows: &[Row], allocations: &[Allocations]) -> String {
     let mut text = String::new();
-    for figure in figures::from(rows) {
+    for figure in figures::from(rows, allocations) {
         let _ = write!(
             text,
             "{:<44}{:>9.2} {:<22}",

@@ -34,6 +34,13 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The key of the `n`th request where there are `keys`: all of them in turn, in an order that is not that of their
+/// places in memory.
+#[must_use]
+pub const fn key_in_turn(n: u64, keys: u64) -> u64 {
+    n.wrapping_mul(7_919) % keys
+}
+
 /// The answer of the bare service, for an error type of the layers' choice.
 pub fn answer<E>(request: Request) -> Ready<Result<Response, E>> {
     ready(Ok(Response(request.0)))

@@ -20,6 +20,14 @@ pub(in crate::breaker) struct CountWindow {
     totals: CachePadded<AtomicU64>,
     /// `generation (30 bits) | kind (2 bits)`.
     slots: Box<[AtomicU32]>,
+    /// For a remainder without a division: 2^64 - 1 by the number of slots.
+    reciprocal: u64,
+    /// Calls of earlier generations.
+    retired: AtomicU64,
+    /// Calls of all generations that were no plain successes, or came too late for theirs.
+    others: AtomicU64,
+    /// The highest number of plain successes ever told.
+    told: AtomicU64,
 }
 
 /// What the fields of the totals are above: a call that leaves the window may be subtracted before the thread that
@@ -35,16 +43,47 @@ impl CountWindow {
             head: CachePadded::new(AtomicU64::new(generation << 48)),
             totals: CachePadded::new(AtomicU64::new(zero(generation))),
             slots: (0..calls).map(|_| AtomicU32::new(unused.0)).collect(),
+            reciprocal: u64::MAX / calls as u64,
+            retired: AtomicU64::new(0),
+            others: AtomicU64::new(0),
+            told: AtomicU64::new(0),
         }
     }
 
     #[inline]
     pub(in crate::breaker) fn record(&self, generation: u64, kind: Kind) -> Noted {
+        if kind == Kind::Success {
+            return self.record_success(generation);
+        }
+        // Before the turn: at no time are there more plain successes to be read than there were.
+        self.others.fetch_add(1, SeqCst);
+        let Some(call) = self.take_turn(generation) else {
+            self.others.fetch_sub(1, SeqCst);
+            return Noted::Stale;
+        };
+        self.put(generation, call, kind)
+    }
+
+    /// One compare-and-swap where the call takes the place of a plain success. Stale: not counted.
+    #[inline(always)]
+    pub(super) fn record_success(&self, generation: u64) -> Noted {
         let Some(call) = self.take_turn(generation) else {
             return Noted::Stale;
         };
-        let slot = &self.slots[(call % self.slots.len() as u64) as usize];
-        let Some(old) = replace(slot, Slot::new(generation, kind)) else {
+        let seen = self.slot(call).load(Acquire);
+        if seen == Slot::new(generation, Kind::Success).0 {
+            return Noted::Quietly;
+        }
+        let noted = self.put(generation, call, Kind::Success);
+        if noted == Noted::Stale {
+            self.others.fetch_add(1, SeqCst);
+        }
+        noted
+    }
+
+    #[cold]
+    fn put(&self, generation: u64, call: u64, kind: Kind) -> Noted {
+        let Some(old) = replace(self.slot(call), Slot::new(generation, kind)) else {
             return Noted::Stale;
         };
         if old != kind && !self.shift(generation, old, kind) {
@@ -53,7 +92,25 @@ impl CountWindow {
         Noted::Quietly
     }
 
+    /// `call` modulo the number of slots. The quotient may be one too low.
+    #[inline(always)]
+    fn slot(&self, call: u64) -> &AtomicU32 {
+        let slots = self.slots.len() as u64;
+        let quotient = ((u128::from(call) * u128::from(self.reciprocal)) >> 64) as u64;
+        let rest = call - quotient * slots;
+        let rest = if rest < slots { rest } else { rest - slots };
+        &self.slots[rest as usize]
+    }
+
+    /// The plain successes ever recorded, by whatever generation. Never fewer than were told before.
+    pub(in crate::breaker) fn successes(&self) -> u64 {
+        let calls = self.retired.load(SeqCst) + (self.head.load(SeqCst) & CALLS);
+        let successes = calls.saturating_sub(self.others.load(SeqCst));
+        self.told.fetch_max(successes, Relaxed).max(successes)
+    }
+
     /// The number of this call within its generation.
+    #[inline(always)]
     fn take_turn(&self, generation: u64) -> Option<u64> {
         let mut head = self.head.load(Relaxed);
         while head >> 48 == generation & 0xffff {
@@ -104,7 +161,8 @@ impl CountWindow {
     pub(in crate::breaker) fn reset(&self, generation: u64) {
         // Swaps: between the compare-and-swaps of others a plain store would have no place in loom's order of events.
         self.totals.swap(zero(generation), SeqCst);
-        self.head.swap(generation << 48, SeqCst);
+        let head = self.head.swap(generation << 48, SeqCst);
+        self.retired.fetch_add(head & CALLS, SeqCst);
     }
 }
 
@@ -185,15 +243,19 @@ mod tests {
             steps in prop::collection::vec((0usize..4, 0u32..60), 1..400),
         ) {
             let window = CountWindow::new(size, 0);
-            let (mut queue, mut generation) = (VecDeque::new(), 0);
+            let (mut queue, mut generation, mut successes) = (VecDeque::new(), 0, 0);
             for (kind, dice) in steps {
                 if dice == 0 {
                     generation += 1;
                     window.reset(generation);
                     queue.clear();
-                    prop_assert_eq!(window.record(generation - 1, Kind::Failure), Noted::Stale);
+                    for kind in Kind::ALL {
+                        prop_assert_eq!(window.record(generation - 1, kind), Noted::Stale);
+                    }
                 }
                 window.record(generation, Kind::ALL[kind]);
+                successes += u64::from(Kind::ALL[kind] == Kind::Success);
+                prop_assert_eq!(window.successes(), successes);
                 queue.push_back(Kind::ALL[kind]);
                 while queue.len() > size {
                     queue.pop_front();
@@ -207,6 +269,45 @@ mod tests {
                 prop_assert_eq!(window.recount(generation), model);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn calls_take_the_slots_in_turn(size in 1usize..10_000, call in 0..=CALLS) {
+            let window = CountWindow::new(size, 0);
+            for call in [call, CALLS - call, call / size as u64 * size as u64] {
+                let index = (call % size as u64) as usize;
+                prop_assert!(std::ptr::eq(window.slot(call), &window.slots[index]));
+            }
+        }
+    }
+
+    #[test]
+    fn the_successes_told_are_never_fewer_than_before_nor_more_than_there_were() {
+        use std::sync::atomic::{AtomicBool, AtomicU64};
+        let window = CountWindow::new(8, 0);
+        let (begun, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for call in 0..60_000_u64 {
+                    if call % 1_000 == 999 {
+                        window.reset(call / 1_000 + 1);
+                    }
+                    let kind = Kind::ALL[(call % 3 == 0) as usize];
+                    begun.fetch_add(u64::from(kind == Kind::Success), SeqCst);
+                    window.record((call + 1) / 1_000, kind);
+                }
+                done.store(true, SeqCst);
+            });
+            let mut before = 0;
+            while !done.load(SeqCst) {
+                let told = window.successes();
+                assert!(told >= before, "{told} after {before}");
+                assert!(told <= begun.load(SeqCst), "{told}");
+                before = told;
+            }
+        });
+        assert_eq!(window.successes(), 40_000);
     }
 
     #[test]

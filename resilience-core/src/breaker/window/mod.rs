@@ -88,6 +88,23 @@ impl Window {
         }
     }
 
+    /// Counts a plain success if that is all there is to do. False: it was not counted.
+    #[inline(always)]
+    pub(super) fn record_success(&self, generation: u64, now: impl FnOnce() -> Moment) -> bool {
+        match self {
+            Self::Time(window) => window.record_in_place(generation, Kind::Success, now()),
+            Self::Count(window) => window.record_success(generation) != Noted::Stale,
+        }
+    }
+
+    /// All plain successes ever recorded.
+    pub(super) fn successes(&self) -> u64 {
+        match self {
+            Self::Time(window) => window.total(Kind::Success),
+            Self::Count(window) => window.successes(),
+        }
+    }
+
     pub(super) fn sums(&self, generation: u64, now: Moment) -> Sums {
         match self {
             Self::Time(window) => window.sums(generation, now),

@@ -61,16 +61,25 @@ impl TimeWindow {
         ((u128::from(now.as_nanos()) * u128::from(self.pace)) >> 64) as u64
     }
 
-    #[inline]
+    #[inline(always)]
     pub(in crate::breaker) fn record(&self, generation: u64, kind: Kind, now: Moment) -> Noted {
         let tick = self.tick(now);
-        let stripe = &self.stripes[stripe::thread() & (self.stripes.len() - 1)];
-        let slid = stripe.latest.load(Relaxed) < tick && stripe.advance(generation, tick);
-        match (stripe.add(generation, tick, kind), slid) {
-            (false, _) => Noted::Stale,
-            (true, false) => Noted::Quietly,
-            (true, true) => Noted::AfterSliding,
+        let stripe = self.stripe();
+        if stripe.add_in_place(generation, tick, kind) {
+            return Noted::Quietly;
         }
+        stripe.add_anyhow(generation, tick, kind)
+    }
+
+    /// Counts a call if its cell counts for this bucket of time already, so that nothing slides. False: it was not counted.
+    #[inline(always)]
+    pub(super) fn record_in_place(&self, generation: u64, kind: Kind, now: Moment) -> bool {
+        self.stripe().add_in_place(generation, self.tick(now), kind)
+    }
+
+    #[inline(always)]
+    fn stripe(&self) -> &Stripe {
+        &self.stripes[stripe::thread() & (self.stripes.len() - 1)]
     }
 
     /// What the window holds at `now`. Calls that end meanwhile may be missing; plain successes are read last, so
@@ -136,8 +145,40 @@ impl Stripe {
         &self.cells[(tick % BUCKETS as u64) as usize][kind as usize]
     }
 
+    /// Adds to a cell that counts for this generation and tick already, on a stripe that has slid up to this tick. False:
+    /// it does not, or is full, and nothing was counted.
+    #[inline(always)]
+    fn add_in_place(&self, generation: u64, tick: u64, kind: Kind) -> bool {
+        if self.latest.load(Relaxed) < tick {
+            return false;
+        }
+        let (cell, stamp) = (
+            self.cell(tick, kind),
+            Cell::new(generation, tick, 0).stamp(),
+        );
+        let mut seen = Cell(cell.load(Relaxed));
+        while seen.stamp() == stamp && !seen.is_full() {
+            // SeqCst: as in `add`.
+            match cell.compare_exchange_weak(seen.0, seen.0 + 1, SeqCst, Relaxed) {
+                Ok(_) => return true,
+                Err(other) => seen = Cell(other),
+            }
+        }
+        false
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_anyhow(&self, generation: u64, tick: u64, kind: Kind) -> Noted {
+        let slid = self.latest.load(Relaxed) < tick && self.advance(generation, tick);
+        match (self.add(generation, tick, kind), slid) {
+            (false, _) => Noted::Stale,
+            (true, false) => Noted::Quietly,
+            (true, true) => Noted::AfterSliding,
+        }
+    }
+
     /// False: a later generation has the cell, and nothing was counted.
-    #[inline]
     fn add(&self, generation: u64, tick: u64, kind: Kind) -> bool {
         let cell = self.cell(tick, kind);
         let mut seen = Cell(cell.load(Relaxed));
@@ -233,9 +274,19 @@ impl Cell {
         self.0 & 0xffff_ffff
     }
 
-    /// Stays full when full: four thousand million calls on one thread in one bucket.
+    /// Generation and tick.
+    const fn stamp(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// Four thousand million calls on one thread in one bucket.
+    const fn is_full(self) -> bool {
+        self.count() == 0xffff_ffff
+    }
+
+    /// Stays full when full.
     const fn plus_one(self) -> Self {
-        Self(self.0 + (self.count() != 0xffff_ffff) as u64)
+        Self(self.0 + !self.is_full() as u64)
     }
 }
 

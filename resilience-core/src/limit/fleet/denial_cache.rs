@@ -12,13 +12,14 @@ use std::{
     time::Duration,
 };
 
-use papaya::HashMap;
-
 use super::{costs::Prices, decision::Standings, plan::Plan, projection};
-use crate::clock::Moment;
+use crate::{
+    clock::Moment,
+    keyed::{Map, map},
+};
 
 pub(super) struct DenialCache {
-    entries: HashMap<Box<str>, Entry>,
+    entries: Map<Box<str>, Entry>,
     most: usize,
     longest: Duration,
     next_sweep: AtomicU64,
@@ -47,7 +48,7 @@ impl DenialCache {
     /// A cache of up to `most` subjects, each for at most `longest`.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: map(),
             most,
             longest,
             next_sweep: AtomicU64::new(0),

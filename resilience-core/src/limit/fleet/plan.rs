@@ -2,7 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{error::InvalidConfig, limit::Quota};
+use crate::{
+    error::InvalidConfig,
+    keyed::{Map, map},
+    limit::Quota,
+};
 
 /// The maximum number of limits of a plan.
 pub const MAX_LIMITS: usize = 8;
@@ -120,14 +124,14 @@ impl fmt::Debug for Plan {
 /// assert_eq!(plans.get("tenant-7"), Some(gold));
 /// # Ok::<(), resilience_core::InvalidConfig>(())
 /// ```
-#[derive(Clone, Debug, Default)]
-pub struct Plans(Arc<papaya::HashMap<Box<str>, Plan>>);
+#[derive(Clone, Debug)]
+pub struct Plans(Arc<Map<Box<str>, Plan>>);
 
 impl Plans {
     /// An empty table.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self(Arc::new(map()))
     }
 
     /// Gives `subject` this plan from now on.
@@ -168,6 +172,12 @@ impl Plans {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Default for Plans {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::{
 };
 
 use crossbeam_utils::CachePadded;
-use papaya::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -22,10 +21,10 @@ use super::{
     plan::{MAX_LIMITS, Plan},
     projection,
 };
-use crate::{clock::Moment, limit::store::Standing};
+use crate::{clock::Moment, keyed::Map, limit::store::Standing};
 
 /// The pools of an instance, by subject.
-pub(super) type TokenPools = HashMap<Box<str>, Arc<TokenPool>>;
+pub(super) type TokenPools = Map<Box<str>, Arc<TokenPool>>;
 
 /// The tokens of one subject, on each limit of its plan.
 pub(super) struct TokenPool {

@@ -1,4 +1,4 @@
-//! Counts what one call of each subject allocates; one JSON line per subject. See the library's documentation.
+//! Counts what one call of each subject allocates, and what the rate limit of one more key does; one JSON line each. See the library's documentation.
 
 use std::{alloc::System, error::Error};
 
@@ -9,6 +9,8 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CALLS: u64 = 1_000;
+/// Of the family whose memory is measured.
+const KEYS: u64 = 100_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let runtime = subject::runtime();
@@ -27,5 +29,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         println!("{line}");
     }
+    let region = Region::new(ALLOCATOR);
+    let limits = subjects::limits_of(KEYS);
+    let change = region.change();
+    let bytes = change.bytes_allocated as f64 - change.bytes_deallocated as f64;
+    let line = serde_json::json!({
+        "subject": subjects::LIMIT_OF_A_KEY,
+        "allocations": change.allocations as f64 / KEYS as f64,
+        "bytes": bytes / KEYS as f64 - size_of::<u64>() as f64,
+    });
+    println!("{line}");
+    drop(limits);
     Ok(())
 }

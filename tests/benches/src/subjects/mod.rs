@@ -3,8 +3,11 @@
 pub(crate) mod others;
 pub(crate) mod ours;
 pub(crate) mod seatbelt;
+pub(crate) mod sketches;
 pub(crate) mod tower_own;
 pub(crate) mod tower_resilience;
+
+use resilience_core::limit::KeyedRateLimit;
 
 use crate::subject::{Subject, bare};
 
@@ -16,8 +19,22 @@ pub fn all() -> Vec<Subject> {
     all.extend(tower_resilience::subjects());
     all.extend(seatbelt::subjects());
     all.extend(others::subjects());
+    all.extend(sketches::subjects());
     all.extend(ours());
     all
+}
+
+/// Not a call: what a family of rate limits keeps for each key, beside the key.
+pub const LIMIT_OF_A_KEY: &str = "rate limit, memory of a key";
+
+/// A family of rate limits with a limit for each of `keys` keys.
+///
+/// # Panics
+///
+/// If there are more than memory can hold.
+#[must_use]
+pub fn limits_of(keys: u64) -> KeyedRateLimit<u64> {
+    ours::limits_of(keys)
 }
 
 /// The layers of this toolkit.

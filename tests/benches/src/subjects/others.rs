@@ -7,12 +7,14 @@ use governor::{Quota, RateLimiter, clock::MonotonicClock};
 use recloser::{AsyncRecloser, Recloser};
 use tower::service_fn;
 
-use crate::subject::{Failure, Request, Subject, answer};
+use crate::subject::{Failure, Request, Subject, answer, key_in_turn};
 
 pub(crate) const FAILSAFE: &str = "failsafe, default (rate over time)";
 pub(crate) const RECLOSER: &str = "recloser, count window";
 pub(crate) const GOVERNOR: &str = "governor check";
 pub(crate) const GOVERNOR_KEYED: &str = "governor check, keyed";
+pub(crate) const GOVERNOR_256: &str = "governor check, 256 keys in turn";
+pub(crate) const GOVERNOR_100000: &str = "governor check, 100,000 keys in turn";
 
 pub(super) fn subjects() -> Vec<Subject> {
     vec![
@@ -22,6 +24,8 @@ pub(super) fn subjects() -> Vec<Subject> {
         governor_check().on_two_cores(),
         governor_std_clock(),
         governor_keyed(),
+        governor_in_turn(GOVERNOR_256, 256),
+        governor_in_turn(GOVERNOR_100000, 100_000),
     ]
 }
 
@@ -74,6 +78,21 @@ fn governor_keyed() -> Subject {
         answer::<Failure>(request)
     });
     Subject::new(GOVERNOR_KEYED, service)
+}
+
+fn governor_in_turn(name: &'static str, keys: u64) -> Subject {
+    let limiter = Arc::new(RateLimiter::keyed(quota()));
+    for key in 0..keys {
+        limiter.check_key(&key).expect("below the limit");
+    }
+    let mut n = 0;
+    let service = service_fn(move |request: Request| {
+        n += 1;
+        let key = key_in_turn(n, keys);
+        limiter.check_key(&key).expect("below the limit");
+        answer::<Failure>(request)
+    });
+    Subject::new(name, service)
 }
 
 const fn quota() -> Quota {

@@ -8,14 +8,14 @@ use resilience_core::{
     bulkhead::{Bulkhead, BulkheadBuilder},
     deadline::Timeout,
     keyed::Keyed,
-    limit::{RateLimit, RateLimitBuilder},
+    limit::{KeyedRateLimit, RateLimit, RateLimitBuilder},
     retry::{Replayable, Retry},
     shed::LoadShed,
 };
 use tower::{ServiceBuilder, service_fn};
 
 use super::tower_own::{LIMIT, PATIENCE};
-use crate::subject::{Failure, Request, Subject, answer};
+use crate::subject::{Failure, Request, Subject, answer, key_in_turn};
 
 pub(crate) const TIME_WINDOW: &str = "breaker, time window";
 pub(crate) const COUNT_WINDOW: &str = "breaker, count window";
@@ -28,6 +28,8 @@ pub(crate) const BULKHEAD: &str = "bulkhead";
 pub(crate) const BULKHEAD_KEYED: &str = "bulkhead, keyed";
 pub(crate) const LIMIT_CHECK: &str = "rate limit check";
 pub(crate) const LIMIT_CHECK_KEYED: &str = "rate limit check, keyed";
+pub(crate) const LIMIT_CHECK_256: &str = "rate limit check, 256 keys in turn";
+pub(crate) const LIMIT_CHECK_100000: &str = "rate limit check, 100,000 keys in turn";
 pub(crate) const RATE_LIMIT: &str = "rate limit";
 pub(crate) const SHED: &str = "load shed";
 pub(crate) const FIVE: &str = "five (deadline, retry, breaker, bulkhead, shed)";
@@ -57,8 +59,34 @@ fn limits() -> Vec<Subject> {
     vec![
         Subject::new(LIMIT_CHECK, check).on_two_cores(),
         Subject::new(LIMIT_CHECK_KEYED, check_keyed),
+        limit_check_in_turn(LIMIT_CHECK_256, 256),
+        limit_check_in_turn(LIMIT_CHECK_100000, 100_000),
         Subject::new(RATE_LIMIT, layered).on_two_cores(),
     ]
+}
+
+/// The limits of `keys` keys are there from the start.
+fn limit_check_in_turn(name: &'static str, keys: u64) -> Subject {
+    let limits = limits_of(keys);
+    let mut n = 0;
+    let check = service_fn(move |request: Request| {
+        n += 1;
+        let key = key_in_turn(n, keys);
+        limits.check(&key, 1).expect("below the limit");
+        answer::<Failure>(request)
+    });
+    Subject::new(name, check)
+}
+
+/// A family with a limit for each of `keys` keys.
+pub(crate) fn limits_of(keys: u64) -> KeyedRateLimit<u64> {
+    let most = usize::try_from(keys).expect("fits");
+    let limits = rate_limit().keyed(Keyed::new().max_keys(most));
+    let limits = limits.expect("valid limits");
+    for key in 0..keys {
+        limits.check(&key, 1).expect("below the limit");
+    }
+    limits
 }
 
 fn rate_limit() -> RateLimitBuilder {

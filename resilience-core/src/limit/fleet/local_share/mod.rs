@@ -15,7 +15,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -25,6 +25,7 @@ use std::{
     },
 };
 
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use self::{settling::Settling, subject::Subject};
@@ -59,7 +60,7 @@ const SWEEP: u64 = 100_000_000;
 
 #[derive(Default)]
 struct Shard {
-    subjects: HashMap<Box<str>, Subject>,
+    subjects: HashMap<Box<str>, Subject, RandomState>,
     /// When it was full and was emptied: subjects that are not in it start empty then at the earliest.
     emptied: Option<Moment>,
     next_sweep: u64,
@@ -68,7 +69,7 @@ struct Shard {
 impl LocalShares {
     pub(super) fn new() -> Self {
         Self {
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
             failing_since: AtomicU64::new(0),
             owing: AtomicUsize::new(0),
