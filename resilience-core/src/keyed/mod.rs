@@ -20,7 +20,7 @@
 //! and builds a member.
 //!
 //! **Keys of attackers**: hashes are seeded at random, per process and per family, but are not cryptographic
-//! ([foldhash](https://docs.rs/foldhash)). A client that can measure the time of very many calls may in theory find keys that
+//! (by the crate foldhash). A client that can measure the time of very many calls may in theory find keys that
 //! collide; the number of members is bounded all the same.
 
 mod family;

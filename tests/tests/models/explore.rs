@@ -5,7 +5,7 @@ use std::{env, fmt::Debug, hash::Hash, time::Duration};
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// A scenario that takes longer has not been explored to its end. A few seconds are usual.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 /// As above, with more of everything; in a release build.
 const LONG_LIMIT: Duration = Duration::from_secs(1_200);
 
