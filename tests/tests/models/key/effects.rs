@@ -60,7 +60,7 @@ fn deploys(effect: Effect) -> Key {
 /// The same beside processes that are killed, and messages that are lost.
 fn deploys_and_kills(effect: Effect) -> Key {
     let budget = Budget {
-        claims: 3,
+        claims: 2 + more(),
         losses: 1,
         crashes: 1,
         ticks: more(),
@@ -74,7 +74,7 @@ fn deploys_and_kills(effect: Effect) -> Key {
 /// The store's clock goes forward, beyond the end of every lease, and back.
 fn to_and_fro(effect: Effect) -> Key {
     let budget = Budget {
-        claims: 3,
+        claims: 2 + more(),
         extends: 1,
         crashes: 1,
         swings: 2 + more(),
