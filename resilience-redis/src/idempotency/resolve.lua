@@ -18,7 +18,8 @@ local answer, tail, keep, news = 'kept', nil, retention, '0'
 since, till = now, 0
 if was_done == 1 then
   phase, left, lease, keep, news = 2, 0, number, ARGV[2], '2'
-  tail = string.sub(read, 52, behind) .. outcome
+  -- Another owner: the work's own completion, should it come yet, is not taken for this outcome.
+  tail, owner_size = string.sub(read, 52, 51 + about_size) .. 'resolved' .. outcome, 8
 else
   phase, previous = 0, 1
 end

@@ -36,7 +36,7 @@ async fn a_planned_failover_is_followed_at_once_and_nothing_is_written_to_the_fo
     let (_group, switch) = switch(group().await, 0, How::Planned).await;
     println!("{switch:?}");
     assert!(switch.accepted > 0, "{switch:?}");
-    assert!(switch.in_use < Duration::from_millis(100), "{switch:?}");
+    assert!(switch.in_use < Duration::from_secs(1), "{switch:?}");
     assert!(switch.twice * 100 <= switch.accepted, "{switch:?}");
 }
 
@@ -56,7 +56,7 @@ async fn completions_that_waited_for_all_replicas_survive_a_planned_failover() {
         // Usually at once. What is promised is the lease (3 s).
         let most = match flavour {
             Flavour::Valkey => Duration::from_secs(3),
-            Flavour::Redis | Flavour::Redis62 => Duration::from_millis(100),
+            Flavour::Redis | Flavour::Redis62 => Duration::from_secs(1),
         };
         assert!(switch.in_use < most, "{switch:?}");
     }

@@ -43,6 +43,7 @@ pub async fn all(store: &Arc<dyn IdempotencyStore>, flush: &(dyn Fn() + Sync)) {
     unknown::a_release_after_a_crash_says_nothing_of_the_crash(it).await;
     unknown::a_crash_blocks_who_does_not_take_over(it).await;
     unknown::a_live_claim_is_not_resolved(it).await;
+    unknown::a_completion_after_a_resolution_is_refused(it).await;
     bounds::a_record_outlives_its_lease_and_is_forgotten_in_the_end(it).await;
     bounds::names_and_keys_do_not_leak_into_each_other(it).await;
     bounds::what_makes_no_sense_is_refused(it).await;

@@ -58,6 +58,20 @@ pub(super) async fn an_unknown_outcome_blocks_until_resolved(store: &dyn Idempot
     assert_eq!(known, WriteOutcome::Kept);
 }
 
+/// The attempt was thought to be dead. Its caller must not be told another outcome than all others are.
+pub(super) async fn a_completion_after_a_resolution_is_refused(store: &dyn IdempotencyStore) {
+    let key = "resolved-before";
+    let holder = hold(store, key, "a").await;
+    let unknown = store.unknown(NAME, key, &holder).await;
+    assert_eq!(unknown, Ok(WriteOutcome::Kept));
+    let resolution = StoreResolution::Done(done(b"7"));
+    let resolved = store.resolve(NAME, key, holder.fence, &resolution).await;
+    assert_eq!(resolved, Ok(WriteOutcome::Kept));
+    let late = complete(store, key, &holder, b"8").await;
+    assert_eq!(late, WriteOutcome::Lost(Loss::Taken));
+    assert_eq!(replayed(claim(store, key, &claim_of("a")).await), "7");
+}
+
 pub(super) async fn an_unknown_outcome_is_taken_over_by_who_wants_to(store: &dyn IdempotencyStore) {
     let key = "doubt";
     let holder = hold(store, key, "a").await;

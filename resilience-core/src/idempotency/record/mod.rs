@@ -59,6 +59,9 @@ pub use self::messages::{
 /// One above the largest number that a record holds: scripts compute in doubles.
 pub const BEYOND: u64 = 1 << 53;
 
+/// The owner of an outcome that was found out: the work's own completion, should it come yet, is not taken for it.
+const RESOLVED: &str = "resolved";
+
 /// What is left of a lease is noted when it has become less by as much.
 const NOTED_MS: u64 = 100;
 
@@ -189,7 +192,7 @@ impl Record {
     }
 
     /// Records what was found out about the attempt under `fence`, whose outcome is unknown or whose lease has ended, and
-    /// about all attempts before it. The first resolution wins.
+    /// about all attempts before it. The first resolution wins, also over a completion that comes later.
     // Unknown, Running (lease ended), Released (in doubt) => Done or Released
     pub fn resolve(&mut self, fence: u64, resolution: &StoreResolution, now: u64) -> WriteOutcome {
         self.forget(now);
@@ -208,7 +211,10 @@ impl Record {
             return WriteOutcome::Lost(Loss::Over);
         }
         match resolution {
-            StoreResolution::Done(completion) => self.done(completion, now),
+            StoreResolution::Done(completion) => {
+                self.done(completion, now);
+                self.owner = Arc::from(RESOLVED);
+            }
             StoreResolution::Release => {
                 self.previous = Previous::Released;
                 self.rest(Phase::Released, now);

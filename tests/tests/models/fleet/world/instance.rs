@@ -128,6 +128,7 @@ impl World {
             failing: false,
             bucket_ms: TICK,
             live_ms: 0,
+            state: None,
         };
         let report = one.ledger.last_report(Some(&standing));
         match report {
