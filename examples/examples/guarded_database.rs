@@ -19,12 +19,12 @@
 use std::{error::Error as StdError, time::Duration};
 
 use resilience_core::{
-    Error,
-    breaker::{CircuitBreaker, CircuitBreakerService, OpenFor, State},
-    bulkhead::{Bulkhead, BulkheadService},
-    deadline::{Timeout, TimeoutService},
+    Bulkhead, CircuitBreaker, Error, Retry, Timeout,
+    breaker::{CircuitBreakerService, OpenFor, State},
+    bulkhead::BulkheadService,
+    deadline::TimeoutService,
     execute::{Execute, Guarded},
-    retry::{Backoff, Retry, RetryService},
+    retry::{Backoff, RetryService},
     sql::{self, SqlxErrors},
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
@@ -195,7 +195,7 @@ async fn dry_pool(shop: &Shop, seen: &mut Seen) -> Result<(), BoxError> {
         "3. The pool is dry. Of 100 reads, {} waited for it ({} retries in all), then the breaker opened: {} were \
          told at once, the slowest in {:?}.",
         seen.waited_for_the_pool,
-        shop.retry.retries(),
+        shop.retry.snapshot().retries,
         seen.failed_fast,
         seen.slowest_fast_failure,
     );

@@ -8,7 +8,7 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
-//! use resilience_core::{Error, Reason, deadline::{self, Timeout}};
+//! use resilience_core::{Error, Reason, Timeout, deadline};
 //! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 //!
 //! let timeout = Timeout::new("api", Duration::from_millis(20))?;
@@ -98,7 +98,7 @@ pub(crate) use current::{before, before_deadline};
 pub use future::ResponseFuture;
 pub use layer::{PerRequest, SameForAll, TimeoutLayer};
 pub use service::TimeoutService;
-pub use timeout::Timeout;
+pub use timeout::{Timeout, TimeoutSnapshot};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

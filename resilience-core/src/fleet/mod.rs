@@ -9,6 +9,7 @@
 //! | what | where |
 //! |---|---|
 //! | [`StoreFuture`], [`StoreError`] | what the methods of every store trait return |
+//! | [`IntoStore`] | what the `.store(..)` method of every builder takes |
 //! | [`FleetOptions`] | the builder part for instance name, time budget, heartbeat and outage policy |
 //! | [`OnOutage`] | what happens to calls while the store is unavailable |
 //! | [`Subscription`], [`Pushed`] | messages from a store, latest value only |
@@ -56,7 +57,7 @@ pub use self::{
     membership::MemberStore,
     options::FleetOptions,
     outage::OnOutage,
-    store::{StoreError, StoreFuture},
+    store::{IntoStore, StoreError, StoreFuture},
     subscription::{Pushed, Subscription},
     time::RecordClock,
 };
@@ -67,6 +68,7 @@ pub(crate) use self::{
     handle::{HandleTasks, InProgress},
     heartbeat::join,
     instance::instance_id,
-    options::{FleetDefaults, FleetSettings, runtime},
+    options::{FleetDefaults, FleetSettings, required, runtime},
+    store::into_store,
     time::{at_most, certain_until, jittered, millis},
 };

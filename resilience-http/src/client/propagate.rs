@@ -35,8 +35,8 @@ use crate::headers;
 /// ```
 /// use std::{convert::Infallible, time::Duration};
 /// use http::{Request, Response};
-/// use resilience_core::deadline::{self, Deadline};
-/// use resilience_http::{client::Propagation, headers};
+/// use resilience_core::{Deadline, deadline};
+/// use resilience_http::{Propagation, headers};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {

@@ -101,6 +101,8 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+crate::fleet::into_store!(BreakerStore);
+
 impl Probe for dyn BreakerStore {
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {
         BreakerStore::probe(self, name)

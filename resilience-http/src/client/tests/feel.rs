@@ -69,7 +69,7 @@ async fn a_bad_url_is_reqwests_error_and_nobodys_failure() {
         assert!(error.is_builder(), "{url}");
         assert_eq!(error.to_string(), plain.to_string());
     }
-    assert_eq!(client.retry().unwrap().retries(), 0);
+    assert_eq!(client.retry().unwrap().snapshot().retries, 0);
     let snapshots = client.breakers().unwrap().snapshots();
     assert!(snapshots.iter().all(|breaker| breaker.totals.failures == 0));
 }

@@ -57,7 +57,7 @@ async fn instances_share_the_places_and_costs_count() {
     assert_eq!((free.fence(), in_flight(&store).await), (None, 5));
     one.set_max_concurrent(9).unwrap();
     assert!(one.acquire(4).await.is_ok());
-    assert_eq!(other.view().await.unwrap().leases, 3);
+    assert_eq!(other.fleet_view().await.unwrap().leases, 3);
 }
 
 #[tokio::test(start_paused = true)]
