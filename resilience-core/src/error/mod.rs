@@ -255,7 +255,7 @@ impl InvalidConfig {
     #[must_use]
     pub fn no_runtime(field: &'static str) -> Self {
         let value = format_args!("used outside of a tokio runtime");
-        let rule = "starts a background task: build in an async function, or after `tokio::runtime::Handle::enter`";
+        let rule = "needs a background task; build the handle in an async function, or after `tokio::runtime::Handle::enter`";
         Self::new(field, value, rule)
     }
 

@@ -113,9 +113,9 @@ impl Propagation {
 
     /// Makes a layer.
     #[must_use]
-    pub fn layer(self) -> PropagationLayer {
+    pub fn layer(&self) -> PropagationLayer {
         PropagationLayer {
-            propagation: Arc::new(self),
+            propagation: Arc::new(self.clone()),
         }
     }
 

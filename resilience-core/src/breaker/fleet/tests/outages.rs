@@ -136,9 +136,3 @@ async fn the_task_ends_with_the_breaker() {
     assert_eq!(metrics.num_alive_tasks(), alive - 1);
     assert_eq!(alive, 1);
 }
-
-#[test]
-fn a_shared_breaker_outside_of_a_runtime_is_refused_by_name() {
-    let error = builder(InProcessBreakers::new()).build().unwrap_err();
-    assert_eq!(error.field(), "store");
-}

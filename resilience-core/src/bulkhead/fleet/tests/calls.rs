@@ -172,9 +172,3 @@ async fn what_cannot_work_is_refused_when_it_is_built() {
     let bulkhead = build(&store, 1);
     assert!(bulkhead.set_max_concurrent(0).is_err());
 }
-
-#[test]
-fn a_bulkhead_that_is_built_outside_of_a_runtime_is_an_error() {
-    let refused = of(&Faulty::default(), 1).build().unwrap_err();
-    assert_eq!(refused.field(), "store");
-}

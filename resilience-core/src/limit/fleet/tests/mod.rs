@@ -132,12 +132,6 @@ async fn bad_settings_are_refused_by_name() {
     assert_eq!(field(ten(&server).near(1.5).build()), "near");
 }
 
-#[test]
-fn without_a_runtime_it_is_not_built() {
-    let made = ten(&Server::default()).build();
-    assert_eq!(made.unwrap_err().field(), "store");
-}
-
 #[tokio::test(start_paused = true)]
 async fn all_limits_are_charged_or_none_in_one_round_trip_and_the_answer_says_it_all() {
     let server = Server::default();

@@ -289,9 +289,3 @@ async fn a_region_that_is_shut_down_takes_its_demand_back() {
     tokio::time::sleep(SECOND / 100).await;
     assert_eq!(demand().await, 0);
 }
-
-#[test]
-fn without_a_runtime_no_region_is_built() {
-    let ledgers = [(); 2].map(|()| InProcessRegion::new());
-    assert_eq!(builder(&ledgers, 0).build().unwrap_err().field(), "here");
-}
