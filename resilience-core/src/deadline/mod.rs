@@ -93,8 +93,10 @@ mod readiness;
 mod service;
 mod timeout;
 
+#[cfg(feature = "idempotency")]
+pub(crate) use current::before;
+pub(crate) use current::before_deadline;
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
-pub(crate) use current::{before, before_deadline};
 pub use future::ResponseFuture;
 pub use layer::{PerRequest, SameForAll, TimeoutLayer};
 pub use service::TimeoutService;

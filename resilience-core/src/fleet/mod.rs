@@ -65,10 +65,12 @@ pub use self::{
 pub(crate) use self::{
     agent::{Agent, AgentHandle, Waker, spawn},
     client::{Probe, StoreClient, retry_delays},
-    handle::{HandleTasks, InProgress},
+    handle::HandleTasks,
     heartbeat::join,
     instance::instance_id,
     options::{FleetDefaults, FleetSettings, required, runtime},
     store::into_store,
-    time::{at_most, certain_until, jittered, millis},
+    time::{certain_until, jittered, millis},
 };
+#[cfg(feature = "idempotency")]
+pub(crate) use self::{handle::InProgress, time::at_most};
