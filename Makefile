@@ -1,7 +1,7 @@
 # The commands that people repeat. `make help` lists them. Continuous integration calls the same ones (.ci/run).
 
 # The features that tests and lints switch on. TLS is switched on by the tests themselves (tests/Cargo.toml).
-FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
+FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/testing,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
 # The peers bring features of their own, which must not leak into what is tested: built apart. One of them asks for a newer
 # compiler than it needs.
@@ -13,7 +13,7 @@ TESTED := $(CHECKED) --exclude resilience-dependencies --exclude resilience-figu
 PUBLIC := -p resilience-core -p resilience-http -p resilience-redis -p resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test peers lint words fmt docs features loom deny fuzz figures instructions torture bench storm ci
+.PHONY: help setup test tests-redis tests-other peers lint words fmt docs features loom deny fuzz figures instructions torture bench storm ci
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,20 @@ setup: ## Install what the tests need beside Rust (PostgreSQL's server programs,
 
 # Part of it: make test ONLY="--test redis" FILTER=regions::
 test: setup ## Every test: units, properties, real servers, a real PostgreSQL, real Redis servers, documentation, allocations
+ifneq ($(ONLY)$(FILTER),)
 	$(CARGO) test --no-fail-fast $(TESTED) $(or $(ONLY),--tests) $(and $(FILTER),-- $(FILTER))
-	$(if $(ONLY)$(FILTER),,$(CARGO) test --no-fail-fast $(TESTED) --doc)
+else
+	$(CARGO) test --no-run $(TESTED) --tests
+	@$(MAKE) --no-print-directory -k -j2 tests-redis tests-other
+endif
+
+# The program `redis` waits for servers most of its time: the others run beside it. Each program is in one of the two.
+tests-redis:
+	$(CARGO) test --no-fail-fast $(TESTED) --test redis
+
+tests-other:
+	$(CARGO) test --no-fail-fast $(TESTED) --lib --bins --test '[!r]*'
+	$(CARGO) test --no-fail-fast $(TESTED) --doc
 
 peers: setup ## The benches, and what the peers do when it matters, beside ours (a job of its own: not part of `make ci`)
 	$(CARGO) clippy $(PEERS) -p resilience-benches --all-targets -- -D warnings

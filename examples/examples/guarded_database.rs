@@ -3,7 +3,7 @@
 //!
 //! Guards a pool (SQLite in memory; Postgres and MySQL are guarded the same way) with deadline, retry, bulkhead and
 //! circuit breaker. The queries stay what they are: closures over `sqlx`, run through the stack by
-//! [`Guarded`].
+//! [`Stack`].
 //!
 //! ```text
 //! cargo run -p resilience-examples --example guarded_database
@@ -20,33 +20,23 @@ use std::{error::Error as StdError, time::Duration};
 
 use resilience_core::{
     Bulkhead, CircuitBreaker, Error, Retry, Timeout,
-    breaker::{CircuitBreakerService, OpenFor, State},
-    bulkhead::BulkheadService,
-    deadline::TimeoutService,
-    execute::{Execute, Guarded},
-    retry::{Backoff, RetryService},
+    breaker::{OpenFor, State},
+    execute::Stack,
+    retry::Backoff,
     sql::{self, SqlxErrors},
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
 use tokio::{task::JoinSet, time::Instant};
-use tower::ServiceBuilder;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// How long a query waits for a connection.
 const POOL_TIMEOUT: Duration = ms(50);
 
-/// The stack by its name, so that it can be kept in a struct. It serves closures of any output type.
-type Db = Guarded<
-    TimeoutService<
-        RetryService<BulkheadService<CircuitBreakerService<Execute, SqlxErrors>>, SqlxErrors>,
-    >,
->;
-
 /// A database and what guards it.
 struct Shop {
     pool: SqlitePool,
-    db: Db,
+    db: Stack<SqlxErrors>,
     retry: Retry,
     bulkhead: Bulkhead,
     breaker: CircuitBreaker,
@@ -109,13 +99,13 @@ impl Shop {
             .consecutive_failures(5)
             .open_for(OpenFor::fixed(ms(200)))
             .build()?;
-        let stack = ServiceBuilder::new()
-            .layer(timeout.layer())
-            .layer(retry.layer().classify(SqlxErrors))
-            .layer(bulkhead.layer())
-            .layer(breaker.layer().classify(SqlxErrors))
-            .service(Execute);
-        let db = Guarded::new(stack);
+        let db = Stack::builder()
+            .timeout(&timeout)
+            .retry(&retry)
+            .bulkhead(&bulkhead)
+            .breaker(&breaker)
+            .classify(SqlxErrors)
+            .build();
         Ok(Self {
             pool,
             db,

@@ -75,7 +75,8 @@
 //!
 //! Off by default: `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys, at rest.
 //! `sqlx`: classification of sqlx errors, transactions and pools that survive cancellation.
-//! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database.
+//! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database. `testing`: `conformance`, suites for stores
+//! and layers of your own.
 
 pub mod admission;
 mod backoff;
@@ -84,6 +85,8 @@ pub mod bulkhead;
 pub mod classify;
 pub mod clock;
 pub mod completion;
+#[cfg(all(feature = "testing", not(loom)))]
+pub mod conformance;
 pub mod cost;
 pub mod deadline;
 pub mod error;

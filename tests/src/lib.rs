@@ -1,15 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 pub mod answers;
-pub mod breaker_conformance;
-pub mod bulkhead_conformance;
 mod child_process;
-pub mod contract;
 pub mod fake_redis;
 pub mod fault_server;
-pub mod idempotency_conformance;
 pub mod lasting;
-pub mod limit_conformance;
 pub mod limit_script;
 pub mod pgbouncer;
 pub mod postgres;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use reqwest::{Request, Response};
+use resilience_core::conformance::layer::{Answer, Ask, Instance, Plan, Stack, Subject};
 use resilience_core::{
     breaker::{CircuitBreaker, Window},
     bulkhead::Bulkhead,
@@ -22,7 +23,6 @@ use resilience_http::{
         CallTimeoutLayer, Host, HttpReplay, IdempotencyKeys, Propagation, UpstreamLimitsLayer,
     },
 };
-use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{
     BoxError, Layer, Service, ServiceBuilder,
     layer::layer_fn,

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::{Pattern, Reason, Rejected};
-use resilience_tests::contract::{
+use resilience_core::conformance::layer::{
     CONTRACTS, Instance, Plan, Subject,
     broken::{BrokenLayer, Flaw, PLACES},
     examine,
 };
+use resilience_core::{Pattern, Reason, Rejected};
 use tower::{
     BoxError,
     layer::{layer_fn, util::Identity},

@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, http::StatusCode, routing::get};
+use resilience_core::conformance::layer::{Ask, Driven, Plan, Probe, Readiness, Stack, rest};
 use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, HalfOpen, OpenFor, Override, State},
@@ -18,7 +19,6 @@ use resilience_core::{
     deadline::Timeout,
 };
 use resilience_http::{HttpClassifier, OnBodyEnd, server};
-use resilience_tests::contract::{Ask, Driven, Plan, Probe, Readiness, Stack, rest};
 use tower::{
     Layer, Service, ServiceBuilder, ServiceExt,
     balance::p2c::Balance,

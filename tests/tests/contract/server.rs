@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use resilience_core::conformance::layer::{Answer, Ask, Instance, Plan, Stack, Subject};
 use resilience_core::{
     Pattern, Reason, Rejected,
     bulkhead::Bulkhead,
@@ -16,7 +17,6 @@ use resilience_http::{
     OnBodyEnd,
     server::{self, IdempotentBody, IdempotentRequests, InboundDeadline, LimitRequests},
 };
-use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{
     BoxError, Layer, Service, ServiceBuilder,
     layer::layer_fn,

@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use resilience_core::conformance::layer::{Answer, Ask, Plan, Probe, Readiness, Stack};
 use resilience_core::{
     Pattern, Reason, Rejected, ServiceError,
     breaker::{CircuitBreaker, OpenFor, State, Window},
@@ -9,7 +10,6 @@ use resilience_core::{
     deadline::{self, Deadline, Timeout},
     retry::{Backoff, Retry, RetryBudget},
 };
-use resilience_tests::contract::{Answer, Ask, Plan, Probe, Readiness, Stack};
 use tower::{BoxError, Layer, Service, ServiceExt, limit::ConcurrencyLimit};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use resilience_tests::contract::CONTRACTS;
+use resilience_core::conformance::layer::CONTRACTS;
 
 const TABLE: &str = include_str!("../../TRAPS.md");
 

@@ -1,8 +1,7 @@
 //! Every store of shared breakers, held to one suite.
 
-use resilience_core::breaker::fleet::InProcessBreakers;
+use resilience_core::{breaker::fleet::InProcessBreakers, conformance};
 use resilience_tests::{
-    breaker_conformance,
     redis::{Flavour, RedisServer},
     redis_cluster::RedisCluster,
     redis_scene::connect,
@@ -10,12 +9,12 @@ use resilience_tests::{
 };
 
 async fn conforms(url: &str) {
-    breaker_conformance::all(&connect(url).await.breakers()).await;
+    conformance::breaker::all(&connect(url).await.breakers()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_this_process_conforms() {
-    breaker_conformance::all(&InProcessBreakers::new()).await;
+    conformance::breaker::all(&InProcessBreakers::new()).await;
 }
 
 /// Redis, and Valkey where the machine has it.

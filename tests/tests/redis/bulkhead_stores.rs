@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::bulkhead::fleet::{
-    AcquireRequest, Admission, BulkheadStore, Heartbeat, InProcessBulkheads, Release,
+use resilience_core::{
+    bulkhead::fleet::{
+        AcquireRequest, Admission, BulkheadStore, Heartbeat, InProcessBulkheads, Release,
+    },
+    conformance,
 };
 use resilience_redis::RedisBulkheads;
 use resilience_tests::{
-    bulkhead_conformance,
     redis::{Flavour, RedisServer},
     redis_cluster::RedisCluster,
     redis_scene::connect,
@@ -16,13 +18,13 @@ use resilience_tests::{
 
 async fn conforms(url: &str) {
     let store: Arc<dyn BulkheadStore> = Arc::new(connect(url).await.bulkheads());
-    bulkhead_conformance::all(&store).await;
+    conformance::bulkhead::all(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bulkheads_of_this_process_conform() {
     let store: Arc<dyn BulkheadStore> = Arc::new(InProcessBulkheads::new());
-    bulkhead_conformance::all(&store).await;
+    conformance::bulkhead::all(&store).await;
 }
 
 /// Redis, and Valkey where the machine has it.

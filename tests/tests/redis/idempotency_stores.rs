@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::idempotency::{Idempotency, IdempotencyStore, InProcessIdempotency};
+use resilience_core::{
+    conformance,
+    idempotency::{Idempotency, IdempotencyStore, InProcessIdempotency},
+};
 use resilience_redis::Redis;
 use resilience_tests::{
-    idempotency_conformance,
     redis::{Flavour, RedisServer, replicated},
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
@@ -15,7 +17,7 @@ use resilience_tests::{
 async fn the_store_in_this_process_conforms() {
     let store = InProcessIdempotency::new();
     let shared: Arc<dyn IdempotencyStore> = Arc::new(store.clone());
-    idempotency_conformance::all(&shared, &|| store.flush()).await;
+    conformance::idempotency::all(&shared, &|| store.flush()).await;
 }
 
 /// Outcomes of a megabyte on a busy machine take their time.
@@ -33,7 +35,7 @@ async fn connect(url: &str) -> Redis {
 
 async fn conforms(url: &str, flush: &(dyn Fn() + Sync)) {
     let store: Arc<dyn IdempotencyStore> = Arc::new(connect(url).await.idempotency());
-    idempotency_conformance::all(&store, flush).await;
+    conformance::idempotency::all(&store, flush).await;
 }
 
 /// With one name of a handle, and with keys and requests that are the same.
@@ -119,5 +121,5 @@ async fn with_a_replica_to_wait_for_it_conforms() {
     let soon = Duration::from_secs(30);
     durable.ready(soon).await.expect("connects");
     let durable: Arc<dyn IdempotencyStore> = Arc::new(durable);
-    idempotency_conformance::all(&durable, &|| flush(&master)).await;
+    conformance::idempotency::all(&durable, &|| flush(&master)).await;
 }

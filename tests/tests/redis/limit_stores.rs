@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::limit::{
-    Quota,
-    store::{Demand, InProcessLimits, LimitStore, ShardedLimits, StoreDecision, StoreFuture},
+use resilience_core::{
+    conformance,
+    limit::{
+        Quota,
+        store::{Demand, InProcessLimits, LimitStore, ShardedLimits, StoreDecision, StoreFuture},
+    },
 };
 use resilience_redis::Redis;
 use resilience_tests::{
-    limit_conformance, limit_script,
+    limit_script,
     redis::{Flavour, RedisServer},
     redis_cluster::RedisCluster,
     redis_scene,
@@ -18,7 +21,7 @@ use resilience_tests::{
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_this_process_conforms() {
     let store: Arc<dyn LimitStore> = Arc::new(InProcessLimits::new());
-    limit_conformance::all(&store).await;
+    conformance::limit::all(&store).await;
 }
 
 /// Redis, and Valkey where the machine has it.
@@ -28,7 +31,7 @@ async fn redis_conforms() {
         println!("{flavour:?}");
         let server = RedisServer::start_flavour(flavour, &[]);
         let store: Arc<dyn LimitStore> = Arc::new(connect(&server).await.limits());
-        limit_conformance::all(&store).await;
+        conformance::limit::all(&store).await;
     }
 }
 
@@ -36,7 +39,7 @@ async fn redis_conforms() {
 async fn a_cluster_conforms() {
     let cluster = RedisCluster::start();
     let store: Arc<dyn LimitStore> = Arc::new(redis_scene::connect(&cluster.url()).await.limits());
-    limit_conformance::all(&store).await;
+    conformance::limit::all(&store).await;
     split_conforms(redis_scene::connect(&cluster.url()).await.limits()).await;
 }
 
@@ -45,7 +48,7 @@ async fn a_master_found_through_sentinels_conforms() {
     let group = RedisSentinels::start();
     let limits = redis_scene::connect(&group.url()).await.limits();
     let store: Arc<dyn LimitStore> = Arc::new(limits.clone());
-    limit_conformance::all(&store).await;
+    conformance::limit::all(&store).await;
     split_conforms(limits).await;
 }
 
@@ -56,14 +59,14 @@ async fn sub_buckets_conform_in_this_process_and_in_redis() {
     let limits = connect(&server).await.limits();
     split_conforms(limits.clone()).await;
     let one: Arc<dyn LimitStore> = Arc::new(ShardedLimits::new(limits, 1).unwrap());
-    limit_conformance::all(&one).await;
+    conformance::limit::all(&one).await;
 }
 
 async fn split_conforms(store: impl LimitStore + Clone) {
     for parts in [2, 8] {
         let split = ShardedLimits::new(Named(store.clone(), parts), parts).unwrap();
         let split: Arc<dyn LimitStore> = Arc::new(split);
-        limit_conformance::split(&split).await;
+        conformance::limit::split(&split).await;
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use resilience_core::conformance;
 use resilience_redis::{Redis, RedisBuilder, Status};
-use resilience_tests::{breaker_conformance, redis::RedisServer, redis_scene::SOON};
+use resilience_tests::{redis::RedisServer, redis_scene::SOON};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -56,7 +57,7 @@ async fn over_tls_the_store_conforms() {
     let server = authority.server(&["127.0.0.1"]);
     let redis = connect(&server, &authority.pem());
     redis.ready(SOON).await.expect("connects");
-    breaker_conformance::all(&redis.breakers()).await;
+    conformance::breaker::all(&redis.breakers()).await;
 }
 
 async fn is_refused(redis: &Redis) {

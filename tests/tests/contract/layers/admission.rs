@@ -2,12 +2,12 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use resilience_core::conformance::layer::{Instance, Plan, Subject};
 use resilience_core::{
     Pattern, Reason, Rejected, Verdict,
     admission::{Admission, AdmissionLayer, Admit, Permit, Refused},
     completion::Guard,
 };
-use resilience_tests::contract::{Instance, Plan, Subject};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{PLACES, SECOND};

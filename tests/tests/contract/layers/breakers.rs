@@ -1,12 +1,12 @@
 //! Circuit breakers: closed, half-open, under orders, as a gate, by key.
 
+use resilience_core::conformance::layer::{Answer, Ask, Instance, Plan, Stack, Subject};
 use resilience_core::{
     Verdict,
     breaker::{self, CircuitBreaker, HalfOpen, OpenFor, Override, State, Window},
     completion::Guard,
     keyed::Keyed,
 };
-use resilience_tests::contract::{Answer, Ask, Instance, Plan, Stack, Subject};
 use tower::{BoxError, Layer, Service};
 
 use super::{PLACES, SECOND};

@@ -1,5 +1,6 @@
 //! Rate limits: of one process, by key, and of a fleet.
 
+use resilience_core::conformance::layer::{Ask, Instance, Plan, Subject};
 use resilience_core::{
     keyed::Keyed,
     limit::{
@@ -8,7 +9,6 @@ use resilience_core::{
         store::InProcessLimits,
     },
 };
-use resilience_tests::contract::{Ask, Instance, Plan, Subject};
 
 use super::{PLACES, SECOND};
 

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use resilience_core::conformance::layer::{Answer, Ask, Instance, Plan, Probe, Stack, Subject};
 use resilience_core::{
     Error,
     bulkhead::{
@@ -26,7 +27,6 @@ use resilience_core::{
     retry::{Backoff, Retry, RetryBudget},
     shed::LoadShed,
 };
-use resilience_tests::contract::{Answer, Ask, Instance, Plan, Probe, Stack, Subject};
 use tower::{
     BoxError, Layer, Service, ServiceBuilder, layer::layer_fn, limit::ConcurrencyLimit,
     util::MapErr,

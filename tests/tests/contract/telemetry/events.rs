@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use resilience_core::{
     breaker::{CircuitBreaker, HalfOpen, OpenFor, Override},
     bulkhead::Bulkhead,
+    conformance::layer::{Ask, Driven, Plan, Probe, Readiness},
     deadline::Timeout,
     fallback::Fallback,
     idempotency::{
@@ -23,10 +24,7 @@ use resilience_core::{
     sql::inbox::SqliteInbox,
 };
 use resilience_redis::Redis;
-use resilience_tests::{
-    contract::{Ask, Driven, Plan, Probe, Readiness},
-    redis::free_port,
-};
+use resilience_tests::redis::free_port;
 use tower::Layer;
 use tracing::{
     Dispatch, Event, Level, Subscriber,

@@ -19,6 +19,7 @@ use resilience_core::{
         fleet::{FleetBulkhead, InProcessBulkheads},
     },
     completion::Guard,
+    conformance::layer::{Ask, Driven, Plan, Probe, Readiness},
     deadline::Timeout,
     fallback::Fallback,
     keyed::Keyed,
@@ -34,7 +35,6 @@ use resilience_core::{
 use resilience_http::{Client, client::Host};
 use resilience_redis::Redis;
 use resilience_tests::{
-    contract::{Ask, Driven, Plan, Probe, Readiness},
     fault_server::{Behaviour, FaultServer},
     redis::free_port,
     until::eventually,

@@ -12,7 +12,7 @@ mod table;
 
 use std::time::Duration;
 
-use resilience_tests::contract::{Ask, Plan, Stack};
+use resilience_core::conformance::layer::{Ask, Plan, Stack};
 use tower::{BoxError, Service, ServiceExt};
 
 const MOMENT: Duration = Duration::from_millis(1);

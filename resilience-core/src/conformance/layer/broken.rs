@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use resilience_core::{Pattern, Reason, Rejected};
+use crate::{Pattern, Reason, Rejected};
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service, ServiceExt};
 

@@ -1,10 +1,10 @@
 //! Records that the store has lost.
 
-use bytes::Bytes;
-use resilience_core::idempotency::{
+use crate::idempotency::{
     IdempotencyStore,
     record::{Claim, Claimed, Loss, Phase, WriteOutcome},
 };
+use bytes::Bytes;
 
 use super::{
     NAME, claim, claim_of, complete, extend, hold, hold_by, phase, release, replayed, save,

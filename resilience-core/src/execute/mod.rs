@@ -3,6 +3,7 @@
 //! [`Execute`] is the innermost service of such a stack. Its request is a closure, its response the output of the closure's
 //! future. [`Guarded`] is the handle that callers hold: it wraps the closure, drives the stack to
 //! readiness and calls it. One stack serves closures of every output and error type: nothing in its type names them.
+//! [`Stack`] is the usual one, with a type that fits in a struct.
 //!
 //! ```
 //! use std::time::Duration;
@@ -39,6 +40,11 @@
 //! **Cost**: a clone of the stack per call, on the caller's stack: no allocation, but the reference counts of the
 //! layers' handles. **Cancellation**: dropping the future drops the closure's future.
 
+mod optional;
+mod stack;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use std::{
     fmt,
     future::Future,
@@ -51,6 +57,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{error::Error, retry::Replayable};
+
+pub use self::{
+    optional::{Optional, OptionalFuture},
+    stack::{Stack, StackBuilder, StackService},
+};
 
 /// Wraps [`Execute`] in `layers`. A `tower::ServiceBuilder` is such a layer, and so is a single layer.
 pub fn guard<L: Layer<Execute>>(layers: L) -> Guarded<L::Service>
@@ -275,137 +286,5 @@ impl<S: Service<Req>, Req> Future for Call<S, Req> {
                 StateProj::Done => panic!("polled after it was done"),
             }
         }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::{
-        cell::{Cell, RefCell},
-        convert::Infallible,
-        io,
-        sync::atomic::{AtomicU32, Ordering::Relaxed},
-        time::Duration,
-    };
-
-    use tokio_test::{assert_pending, assert_ready, task};
-    use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer};
-
-    use super::*;
-    use crate::{
-        Rejected, ServiceError,
-        bulkhead::Bulkhead,
-        deadline::Timeout,
-        retry::{self, Retry},
-    };
-
-    #[tokio::test]
-    async fn one_stack_serves_closures_of_any_output_and_error_type() {
-        let stack = guard(ServiceBuilder::new().layer(ConcurrencyLimitLayer::new(2)));
-        let local = String::from("borrowed");
-        let text: Result<&str, Error<Infallible>> = stack.call(|| async { Ok(&*local) }).await;
-        let number: Result<u64, Error<io::Error>> = stack.call_idempotent(|| async { Ok(7) }).await;
-        let failed: Result<(), Error<&str>> = stack.call(|| async { Err("no") }).await;
-        assert_eq!(text, Ok("borrowed"));
-        assert_eq!(number.unwrap(), 7);
-        assert_eq!(failed, Err(Error::Service("no")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn idempotent_work_is_repeated_and_knows_it_and_other_work_is_not() {
-        let timeout = Timeout::new("db", Duration::from_secs(2)).unwrap();
-        let retry = Retry::builder("db").max_attempts(3).build().unwrap();
-        let bulkhead = Bulkhead::builder("db").build().unwrap();
-        let layers = ServiceBuilder::new()
-            .layer(timeout.layer())
-            .layer(retry.layer())
-            .layer(bulkhead.layer());
-        let stack = guard(layers);
-
-        let attempts = RefCell::new(Vec::new());
-        let flaky = async || {
-            attempts.borrow_mut().push(retry::attempt());
-            match retry::attempt() {
-                1 | 2 => Err("flaky"),
-                attempt => Ok(attempt),
-            }
-        };
-        assert_eq!(stack.call_idempotent(flaky).await, Ok(3));
-        assert_eq!(attempts.take(), [1, 2, 3]);
-        assert_eq!(stack.call(flaky).await, Err(Error::Service("flaky")));
-        assert_eq!(attempts.take(), [1]);
-
-        // One stack, other types.
-        let name = String::from("no such row");
-        let text: Result<(), Error<&str>> = stack.call_idempotent(|| async { Err(&*name) }).await;
-        assert_eq!(text, Err(Error::Service("no such row")));
-        let number: Result<u64, Error<io::Error>> = stack.call(|| async { Ok(7) }).await;
-        assert_eq!(number.unwrap(), 7);
-        assert_eq!(bulkhead.snapshot().in_flight, 0);
-    }
-
-    #[tokio::test]
-    async fn work_that_cannot_be_shared_between_threads_runs_too() {
-        let stack = guard(ServiceBuilder::new());
-        let count = Cell::new(0);
-        let add = async || {
-            count.set(count.get() + 1);
-            Ok::<_, ()>(())
-        };
-        stack.call(add).await.unwrap();
-        assert_eq!(count.get(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_call_can_be_spawned() {
-        let stack = guard(ServiceBuilder::new().layer(ConcurrencyLimitLayer::new(2)));
-        let task = tokio::spawn(stack.call(|| async { Ok::<_, io::Error>(1) }));
-        assert_eq!(task.await.unwrap().unwrap(), 1);
-    }
-
-    #[tokio::test]
-    async fn nothing_happens_before_the_call_is_polled_and_the_stack_is_ready() {
-        let stack = guard(ServiceBuilder::new().layer(ConcurrencyLimitLayer::new(1)));
-        let runs = AtomicU32::new(0);
-        let count = || async {
-            runs.fetch_add(1, Relaxed);
-            std::future::pending::<Result<(), Infallible>>().await
-        };
-        let mut first = task::spawn(stack.call(count));
-        assert_eq!(runs.load(Relaxed), 0);
-        assert_pending!(first.poll());
-        let mut second = task::spawn(stack.call(count));
-        assert_pending!(second.poll());
-        assert_eq!(runs.load(Relaxed), 1, "the limit has one place");
-        drop(first);
-        assert!(second.is_woken());
-        assert_pending!(second.poll());
-        assert_eq!(runs.load(Relaxed), 2);
-    }
-
-    #[test]
-    fn a_stack_that_is_never_ready_fails_the_call_with_its_error() {
-        #[derive(Clone)]
-        struct Closed;
-        impl<R> Service<R> for Closed {
-            type Response = ();
-            type Error = Error<()>;
-            type Future = std::future::Ready<Result<(), Error<()>>>;
-            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-                let full = Rejected::new(crate::Pattern::LoadShed, crate::Reason::Overloaded, "x");
-                Poll::Ready(Err(full.into()))
-            }
-            fn call(&mut self, _: R) -> Self::Future {
-                unreachable!("never ready")
-            }
-        }
-        let stack = Guarded::new(Closed);
-        let mut call = task::spawn(stack.call(|| async { Ok(()) }));
-        assert!(
-            assert_ready!(call.poll())
-                .unwrap_err()
-                .as_rejected()
-                .is_some()
-        );
     }
 }

@@ -3,7 +3,7 @@
 use tower::{Service, ServiceExt};
 
 use super::call;
-use crate::contract::{Fault, Outcome, Plan, Probe, Readiness, Subject};
+use crate::conformance::layer::{Fault, Outcome, Plan, Probe, Readiness, Subject};
 
 /// The service below fails in `poll_ready`: so does the layer, or its next call.
 pub(super) async fn an_error_of_readiness_is_passed_on(subject: Subject) -> Outcome {

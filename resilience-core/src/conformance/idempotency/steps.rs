@@ -1,16 +1,16 @@
 //! Claims, and what their holders may do.
 
-use bytes::Bytes;
-use resilience_core::idempotency::{
+use crate::idempotency::{
     IdempotencyStore,
     record::{Claim, Claimed, Completion, Holder, Loss, Phase, Previous, WriteOutcome},
 };
+use bytes::Bytes;
 
 use super::{
     HOUR, NAME, SOON, brief, claim, claim_of, complete, done, extend, granted, hold, hold_by,
     lease_is_over, phase, release, replayed, save,
 };
-use crate::until::eventually;
+use crate::conformance::eventually;
 
 pub(super) async fn a_claim_is_granted_once_and_repeated_to_its_owner(
     store: &dyn IdempotencyStore,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tower::{Service, ServiceExt, limit::ConcurrencyLimit};
 
 use super::{call, call_at_once};
-use crate::contract::{Ask, Driven, Outcome, Plan, Probe, Readiness, Stack, Subject, rest};
+use crate::conformance::layer::{
+    Ask, Driven, Outcome, Plan, Probe, Readiness, Stack, Subject, rest,
+};
 
 /// "A handful".
 const FEW: u32 = 10;

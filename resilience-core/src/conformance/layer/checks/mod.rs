@@ -69,7 +69,7 @@ async fn call(service: &mut Stack, plan: Plan) -> Result<Answer, BoxError> {
 
 /// A call may end in an answer, in a failure that was asked for, or in a rejection.
 fn is_expected(result: &Result<Answer, BoxError>) -> bool {
-    use resilience_core::ServiceError;
+    use crate::ServiceError;
     match result {
         Ok(_) => true,
         Err(error) => error.is::<Fault>() || error.as_rejected().is_some(),

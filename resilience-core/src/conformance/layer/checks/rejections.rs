@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use resilience_core::ServiceError;
+use crate::ServiceError;
 use tower::{Service, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit};
 
 use super::{
@@ -10,9 +10,9 @@ use super::{
     readiness::{answers, settled},
     waiting::{release, saturate},
 };
-use crate::contract::{Driven, Outcome, Plan, Probe, Stack, Subject};
+use crate::conformance::layer::{Driven, Outcome, Plan, Probe, Stack, Subject};
 
-/// A [`Rejected`](resilience_core::Rejected) is found in the error.
+/// A [`Rejected`](crate::Rejected) is found in the error.
 pub(super) async fn a_rejection_can_be_told_from_a_failure(subject: Subject) -> Outcome {
     let Some(saturation) = subject.saturation else {
         return Ok(());

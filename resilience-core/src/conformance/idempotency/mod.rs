@@ -10,13 +10,13 @@ mod unknown;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use resilience_core::idempotency::{
+use crate::idempotency::{
     IdempotencyStore,
     record::{Claim, Claimed, Completion, Grant, Holder, Phase, Takeover, WriteOutcome},
 };
+use bytes::Bytes;
 
-use crate::until::eventually;
+use crate::conformance::eventually;
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;

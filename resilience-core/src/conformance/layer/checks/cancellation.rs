@@ -9,7 +9,9 @@ use super::{
     readiness::{answers, settled},
     waiting::release,
 };
-use crate::contract::{Driven, Instance, OFFENCES, Outcome, Plan, Probe, Readiness, Subject, rest};
+use crate::conformance::layer::{
+    Driven, Instance, OFFENCES, Outcome, Plan, Probe, Readiness, Subject, rest,
+};
 
 /// A call is dropped after 0, 1, 2, .. polls, with time passing in between, so that it is left at every await.
 pub(super) async fn a_dropped_call_gives_back_what_it_held(subject: Subject) -> Outcome {

@@ -5,13 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::limit::{
+use crate::limit::{
     Quota,
     store::{Demand, LimitStore, StoreDecision},
     token_bucket::LimitOutcome,
 };
 
-use crate::until::eventually;
+use crate::conformance::eventually;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_secs(10);

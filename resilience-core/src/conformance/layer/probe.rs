@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::retry::Replayable;
+use crate::retry::Replayable;
 use tokio::time::{Sleep, sleep};
 use tower::{BoxError, Service};
 

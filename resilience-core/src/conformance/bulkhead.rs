@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::bulkhead::fleet::{
+use crate::bulkhead::fleet::{
     AcquireRequest, Admission, BulkheadStore, BulkheadView, Heartbeat, Holding, Release, Wakeups,
 };
 
-use crate::until::eventually;
+use crate::conformance::eventually;
 
 const SOON: Duration = Duration::from_secs(10);
 const LONG: u64 = 3_600_000;

@@ -1,6 +1,6 @@
 //! Attempts that do not say how they ended.
 
-use resilience_core::idempotency::{
+use crate::idempotency::{
     IdempotencyStore,
     record::{
         Claim, Claimed, Holder, Loss, Phase, Previous, StoreResolution, Takeover, WriteOutcome,

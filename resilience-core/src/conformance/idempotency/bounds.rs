@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::idempotency::{
+use crate::idempotency::{
     IdempotencyStore,
     record::{
         Claim, Claimed, Completion, Holder, Loss, Phase, StoreResolution, Takeover, WriteOutcome,
@@ -14,7 +14,7 @@ use super::{
     DAY, HOUR, NAME, SOON, brief, claim, claim_of, complete, done, granted, hold, hold_by, phase,
     release, replayed,
 };
-use crate::until::eventually;
+use crate::conformance::eventually;
 
 pub(super) async fn a_record_outlives_its_lease_and_is_forgotten_in_the_end(
     store: &dyn IdempotencyStore,

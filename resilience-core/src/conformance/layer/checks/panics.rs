@@ -8,7 +8,7 @@ use super::{
     call,
     readiness::{answers, settled},
 };
-use crate::contract::{OFFENCES, Outcome, Plan, Planned, Probe, Readiness, Subject};
+use crate::conformance::layer::{OFFENCES, Outcome, Plan, Planned, Probe, Readiness, Subject};
 
 /// `call` of the service below panics.
 pub(super) async fn a_panic_in_the_inner_call_leaks_nothing(subject: Subject) -> Outcome {

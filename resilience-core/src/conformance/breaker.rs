@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use resilience_core::{
+use crate::{
     breaker::fleet::{
         BreakerStore, BreakerView, Change, Counts, FleetOverride, FleetState, LeaseAnswer,
         OverrideKind, Report,
@@ -13,7 +13,7 @@ use resilience_core::{
     fleet::Pushed,
 };
 
-use crate::until::eventually;
+use crate::conformance::eventually;
 
 const SOON: Duration = Duration::from_secs(5);
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tower::{Service, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit};
 
 use super::{call, call_at_once, is_expected};
-use crate::contract::{Driven, OFFENCES, Outcome, Plan, Probe, Readiness, Stack, Subject, rest};
+use crate::conformance::layer::{
+    Driven, OFFENCES, Outcome, Plan, Probe, Readiness, Stack, Subject, rest,
+};
 
 /// Calls on one service, on clones of a service that is ready, at once from many tasks, with further attempts: the
 /// probe below panics at any call that is not its turn.
