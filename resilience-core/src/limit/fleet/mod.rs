@@ -61,11 +61,11 @@
 //! A share begins with this instance's part of what the store had left by its last answer about the subject, less what comes
 //! in at the rate of the limit since then, since others may have taken that; without such an answer it begins empty. So
 //! the bound of `Local` is exceeded by what other instances took faster than that after the last answer, divided by the
-//! instances; by what was admitted by shares of a fleet that is larger than [`live_instances`](FleetRateLimit::live_instances)
+//! instances; by what was admitted by shares of a fleet that is larger than [`live_instances`](FleetRateLimitSnapshot::live_instances)
 //! (instances that started after the last heartbeat) or of processes that end before the store is back and are not
 //! replaced; by a second of the rate when an instance starts as the store returns; and, for bursts of fewer tokens than
 //! instances, by one token for each instance. A share that is not known admits nothing: see
-//! [`local_parts`](FleetRateLimit::local_parts).
+//! [`local_parts`](FleetRateLimitSnapshot::local_parts).
 //!
 //! When the store is available again, each instance charges it for what it admitted, as far as its share is short of it
 //! (an instance that never had an answer, for all that its share is short of, since it may have taken the place of
