@@ -31,19 +31,9 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
-use resilience_core::{
-    Error,
-    breaker::CircuitBreaker,
-    bulkhead::Bulkhead,
-    keyed::Keyed,
-    retry::{Backoff, Retry},
-};
+use resilience_core::{Bulkhead, CircuitBreaker, Error, Keyed, Retry, retry::Backoff};
 use resilience_http::{
-    Client,
-    body::rejected_in,
-    headers::DEADLINE,
-    problem::Problem,
-    server::{self, InboundDeadline},
+    Client, InboundDeadline, Problem, body::rejected_in, headers::DEADLINE, server,
 };
 use tokio::{
     net::TcpListener,

@@ -19,12 +19,10 @@
 use std::{error::Error as StdError, time::Duration};
 
 use resilience_core::{
-    Error,
-    breaker::{CircuitBreaker, OpenFor, State},
-    bulkhead::Bulkhead,
-    deadline::Timeout,
+    Bulkhead, CircuitBreaker, Error, Retry, Timeout,
+    breaker::{OpenFor, State},
     execute::Stack,
-    retry::{Backoff, Retry},
+    retry::Backoff,
     sql::{self, SqlxErrors},
 };
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
@@ -187,7 +185,7 @@ async fn dry_pool(shop: &Shop, seen: &mut Seen) -> Result<(), BoxError> {
         "3. The pool is dry. Of 100 reads, {} waited for it ({} retries in all), then the breaker opened: {} were \
          told at once, the slowest in {:?}.",
         seen.waited_for_the_pool,
-        shop.retry.retries(),
+        shop.retry.snapshot().retries,
         seen.failed_fast,
         seen.slowest_fast_failure,
     );

@@ -21,11 +21,11 @@
 use std::{error::Error as StdError, time::Duration};
 
 use resilience_core::{
-    Error, Reason,
+    Error, Reason, SqliteInbox,
     idempotency::{Fingerprint, Key},
     sql::{
         self,
-        inbox::{Claimed, SqliteInbox, Work},
+        inbox::{Claimed, Work},
     },
 };
 use serde::{Deserialize, Serialize};

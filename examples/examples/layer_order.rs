@@ -25,11 +25,8 @@ use std::{
 
 use comfy_table::{Table, presets};
 use resilience_core::{
-    Error,
-    breaker::CircuitBreaker,
-    bulkhead::Bulkhead,
-    deadline::Timeout,
-    retry::{self, Always, Backoff, Retry, RetryBudget},
+    Bulkhead, CircuitBreaker, Error, Retry, RetryBudget, Timeout,
+    retry::{self, Always, Backoff},
 };
 use tokio::{
     task::JoinSet,

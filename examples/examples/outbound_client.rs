@@ -27,12 +27,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::{get, post},
 };
-use resilience_core::{
-    Error,
-    breaker::CircuitBreaker,
-    keyed::Keyed,
-    retry::{Backoff, Retry},
-};
+use resilience_core::{CircuitBreaker, Error, Keyed, Retry, retry::Backoff};
 use resilience_http::{Client, headers::DEADLINE};
 use tokio::{net::TcpListener, time::Instant};
 

@@ -32,14 +32,10 @@ use std::{
 
 use axum::{Extension, Json, Router, extract::State, http::StatusCode, routing::post};
 use resilience_core::{
-    Error,
-    idempotency::{Attempt, Effect, Idempotency, InProcessIdempotency},
+    Error, Idempotency,
+    idempotency::{Attempt, Effect, InProcessIdempotency},
 };
-use resilience_http::{
-    Client,
-    client::IdempotencyKeys,
-    server::{IDEMPOTENT_REPLAYED, IdempotentRequests},
-};
+use resilience_http::{Client, IdempotencyKeys, IdempotentRequests, server::IDEMPOTENT_REPLAYED};
 use resilience_redis::Redis;
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -25,8 +25,8 @@ use std::{
 };
 
 use resilience_core::{
-    Error, Rejected,
-    idempotency::{Attempt, Fingerprint, Idempotency, Key, Outcome},
+    Error, Idempotency, Rejected,
+    idempotency::{Attempt, Fingerprint, Key, Outcome},
 };
 use tokio::time::{sleep, timeout};
 

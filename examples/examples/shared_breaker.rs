@@ -28,13 +28,12 @@ use std::{
 };
 
 use resilience_core::{
-    Error,
+    CircuitBreaker, Error, FleetOptions,
     breaker::{
-        CircuitBreaker, CircuitBreakerBuilder, HalfOpen, OpenFor, State,
+        CircuitBreakerBuilder, HalfOpen, OpenFor, State,
         fleet::{FleetOverride, FleetRules, InProcessBreakers, OverrideKind},
     },
     execute::{self, Execute},
-    fleet::FleetOptions,
 };
 use resilience_redis::Redis;
 use tokio::time::{Instant, sleep, timeout};
@@ -108,7 +107,7 @@ async fn open_together(fleet: &[Instance], seen: &mut Seen) -> Result<(), BoxErr
     let start = Instant::now();
     all(fleet, State::Open).await?;
     seen.open_together = count(fleet, State::Open);
-    let view = fleet[0].fleet()?.view().await?;
+    let view = fleet[0].breaker.fleet_view().await?;
     println!(
         "1. {CALLS_EACH} failed calls each: of {INSTANCES} breakers that are alone, {} opened; of {INSTANCES} that \
          share, {}, {:.0?} after the last call. The reason: {}.",
@@ -204,7 +203,7 @@ async fn an_order(
     each_calls(fleet, 1).await;
     seen.forced_open = count(fleet, State::ForcedOpen);
     seen.calls_under_the_order = partner.calls.load(SeqCst) - before;
-    let lasting = fleet[2].fleet()?.view().await?.active_override;
+    let lasting = fleet[2].breaker.fleet_view().await?.active_override;
     let active_override = lasting.ok_or("the order is lost")?;
     fleet[2].fleet()?.clear_override("operations").await?;
     // The one that had opened alone need not wait for probes of its own.

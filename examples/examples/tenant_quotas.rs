@@ -26,17 +26,13 @@ use axum::{
     routing::{get, post},
 };
 use resilience_core::{
-    fleet::FleetOptions,
+    FleetOptions, FleetRateLimit, Quota,
     limit::{
-        Quota,
-        fleet::{Costs, FleetRateLimit, FleetRateLimitBuilder, Plan, Plans},
+        fleet::{Costs, FleetRateLimitBuilder, Plan, Plans},
         store::InProcessLimits,
     },
 };
-use resilience_http::{
-    problem::Problem,
-    server::{LimitKey, LimitRequests},
-};
+use resilience_http::{LimitKey, LimitRequests, Problem};
 use resilience_redis::Redis;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
 
@@ -226,10 +222,10 @@ async fn run(store: &Store) -> Result<Seen, BoxError> {
     );
 
     let start = Instant::now();
-    while one.limit.live_instances() < 2 && start.elapsed() < PATIENCE {
+    while one.limit.snapshot().live_instances < 2 && start.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    seen.live = one.limit.live_instances();
+    seen.live = one.limit.snapshot().live_instances;
     println!(
         "5. {} instances share the limits. Without the store, each would go by so large a part of them.",
         seen.live
@@ -303,14 +299,14 @@ impl Store {
 
     async fn limit(&self, name: &'static str) -> Result<FleetRateLimitBuilder, BoxError> {
         let builder = match self {
-            Self::InProcess(store) => FleetRateLimit::builder(name, store.clone()),
+            Self::InProcess(store) => FleetRateLimit::builder(name).store(store.clone()),
             Self::Redis { url, prefix } => {
                 let redis = Redis::builder(url).prefix(prefix.as_str()).connect()?;
                 // A service need not wait for it: until the connection is up it would go by its share.
                 if let Err(status) = redis.ready(PATIENCE).await {
                     return Err(format!("no Redis at this address: {status:?}").into());
                 }
-                FleetRateLimit::builder(name, redis.limits())
+                FleetRateLimit::builder(name).store(redis.limits())
             }
         };
         // So that the example is quick.

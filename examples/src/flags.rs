@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use reqwest::Url;
-use resilience_redis::{InvalidUrl, Redis};
+use resilience_redis::{ConnectError, Redis};
 
 /// Calls a second to each built-in upstream, unless told otherwise.
 const STORM_RATE: u32 = 36;
@@ -135,7 +135,7 @@ impl Flags {
 }
 
 /// Whether Redis could be at this URL. Nothing is connected to: what would do it is dropped before it runs.
-fn check_redis(url: &str) -> Result<(), InvalidUrl> {
+fn check_redis(url: &str) -> Result<(), ConnectError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime without drivers needs nothing that could be missing");
     let _entered = runtime.enter();

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use resilience_core::idempotency::Idempotency;
-use resilience_http::server::IdempotentRequests;
+use resilience_core::Idempotency;
+use resilience_http::IdempotentRequests;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, sync::Arc, time::Duration};
 
-use resilience_http::server::IdempotentRequests;
+use resilience_http::IdempotentRequests;
 use tokio::{
     sync::watch,
     task::JoinHandle,

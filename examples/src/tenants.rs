@@ -18,15 +18,13 @@ use std::{
 use axum::{Router, routing::get};
 use http::{HeaderName, StatusCode};
 use resilience_core::{
-    InvalidConfig,
-    keyed::Keyed,
+    FleetRateLimit, InvalidConfig, Keyed, Quota, RateLimit,
     limit::{
-        KeyedRateLimit, Quota, RateLimit,
-        fleet::FleetRateLimit,
+        KeyedRateLimit,
         store::{InProcessLimits, LimitStore},
     },
 };
-use resilience_http::server::{LimitKey, LimitRequests, RequestLimit};
+use resilience_http::{LimitKey, LimitRequests, server::RequestLimit};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -131,7 +129,7 @@ fn own_limit() -> Result<KeyedRateLimit<String>, InvalidConfig> {
 }
 
 fn shared_limit(store: impl LimitStore) -> Result<FleetRateLimit, InvalidConfig> {
-    let limit = FleetRateLimit::builder("tenants", store);
+    let limit = FleetRateLimit::builder("tenants").store(store);
     limit
         .limit("per-second", Quota::per(QUOTA, SECOND)?)
         .build()

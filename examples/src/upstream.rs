@@ -24,7 +24,7 @@ use http_body::Body;
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use resilience_http::server::IdempotentRequests;
+use resilience_http::IdempotentRequests;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},

@@ -12,7 +12,7 @@
 //! ([`judge`]) ensure that a rejection by the stack is no evidence against the dependency.
 //!
 //! ```
-//! use resilience_core::classify::{self, Classify, Verdict};
+//! use resilience_core::{Classify, classify::{self, Verdict}};
 //! use resilience_core::Error;
 //!
 //! #[derive(Debug)]
@@ -172,7 +172,7 @@ pub struct AndThen<C, F> {
 /// that verdict.
 ///
 /// ```
-/// use resilience_core::classify::{self, Classify, Standard, Verdict};
+/// use resilience_core::{Classify, classify::{self, Standard, Verdict}};
 ///
 /// // An empty answer is a failure, all else as usual.
 /// let strict = classify::and_then(Standard, |result: Result<&Vec<u8>, &()>, verdict| match result {

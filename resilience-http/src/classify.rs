@@ -36,7 +36,7 @@
 //!
 //! ```
 //! use http::{Response, StatusCode};
-//! use resilience_core::classify::{self, Classify, Verdict};
+//! use resilience_core::{Classify, classify::{self, Verdict}};
 //! use resilience_http::HttpClassifier;
 //!
 //! // For this server, 404 means that its index is broken.

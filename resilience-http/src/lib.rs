@@ -33,7 +33,11 @@ pub mod server;
 pub use body::OnBodyEnd;
 pub use classify::HttpClassifier;
 #[cfg(feature = "client")]
-pub use client::Client;
+pub use client::{Client, IdempotencyKeys, Propagation, UpstreamLimitsLayer};
+#[cfg(feature = "server")]
+pub use problem::Problem;
+#[cfg(feature = "server")]
+pub use server::{IdempotentRequests, InboundDeadline, LimitKey, LimitRequests, RejectionLayer};
 
 /// The examples of the README, as tests.
 #[cfg(all(doctest, feature = "client", feature = "server"))]

@@ -61,7 +61,7 @@
 //!
 //! ```
 //! use resilience_core::{Error, Pattern, Reason, Rejected};
-//! use resilience_http::problem::Problem;
+//! use resilience_http::Problem;
 //!
 //! fn reserve() -> Result<u32, Rejected> {
 //!     Err(Rejected::new(Pattern::Bulkhead, Reason::Full, "orders-db"))

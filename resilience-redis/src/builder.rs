@@ -3,13 +3,15 @@
 use std::{error::Error, fmt, time::Duration};
 
 use resilience_core::InvalidConfig;
+use tokio::runtime::Handle;
 
 use crate::{
     Redis,
     connection::Settings,
     credentials::{CredentialSource, Credentials},
     dialer::Dialer,
-    url::{Endpoint, InvalidUrl},
+    error::ConnectError,
+    url::Endpoint,
 };
 
 /// The prefix that every service has which sets none.
@@ -145,11 +147,20 @@ impl RedisBuilder {
     /// Starts connecting; see [`Redis::connect`].
     ///
     /// # Errors
-    /// [`InvalidUrl`] when the URL cannot work, [`InvalidConfig`] when a setting cannot.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn connect(self) -> Result<Redis, Box<dyn Error + Send + Sync>> {
+    /// [`ConnectError`] when the URL or a setting cannot work, and outside of a tokio runtime.
+    pub fn connect(self) -> Result<Redis, ConnectError> {
+        self.check()?;
+        let mut endpoint = Endpoint::parse(&self.url)?;
+        if let (Endpoint::Sentinel(group), Some(credentials)) =
+            (&mut endpoint, &self.sentinel_credentials)
+        {
+            group.log_in(credentials);
+        }
+        let runtime = Handle::try_current().map_err(|_| InvalidConfig::no_runtime("connect"))?;
+        Ok(Redis::start(endpoint, &self.prefix, self.settings, runtime))
+    }
+
+    fn check(&self) -> Result<(), InvalidConfig> {
         let settings = &self.settings;
         for (field, value) in [
             ("budget", settings.budget),
@@ -158,27 +169,17 @@ impl RedisBuilder {
             ("master_lease", settings.master_lease),
         ] {
             if value.is_zero() {
-                return Err(InvalidConfig::new(field, value, "must be above zero").into());
+                return Err(InvalidConfig::new(field, value, "must be above zero"));
             }
         }
         if self.prefix.strip_prefix(DEFAULT_PREFIX) == Some("/") {
-            return Err(InvalidConfig::new("service", "", "must not be empty").into());
+            return Err(InvalidConfig::new("service", "", "must not be empty"));
         }
         if self.prefix.is_empty() || self.prefix.len() > 64 {
             let rule = "must have 1 to 64 bytes";
-            return Err(InvalidConfig::new("prefix", &self.prefix, rule).into());
+            return Err(InvalidConfig::new("prefix", &self.prefix, rule));
         }
-        Ok(self.start()?)
-    }
-
-    pub(crate) fn start(self) -> Result<Redis, InvalidUrl> {
-        let mut endpoint = Endpoint::parse(&self.url)?;
-        if let (Endpoint::Sentinel(group), Some(credentials)) =
-            (&mut endpoint, &self.sentinel_credentials)
-        {
-            group.log_in(credentials);
-        }
-        Ok(Redis::start(endpoint, &self.prefix, self.settings))
+        Ok(())
     }
 }
 
@@ -192,5 +193,58 @@ impl fmt::Debug for RedisBuilder {
             .field("keepalive", &self.settings.keepalive)
             .field("master_lease", &self.settings.master_lease)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    const URL: &str = "redis://127.0.0.1:1";
+
+    fn boxed(error: ConnectError) -> Box<dyn Error + Send + Sync + 'static> {
+        error.into()
+    }
+
+    #[test]
+    fn connecting_outside_of_a_runtime_is_refused_with_the_remedy() {
+        for refused in [Redis::connect(URL), Redis::builder(URL).connect()] {
+            let refused = refused.expect_err("there is no runtime");
+            let ConnectError::Config(config) = &refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(config.field(), "connect");
+            let text = boxed(refused).to_string();
+            assert!(text.contains("`tokio::runtime::Handle::enter`"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_told_of_by_type() {
+        let url = Redis::connect("http://127.0.0.1").expect_err("another scheme");
+        assert!(matches!(url, ConnectError::Url(_)), "{url}");
+        let zero = Redis::builder(URL).budget(Duration::ZERO);
+        for (refused, field) in [(zero, "budget"), (Redis::builder(URL).prefix(""), "prefix")] {
+            match refused.connect() {
+                Err(ConnectError::Config(config)) => assert_eq!(config.field(), field),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The second connection runs where the first one does.
+    #[test]
+    fn a_durable_store_can_be_made_on_any_thread() {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let entered = runtime.enter();
+        let redis = Redis::connect(URL).expect("a good URL");
+        drop(entered);
+        let within = Duration::from_millis(50);
+        assert!(redis.idempotency().durable(1, within).is_ok());
+        let ended = runtime.block_on(redis.shutdown(Duration::from_secs(10)));
+        assert_eq!(ended, Ok(()));
     }
 }

@@ -1,8 +1,44 @@
-//! Errors of commands, distinguished by what to do next.
+//! Errors: of connecting, and of commands, distinguished by what to do next.
 
 use std::{fmt, time::Duration};
 
-use resilience_core::fleet::StoreError;
+use resilience_core::{InvalidConfig, fleet::StoreError};
+
+use crate::url::InvalidUrl;
+
+/// Why [`Redis::connect`](crate::Redis::connect) or [`RedisBuilder::connect`](crate::RedisBuilder::connect) cannot start
+/// connecting. A server that does not answer is not such an error. Shows no user, password or query of a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The URL cannot work.
+    Url(InvalidUrl),
+    /// A setting cannot work, or there is no tokio runtime (field `connect`).
+    Config(InvalidConfig),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+impl From<InvalidUrl> for ConnectError {
+    fn from(error: InvalidUrl) -> Self {
+        Self::Url(error)
+    }
+}
+
+impl From<InvalidConfig> for ConnectError {
+    fn from(error: InvalidConfig) -> Self {
+        Self::Config(error)
+    }
+}
 
 /// Why a command to Redis has no answer that counts.
 ///

@@ -26,7 +26,7 @@ pub use builder::RedisBuilder;
 pub use bulkhead::RedisBulkheads;
 pub use connection::Status;
 pub use credentials::Credentials;
-pub use error::CommandError;
+pub use error::{CommandError, ConnectError};
 pub use idempotency::RedisIdempotency;
 pub use limit::RedisLimits;
 pub use regions::RedisRegion;

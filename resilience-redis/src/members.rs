@@ -119,6 +119,8 @@ fn noted(answer: &Value) -> Option<Noted> {
 mod tests {
     use resilience_tests::{redis::RedisServer, until::eventually};
 
+    use tokio::runtime::Handle;
+
     use super::*;
     use crate::{connection::Settings, url::Endpoint};
 
@@ -128,7 +130,7 @@ mod tests {
 
     async fn members(server: &RedisServer) -> RedisMembers {
         let endpoint = Endpoint::parse(&server.url()).unwrap();
-        let connection = Connection::start(endpoint, Settings::all_within(SOON));
+        let connection = Connection::start(endpoint, Settings::all_within(SOON), Handle::current());
         connection.ready(SOON).await.unwrap();
         RedisMembers::new(Arc::new(connection), "resilience")
     }

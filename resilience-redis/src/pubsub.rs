@@ -99,6 +99,8 @@ impl Drop for Unsubscribe {
 mod tests {
     use std::time::Duration;
 
+    use tokio::runtime::Handle;
+
     use super::*;
     use crate::{connection::Settings, url::Endpoint};
 
@@ -106,7 +108,11 @@ mod tests {
     fn connection() -> Arc<Connection> {
         let short = Duration::from_millis(10);
         let endpoint = Endpoint::parse("redis://127.0.0.1:1").unwrap();
-        Arc::new(Connection::start(endpoint, Settings::all_within(short)))
+        Arc::new(Connection::start(
+            endpoint,
+            Settings::all_within(short),
+            Handle::current(),
+        ))
     }
 
     fn text(message: &[u8]) -> Option<String> {

@@ -6,7 +6,7 @@ use resilience_core::{
     Pattern,
     fleet::{StillRunning, StoreHandle},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 use crate::{
     RedisBuilder,
@@ -14,13 +14,13 @@ use crate::{
     builder::DEFAULT_PREFIX,
     bulkhead::RedisBulkheads,
     connection::{Connection, Settings, Status},
-    error::CommandError,
+    error::{CommandError, ConnectError},
     idempotency::RedisIdempotency,
     limit::RedisLimits,
     members::RedisMembers,
     regions::RedisRegion,
     store::StoreContext,
-    url::{Endpoint, InvalidUrl},
+    url::Endpoint,
 };
 
 /// A supervised connection to Redis (or Valkey), shared by all stores made from it.
@@ -55,12 +55,10 @@ impl Redis {
     /// can start while Redis is unavailable. [`ready`](Self::ready) waits for the connection.
     ///
     /// # Errors
-    /// [`InvalidUrl`] when the URL cannot work. A server that does not answer is not an error here.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn connect(url: &str) -> Result<Self, InvalidUrl> {
-        RedisBuilder::new(url).start()
+    /// [`ConnectError`] when the URL cannot work, and outside of a tokio runtime. A server that does not answer is not an error
+    /// here.
+    pub fn connect(url: &str) -> Result<Self, ConnectError> {
+        RedisBuilder::new(url).connect()
     }
 
     /// Starts building a connection with settings of its own.
@@ -94,7 +92,7 @@ impl Redis {
         RedisBreakers::new(self.context.clone())
     }
 
-    /// Returns the store for bulkheads of a fleet: `FleetBulkhead::builder("reports", redis.bulkheads())`.
+    /// Returns the store for bulkheads of a fleet: `FleetBulkhead::builder("reports").store(redis.bulkheads())`.
     #[must_use]
     pub fn bulkheads(&self) -> RedisBulkheads {
         RedisBulkheads::new(self.context.clone())
@@ -176,8 +174,13 @@ impl Redis {
         closed.map_err(StillRunning::new)
     }
 
-    pub(crate) fn start(endpoint: Endpoint, prefix: &str, settings: Settings) -> Self {
-        let connection = Arc::new(Connection::start(endpoint, settings));
+    pub(crate) fn start(
+        endpoint: Endpoint,
+        prefix: &str,
+        settings: Settings,
+        runtime: Handle,
+    ) -> Self {
+        let connection = Arc::new(Connection::start(endpoint, settings, runtime));
         let members = RedisMembers::new(Arc::clone(&connection), prefix);
         Self {
             context: StoreContext {

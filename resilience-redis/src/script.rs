@@ -120,6 +120,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, BufReader},
         net::{TcpListener, TcpStream},
+        runtime::Handle,
         task::JoinSet,
     };
 
@@ -153,7 +154,8 @@ mod tests {
                 }
             });
             let endpoint = Endpoint::parse(&url).unwrap();
-            let connection = Connection::start(endpoint, Settings::all_within(SOON));
+            let connection =
+                Connection::start(endpoint, Settings::all_within(SOON), Handle::current());
             connection.ready(SOON).await.unwrap();
             (server, Arc::new(connection))
         }

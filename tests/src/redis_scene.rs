@@ -137,18 +137,13 @@ impl Instance {
 
     /// Where the fleet stands, if the store says.
     pub async fn view(&self) -> Option<BreakerView> {
-        self.breaker
-            .fleet()
-            .expect("it is shared")
-            .view()
-            .await
-            .ok()
+        self.breaker.fleet_view().await.ok()
     }
 
     /// Whether the store is unavailable to this instance.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.breaker.fleet().expect("it is shared").is_degraded()
+        self.breaker.snapshot().degraded
     }
 
     /// Makes `calls` calls that end with `verdict`; rejected ones do not count.

@@ -9,19 +9,16 @@ use std::{
 
 use reqwest::Url;
 use resilience_core::{
-    Error as CallError,
+    Bulkhead, CircuitBreaker, Error as CallError, FleetOptions, Keyed, Retry, RetryBudget,
     breaker::{
-        Cause, CircuitBreaker, CircuitBreakerBuilder, Event, Events, HalfOpen, OpenFor, State,
-        Window, fleet::FleetRules,
+        Cause, CircuitBreakerBuilder, Event, Events, HalfOpen, OpenFor, State, Window,
+        fleet::FleetRules,
     },
-    bulkhead::Bulkhead,
-    fleet::FleetOptions,
-    keyed::Keyed,
-    retry::{Backoff, Retry, RetryBudget},
+    retry::Backoff,
 };
 use resilience_http::{
-    Client,
-    client::{Host, IdempotencyKeys, reqwest_builder},
+    Client, IdempotencyKeys,
+    client::{Host, reqwest_builder},
 };
 use tokio::time::Instant;
 
@@ -216,7 +213,9 @@ impl Guarded {
     }
 
     pub(super) fn retries(&self) -> u64 {
-        self.client.retry().map_or(0, Retry::retries)
+        self.client
+            .retry()
+            .map_or(0, |retry| retry.snapshot().retries)
     }
 
     pub(super) fn state(&self) -> Option<State> {
@@ -229,8 +228,8 @@ impl Guarded {
 
     /// Whether it goes by its own window because its store gave no answer.
     pub(super) fn is_degraded(&self) -> bool {
-        let fleet = self.breaker().and_then(|breaker| breaker.fleet());
-        fleet.is_some_and(|fleet| fleet.is_degraded())
+        let breaker = self.breaker();
+        breaker.is_some_and(|breaker| breaker.snapshot().degraded)
     }
 
     fn breaker(&self) -> Option<CircuitBreaker> {

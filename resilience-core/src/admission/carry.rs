@@ -35,7 +35,7 @@ pub struct HeldPermits(Option<Arc<Permits>>);
 /// **Cost**: a few allocations.
 ///
 /// ```
-/// use resilience_core::{Rejected, admission, bulkhead::Bulkhead};
+/// use resilience_core::{Bulkhead, Rejected, admission};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -69,7 +69,7 @@ pub fn held() -> HeldPermits {
 /// of its own, or it holds the permits for as long as it hangs.
 ///
 /// ```
-/// use resilience_core::{Rejected, admission, bulkhead::Bulkhead};
+/// use resilience_core::{Bulkhead, Rejected, admission};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # async fn send(_: u32) {}
@@ -96,7 +96,7 @@ pub fn carry<F>(work: F) -> Carry<F> {
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::{Rejected, admission, bulkhead::Bulkhead, deadline::Timeout};
+/// use resilience_core::{Bulkhead, Rejected, Timeout, admission};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # fn resize(image: Vec<u8>) -> Vec<u8> { image }

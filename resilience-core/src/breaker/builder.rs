@@ -8,8 +8,12 @@ use super::{
     rules::{Rate, Rules, WindowRules},
     settings::{Dropped, HalfOpen, OpenFor, RampUp, Window},
 };
-use crate::fleet::runtime;
-use crate::{clock::Clock, error::InvalidConfig, fleet::FleetOptions, stripe};
+use crate::{
+    clock::Clock,
+    error::InvalidConfig,
+    fleet::{FleetOptions, IntoStore, runtime},
+    stripe,
+};
 
 /// Builder of a [`CircuitBreaker`]. From [`CircuitBreaker::builder`].
 #[derive(Clone, Debug)]
@@ -59,8 +63,8 @@ impl CircuitBreakerBuilder {
     ///
     /// Must then be built within a tokio runtime: a task speaks to the store. Of a keyed breaker, each key is shared
     /// by itself.
-    pub fn store(mut self, store: impl BreakerStore) -> Self {
-        self.store = Some(Arc::new(store));
+    pub fn store(mut self, store: impl IntoStore<dyn BreakerStore>) -> Self {
+        self.store = Some(store.into_store());
         self
     }
 
@@ -255,11 +259,11 @@ impl CircuitBreakerBuilder {
         let settings = settings.resolve(&DEFAULTS)?;
         let rules = self.fleet_rules.clone().unwrap_or_default();
         rules.check(settings.heartbeat)?;
-        runtime("store", &*self.name)?;
         Ok(Some(FleetConfig {
             store: Arc::clone(store),
             rules,
             settings,
+            runtime: runtime()?,
         }))
     }
 

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_utils::CachePadded;
+use serde::Serialize;
 
 use super::window::Kind;
 use crate::{error::Reason, stripe, sync::atomic::AtomicU64};
 
 /// How the calls of one generation have ended so far: those in the window, or the probes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counts {
     /// Calls that were judged.

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{breaker::{CircuitBreaker, Window}, Reason, ServiceError};
+//! use resilience_core::{CircuitBreaker, Reason, ServiceError, breaker::Window};
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -122,7 +122,11 @@ pub use snapshot::{BreakerSnapshot, Probes, Stage, State, Totals};
 
 use self::{builder::Config, events::Hub, shared::Shared};
 use crate::{
-    classify, completion, error::Rejected, fleet::StillRunning, stripe::Striped, telemetry,
+    classify, completion,
+    error::Rejected,
+    fleet::{StillRunning, StoreError},
+    stripe::Striped,
+    telemetry,
 };
 
 /// The handle of one breaker. Clones, layers and services made from it all share its state.
@@ -160,7 +164,7 @@ impl CircuitBreaker {
     /// Rejects when the breaker would reject a call.
     ///
     /// ```
-    /// use resilience_core::{breaker::CircuitBreaker, completion::Guard, Verdict};
+    /// use resilience_core::{CircuitBreaker, Verdict, completion::Guard};
     ///
     /// let breaker = CircuitBreaker::builder("cache").build()?;
     /// let mut call = breaker.acquire()?;
@@ -203,7 +207,19 @@ impl CircuitBreaker {
         self.shared.hub().subscribe()
     }
 
-    /// The fleet that shares this breaker, if it is [`shared`](CircuitBreakerBuilder::store).
+    /// Reads the state of the whole fleet. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// When the store gives no answer within its time budget, or there is [none](CircuitBreakerBuilder::store).
+    pub async fn fleet_view(&self) -> Result<fleet::BreakerView, StoreError> {
+        match self.shared.member() {
+            Some(member) => member.view().await,
+            None => Err(StoreError::not_attached()),
+        }
+    }
+
+    /// The fleet that shares this breaker, to set overrides for it, if it is [`shared`](CircuitBreakerBuilder::store).
     #[must_use]
     pub fn fleet(&self) -> Option<fleet::Fleet> {
         self.shared.member().cloned().map(fleet::Fleet::new)

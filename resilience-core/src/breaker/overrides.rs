@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::clock::Moment;
+use serde::Serialize;
+
+use crate::{clock::Moment, telemetry::seconds};
 
 /// Override of a breaker by an operator, in force until it is cleared, replaced or expires: a breaker that was forced open
 /// stays open, however long that is.
@@ -12,7 +14,7 @@ use crate::clock::Moment;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::breaker::{CircuitBreaker, Override, State};
+/// use resilience_core::{CircuitBreaker, breaker::{Override, State}};
 ///
 /// let breaker = CircuitBreaker::builder("payments").build()?;
 /// breaker.set_override(Override::force_open("provider maintenance").by("ops").expires_after(Duration::from_secs(3600)));
@@ -126,7 +128,7 @@ impl ActiveOverride {
 }
 
 /// An override, as snapshots and events show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OverrideInfo {
     /// `force_open`, `force_closed`, `disable` or `metrics_only`.
@@ -136,5 +138,6 @@ pub struct OverrideInfo {
     /// Who set it, if known.
     pub by: Option<Arc<str>>,
     /// The time it has left; `None` if it does not end by itself.
+    #[serde(serialize_with = "seconds")]
     pub expires_in: Option<Duration>,
 }

@@ -305,6 +305,7 @@ impl Shared {
             probes: view.probes,
             stage: view.stage,
             active_override: view.active_override,
+            degraded: self.member().is_some_and(|member| member.is_degraded()),
             totals: self.machine.totals(),
         }
     }

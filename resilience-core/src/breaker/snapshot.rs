@@ -2,11 +2,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use serde::{Serialize, Serializer};
+
 use super::{
     counters::Counts,
     overrides::{OverrideInfo, OverrideKind},
     packed_state::{PackedState, Phase},
 };
+use crate::telemetry::seconds;
 
 /// State of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +70,12 @@ impl State {
     }
 }
 
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -74,7 +83,7 @@ impl fmt::Display for State {
 }
 
 /// State and counts of a breaker at one moment. From [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct BreakerSnapshot {
     /// The breaker's name; of a keyed breaker, its key.
@@ -86,6 +95,7 @@ pub struct BreakerSnapshot {
     /// The calls in the window; half-open, the probes that were judged.
     pub counts: Counts,
     /// How long calls are still rejected, while it is open or forced open with an expiry.
+    #[serde(serialize_with = "seconds")]
     pub open_for: Option<Duration>,
     /// Trips in the current series, with which the open interval grows.
     pub trips: u32,
@@ -95,12 +105,14 @@ pub struct BreakerSnapshot {
     pub stage: Option<Stage>,
     /// The override in force.
     pub active_override: Option<OverrideInfo>,
+    /// Whether the breaker has a store and it is unavailable: this instance then decides by its own window.
+    pub degraded: bool,
     /// Totals since it was built.
     pub totals: Totals,
 }
 
 /// The probes of a half-open breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Probes {
     /// Number of probes of the half-open state.
@@ -112,7 +124,7 @@ pub struct Probes {
 }
 
 /// The stage of a ramp-up.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stage {
     /// Number of the stage, from 0.
@@ -120,11 +132,12 @@ pub struct Stage {
     /// The share of calls that it lets through.
     pub share: f64,
     /// The time it has left.
+    #[serde(serialize_with = "seconds")]
     pub left: Duration,
 }
 
 /// Totals of a breaker since it was built. None of them decreases.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Totals {
     /// Calls judged a success, in time.

@@ -15,7 +15,7 @@ use crate::{
 /// name. Clones share the family.
 ///
 /// ```
-/// use resilience_core::{Rejected, bulkhead::Bulkhead, keyed::Keyed};
+/// use resilience_core::{Bulkhead, Keyed, Rejected};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -13,7 +13,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{Rejected, bulkhead::Bulkhead};
+//! use resilience_core::{Bulkhead, Rejected};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

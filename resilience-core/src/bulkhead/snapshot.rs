@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
+use crate::telemetry::seconds;
+
 /// State of a [`Bulkhead`](super::Bulkhead) at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BulkheadSnapshot {
     /// Calls in progress: permits that are held.
@@ -20,5 +24,6 @@ pub struct BulkheadSnapshot {
     pub rejected_queue_timed_out: u64,
     /// Time that a call holds its permit, as a moving average over samples; `None` before the
     /// first.
+    #[serde(serialize_with = "seconds")]
     pub typical_hold: Option<Duration>,
 }

@@ -146,7 +146,7 @@ impl Drop for Entered {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use std::time::Duration;
-/// use resilience_core::deadline::{self, Deadline};
+/// use resilience_core::{Deadline, deadline};
 ///
 /// let left = deadline::scope(Deadline::after(Duration::from_secs(2)), async {
 ///     deadline::current().map(Deadline::remaining)
@@ -169,7 +169,7 @@ pub const fn scope<F>(deadline: Deadline, future: F) -> Scope<F> {
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::deadline::{self, Deadline};
+/// use resilience_core::{Deadline, deadline};
 ///
 /// let told = deadline::sync_scope(Deadline::after(Duration::from_secs(2)), deadline::current);
 /// assert!(told.is_some());

@@ -8,7 +8,7 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
-//! use resilience_core::{Error, Reason, deadline::{self, Timeout}};
+//! use resilience_core::{Error, Reason, Timeout, deadline};
 //! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 //!
 //! let timeout = Timeout::new("api", Duration::from_millis(20))?;
@@ -93,12 +93,14 @@ mod readiness;
 mod service;
 mod timeout;
 
+#[cfg(feature = "idempotency")]
+pub(crate) use current::before;
+pub(crate) use current::before_deadline;
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
-pub(crate) use current::{before, before_deadline};
 pub use future::ResponseFuture;
 pub use layer::{PerRequest, SameForAll, TimeoutLayer};
 pub use service::TimeoutService;
-pub use timeout::Timeout;
+pub use timeout::{Timeout, TimeoutSnapshot};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -89,7 +89,10 @@ async fn a_call_that_hangs_is_cut_off_at_its_deadline() {
     assert_eq!(start.elapsed(), ms(100));
     let expected = "deadline `api`: timed out";
     assert_eq!(error.to_string(), expected);
-    assert_eq!((handle.timed_out(), handle.rejected()), (1, 0));
+    assert_eq!(
+        (handle.snapshot().timed_out, handle.snapshot().rejected),
+        (1, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +143,10 @@ async fn a_call_without_time_left_is_not_made() {
     let outcome = scope(past, async { service.call(()).await }).await;
     assert_eq!(reason(outcome), Some(Reason::NoTimeLeft));
     assert_eq!(inner.calls.load(Relaxed), 0);
-    assert_eq!((handle.timed_out(), handle.rejected()), (0, 1));
+    assert_eq!(
+        (handle.snapshot().timed_out, handle.snapshot().rejected),
+        (0, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]

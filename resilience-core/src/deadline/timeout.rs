@@ -1,10 +1,6 @@
 //! The handle: a name, a duration and counters.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{SameForAll, TimeoutLayer};
 use crate::{
@@ -74,16 +70,10 @@ impl Timeout {
         self.shared.after
     }
 
-    /// Number of calls cut off at their deadline.
+    /// The counts since it was built.
     #[must_use]
-    pub fn timed_out(&self) -> u64 {
-        self.shared.counters.timed_out.load(Relaxed)
-    }
-
-    /// Number of calls not made because no time was left.
-    #[must_use]
-    pub fn rejected(&self) -> u64 {
-        self.shared.counters.rejected.load(Relaxed)
+    pub fn snapshot(&self) -> TimeoutSnapshot {
+        self.shared.counters.snapshot()
     }
 }
 
@@ -92,8 +82,7 @@ impl fmt::Debug for Timeout {
         f.debug_struct("Timeout")
             .field("name", &self.name())
             .field("after", &self.after())
-            .field("timed_out", &self.timed_out())
-            .field("rejected", &self.rejected())
+            .field("snapshot", &self.snapshot())
             .finish()
     }
 }
@@ -108,6 +97,8 @@ pub(super) struct Shared {
 counters! {
     /// Counters of a [`Timeout`].
     struct Counters;
+    /// Counts of a [`Timeout`] since it was built. From [`Timeout::snapshot`].
+    pub struct TimeoutSnapshot;
     timed_out = DEADLINE_TIMEOUTS, "Calls cut off at their deadline.";
     rejected = DEADLINE_REJECTIONS, "Calls not made because no time was left.";
 }

@@ -251,6 +251,14 @@ impl InvalidConfig {
         }
     }
 
+    /// The error for a handle that starts a background task, because of `field`, and is built outside of a tokio runtime.
+    #[must_use]
+    pub fn no_runtime(field: &'static str) -> Self {
+        let value = format_args!("used outside of a tokio runtime");
+        let rule = "needs a background task; build the handle in an async function, or after `tokio::runtime::Handle::enter`";
+        Self::new(field, value, rule)
+    }
+
     /// The field: the name of the builder's method.
     #[must_use]
     pub const fn field(&self) -> &'static str {

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{Error, bulkhead::Bulkhead, deadline::Timeout, execute, retry::Retry};
+//! use resilience_core::{Bulkhead, Error, Retry, Timeout, execute};
 //! use tower::ServiceBuilder;
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), resilience_core::InvalidConfig> {

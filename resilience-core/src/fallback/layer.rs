@@ -1,4 +1,4 @@
-//! Layer of the fallback.
+//! The handle of a fallback, and its layer.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 use tower_layer::Layer;
 
 use super::{
-    FallbackService,
+    Fallback, FallbackService,
     response::{FallbackResponse, OnError, OnFailure, WhenError},
 };
 use crate::{
@@ -17,13 +17,9 @@ use crate::{
     telemetry::{self, Reading, Source, counters},
 };
 
-/// Layer that responds in place of a failed service. Made by the functions of [`Fallback`](super::Fallback). Clones share
-/// the response and the counters.
+/// Layer that responds in place of a failed service. Made by [`Fallback::layer`](super::Fallback::layer).
 #[must_use]
-pub struct FallbackLayer<A, W = OnError> {
-    shared: Striped<Shared<A>>,
-    when: W,
-}
+pub struct FallbackLayer<A, W = OnError>(Fallback<A, W>);
 
 pub(super) struct Shared<A> {
     pub(super) answer: A,
@@ -39,10 +35,12 @@ pub(super) struct Count {
 counters! {
     /// Counters of a fallback.
     struct Counters;
+    /// Counts of a [`Fallback`] since it was built. From [`Fallback::snapshot`].
+    pub struct FallbackSnapshot;
     used = FALLBACK_FALLBACKS, "Calls answered by the fallback.";
 }
 
-impl<A, W> FallbackLayer<A, W> {
+impl<A, W> Fallback<A, W> {
     pub(super) fn new(name: Arc<str>, answer: A, when: W) -> Self {
         let count = Arc::new(Count {
             name,
@@ -53,15 +51,9 @@ impl<A, W> FallbackLayer<A, W> {
         Self { shared, when }
     }
 
-    /// Number of calls answered by the fallback.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.shared.count.counters.used.load(Relaxed)
-    }
-
     /// Falls back only on errors for which `applies` is true.
-    pub fn when<E, P: Fn(&E) -> bool>(self, applies: P) -> FallbackLayer<A, WhenError<P>> {
-        FallbackLayer {
+    pub fn when<E, P: Fn(&E) -> bool>(self, applies: P) -> Fallback<A, WhenError<P>> {
+        Fallback {
             shared: self.shared,
             when: WhenError(applies),
         }
@@ -70,13 +62,33 @@ impl<A, W> FallbackLayer<A, W> {
     /// Falls back on errors and responses that `classifier` judges as failures, and on rejections. Results that it
     /// ignores (the caller's own fault) are returned unchanged.
     ///
-    /// [`Fallback::by`](super::Fallback::by) and [`by_async`](super::Fallback::by_async) handle errors only: with them a
-    /// failed response is returned unchanged.
-    pub fn classify<C>(self, classifier: C) -> FallbackLayer<A, OnFailure<C>> {
-        FallbackLayer {
+    /// [`by`](Self::by) and [`by_async`](Self::by_async) handle errors only: with them a failed response is returned
+    /// unchanged.
+    pub fn classify<C>(self, classifier: C) -> Fallback<A, OnFailure<C>> {
+        Fallback {
             shared: self.shared,
             when: OnFailure(classifier),
         }
+    }
+
+    /// A layer with this fallback. All layers share the response and the counters.
+    pub fn layer(&self) -> FallbackLayer<A, W>
+    where
+        W: Clone,
+    {
+        FallbackLayer(self.clone())
+    }
+
+    /// The name it was built with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.count.name
+    }
+
+    /// The counts since it was built.
+    #[must_use]
+    pub fn snapshot(&self) -> FallbackSnapshot {
+        self.shared.count.counters.snapshot()
     }
 }
 
@@ -104,7 +116,8 @@ impl<S, A, W: Clone> Layer<S> for FallbackLayer<A, W> {
     type Service = FallbackService<S, A, W>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        FallbackService::new(inner, self.shared.clone(), self.when.clone())
+        let Fallback { shared, when } = &self.0;
+        FallbackService::new(inner, shared.clone(), when.clone())
     }
 }
 
@@ -128,7 +141,7 @@ impl<A> Shared<A> {
     }
 }
 
-impl<A, W: Clone> Clone for FallbackLayer<A, W> {
+impl<A, W: Clone> Clone for Fallback<A, W> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -137,11 +150,23 @@ impl<A, W: Clone> Clone for FallbackLayer<A, W> {
     }
 }
 
+impl<A, W: Clone> Clone for FallbackLayer<A, W> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A, W> fmt::Debug for Fallback<A, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fallback")
+            .field("name", &self.name())
+            .field("snapshot", &self.snapshot())
+            .finish_non_exhaustive()
+    }
+}
+
 impl<A, W> fmt::Debug for FallbackLayer<A, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FallbackLayer")
-            .field("name", &self.shared.count.name)
-            .field("used", &self.used())
-            .finish_non_exhaustive()
+        f.debug_tuple("FallbackLayer").field(&self.0).finish()
     }
 }

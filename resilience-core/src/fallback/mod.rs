@@ -1,13 +1,13 @@
 //! Fallback: a response in place of a failed one.
 //!
 //! ```
-//! use resilience_core::{Error, fallback::Fallback, error::wrap::WrapErrorLayer};
+//! use resilience_core::{Error, Fallback, error::wrap::WrapErrorLayer};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! // Recommendations are optional: if they fail, or a breaker inside rejects the call, the list is empty.
 //! let service = ServiceBuilder::new()
-//!     .layer(Fallback::value("recommendations", Vec::<String>::new()))
+//!     .layer(Fallback::value("recommendations", Vec::<String>::new()).layer())
 //!     .layer(WrapErrorLayer::new())
 //!     .service(service_fn(|_user: u64| async { Err("down") }));
 //! assert_eq!(service.oneshot(7).await, Ok(vec![]));
@@ -22,8 +22,8 @@
 //! | [`Fallback::service`] | the response of another service, to a request made from this one |
 //! | [`Fallback::with`] | an own implementation of [`FallbackResponse`] |
 //!
-//! **When**: on every error, rejections included. [`when`](FallbackLayer::when) selects errors by a
-//! function; [`classify`](FallbackLayer::classify) uses a classifier, which also sees the failed *responses* of services
+//! **When**: on every error, rejections included. [`when`](Fallback::when) selects errors by a
+//! function; [`classify`](Fallback::classify) uses a classifier, which also sees the failed *responses* of services
 //! that report failure by response, as HTTP does.
 //!
 //! It hides failures from all layers outside of it: keep it outside breaker and retry, which must see them. It is not a
@@ -53,7 +53,7 @@ use std::sync::Arc;
 
 pub use self::{
     future::ResponseFuture,
-    layer::FallbackLayer,
+    layer::{FallbackLayer, FallbackSnapshot},
     response::{
         By, ByAsync, ByResult, FallbackResponse, OnError, OnFailure, OnService, Value, When,
         WhenError,
@@ -61,63 +61,72 @@ pub use self::{
     service::FallbackService,
 };
 
-/// Constructors of [`FallbackLayer`]s. A layer shares its counters with all its clones and services.
-#[derive(Clone, Copy, Debug)]
-pub struct Fallback(());
+use self::layer::Shared;
+use crate::stripe::Striped;
 
-impl Fallback {
+/// A response in place of a failed one, under a name. Clones share the response and the counters, and so do all layers.
+#[must_use]
+pub struct Fallback<A, W = OnError> {
+    shared: Striped<Shared<A>>,
+    when: W,
+}
+
+impl<Res: Clone> Fallback<Value<Res>> {
     /// Responds with a clone of `response`. `name` appears in events and metrics.
-    pub fn value<Res: Clone>(
-        name: impl Into<Arc<str>>,
-        response: Res,
-    ) -> FallbackLayer<Value<Res>> {
+    pub fn value(name: impl Into<Arc<str>>, response: Res) -> Self {
         Self::with(name, Value(response))
     }
+}
 
+impl<F> Fallback<By<F>> {
     /// Responds with the result of `f` for the error: `|error| Ok(response)`, or `Err` to fail with an error.
-    pub fn by<Res, E, F>(name: impl Into<Arc<str>>, f: F) -> FallbackLayer<By<F>>
+    pub fn by<Res, E>(name: impl Into<Arc<str>>, f: F) -> Self
     where
         F: Fn(E) -> Result<Res, E>,
     {
         Self::with(name, By(f))
     }
+}
 
-    /// As [`by`](Self::by), with an async function.
-    pub fn by_async<Res, E, F, Fut>(name: impl Into<Arc<str>>, f: F) -> FallbackLayer<ByAsync<F>>
+impl<F> Fallback<ByAsync<F>> {
+    /// As [`by`](Fallback::by), with an async function.
+    pub fn by_async<Res, E, Fut>(name: impl Into<Arc<str>>, f: F) -> Self
     where
         F: Fn(E) -> Fut,
         Fut: Future<Output = Result<Res, E>>,
     {
         Self::with(name, ByAsync(f))
     }
+}
 
+impl<F> Fallback<ByResult<F>> {
     /// Responds with the result of `f` for the failed result, which may be a response that
-    /// [`classify`](FallbackLayer::classify) judged as a failure.
-    pub fn by_result<Res, E, F>(name: impl Into<Arc<str>>, f: F) -> FallbackLayer<ByResult<F>>
+    /// [`classify`](Fallback::classify) judged as a failure.
+    pub fn by_result<Res, E>(name: impl Into<Arc<str>>, f: F) -> Self
     where
         F: Fn(Result<Res, E>) -> Result<Res, E>,
     {
         Self::with(name, ByResult(f))
     }
+}
 
+impl<S, F> Fallback<OnService<S, F>> {
     /// Responds with the response of `other` to `request(&req)`. `None`: this request has no fallback.
     ///
     /// `request` is called before each call, since the inner service takes the original. It should be cheap, e.g. copy a
     /// reference-counted key or a URL. `other` is cloned only when the fallback is needed.
-    pub fn service<S, Req, Alt, F>(
-        name: impl Into<Arc<str>>,
-        other: S,
-        request: F,
-    ) -> FallbackLayer<OnService<S, F>>
+    pub fn service<Req, Alt>(name: impl Into<Arc<str>>, other: S, request: F) -> Self
     where
         F: Fn(&Req) -> Option<Alt>,
         S: tower_service::Service<Alt> + Clone,
     {
         Self::with(name, OnService::new(other, request))
     }
+}
 
+impl<A> Fallback<A> {
     /// Responds as `answer`, an own implementation of [`FallbackResponse`], decides.
-    pub fn with<A>(name: impl Into<Arc<str>>, answer: A) -> FallbackLayer<A> {
-        FallbackLayer::new(name.into(), answer, OnError)
+    pub fn with(name: impl Into<Arc<str>>, answer: A) -> Self {
+        Self::new(name.into(), answer, OnError)
     }
 }

@@ -170,7 +170,7 @@ impl<Res, E> When<Res, E> for OnError {
     }
 }
 
-/// Fallback on selected errors. See [`FallbackLayer::when`](super::FallbackLayer::when).
+/// Fallback on selected errors. See [`Fallback::when`](super::Fallback::when).
 #[derive(Clone, Copy)]
 pub struct WhenError<P>(pub(super) P);
 
@@ -181,7 +181,7 @@ impl<Res, E, P: Fn(&E) -> bool> When<Res, E> for WhenError<P> {
 }
 
 /// Fallback on what a classifier judges as a failure, and on rejections. See
-/// [`FallbackLayer::classify`](super::FallbackLayer::classify).
+/// [`Fallback::classify`](super::Fallback::classify).
 #[derive(Clone, Copy, Debug)]
 pub struct OnFailure<C>(pub(super) C);
 

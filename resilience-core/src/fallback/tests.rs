@@ -26,12 +26,12 @@ fn divider()
 
 #[tokio::test]
 async fn an_error_is_answered_with_the_value_and_a_response_is_left_alone() {
-    let layer = Fallback::value("f", 7);
-    let service = layer.layer(divider());
+    let fallback = Fallback::value("f", 7);
+    let service = fallback.layer().layer(divider());
     assert_eq!(service.clone().oneshot(10).await, Ok(10));
-    assert_eq!(layer.used(), 0);
+    assert_eq!(fallback.snapshot().used, 0);
     assert_eq!(service.oneshot(0).await, Ok(7));
-    assert_eq!(layer.used(), 1);
+    assert_eq!(fallback.snapshot().used, 1);
 }
 
 #[tokio::test]
@@ -41,47 +41,49 @@ async fn a_rejection_from_below_falls_back_too() {
         .build()
         .unwrap();
     let _taken = bulkhead.try_acquire().unwrap();
-    let service = Fallback::value("f", 7).layer(bulkhead.layer().layer(divider()));
+    let service = Fallback::value("f", 7)
+        .layer()
+        .layer(bulkhead.layer().layer(divider()));
     assert_eq!(service.oneshot(10).await, Ok(7));
 }
 
 #[tokio::test]
 async fn a_function_of_the_error_may_answer_or_fail_in_its_turn() {
-    let layer = Fallback::by("f", |error| match error {
+    let fallback = Fallback::by("f", |error| match error {
         Error::Service("by zero") => Ok(0),
         other => Err(other),
     });
     let broken = WrapErrorLayer::new().layer(service_fn(async |_: u32| Err::<u32, _>("broken")));
-    assert_eq!(layer.layer(divider()).oneshot(0).await, Ok(0));
+    assert_eq!(fallback.layer().layer(divider()).oneshot(0).await, Ok(0));
     assert_eq!(
-        layer.layer(broken).oneshot(0).await,
+        fallback.layer().layer(broken).oneshot(0).await,
         Err(Error::Service("broken"))
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_async_function_is_awaited() {
-    let layer = Fallback::by_async("f", async |_: Error<&str>| {
+    let fallback = Fallback::by_async("f", async |_: Error<&str>| {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         Ok(3)
     });
     let start = tokio::time::Instant::now();
-    assert_eq!(layer.layer(divider()).oneshot(0).await, Ok(3));
+    assert_eq!(fallback.layer().layer(divider()).oneshot(0).await, Ok(3));
     assert_eq!(start.elapsed().as_secs(), 1);
 }
 
 #[tokio::test]
 async fn only_the_errors_asked_for_fall_back() {
-    let layer = Fallback::value("f", 7).when(|error: &Error<&str>| error.rejected().is_some());
+    let fallback = Fallback::value("f", 7).when(|error: &Error<&str>| error.rejected().is_some());
     assert_eq!(
-        layer.layer(divider()).oneshot(0).await,
+        fallback.layer().layer(divider()).oneshot(0).await,
         Err(Error::Service("by zero"))
     );
     let full =
         || Err::<u32, Error<&str>>(Rejected::new(Pattern::Bulkhead, Reason::Full, "b").into());
     let rejecting = service_fn(move |_: u32| std::future::ready(full()));
-    assert_eq!(layer.layer(rejecting).oneshot(0).await, Ok(7));
-    assert_eq!(layer.used(), 1);
+    assert_eq!(fallback.layer().layer(rejecting).oneshot(0).await, Ok(7));
+    assert_eq!(fallback.snapshot().used, 1);
 }
 
 #[tokio::test]
@@ -94,22 +96,25 @@ async fn a_response_that_reports_failure_falls_back_where_a_classifier_says_so()
         _ => Verdict::Success,
     });
     let value = Fallback::value("f", 200).classify(classifier);
-    assert_eq!(value.layer(service()).oneshot(503).await, Ok(200));
+    assert_eq!(value.layer().layer(service()).oneshot(503).await, Ok(200));
     assert_eq!(
-        value.layer(service()).oneshot(404).await,
+        value.layer().layer(service()).oneshot(404).await,
         Ok(404),
         "the caller's own fault"
     );
     let by = Fallback::by("f", |_: Error<&str>| Ok(1)).classify(classifier);
     assert_eq!(
-        by.layer(service()).oneshot(503).await,
+        by.layer().layer(service()).oneshot(503).await,
         Ok(503),
         "there is no error to look at"
     );
-    assert_eq!(by.used(), 0);
+    assert_eq!(by.snapshot().used, 0);
     let of_all = |failed: Result<u16, Error<&'static str>>| failed.map(|status| status + 1);
     let by_result = Fallback::by_result("f", of_all).classify(classifier);
-    assert_eq!(by_result.layer(service()).oneshot(503).await, Ok(504));
+    assert_eq!(
+        by_result.layer().layer(service()).oneshot(503).await,
+        Ok(504)
+    );
 }
 
 #[tokio::test]
@@ -117,8 +122,8 @@ async fn a_rejection_falls_back_whatever_the_classifier_makes_of_it() {
     let full =
         || Err::<u32, Error<&str>>(Rejected::new(Pattern::Bulkhead, Reason::Full, "b").into());
     let rejecting = service_fn(move |_: u32| std::future::ready(full()));
-    let layer = Fallback::value("f", 7).classify(classify::Standard);
-    assert_eq!(layer.layer(rejecting).oneshot(0).await, Ok(7));
+    let fallback = Fallback::value("f", 7).classify(classify::Standard);
+    assert_eq!(fallback.layer().layer(rejecting).oneshot(0).await, Ok(7));
 }
 
 #[tokio::test]
@@ -134,19 +139,25 @@ async fn the_other_service_gets_its_own_request_and_only_when_it_is_needed() {
         Ok::<u32, &str>(key.len() as u32)
     }));
     let request = |query: &Query| (query.0 != 5).then(|| "x".repeat(query.0 as usize + 3));
-    let layer = Fallback::service("f", replica, request);
-    assert_eq!(layer.layer(primary).oneshot(Query(10)).await, Ok(10));
+    let fallback = Fallback::service("f", replica, request);
+    assert_eq!(
+        fallback.layer().layer(primary).oneshot(Query(10)).await,
+        Ok(10)
+    );
     assert_eq!(CALLS.load(Relaxed), 0);
-    assert_eq!(layer.layer(primary).oneshot(Query(0)).await, Ok(3));
+    assert_eq!(
+        fallback.layer().layer(primary).oneshot(Query(0)).await,
+        Ok(3)
+    );
     assert_eq!(CALLS.load(Relaxed), 1);
     let broken = WrapErrorLayer::new().layer(service_fn(async |_: Query| Err::<u32, _>("broken")));
-    let without = layer.layer(broken).oneshot(Query(5)).await;
+    let without = fallback.layer().layer(broken).oneshot(Query(5)).await;
     assert_eq!(
         without,
         Err(Error::Service("broken")),
         "this request has no fallback"
     );
-    assert_eq!(layer.used(), 1);
+    assert_eq!(fallback.snapshot().used, 1);
 }
 
 #[tokio::test]
@@ -154,7 +165,9 @@ async fn the_other_service_is_polled_ready_before_it_is_called_and_not_before_it
     let work = service_fn(async |n: u32| Ok::<u32, BoxError>(n));
     let other = ConcurrencyLimit::new(work, 1);
     let failing = service_fn(async |_: u32| Err::<u32, BoxError>("down".into()));
-    let mut service = Fallback::service("f", other.clone(), |n: &u32| Some(*n)).layer(failing);
+    let mut service = Fallback::service("f", other.clone(), |n: &u32| Some(*n))
+        .layer()
+        .layer(failing);
     let ready = service.ready().await.unwrap();
     // The fallback's one place is taken by another caller: nothing was reserved.
     let mut taken = task::spawn(other);
@@ -168,11 +181,11 @@ async fn the_other_service_is_polled_ready_before_it_is_called_and_not_before_it
 
 #[tokio::test]
 async fn a_service_that_fails_its_readiness_falls_back_on_the_next_call() {
-    let layer = Fallback::by("f", |error: BoxError| match error.to_string().as_str() {
+    let fallback = Fallback::by("f", |error: BoxError| match error.to_string().as_str() {
         "closed" => Ok("instead"),
         _ => Err(error),
     });
-    let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(layer.clone());
+    let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(fallback.layer());
     handle.send_error("closed");
     assert_ready_ok!(service.poll_ready());
     let mut clone = service.clone();
@@ -180,7 +193,7 @@ async fn a_service_that_fails_its_readiness_falls_back_on_the_next_call() {
         assert_ready_ok!(task::spawn(service.call("hello")).poll()),
         "instead"
     );
-    assert_eq!(layer.used(), 1);
+    assert_eq!(fallback.snapshot().used, 1);
     // A clone has not failed: it asks for itself.
     handle.allow(1);
     assert_ready_ok!(clone.poll_ready());
@@ -192,8 +205,8 @@ async fn a_service_that_fails_its_readiness_falls_back_on_the_next_call() {
 
 #[tokio::test]
 async fn a_failed_readiness_that_does_not_call_for_the_fallback_fails_the_call() {
-    let layer = Fallback::value("f", "instead").when(|_: &BoxError| false);
-    let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(layer);
+    let fallback = Fallback::value("f", "instead").when(|_: &BoxError| false);
+    let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(fallback.layer());
     handle.send_error("closed");
     assert_ready_ok!(service.poll_ready());
     let error = assert_ready_err!(task::spawn(service.call("hello")).poll());
@@ -209,7 +222,7 @@ async fn a_passing_call_clones_neither_answer_nor_request_nor_error() {
         }
     }
     let work = service_fn(async |n: Never| Ok::<Never, BoxError>(n));
-    let service = Fallback::value("f", Never).layer(work);
+    let service = Fallback::value("f", Never).layer().layer(work);
     assert!(service.oneshot(Never).await.is_ok());
 }
 
@@ -223,14 +236,14 @@ async fn dropping_the_call_drops_the_fallback_that_runs() {
     }
     let dropped = AtomicU32::new(0);
     let flag = &dropped;
-    let layer = Fallback::by_async("f", move |_: Error<&str>| {
+    let fallback = Fallback::by_async("f", move |_: Error<&str>| {
         let flag = Flag(flag);
         async move {
             let _flag = flag;
             std::future::pending().await
         }
     });
-    let mut call = task::spawn(layer.layer(divider()).oneshot(0));
+    let mut call = task::spawn(fallback.layer().layer(divider()).oneshot(0));
     assert_pending!(call.poll());
     assert_eq!(dropped.load(Relaxed), 0);
     drop(call);
@@ -255,7 +268,7 @@ fn an_answer_of_ones_own_needs_no_threads() {
             Ok(Box::pin(async move { Ok(*kept) }))
         }
     }
-    let mut service = Fallback::with("f", Echo).layer(divider());
+    let mut service = Fallback::with("f", Echo).layer().layer(divider());
     let ready = service.poll_ready(&mut Context::from_waker(std::task::Waker::noop()));
     assert!(matches!(ready, Poll::Ready(Ok(()))));
     assert_eq!(assert_ready_ok!(task::spawn(service.call(0)).poll()), 0);
@@ -264,7 +277,12 @@ fn an_answer_of_ones_own_needs_no_threads() {
 #[test]
 fn a_use_of_the_fallback_leaves_an_event() {
     let events = crate::test_log::events_of(|| {
-        let mut call = task::spawn(Fallback::value("cache", 7).layer(divider()).oneshot(0));
+        let mut call = task::spawn(
+            Fallback::value("cache", 7)
+                .layer()
+                .layer(divider())
+                .oneshot(0),
+        );
         assert_ready_ok!(call.poll());
     });
     assert_eq!(

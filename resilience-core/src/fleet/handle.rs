@@ -13,10 +13,9 @@ use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
 };
-use tokio_util::{
-    sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
-};
+#[cfg(feature = "idempotency")]
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::membership::{MemberStore, Membership};
 
@@ -150,6 +149,7 @@ pub(crate) struct HandleTasks {
 }
 
 /// Counts as a task of a handle for as long as it lives.
+#[cfg(feature = "idempotency")]
 #[derive(Debug)]
 pub(crate) struct InProgress(#[expect(dead_code, reason = "held")] [TaskTrackerToken; 2]);
 
@@ -175,6 +175,7 @@ impl HandleTasks {
     }
 
     /// Begins work that a shutdown waits for; `None` once the tasks are asked to end.
+    #[cfg(feature = "idempotency")]
     pub(crate) fn enter(&self) -> Option<InProgress> {
         // Counted before the look, so that a shutdown that is not seen here sees the count.
         let counted = InProgress([self.running.token(), self.of_store.token()]);
@@ -182,10 +183,12 @@ impl HandleTasks {
     }
 
     /// Completes when the time of a shutdown is nearly over: what cannot end by itself at once is to be cancelled.
+    #[cfg(feature = "idempotency")]
     pub(crate) async fn overdue(&self) {
         self.overdue.cancelled().await;
     }
 
+    #[cfg(feature = "idempotency")]
     pub(crate) fn is_overdue(&self) -> bool {
         self.overdue.is_cancelled()
     }

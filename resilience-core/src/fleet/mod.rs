@@ -9,6 +9,7 @@
 //! | what | where |
 //! |---|---|
 //! | [`StoreFuture`], [`StoreError`] | what the methods of every store trait return |
+//! | [`IntoStore`] | what the `.store(..)` method of every builder takes |
 //! | [`FleetOptions`] | the builder part for instance name, time budget, heartbeat and outage policy |
 //! | [`OnOutage`] | what happens to calls while the store is unavailable |
 //! | [`Subscription`], [`Pushed`] | messages from a store, latest value only |
@@ -56,7 +57,7 @@ pub use self::{
     membership::MemberStore,
     options::FleetOptions,
     outage::OnOutage,
-    store::{StoreError, StoreFuture},
+    store::{IntoStore, StoreError, StoreFuture},
     subscription::{Pushed, Subscription},
     time::RecordClock,
 };
@@ -64,9 +65,12 @@ pub use self::{
 pub(crate) use self::{
     agent::{Agent, AgentHandle, Waker, spawn},
     client::{Probe, StoreClient, retry_delays},
-    handle::{HandleTasks, InProgress},
+    handle::HandleTasks,
     heartbeat::join,
     instance::instance_id,
-    options::{FleetDefaults, FleetSettings, runtime},
-    time::{at_most, certain_until, jittered, millis},
+    options::{FleetDefaults, FleetSettings, required, runtime},
+    store::into_store,
+    time::{certain_until, jittered, millis},
 };
+#[cfg(feature = "idempotency")]
+pub(crate) use self::{handle::InProgress, time::at_most};

@@ -1,6 +1,6 @@
 //! The part of every builder that is about the fleet.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
@@ -13,7 +13,7 @@ use crate::error::InvalidConfig;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::fleet::{FleetOptions, OnOutage};
+/// use resilience_core::{FleetOptions, OnOutage};
 ///
 /// let options = FleetOptions::new()
 ///     .instance("pod-7")
@@ -130,13 +130,15 @@ impl FleetOptions {
     }
 }
 
-/// The runtime that a handle's task runs on: the current one.
-pub(crate) fn runtime(
-    field: &'static str,
-    value: impl fmt::Debug,
-) -> Result<Handle, InvalidConfig> {
-    let rule = "must be built within a tokio runtime";
-    Handle::try_current().map_err(|_| InvalidConfig::new(field, value, rule))
+/// The runtime that the task of a handle with a store runs on: the current one.
+pub(crate) fn runtime() -> Result<Handle, InvalidConfig> {
+    Handle::try_current().map_err(|_| InvalidConfig::no_runtime("store"))
+}
+
+/// The store of a handle that cannot do without one.
+pub(crate) fn required<S: ?Sized>(store: Option<Arc<S>>) -> Result<Arc<S>, InvalidConfig> {
+    let rule = "must be: it keeps what the fleet shares";
+    store.ok_or_else(|| InvalidConfig::new("store", format_args!("not set"), rule))
 }
 
 /// An upper bound for durations, so that sums of them do not overflow.

@@ -1,6 +1,42 @@
-//! What the methods of every store trait return.
+//! What the methods of every store trait return, and how a store is attached.
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+/// What the `.store(..)` method of every builder takes: a store of the pattern's trait `S`, or an `Arc` of one, for a store
+/// that is chosen at run time.
+///
+/// ```
+/// use std::sync::Arc;
+/// use resilience_core::{Idempotency, idempotency::{IdempotencyStore, InProcessIdempotency}};
+///
+/// let store: Arc<dyn IdempotencyStore> = Arc::new(InProcessIdempotency::new()); // or `redis.idempotency()`
+/// let payments = Idempotency::builder("payments").store(store).build()?;
+/// # let _ = payments;
+/// # Ok::<_, resilience_core::InvalidConfig>(())
+/// ```
+pub trait IntoStore<S: ?Sized> {
+    /// The store as builders keep it.
+    fn into_store(self) -> Arc<S>;
+}
+
+/// Lets `.store(..)` take stores of the trait, and `Arc`s of them.
+macro_rules! into_store {
+    ($store:ident) => {
+        impl<S: $store> $crate::fleet::IntoStore<dyn $store> for S {
+            fn into_store(self) -> std::sync::Arc<dyn $store> {
+                std::sync::Arc::new(self)
+            }
+        }
+
+        impl $crate::fleet::IntoStore<dyn $store> for std::sync::Arc<dyn $store> {
+            fn into_store(self) -> Self {
+                self
+            }
+        }
+    };
+}
+
+pub(crate) use into_store;
 
 /// The future of a store's method. Boxed, so that stores can be trait objects; no call that a local decision lets
 /// pass ever makes one.
@@ -40,6 +76,12 @@ impl StoreError {
     #[must_use]
     pub fn timed_out() -> Self {
         Self::new("no answer within the time budget", true)
+    }
+
+    /// The handle has no store.
+    #[must_use]
+    pub fn not_attached() -> Self {
+        Self::new("the handle has no store", false)
     }
 
     /// The store was not asked, because it is known to be unavailable.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{InvalidConfig, Pattern},
-    fleet::FleetOptions,
+    fleet::{FleetOptions, IntoStore},
     sealing::Sealing,
     telemetry,
 };
@@ -59,13 +59,8 @@ impl IdempotencyBuilder {
 
     /// Keeps the records in `store`. Handles of the same name and store share them, across processes. Default: an
     /// [`InProcessIdempotency`] of the handle's own.
-    pub fn store(self, store: impl IdempotencyStore) -> Self {
-        self.store_arc(Arc::new(store))
-    }
-
-    /// Keeps the records in `store`, which may be shared.
-    pub fn store_arc(mut self, store: Arc<dyn IdempotencyStore>) -> Self {
-        self.store = Some(store);
+    pub fn store(mut self, store: impl IntoStore<dyn IdempotencyStore>) -> Self {
+        self.store = Some(store.into_store());
         self
     }
 

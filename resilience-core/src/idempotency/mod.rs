@@ -5,7 +5,7 @@
 //! in progress are rejected or [wait](IdempotencyBuilder::wait).
 //!
 //! ```
-//! use resilience_core::idempotency::{Fingerprint, Idempotency, Key};
+//! use resilience_core::{Idempotency, idempotency::{Fingerprint, Key}};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! let payments = Idempotency::builder("payments").build()?; // records in this process; a shared store is one line

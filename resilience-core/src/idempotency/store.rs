@@ -121,6 +121,8 @@ pub trait IdempotencyStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+crate::fleet::into_store!(IdempotencyStore);
+
 /// A client of a store of records.
 pub(crate) type RecordClient = StoreClient<dyn IdempotencyStore>;
 

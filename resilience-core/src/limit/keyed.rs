@@ -20,7 +20,7 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::{keyed::Keyed, limit::{Quota, RateLimit}};
+/// use resilience_core::{Keyed, Quota, RateLimit};
 ///
 /// let paying = Quota::per(1000, Duration::from_secs(1))?;
 /// let trying = Quota::per(10, Duration::from_secs(1))?;

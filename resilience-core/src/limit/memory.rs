@@ -22,7 +22,7 @@ use crate::clock::Clock;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::limit::{Quota, store::{Demand, InProcessLimits, LimitStore}};
+/// use resilience_core::{Quota, limit::store::{Demand, InProcessLimits, LimitStore}};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = InProcessLimits::new();

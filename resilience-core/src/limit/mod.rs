@@ -11,7 +11,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{Rejected, limit::RateLimit};
+//! use resilience_core::{RateLimit, Rejected};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -14,7 +14,7 @@ const EXACT: u128 = 1 << 53;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::limit::Quota;
+/// use resilience_core::Quota;
 ///
 /// let quota = Quota::per(100, Duration::from_secs(1))?.burst(200)?;
 /// assert_eq!((quota.permits(), quota.capacity()), (100, 200));

@@ -6,7 +6,10 @@ use super::{
     store::{Demand, LimitStore, StoreDecision, StoreError, StoreFuture, validate},
     token_bucket::LimitOutcome,
 };
-use crate::{error::InvalidConfig, fleet::StoreHandle};
+use crate::{
+    error::InvalidConfig,
+    fleet::{IntoStore, StoreHandle},
+};
 
 const MOST_PARTS: u32 = 1024;
 
@@ -31,11 +34,12 @@ const MOST_PARTS: u32 = 1024;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::{InProcessLimits, ShardedLimits}};
+/// use resilience_core::{FleetRateLimit, Quota, limit::store::{InProcessLimits, ShardedLimits}};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = ShardedLimits::new(InProcessLimits::new(), 8)?; // or `redis.limits()`
-/// let limit = FleetRateLimit::builder("firehose", store)
+/// let limit = FleetRateLimit::builder("firehose")
+///     .store(store)
 ///     .limit("per-second", Quota::per(200_000, Duration::from_secs(1))?)
 ///     .build()?;
 /// limit.check("everybody", [("per-second", 1)]).await?;
@@ -53,11 +57,11 @@ impl ShardedLimits {
     ///
     /// # Errors
     /// When `parts` is zero or above 1024.
-    pub fn new(store: impl LimitStore, parts: u32) -> Result<Self, InvalidConfig> {
+    pub fn new(store: impl IntoStore<dyn LimitStore>, parts: u32) -> Result<Self, InvalidConfig> {
         if parts == 0 || parts > MOST_PARTS {
             return Err(InvalidConfig::new("parts", parts, "must be 1 to 1024"));
         }
-        let store = Arc::new(store);
+        let store = store.into_store();
         Ok(Self { store, parts })
     }
 

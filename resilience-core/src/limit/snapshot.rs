@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::{sync::atomic::Ordering::Relaxed, telemetry::counters};
+use serde::Serialize;
+
+use crate::{
+    sync::atomic::Ordering::Relaxed,
+    telemetry::{counters, seconds},
+};
 
 counters! {
     /// Rejections. One per family, so that they survive the eviction of a member.
@@ -13,7 +18,7 @@ counters! {
 }
 
 /// The state of a [`RateLimit`](super::RateLimit) at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RateLimitSnapshot {
     /// Whole tokens that can be taken at once.
@@ -21,6 +26,7 @@ pub struct RateLimitSnapshot {
     /// The number of tokens in a full bucket.
     pub capacity: u64,
     /// The time until the bucket is full, if no tokens are taken meanwhile.
+    #[serde(serialize_with = "seconds")]
     pub full_in: Duration,
     /// Calls that wait.
     pub waiting: usize,

@@ -112,6 +112,8 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+crate::fleet::into_store!(LimitStore);
+
 /// A look at a bucket that no caller uses: writes nothing. Its burst is large, so that it can be divided.
 impl Probe for dyn LimitStore {
     fn probe<'a>(&'a self, name: &'a str) -> StoreFuture<'a, ()> {

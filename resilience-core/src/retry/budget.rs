@@ -32,7 +32,7 @@ use crate::{clock::Clock, error::InvalidConfig, stripe::Counter};
 /// Finagle's `RetryBudget`; "Handling Overload", section "Deciding to Retry", in: Site Reliability Engineering, 2016.
 ///
 /// ```
-/// use resilience_core::retry::RetryBudget;
+/// use resilience_core::RetryBudget;
 ///
 /// let budget = RetryBudget::builder().fraction(0.1).floor_per_second(0).max_balance(2).build()?;
 /// assert!(budget.withdraw() && budget.withdraw() && !budget.withdraw());

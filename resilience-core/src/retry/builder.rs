@@ -1,13 +1,15 @@
 //! The handle and its builder: validated when built.
 
 use std::{
-    fmt, iter,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+
+use serde::Serialize;
 
 use super::{
     Backoff, ByRequest, GaveUp, RetryBudget, RetryLayer,
@@ -17,7 +19,7 @@ use crate::{
     classify::Standard,
     error::{InvalidConfig, Pattern},
     stripe::Counter,
-    telemetry::{self, RETRY_BUDGET, RETRY_CALLS, Reading, counters},
+    telemetry::{self, RETRY_BUDGET, RETRY_CALLS, RETRY_RETRIES, Reading, counters},
 };
 
 /// Retry policy, under a name. Clones share budget and counters, and so do all layers made from it.
@@ -50,23 +52,16 @@ impl Retry {
         &self.shared.budget
     }
 
-    /// Number of calls that the dependency has answered, retried or not. Calls that were rejected below, or dropped before
-    /// their first response, are not counted.
+    /// The counts since it was built, and the balance of its budget now.
     #[must_use]
-    pub fn calls(&self) -> u64 {
-        self.shared.calls.sum()
-    }
-
-    /// Number of attempts after the first ones.
-    #[must_use]
-    pub fn retries(&self) -> u64 {
-        self.shared.counters.retries.load(Relaxed)
-    }
-
-    /// Number of calls that ended in a failure that was not retried, for the reason `why`.
-    #[must_use]
-    pub fn given_up(&self, why: GaveUp) -> u64 {
-        self.shared.counters.given_up(why).load(Relaxed)
+    pub fn snapshot(&self) -> RetrySnapshot {
+        let shared = &self.shared;
+        RetrySnapshot {
+            calls: shared.calls.sum(),
+            retries: shared.retries.load(Relaxed),
+            given_up: shared.given_up.snapshot(),
+            budget: shared.budget.limited_balance(),
+        }
     }
 }
 
@@ -167,7 +162,8 @@ impl RetryBuilder {
             backoff: self.backoff,
             calls: budget.open_account(),
             budget,
-            counters: Counters::default(),
+            retries: AtomicU64::new(0),
+            given_up: Counters::default(),
         });
         telemetry::register(&shared);
         Ok(Retry { shared })
@@ -181,13 +177,30 @@ pub(super) struct Shared {
     pub(super) budget: RetryBudget,
     /// Calls that the dependency has answered; the budget reads it as well.
     pub(super) calls: Arc<Counter>,
-    counters: Counters,
+    retries: AtomicU64,
+    given_up: Counters,
+}
+
+/// Counts of a [`Retry`] since it was built. From [`Retry::snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RetrySnapshot {
+    /// Calls that the dependency has answered, retried or not. Calls that were rejected below, or dropped before their first
+    /// response, are not counted.
+    pub calls: u64,
+    /// Attempts after the first ones.
+    pub retries: u64,
+    /// Calls that ended in a failure that was not retried, by reason.
+    pub given_up: GivenUp,
+    /// Whole retries that the budget would pay for now; `None` if it is unlimited.
+    pub budget: Option<u64>,
 }
 
 counters! {
-    /// Counters of a [`Retry`].
+    /// Counters of calls that gave up.
     struct Counters;
-    retries = RETRY_RETRIES, "Attempts after the first.";
+    /// Calls that ended in a failure that was not retried, by reason: a part of a [`RetrySnapshot`].
+    pub struct GivenUp;
     permanent = RETRY_GIVEN_UP "permanent", "See [`GaveUp::Permanent`].";
     rejected = RETRY_GIVEN_UP "rejected", "See [`GaveUp::Rejected`].";
     attempts = RETRY_GIVEN_UP "attempts", "See [`GaveUp::Attempts`].";
@@ -198,8 +211,25 @@ counters! {
     budget = RETRY_GIVEN_UP "budget", "See [`GaveUp::Budget`].";
 }
 
+impl GivenUp {
+    /// The number for the reason `why`.
+    #[must_use]
+    pub const fn of(&self, why: GaveUp) -> u64 {
+        match why {
+            GaveUp::Permanent => self.permanent,
+            GaveUp::Rejected => self.rejected,
+            GaveUp::Attempts => self.attempts,
+            GaveUp::NotReplayable => self.not_replayable,
+            GaveUp::RetryAfterTooLong => self.retry_after_too_long,
+            GaveUp::BackoffEnded => self.backoff_ended,
+            GaveUp::NoTime => self.no_time,
+            GaveUp::Budget => self.budget,
+        }
+    }
+}
+
 impl Counters {
-    const fn given_up(&self, why: GaveUp) -> &AtomicU64 {
+    const fn of(&self, why: GaveUp) -> &AtomicU64 {
         match why {
             GaveUp::Permanent => &self.permanent,
             GaveUp::Rejected => &self.rejected,
@@ -224,7 +254,7 @@ impl Shared {
                 tracing::debug!(target: "resilience", pattern = "retry", name, attempt, ?wait, "retrying");
             }
             Decision::GiveUp(why) => {
-                self.counters.given_up(why).fetch_add(1, Relaxed);
+                self.given_up.of(why).fetch_add(1, Relaxed);
                 let reason = why.as_str();
                 tracing::debug!(target: "resilience", pattern = "retry", name, attempt, reason, "giving up");
             }
@@ -232,7 +262,7 @@ impl Shared {
     }
 
     pub(super) fn retried(&self) {
-        self.counters.retries.fetch_add(1, Relaxed);
+        self.retries.fetch_add(1, Relaxed);
     }
 }
 
@@ -246,12 +276,13 @@ impl telemetry::Source for Shared {
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.counters.read(out);
+        self.given_up.read(out);
         let calls = (&RETRY_CALLS, self.calls.sum());
+        let retries = (&RETRY_RETRIES, self.retries.load(Relaxed));
         // An unlimited budget has no balance.
         let balance = self.budget.limited_balance();
         let balance = balance.map(|balance| (&RETRY_BUDGET, balance));
-        for (metric, value) in iter::once(calls).chain(balance) {
+        for (metric, value) in [calls, retries].into_iter().chain(balance) {
             out(Reading {
                 metric,
                 attribute: "",
@@ -275,7 +306,7 @@ mod tests {
     fn every_reason_is_counted_under_its_own_name() {
         for why in GaveUp::ALL {
             let counters = Counters::default();
-            counters.given_up(why).fetch_add(1, Relaxed);
+            counters.of(why).fetch_add(1, Relaxed);
             let mut counted = Vec::new();
             counters.read(&mut |reading| {
                 if reading.value > 0 {
@@ -283,6 +314,9 @@ mod tests {
                 }
             });
             assert_eq!(counted, [why.as_str()]);
+            let snapshot = counters.snapshot();
+            let shown = GaveUp::ALL.map(|other| snapshot.of(other) == 1);
+            assert_eq!(shown, GaveUp::ALL.map(|other| other == why));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
-//! use resilience_core::{Error, retry::{self, Backoff, Replayable, Retry}};
+//! use resilience_core::{Error, Retry, retry::{self, Backoff, Replayable}};
 //! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 //!
 //! enum Request { Read(u32), Pay(u32) }
@@ -30,7 +30,7 @@
 //! assert_eq!(read, Ok("done"));
 //! let pay = accounts.ready().await.unwrap().call(Request::Pay(1)).await;
 //! assert_eq!(pay, Err(Error::Service("connection reset")));
-//! assert_eq!(retry.retries(), 2);
+//! assert_eq!(retry.snapshot().retries, 2);
 //! # Ok(()) }
 //! ```
 //!
@@ -116,7 +116,7 @@ mod replay;
 pub use crate::backoff::{Backoff, Delays};
 pub use attempt::attempt;
 pub use budget::{RetryBudget, RetryBudgetBuilder};
-pub use builder::{Retry, RetryBuilder};
+pub use builder::{GivenUp, Retry, RetryBuilder, RetrySnapshot};
 pub use future::ResponseFuture;
 pub use layer::{RetryLayer, RetryService};
 pub use machine::GaveUp;

@@ -18,7 +18,7 @@
 //! say when to retry.
 //!
 //! ```
-//! use resilience_core::{Rejected, shed::LoadShed};
+//! use resilience_core::{LoadShed, Rejected};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -28,7 +28,7 @@
 //!     .buffer(16)
 //!     .service(service_fn(|n: u32| async move { Ok::<_, Rejected>(n + 1) }));
 //! assert_eq!(service.oneshot(1).await?, 2);
-//! assert_eq!(shed.rejected(), 0);
+//! assert_eq!(shed.snapshot().rejected, 0);
 //! # Ok(()) }
 //! ```
 //!
@@ -44,10 +44,7 @@ mod layer;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{fmt, sync::Arc};
 
 pub use self::{
     future::ResponseFuture,
@@ -72,6 +69,8 @@ struct Shared {
 counters! {
     /// Counters of a [`LoadShed`].
     struct Counters;
+    /// Counts of a [`LoadShed`] since it was built. From [`LoadShed::snapshot`].
+    pub struct LoadShedSnapshot;
     rejected = SHED_REJECTIONS, "Calls shed because the inner service was not ready.";
 }
 
@@ -92,10 +91,16 @@ impl LoadShed {
         LoadShedLayer::new(self.clone())
     }
 
-    /// Number of calls shed.
+    /// The name it was built with.
     #[must_use]
-    pub fn rejected(&self) -> u64 {
-        self.shared.counters.rejected.load(Relaxed)
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The counts since it was built.
+    #[must_use]
+    pub fn snapshot(&self) -> LoadShedSnapshot {
+        self.shared.counters.snapshot()
     }
 }
 
@@ -130,8 +135,8 @@ impl Drop for Shared {
 impl fmt::Debug for LoadShed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadShed")
-            .field("name", &self.shared.name)
-            .field("rejected", &self.rejected())
+            .field("name", &self.name())
+            .field("snapshot", &self.snapshot())
             .finish()
     }
 }

@@ -21,14 +21,14 @@ async fn a_call_that_would_wait_is_rejected_as_overloaded_and_the_next_one_is_no
         (rejected.pattern(), rejected.name()),
         (Pattern::LoadShed, "api")
     );
-    assert_eq!(shed.rejected(), 1);
+    assert_eq!(shed.snapshot().rejected, 1);
 
     handle.allow(1);
     assert_ready_ok!(service.poll_ready());
     let response = service.call("hello");
     assert_request_eq!(handle, "hello").send_response("world");
     assert_eq!(response.await.unwrap(), "world");
-    assert_eq!(shed.rejected(), 1);
+    assert_eq!(shed.snapshot().rejected, 1);
 }
 
 #[test]

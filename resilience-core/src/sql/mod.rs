@@ -20,7 +20,7 @@
 //! # #[cfg(feature = "sqlx")]
 //! # fn main() -> Result<(), resilience_core::InvalidConfig> {
 //! use std::time::Duration;
-//! use resilience_core::{breaker::CircuitBreaker, bulkhead::Bulkhead, deadline::Timeout, execute, retry::Retry, sql::SqlxErrors};
+//! use resilience_core::{Bulkhead, CircuitBreaker, Retry, Timeout, execute, sql::SqlxErrors};
 //! use tower::ServiceBuilder;
 //!
 //! let db = execute::guard(

@@ -33,7 +33,7 @@ macro_rules! counters {
         }
 
         $(#[$about_snapshot])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
         #[non_exhaustive]
         pub struct $snapshot {
             $(#[doc = $doc] pub $field: u64,)*

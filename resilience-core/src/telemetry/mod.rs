@@ -15,6 +15,9 @@
 //! number is unbounded. Handles of one name are one series, their sum. Counters of a handle
 //! that is dropped stay in the sum until the process ends: a counter never goes down.
 //!
+//! **Snapshots** show one handle now: every handle has a method `snapshot`, which returns a struct that implements serde's
+//! `Serialize`, with the names of its fields. Durations are serialized as seconds, states as their lower-case names.
+//!
 //! The names, units and attribute values are an API: `METRICS.md` lists them, with the names that Prometheus gives
 //! them.
 
@@ -22,6 +25,7 @@ mod counters;
 mod prometheus;
 mod registry;
 mod scope;
+mod snapshot;
 mod table;
 
 #[cfg(feature = "otel")]
@@ -36,4 +40,5 @@ pub use otel::export;
 pub(crate) use registry::{Reading, Source, register, retire};
 pub use registry::{Series, series};
 pub(crate) use scope::Scope;
+pub(crate) use snapshot::seconds;
 pub use table::*;

@@ -26,7 +26,7 @@ use crate::{HttpClassifier, OnBodyEnd};
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::{breaker::CircuitBreaker, keyed::Keyed, retry::Retry};
+/// use resilience_core::{CircuitBreaker, Keyed, Retry};
 /// use resilience_http::{Client, client::reqwest_builder};
 ///
 /// let client = Client::builder("payments")

@@ -25,7 +25,7 @@ use crate::OnBodyEnd;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::deadline::Timeout;
+/// use resilience_core::Timeout;
 /// use resilience_http::client::{ReqwestService, CallTimeoutLayer, reqwest_builder};
 /// use tower::ServiceBuilder;
 ///

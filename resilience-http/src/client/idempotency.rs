@@ -33,7 +33,7 @@ use crate::{
 /// ```
 /// use std::convert::Infallible;
 /// use http::{Request, Response};
-/// use resilience_http::{client::IdempotencyKeys, headers::IDEMPOTENCY_KEY};
+/// use resilience_http::{IdempotencyKeys, headers::IDEMPOTENCY_KEY};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {

@@ -147,7 +147,7 @@ impl Client {
     /// The stack is cloned for every call: keep state in handles, as all layers of this toolkit do.
     ///
     /// ```
-    /// use resilience_core::bulkhead::Bulkhead;
+    /// use resilience_core::Bulkhead;
     /// use resilience_http::{OnBodyEnd, Client, client::{ReqwestService, reqwest_builder}};
     /// use tower::ServiceBuilder;
     ///

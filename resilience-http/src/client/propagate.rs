@@ -35,8 +35,8 @@ use crate::headers;
 /// ```
 /// use std::{convert::Infallible, time::Duration};
 /// use http::{Request, Response};
-/// use resilience_core::deadline::{self, Deadline};
-/// use resilience_http::{client::Propagation, headers};
+/// use resilience_core::{Deadline, deadline};
+/// use resilience_http::{Propagation, headers};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -113,9 +113,9 @@ impl Propagation {
 
     /// Makes a layer.
     #[must_use]
-    pub fn layer(self) -> PropagationLayer {
+    pub fn layer(&self) -> PropagationLayer {
         PropagationLayer {
-            propagation: Arc::new(self),
+            propagation: Arc::new(self.clone()),
         }
     }
 

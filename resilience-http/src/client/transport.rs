@@ -14,7 +14,7 @@ use tower_service::Service;
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use resilience_core::deadline::Timeout;
+/// use resilience_core::Timeout;
 /// use resilience_http::client::{self, ReqwestService};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///

@@ -42,7 +42,7 @@ impl Problem {
     /// plain 500 that reveals nothing of the error.
     ///
     /// ```
-    /// # use resilience_http::problem::Problem;
+    /// # use resilience_http::Problem;
     /// let error: Box<dyn std::error::Error + Send + Sync> = "the disk of host db-3 is full".into();
     /// let problem = Problem::of_error(&error);
     /// assert_eq!(problem.status(), 500);

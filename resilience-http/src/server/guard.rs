@@ -19,7 +19,7 @@ use crate::{body::OnBodyEnd, problem::Problems};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use axum::{Router, routing::get};
-/// use resilience_core::deadline::Timeout;
+/// use resilience_core::Timeout;
 /// use resilience_http::server;
 /// use tower::ServiceBuilder;
 ///
@@ -49,7 +49,7 @@ pub const fn guard<L>(layers: L) -> GuardLayer<L> {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use axum::{Router, routing::get};
-/// use resilience_core::bulkhead::Bulkhead;
+/// use resilience_core::Bulkhead;
 /// use resilience_http::server;
 ///
 /// let reports = Bulkhead::builder("reports").max_concurrent(8).build()?;

@@ -17,8 +17,8 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //! use axum::{Router, routing::get};
-//! use resilience_core::deadline::{self, Timeout};
-//! use resilience_http::server::{self, InboundDeadline};
+//! use resilience_core::{Timeout, deadline};
+//! use resilience_http::{InboundDeadline, server};
 //!
 //! let inbound = InboundDeadline::new("inbound", Duration::from_secs(10))?;
 //! let reports = Timeout::new("reports", Duration::from_secs(2))?;

@@ -25,7 +25,7 @@ use crate::problem::{Problems, RejectionResponse};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use resilience_core::{Error, Pattern, Reason, Rejected};
-/// use resilience_http::server::RejectionLayer;
+/// use resilience_http::RejectionLayer;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// let proxy = service_fn(async |_: http::Request<()>| {

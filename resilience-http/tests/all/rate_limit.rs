@@ -39,7 +39,7 @@ fn quota(permits: u64, period: Duration) -> Quota {
 }
 
 fn shared(permits: u64) -> FleetRateLimit {
-    let limit = FleetRateLimit::builder("api", InProcessLimits::new());
+    let limit = FleetRateLimit::builder("api").store(InProcessLimits::new());
     limit
         .limit("per-minute", quota(permits, MINUTE))
         .build()
@@ -191,7 +191,8 @@ async fn each_key_has_its_own_and_those_without_one_do_as_the_policy_says() {
 
 #[tokio::test(start_paused = true)]
 async fn several_limits_with_their_own_costs_are_told_of_and_the_one_that_refuses_is_named() {
-    let limit = FleetRateLimit::builder("api", InProcessLimits::new())
+    let limit = FleetRateLimit::builder("api")
+        .store(InProcessLimits::new())
         .limit("requests", quota(10, MINUTE))
         .limit("bytes", quota(1000, Duration::from_secs(3600)))
         .build()
@@ -263,7 +264,8 @@ impl LimitStore for Away {
 #[tokio::test(start_paused = true)]
 async fn without_its_store_a_limit_answers_as_its_policy_says() {
     for (policy, status) in [(OnOutage::FailOpen, 200), (OnOutage::FailClosed, 503)] {
-        let limit = FleetRateLimit::builder("api", Away)
+        let limit = FleetRateLimit::builder("api")
+            .store(Away)
             .limit("per-minute", quota(1, MINUTE))
             .fleet(FleetOptions::new().on_outage(policy))
             .build()
@@ -373,5 +375,5 @@ async fn a_client_that_keeps_to_what_it_is_told_is_refused_by_no_server() {
         });
     }
     assert_eq!(statuses, [200, 200, 200, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!((calls.load(SeqCst), peers.rejected()), (3, 7));
+    assert_eq!((calls.load(SeqCst), peers.snapshot().rejected), (3, 7));
 }

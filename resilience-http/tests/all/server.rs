@@ -148,7 +148,7 @@ async fn a_request_that_is_too_late_is_answered_504_and_its_handler_does_not_run
         assert!(text(response).await.contains(r#""reason":"no_time_left""#));
     }
     assert!(!ran.load(SeqCst));
-    assert_eq!(inbound.timeout().rejected(), 2);
+    assert_eq!(inbound.timeout().snapshot().rejected, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +182,7 @@ async fn a_handler_that_overruns_is_dropped_at_the_deadline_and_its_client_told_
     assert_eq!(response.status(), 504);
     assert!(!response.headers().contains_key("retry-after"));
     assert!(text(response).await.contains(r#""reason":"timed_out""#));
-    assert_eq!(inbound.timeout().timed_out(), 1);
+    assert_eq!(inbound.timeout().snapshot().timed_out, 1);
 }
 
 #[tokio::test(start_paused = true)]

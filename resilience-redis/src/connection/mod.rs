@@ -45,6 +45,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use redis::{Cmd, Value};
 use tokio::{
+    runtime::Handle,
     sync::{Notify, watch},
     time::{Instant, timeout},
 };
@@ -77,6 +78,14 @@ pub(crate) struct Connection {
 struct Lifetime {
     closing: CancellationToken,
     running: TaskTracker,
+    /// The runtime that the connection was started in; connections made from it start on any thread.
+    runtime: Handle,
+}
+
+impl Lifetime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.running.spawn_on(task, &self.runtime));
+    }
 }
 
 /// Settings of a connection.
@@ -105,8 +114,8 @@ impl Settings {
 }
 
 impl Connection {
-    /// Starts connecting in the background; must be called within a tokio runtime.
-    pub(crate) fn start(endpoint: Endpoint, settings: Settings) -> Self {
+    /// Starts connecting in the background, on `runtime`.
+    pub(crate) fn start(endpoint: Endpoint, settings: Settings, runtime: Handle) -> Self {
         let Settings {
             budget,
             keepalive,
@@ -117,9 +126,9 @@ impl Connection {
         let lifetime = Lifetime {
             closing: CancellationToken::new(),
             running: TaskTracker::new(),
+            runtime,
         };
-        let Lifetime { closing, running } = &lifetime;
-        let sentinels = Sentinels::start(&endpoint, &dialer, master_lease, closing, running);
+        let sentinels = Sentinels::start(&endpoint, &dialer, master_lease, &lifetime);
         let destination = Destination {
             endpoint,
             dialer,
@@ -159,10 +168,9 @@ impl Connection {
             trouble: Notify::new(),
             closing: lifetime.closing.clone(),
         });
-        let running = &lifetime.running;
         let ended = Ended(Arc::clone(&shared));
-        drop(running.spawn(async move { ended.0.supervise().await }));
-        drop(running.spawn(Arc::clone(&pubsub).supervise()));
+        lifetime.spawn(async move { ended.0.supervise().await });
+        lifetime.spawn(Arc::clone(&pubsub).supervise());
         Self {
             shared,
             pubsub,
@@ -176,6 +184,7 @@ impl Connection {
         let lifetime = Lifetime {
             closing: self.lifetime.closing.child_token(),
             running: self.lifetime.running.clone(),
+            runtime: self.lifetime.runtime.clone(),
         };
         Self::start_within(
             shared.destination.clone(),
@@ -189,7 +198,9 @@ impl Connection {
     /// in progress end within the budget, and later ones fail with [`CommandError::Down`]. The error is the number of tasks
     /// that still run.
     pub(crate) async fn shutdown(&self, within: Duration) -> Result<(), usize> {
-        let Lifetime { closing, running } = &self.lifetime;
+        let Lifetime {
+            closing, running, ..
+        } = &self.lifetime;
         closing.cancel();
         running.close();
         let ended = timeout(within, running.wait()).await;

@@ -17,9 +17,9 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    Lifetime,
     quorum::{Quorum, View},
     reconnect::{PROVEN, backoff, opened_within},
 };
@@ -47,8 +47,7 @@ impl Sentinels {
         endpoint: &Endpoint,
         dialer: &Dialer,
         lease: Duration,
-        closing: &CancellationToken,
-        running: &TaskTracker,
+        lifetime: &Lifetime,
     ) -> Arc<Self> {
         let group = match endpoint {
             Endpoint::Sentinel(group) => Some(group),
@@ -67,8 +66,10 @@ impl Sentinels {
                 interval: INTERVAL.min(lease / 3),
                 all: Arc::clone(&sentinels),
             };
-            let closing = closing.clone();
-            running.spawn(async move { closing.run_until_cancelled(sentinel.keep_asking()).await });
+            let closing = lifetime.closing.clone();
+            lifetime.spawn(async move {
+                closing.run_until_cancelled(sentinel.keep_asking()).await;
+            });
         }
         sentinels
     }

@@ -197,9 +197,6 @@ impl RedisIdempotency {
     /// # Errors
     /// If `replicas` is zero, or `within` below a millisecond or not below the connection's
     /// [budget](crate::RedisBuilder::budget).
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
     pub fn durable(mut self, replicas: u32, within: Duration) -> Result<Self, InvalidConfig> {
         if replicas == 0 {
             let rule = "must be above zero";

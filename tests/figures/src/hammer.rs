@@ -133,7 +133,8 @@ pub(crate) async fn one(url: &str, mode: &str, file: &str) {
         _ => Mode::Exact,
     };
     let quota = Quota::per(RATE, ms(1_000)).and_then(|quota| quota.burst(BURST));
-    let limit = FleetRateLimit::builder("hammer", connect(url).await.limits())
+    let limit = FleetRateLimit::builder("hammer")
+        .store(connect(url).await.limits())
         .limit("calls", quota.expect("a good quota"))
         .mode(mode)
         .fleet(

@@ -91,7 +91,8 @@ pub(crate) async fn run() {
         let mut servers = Vec::new();
         for _ in 0..2 {
             let store = connect(&redis.url()).await.bulkheads();
-            let places = FleetBulkhead::builder(format!("{way:?}"), store)
+            let places = FleetBulkhead::builder(format!("{way:?}"))
+                .store(store)
                 .max_concurrent(PLACES)
                 .lease(LEASE)
                 .build()

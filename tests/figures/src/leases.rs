@@ -59,7 +59,8 @@ struct Run {
 async fn hot_subject(rate: u64, tasks: u64) -> Run {
     let server = RedisServer::start();
     let quota = Quota::per(rate, ms(1_000)).expect("a good quota");
-    let limit = FleetRateLimit::builder("leased", connect(&server.url()).await.limits())
+    let limit = FleetRateLimit::builder("leased")
+        .store(connect(&server.url()).await.limits())
         .limit("calls", quota)
         .mode(Mode::Leased(LeaseRules::new()))
         .fleet(FleetOptions::new().on_outage(OnOutage::FailClosed))

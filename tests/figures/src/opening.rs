@@ -80,13 +80,13 @@ async fn rounds(server: &RedisServer, name: &str, pushes: bool, rounds: usize) -
             .expect("an answer");
         all(&fleet, State::Closed).await;
         // An instance without the push learns of the reset by its next report.
-        let epoch = shared.view().await.expect("an answer").epoch;
+        let epoch = fleet[0].fleet_view().await.expect("an answer").epoch;
         tokio::time::sleep(if pushes { ms(5) } else { CALM * 2 }).await;
         fail(&fleet[0], 10);
-        while shared.view().await.expect("an answer").failing == 0 {
+        while fleet[0].fleet_view().await.expect("an answer").failing == 0 {
             tokio::time::sleep(ms(1)).await;
         }
-        assert_eq!(shared.view().await.expect("an answer").epoch, epoch);
+        assert_eq!(fleet[0].fleet_view().await.expect("an answer").epoch, epoch);
         *sent.lock().expect("not poisoned") = None;
         took.push(round(&fleet, &sent).await);
     }

@@ -83,7 +83,8 @@ async fn serve(mut stream: TcpStream, counts: (Arc<AtomicU64>, Arc<AtomicU64>, A
 
 /// Calls the dependency for a while, with as many tasks as want to.
 pub(crate) async fn crowd(url: &str, addr: &str) {
-    let bulkhead = FleetBulkhead::builder("places", connect(url).await.bulkheads())
+    let bulkhead = FleetBulkhead::builder("places")
+        .store(connect(url).await.bulkheads())
         .max_concurrent(PLACES)
         .queue(TASKS, TIME)
         .build()

@@ -40,7 +40,8 @@ impl Instance {
         let redis = Redis::builder(&server.url());
         let redis = redis.connect().expect("good settings");
         let quota = Quota::per(RATE, ms(1_000)).and_then(|quota| quota.burst(BURST));
-        let limit = FleetRateLimit::builder("shares", redis.limits())
+        let limit = FleetRateLimit::builder("shares")
+            .store(redis.limits())
             .limit("per-second", quota.expect("a valid quota"))
             .fleet(options.clone())
             .build()
@@ -101,7 +102,9 @@ impl Fleet {
     async fn known(&self) {
         let all = Some(INSTANCES as u64);
         let wait = async {
-            while (self.instances.iter()).any(|instance| instance.limit.local_parts() != all) {
+            while (self.instances.iter())
+                .any(|instance| instance.limit.snapshot().local_parts != all)
+            {
                 tokio::time::sleep(ms(10)).await;
             }
         };

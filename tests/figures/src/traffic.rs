@@ -25,8 +25,8 @@ pub(crate) async fn run() {
 async fn together(server: &RedisServer) {
     let options = FleetOptions::new().heartbeat(ms(200));
     let fleet = fleet(&server.url(), 8, || breaker("together"), &options).await;
-    let shared = fleet[0].fleet().expect("a shared breaker");
-    while shared.view().await.expect("an answer").live < 8 {
+    let shared = &fleet[0];
+    while shared.fleet_view().await.expect("an answer").live < 8 {
         tokio::time::sleep(ms(5)).await;
     }
     let start = Instant::now();
@@ -51,7 +51,7 @@ async fn together(server: &RedisServer) {
     let mut counted = 0;
     while counted < 8 && Instant::now() < deadline {
         tokio::time::sleep(ms(10)).await;
-        counted = shared.view().await.expect("an answer").window.total();
+        counted = shared.fleet_view().await.expect("an answer").window.total();
     }
     let target = Target::Exactly(8.0);
     figure("eight_calls_counted", counted as f64, "calls", target);

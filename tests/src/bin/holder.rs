@@ -26,7 +26,8 @@ async fn main() {
     let [url, name, limit, lease, dependency] = &args[..] else {
         panic!("URL NAME LIMIT LEASE_MS DEPENDENCY");
     };
-    let bulkhead = FleetBulkhead::builder(name.as_str(), connect(url).await.bulkheads())
+    let bulkhead = FleetBulkhead::builder(name.as_str())
+        .store(connect(url).await.bulkheads())
         .max_concurrent(limit.parse().expect("a number"))
         .lease(Duration::from_millis(lease.parse().expect("milliseconds")))
         .queue(1_000, SOON)

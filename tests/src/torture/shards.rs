@@ -109,7 +109,9 @@ pub async fn one_master_frozen(cluster: RedisCluster, time: Duration) -> (RedisC
     let options = || FleetOptions::new().on_outage(OnOutage::FailClosed);
     // A key lives until its bucket is full again.
     let quota = Quota::per(100_000, Duration::from_secs(3600)).expect("a quota");
-    let limit = FleetRateLimit::builder(NAME, redis.limits()).limit("per-hour", quota);
+    let limit = FleetRateLimit::builder(NAME)
+        .store(redis.limits())
+        .limit("per-hour", quota);
     let limit = limit.fleet(options()).build().expect("good settings");
     let once = Idempotency::builder(NAME).store(redis.idempotency());
     let once = once.fleet(options()).build().expect("good settings");

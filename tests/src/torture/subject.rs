@@ -150,7 +150,7 @@ impl Client {
 
 fn engine(store: Arc<dyn IdempotencyStore>) -> Idempotency {
     Idempotency::builder("torture")
-        .store_arc(store)
+        .store(store)
         .lease(LEASE)
         .fleet(FleetOptions::new().budget(LEASE / 2))
         .wait(64, Duration::from_secs(2))

@@ -238,7 +238,8 @@ fn options() -> FleetOptions {
 
 async fn ask_a_limit(redis: Redis, over: Arc<AtomicBool>, admitted: Arc<AtomicUsize>) {
     let quota = Quota::per(RATE, Duration::from_secs(1)).expect("a quota");
-    let limit = FleetRateLimit::builder("switches", redis.limits())
+    let limit = FleetRateLimit::builder("switches")
+        .store(redis.limits())
         .limit("per-second", quota)
         .fleet(options());
     let limit = limit.build().expect("good settings");
@@ -251,7 +252,8 @@ async fn ask_a_limit(redis: Redis, over: Arc<AtomicBool>, admitted: Arc<AtomicUs
 }
 
 async fn fill_a_bulkhead(redis: Redis, over: Arc<AtomicBool>, in_flight: Arc<Mutex<InFlight>>) {
-    let bulkhead = FleetBulkhead::builder("switches", redis.bulkheads())
+    let bulkhead = FleetBulkhead::builder("switches")
+        .store(redis.bulkheads())
         .max_concurrent(PLACES)
         .lease(Duration::from_secs(10))
         .fleet(options());

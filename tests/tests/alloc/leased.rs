@@ -33,7 +33,8 @@ fn a_call_that_is_paid_for_out_of_a_lease_allocates_nothing() {
 
 async fn calls_out_of_a_lease() {
     let quota = |permits| Quota::per(permits, HOUR).unwrap();
-    let limit = FleetRateLimit::builder("allocations", InProcessLimits::new())
+    let limit = FleetRateLimit::builder("allocations")
+        .store(InProcessLimits::new())
         .limit("calls", quota(10_000_000))
         .limit("bytes", quota(100_000_000))
         .mode(Mode::Leased(LeaseRules::new().time(HOUR)))

@@ -74,7 +74,8 @@ fn limit_of_requests() {
 #[test]
 fn shared_limit_of_requests() {
     let make = || async {
-        let limit = FleetRateLimit::builder("contract", InProcessLimits::new())
+        let limit = FleetRateLimit::builder("contract")
+            .store(InProcessLimits::new())
             .limit("a", Quota::per(1_000_000, SECOND).unwrap())
             .build()
             .unwrap();

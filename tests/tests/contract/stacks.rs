@@ -273,7 +273,7 @@ async fn a_rejection_below_is_neither_retried_nor_paid_for() {
                 "{below}"
             );
         }
-        assert_eq!(retry.retries(), 0, "{below}");
+        assert_eq!(retry.snapshot().retries, 0, "{below}");
         assert_eq!(budget.balance(), before, "{below}");
     }
 }
@@ -298,12 +298,18 @@ async fn an_open_breaker_burns_no_retry_budget() {
         let _ = once(&service, Plan::Fail).await;
     }
     assert_eq!(handles.breaker.state(), State::Open);
-    let (retries, balance) = (handles.retry.retries(), handles.retry.budget().balance());
+    let (retries, balance) = (
+        handles.retry.snapshot().retries,
+        handles.retry.budget().balance(),
+    );
     for _ in 0..1000 {
         assert_eq!(rejection(&once(&service, Plan::Answer).await), OPEN);
     }
     assert_eq!(
-        (handles.retry.retries(), handles.retry.budget().balance()),
+        (
+            handles.retry.snapshot().retries,
+            handles.retry.budget().balance()
+        ),
         (retries, balance)
     );
 }

@@ -234,7 +234,7 @@ async fn a_rejection_of_the_next_program_is_a_failure_that_says_when_to_come_bac
     let (took, response) = timed(client.get(&next.url).send()).await;
     assert_eq!(response.unwrap().status(), 503);
     assert_eq!(
-        client.retry().unwrap().retries(),
+        client.retry().unwrap().snapshot().retries,
         0,
         "a minute does not fit into the ten seconds of a call"
     );

@@ -22,7 +22,7 @@ async fn a_refused_connection_is_a_failure_and_is_tried_again() {
     for rig in rigs(address) {
         let (took, sent) = timed(rig.get(&format!("http://{address}/"))).await;
         assert!(service_error(sent).is_connect(), "{}", rig.kind);
-        assert_eq!(rig.retry.retries(), SENT_TWICE, "{}", rig.kind);
+        assert_eq!(rig.retry.snapshot().retries, SENT_TWICE, "{}", rig.kind);
         assert!(took < SLACK, "{}: {took:?}", rig.kind);
         rig.settles((0, 2, 0)).await;
     }
@@ -36,7 +36,7 @@ async fn a_connection_that_is_reset_is_a_failure_and_is_tried_again() {
             let error = service_error(rig.get(&server.url("/")).await);
             assert!(!error.is_timeout(), "{} {behaviour:?}: {error:?}", rig.kind);
             assert_eq!(
-                rig.retry.retries(),
+                rig.retry.snapshot().retries,
                 SENT_TWICE,
                 "{} {behaviour:?}",
                 rig.kind
@@ -58,7 +58,7 @@ async fn garbage_instead_of_http_is_a_failure_and_is_tried_again() {
     for rig in rigs(server.address()) {
         let error = service_error(rig.get(&server.url("/")).await);
         assert!(error.is_request(), "{}: {error:?}", rig.kind);
-        assert_eq!(rig.retry.retries(), SENT_TWICE, "{}", rig.kind);
+        assert_eq!(rig.retry.snapshot().retries, SENT_TWICE, "{}", rig.kind);
         rig.settles((0, 2, 0)).await;
     }
 }
@@ -73,7 +73,12 @@ async fn a_body_that_breaks_off_is_a_failure_after_all() {
             assert_eq!(response.status(), 200);
             let body = response.bytes().await;
             assert!(body.is_err(), "{} {behaviour:?}: {body:?}", rig.kind);
-            assert_eq!(rig.retry.retries(), SENT_ONCE, "{} {behaviour:?}", rig.kind);
+            assert_eq!(
+                rig.retry.snapshot().retries,
+                SENT_ONCE,
+                "{} {behaviour:?}",
+                rig.kind
+            );
             rig.settles((0, 1, 0)).await;
         }
     }
@@ -94,7 +99,7 @@ async fn a_server_that_does_not_answer_is_given_up_at_the_deadline() {
             "{}: {took:?}",
             rig.kind
         );
-        assert_eq!(rig.retry.retries(), SENT_ONCE, "{}", rig.kind);
+        assert_eq!(rig.retry.snapshot().retries, SENT_ONCE, "{}", rig.kind);
         rig.settles((0, 1, 0)).await;
         // The server is let go of as well.
         assert!(
@@ -176,7 +181,12 @@ async fn a_failing_status_is_a_failure_and_is_tried_again() {
         let server = FaultServer::start(Behaviour::status(status)).await;
         for rig in rigs(server.address()) {
             assert_eq!(rig.get(&server.url("/")).await.unwrap().status(), status);
-            assert_eq!(rig.retry.retries(), SENT_TWICE, "{} {status}", rig.kind);
+            assert_eq!(
+                rig.retry.snapshot().retries,
+                SENT_TWICE,
+                "{} {status}",
+                rig.kind
+            );
             rig.settles((0, 2, 0)).await;
         }
     }
@@ -188,7 +198,12 @@ async fn the_callers_own_fault_is_no_failure_and_is_not_tried_again() {
         let server = FaultServer::start(Behaviour::status(status)).await;
         for rig in rigs(server.address()) {
             assert_eq!(rig.get(&server.url("/")).await.unwrap().status(), status);
-            assert_eq!(rig.retry.retries(), SENT_ONCE, "{} {status}", rig.kind);
+            assert_eq!(
+                rig.retry.snapshot().retries,
+                SENT_ONCE,
+                "{} {status}",
+                rig.kind
+            );
             rig.settles((0, 0, 1)).await;
         }
     }
@@ -199,7 +214,7 @@ async fn what_the_server_cannot_do_is_a_failure_that_is_not_tried_again() {
     let server = FaultServer::start(Behaviour::status(501)).await;
     for rig in rigs(server.address()) {
         assert_eq!(rig.get(&server.url("/")).await.unwrap().status(), 501);
-        assert_eq!(rig.retry.retries(), SENT_ONCE, "{}", rig.kind);
+        assert_eq!(rig.retry.snapshot().retries, SENT_ONCE, "{}", rig.kind);
         rig.settles((0, 1, 0)).await;
     }
 }
@@ -222,9 +237,14 @@ async fn a_retry_after_beyond_the_deadline_is_not_waited_for() {
                 "{} {behaviour:?}",
                 rig.kind
             );
-            assert_eq!(rig.retry.retries(), SENT_ONCE, "{} {behaviour:?}", rig.kind);
+            assert_eq!(
+                rig.retry.snapshot().retries,
+                SENT_ONCE,
+                "{} {behaviour:?}",
+                rig.kind
+            );
             let given_up: u64 = [GaveUp::RetryAfterTooLong, GaveUp::NoTime]
-                .map(|why| rig.retry.given_up(why))
+                .map(|why| rig.retry.snapshot().given_up.of(why))
                 .iter()
                 .sum();
             assert_eq!(given_up, 1, "{} {behaviour:?}", rig.kind);

@@ -120,7 +120,7 @@ async fn a_response_that_is_not_recorded_is_held_back_and_says_nothing_about_the
     assert!(!held.headers().contains_key("retry-after"));
     let document = held.text().await.unwrap();
     assert!(document.contains("urn:problem-type:resilience:idempotency:unrecorded"));
-    assert_eq!(client.retry().unwrap().retries(), 0);
+    assert_eq!(client.retry().unwrap().snapshot().retries, 0);
     let host = Host::of(&url.parse().unwrap());
     let totals = client.breakers().unwrap().get(&host).snapshot().totals;
     assert_eq!((totals.failures, totals.ignored), (0, 1));

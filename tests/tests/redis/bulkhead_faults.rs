@@ -142,7 +142,8 @@ async fn a_holder_that_was_stopped_past_its_lease_learns_it_and_releases_nothing
 }
 
 fn bulkhead(redis: &Redis, name: &str) -> FleetBulkheadBuilder {
-    FleetBulkhead::builder(name, redis.bulkheads())
+    FleetBulkhead::builder(name)
+        .store(redis.bulkheads())
         .max_concurrent(4)
         .lease(Duration::from_millis(1_500))
 }
@@ -189,7 +190,7 @@ async fn while_redis_hangs_the_policy_decides_and_what_was_in_doubt_is_given_bac
         .build()
         .unwrap();
     eventually("both are known", SOON, || async {
-        share.view().await.is_ok_and(|seen| seen.live == 2)
+        share.fleet_view().await.is_ok_and(|seen| seen.live == 2)
             && share.snapshot().local_parts == Some(2)
     })
     .await;
@@ -216,7 +217,7 @@ async fn while_redis_hangs_the_policy_decides_and_what_was_in_doubt_is_given_bac
         SOON,
         || async {
             share
-                .view()
+                .fleet_view()
                 .await
                 .is_ok_and(|seen| seen.in_flight == 0 && seen.live == 2)
         },

@@ -49,7 +49,8 @@ impl World {
             let (names, there) = (["eu", "us"], 1 - here);
             let near = connect(&servers[here].url()).await;
             let far = connect(&format!("redis://{}", between[there].address())).await;
-            RegionalLimits::builder("api", near.limits())
+            RegionalLimits::builder("api")
+                .store(near.limits())
                 .here(names[here], 1, near.regions())
                 .peer(names[there], 1, far.regions())
                 .interval(INTERVAL)
@@ -76,7 +77,10 @@ impl World {
 
     /// The largest share that a process of each region goes by.
     fn shares(&self) -> [u32; 2] {
-        let of = |region: &[RegionalLimits; 2]| region[0].share().max(region[1].share());
+        let of = |region: &[RegionalLimits; 2]| {
+            let shares = region.each_ref().map(|region| region.snapshot().share);
+            shares[0].max(shares[1])
+        };
         self.regions.each_ref().map(of)
     }
 

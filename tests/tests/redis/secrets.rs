@@ -1,13 +1,14 @@
 //! Passwords in URLs are never shown, in whatever form they are written and however wrong that is.
 
 use std::{
+    error::Error,
     fmt::{Debug, Write},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use proptest::prelude::*;
-use resilience_redis::{Credentials, Redis};
+use resilience_redis::{ConnectError, Credentials, Redis};
 use tokio::runtime;
 use tracing::{
     Event, Subscriber,
@@ -68,10 +69,30 @@ async fn shown(url: &str) -> String {
             format!("{about_builder}{redis:?}{status:?}{store}")
         }
         Err(error) => {
-            let boxed = builder.connect().expect_err("the same URL");
-            format!("{about_builder}{error:?}{error}{boxed:?}{boxed}")
+            let same = builder.connect().expect_err("the same URL");
+            format!("{about_builder}{}{}", everything(error), everything(same))
         }
     }
+}
+
+/// What is shown of errors of any kind, at every level.
+fn everything(error: ConnectError) -> String {
+    let mut shown = format!("{error:?}{error}");
+    let error: Box<dyn Error + Send + Sync> = error.into();
+    let mut next = Some(&*error as &(dyn Error + 'static));
+    while let Some(error) = next {
+        write!(shown, "{error:?}{error:#?}{error}").expect("memory");
+        next = error.source();
+    }
+    shown
+}
+
+/// What is shown when the URL, a setting or the lack of a runtime stands in the way.
+fn shown_without_a_runtime(url: &str) -> String {
+    let zero = Redis::builder(url).budget(Duration::ZERO);
+    let refused = [Redis::connect(url), zero.connect()];
+    let errors = refused.map(|refused| refused.expect_err("there is no runtime"));
+    errors.map(everything).concat()
 }
 
 /// The fields of all events.
@@ -106,7 +127,8 @@ fn no_text_and_no_event_shows_the_password_of_a_url() {
         let is_host = FORMS[form].ends_with('%') && secret.contains('@');
         prop_assume!(!is_host || FORMS[form].contains('?'));
         let url = FORMS[form].replace('%', &secret);
-        let mut shown = runtime.block_on(shown(&url));
+        let without = shown_without_a_runtime(&url);
+        let mut shown = runtime.block_on(shown(&url)) + &without;
         shown.push_str(&std::mem::take(&mut *events.0.lock().unwrap()));
         for mark in MARKS {
             prop_assert!(!shown.contains(mark), "{url}: {shown}");

@@ -78,7 +78,9 @@ fn per(permits: u64, period: Duration) -> Quota {
 }
 
 async fn builder(backend: &impl Backend, name: &str) -> FleetRateLimitBuilder {
-    FleetRateLimit::builder(name, backend.store().await).fleet(options())
+    FleetRateLimit::builder(name)
+        .store(backend.store().await)
+        .fleet(options())
 }
 
 /// A busy machine is not a store that is away.
@@ -215,12 +217,16 @@ async fn instances_know_how_many_they_are(backend: &impl Backend) {
         fleet.push(builder.limit("calls", per(9, HOUR)).build().unwrap());
     }
     eventually("all know of all", SOON, || async {
-        fleet.iter().all(|limit| limit.live_instances() == 3)
+        fleet
+            .iter()
+            .all(|limit| limit.snapshot().live_instances == 3)
     })
     .await;
     fleet.truncate(2);
     eventually("one has left", SOON, || async {
-        fleet.iter().all(|limit| limit.live_instances() == 2)
+        fleet
+            .iter()
+            .all(|limit| limit.snapshot().live_instances == 2)
     })
     .await;
 }
@@ -303,7 +309,8 @@ async fn ten(redis: &Redis, policy: OnOutage) -> FleetRateLimit {
         .on_outage(policy)
         .budget(Duration::from_millis(250))
         .heartbeat(Duration::from_millis(100));
-    let limit = FleetRateLimit::builder("ten", redis.limits())
+    let limit = FleetRateLimit::builder("ten")
+        .store(redis.limits())
         .limit("per-hour", per(10, HOUR))
         .fleet(options)
         .build()
@@ -311,7 +318,7 @@ async fn ten(redis: &Redis, policy: OnOutage) -> FleetRateLimit {
     eventually(
         "the store has heard of it, and it knows its share",
         SOON,
-        || async { limit.totals().store_calls > 0 && limit.local_parts().is_some() },
+        || async { limit.snapshot().store_calls > 0 && limit.snapshot().local_parts.is_some() },
     )
     .await;
     limit
@@ -337,7 +344,7 @@ async fn lost_and_found(
     strike();
     eventually("the store is found missing", SOON, || async {
         a_call(limit).await;
-        limit.is_degraded()
+        limit.snapshot().degraded
     })
     .await;
     let start = Instant::now();
@@ -350,7 +357,7 @@ async fn lost_and_found(
     );
     heal();
     eventually("the store is back", SOON, || async {
-        a_call(limit).await == DecidedBy::Store && !limit.is_degraded()
+        a_call(limit).await == DecidedBy::Store && !limit.snapshot().degraded
     })
     .await;
 }
@@ -379,7 +386,7 @@ async fn a_server_that_was_killed_is_back_without_anybody_doing_anything() {
         server.kill();
         eventually("the store is found missing", SOON, || async {
             a_call(&limit).await;
-            limit.is_degraded()
+            limit.snapshot().degraded
         })
         .await;
         let result = limit.check("t", 1).await;
@@ -389,7 +396,7 @@ async fn a_server_that_was_killed_is_back_without_anybody_doing_anything() {
         }
         server.restart();
         eventually("the store is back", SOON, || async {
-            a_call(&limit).await == DecidedBy::Store && !limit.is_degraded()
+            a_call(&limit).await == DecidedBy::Store && !limit.snapshot().degraded
         })
         .await;
         assert!(limit.check("t", 10).await.is_ok());
@@ -412,7 +419,7 @@ async fn lost_scripts_and_cut_connections_cost_no_token_too_many() {
                 300 => drop(server.command("CLIENT KILL TYPE normal SKIPME yes")),
                 _ => {}
             }
-            if limit.is_degraded() || number % 500 == 300 {
+            if limit.snapshot().degraded || number % 500 == 300 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }

@@ -336,7 +336,7 @@ async fn a_pool_poisoned_by_an_aborted_transaction_costs_one_attempt_and_is_coun
         db.call_idempotent(read).await.unwrap();
     }
     assert_eq!(
-        (retry.retries(), breaker.snapshot().totals.failures),
+        (retry.snapshot().retries, breaker.snapshot().totals.failures),
         (1, 1)
     );
 }
@@ -361,7 +361,7 @@ async fn after_a_column_was_added_under_prepared_statements_every_call_succeeds(
         let all = || sql::connection(&pool, async |db| prepared(db, "SELECT * FROM grown").await);
         db.call_idempotent(all).await.unwrap();
     }
-    assert_eq!(retry.retries(), 2);
+    assert_eq!(retry.snapshot().retries, 2);
 }
 
 /// A pool whose sessions are as those to a primary that has become a replica, and a database that can be written to.

@@ -1,4 +1,4 @@
-//! The fleet's side of a handle: views and overrides.
+//! The fleet's side of a handle: overrides.
 
 use std::sync::Arc;
 
@@ -31,23 +31,6 @@ impl Fleet {
     #[must_use]
     pub fn instance(&self) -> &str {
         &self.member.instance
-    }
-
-    /// Whether the store is unavailable: this instance then decides by its own window.
-    #[must_use]
-    pub fn is_degraded(&self) -> bool {
-        self.member.is_degraded()
-    }
-
-    /// Reads the state of the fleet.
-    ///
-    /// # Errors
-    ///
-    /// When the store does not answer.
-    pub async fn view(&self) -> Result<BreakerView, StoreError> {
-        let member = &self.member;
-        let answer = member.client.attempt(|store| store.view(&member.name));
-        answer.await.map(|view| member.counted(view))
     }
 
     /// Reads which instances share the breaker, which of them find the dependency failing, and in what state each one's own

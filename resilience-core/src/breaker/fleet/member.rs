@@ -85,8 +85,8 @@ impl FleetMember {
             store,
             rules,
             settings,
+            runtime,
         } = config;
-        let runtime = Handle::current();
         let of_store = store.handle().cloned();
         let batcher = of_store
             .as_ref()
@@ -215,6 +215,12 @@ impl FleetMember {
             view.live = view.live.min(live.saturating_mul(each));
         }
         view
+    }
+
+    /// Reads the state of the fleet.
+    pub(in crate::breaker) async fn view(&self) -> Result<BreakerView, StoreError> {
+        let answer = self.client.attempt(|store| store.view(&self.name));
+        answer.await.map(|view| self.counted(view))
     }
 
     /// Runs `task`, which a shutdown waits for.

@@ -21,7 +21,7 @@ use crate::{
 /// Store that keeps the records in this process. Clones share them.
 ///
 /// ```
-/// use resilience_core::breaker::{CircuitBreaker, fleet::InProcessBreakers};
+/// use resilience_core::{CircuitBreaker, breaker::fleet::InProcessBreakers};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

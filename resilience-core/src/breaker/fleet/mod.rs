@@ -20,8 +20,8 @@
 //!
 //! A step of the store has 250 ms ([`FleetOptions::budget`](crate::fleet::FleetOptions::budget)). After three steps in a row
 //! without an answer the store is [unavailable](crate::fleet#health): reports, proposals and requests for probes are
-//! skipped until it answers again, and [`Fleet::is_degraded`] is true. Pushes are still received. The results of probes are
-//! sent again until the lease of the probe ends.
+//! skipped until it answers again, and [`degraded`](crate::breaker::BreakerSnapshot::degraded) is true in snapshots. Pushes
+//! are still received. The results of probes are sent again until the lease of the probe ends.
 //!
 //! The outage policy is [`OnOutage::Local`](crate::fleet::OnOutage::Local), the default and the only one: the local window
 //! decides, a verdict of the fleet ends by its own clock, and afterwards this instance sends probes of its own, as below. The

@@ -3,10 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
+
 use crate::{breaker::snapshot::State, fleet::RecordClock};
 
 /// State of a fleet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FleetState {
     /// Every instance decides by its own window.
     #[default]
@@ -20,7 +23,7 @@ pub enum FleetState {
 }
 
 /// Outcomes, added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Counts {
     /// Calls that succeeded.
     pub success: u64,
@@ -81,7 +84,8 @@ pub struct Report {
 pub const BUCKETS: u64 = 10;
 
 /// Kind of an override.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OverrideKind {
     /// Reject every call.
     ForceOpen,
@@ -94,7 +98,7 @@ pub enum OverrideKind {
 }
 
 /// An operator's override for the fleet.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct FleetOverride {
     /// The kind.
     pub kind: OverrideKind,
@@ -107,7 +111,7 @@ pub struct FleetOverride {
 }
 
 /// The record as one instance sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct BreakerView {
     /// Increases with every change of state or override, and never goes back.
     pub epoch: u64,

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::runtime::Handle;
+
 use super::store::BreakerStore;
 use crate::{
     error::InvalidConfig,
@@ -24,6 +26,8 @@ pub(in crate::breaker) struct FleetConfig {
     pub(in crate::breaker) store: Arc<dyn BreakerStore>,
     pub(in crate::breaker) rules: FleetRules,
     pub(in crate::breaker) settings: FleetSettings,
+    /// The runtime of the builder: breakers of a family are made on any thread.
+    pub(in crate::breaker) runtime: Handle,
 }
 
 /// How a fleet weighs the reports of its instances, and how fast it acts. Given to

@@ -134,6 +134,8 @@ pub trait BreakerStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+crate::fleet::into_store!(BreakerStore);
+
 /// The store does not keep what was asked for, and may be well all the same.
 fn unsupported(what: &str) -> StoreError {
     StoreError::new(format!("this store does not keep {what}"), false).partial()

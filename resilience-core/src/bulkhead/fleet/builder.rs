@@ -8,8 +8,11 @@ use super::{
     store::BulkheadStore,
 };
 use crate::{
-    admission::QueueSettings, bulkhead::settings::check_limit, clock::Clock, error::InvalidConfig,
-    fleet::FleetOptions, fleet::runtime,
+    admission::QueueSettings,
+    bulkhead::settings::check_limit,
+    clock::Clock,
+    error::InvalidConfig,
+    fleet::{FleetOptions, IntoStore, required, runtime},
 };
 
 /// Builder of a [`FleetBulkhead`].
@@ -22,7 +25,7 @@ use crate::{
 #[must_use]
 pub struct FleetBulkheadBuilder {
     name: Arc<str>,
-    store: Arc<dyn BulkheadStore>,
+    store: Option<Arc<dyn BulkheadStore>>,
     max_concurrent: usize,
     lease: Duration,
     queue: Option<(usize, Duration)>,
@@ -32,10 +35,10 @@ pub struct FleetBulkheadBuilder {
 }
 
 impl FleetBulkheadBuilder {
-    pub(super) fn new(name: Arc<str>, store: Arc<dyn BulkheadStore>) -> Self {
+    pub(super) fn new(name: Arc<str>) -> Self {
         Self {
             name,
-            store,
+            store: None,
             max_concurrent: 64,
             lease: Duration::from_secs(10),
             queue: None,
@@ -43,6 +46,12 @@ impl FleetBulkheadBuilder {
             fleet: FleetOptions::new(),
             clock: None,
         }
+    }
+
+    /// Sets the store of the leases. Instances share the bulkheads of one name in one store. Required.
+    pub fn store(mut self, store: impl IntoStore<dyn BulkheadStore>) -> Self {
+        self.store = Some(store.into_store());
+        self
     }
 
     /// Sets the limit on concurrent calls of the whole fleet: between 1 and 1,048,575. Default: 64.
@@ -101,10 +110,10 @@ impl FleetBulkheadBuilder {
     /// Builds the bulkhead, and starts the task that renews its leases.
     ///
     /// # Errors
-    /// If a value is out of bounds, or outside of a tokio runtime: names it and the rule.
+    /// If a value is out of bounds, there is no store, or outside of a tokio runtime: names it and the rule.
     pub fn build(self) -> Result<FleetBulkhead, InvalidConfig> {
         let settings = self.resolve()?;
-        let runtime = runtime("store", &settings.store)?;
+        let runtime = runtime()?;
         Ok(FleetBulkhead::start(settings, &runtime))
     }
 
@@ -115,7 +124,7 @@ impl FleetBulkheadBuilder {
             queue: QueueSettings::check(self.queue)?,
             fleet: check_fleet(&self.fleet, self.lease)?,
             name: self.name,
-            store: self.store,
+            store: required(self.store)?,
             max_concurrent: self.max_concurrent as u64,
             lease: self.lease,
             when_lost: self.when_lost,

@@ -12,11 +12,11 @@ thread_local! {
 /// admitted the call without the store. Tasks that the call spawns do not inherit it: read it before.
 ///
 /// ```
-/// use resilience_core::{Rejected, bulkhead::fleet::{FleetBulkhead, InProcessBulkheads, current_fence}};
+/// use resilience_core::{FleetBulkhead, Rejected, bulkhead::fleet::{InProcessBulkheads, current_fence}};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-/// let reports = FleetBulkhead::builder("reports", InProcessBulkheads::new()).max_concurrent(16).build()?;
+/// let reports = FleetBulkhead::builder("reports").store(InProcessBulkheads::new()).max_concurrent(16).build()?;
 /// let service = ServiceBuilder::new()
 ///     .layer(reports.layer())
 ///     .service(service_fn(|()| async { Ok::<_, Rejected>(current_fence()) }));

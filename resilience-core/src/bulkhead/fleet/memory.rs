@@ -17,13 +17,13 @@ use crate::{clock::Clock, fleet::StoreHandle};
 /// Store that keeps the records in this process. Clones share them.
 ///
 /// ```
-/// use resilience_core::bulkhead::fleet::{FleetBulkhead, InProcessBulkheads};
+/// use resilience_core::{FleetBulkhead, bulkhead::fleet::InProcessBulkheads};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = InProcessBulkheads::new();
-/// let one = FleetBulkhead::builder("reports", store.clone()).max_concurrent(1).build()?;
-/// let other = FleetBulkhead::builder("reports", store).max_concurrent(1).build()?; // a second instance
+/// let one = FleetBulkhead::builder("reports").store(store.clone()).max_concurrent(1).build()?;
+/// let other = FleetBulkhead::builder("reports").store(store).max_concurrent(1).build()?; // a second instance
 /// let permit = one.acquire(1).await?;
 /// assert!(other.acquire(1).await.is_err());
 /// # drop(permit);

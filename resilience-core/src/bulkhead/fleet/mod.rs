@@ -8,12 +8,13 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::{Rejected, bulkhead::fleet::{FleetBulkhead, InProcessBulkheads}};
+//! use resilience_core::{FleetBulkhead, Rejected, bulkhead::fleet::InProcessBulkheads};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! // In production the store is `redis.bulkheads()`.
-//! let reports = FleetBulkhead::builder("reports", InProcessBulkheads::new())
+//! let reports = FleetBulkhead::builder("reports")
+//!     .store(InProcessBulkheads::new())
 //!     .max_concurrent(16)
 //!     .queue(32, Duration::from_millis(500))
 //!     .build()?;
@@ -152,10 +153,10 @@ pub struct FleetBulkhead {
 }
 
 impl FleetBulkhead {
-    /// Returns a builder for a bulkhead called `name` in rejections, events and metrics, and in
-    /// `store`: instances share the bulkheads of the same name in the same store.
-    pub fn builder(name: impl Into<Arc<str>>, store: impl BulkheadStore) -> FleetBulkheadBuilder {
-        FleetBulkheadBuilder::new(name.into(), Arc::new(store))
+    /// Returns a builder for a bulkhead called `name` in rejections, events and metrics, and in its
+    /// store.
+    pub fn builder(name: impl Into<Arc<str>>) -> FleetBulkheadBuilder {
+        FleetBulkheadBuilder::new(name.into())
     }
 
     fn start(settings: Settings, runtime: &Handle) -> Self {
@@ -201,7 +202,7 @@ impl FleetBulkhead {
     ///
     /// # Errors
     /// If the store gives no answer within its time budget; at once while it is unavailable.
-    pub async fn view(&self) -> Result<BulkheadView, StoreError> {
+    pub async fn fleet_view(&self) -> Result<BulkheadView, StoreError> {
         let (client, name) = (&self.shared.client, &*self.shared.name);
         client.call(|store| store.view(name)).await
     }

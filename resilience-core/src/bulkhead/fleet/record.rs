@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::Serialize;
+
 use crate::fleet::RecordClock;
 
 /// Request for permits.
@@ -81,7 +83,7 @@ pub struct Release {
 }
 
 /// State of a record at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct BulkheadView {
     /// Permits that are held.
     pub in_flight: u64,

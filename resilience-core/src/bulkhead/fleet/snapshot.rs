@@ -1,7 +1,9 @@
 //! The state of a fleet's bulkhead, as one instance knows it.
 
+use serde::Serialize;
+
 /// State of a [`FleetBulkhead`](super::FleetBulkhead) at one moment, as one instance knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FleetBulkheadSnapshot {
     /// Permits that calls of this instance hold.

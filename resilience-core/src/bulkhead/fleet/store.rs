@@ -45,6 +45,8 @@ pub trait BulkheadStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+crate::fleet::into_store!(BulkheadStore);
+
 /// Message to the calls in the fleet's queue: the leases of requests for which there is room now,
 /// including those that were named before and have not asked since.
 pub type Wakeup = Pushed<Arc<[Arc<str>]>>;

@@ -12,21 +12,20 @@ use crate::{
     admission::QueueSettings,
     clock::Clock,
     error::InvalidConfig,
-    fleet::FleetOptions,
-    fleet::runtime,
+    fleet::{FleetOptions, IntoStore, required, runtime},
     limit::{Quota, store::LimitStore},
 };
 
 /// Builder of a [`FleetRateLimit`].
 ///
 /// # Default
-/// No limits, which is an error: at least one, or a source of plans, is required. Otherwise: every decision is the
+/// No store and no limits, which is an error: a store and at least one limit, or a source of plans, are required. Otherwise: every decision is the
 /// store's, within a budget of 100 ms; a heartbeat every 2 seconds; this instance's share while the store is
 /// unavailable; up to 10,000 denials cached, for at most 10 seconds; a limit is near when a fifth of it is left.
 #[must_use]
 pub struct FleetRateLimitBuilder {
     name: Arc<str>,
-    store: Arc<dyn LimitStore>,
+    store: Option<Arc<dyn LimitStore>>,
     plan: Result<Plan, InvalidConfig>,
     plans: Option<Source>,
     mode: Mode,
@@ -39,10 +38,10 @@ pub struct FleetRateLimitBuilder {
 }
 
 impl FleetRateLimitBuilder {
-    pub(super) fn new(name: Arc<str>, store: Arc<dyn LimitStore>) -> Self {
+    pub(super) fn new(name: Arc<str>) -> Self {
         Self {
             name,
-            store,
+            store: None,
             plan: Ok(Plan::new()),
             plans: None,
             mode: Mode::default(),
@@ -53,6 +52,12 @@ impl FleetRateLimitBuilder {
             shadow: false,
             clock: None,
         }
+    }
+
+    /// Sets the store of the tokens. Handles of one name and store share them, in whatever process. Required.
+    pub fn store(mut self, store: impl IntoStore<dyn LimitStore>) -> Self {
+        self.store = Some(store.into_store());
+        self
     }
 
     /// Adds a limit to the handle's own plan: see [`Plan::limit`]. A call has to pass all of them.
@@ -143,7 +148,7 @@ impl FleetRateLimitBuilder {
     /// Builds the handle, and starts its background task. Makes no round trip itself.
     ///
     /// # Errors
-    /// When a value is out of bounds: names it and the rule. Outside of a tokio runtime.
+    /// When a value is out of bounds: names it and the rule. Without a store, and outside of a tokio runtime.
     pub fn build(self) -> Result<FleetRateLimit, InvalidConfig> {
         let plan = self.plan?;
         if plan.is_unlimited() && self.plans.is_none() {
@@ -162,7 +167,8 @@ impl FleetRateLimitBuilder {
         if let Mode::Leased(rules) = &self.mode {
             rules.check()?;
         }
-        let runtime = runtime("store", &self.store)?;
+        let store = required(self.store)?;
+        let runtime = runtime()?;
         let settings = Settings {
             name: self.name,
             plan,
@@ -176,8 +182,8 @@ impl FleetRateLimitBuilder {
             shadow: self.shadow,
             clock: self.clock.unwrap_or_default(),
         };
-        let handle = self.store.handle().cloned().unwrap_or_default();
-        let limiter = Limiter::new(settings, self.store, handle.clone());
+        let handle = store.handle().cloned().unwrap_or_default();
+        let limiter = Limiter::new(settings, store, handle.clone());
         Ok(FleetRateLimit::start(limiter, &handle))
     }
 }

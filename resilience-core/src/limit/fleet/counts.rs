@@ -8,30 +8,13 @@ use std::sync::{
 use super::{
     decision::{DecidedBy, Decision},
     plan::Plan,
+    snapshot::FleetRateLimitSnapshot,
 };
 use crate::{
     error::Reason,
     stripe::Counter,
     telemetry::{self, Metric, Reading},
 };
-
-/// Counts of the decisions of a [`FleetRateLimit`](super::FleetRateLimit) since it was built.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Totals {
-    /// Calls admitted, those of shadow mode included.
-    pub admitted: u64,
-    /// Calls rejected for lack of tokens.
-    pub rejected_limited: u64,
-    /// Calls rejected because they cost more than a limit can hold.
-    pub rejected_too_costly: u64,
-    /// Calls rejected because the store was unavailable.
-    pub rejected_unreachable: u64,
-    /// Calls admitted because of shadow mode.
-    pub shadowed: u64,
-    /// Steps that the store was asked for, heartbeats included.
-    pub store_calls: u64,
-}
 
 pub(super) struct Counts {
     /// In the order of [`DecidedBy::ALL`].
@@ -126,19 +109,15 @@ impl Counts {
         &self.limits[line].name
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        Totals {
-            admitted: self.admitted.iter().map(Counter::sum).sum(),
-            rejected_limited: self.limited.load(Relaxed),
-            rejected_too_costly: self.too_costly.load(Relaxed),
-            rejected_unreachable: self.unreachable.load(Relaxed),
-            shadowed: self
-                .limits
-                .iter()
-                .map(|limit| limit.shadowed.load(Relaxed))
-                .sum(),
-            store_calls: self.answered.load(Relaxed) + self.unanswered.load(Relaxed),
-        }
+    /// Adds the counts to `snapshot`.
+    pub(super) fn snapshot(&self, snapshot: &mut FleetRateLimitSnapshot) {
+        let shadowed = self.limits.iter().map(|limit| limit.shadowed.load(Relaxed));
+        snapshot.admitted = self.admitted.iter().map(Counter::sum).sum();
+        snapshot.rejected_limited = self.limited.load(Relaxed);
+        snapshot.rejected_too_costly = self.too_costly.load(Relaxed);
+        snapshot.rejected_store_unreachable = self.unreachable.load(Relaxed);
+        snapshot.shadowed = shadowed.sum();
+        snapshot.store_calls = self.answered.load(Relaxed) + self.unanswered.load(Relaxed);
     }
 
     pub(super) fn read(&self, out: &mut dyn FnMut(Reading)) {

@@ -54,13 +54,14 @@ where
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::{Rejected, limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits}};
+/// use resilience_core::{FleetRateLimit, Quota, Rejected, limit::store::InProcessLimits};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// struct Upload { tenant: String, bytes: u64 }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let limit = FleetRateLimit::builder("uploads", InProcessLimits::new())
+/// let limit = FleetRateLimit::builder("uploads")
+///     .store(InProcessLimits::new())
 ///     .limit("uploads", Quota::per(10, Duration::from_secs(1))?)
 ///     .limit("bytes", Quota::per(1_000_000, Duration::from_secs(3600))?)
 ///     .build()?;

@@ -2,17 +2,18 @@
 //!
 //! [`FleetRateLimit`] decides about a *subject* (a tenant, an address, a token) by the limits of its [`Plan`], all of
 //! them together: a call passes all and is charged on all, or on none. The buckets are kept by a
-//! [`LimitStore`]: in Redis for a fleet, in
+//! [`LimitStore`](super::store::LimitStore): in Redis for a fleet, in
 //! [`InProcessLimits`](super::store::InProcessLimits) for tests and single programs.
 //!
 //! It is not the [`RateLimit`](super::RateLimit) of one process, which decides in nanoseconds and needs no store.
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
+//! use resilience_core::{FleetRateLimit, Quota, limit::store::InProcessLimits};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let limit = FleetRateLimit::builder("api", InProcessLimits::new()) // or `redis.limits()`
+//! let limit = FleetRateLimit::builder("api")
+//!     .store(InProcessLimits::new()) // or `redis.limits()`
 //!     .limit("per-second", Quota::per(10, Duration::from_secs(1))?.burst(20)?)
 //!     .limit("bytes-per-day", Quota::per(1_000_000, Duration::from_secs(86_400))?)
 //!     .build()?;
@@ -60,11 +61,11 @@
 //! A share begins with this instance's part of what the store had left by its last answer about the subject, less what comes
 //! in at the rate of the limit since then, since others may have taken that; without such an answer it begins empty. So
 //! the bound of `Local` is exceeded by what other instances took faster than that after the last answer, divided by the
-//! instances; by what was admitted by shares of a fleet that is larger than [`live_instances`](FleetRateLimit::live_instances)
+//! instances; by what was admitted by shares of a fleet that is larger than [`live_instances`](FleetRateLimitSnapshot::live_instances)
 //! (instances that started after the last heartbeat) or of processes that end before the store is back and are not
 //! replaced; by a second of the rate when an instance starts as the store returns; and, for bursts of fewer tokens than
 //! instances, by one token for each instance. A share that is not known admits nothing: see
-//! [`local_parts`](FleetRateLimit::local_parts).
+//! [`local_parts`](FleetRateLimitSnapshot::local_parts).
 //!
 //! When the store is available again, each instance charges it for what it admitted, as far as its share is short of it
 //! (an instance that never had an answer, for all that its share is short of, since it may have taken the place of
@@ -113,6 +114,7 @@ mod queue;
 mod refill;
 mod reservation;
 mod settings;
+mod snapshot;
 mod store_steps;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -128,13 +130,13 @@ use std::{
 pub use self::{
     builder::FleetRateLimitBuilder,
     costs::Costs,
-    counts::Totals,
     decision::{DecidedBy, Decision, LimitStatus},
     layer::{BySubject, FleetRateLimitLayer, FleetRateLimitService, Pricing, WaitForTokens},
     lease_size::LeaseRules,
     plan::{MAX_LIMITS, Plan, Plans},
     reservation::{Reservation, Settlement},
     settings::Mode,
+    snapshot::FleetRateLimitSnapshot,
 };
 pub use super::held_tokens::HeldTokens;
 
@@ -144,7 +146,7 @@ use crate::error::Reason;
 use crate::{
     error::Rejected,
     fleet::{self, AgentHandle, StillRunning, StoreHandle, Waker},
-    limit::store::{LimitStore, StoreError},
+    limit::store::StoreError,
     telemetry,
 };
 
@@ -165,9 +167,8 @@ struct Front {
 
 impl FleetRateLimit {
     /// Starts the builder of a limit called `name`, as it appears in rejections, events, metrics and in the store.
-    /// Handles of one name and store share their tokens, in whatever process.
-    pub fn builder(name: impl Into<Arc<str>>, store: impl LimitStore) -> FleetRateLimitBuilder {
-        FleetRateLimitBuilder::new(name.into(), Arc::new(store))
+    pub fn builder(name: impl Into<Arc<str>>) -> FleetRateLimitBuilder {
+        FleetRateLimitBuilder::new(name.into())
     }
 
     fn start(core: Limiter, handle: &StoreHandle) -> Self {
@@ -313,43 +314,10 @@ impl FleetRateLimit {
         self.core().shadow.store(shadow, Relaxed);
     }
 
-    /// Whether shadow mode is set.
+    /// The state of this instance now, and the counts of its decisions so far.
     #[must_use]
-    pub fn is_shadow(&self) -> bool {
-        self.core().shadow.load(Relaxed)
-    }
-
-    /// Whether the store is unavailable, so that the outage policy decides.
-    #[must_use]
-    pub fn is_degraded(&self) -> bool {
-        !self.core().client.is_available()
-    }
-
-    /// The number of instances that share the limit, this one included, as of the last answer of the store.
-    #[must_use]
-    pub fn live_instances(&self) -> u64 {
-        self.core().live_instances()
-    }
-
-    /// The number of parts of the limits of which this instance takes one while the store is unavailable, with
-    /// [`OnOutage::Local`](crate::fleet::OnOutage::Local): the live instances, or the
-    /// [expected](crate::fleet::FleetOptions::expected_instances) ones if those are more. `None`: not known yet, so that
-    /// calls would be rejected.
-    #[must_use]
-    pub fn local_parts(&self) -> Option<u64> {
-        self.core().local_parts()
-    }
-
-    /// The number of calls that wait for their tokens.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.core().queues.waiting()
-    }
-
-    /// The counts of decisions so far.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        self.core().counts.totals()
+    pub fn snapshot(&self) -> FleetRateLimitSnapshot {
+        self.core().snapshot()
     }
 
     /// The name it was built with.
@@ -374,7 +342,7 @@ impl fmt::Debug for FleetRateLimit {
         f.debug_struct("FleetRateLimit")
             .field("name", &self.name())
             .field("instance", &self.instance())
-            .field("degraded", &self.is_degraded())
+            .field("snapshot", &self.snapshot())
             .finish_non_exhaustive()
     }
 }

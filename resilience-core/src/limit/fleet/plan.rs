@@ -18,7 +18,7 @@ pub const MAX_LIMITS: usize = 8;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::limit::{Quota, fleet::Plan};
+/// use resilience_core::{Quota, limit::fleet::Plan};
 ///
 /// let trial = Plan::new()
 ///     .limit("per-second", Quota::per(5, Duration::from_secs(1))?)?
@@ -116,7 +116,7 @@ impl fmt::Debug for Plan {
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::limit::{Quota, fleet::{Plan, Plans}};
+/// use resilience_core::{Quota, limit::fleet::{Plan, Plans}};
 ///
 /// let plans = Plans::new();
 /// let gold = Plan::new().limit("per-second", Quota::per(1_000, Duration::from_secs(1))?)?;

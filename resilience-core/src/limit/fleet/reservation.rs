@@ -20,10 +20,11 @@ use crate::fleet::StoreError;
 ///
 /// ```
 /// use std::time::Duration;
-/// use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
+/// use resilience_core::{FleetRateLimit, Quota, limit::store::InProcessLimits};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let limit = FleetRateLimit::builder("model", InProcessLimits::new())
+/// let limit = FleetRateLimit::builder("model")
+///     .store(InProcessLimits::new())
 ///     .limit("tokens", Quota::per(10_000, Duration::from_secs(3600))?)
 ///     .build()?;
 /// let reserved = limit.reserve("tenant-7", 4_000).await?; // the most that it can be

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::InvalidConfig,
-    fleet::{FleetOptions, FleetSettings, Waker, runtime, spawn},
+    fleet::{FleetOptions, FleetSettings, IntoStore, Waker, required, runtime, spawn},
     limit::store::LimitStore,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 #[must_use]
 pub struct RegionalLimitsBuilder {
     group: Arc<str>,
-    limits: Arc<dyn LimitStore>,
+    limits: Option<Arc<dyn LimitStore>>,
     here: Option<(Arc<str>, u32, Arc<dyn RegionStore>)>,
     peers: Vec<(Arc<str>, u32, Arc<dyn RegionStore>)>,
     keep: f64,
@@ -38,10 +38,10 @@ pub struct RegionalLimitsBuilder {
 }
 
 impl RegionalLimitsBuilder {
-    pub(super) fn new(group: Arc<str>, limits: Arc<dyn LimitStore>) -> Self {
+    pub(super) const fn new(group: Arc<str>) -> Self {
         Self {
             group,
-            limits,
+            limits: None,
             here: None,
             peers: Vec::new(),
             keep: 0.1,
@@ -52,14 +52,20 @@ impl RegionalLimitsBuilder {
         }
     }
 
+    /// Sets the store of the limits, in this region. Required.
+    pub fn store(mut self, limits: impl IntoStore<dyn LimitStore>) -> Self {
+        self.limits = Some(limits.into_store());
+        self
+    }
+
     /// Sets this region: its name, its weight in the division, and the store of its ledger, in the region.
     pub fn here(
         mut self,
         region: impl Into<Arc<str>>,
         weight: u32,
-        ledger: impl RegionStore,
+        ledger: impl IntoStore<dyn RegionStore>,
     ) -> Self {
-        self.here = Some((region.into(), weight, Arc::new(ledger)));
+        self.here = Some((region.into(), weight, ledger.into_store()));
         self
     }
 
@@ -68,9 +74,10 @@ impl RegionalLimitsBuilder {
         mut self,
         region: impl Into<Arc<str>>,
         weight: u32,
-        ledger: impl RegionStore,
+        ledger: impl IntoStore<dyn RegionStore>,
     ) -> Self {
-        self.peers.push((region.into(), weight, Arc::new(ledger)));
+        let peer = (region.into(), weight, ledger.into_store());
+        self.peers.push(peer);
         self
     }
 
@@ -113,8 +120,8 @@ impl RegionalLimitsBuilder {
     /// Builds the store, and starts the background task.
     ///
     /// # Errors
-    /// When a value is out of bounds, a region is missing or named twice: names it and the rule. Outside of a tokio
-    /// runtime.
+    /// When a value is out of bounds, the store or this region is missing, or a region is named twice: names it and the
+    /// rule. Outside of a tokio runtime.
     pub fn build(self) -> Result<RegionalLimits, InvalidConfig> {
         validate(self.keep, self.interval, self.term)?;
         let fleet = self.fleet.resolve(&defaults(self.interval))?;
@@ -142,7 +149,8 @@ impl RegionalLimitsBuilder {
             interval: micros(self.interval),
             term: micros(self.term),
         };
-        let runtime = runtime("here", &region)?;
+        let limits = required(self.limits)?;
+        let runtime = runtime()?;
         let handle = here.handle().cloned().unwrap_or_default();
         // A turn has to end within an interval, also when no peer answers.
         let across = FleetSettings {
@@ -159,7 +167,7 @@ impl RegionalLimitsBuilder {
             instance: fleet.instance,
             group: self.group,
             region,
-            limits: self.limits,
+            limits,
             shares,
             before,
             rules,

@@ -11,17 +11,19 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
-//! use resilience_core::limit::regions::{InProcessRegion, RegionalLimits};
+//! use resilience_core::{FleetRateLimit, Quota, limit::store::InProcessLimits};
+//! use resilience_core::{RegionalLimits, limit::regions::InProcessRegion};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // In production: `eu.limits()`, `eu.regions()` and `us.regions()` of two Redis servers.
 //! let (eu, us) = (InProcessRegion::new(), InProcessRegion::new());
-//! let store = RegionalLimits::builder("api", InProcessLimits::new())
+//! let store = RegionalLimits::builder("api")
+//!     .store(InProcessLimits::new())
 //!     .here("eu", 1, eu)
 //!     .peer("us", 1, us)
 //!     .build()?;
-//! let limit = FleetRateLimit::builder("api", store)
+//! let limit = FleetRateLimit::builder("api")
+//!     .store(store)
 //!     .limit("per-second", Quota::per(1_000, Duration::from_secs(1))?)
 //!     .build()?;
 //! limit.check("tenant-7", [("per-second", 1)]).await?;
@@ -79,6 +81,8 @@ mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use serde::Serialize;
+
 pub use self::{
     builder::RegionalLimitsBuilder,
     codec::NoLedger,
@@ -104,6 +108,20 @@ pub struct RegionalLimits {
     agent: Arc<AgentHandle>,
 }
 
+/// State of [`RegionalLimits`] at one moment, as one process knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RegionalLimitsSnapshot {
+    /// This region.
+    pub region: Arc<str>,
+    /// The share of the rate that this process uses, in parts of [`WHOLE`].
+    pub share: u32,
+    /// The share of this region while nothing is lent, in parts of [`WHOLE`].
+    pub base: u32,
+    /// Whether the ledger of the region is unavailable.
+    pub degraded: bool,
+}
+
 struct Shared {
     group: Arc<str>,
     region: Arc<str>,
@@ -122,27 +140,35 @@ struct Shared {
 }
 
 impl RegionalLimits {
-    /// Starts the builder of a region's share of the limits in `limits`. Regions of the same `group` share them.
-    pub fn builder(group: impl Into<Arc<str>>, limits: impl LimitStore) -> RegionalLimitsBuilder {
-        RegionalLimitsBuilder::new(group.into(), Arc::new(limits))
+    /// Starts the builder of a region's share of the limits called `name`. Regions of one name share them.
+    pub fn builder(name: impl Into<Arc<str>>) -> RegionalLimitsBuilder {
+        RegionalLimitsBuilder::new(name.into())
     }
 
-    /// The share of the rate that this process uses now, in parts of [`WHOLE`].
+    /// The name it was built with.
     #[must_use]
-    pub fn share(&self) -> u32 {
-        self.shared.known.share(self.shared.clock.now())
+    pub fn name(&self) -> &str {
+        &self.shared.group
     }
 
-    /// The share of this region while nothing is lent, in parts of [`WHOLE`].
+    /// The state of this region now, as this process knows it.
     #[must_use]
-    pub fn base(&self) -> u32 {
-        self.shared.rules.base
+    pub fn snapshot(&self) -> RegionalLimitsSnapshot {
+        let shared = &self.shared;
+        RegionalLimitsSnapshot {
+            region: Arc::clone(&shared.region),
+            share: shared.known.share(shared.clock.now()),
+            base: shared.rules.base,
+            degraded: !shared.here.is_available(),
+        }
     }
 
-    /// Whether the ledger of the region is unavailable.
-    #[must_use]
-    pub fn is_degraded(&self) -> bool {
-        !self.shared.here.is_available()
+    /// Reads the ledger of this region. One round trip.
+    ///
+    /// # Errors
+    /// When its store gives no answer within the time budget; at once while it is unavailable.
+    pub async fn fleet_view(&self) -> Result<LedgerView, StoreError> {
+        self.shared.here.read().await
     }
 
     /// Ends the background task: takes the demand of this process back, and waits for that, for at most `within`. Decisions
@@ -158,9 +184,8 @@ impl RegionalLimits {
 impl fmt::Debug for RegionalLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegionalLimits")
-            .field("group", &self.shared.group)
-            .field("region", &self.shared.region)
-            .field("share", &self.share())
+            .field("name", &self.shared.group)
+            .field("snapshot", &self.snapshot())
             .field("limits", &self.shared.limits)
             .finish_non_exhaustive()
     }

@@ -40,6 +40,8 @@ pub trait RegionStore: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+crate::fleet::into_store!(RegionStore);
+
 /// The ledger of one region in this process. Clones share it.
 #[derive(Clone, Debug)]
 pub struct InProcessRegion {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{InvalidConfig, Pattern},
-    fleet::{FleetOptions, StoreClient, Waker, runtime, spawn},
+    fleet::{FleetOptions, IntoStore, StoreClient, Waker, runtime, spawn},
     keyed::{Keyed, Registry},
     limit::store::LimitStore,
     telemetry,
@@ -59,8 +59,8 @@ impl UpstreamLimitsBuilder {
     }
 
     /// Shares what servers advertise with all handles of this name on this store, in whatever process.
-    pub fn store(mut self, store: impl LimitStore) -> Self {
-        self.store = Some(Arc::new(store));
+    pub fn store(mut self, store: impl IntoStore<dyn LimitStore>) -> Self {
+        self.store = Some(store.into_store());
         self
     }
 
@@ -98,10 +98,7 @@ impl UpstreamLimitsBuilder {
         let fleet = self.fleet.unwrap_or_default().resolve(&DEFAULTS)?;
         let shared = match self.store {
             None => None,
-            Some(store) => {
-                let runtime = runtime("store", &store)?;
-                Some((store, runtime))
-            }
+            Some(store) => Some((store, runtime()?)),
         };
         let clock = self.clock.unwrap_or_default();
         let upstreams = Registry::new(

@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use resilience_core::limit::upstream::{UpstreamLimits, Advertised};
+//! use resilience_core::{UpstreamLimits, limit::upstream::Advertised};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let upstreams = UpstreamLimits::builder("partners").build()?;
@@ -69,6 +69,8 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
+
 pub use self::{builder::UpstreamLimitsBuilder, layer::ByUpstream};
 
 use self::entry::Upstream;
@@ -89,6 +91,18 @@ pub enum Advertised {
     RetryAfter(Duration),
     /// At most this number of calls before this time is over. Calls in flight count.
     Remaining(u64, Duration),
+}
+
+/// State of [`UpstreamLimits`] at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UpstreamLimitsSnapshot {
+    /// Servers that are known.
+    pub upstreams: usize,
+    /// Calls rejected so far.
+    pub rejected: u64,
+    /// Whether there is a store, and it is unavailable: each instance keeps to what it was told itself.
+    pub degraded: bool,
 }
 
 /// The limits that upstream servers have advertised. Clones share them.
@@ -153,34 +167,21 @@ impl UpstreamLimits {
             .with(upstream, || now, |entry| entry.closed_for(now))
     }
 
-    /// The number of servers that are known.
+    /// The state of the handle now.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.front.core.upstreams.len()
-    }
-
-    /// Whether no server is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Calls rejected so far.
-    #[must_use]
-    pub fn rejected(&self) -> u64 {
-        self.front.core.rejected.load(Relaxed)
+    pub fn snapshot(&self) -> UpstreamLimitsSnapshot {
+        let core = &self.front.core;
+        UpstreamLimitsSnapshot {
+            upstreams: core.upstreams.len(),
+            rejected: core.rejected.load(Relaxed),
+            degraded: core.is_degraded(),
+        }
     }
 
     /// The name it was built with.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.front.core.name
-    }
-
-    /// Whether there is a store, and it is unavailable: each instance keeps to what it was told itself.
-    #[must_use]
-    pub fn is_degraded(&self) -> bool {
-        self.front.core.is_degraded()
     }
 
     /// Ends the background task, if there is one: writes to the store what was not written yet, and waits for that, for
@@ -200,7 +201,7 @@ impl fmt::Debug for UpstreamLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamLimits")
             .field("name", &self.name())
-            .field("upstreams", &self.len())
+            .field("snapshot", &self.snapshot())
             .finish_non_exhaustive()
     }
 }

@@ -85,7 +85,7 @@ async fn a_service_that_breaks_before_a_later_attempt_says_why_and_the_budget_is
     handle.send_error("gone");
     advance(ms(101)).await;
     assert_eq!(assert_ready_err!(call.poll()).to_string(), "gone");
-    assert_eq!((retry.budget().balance(), retry.retries()), (5, 0));
+    assert_eq!((retry.budget().balance(), retry.snapshot().retries), (5, 0));
 }
 
 /// A response that says when it is dropped, as a connection would be given back.
@@ -166,7 +166,7 @@ async fn a_call_dropped_at_any_await_holds_nothing_and_gets_back_what_was_not_us
             assert_pending!(call.poll());
         }
         assert_eq!(
-            (retry.budget().balance(), retry.retries()),
+            (retry.budget().balance(), retry.snapshot().retries),
             (before, retries)
         );
         drop(call);
@@ -190,7 +190,7 @@ async fn a_call_dropped_while_it_waits_for_readiness_holds_nothing() {
     holder.ready().now_or_never().unwrap().unwrap();
     advance(ms(101)).await;
     assert_pending!(call.poll());
-    assert_eq!((retry.budget().balance(), retry.retries()), (4, 0));
+    assert_eq!((retry.budget().balance(), retry.snapshot().retries), (4, 0));
     drop(call);
     assert_eq!(retry.budget().balance(), 5);
     drop(holder);
@@ -289,7 +289,7 @@ async fn clones_and_layers_share_one_budget() {
         assert_eq!(service.clone().oneshot(()).await, DOWN);
     }
     assert_eq!(script.times().len(), 10 + 3);
-    assert_eq!(retry.given_up(GaveUp::Budget), 9);
+    assert_eq!(retry.snapshot().given_up.of(GaveUp::Budget), 9);
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,14 +298,14 @@ async fn two_handles_may_share_a_budget() {
     let [one, other] = [(); 2].map(|()| builder().budget(shared.clone()).build().unwrap());
     let down = Script::new([DOWN]);
     assert_eq!(run(&one, &down).await, DOWN);
-    assert_eq!((shared.balance(), one.retries()), (0, 1));
+    assert_eq!((shared.balance(), one.snapshot().retries), (0, 1));
     // What passes through one pays for the other.
     let fine = Script::new([Ok(1)]);
     for _ in 0..10 {
         assert_eq!(run(&other, &fine).await, Ok(1));
     }
     assert_eq!(shared.balance(), 1);
-    assert_eq!((one.calls(), other.calls()), (1, 10));
+    assert_eq!((one.snapshot().calls, other.snapshot().calls), (1, 10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ async fn a_retry_after_beyond_the_cap_is_neither_waited_for_nor_ignored() {
     assert_eq!(layer.layer(script.clone()).oneshot(()).await, DOWN);
     assert_eq!(script.times(), [0]);
     assert_eq!(script.start.elapsed(), Duration::ZERO);
-    assert_eq!(retry.given_up(GaveUp::RetryAfterTooLong), 1);
+    assert_eq!(retry.snapshot().given_up.of(GaveUp::RetryAfterTooLong), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,7 +35,10 @@ async fn a_retry_that_cannot_finish_in_time_is_not_started() {
         let inner = retry.layer().replay(Always).layer(script.clone());
         assert_eq!(whole.layer().layer(inner).oneshot(()).await, DOWN);
         assert_eq!(script.times().len(), attempts, "{left} ms");
-        assert_eq!(retry.given_up(GaveUp::NoTime), u64::from(attempts < 3));
+        assert_eq!(
+            retry.snapshot().given_up.of(GaveUp::NoTime),
+            u64::from(attempts < 3)
+        );
         let slept = ms(100 * (attempts as u64 - 1));
         assert_eq!(script.start.elapsed(), slept, "gives up at once");
     }
@@ -63,7 +66,11 @@ async fn a_timeout_of_the_attempt_is_a_failure_like_any_other() {
     }));
     assert_eq!(service.oneshot(()).await, Ok(ms(300)));
     assert_eq!(
-        (each.timed_out(), retry.calls(), retry.retries()),
+        (
+            each.snapshot().timed_out,
+            retry.snapshot().calls,
+            retry.snapshot().retries
+        ),
         (2, 1, 2)
     );
 }

@@ -8,7 +8,7 @@ async fn a_transient_failure_is_retried_until_it_succeeds() {
     assert_eq!(run(&retry, &script).await, Ok(3));
     assert_eq!(script.times(), [0, 100, 200]);
     assert_eq!(script.attempts(), [1, 2, 3]);
-    assert_eq!((retry.calls(), retry.retries()), (1, 2));
+    assert_eq!((retry.snapshot().calls, retry.snapshot().retries), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -16,7 +16,7 @@ async fn the_last_failure_is_returned_as_it_is() {
     let retry = builder().max_attempts(2).build().unwrap();
     let script = Script::new([Err(Error::Service("first")), Err(Error::Service("second"))]);
     assert_eq!(run(&retry, &script).await, Err(Error::Service("second")));
-    assert_eq!(retry.given_up(GaveUp::Attempts), 1);
+    assert_eq!(retry.snapshot().given_up.of(GaveUp::Attempts), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -41,8 +41,8 @@ async fn permanent_and_ignored_results_are_returned_at_once() {
         assert_eq!(layer.layer(script.clone()).oneshot(()).await, DOWN);
     }
     assert_eq!(script.times(), [0, 0]);
-    assert_eq!(retry.given_up(GaveUp::Permanent), 1);
-    assert_eq!(retry.calls(), 2);
+    assert_eq!(retry.snapshot().given_up.of(GaveUp::Permanent), 1);
+    assert_eq!(retry.snapshot().calls, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,7 +80,7 @@ async fn a_request_that_is_not_idempotent_is_never_sent_twice() {
     };
     assert_eq!(retry.layer().layer(script.clone()).oneshot(req).await, DOWN);
     assert_eq!(script.times(), [0]);
-    assert_eq!(retry.given_up(GaveUp::NotReplayable), 1);
+    assert_eq!(retry.snapshot().given_up.of(GaveUp::NotReplayable), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +127,7 @@ async fn a_backoff_that_ends_ends_the_call() {
     let script = Script::new([DOWN]);
     assert_eq!(run(&retry, &script).await, DOWN);
     assert_eq!(script.times(), [0, 7, 27]);
-    assert_eq!(retry.given_up(GaveUp::BackoffEnded), 1);
+    assert_eq!(retry.snapshot().given_up.of(GaveUp::BackoffEnded), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,13 @@ async fn an_open_circuit_beneath_burns_no_budget() {
     assert_eq!(script.times().len(), 100, "a rejection is not retried");
     // Nothing spent, and nothing earned by calls that the dependency has not seen.
     assert_eq!(retry.budget().balance(), 4);
-    assert_eq!((retry.calls(), retry.given_up(GaveUp::Rejected)), (0, 100));
+    assert_eq!(
+        (
+            retry.snapshot().calls,
+            retry.snapshot().given_up.of(GaveUp::Rejected)
+        ),
+        (0, 100)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,7 +46,10 @@ async fn a_rejection_that_does_not_say_when_or_says_too_late_is_returned() {
         assert_eq!(script.times(), [0]);
     }
     let counts = [GaveUp::Rejected, GaveUp::RetryAfterTooLong, GaveUp::NoTime];
-    assert_eq!(counts.map(|why| retry.given_up(why)), [1, 1, 1]);
+    assert_eq!(
+        counts.map(|why| retry.snapshot().given_up.of(why)),
+        [1, 1, 1]
+    );
 }
 
 #[tokio::test(start_paused = true)]

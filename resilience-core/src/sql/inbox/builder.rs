@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{Dialect, Inbox, Shared, front::Front, queue::KeyQueue, table::Table, totals::Totals};
-use crate::{error::InvalidConfig, idempotency::IdempotencyStore, retry::Backoff, telemetry};
+use crate::{
+    error::InvalidConfig, fleet::IntoStore, idempotency::IdempotencyStore, retry::Backoff,
+    telemetry,
+};
 
 /// Settings of an [`Inbox`]; checked in [`build`](Self::build).
 #[derive(Clone)]
@@ -118,8 +121,8 @@ impl<DB: Dialect> InboxBuilder<DB> {
 
     /// Puts a faster store in front of the database; see the [module](super). `budget` is the time for each of its two steps,
     /// between 1 ms and 1 day; without an answer by then the database decides.
-    pub fn front(mut self, store: Arc<dyn IdempotencyStore>, budget: Duration) -> Self {
-        self.front = Some((store, budget));
+    pub fn front(mut self, store: impl IntoStore<dyn IdempotencyStore>, budget: Duration) -> Self {
+        self.front = Some((store.into_store(), budget));
         self
     }
 

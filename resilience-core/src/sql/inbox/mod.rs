@@ -8,7 +8,7 @@
 //! # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
 //! # #[cfg(feature = "sqlx-sqlite")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use resilience_core::{idempotency::{Fingerprint, Key}, sql::inbox::{Claimed, SqliteInbox}};
+//! use resilience_core::{SqliteInbox, idempotency::{Fingerprint, Key}, sql::inbox::Claimed};
 //! use sqlx::{SqlitePool, query};
 //!
 //! # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;

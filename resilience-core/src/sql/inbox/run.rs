@@ -56,7 +56,7 @@ impl<DB: Dialect> Inbox<DB> {
     /// # #[cfg(not(feature = "sqlx-sqlite"))] fn main() {}
     /// # #[cfg(feature = "sqlx-sqlite")]
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use resilience_core::{Error, sql::inbox::SqliteInbox};
+    /// use resilience_core::{Error, SqliteInbox};
     ///
     /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
     /// # sqlx::query("CREATE TABLE orders (item TEXT)").execute(&pool).await?;

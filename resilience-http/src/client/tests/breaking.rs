@@ -45,9 +45,9 @@ async fn an_open_breaker_does_not_use_up_the_retries() {
     let down = Server::start(|_| answer("500 No", "", "")).await;
     let client = builder().breaker(breakers(1)).build().unwrap();
     rejected(client.get(down.url()).send().await);
-    let before = client.retry().unwrap().retries();
+    let before = client.retry().unwrap().snapshot().retries;
     rejected(client.get(down.url()).send().await);
-    assert_eq!(client.retry().unwrap().retries(), before);
+    assert_eq!(client.retry().unwrap().snapshot().retries, before);
     assert_eq!(down.requests(), 1);
 }
 

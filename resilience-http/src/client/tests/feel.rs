@@ -1,5 +1,7 @@
 //! The API is that of reqwest.
 
+use std::sync::LazyLock;
+
 use super::*;
 
 #[tokio::test]
@@ -69,7 +71,7 @@ async fn a_bad_url_is_reqwests_error_and_nobodys_failure() {
         assert!(error.is_builder(), "{url}");
         assert_eq!(error.to_string(), plain.to_string());
     }
-    assert_eq!(client.retry().unwrap().retries(), 0);
+    assert_eq!(client.retry().unwrap().snapshot().retries, 0);
     let snapshots = client.breakers().unwrap().snapshots();
     assert!(snapshots.iter().all(|breaker| breaker.totals.failures == 0));
 }
@@ -134,4 +136,11 @@ fn a_value_that_cannot_work_is_named() {
         .attempt_timeout(Duration::ZERO)
         .build();
     assert!(error.is_err());
+}
+
+#[test]
+fn a_client_can_be_a_static() {
+    static CLIENT: LazyLock<Client> = LazyLock::new(|| Client::new("payments").unwrap());
+    assert!(tokio::runtime::Handle::try_current().is_err());
+    assert_eq!(CLIENT.breakers().map(|all| all.name()), Some("payments"));
 }

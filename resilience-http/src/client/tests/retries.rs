@@ -108,7 +108,7 @@ async fn a_retry_after_beyond_all_patience_ends_the_retries_in_both_forms() {
         let response = client.get(server.url()).send().await.unwrap();
         assert_eq!((response.status().as_u16(), server.requests()), (503, 1));
         let given_up = client.retry().unwrap();
-        let reasons = GaveUp::ALL.map(|why| (why, given_up.given_up(why)));
+        let reasons = GaveUp::ALL.map(|why| (why, given_up.snapshot().given_up.of(why)));
         assert_eq!(
             reasons.iter().map(|(_, calls)| calls).sum::<u64>(),
             1,

@@ -34,8 +34,8 @@ use super::{
 /// ```
 /// use std::time::Duration;
 /// use http::{Request, Response};
-/// use resilience_core::{Error, limit::upstream::UpstreamLimits};
-/// use resilience_http::client::UpstreamLimitsLayer;
+/// use resilience_core::{Error, UpstreamLimits};
+/// use resilience_http::UpstreamLimitsLayer;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

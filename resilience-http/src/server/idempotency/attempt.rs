@@ -12,8 +12,8 @@ use resilience_core::idempotency::Attempt;
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use axum::{Router, routing::post};
-/// use resilience_core::idempotency::Idempotency;
-/// use resilience_http::server::{IdempotentRequests, RequestAttempt};
+/// use resilience_core::Idempotency;
+/// use resilience_http::{IdempotentRequests, server::RequestAttempt};
 ///
 /// async fn pay(RequestAttempt(attempt): RequestAttempt) -> String {
 ///     // For the calls that the handler makes.

@@ -42,8 +42,8 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use axum::{Router, routing::post};
-/// use resilience_core::idempotency::Idempotency;
-/// use resilience_http::server::IdempotentRequests;
+/// use resilience_core::Idempotency;
+/// use resilience_http::IdempotentRequests;
 ///
 /// let payments = Idempotency::builder("payments").build()?; // `.store(redis.idempotency())` for a fleet
 /// let once = IdempotentRequests::new(&payments).required(true);
@@ -110,8 +110,8 @@ use crate::idempotency::{FingerprintRules, KeyRules, RecordedHeaders};
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use axum::{Extension, Router, http::StatusCode, response::IntoResponse, routing::post};
-/// use resilience_core::idempotency::{Disposition, Idempotency};
-/// use resilience_http::server::IdempotentRequests;
+/// use resilience_core::{Idempotency, idempotency::Disposition};
+/// use resilience_http::IdempotentRequests;
 ///
 /// async fn transfer() -> impl IntoResponse {
 ///     // A fee was charged for the refusal: it must not be charged again.

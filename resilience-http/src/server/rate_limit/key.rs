@@ -12,7 +12,7 @@ use http::{HeaderName, request::Parts};
 /// closure over the request's head.
 ///
 /// ```
-/// use resilience_http::server::{ClientAddress, LimitKey};
+/// use resilience_http::{LimitKey, server::ClientAddress};
 ///
 /// let per_customer_and_method = LimitKey::address(ClientAddress::new().trust(["10.0.0.0/8"])?)
 ///     .and(LimitKey::by(|head| Some(head.method.to_string())));

@@ -42,10 +42,11 @@ pub use self::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use axum::{Router, routing::get};
-/// use resilience_core::limit::{Quota, fleet::FleetRateLimit, store::InProcessLimits};
-/// use resilience_http::server::{LimitKey, LimitRequests};
+/// use resilience_core::{FleetRateLimit, Quota, limit::store::InProcessLimits};
+/// use resilience_http::{LimitKey, LimitRequests};
 ///
-/// let limit = FleetRateLimit::builder("api", InProcessLimits::new()) // or `redis.limits()`
+/// let limit = FleetRateLimit::builder("api")
+///     .store(InProcessLimits::new()) // or `redis.limits()`
 ///     .limit("per-minute", Quota::per(1, Duration::from_secs(60))?)
 ///     .build()?;
 /// let by_token = LimitRequests::new(&limit).key(LimitKey::header(http::header::AUTHORIZATION));

@@ -84,7 +84,7 @@ fn shared_rate_limit_that_lets_no_call_wait_so_long() {
         let limit = shared_limit().queue(PLACES, SECOND / 2).build().unwrap();
         let counted = limit.clone();
         Instance::new(move || limit.layer(|_: &Ask| "subject"))
-            .held(move || counted.waiting() as u64)
+            .held(move || counted.snapshot().waiting as u64)
     };
     Subject::new("shared rate limit that lets no call wait so long", make)
         .rejects_after(TOKENS as usize, Plan::Answer)
@@ -97,7 +97,7 @@ fn shared_rate_limit_that_lets_calls_wait() {
         let limit = shared_limit().queue(PLACES, 10 * SECOND).build().unwrap();
         let counted = limit.clone();
         Instance::new(move || limit.layer(|_: &Ask| "subject"))
-            .held(move || counted.waiting() as u64)
+            .held(move || counted.snapshot().waiting as u64)
     };
     let subject = Subject::new("shared rate limit that lets calls wait", make)
         .rejects_after(TOKENS as usize, Plan::Answer);
@@ -106,7 +106,9 @@ fn shared_rate_limit_that_lets_calls_wait() {
 
 fn shared_limit() -> FleetRateLimitBuilder {
     let quota = Quota::per(TOKENS, 500 * SECOND).unwrap();
-    FleetRateLimit::builder("contract", InProcessLimits::new()).limit("calls", quota)
+    FleetRateLimit::builder("contract")
+        .store(InProcessLimits::new())
+        .limit("calls", quota)
 }
 
 fn limit() -> RateLimitBuilder {

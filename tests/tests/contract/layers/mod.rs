@@ -167,7 +167,8 @@ fn bulkhead_of_a_fleet_whose_queue_is_empty() {
 }
 
 fn of_fleet(queue: Option<(usize, Duration)>) -> Instance {
-    let builder = FleetBulkhead::builder("contract", InProcessBulkheads::new())
+    let builder = FleetBulkhead::builder("contract")
+        .store(InProcessBulkheads::new())
         .max_concurrent(PLACES)
         .when_lost(WhenLost::Abort);
     let builder = match queue {
@@ -332,13 +333,15 @@ fn fallback_to_another_service() {
         .keeps_every_contract();
 }
 
-async fn fallback<A, W>(layer: FallbackLayer<A, W>) -> Instance
+async fn fallback<A, W>(fallback: Fallback<A, W>) -> Instance
 where
+    W: Clone,
     FallbackLayer<A, W>: Layer<Stack> + Clone + Send + Sync + 'static,
     <FallbackLayer<A, W> as Layer<Stack>>::Service:
         Service<Ask, Response = Answer, Error = BoxError> + Clone + Send + Sync + 'static,
     <<FallbackLayer<A, W> as Layer<Stack>>::Service as Service<Ask>>::Future: Send + 'static,
 {
+    let layer = fallback.layer();
     Instance::new(move || layer.clone())
 }
 

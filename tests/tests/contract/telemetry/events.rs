@@ -241,7 +241,13 @@ async fn events_have_stable_names_and_fields() {
         ],
     );
 
-    assert!(once(Fallback::value(name, 7).layer(probe.clone()), Plan::Fail).await);
+    assert!(
+        once(
+            Fallback::value(name, 7).layer().layer(probe.clone()),
+            Plan::Fail
+        )
+        .await
+    );
     recorder.has(
         Level::DEBUG,
         &[

@@ -1,6 +1,6 @@
 //! What happens to an inbox.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use resilience_core::{
     idempotency::{Fingerprint, InProcessIdempotency, Key},
@@ -23,7 +23,7 @@ pub(crate) async fn everything_happens_to_an_inbox(name: &'static str) -> [Sqlit
     assert!(plain.run(&pool, other, done).await.is_err());
     fails_first(&plain, &pool).await;
 
-    let front = Arc::new(InProcessIdempotency::bounded(1, 1));
+    let front = InProcessIdempotency::bounded(1, 1);
     let fronted = SqliteInbox::builder(name).front(front, LONG);
     let fronted = fronted.build().unwrap();
     order(&fronted, &pool, "b").await;

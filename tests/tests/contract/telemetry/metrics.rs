@@ -197,7 +197,7 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
         .build()
         .unwrap();
     eventually("the store is found missing", LONG, || async {
-        shared.fleet().unwrap().is_degraded()
+        shared.snapshot().degraded
     })
     .await;
 
@@ -213,7 +213,8 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     assert!(bulkhead.try_acquire().is_err());
     assert!(!once(bulkhead.layer().layer(probe.clone()), Plan::Answer).await);
 
-    let shared_places = FleetBulkhead::builder(name, InProcessBulkheads::new())
+    let shared_places = FleetBulkhead::builder(name)
+        .store(InProcessBulkheads::new())
         .max_concurrent(1)
         .lease(100 * MOMENT)
         .build()
@@ -222,7 +223,8 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     // As a process that was stopped for longer than its lease.
     std::thread::sleep(150 * MOMENT);
     stopped.lost().await;
-    let away = FleetBulkhead::builder(name, redis.bulkheads())
+    let away = FleetBulkhead::builder(name)
+        .store(redis.bulkheads())
         .max_concurrent(1)
         .build()
         .unwrap();
@@ -266,7 +268,7 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     assert!(!once(without.layer(probe.clone()), Plan::Answer).await);
 
     let fallback = Fallback::value(name, 7);
-    assert!(once(fallback.layer(probe.clone()), Plan::Fail).await);
+    assert!(once(fallback.layer().layer(probe.clone()), Plan::Fail).await);
 
     let (shed, closed) = (LoadShed::new(name), Probe::default());
     closed.set(Readiness::Closed);
@@ -505,7 +507,8 @@ async fn keys_never_become_attributes() {
         }
         permits.push(bulkheads.get(&key).try_acquire().unwrap());
     }
-    let shared = FleetRateLimit::builder(name, InProcessLimits::new())
+    let shared = FleetRateLimit::builder(name)
+        .store(InProcessLimits::new())
         .plan_of(|tenant| {
             let of_tenant = fleet::Plan::new().limit(tenant, Quota::per(1, LONG).unwrap());
             Some(of_tenant.unwrap())

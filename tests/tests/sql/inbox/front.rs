@@ -1,6 +1,6 @@
 //! An inbox behind a faster store: what the front may answer, and what only the database may.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use resilience_core::Error;
 use resilience_core::{
@@ -50,10 +50,7 @@ impl Shop {
 
 fn behind(front: &InProcessIdempotency) -> SqliteInbox {
     let inbox = SqliteInbox::builder("orders").retention(Duration::from_secs(3_600));
-    inbox
-        .front(Arc::new(front.clone()), ms(1_000))
-        .build()
-        .unwrap()
+    inbox.front(front.clone(), ms(1_000)).build().unwrap()
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ async fn a_lone_bad_instance_opens_alone_and_poisons_nobody() {
     assert_ne!(fleet[0].state(), State::Closed);
     assert_eq!(states(&fleet[1..]), [State::Closed; 2]);
     assert_eq!(
-        fleet[1].fleet().unwrap().view().await.unwrap().state,
+        fleet[1].fleet_view().await.unwrap().state,
         FleetState::Closed
     );
 }
@@ -136,7 +136,7 @@ async fn a_lone_bad_instance_that_crashes_and_restarts_poisons_nobody() {
         pass(ms(50)).await;
         fail(&bad, 50);
         pass(ms(400)).await;
-        let view = good[0].fleet().unwrap().view().await.unwrap();
+        let view = good[0].fleet_view().await.unwrap();
         assert_eq!(view.failing, 1);
     }
     assert_eq!(states(&good), [State::Closed; 2]);

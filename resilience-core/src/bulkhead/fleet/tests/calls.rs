@@ -57,7 +57,7 @@ async fn instances_share_the_places_and_costs_count() {
     assert_eq!((free.fence(), in_flight(&store).await), (None, 5));
     one.set_max_concurrent(9).unwrap();
     assert!(one.acquire(4).await.is_ok());
-    assert_eq!(other.view().await.unwrap().leases, 3);
+    assert_eq!(other.fleet_view().await.unwrap().leases, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,10 +171,4 @@ async fn what_cannot_work_is_refused_when_it_is_built() {
     assert_eq!(field(of(&store, 1).fleet(options.instance(""))), "instance");
     let bulkhead = build(&store, 1);
     assert!(bulkhead.set_max_concurrent(0).is_err());
-}
-
-#[test]
-fn a_bulkhead_that_is_built_outside_of_a_runtime_is_an_error() {
-    let refused = of(&Faulty::default(), 1).build().unwrap_err();
-    assert_eq!(refused.field(), "store");
 }

@@ -91,7 +91,8 @@ async fn a_call_whose_lease_is_lost_goes_on_or_is_given_up_as_it_was_told() {
     let store = Faulty::default();
     let (go_on, abort) = ("go-on", "abort");
     let run = async |name: &str, when_lost| {
-        let bulkhead = FleetBulkhead::builder(name, store.clone())
+        let bulkhead = FleetBulkhead::builder(name)
+            .store(store.clone())
             .lease(LEASE)
             .when_lost(when_lost)
             .build()

@@ -70,7 +70,7 @@ async fn the_view_fails_and_a_lease_is_lost_on_time() {
     settle().await;
     store.set(Mode::Hung);
     let begun = Instant::now();
-    let view = timeout(BUDGET + ms(2), bulkhead.view()).await;
+    let view = timeout(BUDGET + ms(2), bulkhead.fleet_view()).await;
     assert!(view.expect("within the budget").is_err());
     permit.lost().await;
     let took = begun.elapsed();

@@ -120,7 +120,8 @@ impl BulkheadStore for Faulty {
 }
 
 fn of(store: &Faulty, places: usize) -> FleetBulkheadBuilder {
-    FleetBulkhead::builder("reports", store.clone())
+    FleetBulkhead::builder("reports")
+        .store(store.clone())
         .max_concurrent(places)
         .lease(LEASE)
 }

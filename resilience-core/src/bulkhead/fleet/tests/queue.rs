@@ -113,7 +113,8 @@ async fn who_gives_up_in_the_queue_lets_those_behind_move_up() {
 #[tokio::test(start_paused = true)]
 async fn places_of_a_holder_that_died_come_to_who_waits() {
     let store = Faulty::default();
-    let dead = FleetBulkhead::builder("reports", store.clone())
+    let dead = FleetBulkhead::builder("reports")
+        .store(store.clone())
         .max_concurrent(1)
         .lease(ms(1_000))
         .build()

@@ -55,7 +55,12 @@ async fn a_shutdown_is_bounded_while_the_store_hangs() {
 #[tokio::test(start_paused = true)]
 async fn the_handle_of_a_store_ends_all_its_bulkheads() {
     let store = InProcessBulkheads::new();
-    let build = |name| FleetBulkhead::builder(name, store.clone()).build().unwrap();
+    let build = |name| {
+        FleetBulkhead::builder(name)
+            .store(store.clone())
+            .build()
+            .unwrap()
+    };
     let both = [build("one"), build("other")];
     let permits = [both[0].acquire(1).await, both[1].acquire(1).await];
     drop(permits);

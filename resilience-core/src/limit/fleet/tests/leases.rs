@@ -5,7 +5,8 @@ use tokio::{task::JoinSet, time::Instant};
 use super::*;
 
 fn leased(server: &Server, quota: Quota) -> FleetRateLimitBuilder {
-    FleetRateLimit::builder("leased", server.clone())
+    FleetRateLimit::builder("leased")
+        .store(server.clone())
         .limit("calls", quota)
         .mode(Mode::Leased(LeaseRules::new()))
 }
@@ -47,7 +48,7 @@ async fn many_calls_cost_few_round_trips_and_none_of_them_waits_once_it_runs() {
     let asked = server.asked();
     assert!(asked < 200, "{asked}");
     assert!(by_lease == 200_000, "{by_lease}");
-    assert_eq!(limit.totals().admitted, 200_000);
+    assert_eq!(limit.snapshot().admitted, 200_000);
 }
 
 /// A thousand calls at once on a subject without earlier calls.
@@ -309,7 +310,8 @@ async fn a_shutdown_gives_all_leases_back_and_leaves_the_list() {
 }
 
 fn other_of(server: &Server) -> FleetRateLimit {
-    FleetRateLimit::builder("leased", server.clone())
+    FleetRateLimit::builder("leased")
+        .store(server.clone())
         .limit("calls", per(1_000, HOUR))
         .mode(Mode::Local)
         .build()

@@ -79,7 +79,7 @@ async fn calls_that_wait_for_their_turn_end_in_time_when_the_store_stops_answeri
             "{mode:?}: {:?}",
             start.elapsed()
         );
-        assert_eq!(limit.waiting(), 0);
+        assert_eq!(limit.snapshot().waiting, 0);
     }
 }
 
@@ -153,13 +153,18 @@ async fn with_a_membership_a_limit_enrols_rarely_and_counts_live_members_only() 
             handle: StoreHandle::with_members(Arc::clone(&members) as _),
             heartbeats: Arc::clone(&heartbeats),
         };
-        FleetRateLimit::builder("api", store)
+        FleetRateLimit::builder("api")
+            .store(store)
             .limit("per-hour", per(10, HOUR))
             .build()
             .unwrap()
     };
     let limits = [build(), build(), build()];
-    let live = || limits.each_ref().map(FleetRateLimit::live_instances);
+    let live = || {
+        limits
+            .each_ref()
+            .map(|limit| limit.snapshot().live_instances)
+    };
     sleep(10 * SECOND).await;
     assert_eq!(live(), [3; 3], "also the first to come");
     sleep(26 * 60 * SECOND).await;

@@ -15,7 +15,8 @@ fn ms(millis: u64) -> Duration {
 
 fn one(server: &Server, options: &FleetOptions) -> FleetRateLimit {
     let quota = per(RATE, SECOND).burst(BURST).unwrap();
-    FleetRateLimit::builder("api", server.clone())
+    FleetRateLimit::builder("api")
+        .store(server.clone())
         .limit("per-second", quota)
         .fleet(options.clone())
         .build()
@@ -47,7 +48,7 @@ impl Fleet {
             if self
                 .limits
                 .iter()
-                .all(|limit| limit.local_parts() == Some(INSTANCES))
+                .all(|limit| limit.snapshot().local_parts == Some(INSTANCES))
             {
                 return;
             }

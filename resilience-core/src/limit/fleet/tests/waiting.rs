@@ -21,7 +21,9 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn per_second(server: &Server) -> FleetRateLimitBuilder {
-    FleetRateLimit::builder("ten", server.clone()).limit("per-second", per(10, SECOND))
+    FleetRateLimit::builder("ten")
+        .store(server.clone())
+        .limit("per-second", per(10, SECOND))
 }
 
 async fn drained(builder: FleetRateLimitBuilder) -> FleetRateLimit {
@@ -86,7 +88,7 @@ async fn who_waits_is_served_in_order_of_arrival_and_few_questions_are_asked() {
         for cost in [3, 1, 2] {
             crowd.joins(&limit, cost).await;
         }
-        assert_eq!(limit.waiting(), 3);
+        assert_eq!(limit.snapshot().waiting, 3);
         advance(ms(200)).await;
         assert!(limit.acquire("u", 1).await.is_ok(), "another line");
         sleep(SECOND).await;
@@ -96,9 +98,9 @@ async fn who_waits_is_served_in_order_of_arrival_and_few_questions_are_asked() {
         for ((_, at), due) in served.iter().zip([300, 400, 600]) {
             assert!((due - 2..=due + 22).contains(at), "{served:?}");
         }
-        assert_eq!(limit.waiting(), 0);
+        assert_eq!(limit.snapshot().waiting, 0);
         assert!(server.asked() < 20);
-        assert_eq!(limit.totals().rejected_limited, 0, "no call was rejected");
+        assert_eq!(limit.snapshot().rejected_limited, 0, "no call was rejected");
     }
 }
 
@@ -193,7 +195,8 @@ async fn what_was_reserved_is_settled_by_what_was_used() {
 #[tokio::test(start_paused = true)]
 async fn a_reservation_on_several_limits_puts_back_on_one_and_takes_on_the_other() {
     let server = Server::default();
-    let limit = FleetRateLimit::builder("api", server.clone())
+    let limit = FleetRateLimit::builder("api")
+        .store(server.clone())
         .limit("requests", per(10, HOUR))
         .limit("bytes", per(1000, HOUR))
         .build()

@@ -72,7 +72,9 @@ pub(crate) const PATHS: &[Path] = &[
         families(|| layer(limit().keyed(Keyed::new()).expect(VALID).layer(key)))
     }),
     ("shed", || layer(LoadShed::new(NAME).layer())),
-    ("fallback", || layer(Fallback::value(NAME, Response(0)))),
+    ("fallback", || {
+        layer(Fallback::value(NAME, Response(0)).layer())
+    }),
     ("five_layers", five_layers),
     ("execute_guard", execute_guard),
     ("upstream_limits", upstream_limits),
@@ -268,7 +270,10 @@ fn upstream_limits() -> Calls {
 
 fn fleet_bulkhead() -> FleetBulkhead {
     let store = bulkhead::fleet::InProcessBulkheads::new();
-    FleetBulkhead::builder(NAME, store).build().expect(VALID)
+    FleetBulkhead::builder(NAME)
+        .store(store)
+        .build()
+        .expect(VALID)
 }
 
 /// Includes the release, which the agent sends: it gets its turn after each call.
@@ -297,7 +302,7 @@ fn leased() -> Mode {
 
 fn fleet_limit(mode: Mode) -> FleetRateLimitBuilder {
     let quota = Quota::per(PLENTY, Duration::from_secs(1)).expect(VALID);
-    let builder = FleetRateLimit::builder(NAME, InProcessLimits::new());
+    let builder = FleetRateLimit::builder(NAME).store(InProcessLimits::new());
     builder.limit("calls", quota).mode(mode)
 }
 
