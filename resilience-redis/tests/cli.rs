@@ -264,10 +264,12 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
     }
     let redis = Redis::connect(&server.url()).expect("a good URL");
     redis.ready(SOON).await.expect("connects");
-    let reports = FleetBulkhead::builder("reports", redis.bulkheads());
+    let reports = FleetBulkhead::builder("reports").store(redis.bulkheads());
     let reports = reports.max_concurrent(4).build().expect("good settings");
     let second = Quota::per(10, Duration::from_secs(1)).expect("a quota");
-    let api = FleetRateLimit::builder("api", redis.limits()).limit("per-second", second);
+    let api = FleetRateLimit::builder("api")
+        .store(redis.limits())
+        .limit("per-second", second);
     let _api = api.build().expect("good settings");
     let orders = Idempotency::builder("orders").store(redis.idempotency());
     let _orders = orders.build().expect("good settings");

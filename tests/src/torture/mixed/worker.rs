@@ -101,10 +101,12 @@ impl Worker {
             .store(self.redis.idempotency())
             .lease(Duration::from_secs(3));
         let quota = Quota::per(self.rate, Duration::from_secs(1)).expect("a quota");
-        let limit = FleetRateLimit::builder(NAME, self.redis.limits())
+        let limit = FleetRateLimit::builder(NAME)
+            .store(self.redis.limits())
             .limit("per-second", quota)
             .fleet(options());
-        let bulkhead = FleetBulkhead::builder(NAME, self.redis.bulkheads())
+        let bulkhead = FleetBulkhead::builder(NAME)
+            .store(self.redis.bulkheads())
             .max_concurrent(self.places)
             .lease(Duration::from_secs(5))
             .queue(100, Duration::from_millis(200))
