@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::Serialize;
+
 use super::record::{FleetState, OverrideKind};
 
 /// Number of entries that the log of a breaker keeps: the newest ones.
@@ -11,7 +13,8 @@ pub const LOG_ENTRIES: usize = 100;
 pub const LOG_TEXT: usize = 512;
 
 /// What an entry of the log tells of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LogAction {
     /// An instance changed the state.
@@ -27,7 +30,7 @@ pub enum LogAction {
 }
 
 /// One change of a shared breaker. From [`BreakerStore::log`](super::BreakerStore::log).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct BreakerLogEntry {
     /// Milliseconds since the change.

@@ -2,6 +2,8 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
+use serde::Serialize;
+
 use super::record::BreakerRecord;
 use crate::breaker::snapshot::State;
 
@@ -12,7 +14,7 @@ pub const MOST_MEMBERS: usize = 100;
 ///
 /// From [`BreakerStore::members`](super::BreakerStore::members). An instance that died without leaving is listed until its
 /// last report runs out: up to an hour after a report without failures, if the store counts its members.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct BreakerMembers {
     /// Number of live instances, of which at most [`MOST_MEMBERS`] are listed.
@@ -46,7 +48,7 @@ impl BreakerMembers {
 }
 
 /// One instance of a shared breaker, as of its last report.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct BreakerMember {
     /// The instance, unique per process start.
