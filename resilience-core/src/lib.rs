@@ -46,9 +46,10 @@
 //!
 //! - **One shape.** `X::builder(name)..build()` makes a handle, `.store(..)` attaches a store, `.layer()` makes a layer and
 //!   `.keyed(..)` a family by key. `name()`, `snapshot()` (serializable) and, of breakers, `events()` read the handle,
-//!   `fleet_view().await` what a fleet shares; `shutdown(within)` ends its background task. A handle that starts one, which
-//!   is one with a store, is built within a tokio runtime (elsewhere an error), all others anywhere, also in a `LazyLock`.
-//!   The handles are at the root of the crate.
+//!   `fleet_view().await` what a fleet shares (of breakers, bulkheads and regions; a rate limit is read per subject, by
+//!   `peek`); `shutdown(within)` ends its background task. A handle that starts one, which is one with a store, is built
+//!   within a tokio runtime (elsewhere an error), all others anywhere, also in a `LazyLock`. The handles are at the root of
+//!   the crate.
 //! - **State lives in the handle.** `breaker.layer()` any number of times: all layers, services and clones share that
 //!   one breaker. The handle also reads state and takes overrides.
 //! - **Errors do not nest.** A layer's error type is that of the service it wraps ([`ServiceError`]); a layer that rejects

@@ -137,7 +137,7 @@ pub(crate) fn runtime() -> Result<Handle, InvalidConfig> {
 
 /// The store of a handle that cannot do without one.
 pub(crate) fn required<S: ?Sized>(store: Option<Arc<S>>) -> Result<Arc<S>, InvalidConfig> {
-    let rule = "must be: it keeps what the fleet shares";
+    let rule = "`.store(..)` is required: it keeps what the fleet shares";
     store.ok_or_else(|| InvalidConfig::new("store", format_args!("not set"), rule))
 }
 

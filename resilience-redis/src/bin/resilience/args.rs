@@ -46,7 +46,7 @@ pub(crate) struct Global {
         default_value = "redis://127.0.0.1:6379"
     )]
     pub(crate) redis: String,
-    /// Prefix of the keys
+    /// Prefix of the keys; with `RedisBuilder::service(NAME)` it is resilience/NAME
     #[arg(long, global = true, default_value = "resilience")]
     pub(crate) prefix: String,
     /// Print JSON: one value, or one per line when watching

@@ -46,7 +46,7 @@ fn table(views: &[(String, BreakerView)]) -> Table {
         table.add_row([
             plain(name),
             state(view.state),
-            time(view.age_ms),
+            age(view).map_or_else(|| "-".into(), time),
             if view.remaining_ms == 0 {
                 "-".into()
             } else {
@@ -105,6 +105,14 @@ fn override_in_words(active_override: &FleetOverride) -> String {
     )
 }
 
+/// Milliseconds since the last change; `None`: there was none.
+const fn age(view: &BreakerView) -> Option<u64> {
+    if view.epoch == 0 {
+        return None;
+    }
+    Some(view.age_ms)
+}
+
 pub(crate) fn time(ms: u64) -> String {
     let coarse = if ms >= 10_000 { ms / 1_000 * 1_000 } else { ms };
     humantime::format_duration(Duration::from_millis(coarse)).to_string()
@@ -143,7 +151,7 @@ pub(crate) fn as_json(name: &str, view: &BreakerView) -> Value {
         "state": match view.state { FleetState::RampUp(_) => "ramp_up".to_owned(), other => state(other) },
         "stage": match view.state { FleetState::RampUp(stage) => Some(stage), _ => None },
         "epoch": view.epoch,
-        "since_ms": view.age_ms,
+        "since_ms": age(view),
         "left_ms": view.remaining_ms,
         "trips": view.trips,
         "calls": total,
