@@ -80,8 +80,11 @@ async fn processes_that_are_replaced_one_by_one_share_what_they_did_before() {
     let fleet = rolled_out(true).await;
     assert_eq!((fleet.twice, fleet.foreign, fleet.unknown), (0, 0, 0));
     assert!(fleet.admitted <= fleet.allowed, "{fleet:?}");
-    assert_eq!((fleet.disagreed, fleet.warnings.len()), (0, 0));
-    assert!(fleet.peak <= PLACES);
+    assert!(
+        fleet.disagreed == 0 && fleet.warnings.is_empty(),
+        "{fleet:?}"
+    );
+    assert!(fleet.peak <= PLACES, "{fleet:?}");
 }
 
 /// That the fleet above would be found out.

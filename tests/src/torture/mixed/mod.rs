@@ -255,11 +255,23 @@ impl Tally {
             ("admitted", Ok(calls)) => self.admitted += calls as u64,
             ("state", _) => drop(self.states.insert(process, rest.to_owned())),
             ("warning", _) if rest.contains("state changed") => {}
-            ("warning", _) if rest.contains("no answer") => self.slow += 1,
+            ("warning", _) if is_slow(rest) => self.slow += 1,
             ("warning", _) => *self.warnings.entry(rest.to_owned()).or_default() += 1,
             _ => {}
         }
     }
+}
+
+/// Whether an event tells of answers that did not come in time, or of what that led to.
+fn is_slow(event: &str) -> bool {
+    [
+        "store unavailable",
+        "store available",
+        "no answer",
+        "not answer",
+    ]
+    .iter()
+    .any(|words| event.contains(words))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
