@@ -1,5 +1,5 @@
 //! One process: calls with keys, calls that a limit admits, calls in a bulkhead, and calls through a breaker, until it gets a
-//! SIGTERM. Then it ends gracefully. What it is told it says, a line each.
+//! SIGTERM. Then it ends gracefully. Prints each outcome it receives on a line of its own.
 
 use std::{
     fmt::{self, Write},

@@ -175,12 +175,12 @@ fn the_checker_finds_every_mistake_about_effects() {
         (
             killed(Effect::Idempotent),
             Mistake::AnswerUnmarked,
-            "callers are told one outcome",
+            "callers receive one outcome",
         ),
         (
             killed(Effect::Idempotent),
             Mistake::AnswerRefused,
-            "callers are told one outcome",
+            "callers receive one outcome",
         ),
         (
             resolved(),

@@ -237,7 +237,7 @@ impl Key {
             Property::always("a graceful end leaves no lease", |_, world: &World| {
                 !world.broken.left_held
             }),
-            Property::always("callers are told one outcome", |_, world: &World| {
+            Property::always("callers receive one outcome", |_, world: &World| {
                 !world.broken.told_another
             }),
             Property::always("every key settles", |key: &Self, world: &World| match world
