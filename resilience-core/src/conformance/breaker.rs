@@ -17,6 +17,7 @@ use crate::conformance::eventually;
 
 mod log;
 mod members;
+mod probes;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -31,11 +32,11 @@ pub async fn all(store: &dyn BreakerStore) {
     the_epoch_only_goes_up(store).await;
     what_was_lost_is_restored_and_what_is_known_better_is_not(store).await;
     an_open_state_that_was_over_when_it_was_lost_is_over_when_it_is_restored(store).await;
-    never_more_probes_than_the_budget(store).await;
-    an_expired_lease_makes_room_and_settles_nothing(store).await;
-    a_probe_of_an_older_epoch_settles_nothing(store).await;
+    probes::never_more_probes_than_the_budget(store).await;
+    probes::an_expired_lease_makes_room_and_settles_nothing(store).await;
+    probes::a_probe_of_an_older_epoch_settles_nothing(store).await;
     an_instance_that_comes_back_under_its_name_has_one_vote(store).await;
-    no_probe_while_open_or_under_an_order(store).await;
+    probes::no_probe_while_open_or_under_an_order(store).await;
     an_order_is_seen_by_all_until_it_expires_or_is_lifted(store).await;
     a_reset_forgets_all_but_the_epoch(store).await;
     changes_are_pushed_with_the_whole_view(store).await;
@@ -369,121 +370,6 @@ async fn an_open_state_that_was_over_when_it_was_lost_is_over_when_it_is_restore
     assert_eq!(view.state, FleetState::HalfOpen);
     assert_eq!(answer, LeaseAnswer::Granted { epoch: view.epoch });
     assert!(view.epoch > known.epoch);
-}
-
-async fn never_more_probes_than_the_budget(store: &dyn BreakerStore) {
-    let name = "budget";
-    let (first, epoch) = half_open(store, name, 3).await;
-    assert_eq!(
-        lease(store, name, &first, 3, 60_000).await,
-        LeaseAnswer::Granted { epoch },
-        "it is mine"
-    );
-    for id in ["second", "third"] {
-        assert_eq!(
-            lease(store, name, id, 3, 60_000).await,
-            LeaseAnswer::Granted { epoch }
-        );
-    }
-    assert_eq!(
-        lease(store, name, "fourth", 3, 60_000).await,
-        LeaseAnswer::Denied
-    );
-    let (done, _) = store
-        .settle(name, &first, epoch, Some(true))
-        .await
-        .expect("settled");
-    assert!(done);
-    assert_eq!(
-        lease(store, name, "fourth", 3, 60_000).await,
-        LeaseAnswer::Denied,
-        "a judged probe is spent"
-    );
-    store
-        .settle(name, "second", epoch, None)
-        .await
-        .expect("given back");
-    assert_eq!(
-        lease(store, name, "fourth", 3, 60_000).await,
-        LeaseAnswer::Granted { epoch }
-    );
-    let (done, view) = store
-        .settle(name, &first, epoch, Some(true))
-        .await
-        .expect("an answer");
-    assert!(!done, "a probe is settled once");
-    assert_eq!(
-        (view.probes.success, view.probes.failure, view.leased),
-        (1, 0, 2)
-    );
-}
-
-async fn an_expired_lease_makes_room_and_settles_nothing(store: &dyn BreakerStore) {
-    let name = "expires";
-    let (first, epoch) = half_open(store, name, 2).await;
-    assert_eq!(
-        lease(store, name, "brief", 2, 1).await,
-        LeaseAnswer::Granted { epoch }
-    );
-    eventually("the brief lease's place is free", SOON, || async {
-        lease(store, name, "next", 2, 60_000).await == LeaseAnswer::Granted { epoch }
-    })
-    .await;
-    let (done, view) = store
-        .settle(name, "brief", epoch, Some(false))
-        .await
-        .expect("an answer");
-    assert!(!done);
-    assert_eq!(view.probes, Counts::default());
-    assert!(
-        store
-            .settle(name, &first, epoch, Some(false))
-            .await
-            .expect("settled")
-            .0
-    );
-}
-
-async fn a_probe_of_an_older_epoch_settles_nothing(store: &dyn BreakerStore) {
-    let name = "fenced";
-    let (first, epoch) = half_open(store, name, 2).await;
-    enter(store, name, FleetState::Open, 1).await;
-    let (again, newer) = half_open(store, name, 2).await;
-    assert_eq!(first, again, "the same id, another epoch");
-    let (done, view) = store
-        .settle(name, &first, epoch, Some(true))
-        .await
-        .expect("an answer");
-    assert!(!done);
-    assert_eq!(view.probes, Counts::default());
-    assert!(
-        store
-            .settle(name, &first, newer, Some(true))
-            .await
-            .expect("settled")
-            .0
-    );
-}
-
-async fn no_probe_while_open_or_under_an_order(store: &dyn BreakerStore) {
-    assert_eq!(
-        lease(store, "closed", "p", 5, 1_000).await,
-        LeaseAnswer::Denied
-    );
-    enter(store, "opened", FleetState::Open, 60_000).await;
-    assert_eq!(
-        lease(store, "opened", "p", 5, 1_000).await,
-        LeaseAnswer::Denied
-    );
-    half_open(store, "ordered", 5).await;
-    store
-        .set_override("ordered", Some(disable()), "ops")
-        .await
-        .expect("ordered");
-    assert_eq!(
-        lease(store, "ordered", "p", 5, 1_000).await,
-        LeaseAnswer::Denied
-    );
 }
 
 fn disable() -> FleetOverride {

@@ -228,15 +228,20 @@ async fn numbers_at_their_bounds_are_exact(store: &dyn LimitStore) {
     );
 }
 
-async fn a_crowd_gets_exactly_what_there_is(store: &Arc<dyn LimitStore>) {
-    let quota = per(100, HOUR);
+/// How many calls are admitted of 20 tasks that make `calls` calls each.
+async fn admitted_to_a_crowd(
+    store: &Arc<dyn LimitStore>,
+    subject: &'static str,
+    quota: Quota,
+    calls: u32,
+) -> u32 {
     let tasks: Vec<_> = (0..20)
         .map(|_| {
             let store = Arc::clone(store);
             tokio::spawn(async move {
                 let mut got = 0;
-                for _ in 0..10 {
-                    let decision = one(&*store, "crowd", quota, 1).await;
+                for _ in 0..calls {
+                    let decision = one(&*store, subject, quota, 1).await;
                     got += u32::from(decision.outcome.is_admitted());
                 }
                 got
@@ -247,6 +252,12 @@ async fn a_crowd_gets_exactly_what_there_is(store: &Arc<dyn LimitStore>) {
     for task in tasks {
         got += task.await.expect("no panic");
     }
+    got
+}
+
+async fn a_crowd_gets_exactly_what_there_is(store: &Arc<dyn LimitStore>) {
+    let quota = per(100, HOUR);
+    let got = admitted_to_a_crowd(store, "crowd", quota, 10).await;
     assert_eq!(got, 100);
 }
 
@@ -289,23 +300,7 @@ pub async fn split(store: &Arc<dyn LimitStore>) {
 
 async fn sub_buckets_hold_all_of_a_burst_together_and_no_more(store: &Arc<dyn LimitStore>) {
     let quota = per(103, HOUR);
-    let tasks: Vec<_> = (0..20)
-        .map(|_| {
-            let store = Arc::clone(store);
-            tokio::spawn(async move {
-                let mut got = 0;
-                for _ in 0..20 {
-                    let decision = one(&*store, "split-crowd", quota, 1).await;
-                    got += u32::from(decision.outcome.is_admitted());
-                }
-                got
-            })
-        })
-        .collect();
-    let mut got = 0;
-    for task in tasks {
-        got += task.await.expect("no panic");
-    }
+    let mut got = admitted_to_a_crowd(store, "split-crowd", quota, 20).await;
     assert!(got <= 103, "{got}");
     // The last tokens are found by chance.
     for _ in 0..2_000 {
