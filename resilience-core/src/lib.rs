@@ -83,6 +83,8 @@ pub mod admission;
 mod backoff;
 pub mod breaker;
 pub mod bulkhead;
+#[cfg(feature = "cache")]
+pub mod cache;
 pub mod classify;
 pub mod clock;
 pub mod completion;
@@ -99,7 +101,7 @@ pub mod idempotency;
 pub mod keyed;
 pub mod limit;
 pub mod retry;
-#[cfg(feature = "idempotency")]
+#[cfg(any(feature = "cache", feature = "idempotency"))]
 pub mod sealing;
 #[cfg(all(test, not(loom)))]
 mod shape_tests;

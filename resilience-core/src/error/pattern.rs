@@ -56,6 +56,8 @@ patterns! {
     RateLimit = "rate_limit", "rate limit";
     /// [`crate::idempotency`]
     Idempotency = "idempotency", "idempotency key";
+    /// [`crate::cache`]
+    Cache = "cache", "cache";
 }
 
 impl Pattern {
