@@ -61,6 +61,15 @@ pub struct TagGeneration {
     pub generation: u64,
 }
 
+/// The state of a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Generation {
+    /// A number that the tag never had before, and that no value was stored with before the tag was last invalidated.
+    pub number: u64,
+    /// Milliseconds since the tag was last invalidated. `None`: not since the store knows it.
+    pub invalidated_ms: Option<u64>,
+}
+
 /// A value on its way to a store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fill {

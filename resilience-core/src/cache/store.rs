@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub use super::record::{Entry, Fill, Lease, Leased, Stored, TagGeneration, Token};
+pub use super::record::{Entry, Fill, Generation, Lease, Leased, Stored, TagGeneration, Token};
 use crate::fleet::{Probe, StoreClient, StoreHandle};
 pub use crate::fleet::{StoreError, StoreFuture};
 
@@ -91,13 +91,13 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
     ) -> StoreFuture<'a, Stored>;
 
     /// The generation of each tag, in the order of `tags`. A tag without one is given one that no value was ever stored
-    /// with; it is kept for at least `keep_ms` from now.
+    /// with; it is kept for at least `keep_ms` from now. A read as far as [`observe`](Self::observe) is concerned.
     fn generations<'a>(
         &'a self,
         name: &'a str,
         tags: &'a [&'a str],
         keep_ms: u64,
-    ) -> StoreFuture<'a, Vec<u64>>;
+    ) -> StoreFuture<'a, Vec<Generation>>;
 
     /// Gives a tag a generation that it never had, and keeps it for at least `keep_ms`: all values stored with an
     /// earlier one count as invalidated. May be repeated.
