@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    record::{Entry, Fill, Lease, Leased, Record, Stored, Token},
+    record::{Entry, Fill, Generation, Lease, Leased, Record, Stored, Token},
     store::{CacheStore, Observer, StoreError, StoreFuture, Subject, validate},
 };
 use crate::clock::Clock;
@@ -44,9 +44,16 @@ struct Shared {
     most: usize,
     hasher: RandomState,
     shards: [Mutex<HashMap<(String, String), Record>>; SHARDS],
-    tags: Mutex<HashMap<(String, String), u64>>,
+    tags: Mutex<HashMap<(String, String), Tag>>,
     generation: AtomicU64,
     observers: Mutex<Vec<Weak<dyn Observer>>>,
+}
+
+/// The generation of a tag, and when it was last invalidated.
+#[derive(Clone, Copy, Debug)]
+struct Tag {
+    number: u64,
+    invalidated: Option<u64>,
 }
 
 const SHARDS: usize = 16;
@@ -147,8 +154,12 @@ impl Shared {
         });
     }
 
-    fn next_generation(&self) -> u64 {
-        self.generation.fetch_add(1, Relaxed) + 1
+    fn next_tag(&self, invalidated: Option<u64>) -> Tag {
+        let number = self.generation.fetch_add(1, Relaxed) + 1;
+        Tag {
+            number,
+            invalidated,
+        }
     }
 }
 
@@ -268,7 +279,8 @@ impl CacheStore for InProcessCache {
         name: &'a str,
         tags: &'a [&'a str],
         _keep_ms: u64,
-    ) -> StoreFuture<'a, Vec<u64>> {
+    ) -> StoreFuture<'a, Vec<Generation>> {
+        let now = self.0.now();
         let mut known = lock(&self.0.tags);
         if known.len() >= self.0.most * SHARDS {
             // Values with a tag that is not known count as invalidated.
@@ -278,7 +290,11 @@ impl CacheStore for InProcessCache {
         let generation = |tag: &&str| {
             validate::tag(tag)?;
             let at = (name.to_owned(), (*tag).to_owned());
-            Ok(*known.entry(at).or_insert_with(|| self.0.next_generation()))
+            let tag = known.entry(at).or_insert_with(|| self.0.next_tag(None));
+            Ok(Generation {
+                number: tag.number,
+                invalidated_ms: tag.invalidated.map(|then| now.saturating_sub(then)),
+            })
         };
         ready(tags.iter().map(generation).collect())
     }
@@ -291,7 +307,8 @@ impl CacheStore for InProcessCache {
     ) -> StoreFuture<'a, ()> {
         ready(validate::tag(tag).map(|()| {
             let mut known = lock(&self.0.tags);
-            known.insert((name.to_owned(), tag.to_owned()), self.0.next_generation());
+            let at = (name.to_owned(), tag.to_owned());
+            known.insert(at, self.0.next_tag(Some(self.0.now())));
             let id = self.id(name, Subject::Tag(tag));
             self.0.tell(|observer| observer.changed(id));
         }))
