@@ -85,6 +85,8 @@ pub mod breaker;
 pub mod bulkhead;
 pub mod classify;
 pub mod clock;
+#[allow(dead_code)]
+pub(crate) mod coalesce;
 pub mod completion;
 #[cfg(all(feature = "testing", not(loom)))]
 pub mod conformance;
