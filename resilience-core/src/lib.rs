@@ -87,6 +87,8 @@ pub mod bulkhead;
 pub mod cache;
 pub mod classify;
 pub mod clock;
+#[allow(dead_code)]
+pub(crate) mod coalesce;
 pub mod completion;
 #[cfg(all(feature = "testing", not(loom)))]
 pub mod conformance;
