@@ -118,6 +118,8 @@ mod verdict;
 
 pub use breaker::CircuitBreaker;
 pub use bulkhead::{Bulkhead, fleet::FleetBulkhead};
+#[cfg(feature = "cache")]
+pub use cache::Cache;
 pub use classify::Classify;
 pub use clock::{Clock, Moment};
 pub use deadline::{Deadline, Timeout};

@@ -41,7 +41,7 @@ use crate::{
 /// | [`max_loads`](Self::max_loads) | 64 |
 /// | [`local`](Self::local) | 10,000 values |
 /// | [`store`](Self::store) | none: this process only |
-/// | [`lease`](Self::lease), [`tombstone`](Self::tombstone), [`write_timeout`](Self::write_timeout) | 2 s, 1 s, 10 s |
+/// | [`lease`](Self::lease), [`tombstone`](Self::tombstone), [`write_timeout`](Self::write_timeout) | 2 s, 100 ms over a store and none without, 10 s |
 /// | [`max_stale`](Self::max_stale) | zero: without word from the store, what this process holds is not served |
 /// | [`fleet`](Self::fleet) | budget: 250 ms, or the lease if that is shorter; on outage: `Local` |
 /// | [`max_value_bytes`](Self::max_value_bytes) | 1 MiB |
@@ -209,7 +209,7 @@ where
     /// How long after an invalidation nothing is stored under the key: longer than a replica that the loader reads from may be
     /// behind. Zero, if the loader reads what was written last.
     pub const fn tombstone(mut self, time: Duration) -> Self {
-        self.settings.tombstone = time;
+        self.settings.tombstone = Some(time);
         self
     }
 
@@ -249,7 +249,10 @@ where
 
     /// Which errors of type `E` say that a key has no value: remembered for the [`negative_ttl`](Self::negative_ttl), and
     /// returned as `None`. Other errors are not cached.
-    pub fn not_found<E: 'static>(mut self, rule: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+    pub fn not_found<E: 'static>(
+        mut self,
+        rule: impl Fn(&E) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.rules.add_not_found(rule);
         self
     }
@@ -283,7 +286,9 @@ where
             let rule = "a cache without a local part needs a `store`";
             return Err(InvalidConfig::new("local", "none", rule));
         }
-        let fleet = self.settings.resolve_fleet(&self.fleet.unwrap_or_default())?;
+        let fleet = self
+            .settings
+            .resolve_fleet(&self.fleet.unwrap_or_default())?;
         let remote = match self.store {
             None => None,
             Some((store, codec)) => {
@@ -294,7 +299,13 @@ where
                     sealing: self.sealing,
                     max_bytes: self.settings.max_value_bytes,
                 };
-                Some(Remote::new(store, &self.name, &fleet, envelope, &self.settings))
+                Some(Remote::new(
+                    store,
+                    &self.name,
+                    &fleet,
+                    envelope,
+                    &self.settings,
+                ))
             }
         };
         let shared = Shared::new(Parts {

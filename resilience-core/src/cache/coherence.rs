@@ -162,7 +162,10 @@ impl Coherence {
         }
         let waiters = lock(&self.waiters);
         match id {
-            Some(id) => waiters.get(&id).into_iter().for_each(|it| it.notify_waiters()),
+            Some(id) => waiters
+                .get(&id)
+                .into_iter()
+                .for_each(|it| it.notify_waiters()),
             None => waiters.values().for_each(|it| it.notify_waiters()),
         }
     }
@@ -273,7 +276,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_held_when_the_store_was_lost_is_doubtful_since_then_and_after_a_clearing_void() {
+    async fn what_was_held_when_the_store_was_lost_is_doubtful_since_then_and_after_a_clearing_void()
+     {
         let it = told();
         let held = it.ticket(1);
         tokio::time::advance(Duration::from_secs(1)).await;

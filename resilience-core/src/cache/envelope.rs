@@ -34,7 +34,7 @@ pub(super) enum Unusable {
 
 const HEAD: usize = 3;
 
-impl<V> Envelope<V> {
+impl<V: 'static> Envelope<V> {
     pub(super) fn close(&self, value: &V, associated_data: &str) -> Result<Bytes, Unusable> {
         let body = self.codec.encode(value).map_err(Unusable::Codec)?;
         if body.len() > self.max_bytes {

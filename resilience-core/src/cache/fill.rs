@@ -1,6 +1,10 @@
 //! What happens on a miss: one load, by one caller of the process, and of the fleet.
 
 use std::{
+    borrow::Borrow,
+    fmt::Display,
+    future::Future,
+    hash::Hash,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -18,7 +22,6 @@ use super::{
     record::{Lease, Leased, Token},
     remote::{Found, Remote},
     shared::{Place, Shared},
-    store::CacheStore,
 };
 use crate::{
     clock::Moment,
@@ -63,26 +66,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         let id = request.place.id;
         let token = Token::random();
         let mut renew = None;
+        let coherence = Arc::clone(&self.coherence);
         let give_up = Instant::now() + self.settings.lease + self.settings.load_timeout;
         loop {
             // Both before the read: whatever happens from now on is noticed.
-            let change = self.coherence.change_of(id);
-            let ticket = self.coherence.ticket(id);
+            let change = coherence.change_of(id);
+            let ticket = coherence.ticket(id);
             if !request.options.refresh || renew.is_some() {
-                let keys = [&*text];
-                let read = remote.get(&keys, &[ticket], &self.coherence, self.clock);
-                match read.await.map(|mut found| found.pop()) {
-                    Ok(Some(Found::Usable(held))) => {
-                        match self.serve(held, &request) {
-                            Ok(lookup) => {
-                                self.after_serving(&lookup, request);
-                                return Ok(lookup);
-                            }
-                            Err(fallback) => request.fallback = fallback,
+                let read = remote.get_one(&text, ticket, &coherence, self.clock);
+                match read.await {
+                    Ok(Found::Usable(held)) => match self.serve(held, &request) {
+                        Ok(lookup) => {
+                            self.after_serving(&lookup, request);
+                            return Ok(lookup);
                         }
-                    }
-                    Ok(Some(Found::Unusable(version))) => renew = Some(version),
-                    Ok(_) => {}
+                        Err(fallback) => request.fallback = fallback,
+                    },
+                    Ok(Found::Unusable(version)) => renew = Some(version),
+                    Ok(Found::Nothing) => {}
                     Err(_) => return self.load_alone(request, true).await,
                 }
             }
@@ -92,7 +93,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                 renew,
             };
             let client = &remote.client;
-            let leased = client.call(|store| store.lease(remote.name(), &text, &lease)).await;
+            let leased = client
+                .call(|store| store.lease(remote.name(), &text, &lease))
+                .await;
             match leased {
                 Ok(Leased::Granted { .. }) => {
                     drop(change);
@@ -139,15 +142,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         let good_for = self.judge(&held, now);
         self.keep(request.key.clone(), held.clone());
         match good_for {
-            Use::Fresh | Use::Early => {
-                self.totals.hits_store.fetch_add(1, Relaxed);
-                Ok(Lookup {
-                    age: now.since(held.stored),
-                    value: held.value,
-                    freshness: Freshness::Fresh,
-                    level: Level::Store,
-                })
-            }
+            Use::Fresh | Use::Early => Ok(self.store_hit(held, now)),
             Use::Stale => Ok(self.stale(held, Freshness::Stale)),
             Use::Fallback if self.background.is_paused(request.place.id, now) => {
                 Ok(self.stale(held, Freshness::StaleOnError))
@@ -220,7 +215,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             renew: version,
         };
         let client = &remote.client;
-        let leased = client.call(|store| store.lease(remote.name(), &text, &lease)).await;
+        let leased = client
+            .call(|store| store.lease(remote.name(), &text, &lease))
+            .await;
         // Anything else: another instance loads it, has loaded it, or the store is away.
         if let Ok(Leased::Granted { .. }) = leased {
             let guard = LeaseGuard::new(&remote, &text, &self.tasks, lease);
@@ -258,7 +255,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             lease.store(&shared, &loaded, all, took).await;
             Ok(loaded)
         };
-        self.within_soft_timeout(work, place.id, fallback).await
+        self.within_soft_timeout(work, fallback).await
     }
 
     /// Loads without a lease: there is no store, it does not answer, or the key was changed just now.
@@ -285,22 +282,19 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             let before = Instant::now();
             let loaded = shared.run(load).await;
             let loaded = shared.loaded(place.id, loaded)?;
-            if keep && let Some(tags) = shared.local_tags(&loaded, before) {
+            if keep {
                 let took = shared.clock.now().since(started);
-                if let Some(held) = shared.held_from(&loaded, ticket, tags, took) {
-                    shared.keep(key, held);
-                }
+                shared.keep_loaded(&key, place.id, ticket, &loaded, before, took);
             }
             Ok(loaded)
         };
-        self.within_soft_timeout(work, place.id, fallback).await
+        self.within_soft_timeout(work, fallback).await
     }
 
     /// The outcome of `work`: in time, or a stale value while it goes on; or, if it fails, a stale value in its place.
     async fn within_soft_timeout<E>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<Loaded<V>, LoadError<E>>> + Send + 'static,
-        id: u64,
         fallback: Option<Held<V>>,
     ) -> Outcome<V, E>
     where
@@ -321,15 +315,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         match (outcome, fallback) {
             (Ok(loaded), _) => {
                 self.totals.loaded.fetch_add(1, Relaxed);
-                Ok(Lookup {
-                    value: loaded.value,
-                    freshness: Freshness::Fresh,
-                    level: Level::Loaded,
-                    age: Duration::ZERO,
-                })
+                Ok(loaded_now(loaded))
             }
             (Err(error), Some(held)) if self.rules.allows_stale(&error) => {
-                let _ = id;
                 Ok(self.stale(held, Freshness::StaleOnError))
             }
             (Err(error), _) => {
@@ -339,8 +327,74 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         }
     }
 
+    /// Keeps a loaded value in this process, unless something has changed since `before`.
+    pub(super) fn keep_loaded(
+        &self,
+        key: &K,
+        id: u64,
+        ticket: Ticket,
+        loaded: &Loaded<V>,
+        before: Instant,
+        took: Duration,
+    ) {
+        if self.background.has_tombstone(id, self.clock.now()) {
+            return;
+        }
+        if let Some(tags) = self.local_tags(loaded, before)
+            && let Some(held) = self.held_from(loaded, ticket, tags, took)
+        {
+            self.keep(key.clone(), held);
+        }
+    }
+
+    /// Reads a key from the store, without a loader.
+    pub(super) async fn read<Q>(self: &Arc<Self>, key: &Q) -> Option<Lookup<V>>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq + Display + ToOwned<Owned = K>,
+    {
+        let remote = self.remote.as_ref()?;
+        let place = self.place(key);
+        let text = place.text?;
+        let ticket = self.coherence.ticket(place.id);
+        let read = remote.get_one(&text, ticket, &self.coherence, self.clock);
+        let Found::Usable(held) = read.await.ok()? else {
+            return None;
+        };
+        let now = self.clock.now();
+        let good_for = self.judge(&held, now);
+        self.keep(key.to_owned(), held.clone());
+        match good_for {
+            Use::Fresh | Use::Early => Some(self.store_hit(held, now)),
+            Use::Stale => Some(self.stale(held, Freshness::Stale)),
+            Use::Fallback | Use::Gone => None,
+        }
+    }
+
+    /// Calls the loader and nothing else.
+    pub(super) async fn bypass<E: Send + Sync + 'static>(
+        self: &Arc<Self>,
+        load: Load<V, E>,
+    ) -> Outcome<V, E> {
+        let loaded = self.run(load).await;
+        let loaded = self.counted(loaded)?;
+        self.totals.loaded.fetch_add(1, Relaxed);
+        Ok(loaded_now(loaded))
+    }
+
+    /// A fresh value of the store.
+    fn store_hit(&self, held: Held<V>, now: Moment) -> Lookup<V> {
+        self.totals.hits_store.fetch_add(1, Relaxed);
+        Lookup {
+            age: now.since(held.stored),
+            value: held.value,
+            freshness: Freshness::Fresh,
+            level: Level::Store,
+        }
+    }
+
     /// Runs a load: one of at most so many, for at most so long.
-    async fn run<E>(&self, load: Load<V, E>) -> Result<Loaded<V>, LoadError<E>> {
+    pub(super) async fn run<T, E>(&self, load: Load<T, E>) -> Result<Loaded<T>, LoadError<E>> {
         let _permit = self.loads.acquire().await?;
         match timeout(self.settings.load_timeout, load()).await {
             Ok(Ok(loaded)) => Ok(loaded),
@@ -349,42 +403,62 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         }
     }
 
-    /// Counts what came of a load, and makes a value of an error that says that there is none.
-    fn loaded<E: 'static>(
+    /// Notes what came of a load of a key; see [`counted`](Self::counted).
+    pub(super) fn loaded<E: 'static>(
         &self,
         id: u64,
+        outcome: Result<Loaded<V>, LoadError<E>>,
+    ) -> Result<Loaded<V>, LoadError<E>> {
+        let outcome = self.counted(outcome);
+        let now = self.clock.now();
+        let pause = now + self.settings.retry_pause;
+        self.background
+            .pause(id, outcome.is_err().then_some(pause), now);
+        outcome
+    }
+
+    /// Counts what came of a load, and makes a value of an error that says that there is none.
+    fn counted<E: 'static>(
+        &self,
         outcome: Result<Loaded<V>, LoadError<E>>,
     ) -> Result<Loaded<V>, LoadError<E>> {
         let outcome = match outcome {
             Err(Error::Service(error)) if self.rules.is_not_found(&*error) => Ok(Loaded::missing()),
             outcome => outcome,
         };
-        let now = self.clock.now();
-        let (counter, pause) = match &outcome {
-            Ok(Loaded { value: Some(_), .. }) => (&self.totals.loads, None),
-            Ok(_) => (&self.totals.loads_missing, None),
-            Err(_) => (&self.totals.loads_failed, Some(now + self.settings.retry_pause)),
+        let counter = match &outcome {
+            Ok(Loaded { value: Some(_), .. }) => &self.totals.loads,
+            Ok(_) => &self.totals.loads_missing,
+            Err(_) => &self.totals.loads_failed,
         };
         counter.fetch_add(1, Relaxed);
-        self.background.pause(id, pause, now);
         outcome
     }
 
     /// The tickets of the tags of a value that only this process holds. `None`: one was invalidated since `before`.
-    fn local_tags(&self, loaded: &Loaded<V>, before: Instant) -> Option<Option<Arc<[Ticket]>>> {
+    pub(super) fn local_tags(
+        &self,
+        loaded: &Loaded<V>,
+        before: Instant,
+    ) -> Option<Option<Arc<[Ticket]>>> {
         if loaded.tags.is_empty() {
             return Some(None);
         }
-        let changed = |tag: &Arc<str>| self.background.tag_changed_since(tag, before);
-        if loaded.tags.iter().any(changed) {
-            return None;
-        }
+        // Drawn first: whatever happens from now on voids them.
         let ticket = |tag: &Arc<str>| self.coherence.ticket(self.tag_id(tag));
-        Some(Some(loaded.tags.iter().map(ticket).collect()))
+        let tickets: Arc<[Ticket]> = loaded.tags.iter().map(ticket).collect();
+        let changed = |tag: &Arc<str>| self.tag_times.changed_since(tag, before);
+        let is_changed = loaded.tags.iter().any(changed);
+        (!is_changed).then_some(Some(tickets))
     }
+}
 
-    pub(super) fn pause_of(&self, id: u64, now: Moment) -> bool {
-        self.background.is_paused(id, now)
+fn loaded_now<V>(loaded: Loaded<V>) -> Lookup<V> {
+    Lookup {
+        value: loaded.value,
+        freshness: Freshness::Fresh,
+        level: Level::Loaded,
+        age: Duration::ZERO,
     }
 }
 
@@ -399,6 +473,7 @@ struct Refreshing<K: CacheKey, V: Send + Sync + 'static> {
 
 impl<K: CacheKey, V: Send + Sync + 'static> Drop for Refreshing<K, V> {
     fn drop(&mut self) {
-        self.shared.background.end_refresh(self.id);
+        let now = self.shared.clock.now();
+        self.shared.background.end_refresh(self.id, now);
     }
 }

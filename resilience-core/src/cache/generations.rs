@@ -64,7 +64,10 @@ impl Generations {
             .filter_map(|(tag, known)| known.is_none().then_some(*tag))
             .collect();
         if !missing.is_empty() {
-            let tickets: Vec<Ticket> = missing.iter().map(|tag| coherence.ticket(id(tag))).collect();
+            let tickets: Vec<Ticket> = missing
+                .iter()
+                .map(|tag| coherence.ticket(id(tag)))
+                .collect();
             let answer = ask(&missing).await?;
             let now = Instant::now();
             let mut learned = tickets.into_iter().zip(answer).map(|(ticket, it)| Known {

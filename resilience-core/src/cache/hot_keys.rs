@@ -50,10 +50,16 @@ impl<K: Clone + Eq> HotKeys<K> {
 
     /// The keys that are requested most, with estimates, most first.
     pub(super) fn top(&self, most: usize) -> Vec<(K, u64)> {
-        let mut top = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut top = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         top.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         top.truncate(most);
-        top.into_iter().map(|(key, count)| (key, count * SAMPLE)).collect()
+        top.into_iter()
+            .map(|(key, count)| (key, count * SAMPLE))
+            .collect()
     }
 }
 
@@ -75,7 +81,10 @@ mod tests {
         // 20,000 in all; the error is at most a 128th.
         for (_, requests) in top {
             let counted = requests / SAMPLE;
-            assert!((3_333..=3_334 + 20_000 / 128).contains(&counted), "{counted}");
+            assert!(
+                (3_333..=3_334 + 20_000 / 128).contains(&counted),
+                "{counted}"
+            );
         }
     }
 }

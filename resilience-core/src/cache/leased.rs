@@ -1,11 +1,13 @@
 //! A lease that is held while a value is loaded.
 
 use std::{
+    future::pending,
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
@@ -19,9 +21,8 @@ use super::{
     record::{Fill, Lease, Stored, TagGeneration},
     remote::{Remote, begun},
     shared::Shared,
-    store::{CacheStore, validate},
 };
-use crate::fleet::{HandleTasks, millis};
+use crate::fleet::HandleTasks;
 
 /// A granted lease. Given back when it is dropped before it was [used](Self::store): the loader failed, panicked, or all
 /// of its callers have gone.
@@ -67,9 +68,12 @@ impl<V: Send + Sync + 'static> LeaseGuard<V> {
             loop {
                 sleep(self.lease_time() / 3).await;
                 let (store, name) = (&self.remote.client, self.remote.name());
-                let step = |it: &_| CacheStore::lease(it, name, &self.key, &self.lease);
                 // Without an answer: the next one.
-                drop(store.call(|it| step(it)).await);
+                drop(
+                    store
+                        .call(|it| it.lease(name, &self.key, &self.lease))
+                        .await,
+                );
             }
         };
         let mut renewing = pin!(renewing);
@@ -110,7 +114,7 @@ impl<V: Send + Sync + 'static> LeaseGuard<V> {
         shared.announce();
     }
 
-    /// What to store. `None`: nothing.
+    /// What to store. `None`: nothing; a tag was invalidated while the value was loaded, or the generations are not known.
     async fn fill<K: CacheKey>(
         &self,
         shared: &Arc<Shared<K, V>>,
@@ -118,58 +122,44 @@ impl<V: Send + Sync + 'static> LeaseGuard<V> {
         all: Option<Known>,
         took: Duration,
     ) -> Option<Fill> {
-        let fresh = shared.fresh_time(loaded);
-        let fresh_ms = millis(fresh);
-        if fresh_ms == 0 {
-            return None;
+        let tags = loaded.all_tags()?;
+        let own: Vec<&str> = tags[1..].iter().map(|tag| &**tag).collect();
+        let mut known = vec![all?];
+        if !own.is_empty() {
+            let asked = self.remote.generations(&own, &shared.coherence).await;
+            let lag = shared.tombstone();
+            let asked = asked.ok()?;
+            // Which tags a value has is known after the load only.
+            if !asked.iter().all(|it| it.is_older_than(took, lag)) {
+                return None;
+            }
+            known.extend(asked);
         }
-        let all = all?;
-        let tags = self.tags(shared, loaded, all, took).await?;
-        let body = self.remote.encode(&self.key, loaded.value.as_deref())?;
-        let keep = shared.settings.windows.keep(fresh, loaded.value.is_none());
-        let keep_ms = millis(keep);
-        // Tags live at least as long as the values that have them.
-        self.remote.keep_ms.fetch_max(keep_ms, Relaxed);
-        Some(Fill {
-            body,
-            fresh_ms,
-            keep_ms,
-            load_ms: millis(took),
-            tags,
-        })
-    }
-
-    /// The tags of the value with their generations. `None`: one was invalidated while the value was loaded, or they are not
-    /// known.
-    async fn tags<K: CacheKey>(
-        &self,
-        shared: &Arc<Shared<K, V>>,
-        loaded: &Loaded<V>,
-        all: Known,
-        took: Duration,
-    ) -> Option<Arc<[TagGeneration]>> {
-        let names: Vec<&str> = loaded.tags.iter().map(|tag| &**tag).collect();
-        let is_valid = |tag: &&str| !tag.is_empty() && tag.len() <= validate::MAX_TAG;
-        if names.len() >= validate::MAX_TAGS || !names.iter().all(is_valid) {
-            return None;
-        }
-        let known = match &names[..] {
-            [] => Vec::new(),
-            names => self.remote.generations(names, &shared.coherence).await.ok()?,
-        };
-        let lag = shared.settings.tombstone;
-        if !known.iter().all(|known| known.is_older_than(took, lag)) {
-            return None;
-        }
-        let of_all = TagGeneration {
-            tag: Arc::from(""),
-            generation: all.number,
-        };
-        let own = loaded.tags.iter().zip(known).map(|(tag, known)| TagGeneration {
-            tag: Arc::clone(tag),
+        let tags = tags.into_iter().zip(known);
+        let tags = tags.map(|(tag, known)| TagGeneration {
+            tag,
             generation: known.number,
         });
-        Some(std::iter::once(of_all).chain(own).collect())
+        shared.fill_with(&self.remote, &self.key, loaded, tags.collect(), took)
+    }
+
+    /// Awaits `work`, and renews all leases meanwhile.
+    pub(super) async fn all_renewed_while<'a, T>(
+        leases: impl Iterator<Item = &'a Self>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let renewing = join_all(leases.map(|lease| lease.renewed_while(pending::<()>())));
+        let mut work = pin!(work);
+        let mut renewing = pin!(async {
+            renewing.await;
+            // There was none.
+            pending::<()>().await;
+        });
+        tokio::select! {
+            biased;
+            done = &mut work => done,
+            () = &mut renewing => unreachable!("it has no end"),
+        }
     }
 }
 
@@ -184,9 +174,11 @@ impl<V: Send + Sync + 'static> Drop for LeaseGuard<V> {
         let (remote, key) = (Arc::clone(&self.remote), Arc::clone(&self.key));
         let (token, until) = (self.lease.token, Instant::now() + self.lease_time());
         self.tasks.spawn(&runtime, async move {
-            let step = |it: &_| CacheStore::release(it, remote.name(), &key, token);
             // Unanswered, the lease ends by itself.
-            let _ = remote.client.call_until(until, |it| step(it)).await;
+            let _ = remote
+                .client
+                .call_until(until, |it| it.release(remote.name(), &key, token))
+                .await;
         });
     }
 }

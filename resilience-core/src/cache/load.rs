@@ -10,11 +10,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    classify::Classify,
-    error::Error,
-    verdict::Verdict,
-};
+use super::store::validate::{MAX_TAG, MAX_TAGS};
+use crate::{classify::Classify, error::Error, verdict::Verdict};
 
 /// The error of a call that loads: a rejection (the load timed out, too many loads, ..), or the loader's own error, which
 /// all callers that shared the load share.
@@ -68,6 +65,16 @@ impl<V> Loaded<V> {
     pub fn tag(mut self, tag: impl Into<Arc<str>>) -> Self {
         self.tags.push(tag.into());
         self
+    }
+
+    /// The tags, after the one that all values have. `None`: some are not allowed, or there are too many.
+    pub(super) fn all_tags(&self) -> Option<Vec<Arc<str>>> {
+        let is_valid = |tag: &Arc<str>| (1..=MAX_TAG).contains(&tag.len());
+        if self.tags.len() >= MAX_TAGS || !self.tags.iter().all(is_valid) {
+            return None;
+        }
+        let all = std::iter::once(Arc::from(""));
+        Some(all.chain(self.tags.iter().cloned()).collect())
     }
 
     /// Adds several tags.

@@ -54,7 +54,9 @@ impl<K, V> LocalCache<K, V> {
         Self {
             capacity: weight,
             // An estimate: it only sizes tables.
-            entries: usize::try_from(weight / 256).unwrap_or(usize::MAX).clamp(64, 1 << 20),
+            entries: usize::try_from(weight / 256)
+                .unwrap_or(usize::MAX)
+                .clamp(64, 1 << 20),
             weigh: Some(Arc::new(weigh)),
         }
     }
@@ -88,7 +90,6 @@ pub(super) struct Held<V> {
     /// When it was stored, by this process' clock.
     pub(super) stored: Moment,
     pub(super) fresh: Duration,
-    pub(super) keep: Duration,
     pub(super) load: Duration,
     /// In the store.
     pub(super) version: Option<Token>,
@@ -107,7 +108,12 @@ impl<V> Held<V> {
 
     /// Whether it may be used: nothing changed since, or nothing is known to have, for at most `max_stale`.
     #[inline]
-    pub(super) fn is_usable(&self, coherence: &Coherence, now: Moment, max_stale: Duration) -> bool {
+    pub(super) fn is_usable(
+        &self,
+        coherence: &Coherence,
+        now: Moment,
+        max_stale: Duration,
+    ) -> bool {
         self.is_certain(&self.ticket, coherence, now, max_stale)
             && self.tags.as_ref().is_none_or(|tags| {
                 let certain = |tag| self.is_certain(tag, coherence, now, max_stale);
@@ -147,8 +153,13 @@ pub(super) struct Local<K, V> {
     evictions: Arc<AtomicU64>,
 }
 
-#[derive(Clone)]
 struct HeldWeight<K, V>(Option<Weigh<K, V>>);
+
+impl<K, V> Clone for HeldWeight<K, V> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 impl<K, V> Weighter<K, Held<V>> for HeldWeight<K, V> {
     fn weight(&self, key: &K, held: &Held<V>) -> u64 {
@@ -164,8 +175,6 @@ struct CountEvictions(Arc<AtomicU64>);
 
 impl<K, V> Lifecycle<K, V> for CountEvictions {
     type RequestState = ();
-
-    fn begin_request(&self) {}
 
     fn on_evict(&self, (): &mut (), _: K, _: V) {
         self.0.fetch_add(1, Relaxed);

@@ -54,7 +54,7 @@ pub(super) enum Found<V> {
     Nothing,
 }
 
-impl<V> Remote<V> {
+impl<V: Send + Sync + 'static> Remote<V> {
     pub(super) fn new(
         store: Arc<dyn CacheStore>,
         name: &Arc<str>,
@@ -98,7 +98,10 @@ impl<V> Remote<V> {
         coherence: &Coherence,
         clock: Clock,
     ) -> Result<Vec<Found<V>>, StoreError> {
-        let entries = self.client.call(|store| store.get(&self.name, keys)).await?;
+        let entries = self
+            .client
+            .call(|store| store.get(&self.name, keys))
+            .await?;
         let now = clock.now();
         let mut found = Vec::with_capacity(keys.len());
         for ((key, ticket), entry) in keys.iter().zip(tickets).zip(entries) {
@@ -108,6 +111,18 @@ impl<V> Remote<V> {
             });
         }
         Ok(found)
+    }
+
+    /// Reads a key. `ticket` was drawn before.
+    pub(super) async fn get_one(
+        &self,
+        key: &str,
+        ticket: Ticket,
+        coherence: &Coherence,
+        clock: Clock,
+    ) -> Result<Found<V>, StoreError> {
+        let mut found = self.get(&[key], &[ticket], coherence, clock).await?;
+        Ok(found.pop().unwrap_or(Found::Nothing))
     }
 
     /// Makes a value of an entry.
@@ -142,7 +157,6 @@ impl<V> Remote<V> {
             tags,
             stored: now.earlier(age),
             fresh: Duration::from_millis(entry.fresh_ms),
-            keep: Duration::from_millis(entry.keep_ms),
             load: Duration::from_millis(entry.load_ms),
             version: Some(entry.version),
         }))
@@ -157,7 +171,10 @@ impl<V> Remote<V> {
         let names: Vec<&str> = tags.iter().map(|tag| &*tag.tag).collect();
         let current = self.generations(&names, coherence).await?;
         let pairs = tags.iter().zip(&current);
-        if pairs.clone().any(|(tag, current)| tag.generation != current.number) {
+        if pairs
+            .clone()
+            .any(|(tag, current)| tag.generation != current.number)
+        {
             return Ok(None);
         }
         // Of the tag that all have, every change voids every ticket.
@@ -174,8 +191,9 @@ impl<V> Remote<V> {
     ) -> Result<Vec<super::generations::Known>, StoreError> {
         let ask = async |missing: &[&str]| {
             let keep_ms = self.keep_ms.load(Relaxed);
-            let step = |store: &_| CacheStore::generations(store, &self.name, missing, keep_ms);
-            self.client.call(|store| step(store)).await
+            self.client
+                .call(|store| store.generations(&self.name, missing, keep_ms))
+                .await
         };
         let id = |tag: &str| self.id(Subject::Tag(tag));
         self.generations.current(tags, coherence, id, ask).await
@@ -223,8 +241,9 @@ impl<V> Remote<V> {
         fill: &Fill,
         until: tokio::time::Instant,
     ) -> Result<super::record::Stored, StoreError> {
-        let step = |store: &_| CacheStore::fill(store, &self.name, key, token, fill);
-        self.client.call_until(until, |store| step(store)).await
+        self.client
+            .call_until(until, |store| store.fill(&self.name, key, token, fill))
+            .await
     }
 
     /// Whether the name should be announced to the store's list now.
@@ -244,15 +263,35 @@ const HOUR_NS: u64 = 3_600_000_000_000;
 pub(super) struct Pending {
     number: AtomicUsize,
     keys: Mutex<HashMap<Arc<str>, usize>>,
+    /// Tags: which values have one is not known before they are read, so that none is used.
+    tags: AtomicUsize,
 }
 
 impl Pending {
     fn contains(&self, key: &str) -> bool {
-        self.number.load(Acquire) > 0 && lock(&self.keys).contains_key(key)
+        self.tags.load(Acquire) > 0
+            || self.number.load(Acquire) > 0 && lock(&self.keys).contains_key(key)
     }
 
+    /// Keys and tags.
     pub(super) fn len(&self) -> usize {
-        self.number.load(Relaxed)
+        self.number.load(Relaxed) + self.tags.load(Relaxed)
+    }
+}
+
+/// A tag is pending until this is dropped.
+pub(super) struct PendingTag<V>(Arc<Remote<V>>);
+
+impl<V> PendingTag<V> {
+    pub(super) fn new(remote: &Arc<Remote<V>>) -> Self {
+        remote.pending.tags.fetch_add(1, AcqRel);
+        Self(Arc::clone(remote))
+    }
+}
+
+impl<V> Drop for PendingTag<V> {
+    fn drop(&mut self) {
+        self.0.pending.tags.fetch_sub(1, AcqRel);
     }
 }
 

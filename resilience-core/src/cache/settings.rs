@@ -21,7 +21,7 @@ pub(super) struct Settings {
     pub(super) soft_timeout: Option<Duration>,
     pub(super) load_timeout: Duration,
     pub(super) lease: Duration,
-    pub(super) tombstone: Duration,
+    pub(super) tombstone: Option<Duration>,
     pub(super) write_timeout: Duration,
     pub(super) max_stale: Duration,
     pub(super) max_loads: usize,
@@ -39,7 +39,7 @@ impl Default for Settings {
             soft_timeout: None,
             load_timeout: Duration::from_secs(10),
             lease: Duration::from_secs(2),
-            tombstone: Duration::from_secs(1),
+            tombstone: None,
             write_timeout: Duration::from_secs(10),
             max_stale: Duration::ZERO,
             max_loads: 64,
@@ -55,13 +55,18 @@ const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 impl Settings {
     pub(super) fn check(&self) -> Result<(), InvalidConfig> {
         let ms = Duration::from_millis(1);
-        between("ttl", self.ttl, ms, "must be between 1 millisecond and 1 year")?;
+        between(
+            "ttl",
+            self.ttl,
+            ms,
+            "must be between 1 millisecond and 1 year",
+        )?;
         let windows = &self.windows;
         for (field, value) in [
             ("stale_while_revalidate", windows.while_revalidate),
             ("stale_if_error", windows.if_error),
             ("negative_ttl", self.negative_ttl),
-            ("tombstone", self.tombstone),
+            ("tombstone", self.tombstone.unwrap_or_default()),
             ("max_stale", self.max_stale),
             ("retry_pause", self.retry_pause),
         ] {
@@ -71,7 +76,12 @@ impl Settings {
         for (field, value) in [("lease", self.lease), ("write_timeout", self.write_timeout)] {
             between(field, value, ms * 10, rule)?;
         }
-        between("load_timeout", self.load_timeout, ms, "must be between 1 millisecond and 1 year")?;
+        between(
+            "load_timeout",
+            self.load_timeout,
+            ms,
+            "must be between 1 millisecond and 1 year",
+        )?;
         if let Some(soft) = self.soft_timeout
             && soft >= self.load_timeout
         {
@@ -79,7 +89,11 @@ impl Settings {
             return Err(InvalidConfig::new("load_timeout", soft, rule));
         }
         if !(0.0..=0.9).contains(&self.jitter) {
-            return Err(InvalidConfig::new("jitter", self.jitter, "must be between 0 and 0.9"));
+            return Err(InvalidConfig::new(
+                "jitter",
+                self.jitter,
+                "must be between 0 and 0.9",
+            ));
         }
         if let Some(early) = windows.early.filter(|early| !early.is_sensible()) {
             let rule = match early {
@@ -93,12 +107,19 @@ impl Settings {
         }
         if !(1..=MAX_BODY / 2).contains(&self.max_value_bytes) {
             let rule = "must be between 1 byte and 32 MiB";
-            return Err(InvalidConfig::new("max_value_bytes", self.max_value_bytes, rule));
+            return Err(InvalidConfig::new(
+                "max_value_bytes",
+                self.max_value_bytes,
+                rule,
+            ));
         }
         Ok(())
     }
 
-    pub(super) fn resolve_fleet(&self, options: &FleetOptions) -> Result<FleetSettings, InvalidConfig> {
+    pub(super) fn resolve_fleet(
+        &self,
+        options: &FleetOptions,
+    ) -> Result<FleetSettings, InvalidConfig> {
         options.resolve(&FleetDefaults {
             budget: Duration::from_millis(250).min(self.lease),
             heartbeat: None,

@@ -8,10 +8,7 @@ use std::{
     fmt::{self, Display},
     future::Future,
     hash::{BuildHasher, Hash},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -23,6 +20,7 @@ use super::{
     coherence::{Coherence, Ticket},
     freshness::{Use, jittered},
     hot_keys::HotKeys,
+    invalidation::TagTimes,
     load::{ErrorRules, Load, Loaded},
     local::{Held, Local, LocalCache},
     lookup::{CallOptions, Freshness, Level, Lookup},
@@ -71,6 +69,7 @@ pub(super) struct Shared<K: CacheKey, V: Send + Sync + 'static> {
     pub(super) hot_keys: HotKeys<K>,
     pub(super) totals: Totals,
     pub(super) tasks: HandleTasks,
+    pub(super) tag_times: TagTimes,
     hits: Counter,
     hasher: RandomState,
     /// Kept alive: its last clone ends the tasks.
@@ -134,6 +133,7 @@ where
             hot_keys: HotKeys::new(),
             totals: Totals::default(),
             tasks: store_handle.of_handle(),
+            tag_times: TagTimes::default(),
             hits: Counter::new(),
             hasher: RandomState::default(),
             _store_handle: store_handle,
@@ -170,7 +170,12 @@ where
 
     /// What this process holds under a key, and what it is good for.
     #[inline]
-    pub(super) fn held<Q>(&self, key: &Q, now: Moment, options: &CallOptions) -> Option<(Held<V>, Use)>
+    pub(super) fn held<Q>(
+        &self,
+        key: &Q,
+        now: Moment,
+        options: &CallOptions,
+    ) -> Option<(Held<V>, Use)>
     where
         K: Borrow<Q>,
         Q: ?Sized + Hash + Eq,
@@ -199,6 +204,45 @@ where
             freshness: Freshness::Fresh,
             level: Level::Local,
         }
+    }
+
+    /// A fresh value that this process holds, by itself.
+    #[inline]
+    pub(super) fn fresh<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq + ToOwned<Owned = K>,
+        V: Clone,
+    {
+        let now = self.clock.now();
+        let (held, good_for) = self.held(key, now, &CallOptions::new())?;
+        if good_for != Use::Fresh {
+            return None;
+        }
+        self.hot_keys.sample(key);
+        self.hits.increment();
+        held.value.as_deref().cloned()
+    }
+
+    pub(super) fn peek_with<Q, T>(&self, key: &Q, read: impl FnOnce(&V) -> T) -> Option<T>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq + ToOwned<Owned = K>,
+    {
+        let now = self.clock.now();
+        let found = self.local.as_ref()?.with(key, |held| {
+            let usable = held.is_usable(&self.coherence, now, self.settings.max_stale);
+            if usable && now.since(held.stored) < held.fresh {
+                held.value.as_deref().map(read)
+            } else {
+                None
+            }
+        });
+        let found = found.flatten();
+        if found.is_some() {
+            self.hits.increment();
+        }
+        found
     }
 
     /// A stale value.
@@ -247,7 +291,6 @@ where
             tags,
             stored: self.clock.now(),
             fresh,
-            keep: self.settings.windows.keep(fresh, loaded.value.is_none()),
             load,
             version: None,
         })
@@ -288,7 +331,7 @@ where
             entries: self.local.as_ref().map_or(0, Local::len),
             weight: self.local.as_ref().map_or(0, Local::weight),
             loading: self.loads.snapshot().in_flight,
-            pending_invalidations: self.background.pending.load(Relaxed),
+            pending_invalidations: remote.map_or(0, |remote| remote.pending.len()),
             available: remote.is_none_or(|remote| remote.client.is_available()),
             coherent: self.coherence.is_told(),
             hot_keys: hot
@@ -340,8 +383,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
 #[derive(Debug, Default)]
 pub(super) struct Background {
     by_id: Mutex<HashMap<u64, InBackground>>,
-    /// Invalidations that the store does not have yet.
-    pub(super) pending: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -349,23 +390,32 @@ struct InBackground {
     refreshing: bool,
     /// Until when the key is not loaded again in the background, since a load failed.
     paused: Option<Moment>,
+    /// Until when what is loaded is not cached, since the key was invalidated.
+    tombstone: Option<Moment>,
+}
+
+impl InBackground {
+    fn is_needed(&self, now: Moment) -> bool {
+        let is_on = |until: Option<Moment>| until.is_some_and(|until| now < until);
+        self.refreshing || is_on(self.paused) || is_on(self.tombstone)
+    }
 }
 
 impl Background {
     /// Begins to refresh a key, unless that is in progress, or a load failed just now.
     pub(super) fn begin_refresh(&self, id: u64, now: Moment) -> bool {
-        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_id = self.lock();
         let it = by_id.entry(id).or_default();
         let may = !it.refreshing && it.paused.is_none_or(|until| now >= until);
         it.refreshing |= may;
         may
     }
 
-    pub(super) fn end_refresh(&self, id: u64) {
-        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn end_refresh(&self, id: u64, now: Moment) {
+        let mut by_id = self.lock();
         if let Some(it) = by_id.get_mut(&id) {
             it.refreshing = false;
-            if it.paused.is_none() {
+            if !it.is_needed(now) {
                 by_id.remove(&id);
             }
         }
@@ -373,24 +423,43 @@ impl Background {
 
     /// Notes that a load failed, or that one succeeded (`None`).
     pub(super) fn pause(&self, id: u64, until: Option<Moment>, now: Moment) {
-        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
-        if until.is_none() && !by_id.contains_key(&id) {
-            return;
+        if until.is_some() || self.lock().contains_key(&id) {
+            self.change(id, now, |it| it.paused = until);
         }
-        if by_id.len() >= MOST_PAUSES {
-            by_id.retain(|_, it| it.refreshing || it.paused.is_some_and(|until| now < until));
-        }
-        by_id.entry(id).or_default().paused = until;
     }
 
     pub(super) fn is_paused(&self, id: u64, now: Moment) -> bool {
-        let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
-        let paused = by_id.get(&id).and_then(|it| it.paused);
+        let paused = self.lock().get(&id).and_then(|it| it.paused);
         paused.is_some_and(|until| now < until)
+    }
+
+    /// Notes that a key was invalidated.
+    pub(super) fn tombstone(&self, id: u64, time: Duration, now: Moment) {
+        if !time.is_zero() {
+            self.change(id, now, |it| it.tombstone = Some(now + time));
+        }
+    }
+
+    pub(super) fn has_tombstone(&self, id: u64, now: Moment) -> bool {
+        let tombstone = self.lock().get(&id).and_then(|it| it.tombstone);
+        tombstone.is_some_and(|until| now < until)
+    }
+
+    fn change(&self, id: u64, now: Moment, change: impl FnOnce(&mut InBackground)) {
+        let mut by_id = self.lock();
+        if by_id.len() >= MOST {
+            by_id.retain(|_, it| it.is_needed(now));
+        }
+        change(by_id.entry(id).or_default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, InBackground>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-const MOST_PAUSES: usize = 10_000;
+/// Above this, those that are over are removed first.
+const MOST: usize = 10_000;
 
 impl<K: CacheKey, V: Send + Sync + 'static> fmt::Debug for Shared<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -431,11 +500,27 @@ where
         row(&telemetry::CACHE_STORE_ERRORS, "", errors);
         let unusable = remote.map_or(0, |it| it.unusable.load(Relaxed));
         row(&telemetry::CACHE_UNUSABLE, "", unusable);
-        row(&telemetry::CACHE_EVICTIONS, "", local.map_or(0, Local::evictions));
-        row(&telemetry::CACHE_ENTRIES, "", local.map_or(0, Local::len) as u64);
-        row(&telemetry::CACHE_COHERENT, "", u64::from(self.coherence.is_told()));
+        row(
+            &telemetry::CACHE_EVICTIONS,
+            "",
+            local.map_or(0, Local::evictions),
+        );
+        row(
+            &telemetry::CACHE_ENTRIES,
+            "",
+            local.map_or(0, Local::len) as u64,
+        );
+        row(
+            &telemetry::CACHE_COHERENT,
+            "",
+            u64::from(self.coherence.is_told()),
+        );
         let is_degraded = remote.is_some_and(|it| !it.client.is_available());
-        row(&telemetry::FLEET_DEGRADED, Pattern::Cache.as_str(), u64::from(is_degraded));
+        row(
+            &telemetry::FLEET_DEGRADED,
+            Pattern::Cache.as_str(),
+            u64::from(is_degraded),
+        );
     }
 }
 
