@@ -29,8 +29,16 @@ pub(super) struct Flight<K, T> {
     pub(super) key: K,
     born: Option<Moment>,
     state: Mutex<State<T>>,
-    // Apart from the state: cloning a result is foreign code, and only those that have been answered wait for it.
-    result: Mutex<Option<T>>,
+    // Apart from the state: cloning a result is foreign code, and only waiters of an ended flight wait for it.
+    result: Mutex<Fetched<T>>,
+}
+
+/// The result of an ended flight.
+struct Fetched<T> {
+    /// `None` if the work panicked.
+    value: Option<T>,
+    /// Waiters that have neither fetched it nor left.
+    remaining: usize,
 }
 
 struct State<T> {
@@ -44,8 +52,6 @@ struct State<T> {
     /// In order of tickets, with the waker of each that has been polled.
     waiters: Vec<(Ticket, Option<Waker>)>,
     next: Ticket,
-    /// Waiters that have yet to fetch the result, once the work has ended.
-    unanswered: usize,
 }
 
 enum Work<T> {
@@ -60,18 +66,7 @@ pub(super) enum Step<T> {
     Wait,
     /// Poll the work under this deadline, then [`park`](Flight::park) it or [`end`](Flight::end) the flight.
     Drive(BoxFuture<T>, Option<Deadline>),
-    /// Fetch the result, by [`result`](Flight::result).
-    Ended(Last),
-}
-
-/// Whether a waiter is the last to fetch the result, and so may take it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Last(bool);
-
-/// Why a flight cannot be joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unjoinable {
-    Full,
+    /// [`fetch`](Flight::fetch) the result.
     Ended,
 }
 
@@ -96,9 +91,11 @@ impl<K, T> Flight<K, T> {
                 deadline,
                 waiters: vec![(FIRST, None)],
                 next: FIRST + 1,
-                unanswered: 0,
             }),
-            result: Mutex::new(None),
+            result: Mutex::new(Fetched {
+                value: None,
+                remaining: 0,
+            }),
         }
     }
 
@@ -110,31 +107,24 @@ impl<K, T> Flight<K, T> {
         }
     }
 
-    /// Adds a waiter.
-    pub(super) fn join(
-        &self,
-        max_waiters: usize,
-        deadline: Option<Deadline>,
-    ) -> Result<Ticket, Unjoinable> {
+    /// Adds a waiter, unless the flight has ended or is full.
+    pub(super) fn join(&self, max_waiters: usize, deadline: Option<Deadline>) -> Option<Ticket> {
         let mut state = self.lock();
-        if matches!(state.work, Work::Ended) {
-            return Err(Unjoinable::Ended);
-        }
-        if state.waiters.len() >= max_waiters {
-            return Err(Unjoinable::Full);
+        if matches!(state.work, Work::Ended) || state.waiters.len() >= max_waiters {
+            return None;
         }
         state.deadline = later(state.deadline, deadline);
         let ticket = state.next;
         state.next += 1;
         state.waiters.push((ticket, None));
-        Ok(ticket)
+        Some(ticket)
     }
 
     /// Says what the waiter has to do, and keeps its waker for as long as that is to wait or to drive.
     pub(super) fn step(&self, ticket: Ticket, waker: &Waker) -> Step<T> {
         let mut state = self.lock();
         if matches!(state.work, Work::Ended) {
-            return Step::Ended(state.answered());
+            return Step::Ended;
         }
         let replaced = state.set_waker(ticket, waker);
         let step = state.drive(ticket);
@@ -150,40 +140,35 @@ impl<K, T> Flight<K, T> {
         self.lock().work = Work::Parked(work);
     }
 
-    /// Stores the result that [`end`](Self::end) lets the waiters fetch.
-    pub(super) fn store(&self, result: T) {
-        *self.lock_result() = Some(result);
-    }
-
-    /// Ends the flight by a waiter that has taken the work, and wakes all others. They find the stored result; without
-    /// one, the work panicked.
+    /// Ends the flight by a waiter that has taken the work, and wakes all others. Without a result, the work panicked.
     // Taken => Ended
-    pub(super) fn end(&self, ticket: Ticket) -> Last {
+    pub(super) fn end(&self, ticket: Ticket, result: Option<T>) {
         let mut state = self.lock();
         state.work = Work::Ended;
         state.driver = None;
         let waiters = mem::take(&mut state.waiters);
-        state.unanswered = waiters.len();
-        let last = state.answered();
+        // Before any of them sees that it has ended.
+        *self.lock_result() = Fetched {
+            value: result,
+            remaining: waiters.len(),
+        };
         drop(state);
         for (waiter, waker) in waiters {
             if let (Some(waker), true) = (waker, waiter != ticket) {
                 waker.wake();
             }
         }
-        last
     }
 
     /// Removes a waiter that has not been answered.
     pub(super) fn leave(&self, ticket: Ticket) -> Left<T> {
         let mut state = self.lock();
         if matches!(state.work, Work::Ended) {
-            let last = state.answered();
             drop(state);
-            if last.0 {
-                let result = self.lock_result().take();
-                drop(result);
-            }
+            let mut result = self.lock_result();
+            let left_over = result.take_if_last();
+            drop(result);
+            drop(left_over);
             return Left::Others(None);
         }
         let removed = state.remove(ticket);
@@ -201,23 +186,22 @@ impl<K, T> Flight<K, T> {
         left
     }
 
-    /// The result of a flight that has ended; `None` if the work panicked.
-    pub(super) fn result(&self, last: Last) -> Option<T>
+    /// Fetches a waiter's copy of the result of a flight that has ended; `None` if the work panicked. The last waiter
+    /// takes it.
+    pub(super) fn fetch(&self) -> Option<T>
     where
         T: Clone,
     {
         let mut result = self.lock_result();
-        if last.0 {
-            result.take()
-        } else {
-            result.clone()
+        match result.take_if_last() {
+            None => result.value.clone(),
+            taken => taken,
         }
     }
 
     /// The number of callers that wait now.
     pub(super) fn waiters(&self) -> usize {
-        let state = self.lock();
-        state.waiters.len() + state.unanswered
+        self.lock().waiters.len()
     }
 
     /// No foreign code runs under this lock but the clone of a waker; if that panics, the waiter has none.
@@ -225,7 +209,7 @@ impl<K, T> Flight<K, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_result(&self) -> MutexGuard<'_, Option<T>> {
+    fn lock_result(&self) -> MutexGuard<'_, Fetched<T>> {
         self.result.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -282,10 +266,17 @@ impl<T> State<T> {
         self.driver = Some(ticket);
         self.notified.then(|| waker.clone())
     }
+}
 
-    fn answered(&mut self) -> Last {
-        self.unanswered -= 1;
-        Last(self.unanswered == 0)
+impl<T> Fetched<T> {
+    /// Counts a waiter that fetches the result or leaves, and returns the result itself to the last one.
+    fn take_if_last(&mut self) -> Option<T> {
+        self.remaining -= 1;
+        if self.remaining == 0 {
+            self.value.take()
+        } else {
+            None
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::flight::{BoxFuture, FIRST, Flight, Left, Step, Ticket, Unjoinable};
+use super::flight::{BoxFuture, FIRST, Flight, Left, Step, Ticket};
 use crate::{
     clock::{Clock, Moment},
     deadline::{self, Deadline},
@@ -27,7 +27,7 @@ use crate::{
 pub(crate) struct FlightOptions {
     /// Age from which on a flight is not joined any more: the next caller starts another, which later ones join.
     pub(crate) max_age: Option<Duration>,
-    /// Most callers that wait for one flight at a time; those beyond it go alone.
+    /// Most callers that wait for one flight at a time: the next one starts another, which later ones join.
     pub(crate) max_waiters: usize,
     /// Time that the work has at least, from its start, under whatever deadline its callers are.
     pub(crate) min_time: Option<Duration>,
@@ -110,7 +110,7 @@ where
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.begin(self.enter(key, true), start)
+        self.enter(key, false).started_by(start)
     }
 
     /// As [`join`](Self::join), but never joins a flight in progress: what is started now is what later callers join,
@@ -119,7 +119,43 @@ where
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.begin(self.enter(key, false), start)
+        self.enter(key, true).started_by(start)
+    }
+
+    /// Becomes a waiter of a flight in progress, unless it has to be `fresh`, or else the leader of a new one, which has
+    /// to be [started](Joined::start).
+    pub(super) fn enter(&self, key: K, fresh: bool) -> Joined<K, T> {
+        let options = &self.shared.options;
+        let timed = options.max_age.is_some() || options.min_time.is_some();
+        let now = timed.then(|| options.clock.now());
+        let deadline = deadline::current();
+        let mut shard = self.shared.lock(&key);
+        if let Some(ByKey(flight)) = shard.get(&key)
+            && !fresh
+            && flight.is_young(now, options.max_age)
+            && let Some(ticket) = flight.join(options.max_waiters, deadline)
+        {
+            let flight = Arc::clone(flight);
+            drop(shard);
+            return self.joined(flight, ticket, Some(key));
+        }
+        let flight = Arc::new(Flight::new(key, now, options.extended(deadline, now)));
+        let replaced = shard.replace(ByKey(Arc::clone(&flight)));
+        drop(shard);
+        // Runs foreign code, so not under the lock.
+        drop(replaced);
+        self.joined(flight, FIRST, None)
+    }
+
+    fn joined(&self, flight: Arc<Flight<K, T>>, ticket: Ticket, key: Option<K>) -> Joined<K, T> {
+        Joined {
+            flight: Some(flight),
+            group: self.clone(),
+            ticket,
+            is_leader: ticket == FIRST,
+            drove: false,
+            key,
+        }
     }
 
     /// Lets the next caller start a new flight. One in progress goes on for those that wait for it.
@@ -135,71 +171,27 @@ where
         shards.map(|shard| lock(shard).len()).sum()
     }
 
-    /// Becomes a waiter of a flight in progress or of a new one, whose work is not started yet.
-    fn enter(&self, key: K, may_join: bool) -> Joined<K, T> {
-        let options = &self.shared.options;
-        let timed = options.max_age.is_some() || options.min_time.is_some();
-        let now = timed.then(|| options.clock.now());
-        let deadline = deadline::current();
-        let mut shard = self.shared.lock(&key);
-        let found = shard.get(&key).filter(|_| may_join);
-        if let Some(ByKey(flight)) = found
-            && flight.is_young(now, options.max_age)
-        {
-            match flight.join(options.max_waiters, deadline) {
-                Ok(ticket) => return self.joined(Arc::clone(flight), ticket, Role::Follower),
-                Err(Unjoinable::Full) => {
-                    drop(shard);
-                    let flight = Flight::new(key, now, self.extended(deadline, now));
-                    return self.joined(Arc::new(flight), FIRST, Role::Alone);
-                }
-                Err(Unjoinable::Ended) => {}
-            }
-        }
-        let flight = Flight::new(key, now, self.extended(deadline, now));
-        let flight = Arc::new(flight);
-        let replaced = shard.replace(ByKey(Arc::clone(&flight)));
-        drop(shard);
-        drop(replaced);
-        self.joined(flight, FIRST, Role::Leader)
+    /// The number of callers that wait for flights that can be joined.
+    pub(crate) fn waiters(&self) -> usize {
+        let of_shard = |shard| {
+            lock(shard)
+                .iter()
+                .map(|flight| flight.0.waiters())
+                .sum::<usize>()
+        };
+        self.shared.shards.iter().map(of_shard).sum()
     }
+}
 
-    fn joined(&self, flight: Arc<Flight<K, T>>, ticket: Ticket, role: Role) -> Joined<K, T> {
-        Joined {
-            flight: Some(flight),
-            group: self.clone(),
-            ticket,
-            role,
-            drove: false,
-        }
-    }
-
+impl FlightOptions {
     /// The deadline of work that begins now by a caller with this one.
     fn extended(&self, deadline: Option<Deadline>, now: Option<Moment>) -> Option<Deadline> {
-        let options = &self.shared.options;
-        match (deadline, now, options.min_time) {
+        match (deadline, now, self.min_time) {
             (Some(deadline), Some(now), Some(min_time)) => {
-                Some(deadline.max(Deadline::at(now + min_time, options.clock)))
+                Some(deadline.max(Deadline::at(now + min_time, self.clock)))
             }
             _ => deadline,
         }
-    }
-
-    /// Starts the work if this waiter has to.
-    fn begin<F>(&self, mut joined: Joined<K, T>, start: impl FnOnce() -> F) -> Joined<K, T>
-    where
-        F: Future<Output = T> + Send + 'static,
-    {
-        if let (Some(flight), false) = (&joined.flight, joined.role == Role::Follower) {
-            match catch_unwind(AssertUnwindSafe(start)) {
-                Ok(work) => flight.park(Box::pin(work)),
-                Err(panic) => {
-                    joined.end(None);
-                    resume_unwind(panic);
-                }
-            }
-        }
-        joined
     }
 }
 
@@ -239,16 +231,6 @@ impl<K, T> fmt::Debug for Flights<K, T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlightPanicked;
 
-/// What a caller is to its flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Has started it.
-    Leader,
-    Follower,
-    /// Has started it for itself: the flight of the key was full.
-    Alone,
-}
-
 /// A caller's part in a flight: waits for the result, and drives the work when it has to. Dropping it leaves the flight.
 ///
 /// # Panics
@@ -263,8 +245,10 @@ where
     flight: Option<Arc<Flight<K, T>>>,
     group: Flights<K, T>,
     ticket: Ticket,
-    role: Role,
+    is_leader: bool,
     drove: bool,
+    // A follower's; the leader's is the flight's.
+    key: Option<K>,
 }
 
 impl<K, T> Joined<K, T>
@@ -272,14 +256,9 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + 'static,
 {
-    /// Whether this caller started the work.
-    pub(crate) fn is_leader(&self) -> bool {
-        self.role != Role::Follower
-    }
-
-    /// Whether no other caller can join: the flight of the key was full.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.role == Role::Alone
+    /// Whether this caller starts the work.
+    pub(crate) const fn is_leader(&self) -> bool {
+        self.is_leader
     }
 
     /// Whether this caller drove the work to its end: exactly one of those that waited for it, once it has ended.
@@ -290,6 +269,37 @@ where
     /// The number of callers that wait for the work at the moment, this one included; zero once it has its result.
     pub(crate) fn waiters(&self) -> usize {
         self.flight.as_ref().map_or(0, |flight| flight.waiters())
+    }
+
+    /// The key that a follower came with.
+    pub(super) fn take_key(&mut self) -> Option<K> {
+        self.key.take()
+    }
+
+    fn started_by<F>(mut self, start: impl FnOnce() -> F) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        if self.is_leader {
+            self.start(start);
+        }
+        self
+    }
+
+    /// Starts the work of a new flight: to be called once by its leader. A panic of `start` goes on, and ends the flight.
+    pub(super) fn start<F>(&mut self, start: impl FnOnce() -> F)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let started = catch_unwind(AssertUnwindSafe(|| Box::pin(start())));
+        match (started, &self.flight) {
+            (Ok(work), Some(flight)) => flight.park(work),
+            (Ok(_), None) => {}
+            (Err(panic), _) => {
+                self.end(None);
+                resume_unwind(panic);
+            }
+        }
     }
 
     /// Polls the work, for all. `None`: go on waiting.
@@ -328,14 +338,19 @@ where
     fn end(&mut self, result: Option<T>) -> Option<Result<T, FlightPanicked>> {
         let flight = self.flight.take()?;
         self.drove = true;
-        if let Some(result) = result {
-            flight.store(result);
-        }
         // Before any caller has its result: its next call starts a new flight, and the map is found empty.
         self.group.shared.remove(&flight);
-        let last = flight.end(self.ticket);
-        Some(flight.result(last).ok_or(FlightPanicked))
+        flight.end(self.ticket, result);
+        Some(flight.fetch().ok_or(FlightPanicked))
     }
+}
+
+// No field is pinned.
+impl<K, T> Unpin for Joined<K, T>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + 'static,
+{
 }
 
 impl<K, T> Future for Joined<K, T>
@@ -353,9 +368,9 @@ where
                 Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             },
-            Step::Ended(last) => {
+            Step::Ended => {
                 self.flight = None;
-                Poll::Ready(flight.result(last).ok_or(FlightPanicked))
+                Poll::Ready(flight.fetch().ok_or(FlightPanicked))
             }
         }
     }
@@ -388,7 +403,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Joined")
-            .field("role", &self.role)
+            .field("is_leader", &self.is_leader)
             .field("ended", &self.flight.is_none())
             .finish_non_exhaustive()
     }

@@ -2,6 +2,8 @@
 
 mod flight;
 mod group;
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

@@ -279,26 +279,27 @@ async fn a_flight_of_age_is_not_joined_but_followed_by_another() {
 }
 
 #[test]
-fn callers_beyond_the_most_waiters_go_alone() {
+fn callers_beyond_the_most_waiters_share_another_flight() {
     let flights = Numbers::new(FlightOptions {
         max_waiters: 2,
         ..options()
     });
-    let (tell, start) = work();
+    let ((tell, start), (tell_second, start_second)) = (work(), work());
     let mut leader = task::spawn(flights.join("a", start));
     let mut follower = task::spawn(flights.join("a", no_start));
-    assert_pending!(leader.poll());
-    assert_pending!(follower.poll());
-    let mut alone = task::spawn(flights.join("a", || async { 3 }));
-    assert!(alone.is_alone());
-    assert_ready_eq!(alone.poll(), Ok(3));
-    assert_eq!(flights.len(), 1);
-    drop(follower);
-    let mut takes_its_place = task::spawn(flights.join("a", no_start));
-    assert_pending!(takes_its_place.poll());
-    tell.send(7).unwrap();
-    assert_ready_eq!(leader.poll(), Ok(7));
-    assert_ready_eq!(takes_its_place.poll(), Ok(7));
+    let mut beyond = task::spawn(flights.join("a", start_second));
+    let mut joins = task::spawn(flights.join("a", no_start));
+    for waiter in [&mut leader, &mut follower, &mut beyond, &mut joins] {
+        assert_pending!(waiter.poll());
+    }
+    assert_eq!((leader.waiters(), beyond.waiters()), (2, 2));
+    tell_second.send(2).unwrap();
+    assert_ready_eq!(beyond.poll(), Ok(2));
+    assert_ready_eq!(joins.poll(), Ok(2));
+    tell.send(1).unwrap();
+    assert_ready_eq!(leader.poll(), Ok(1));
+    assert_ready_eq!(follower.poll(), Ok(1));
+    assert_eq!(flights.len(), 0);
 }
 
 /// Work that notes the deadline of each of its polls.
