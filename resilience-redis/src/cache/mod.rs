@@ -60,6 +60,8 @@
 //! ```
 
 mod steps;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{
