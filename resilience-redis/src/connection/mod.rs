@@ -69,7 +69,7 @@ use self::{
     status::Subscriber,
 };
 pub(crate) use self::{
-    clock::STEP, guards::SlotRange, nonce::Nonce, session::Session, status::Push,
+    clock::STEP, guards::SlotRange, nonce::Nonce, session::Session, shared::GUARD, status::Push,
 };
 use crate::{
     dialer::Dialer,

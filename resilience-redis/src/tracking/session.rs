@@ -11,7 +11,7 @@ use resilience_core::Pattern;
 
 use super::{coverage::Member, observers::Observers};
 use crate::{
-    connection::Session,
+    connection::{GUARD, Session},
     error::{code, is_broken},
     transport::Transport,
     url::Endpoint,
@@ -52,6 +52,7 @@ impl Kind {
         if !self.told_of_refusal.swap(true, Relaxed) {
             tracing::warn!(
                 target: "resilience",
+                name = GUARD,
                 pattern = Pattern::Cache.as_str(),
                 redis = ?self.endpoint,
                 reason = %error,
@@ -64,6 +65,7 @@ impl Kind {
         if !self.told_of_unbounded.swap(true, Relaxed) {
             tracing::warn!(
                 target: "resilience",
+                name = GUARD,
                 pattern = Pattern::Cache.as_str(),
                 redis = ?self.endpoint,
                 channel = self.channel,

@@ -9,7 +9,7 @@ mod races;
 use std::{
     any::Any,
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -55,7 +55,7 @@ type Ticket = (u64, u64);
 
 impl Local {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no panic")
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ticket(&self, id: u64) -> Ticket {
@@ -176,14 +176,13 @@ impl Process {
         Ok(value)
     }
 
-    /// Reads a key until its value is kept.
-    async fn keeps(&self, key: &str) -> Option<String> {
-        eventually("the value is kept", SOON, async || {
+    /// Reads a key until this value is kept.
+    async fn keeps(&self, key: &str, value: Option<&str>) {
+        eventually(&format!("{value:?} is kept"), SOON, async || {
             let _ = self.read(key).await;
-            self.local.get(key).is_some()
+            self.local.get(key).is_some_and(|it| it.as_deref() == value)
         })
         .await;
-        self.local.get(key).flatten()
     }
 
     /// Waits until a value is not kept any longer.
