@@ -114,7 +114,7 @@ where
         let store_handle = store.cloned().unwrap_or_default();
         let loads = Bulkhead::builder(format!("{name}.loads"))
             .max_concurrent(settings.max_loads)
-            .queue(usize::MAX >> 8, settings.load_timeout)
+            .queue(MOST_WAITING, settings.load_timeout)
             .build()?;
         let shared = Arc::new(Self {
             coherence: Arc::new(Coherence::new(entries, all, clock)),
@@ -367,6 +367,8 @@ where
     }
 }
 
+/// Loads that wait for others to end.
+const MOST_WAITING: usize = 100_000;
 /// Hot keys in a snapshot.
 const HOT_KEYS: usize = 10;
 
