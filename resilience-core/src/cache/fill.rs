@@ -182,8 +182,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             shared: Arc::clone(self),
             id,
         };
+        let in_progress = self.in_progress();
         self.spawn(async move {
-            let _refreshing = refreshing;
+            let _held = (refreshing, in_progress);
             // A failure is counted and noted where it happens.
             let _ = shared.load_again(key, place, version, load).await;
         });
@@ -276,8 +277,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             ..
         } = request;
         let shared = Arc::clone(&self);
+        let in_progress = self.in_progress();
         let ticket = self.coherence.ticket(place.id);
         let work = async move {
+            let _in_progress = in_progress;
             let started = shared.clock.now();
             let before = Instant::now();
             let loaded = shared.run(load).await;

@@ -93,6 +93,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         F: Future<Output = Result<HashMap<K, L>, E>> + Send + 'static,
     {
         let shared = &self.shared;
+        let _in_progress = shared.in_progress();
         let load = Arc::new(load);
         let mut values = HashMap::with_capacity(keys.len());
         let wanted = shared.held_many(keys, &mut values);

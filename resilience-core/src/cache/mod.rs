@@ -319,6 +319,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let shared = &self.shared;
         let place = shared.place(key);
+        let in_progress = shared.in_progress();
         let flight = FlightKey {
             key: key.to_owned(),
             error: TypeId::of::<E>(),
@@ -332,7 +333,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             fallback,
             options,
         };
-        let start = move || async move { Arc::new(work.fill::<E>(request).await) as Answer };
+        let start = move || async move {
+            let _in_progress = in_progress;
+            Arc::new(work.fill::<E>(request).await) as Answer
+        };
         let joined = if options.refresh {
             shared.flights.join_fresh(flight, start)
         } else {

@@ -8,7 +8,13 @@ use std::{
     fmt::{self, Display},
     future::Future,
     hash::{BuildHasher, Hash},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
     time::Duration,
 };
 
@@ -17,7 +23,7 @@ use tokio::runtime::Handle;
 
 use super::{
     CacheKey,
-    coherence::{Coherence, Ticket},
+    coherence::{Coherence, Ticket, Validity},
     freshness::{Use, jittered},
     hot_keys::HotKeys,
     invalidation::TagTimes,
@@ -70,6 +76,8 @@ pub(super) struct Shared<K: CacheKey, V: Send + Sync + 'static> {
     pub(super) totals: Totals,
     pub(super) tasks: HandleTasks,
     pub(super) tag_times: TagTimes,
+    /// Loads and writes in progress.
+    outstanding: AtomicUsize,
     hits: Counter,
     hasher: RandomState,
     /// Kept alive: its last clone ends the tasks.
@@ -134,6 +142,7 @@ where
             totals: Totals::default(),
             tasks: store_handle.of_handle(),
             tag_times: TagTimes::default(),
+            outstanding: AtomicUsize::new(0),
             hits: Counter::new(),
             hasher: RandomState::default(),
             _store_handle: store_handle,
@@ -266,11 +275,19 @@ where
         }
     }
 
-    /// Keeps in this process what was read under `ticket`.
+    /// Keeps a value in this process, unless something has changed since its ticket was drawn.
     pub(super) fn keep(&self, key: K, held: Held<V>) {
-        if let Some(local) = &self.local {
+        // It would not be used, and may take the place of a later one.
+        let is_void = self.coherence.check(&held.ticket) == Validity::Void;
+        if let Some(local) = self.local.as_ref().filter(|_| !is_void) {
             local.insert(key, held);
         }
+    }
+
+    /// Loads and writes in progress, until what is returned is dropped. Begun before a ticket is drawn.
+    pub(super) fn in_progress(self: &Arc<Self>) -> InProgress<K, V> {
+        self.outstanding.fetch_add(1, SeqCst);
+        InProgress(Arc::clone(self))
     }
 
     /// What this process holds of a value that it has loaded itself. `None`: it is not to be cached.
@@ -312,7 +329,10 @@ where
         K: Borrow<Q>,
         Q: ?Sized + Hash + Eq,
     {
-        self.coherence.changed(id);
+        // Without loads in progress there is no ticket but that of the value itself: other values of its slot are spared.
+        if self.remote.is_some() || self.outstanding.load(SeqCst) > 0 {
+            self.coherence.changed(id);
+        }
         if let Some(local) = &self.local {
             local.remove(key);
         }
@@ -378,6 +398,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         if let Ok(runtime) = Handle::try_current() {
             self.tasks.spawn(&runtime, task);
         }
+    }
+}
+
+/// A load or write in progress.
+pub(super) struct InProgress<K: CacheKey, V: Send + Sync + 'static>(Arc<Shared<K, V>>);
+
+impl<K: CacheKey, V: Send + Sync + 'static> Drop for InProgress<K, V> {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, SeqCst);
     }
 }
 

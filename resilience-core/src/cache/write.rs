@@ -15,7 +15,7 @@ use super::{
     Cache, CacheKey, Loaded,
     record::{Stored, Token},
     remote::Remote,
-    shared::Shared,
+    shared::{InProgress, Shared},
 };
 use crate::fleet::millis;
 
@@ -64,10 +64,12 @@ struct Writing<K: CacheKey, V: Send + Sync + 'static> {
     ticket: super::coherence::Ticket,
     began: Instant,
     ended: bool,
+    _in_progress: InProgress<K, V>,
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
     async fn begin(shared: &Arc<Shared<K, V>>, key: K, value: &Loaded<V>) -> Self {
+        let in_progress = shared.in_progress();
         let place = shared.place(&key);
         shared.void(&key, place.id);
         let token = Token::random();
@@ -78,6 +80,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
             announced: None,
             tags: None,
             ended: false,
+            _in_progress: in_progress,
             key,
             token,
         };
