@@ -18,6 +18,7 @@ mod redis;
 pub mod regions;
 mod script;
 mod store;
+mod tracking;
 mod transport;
 mod url;
 

@@ -194,6 +194,7 @@ impl Redis {
                 connection,
                 prefix: prefix.into(),
                 pubsub: Arc::default(),
+                tracking: Arc::default(),
                 handle: StoreHandle::with_members(Arc::new(members)),
                 index: Arc::default(),
             },

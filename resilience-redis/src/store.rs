@@ -1,8 +1,16 @@
 //! What every store gets from the [`Redis`](crate::Redis) that it is made from.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use resilience_core::fleet::{StoreError, StoreHandle, Subscription};
+use resilience_core::{
+    cache::store::Observer,
+    fleet::{StoreError, StoreHandle, Subscription},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -10,14 +18,18 @@ use crate::{
     error::CommandError,
     names::NameIndex,
     pubsub::Subscriptions,
+    tracking::Tracking,
 };
 
-/// The connection, the prefix of the keys, the subscriptions, the handle of the process, and the names that it has announced. Clones share all of them.
+/// The connection, the prefix of the keys, the subscriptions, the observers, the handle of the process, and the names that it has
+/// announced. Clones share all of them.
 #[derive(Clone)]
 pub(crate) struct StoreContext {
     pub(crate) connection: Arc<Connection>,
     pub(crate) prefix: Arc<str>,
     pub(crate) pubsub: Arc<Subscriptions>,
+    /// Tells of changes of cached values.
+    pub(crate) tracking: Arc<Tracking>,
     pub(crate) handle: StoreHandle,
     /// Which names this process has announced.
     pub(crate) index: Arc<NameIndex>,
@@ -39,6 +51,16 @@ impl StoreContext {
     /// Whether this process is subscribed to a channel. `channel` is only called when there are subscriptions at all.
     pub(crate) fn is_subscribed(&self, channel: impl FnOnce() -> String) -> bool {
         self.pubsub.contains(channel)
+    }
+
+    /// Tells `observer` of changes of cached values, until what is returned is dropped.
+    pub(crate) fn observe(&self, observer: Weak<dyn Observer>) -> Arc<dyn Any + Send + Sync> {
+        Tracking::observe(&self.tracking, &self.connection, &self.prefix, observer)
+    }
+
+    /// The connection for all steps about cached values: over it, or beside it, observers are told of changes.
+    pub(crate) fn cache_connection(&self) -> Arc<Connection> {
+        self.tracking.reads(&self.connection)
     }
 
     /// The error of a step about one of many keys: in a Cluster, the other keys may be well.

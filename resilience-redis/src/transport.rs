@@ -208,6 +208,40 @@ impl Transport {
         Ok(ranges(&self.ask_any(slots).await?))
     }
 
+    /// Reads the addresses of all nodes of the Cluster, as any one of its masters sees them.
+    pub(crate) async fn nodes(&mut self) -> RedisResult<Vec<Address>> {
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        Ok(nodes(&self.ask_any(slots).await?))
+    }
+
+    /// Has the server push which keys change: those that are read over this connection from now on, or all with `prefix`.
+    pub(crate) async fn track(&mut self, prefix: Option<&str>) -> RedisResult<()> {
+        let mut tracking = redis::cmd("CLIENT");
+        tracking.arg("TRACKING").arg("ON");
+        if let Some(prefix) = prefix {
+            tracking.arg("BCAST").arg("PREFIX").arg(prefix);
+        }
+        self.single()?
+            .req_packed_command(&tracking)
+            .await?
+            .extract_error()
+            .map(drop)
+    }
+
+    /// Subscribes to one channel.
+    pub(crate) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
+        self.single()?.subscribe(channel).await
+    }
+
+    fn single(&mut self) -> RedisResult<&mut MultiplexedConnection> {
+        match self {
+            Self::Single(conn) => Ok(conn),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => Err(invalid("a connection to a Cluster is several")),
+        }
+    }
+
     /// Reads the clock of the server, or of any one node of a Cluster, in microseconds.
     pub(crate) async fn time(&mut self) -> RedisResult<u64> {
         let answer = self.ask_any(redis::cmd("TIME")).await?;

@@ -120,6 +120,9 @@ impl Shared {
 
     /// Takes a connection out of use: nothing more that comes over it can be believed.
     fn misplaced(&self, live: &Arc<Live>) -> CommandError {
+        if let Some(session) = &self.session {
+            session.ended(live.number);
+        }
         let was_in_use = self.current.compare_and_swap(live, None);
         if was_in_use
             .as_ref()
@@ -155,6 +158,9 @@ impl Shared {
 
     /// Notes that connection `number` is lost.
     pub(super) fn lose(&self, number: u64) {
+        if let Some(session) = &self.session {
+            session.ended(number);
+        }
         self.destination.sentinels.ask();
         self.lost.fetch_max(number, Relaxed);
         self.trouble.notify_one();

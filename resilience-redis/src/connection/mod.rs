@@ -30,6 +30,7 @@ mod pubsub;
 mod quorum;
 mod reconnect;
 mod sentinel;
+mod session;
 mod shared;
 mod status;
 mod supervisor;
@@ -50,7 +51,10 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 pub use self::status::Status;
 use self::{
@@ -65,8 +69,18 @@ use self::{
     shared::{Ended, Shared},
     status::Subscriber,
 };
-pub(crate) use self::{clock::STEP, guards::SlotRange, nonce::Nonce, status::Push};
-use crate::{dialer::Dialer, error::CommandError, transport::Transport, url::Endpoint};
+pub(crate) use self::{
+    clock::STEP, guards::SlotRange, nonce::Nonce, session::Session, shared::GUARD, status::Push,
+};
+use crate::{
+    dialer::Dialer,
+    error::CommandError,
+    transport::Transport,
+    url::{Address, Endpoint, at},
+};
+
+/// Longest time between the PINGs over a connection that has a session.
+pub(crate) const SESSION_PING: Duration = Duration::from_secs(2);
 
 /// A connection for commands, and one for subscriptions while there are any. Closed when it is dropped.
 pub(crate) struct Connection {
@@ -135,13 +149,14 @@ impl Connection {
             dialer,
             sentinels,
         };
-        Self::start_within(destination, budget, keepalive, lifetime)
+        Self::start_within(destination, budget, keepalive, None, lifetime)
     }
 
     fn start_within(
         destination: Destination,
         budget: Duration,
         keepalive: Duration,
+        session: Option<Arc<dyn Session>>,
         lifetime: Lifetime,
     ) -> Self {
         let status = watch::Sender::new(Status::Connecting);
@@ -164,7 +179,9 @@ impl Connection {
             timed_out: AtomicU32::new(0),
             lost: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            advised: AtomicBool::new(false),
+            // The connection that this one was made from has told.
+            advised: AtomicBool::new(session.is_some()),
+            session,
             topology: Notify::new(),
             trouble: Notify::new(),
             closing: lifetime.closing.clone(),
@@ -181,18 +198,57 @@ impl Connection {
 
     /// Starts another connection to the same server, with the same settings. It ends with this one at the latest.
     pub(crate) fn another(&self) -> Self {
+        self.made_from(self.shared.destination.clone(), None)
+    }
+
+    /// Starts another connection to the same server, for a session: checked with a PING at least every
+    /// [`SESSION_PING`]. It ends with this one at the latest.
+    pub(crate) fn another_for(&self, session: Arc<dyn Session>) -> Self {
+        self.made_from(self.shared.destination.clone(), Some(session))
+    }
+
+    /// As [`another_for`](Self::another_for), to one node of the Cluster that this connection leads to. `None`: to no Cluster.
+    pub(crate) fn to_node(&self, node: Address, session: Arc<dyn Session>) -> Option<Self> {
+        let Endpoint::Cluster(nodes) = &self.shared.destination.endpoint else {
+            return None;
+        };
+        let known = nodes.first()?.clone();
+        let addr = at(known.addr(), node);
+        let destination = Destination {
+            endpoint: Endpoint::Single(known.set_addr(addr)),
+            ..self.shared.destination.clone()
+        };
+        Some(self.made_from(destination, Some(session)))
+    }
+
+    fn made_from(&self, destination: Destination, session: Option<Arc<dyn Session>>) -> Self {
         let shared = &self.shared;
+        let keepalive = match session {
+            Some(_) => shared.keepalive.min(SESSION_PING),
+            None => shared.keepalive,
+        };
         let lifetime = Lifetime {
             closing: self.lifetime.closing.child_token(),
             running: self.lifetime.running.clone(),
             runtime: self.lifetime.runtime.clone(),
         };
         Self::start_within(
-            shared.destination.clone(),
+            destination,
             shared.budget.limit(),
-            shared.keepalive,
+            keepalive,
+            session,
             lifetime,
         )
+    }
+
+    /// Runs `task` until it ends, the result is dropped, or this connection is closed.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> DropGuard {
+        let closing = self.lifetime.closing.child_token();
+        let guard = closing.clone().drop_guard();
+        self.lifetime.spawn(async move {
+            closing.run_until_cancelled(task).await;
+        });
+        guard
     }
 
     /// Closes this connection and those made from it, and waits for their tasks to end, for at most `within`: commands
@@ -294,6 +350,21 @@ impl Connection {
         self.shared.carry(None, ping).await
     }
 
+    /// Reads the addresses of all nodes of the Cluster, as any one of its masters sees them.
+    pub(crate) async fn nodes(&self) -> Result<Vec<Address>, CommandError> {
+        let nodes = |mut transport: Transport| async move { Ok(transport.nodes().await?) };
+        self.shared.carry(None, nodes).await
+    }
+
+    /// Whether there is a connection at the moment.
+    pub(crate) fn is_up(&self) -> bool {
+        self.shared.current.load().is_some()
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.shared.destination.endpoint
+    }
+
     pub(crate) fn budget(&self) -> Duration {
         self.shared.budget.limit()
     }
@@ -327,6 +398,16 @@ impl Connection {
     #[cfg(test)]
     pub(crate) fn push(&self, channel: &str, push: Push<'_>) {
         self.pubsub.push(channel, push);
+    }
+
+    /// Sends one command, whose second word is a key, and returns its answer, whatever it answers.
+    #[cfg(test)]
+    pub(crate) async fn raw(&self, words: &[&str]) -> Result<Value, CommandError> {
+        let mut cmd = redis::cmd(words[0]);
+        cmd.arg(&words[1..]);
+        let key = words.get(1).copied().unwrap_or_default();
+        let send = |mut transport: Transport| async move { Ok(transport.send(key, &cmd).await?) };
+        self.shared.carry(Some(key), send).await
     }
 
     /// Waits until the connection is up, for at most `within`.

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     budget::Budget, clock::ServerClock, destination::Destination, guards::Guards, nonce::Nonces,
-    pubsub::Pubsub, status::Status,
+    pubsub::Pubsub, session::Session, status::Status,
 };
 use crate::transport::Transport;
 
 /// Number of timeouts in a row that make a connection suspicious.
 pub(super) const SUSPICIOUS: u32 = 3;
 /// Name of the connection's own breaker and events.
-pub(super) const GUARD: &str = "resilience.redis";
+pub(crate) const GUARD: &str = "resilience.redis";
 
 /// State of a connection; does not keep the [`Connection`](super::Connection) itself alive.
 pub(super) struct Shared {
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) guards: Guards,
     pub(super) current: ArcSwapOption<Live>,
     pub(super) nonces: Nonces,
+    /// What the connection is for beside commands.
+    pub(super) session: Option<Arc<dyn Session>>,
     /// Follows when the connection is remade, which may lead to another server.
     pub(super) pubsub: Arc<Pubsub>,
     pub(super) clock: ServerClock,
@@ -57,8 +59,35 @@ pub(super) struct Shared {
 impl Shared {
     /// Ends the connection for good.
     pub(super) fn end(&self, why: &str) {
-        self.current.store(None);
+        self.withdraw();
         self.status.send_replace(Status::Down(why.into()));
+    }
+}
+
+impl Shared {
+    /// Takes a new connection into use, in place of the former one.
+    pub(super) fn publish(&self, live: Live) {
+        self.end_session();
+        let number = live.number;
+        self.current.store(Some(Arc::new(live)));
+        if let Some(session) = &self.session {
+            session.began(number);
+        }
+    }
+
+    /// Takes the connection out of use.
+    pub(super) fn withdraw(&self) {
+        self.end_session();
+        self.current.store(None);
+    }
+
+    /// What relies on the connection in use ends before that does: callers may use another one afterwards.
+    fn end_session(&self) {
+        if let Some(session) = &self.session
+            && let Some(live) = &*self.current.load()
+        {
+            session.ended(live.number);
+        }
     }
 }
 

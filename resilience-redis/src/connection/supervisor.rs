@@ -6,7 +6,7 @@ use std::{
 };
 
 use redis::{PushInfo, PushKind};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     reconnect::{PROVEN, backoff, opened_within},
@@ -21,6 +21,9 @@ use crate::{
 
 /// Time after which the status tells that there is no server to connect to.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Maximum number of PINGs without an answer, one after the other, after which a connection that is given more time is lost.
+pub(crate) const PINGS: u32 = 3;
 
 /// Minimum time between two questions for the masters of a Cluster.
 const TOPOLOGY_AGAIN: Duration = Duration::from_millis(250);
@@ -150,13 +153,13 @@ impl Shared {
         let opening = Transport::open(dialer, server, self.on_push(number));
         let mut transport = opened_within(dialer, opening).await?;
         self.try_out(&mut transport).await?;
+        self.prepare(&mut transport).await?;
         self.timed_out.store(0, Relaxed);
-        let since = Instant::now();
-        self.current.store(Some(Arc::new(Live {
+        self.publish(Live {
             transport,
             number,
-            since,
-        })));
+            since: Instant::now(),
+        });
         if number > 1 {
             self.pubsub.follow();
         }
@@ -190,6 +193,25 @@ impl Shared {
         }
     }
 
+    /// Prepares a connection for its session. Its answers must be in step afterwards.
+    async fn prepare(&self, transport: &mut Transport) -> Result<(), String> {
+        let Some(session) = &self.session else {
+            return Ok(());
+        };
+        let nonce = self.nonces.next();
+        let prepared = async {
+            session.prepare(transport).await?;
+            let echo = transport.ping(nonce.as_bytes()).await;
+            echo.map_err(|error| error.to_string())
+        };
+        match timeout(self.budget.limit(), prepared).await {
+            Ok(Ok(echo)) if nonce.is_echoed(&echo) => Ok(()),
+            Ok(Ok(_)) => Err("an answer belongs to another command".into()),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err("no answer within the budget while the connection is prepared".into()),
+        }
+    }
+
     /// Emits an event about a step of the server's clock. An interruption of this process in which its own clock stood still
     /// (a suspended machine) looks the same.
     pub(super) fn tell_of_step(&self, micros: i64) {
@@ -205,6 +227,7 @@ impl Shared {
     /// Returns when connection `number` has to be replaced.
     async fn until_lost(&self, number: u64) -> End {
         let mut drawn = self.nonces.drawn();
+        let mut due = Instant::now() + self.keepalive;
         loop {
             if self.lost.load(Relaxed) >= number {
                 return End::Lost("the connection broke".into());
@@ -217,11 +240,14 @@ impl Shared {
             }
             tokio::select! {
                 () = self.trouble.notified() => {}
-                () = sleep(self.keepalive) => {
-                    if self.nonces.drawn() == drawn && !self.is_kept_alive().await {
+                () = sleep_until(due) => {
+                    // That commands were sent says nothing of when the last answer came, which a session relies on.
+                    let idle = self.session.is_some() || self.nonces.drawn() == drawn;
+                    if idle && !self.is_kept_alive().await {
                         return End::Lost("the server stopped answering".into());
                     }
                     drawn = self.nonces.drawn();
+                    due = Instant::now() + self.keepalive;
                 }
             }
         }
@@ -243,8 +269,10 @@ impl Shared {
         let Some(live) = self.current.load_full() else {
             return false;
         };
-        // A Cluster may be slow to answer while its masters change, and calls about single shards go on meanwhile.
-        let attempts = if self.destination.is_cluster() { 3 } else { 1 };
+        // A Cluster may be slow to answer while its masters change, and calls about single shards go on meanwhile. The end of a
+        // session costs more than a late answer.
+        let is_patient = self.destination.is_cluster() || self.session.is_some();
+        let attempts = if is_patient { PINGS } else { 1 };
         for _ in 0..attempts {
             let nonce = self.nonces.next();
             let mut transport = live.transport.clone();
@@ -258,7 +286,7 @@ impl Shared {
     }
 
     fn down(&self, why: String) {
-        self.current.store(None);
+        self.withdraw();
         let is_news = !matches!(&*self.status.borrow(), Status::Down(_));
         if is_news {
             tracing::warn!(target: "resilience", redis = ?self.destination.endpoint, reason = %why, "no connection to Redis");
@@ -270,10 +298,13 @@ impl Shared {
     fn on_push(self: &Arc<Self>, number: u64) -> OnPush {
         let shared = Arc::downgrade(self);
         Arc::new(move |push: PushInfo| {
-            if push.kind == PushKind::Disconnection
-                && let Some(shared) = shared.upgrade()
-            {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            if push.kind == PushKind::Disconnection {
                 shared.lose(number);
+            } else if let Some(session) = &shared.session {
+                session.pushed(&push);
             }
         })
     }

@@ -1,0 +1,148 @@
+//! Changes of cached values, as Redis pushes them: what [`CacheStore::observe`] rests on.
+//!
+//! [`CacheStore::observe`]: resilience_core::cache::store::CacheStore::observe
+
+#[cfg(feature = "cluster")]
+mod cluster;
+mod coverage;
+mod observers;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use arc_swap::ArcSwapOption;
+use resilience_core::cache::store::Observer;
+#[cfg(feature = "cluster")]
+use tokio_util::sync::DropGuard;
+
+pub(crate) use self::observers::id;
+use self::{
+    coverage::Coverage,
+    observers::Observers,
+    session::{Kind, TrackingSession},
+};
+use crate::{connection::Connection, keys};
+
+/// In keys.
+const PATTERN: &str = "cache";
+
+/// The observers of a process, and the connections over which Redis tells them of changes, while there are any. One for all
+/// stores that are made from a [`Redis`](crate::Redis).
+#[derive(Default)]
+pub(crate) struct Tracking {
+    current: ArcSwapOption<Current>,
+    /// Number of observers so far. Locked while one is added or removed.
+    joined: Mutex<u64>,
+}
+
+/// Observers, and where they are told of changes from.
+struct Current {
+    observers: Arc<Observers>,
+    source: Source,
+}
+
+enum Source {
+    /// A connection that everything is read over.
+    Reads(Arc<Connection>),
+    /// Connections beside those that are read over, in a Cluster. Dropping this closes them.
+    #[cfg(feature = "cluster")]
+    Nodes { _task: DropGuard },
+}
+
+/// Held by an observer; dropping it removes the observer.
+struct Joined {
+    tracking: Arc<Tracking>,
+    number: u64,
+}
+
+impl Tracking {
+    /// Tells `observer` of changes of keys under `{prefix:cache:`, until what is returned is dropped.
+    pub(crate) fn observe(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        prefix: &str,
+        observer: Weak<dyn Observer>,
+    ) -> Arc<dyn Any + Send + Sync> {
+        let mut joined = self.lock();
+        *joined += 1;
+        let current = self.current.load_full().unwrap_or_else(|| {
+            let current = Arc::new(Current::start(connection, prefix));
+            self.current.store(Some(Arc::clone(&current)));
+            current
+        });
+        // An observer that is told that changes are told finds the connection that tells them.
+        current.observers.join(*joined, observer);
+        Arc::new(Joined {
+            tracking: Arc::clone(self),
+            number: *joined,
+        })
+    }
+
+    /// The connection for reads: the one that tells of changes if there is one and it is up, or else `ordinary`. Observers are
+    /// told of the loss of the former before the latter is returned.
+    pub(crate) fn reads(&self, ordinary: &Arc<Connection>) -> Arc<Connection> {
+        match self.current.load().as_deref().map(|it| &it.source) {
+            Some(Source::Reads(connection)) if connection.is_up() => Arc::clone(connection),
+            _ => Arc::clone(ordinary),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    fn start(connection: &Arc<Connection>, prefix: &str) -> Self {
+        let observers = Arc::new(Observers::default());
+        let kind = |keys| {
+            Arc::new(Kind::new(
+                &observers,
+                connection.endpoint().clone(),
+                keys,
+                format!("{}:tracking", keys::family(prefix, PATTERN)),
+            ))
+        };
+        #[cfg(feature = "cluster")]
+        if connection.is_cluster() {
+            // With the separator, so that the prefix of no other fleet begins with it.
+            let keys = format!("{{{}:{PATTERN}:", keys::part(prefix));
+            let following = cluster::follow(Arc::clone(connection), kind(Some(keys)));
+            let source = Source::Nodes {
+                _task: connection.spawn(following),
+            };
+            return Self { observers, source };
+        }
+        let member = observers.update(Coverage::add);
+        let session = TrackingSession::new(&kind(None), member);
+        let source = Source::Reads(Arc::new(connection.another_for(Arc::new(session))));
+        Self { observers, source }
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let _joined = self.tracking.lock();
+        let was_last = self
+            .tracking
+            .current
+            .load()
+            .as_ref()
+            .is_some_and(|current| current.observers.leave(self.number));
+        if was_last {
+            self.tracking.current.store(None);
+        }
+    }
+}
+
+impl fmt::Debug for Tracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracking").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,183 @@
+//! Servers that refuse to track, stop, and fail over; processes that stop reading.
+
+use std::sync::{
+    Condvar,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use resilience_tests::{redis::RedisServer, redis_scene::events, redis_sentinel::RedisSentinels};
+use tokio::{task::spawn_blocking, time::Instant};
+
+use super::*;
+
+fn told_of(words: &str) -> usize {
+    let events = events("resilience.redis");
+    let of = events.iter().filter(|(message, _)| message.contains(words));
+    of.map(|(_, times)| times).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_stopped_is_noticed_within_a_keepalive_and_the_budgets() {
+    let server = RedisServer::start();
+    let process = Process::with_budget(&server.url(), Duration::from_millis(100));
+    process.is_told().await;
+    let at = key("one");
+    process.keeps(&at, None).await;
+    let start = Instant::now();
+    server.pause();
+    process.forgets("the server is taken for lost", &at).await;
+    let took = start.elapsed();
+    // 200 ms, and three PINGs of 100 ms; what a busy machine adds.
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    server.unpause();
+    process.is_told().await;
+    process.keeps(&at, None).await;
+}
+
+/// As proxies and some services do. Commands go through all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_tracking_is_refused_nothing_is_kept_and_calls_go_through() {
+    let words = "does not tell of changes";
+    let before = told_of(words);
+    let server = RedisServer::start();
+    let grant = "ACL SETUSER app on >right ~* &* +@all -client|tracking";
+    assert_eq!(server.command(grant), "OK");
+    let process = Process::start(&format!("redis://app:right@{}", server.addr()));
+    let reads = || process.tracking.reads(&process.connection);
+    eventually("a connection of its own", SOON, async || {
+        !Arc::ptr_eq(&reads(), &process.connection)
+    })
+    .await;
+    let at = key("one");
+    assert!(process.raw(&["SET", &at, "1"]).await.is_ok());
+    for _ in 0..3 {
+        assert_eq!(process.read(&at).await, Ok(Some("1".into())));
+        assert_eq!(process.local.get(&at), None);
+    }
+    assert_eq!(told_of(words) - before, 1);
+    // Allowed again: the next connection tracks.
+    assert_eq!(server.command("ACL SETUSER app +client"), "OK");
+    assert_eq!(process.local.state().restored, 0);
+    let _killed = server.command("CLIENT KILL USER app");
+    process.is_told().await;
+    process.keeps(&at, Some("1")).await;
+    assert_eq!(told_of(words) - before, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_subscribing_is_refused_changes_are_told_and_an_event_says_what_is_not_bounded() {
+    let words = "does not bound";
+    let before = told_of(words);
+    let server = RedisServer::start();
+    let grant = "ACL SETUSER app on >right ~* resetchannels +@all";
+    assert_eq!(server.command(grant), "OK");
+    let process = Process::told(&format!("redis://app:right@{}", server.addr())).await;
+    let at = key("one");
+    process.keeps(&at, None).await;
+    assert_eq!(server.command(&format!("SET {at} 1")), "OK");
+    process.forgets("a change", &at).await;
+    assert_eq!(told_of(words) - before, 1);
+}
+
+/// Blocks the connection's task when it is told of a change.
+struct Stuck {
+    local: Local,
+    is_stuck: AtomicBool,
+    free: (Mutex<bool>, Condvar),
+}
+
+impl Observer for Stuck {
+    fn changed(&self, id: u64) {
+        self.local.changed(id);
+        self.is_stuck.store(true, SeqCst);
+        let (free, changed) = &self.free;
+        let free = free.lock().expect("no panic");
+        drop(changed.wait_while(free, |free| !*free).expect("no panic"));
+    }
+
+    fn cleared(&self) {
+        self.local.cleared();
+    }
+
+    fn lost(&self) {
+        self.local.lost();
+    }
+
+    fn restored(&self) {
+        self.local.restored();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_process_that_stops_reading_costs_the_server_what_the_limit_of_its_class_says() {
+    const KEYS: usize = 20_000;
+    let limit = ["--client-output-buffer-limit", "pubsub 1mb 1mb 0"];
+    let server = RedisServer::start_with(&limit);
+    let connection = Process::start(&server.url()).connection;
+    let tracking = Arc::<Tracking>::default();
+    let stuck = Arc::new(Stuck {
+        local: Local::default(),
+        is_stuck: AtomicBool::new(false),
+        free: Default::default(),
+    });
+    let observer = Arc::downgrade(&stuck);
+    let _joined = Tracking::observe(&tracking, &connection, PREFIX, observer);
+    let is_told = async || stuck.local.state().is_told;
+    eventually("changes are told", SOON, is_told).await;
+    connection.ready(SOON).await.expect("connects");
+    // More than the sockets hold: 20 MB of names.
+    let keys: Vec<_> = (0..KEYS)
+        .map(|it| key(format_args!("{it:01000}")))
+        .collect();
+    for keys in keys.chunks(100) {
+        let keys: Vec<_> = ["MGET"]
+            .into_iter()
+            .chain(keys.iter().map(String::as_str))
+            .collect();
+        let reads = tracking.reads(&connection);
+        reads.raw(&keys).await.expect("an answer");
+    }
+    for keys in keys.chunks(100) {
+        let pairs = keys.iter().flat_map(|at| [at.as_str(), "1"]);
+        let pairs: Vec<_> = ["MSET"].into_iter().chain(pairs).collect();
+        connection.raw(&pairs).await.expect("an answer");
+    }
+    assert!(stuck.is_stuck.load(SeqCst));
+    let closed = async || server.command("CLIENT LIST TYPE pubsub").is_empty();
+    eventually("the server has closed the connection", SOON, closed).await;
+    *stuck.free.0.lock().expect("no panic") = true;
+    stuck.free.1.notify_all();
+    let is_back = async || stuck.local.state().restored >= 2;
+    eventually("it is told again", SOON, is_back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_the_successor_tells_of_changes() {
+    let group = spawn_blocking(RedisSentinels::start).await.expect("starts");
+    let process = Process::told(&group.url()).await;
+    let former = group.master();
+    let at = key("one");
+    assert_eq!(group.server(former).command(&format!("SET {at} 1")), "OK");
+    process.keeps(&at, Some("1")).await;
+    let group = spawn_blocking(move || {
+        group.fail_over();
+        group.has_another_master(former);
+        group
+    });
+    let group = group.await.expect("another master");
+    let successor = group.server(group.master());
+    let set = format!("SET {at} 2");
+    eventually("it takes writes", SOON, async || {
+        successor.command(&set) == "OK"
+    })
+    .await;
+    eventually("the new value is kept", SOON, async || {
+        let _ = process.read(&at).await;
+        process.local.get(&at) == Some(Some("2".into()))
+    })
+    .await;
+    let state = process.local.state().clone();
+    assert!(state.lost >= 1 && state.restored >= 2, "{state:?}");
+    assert_eq!(successor.command(&format!("SET {at} 3")), "OK");
+    process.forgets("a change at the successor", &at).await;
+}
