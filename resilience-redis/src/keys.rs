@@ -29,6 +29,22 @@ pub(crate) fn part(part: &str) -> String {
     out
 }
 
+/// The last part of a key, escaped; a long one is replaced by a digest.
+pub(crate) fn bounded_part(whole: &str) -> String {
+    let out = part(whole);
+    if out.len() <= LONG {
+        return out;
+    }
+    format!("%sha1:{}", sha1_smol::Sha1::from(&out).digest())
+}
+
+/// A hash of a key that every version computes: FNV-1a.
+pub(crate) fn hash(key: &str) -> u64 {
+    key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// `{prefix:pattern}`, for keys about all names.
 pub(crate) fn family(prefix: &str, pattern: &str) -> String {
     format!("{{{}:{pattern}}}", part(prefix))
@@ -152,6 +168,27 @@ mod tests {
         ] {
             assert_eq!(slot(key), expected, "{key}");
         }
+    }
+
+    #[test]
+    fn hashes_are_those_of_every_version() {
+        // From the reference implementation.
+        for (key, expected) in [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ] {
+            assert_eq!(hash(key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_long_part_is_bounded_and_never_taken_for_a_short_one() {
+        assert_eq!(bounded_part("a:b"), part("a:b"));
+        let (one, other) = ("x".repeat(200), "y".repeat(200));
+        let digest = bounded_part(&one);
+        assert!(digest.len() < LONG && digest != bounded_part(&other));
+        assert_ne!(bounded_part(&digest), digest);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod breaker;
 mod builder;
 pub mod bulkhead;
+pub mod cache;
 mod connection;
 mod credentials;
 mod dialer;
@@ -25,6 +26,7 @@ pub use self::redis::Redis;
 pub use breaker::RedisBreakers;
 pub use builder::RedisBuilder;
 pub use bulkhead::RedisBulkheads;
+pub use cache::RedisCache;
 pub use connection::Status;
 pub use credentials::Credentials;
 pub use error::{CommandError, ConnectError};

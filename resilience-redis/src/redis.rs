@@ -13,6 +13,7 @@ use crate::{
     breaker::RedisBreakers,
     builder::DEFAULT_PREFIX,
     bulkhead::RedisBulkheads,
+    cache::RedisCache,
     connection::{Connection, Settings, Status},
     error::{CommandError, ConnectError},
     idempotency::RedisIdempotency,
@@ -120,6 +121,12 @@ impl Redis {
             );
         }
         RedisIdempotency::new(self.context.clone())
+    }
+
+    /// Returns the store for cached values of a fleet: see [`CacheStore`](resilience_core::cache::CacheStore).
+    #[must_use]
+    pub fn cache(&self) -> RedisCache {
+        RedisCache::new(self.context.clone())
     }
 
     /// Returns the ledger of the region that this Redis is in, for limits that are divided between regions: see

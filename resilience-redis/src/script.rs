@@ -38,6 +38,14 @@ impl Script {
         Self { source, digest }
     }
 
+    /// The script with `prelude` in front of it, which may replace `redis` and `ARGV`.
+    #[cfg(test)]
+    pub(crate) fn behind(&self, prelude: &str) -> Self {
+        let source = self.source.strip_prefix(BEFORE);
+        let source = source.and_then(|source| source.strip_suffix(BEHIND));
+        Self::new(&[prelude, source.expect("it is wrapped")].concat())
+    }
+
     /// Runs the script: one round trip, two when the server's script cache was lost (EVAL refills it). Returns the answer to
     /// this call, never that to another.
     pub(crate) async fn run(

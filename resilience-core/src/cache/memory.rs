@@ -267,6 +267,7 @@ impl CacheStore for InProcessCache {
         tombstone_ms: u64,
     ) -> StoreFuture<'a, Stored> {
         let checked = fill.map_or(Ok(()), validate::fill);
+        let checked = checked.and_then(|()| validate::ms("tombstone", tombstone_ms));
         ready(checked.and_then(|()| {
             self.step(name, key, true, |record, now| {
                 record.end_write(now, token, fill, tombstone_ms)
@@ -278,8 +279,11 @@ impl CacheStore for InProcessCache {
         &'a self,
         name: &'a str,
         tags: &'a [&'a str],
-        _keep_ms: u64,
+        keep_ms: u64,
     ) -> StoreFuture<'a, Vec<Generation>> {
+        if let Err(error) = validate::ms("keep", keep_ms) {
+            return ready(Err(error));
+        }
         let now = self.0.now();
         let mut known = lock(&self.0.tags);
         if known.len() >= self.0.most * SHARDS {
@@ -303,9 +307,10 @@ impl CacheStore for InProcessCache {
         &'a self,
         name: &'a str,
         tag: &'a str,
-        _keep_ms: u64,
+        keep_ms: u64,
     ) -> StoreFuture<'a, ()> {
-        ready(validate::tag(tag).map(|()| {
+        let checked = validate::ms("keep", keep_ms).and_then(|()| validate::tag(tag));
+        ready(checked.map(|()| {
             let mut known = lock(&self.0.tags);
             let at = (name.to_owned(), tag.to_owned());
             known.insert(at, self.0.next_tag(Some(self.0.now())));

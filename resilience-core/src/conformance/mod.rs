@@ -8,6 +8,7 @@
 //! | a store of shared bulkheads | [`bulkhead::all`] |
 //! | a store of shared rate limits | [`limit::all`] |
 //! | a store of idempotency records | [`idempotency::all`] |
+//! | a store of cached values | [`cache::all`]; with reports of changes, [`cache::observing`] |
 //! | a tower layer | [`layer::Subject`] |
 //!
 //! The stores of this toolkit, in process and over Redis, pass the same suites, and its layers the same contracts.
@@ -55,6 +56,7 @@
 
 pub mod breaker;
 pub mod bulkhead;
+pub mod cache;
 pub mod idempotency;
 pub mod layer;
 pub mod limit;

@@ -80,6 +80,21 @@ impl Shared {
         }
     }
 
+    /// Checks that answers over the connection belong to their commands: one to a PING does.
+    pub(super) async fn confirm_order(
+        &self,
+        mut transport: Transport,
+        key: &str,
+    ) -> Result<(), Failure> {
+        let echo = self.nonces.next();
+        let answer = transport.echo(key, echo.as_bytes()).await?;
+        if echo.is_echoed(&answer) {
+            Ok(())
+        } else {
+            Err(Failure::Misplaced)
+        }
+    }
+
     /// Notes what an error says about the connection that it came over.
     fn examine(&self, live: &Live, error: &RedisError) -> CommandError {
         let is_cluster = self.destination.is_cluster();

@@ -14,7 +14,8 @@
 //! - connects again when an answer belongs to another command;
 //! - under Sentinel, uses a master for as long as the sentinels confirm it (see [`quorum`]), and not one command longer.
 //!
-//! An answer is believed once it has named its command: see [`Nonce`]. Subscriptions use a connection of their own (see
+//! An answer is believed once it has named its command (see [`Nonce`]), or is a record that names its key (see
+//! [`Connection::read`]). Subscriptions use a connection of their own (see
 //! [`pubsub`]): a client that loses count of the confirmations of subscriptions takes every later answer for that of another
 //! command.
 
@@ -283,6 +284,29 @@ impl Connection {
             }
         };
         self.shared.carry(Some(key), ask).await
+    }
+
+    /// Sends a plain read about `key`, whose answer carries no nonce: `is_its` tells whether the answer proves by its content
+    /// that it belongs to `key`, or is harmless if it does not. An answer that does not is returned as well, once the connection
+    /// has given the right answer to a PING.
+    pub(crate) async fn read(
+        &self,
+        key: &str,
+        cmd: &Cmd,
+        is_its: impl FnOnce(&Value) -> bool,
+    ) -> Result<Value, CommandError> {
+        let read = |mut transport: Transport| async move {
+            match transport.send(key, cmd).await {
+                Ok(answer) if is_its(&answer) => Ok(answer),
+                Ok(answer) => self
+                    .shared
+                    .confirm_order(transport, key)
+                    .await
+                    .map(|()| answer),
+                Err(error) => Err(self.shared.confirm(transport, key, error).await),
+            }
+        };
+        self.shared.carry(Some(key), read).await
     }
 
     /// Sends `cmd`, of a script about `key` that was given `nonce`, and a WAIT right behind it. Returns the answer, and the

@@ -1,0 +1,2 @@
+store(asked, check(asked))
+return 1

@@ -1,0 +1,60 @@
+//! The scripts.
+
+use std::sync::LazyLock;
+
+use crate::script::Script;
+
+macro_rules! script {
+    ($id:ident, $($file:literal),+) => {
+        pub(super) static $id: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!($(include_str!($file), "\n"),+))
+        });
+    };
+}
+
+script!(LEASE, "head.lua", "time.lua", "expire.lua", "lease.lua");
+script!(
+    FILL,
+    "head.lua",
+    "fill_check.lua",
+    "time.lua",
+    "store.lua",
+    "fill.lua"
+);
+script!(RELEASE, "head.lua", "release.lua");
+script!(
+    PUT,
+    "head.lua",
+    "time.lua",
+    "expire.lua",
+    "store.lua",
+    "put.lua"
+);
+script!(
+    INVALIDATE,
+    "head.lua",
+    "time.lua",
+    "expire.lua",
+    "leave.lua",
+    "invalidate.lua"
+);
+script!(
+    BEGIN_WRITE,
+    "head.lua",
+    "time.lua",
+    "expire.lua",
+    "leave.lua",
+    "begin_write.lua"
+);
+script!(
+    END_WRITE,
+    "head.lua",
+    "time.lua",
+    "store.lua",
+    "end_write_check.lua",
+    "expire.lua",
+    "leave.lua",
+    "end_write.lua"
+);
+script!(GENERATIONS, "tags.lua", "generations.lua");
+script!(INVALIDATE_TAG, "tags.lua", "invalidate_tag.lua");
