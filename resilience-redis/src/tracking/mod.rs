@@ -21,7 +21,6 @@ use resilience_core::cache::store::Observer;
 #[cfg(feature = "cluster")]
 use tokio_util::sync::DropGuard;
 
-pub(crate) use self::observers::id;
 use self::{
     coverage::Coverage,
     observers::Observers,
