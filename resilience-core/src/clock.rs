@@ -38,6 +38,13 @@ impl Moment {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The moment `time` before this one; the clock's zero at the earliest.
+    #[cfg(feature = "cache")]
+    pub(crate) fn earlier(self, time: Duration) -> Self {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
 }
 
 /// Saturates 584 years after the clock's zero.

@@ -87,6 +87,8 @@ pub mod bulkhead;
 pub mod cache;
 pub mod classify;
 pub mod clock;
+#[allow(dead_code)]
+pub(crate) mod coalesce;
 pub mod completion;
 #[cfg(all(feature = "testing", not(loom)))]
 pub mod conformance;
@@ -116,6 +118,8 @@ mod verdict;
 
 pub use breaker::CircuitBreaker;
 pub use bulkhead::{Bulkhead, fleet::FleetBulkhead};
+#[cfg(feature = "cache")]
+pub use cache::Cache;
 pub use classify::Classify;
 pub use clock::{Clock, Moment};
 pub use deadline::{Deadline, Timeout};

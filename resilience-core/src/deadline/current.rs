@@ -84,12 +84,21 @@ impl Deadline {
     /// The earlier of the two. Deadlines on different clocks are compared by what is left of them.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
-        let other_is_earlier = if self.clock() == other.clock() {
-            other.moment() < self.moment()
+        if other.is_before(self) { other } else { self }
+    }
+
+    /// The later of the two. Deadlines on different clocks are compared by what is left of them.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        if other.is_before(self) { self } else { other }
+    }
+
+    fn is_before(self, other: Self) -> bool {
+        if self.clock() == other.clock() {
+            self.moment() < other.moment()
         } else {
-            other.remaining() < self.remaining()
-        };
-        if other_is_earlier { other } else { self }
+            self.remaining() < other.remaining()
+        }
     }
 
     /// This deadline, at most now: timers and clocks agree only to within a few microseconds, and a future that is
@@ -122,13 +131,13 @@ pub fn current() -> Option<Deadline> {
 
 /// Sets the current deadline until the guard is dropped, in unwinding too.
 #[inline]
-pub(super) fn enter(deadline: Option<Deadline>) -> Entered {
+pub(crate) fn enter(deadline: Option<Deadline>) -> Entered {
     Entered(CURRENT.replace(deadline))
 }
 
 /// Puts the outer deadline back.
 #[must_use]
-pub(super) struct Entered(Option<Deadline>);
+pub(crate) struct Entered(Option<Deadline>);
 
 impl Drop for Entered {
     #[inline]

@@ -95,8 +95,8 @@ mod timeout;
 
 #[cfg(feature = "idempotency")]
 pub(crate) use current::before;
-pub(crate) use current::before_deadline;
 pub use current::{Deadline, Scope, current, inherit, scope, sync_scope};
+pub(crate) use current::{before_deadline, enter};
 pub use future::ResponseFuture;
 pub use layer::{PerRequest, SameForAll, TimeoutLayer};
 pub use service::TimeoutService;

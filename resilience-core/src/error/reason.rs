@@ -257,6 +257,34 @@ reasons! {
         title: "Shutting down",
         detail: "This server is shutting down, so the request was not processed.",
     }
+    /// The call was shared with others, and failed; its error went to one of the others.
+    SharedCallFailed = "shared_call_failed", "a call shared with others failed" {
+        kind: Unavailable,
+        retry_soon: true,
+        title: FAILING,
+        detail: "A service that this request depends on failed to answer a call that several requests shared.",
+    }
+    /// The loader of a cache panicked.
+    LoadPanicked = "load_panicked", "the loader panicked" {
+        kind: Internal,
+        retry_soon: false,
+        title: "Internal error",
+        detail: "The service failed to load what this request asks for.",
+    }
+    /// The cache was built without a loader.
+    NoLoader = "no_loader", "built without a loader" {
+        kind: Internal,
+        retry_soon: false,
+        title: "Internal error",
+        detail: "The service is not set up to load what this request asks for.",
+    }
+    /// What the request asks for is known not to exist.
+    NotFound = "not_found", "known not to exist" {
+        kind: Invalid,
+        retry_soon: false,
+        title: "Not found",
+        detail: "What this request asks for does not exist.",
+    }
 }
 
 #[cfg(all(test, not(loom)))]

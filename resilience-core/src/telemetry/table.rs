@@ -103,7 +103,7 @@ metrics! {
     BREAKER_PROBES = UpDownCounter "resilience.circuit_breaker.probes" "{call}",
         "Probes in progress of half-open breakers.";
     FLEET_DEGRADED = UpDownCounter "resilience.fleet.degraded" "{handle}"
-        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency"]],
+        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency", "cache"]],
         "Handles of this name that cannot reach their store, by pattern.";
     BULKHEAD_IN_FLIGHT = UpDownCounter "resilience.bulkhead.in_flight" "{call}",
         "Calls that hold a permit of the bulkhead.";
@@ -156,6 +156,29 @@ metrics! {
         "Calls answered by the fallback.";
     SHED_REJECTIONS = Counter "resilience.load_shed.rejections" "{call}",
         "Calls shed because the inner service was not ready.";
+    CACHE_REQUESTS = Counter "resilience.cache.requests" "{request}"
+        ["resilience.cache.result": &["hit_local", "hit_store", "stale", "stale_on_error", "loaded", "missing", "failed"]],
+        "Requests to a cache, by what answered them.";
+    CACHE_LOADS = Counter "resilience.cache.loads" "{load}" ["resilience.outcome": &["loaded", "missing", "failed"]],
+        "Calls of a cache's loader, by outcome.";
+    CACHE_REFRESHES = Counter "resilience.cache.refreshes" "{load}",
+        "Loads of a cache in the background, of a value that was stale or soon would be.";
+    CACHE_FILLS = Counter "resilience.cache.fills" "{value}" ["resilience.outcome": &["stored", "refused", "not_stored"]],
+        "Values that a cache loaded, by what its store made of them.";
+    CACHE_WAITS = Counter "resilience.cache.waits" "{wait}",
+        "Waits of a cache for a load of another instance.";
+    CACHE_INVALIDATIONS = Counter "resilience.cache.invalidations" "{invalidation}",
+        "Keys and tags that a cache invalidated.";
+    CACHE_UNUSABLE = Counter "resilience.cache.unusable" "{value}",
+        "Values that a cache could not encode, or not decode.";
+    CACHE_STORE_ERRORS = Counter "resilience.cache.store_errors" "{step}",
+        "Steps of a cache's store that failed or had no answer in time.";
+    CACHE_EVICTIONS = Counter "resilience.cache.evictions" "{value}",
+        "Values that made room for others in the local part of a cache.";
+    CACHE_ENTRIES = UpDownCounter "resilience.cache.entries" "{value}",
+        "Values that the local part of a cache holds.";
+    CACHE_COHERENT = UpDownCounter "resilience.cache.coherent" "{handle}",
+        "Handles of this cache that are told of changes at the moment.";
     IDEMPOTENCY_CLAIMS = Counter "resilience.idempotency.claims" "{claim}"
         ["resilience.claim.answer": &["granted", "replayed", "replayed_here", "in_flight", "mismatched", "unknown"]],
         "Claims on idempotency keys, by answer.";

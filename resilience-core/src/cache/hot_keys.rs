@@ -1,0 +1,90 @@
+//! The most requested keys.
+//!
+//! # References
+//! Space-saving: Metwally, Agrawal, El Abbadi, [Efficient Computation of Frequent and Top-k Elements in Data
+//! Streams](https://www.cs.ucsb.edu/sites/default/files/documents/2005-23.pdf) (ICDT 2005).
+
+use std::{borrow::Borrow, sync::Mutex, sync::PoisonError};
+
+/// Counters. The error of a count is at most a 128th of all counted requests.
+const COUNTERS: usize = 128;
+/// One request in so many is counted, so that a hit stays cheap.
+const SAMPLE: u64 = 64;
+
+/// A sketch of what is requested most: bounded, whatever is requested.
+#[derive(Debug)]
+pub(super) struct HotKeys<K>(Mutex<Vec<(K, u64)>>);
+
+impl<K: Clone + Eq> HotKeys<K> {
+    pub(super) const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// Counts a request, or not.
+    #[inline]
+    pub(super) fn sample<Q>(&self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Eq + ToOwned<Owned = K>,
+    {
+        if fastrand::u64(..) % SAMPLE == 0 {
+            self.count(key);
+        }
+    }
+
+    #[cold]
+    fn count<Q>(&self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Eq + ToOwned<Owned = K>,
+    {
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, count)) = counters.iter_mut().find(|(it, _)| it.borrow() == key) {
+            *count += 1;
+        } else if counters.len() < COUNTERS {
+            counters.push((key.to_owned(), 1));
+        } else if let Some(least) = counters.iter_mut().min_by_key(|(_, count)| *count) {
+            *least = (key.to_owned(), least.1 + 1);
+        }
+    }
+
+    /// The keys that are requested most, with estimates, most first.
+    pub(super) fn top(&self, most: usize) -> Vec<(K, u64)> {
+        let mut top = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        top.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        top.truncate(most);
+        top.into_iter()
+            .map(|(key, count)| (key, count * SAMPLE))
+            .collect()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_requested_most_is_found_among_many() {
+        let hot = HotKeys::new();
+        for round in 0..10_000_u32 {
+            hot.count(&(round % 3));
+            hot.count(&(1_000 + round));
+        }
+        let top = hot.top(3);
+        let mut keys: Vec<u32> = top.iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [0, 1, 2]);
+        // 20,000 in all; the error is at most a 128th.
+        for (_, requests) in top {
+            let counted = requests / SAMPLE;
+            assert!(
+                (3_333..=3_334 + 20_000 / 128).contains(&counted),
+                "{counted}"
+            );
+        }
+    }
+}

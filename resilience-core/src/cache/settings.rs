@@ -1,0 +1,149 @@
+//! The checked numbers of a cache.
+
+use std::time::Duration;
+
+use super::{
+    freshness::{RefreshEarly, Windows},
+    store::validate::MAX_BODY,
+};
+use crate::{
+    error::InvalidConfig,
+    fleet::{FleetDefaults, FleetOptions, FleetSettings, OnOutage},
+};
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) ttl: Duration,
+    pub(super) jitter: f64,
+    /// Zero: what does not exist is not cached.
+    pub(super) negative_ttl: Duration,
+    pub(super) windows: Windows,
+    pub(super) soft_timeout: Option<Duration>,
+    pub(super) load_timeout: Duration,
+    pub(super) lease: Duration,
+    pub(super) tombstone: Option<Duration>,
+    pub(super) write_timeout: Duration,
+    pub(super) max_stale: Duration,
+    pub(super) max_loads: usize,
+    pub(super) retry_pause: Duration,
+    pub(super) max_value_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(60),
+            jitter: 0.1,
+            negative_ttl: Duration::ZERO,
+            windows: Windows::default(),
+            soft_timeout: None,
+            load_timeout: Duration::from_secs(10),
+            lease: Duration::from_secs(2),
+            tombstone: None,
+            write_timeout: Duration::from_secs(10),
+            max_stale: Duration::ZERO,
+            max_loads: 64,
+            retry_pause: Duration::from_secs(1),
+            max_value_bytes: 1 << 20,
+        }
+    }
+}
+
+/// About 30 years would still be a number for every store; nobody means more than a year.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+impl Settings {
+    pub(super) fn check(&self) -> Result<(), InvalidConfig> {
+        let ms = Duration::from_millis(1);
+        between(
+            "ttl",
+            self.ttl,
+            ms,
+            "must be between 1 millisecond and 1 year",
+        )?;
+        let windows = &self.windows;
+        for (field, value) in [
+            ("stale_while_revalidate", windows.while_revalidate),
+            ("stale_if_error", windows.if_error),
+            ("negative_ttl", self.negative_ttl),
+            ("tombstone", self.tombstone.unwrap_or_default()),
+            ("max_stale", self.max_stale),
+            ("retry_pause", self.retry_pause),
+        ] {
+            between(field, value, Duration::ZERO, "must be at most 1 year")?;
+        }
+        let rule = "must be between 10 milliseconds and 1 year";
+        for (field, value) in [("lease", self.lease), ("write_timeout", self.write_timeout)] {
+            between(field, value, ms * 10, rule)?;
+        }
+        between(
+            "load_timeout",
+            self.load_timeout,
+            ms,
+            "must be between 1 millisecond and 1 year",
+        )?;
+        if let Some(soft) = self.soft_timeout
+            && soft >= self.load_timeout
+        {
+            let rule = "the soft timeout must be shorter than the hard one";
+            return Err(InvalidConfig::new("load_timeout", soft, rule));
+        }
+        if !(0.0..=0.9).contains(&self.jitter) {
+            return Err(InvalidConfig::new(
+                "jitter",
+                self.jitter,
+                "must be between 0 and 0.9",
+            ));
+        }
+        if let Some(early) = windows.early.filter(|early| !early.is_sensible()) {
+            let rule = match early {
+                RefreshEarly::Probability(_) => "the factor must be above 0 and at most 100",
+                RefreshEarly::Threshold(_) => "the threshold must be between 0 and 1, exclusive",
+            };
+            return Err(InvalidConfig::new("refresh_early", early, rule));
+        }
+        if self.max_loads == 0 {
+            return Err(InvalidConfig::new("max_loads", 0, "must be at least 1"));
+        }
+        if !(1..=MAX_BODY / 2).contains(&self.max_value_bytes) {
+            let rule = "must be between 1 byte and 32 MiB";
+            return Err(InvalidConfig::new(
+                "max_value_bytes",
+                self.max_value_bytes,
+                rule,
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn resolve_fleet(
+        &self,
+        options: &FleetOptions,
+    ) -> Result<FleetSettings, InvalidConfig> {
+        options.resolve(&FleetDefaults {
+            budget: Duration::from_millis(250).min(self.lease),
+            heartbeat: None,
+            no_heartbeat: "a cache has no heartbeat: the lease of a load is renewed by itself",
+            on_outage: OnOutage::Local,
+            accepts: &[OnOutage::Local],
+            rule: "must be `Local`: a cache without its store goes on with what the process holds and with the loader",
+        })
+    }
+
+    /// The longest time that a value with the usual time to live is kept.
+    pub(super) fn longest_keep(&self) -> Duration {
+        self.windows.keep(self.ttl, false).max(self.negative_ttl)
+    }
+}
+
+fn between(
+    field: &'static str,
+    value: Duration,
+    least: Duration,
+    rule: &'static str,
+) -> Result<(), InvalidConfig> {
+    if (least..=LONGEST).contains(&value) {
+        return Ok(());
+    }
+    Err(InvalidConfig::new(field, value, rule))
+}

@@ -1,0 +1,531 @@
+//! What the clones of a handle share, and how it reads what this process holds.
+
+use std::{
+    any::{Any, TypeId},
+    borrow::Borrow,
+    collections::HashMap,
+    error::Error as StdError,
+    fmt::{self, Display},
+    future::Future,
+    hash::{BuildHasher, Hash},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+use tokio::runtime::Handle;
+
+use super::{
+    CacheKey,
+    coherence::{Coherence, Ticket},
+    freshness::{Use, jittered},
+    hot_keys::HotKeys,
+    invalidation::TagTimes,
+    load::{ErrorRules, Load, Loaded},
+    local::{Held, Local, LocalCache},
+    lookup::{CallOptions, Freshness, Level, Lookup},
+    remote::Remote,
+    settings::Settings,
+    snapshot::{CacheSnapshot, CacheTotals, HotKey, Totals},
+    store::{Observer, Subject, validate::MAX_KEY},
+};
+use crate::{
+    bulkhead::Bulkhead,
+    clock::{Clock, Moment},
+    coalesce::{FlightOptions, Flights},
+    error::{InvalidConfig, Pattern, Reason, Rejected},
+    fleet::{HandleTasks, StoreHandle},
+    stripe::Counter,
+    telemetry::{self, Reading, Scope, Source},
+};
+
+pub(super) type Loader<K, V> =
+    Arc<dyn Fn(K) -> Load<V, Box<dyn StdError + Send + Sync>> + Send + Sync>;
+
+/// Callers share a load if they ask for one key, with errors of one type, and nothing changed between them.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct FlightKey<K> {
+    pub(super) key: K,
+    pub(super) error: TypeId,
+    pub(super) mark: u64,
+}
+
+/// Of a type that the [`FlightKey`] knows.
+pub(super) type Answer = Arc<dyn Any + Send + Sync>;
+
+pub(super) struct Shared<K: CacheKey, V: Send + Sync + 'static> {
+    pub(super) name: Arc<str>,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) coherence: Arc<Coherence>,
+    pub(super) local: Option<Local<K, V>>,
+    pub(super) remote: Option<Arc<Remote<V>>>,
+    pub(super) flights: Flights<FlightKey<K>, Answer>,
+    /// The loads that may run at a time.
+    pub(super) loads: Bulkhead,
+    pub(super) loader: Option<Loader<K, V>>,
+    pub(super) rules: ErrorRules,
+    pub(super) background: Background,
+    pub(super) hot_keys: HotKeys<K>,
+    pub(super) totals: Totals,
+    pub(super) tasks: HandleTasks,
+    pub(super) tag_times: TagTimes,
+    hits: Counter,
+    hasher: RandomState,
+    /// Kept alive: its last clone ends the tasks.
+    _store_handle: StoreHandle,
+}
+
+pub(super) struct Parts<K, V> {
+    pub(super) name: Arc<str>,
+    pub(super) settings: Settings,
+    pub(super) local: Option<LocalCache<K, V>>,
+    pub(super) remote: Option<Remote<V>>,
+    pub(super) loader: Option<Loader<K, V>>,
+    pub(super) rules: ErrorRules,
+}
+
+/// Where a key is.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// As the store names it; `None`: not there.
+    pub(super) text: Option<Arc<str>>,
+    pub(super) id: u64,
+}
+
+impl<K, V> Shared<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    pub(super) fn new(parts: Parts<K, V>) -> Result<Arc<Self>, InvalidConfig> {
+        let Parts {
+            name,
+            settings,
+            local,
+            remote,
+            loader,
+            rules,
+        } = parts;
+        let clock = Clock::auto();
+        let entries = local.as_ref().map_or(0, |local| local.entries);
+        let all = remote.as_ref().map(|remote| remote.id(Subject::Tag("")));
+        let store = remote.as_ref().and_then(|it| it.client.store().handle());
+        let store_handle = store.cloned().unwrap_or_default();
+        let loads = Bulkhead::builder(format!("{name}.loads"))
+            .max_concurrent(settings.max_loads)
+            .queue(usize::MAX >> 8, settings.load_timeout)
+            .build()?;
+        let shared = Arc::new(Self {
+            coherence: Arc::new(Coherence::new(entries, all, clock)),
+            local: local.as_ref().map(Local::new),
+            remote: remote.map(Arc::new),
+            flights: Flights::new(FlightOptions {
+                max_age: None,
+                max_waiters: usize::MAX,
+                min_time: None,
+                clock,
+            }),
+            loads,
+            loader,
+            rules,
+            background: Background::default(),
+            hot_keys: HotKeys::new(),
+            totals: Totals::default(),
+            tasks: store_handle.of_handle(),
+            tag_times: TagTimes::default(),
+            hits: Counter::new(),
+            hasher: RandomState::default(),
+            _store_handle: store_handle,
+            name,
+            settings,
+            clock,
+        });
+        telemetry::register(&shared);
+        Ok(shared)
+    }
+
+    pub(super) fn place<Q>(&self, key: &Q) -> Place
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Display,
+    {
+        let Some(remote) = &self.remote else {
+            let id = self.hasher.hash_one(key);
+            return Place { text: None, id };
+        };
+        let text = key.to_string();
+        let id = remote.id(Subject::Key(&text));
+        // No key that the store would refuse.
+        let text = (1..=MAX_KEY).contains(&text.len()).then(|| text.into());
+        Place { text, id }
+    }
+
+    pub(super) fn tag_id(&self, tag: &str) -> u64 {
+        match &self.remote {
+            Some(remote) => remote.id(Subject::Tag(tag)),
+            None => self.hasher.hash_one(("tag", tag)),
+        }
+    }
+
+    /// What this process holds under a key, and what it is good for.
+    #[inline]
+    pub(super) fn held<Q>(
+        &self,
+        key: &Q,
+        now: Moment,
+        options: &CallOptions,
+    ) -> Option<(Held<V>, Use)>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq,
+    {
+        let held = self.local.as_ref()?.get(key)?;
+        let max_stale = options.max_stale.unwrap_or(self.settings.max_stale);
+        if !held.is_usable(&self.coherence, now, max_stale) {
+            return None;
+        }
+        let good_for = self.judge(&held, now);
+        (good_for != Use::Gone).then_some((held, good_for))
+    }
+
+    #[inline]
+    pub(super) fn judge(&self, held: &Held<V>, now: Moment) -> Use {
+        self.settings.windows.judge(&held.times(now), fastrand::f64)
+    }
+
+    /// A fresh value that this process held.
+    #[inline]
+    pub(super) fn hit(&self, held: Held<V>, now: Moment) -> Lookup<V> {
+        self.hits.increment();
+        Lookup {
+            age: now.since(held.stored),
+            value: held.value,
+            freshness: Freshness::Fresh,
+            level: Level::Local,
+        }
+    }
+
+    /// A fresh value that this process holds, by itself.
+    #[inline]
+    pub(super) fn fresh<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq + ToOwned<Owned = K>,
+        V: Clone,
+    {
+        let now = self.clock.now();
+        let (held, good_for) = self.held(key, now, &CallOptions::new())?;
+        if good_for != Use::Fresh {
+            return None;
+        }
+        self.hot_keys.sample(key);
+        self.hits.increment();
+        held.value.as_deref().cloned()
+    }
+
+    pub(super) fn peek_with<Q, T>(&self, key: &Q, read: impl FnOnce(&V) -> T) -> Option<T>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq + ToOwned<Owned = K>,
+    {
+        let now = self.clock.now();
+        let found = self.local.as_ref()?.with(key, |held| {
+            let usable = held.is_usable(&self.coherence, now, self.settings.max_stale);
+            if usable && now.since(held.stored) < held.fresh {
+                held.value.as_deref().map(read)
+            } else {
+                None
+            }
+        });
+        let found = found.flatten();
+        if found.is_some() {
+            self.hits.increment();
+        }
+        found
+    }
+
+    /// A stale value.
+    #[cold]
+    pub(super) fn stale(&self, held: Held<V>, freshness: Freshness) -> Lookup<V> {
+        let counter = match freshness {
+            Freshness::StaleOnError => &self.totals.stale_on_error,
+            _ => &self.totals.stale,
+        };
+        counter.fetch_add(1, Relaxed);
+        let level = if held.version.is_some() {
+            Level::Store
+        } else {
+            Level::Local
+        };
+        Lookup {
+            age: self.clock.now().since(held.stored),
+            value: held.value,
+            freshness,
+            level,
+        }
+    }
+
+    /// Keeps in this process what was read under `ticket`.
+    pub(super) fn keep(&self, key: K, held: Held<V>) {
+        if let Some(local) = &self.local {
+            local.insert(key, held);
+        }
+    }
+
+    /// What this process holds of a value that it has loaded itself. `None`: it is not to be cached.
+    pub(super) fn held_from(
+        &self,
+        loaded: &Loaded<V>,
+        ticket: Ticket,
+        tags: Option<Arc<[Ticket]>>,
+        load: Duration,
+    ) -> Option<Held<V>> {
+        let fresh = self.fresh_time(loaded);
+        if fresh.is_zero() {
+            return None;
+        }
+        Some(Held {
+            value: loaded.value.clone(),
+            ticket,
+            tags,
+            stored: self.clock.now(),
+            fresh,
+            load,
+            version: None,
+        })
+    }
+
+    /// How long a loaded value is fresh; zero: not at all.
+    pub(super) fn fresh_time(&self, loaded: &Loaded<V>) -> Duration {
+        let usual = match loaded.value {
+            Some(_) => self.settings.ttl,
+            None => self.settings.negative_ttl,
+        };
+        let ttl = loaded.ttl.unwrap_or(usual);
+        jittered(ttl, self.settings.jitter, fastrand::f64())
+    }
+
+    /// Drops what this process holds under a key, and what it is about to.
+    pub(super) fn void<Q>(&self, key: &Q, id: u64)
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq,
+    {
+        self.coherence.changed(id);
+        if let Some(local) = &self.local {
+            local.remove(key);
+        }
+    }
+
+    #[cold]
+    pub(super) fn reject(&self, reason: Reason) -> Rejected {
+        Scope::new(Pattern::Cache, &self.name).reject(reason, None)
+    }
+
+    pub(super) fn snapshot(&self) -> CacheSnapshot {
+        let hot = self.hot_keys.top(HOT_KEYS).into_iter();
+        let remote = self.remote.as_ref();
+        CacheSnapshot {
+            name: self.name.to_string(),
+            entries: self.local.as_ref().map_or(0, Local::len),
+            weight: self.local.as_ref().map_or(0, Local::weight),
+            loading: self.loads.snapshot().in_flight,
+            pending_invalidations: remote.map_or(0, |remote| remote.pending.len()),
+            available: remote.is_none_or(|remote| remote.client.is_available()),
+            coherent: self.coherence.is_told(),
+            hot_keys: hot
+                .map(|(key, requests)| HotKey {
+                    key: key.to_string(),
+                    requests,
+                })
+                .collect(),
+            totals: CacheTotals {
+                hits_local: self.hits.sum(),
+                unusable: remote.map_or(0, |remote| remote.unusable.load(Relaxed)),
+                store_errors: remote.map_or(0, |remote| remote.client.errors()),
+                evictions: self.local.as_ref().map_or(0, Local::evictions),
+                ..self.totals.snapshot()
+            },
+        }
+    }
+
+    /// Enters the name in the store's list about once an hour, while the cache is in use.
+    pub(super) fn announce(self: &Arc<Self>) {
+        let Some(remote) = &self.remote else {
+            return;
+        };
+        if remote.is_announcement_due(self.clock.now()) {
+            let remote = Arc::clone(remote);
+            self.spawn(async move {
+                if let Some(step) = remote.client.store().announce(remote.name()) {
+                    // A failure is repaired within the hour.
+                    let _ = tokio::time::timeout(remote.client.budget(), step).await;
+                }
+            });
+        }
+    }
+}
+
+/// Hot keys in a snapshot.
+const HOT_KEYS: usize = 10;
+
+impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
+    /// Runs `task` in the background, where a shutdown waits for it; drops it outside of a runtime.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = Handle::try_current() {
+            self.tasks.spawn(&runtime, task);
+        }
+    }
+}
+
+/// What goes on in the background, by key.
+#[derive(Debug, Default)]
+pub(super) struct Background {
+    by_id: Mutex<HashMap<u64, InBackground>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct InBackground {
+    refreshing: bool,
+    /// Until when the key is not loaded again in the background, since a load failed.
+    paused: Option<Moment>,
+    /// Until when what is loaded is not cached, since the key was invalidated.
+    tombstone: Option<Moment>,
+}
+
+impl InBackground {
+    fn is_needed(&self, now: Moment) -> bool {
+        let is_on = |until: Option<Moment>| until.is_some_and(|until| now < until);
+        self.refreshing || is_on(self.paused) || is_on(self.tombstone)
+    }
+}
+
+impl Background {
+    /// Begins to refresh a key, unless that is in progress, or a load failed just now.
+    pub(super) fn begin_refresh(&self, id: u64, now: Moment) -> bool {
+        let mut by_id = self.lock();
+        let it = by_id.entry(id).or_default();
+        let may = !it.refreshing && it.paused.is_none_or(|until| now >= until);
+        it.refreshing |= may;
+        may
+    }
+
+    pub(super) fn end_refresh(&self, id: u64, now: Moment) {
+        let mut by_id = self.lock();
+        if let Some(it) = by_id.get_mut(&id) {
+            it.refreshing = false;
+            if !it.is_needed(now) {
+                by_id.remove(&id);
+            }
+        }
+    }
+
+    /// Notes that a load failed, or that one succeeded (`None`).
+    pub(super) fn pause(&self, id: u64, until: Option<Moment>, now: Moment) {
+        if until.is_some() || self.lock().contains_key(&id) {
+            self.change(id, now, |it| it.paused = until);
+        }
+    }
+
+    pub(super) fn is_paused(&self, id: u64, now: Moment) -> bool {
+        let paused = self.lock().get(&id).and_then(|it| it.paused);
+        paused.is_some_and(|until| now < until)
+    }
+
+    /// Notes that a key was invalidated.
+    pub(super) fn tombstone(&self, id: u64, time: Duration, now: Moment) {
+        if !time.is_zero() {
+            self.change(id, now, |it| it.tombstone = Some(now + time));
+        }
+    }
+
+    pub(super) fn has_tombstone(&self, id: u64, now: Moment) -> bool {
+        let tombstone = self.lock().get(&id).and_then(|it| it.tombstone);
+        tombstone.is_some_and(|until| now < until)
+    }
+
+    fn change(&self, id: u64, now: Moment, change: impl FnOnce(&mut InBackground)) {
+        let mut by_id = self.lock();
+        if by_id.len() >= MOST {
+            by_id.retain(|_, it| it.is_needed(now));
+        }
+        change(by_id.entry(id).or_default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, InBackground>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Above this, those that are over are removed first.
+const MOST: usize = 10_000;
+
+impl<K: CacheKey, V: Send + Sync + 'static> fmt::Debug for Shared<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("name", &self.name)
+            .field("settings", &self.settings)
+            .field("store", &self.remote.as_ref().map(|it| &it.client))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K, V> Source for Shared<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    fn pattern(&self) -> Pattern {
+        Pattern::Cache
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, out: &mut dyn FnMut(Reading)) {
+        self.totals.read(out);
+        let remote = self.remote.as_ref();
+        let local = self.local.as_ref();
+        let mut row = |metric, attribute, value| {
+            out(Reading {
+                metric,
+                attribute,
+                value,
+            });
+        };
+        row(&telemetry::CACHE_REQUESTS, "hit_local", self.hits.sum());
+        let errors = remote.map_or(0, |it| it.client.errors());
+        row(&telemetry::CACHE_STORE_ERRORS, "", errors);
+        let unusable = remote.map_or(0, |it| it.unusable.load(Relaxed));
+        row(&telemetry::CACHE_UNUSABLE, "", unusable);
+        row(
+            &telemetry::CACHE_EVICTIONS,
+            "",
+            local.map_or(0, Local::evictions),
+        );
+        row(
+            &telemetry::CACHE_ENTRIES,
+            "",
+            local.map_or(0, Local::len) as u64,
+        );
+        row(
+            &telemetry::CACHE_COHERENT,
+            "",
+            u64::from(self.coherence.is_told()),
+        );
+        let is_degraded = remote.is_some_and(|it| !it.client.is_available());
+        row(
+            &telemetry::FLEET_DEGRADED,
+            Pattern::Cache.as_str(),
+            u64::from(is_degraded),
+        );
+    }
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> Drop for Shared<K, V> {
+    fn drop(&mut self) {
+        telemetry::retire(self);
+    }
+}
