@@ -66,6 +66,30 @@ async fn where_tracking_is_refused_nothing_is_kept_and_calls_go_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_there_is_no_connection_for_changes_everything_goes_over_the_ordinary_one() {
+    let server = RedisServer::start();
+    let ordinary = connection(&server.url(), Duration::from_secs(2));
+    ordinary.ready(SOON).await.expect("connects");
+    let most = async |clients: &str| {
+        let set = ["CONFIG", "SET", "maxclients", clients];
+        ordinary.raw(&set).await.expect("an answer");
+    };
+    most("1").await;
+    let process = Process::over(Arc::clone(&ordinary));
+    let at = key("one");
+    for _ in 0..3 {
+        assert_eq!(process.read(&at).await, Ok(None));
+        assert_eq!(process.kept(&at), None);
+    }
+    assert!(Arc::ptr_eq(&process.tracking.reads(&ordinary), &ordinary));
+    most("100").await;
+    process.is_told().await;
+    process.keeps(&at, None).await;
+    ordinary.raw(&["SET", &at, "1"]).await.expect("an answer");
+    process.forgets("a change", &at).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_subscribing_is_refused_changes_are_told_and_an_event_says_what_is_not_bounded() {
     let words = "does not bound";
     let before = told_of(words);

@@ -47,14 +47,10 @@ impl Process {
     }
 
     fn with_budget(url: &str, budget: Duration) -> Self {
-        let settings = Settings {
-            budget,
-            keepalive: Duration::from_millis(200),
-            master_lease: Duration::from_secs(1),
-            dialer: Dialer::new(Duration::from_secs(2)),
-        };
-        let endpoint = Endpoint::parse(url).expect("a good URL");
-        let connection = Arc::new(Connection::start(endpoint, settings, Handle::current()));
+        Self::over(connection(url, budget))
+    }
+
+    fn over(connection: Arc<Connection>) -> Self {
         let tracking = Arc::<Tracking>::default();
         let local = Arc::<Local>::default();
         let joined = observe(&tracking, &connection, &local);
@@ -115,6 +111,17 @@ impl Process {
         let gone = async || self.kept(key).is_none();
         eventually(what, SOON, gone).await;
     }
+}
+
+fn connection(url: &str, budget: Duration) -> Arc<Connection> {
+    let settings = Settings {
+        budget,
+        keepalive: Duration::from_millis(200),
+        master_lease: Duration::from_secs(1),
+        dialer: Dialer::new(Duration::from_secs(2)),
+    };
+    let endpoint = Endpoint::parse(url).expect("a good URL");
+    Arc::new(Connection::start(endpoint, settings, Handle::current()))
 }
 
 fn observe(
