@@ -89,7 +89,7 @@ impl Both {
     async fn run(&self, script: &Script, args: &[&[u8]]) -> Value {
         let now = self.now.to_string();
         let args: Vec<&[u8]> = args.iter().copied().chain([now.as_bytes()]).collect();
-        let answer = script.run(self.store.connection(), &[KEY], &args).await;
+        let answer = script.run(&self.store.connection(), &[KEY], &args).await;
         answer.expect("an answer")
     }
 

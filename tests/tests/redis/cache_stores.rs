@@ -40,6 +40,7 @@ async fn connect(url: &str) -> Redis {
 async fn conforms(url: &str, flush: &(dyn Fn() + Sync)) {
     let store: Arc<dyn CacheStore> = Arc::new(connect(url).await.cache());
     conformance::cache::all(&store, flush).await;
+    conformance::cache::observing(&store, flush).await;
 }
 
 fn flush(server: &RedisServer) {
