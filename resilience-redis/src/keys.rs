@@ -39,9 +39,10 @@ pub(crate) fn bounded_part(whole: &str) -> String {
 }
 
 /// A hash of a key that every version computes: FNV-1a.
-pub(crate) fn hash(key: &str) -> u64 {
-    key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+pub(crate) fn hash(key: impl AsRef<[u8]>) -> u64 {
+    let bytes = key.as_ref().iter();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 

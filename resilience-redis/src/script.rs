@@ -182,13 +182,14 @@ mod tests {
                         format!("*2\r\n{}{answer}", bulk(&words[words.len() - 1]))
                     }
                     "WAIT" => ":1\r\n".to_owned(),
+                    "GET" => bulk(&format!("value of {}", words[1])),
                     "TIME" => format!("*2\r\n{}{}", bulk("1700000000"), bulk("0")),
                     "PING" => bulk(&words[1]),
                     "HELLO" => "%1\r\n$5\r\nproto\r\n:3\r\n".to_owned(),
                     "INFO" => bulk("maxmemory:0"),
                     _ => "+OK\r\n".to_owned(),
                 };
-                if matches!(words[0].as_str(), "EVAL" | "EVALSHA" | "PING") {
+                if matches!(words[0].as_str(), "EVAL" | "EVALSHA" | "GET" | "PING") {
                     let surplus = std::mem::take(&mut *self.surplus.lock().unwrap());
                     writer.write_all(surplus.concat().as_bytes()).await?;
                 }
@@ -281,6 +282,70 @@ mod tests {
                 Ok("after")
             );
         }
+    }
+
+    /// Reads `key`, whose value proves itself.
+    async fn read_value(connection: &Connection, key: &str) -> Result<String, CommandError> {
+        let mut get = redis::cmd("GET");
+        get.arg(key);
+        let own = format!("value of {key}");
+        let is_its = |it: &Value| matches!(it, Value::BulkString(it) if *it == own.as_bytes());
+        let answer = connection.read(key, &get, is_its).await;
+        answer.map(|answer| redis::from_redis_value(answer).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn reads_that_slide_are_never_taken_for_those_of_another_key() {
+        let (server, connection) = Echoes::start().await;
+        for surplus in [
+            OTHERS,
+            "+OK\r\n",
+            "$7\r\nforeign\r\n",
+            "$14\r\nvalue of key 0\r\n",
+        ] {
+            let before = server.connections.load(SeqCst);
+            server.lose_count(surplus);
+            let mut callers = JoinSet::new();
+            for caller in 1..64 {
+                let connection = Arc::clone(&connection);
+                callers.spawn(async move {
+                    let key = format!("key {caller}");
+                    let answer = read_value(&connection, &key).await;
+                    match &answer {
+                        Ok(answer) => assert_eq!(*answer, format!("value of {key}")),
+                        Err(error) => assert!(
+                            error.is_ambiguous() || *error == CommandError::Down,
+                            "{error}"
+                        ),
+                    }
+                    answer.is_err_and(|error| error.is_ambiguous())
+                });
+            }
+            let in_doubt = callers.join_all().await;
+            assert!(in_doubt.contains(&true), "{surplus:?} is noticed");
+            let remade = async {
+                while server.connections.load(SeqCst) == before || connection.ping().await.is_err()
+                {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            let remade = tokio::time::timeout(SOON, remade).await;
+            remade.expect("it is remade");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_value_that_does_not_prove_itself_is_returned_in_its_place() {
+        let (server, connection) = Echoes::start().await;
+        let mut get = redis::cmd("GET");
+        get.arg("key");
+        let before = server.connections.load(SeqCst);
+        for _ in 0..3 {
+            let answer = connection.read("key", &get, |_| false).await;
+            let own = Value::BulkString(b"value of key".to_vec());
+            assert_eq!(answer, Ok(own));
+        }
+        assert_eq!(server.connections.load(SeqCst), before, "not remade");
     }
 
     #[tokio::test]

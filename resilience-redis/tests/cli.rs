@@ -9,6 +9,7 @@ use resilience_core::{
     Verdict,
     breaker::{CircuitBreaker, State},
     bulkhead::fleet::FleetBulkhead,
+    cache::CacheStore,
     completion::Guard,
     fleet::FleetOptions,
     idempotency::Idempotency,
@@ -258,7 +259,8 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
     };
     let (bulkhead, limit, idempotency) =
         (all(&["bulkhead"]), all(&["limit"]), all(&["idempotency"]));
-    for one in [&bulkhead, &limit, &idempotency] {
+    let cache = all(&["cache"]);
+    for one in [&bulkhead, &limit, &idempotency, &cache] {
         assert_eq!(one.json(&["list"]), serde_json::json!([]));
         assert!(one.text(&["list"]).contains("within the last day"));
     }
@@ -273,13 +275,19 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
     let _api = api.build().expect("good settings");
     let orders = Idempotency::builder("orders").store(redis.idempotency());
     let _orders = orders.build().expect("good settings");
+    let products = redis.cache();
+    let entered = products.announce("products").expect("a list");
+    entered.await.expect("an answer");
     let _permit = reports.acquire(3).await.expect("there is room");
     eventually(
         "all are listed, though none but one was called",
         SOON,
         || async {
             let named = |one: &Operator, name| one.json(&["list"])[0]["name"] == name;
-            named(&bulkhead, "reports") && named(&limit, "api") && named(&idempotency, "orders")
+            named(&bulkhead, "reports")
+                && named(&limit, "api")
+                && named(&idempotency, "orders")
+                && named(&cache, "products")
         },
     )
     .await;
@@ -290,6 +298,7 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
         (&bulkhead, "reports"),
         (&limit, "api"),
         (&idempotency, "orders"),
+        (&cache, "products"),
     ] {
         let table = one.text(&["list"]);
         assert!(table.contains(name), "{table}");
@@ -338,7 +347,7 @@ fn help_lists_the_nouns_and_hides_the_old_spellings() {
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     let top = help(&[]);
-    for noun in ["breaker", "bulkhead", "limit", "idempotency"] {
+    for noun in ["breaker", "bulkhead", "limit", "idempotency", "cache"] {
         assert!(top.contains(&format!("\n  {noun} ")), "{top}");
     }
     let verbs = ["list", "log", "watch", "force-open", "reset"];

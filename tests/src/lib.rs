@@ -7,6 +7,7 @@ pub mod fake_redis;
 pub mod fault_server;
 pub mod lasting;
 pub mod limit_script;
+pub mod local_values;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process_control;

@@ -48,6 +48,14 @@ impl RedisCluster {
         let options = ["--cluster-replicas", "1", "--cluster-yes"].map(str::to_owned);
         cli(create.into_iter().chain(addresses).chain(options));
         cluster.is_whole();
+        cluster.wait_until("every node lists all nodes", |cluster| {
+            // A replica is listed once it is known to have received something.
+            cluster.nodes.iter().all(|node| {
+                let slots = node.try_command("CLUSTER SLOTS").unwrap_or_default();
+                let hosts = slots.lines().filter(|line| *line == "127.0.0.1");
+                hosts.count() == cluster.nodes.len()
+            })
+        });
         cluster
     }
 

@@ -25,6 +25,11 @@
 //! without a record proves nothing, and is a miss, which the script that grants leases checks. Of two answers to GETs of the same
 //! key, each may be taken for the other's.
 //!
+//! # Values in memory
+//! A process that keeps values in memory hears of every change: over a connection of its own, which tracks what is read over
+//! it, or in a Cluster over one connection to each node. [`operations`] has the settings of Redis that matter, what they
+//! cost, and how long a value may be old when connections fail.
+//!
 //! # Foreign values
 //! A value of another type, in another format, or copied from another key counts as a miss, is reported by one event per
 //! process, and is replaced by the next step that stores something.
@@ -59,15 +64,18 @@
 //! # Ok(()) }
 //! ```
 
+#[doc = include_str!("operations.md")]
+pub mod operations {}
 mod steps;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::{
+    any::Any,
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -78,7 +86,7 @@ use resilience_core::{
     cache::{
         CacheStore,
         record::{Entry, Fill, Generation, Lease, Leased, Stored, Token},
-        store::{StoreError, StoreFuture, Subject, validate},
+        store::{Observer, StoreError, StoreFuture, Subject, validate},
     },
     fleet::StoreHandle,
 };
@@ -134,8 +142,8 @@ impl RedisCache {
         self.context.names(PATTERN).await
     }
 
-    fn connection(&self) -> &Connection {
-        &self.context.connection
+    fn connection(&self) -> Arc<Connection> {
+        self.context.cache_connection()
     }
 
     /// The key of a tag.
@@ -153,18 +161,14 @@ impl RedisCache {
         Ok(Key { key, hash })
     }
 
-    /// The estimated time of the server, in milliseconds.
-    fn now(&self) -> u64 {
-        self.connection().clock().now() / 1000
-    }
-
     async fn get_one(&self, name: &str, key: &str) -> Result<Option<Entry>, StoreError> {
         let Key { key, hash } = self.checked(name, key)?;
         let mut get = Cmd::with_capacity(2, key.len() + 3);
         get.arg("GET").arg(&key);
         let is_its = |answer: &Value| wire::is_of(answer, hash);
-        match self.connection().read(&key, &get, is_its).await {
-            Ok(answer) => self.value(name, answer, hash, self.now()),
+        let connection = self.connection();
+        match connection.read(&key, &get, is_its).await {
+            Ok(answer) => self.value(name, answer, hash, now(&connection)),
             Err(CommandError::Refused(error)) if error.contains("WRONGTYPE") => {
                 self.report(name);
                 Ok(None)
@@ -191,10 +195,11 @@ impl RedisCache {
             _ => false,
         };
         let first = &keys[0].key;
-        let answer = self.connection().read(first, &get, is_its).await;
+        let connection = self.connection();
+        let answer = connection.read(first, &get, is_its).await;
         match answer.map_err(|error| self.context.of_key(error))? {
             Value::Array(items) if items.len() == keys.len() => {
-                let now = self.now();
+                let now = now(&connection);
                 let pairs = items.into_iter().zip(&keys);
                 pairs
                     .map(|(item, key)| self.value(name, item, key.hash, now))
@@ -242,10 +247,15 @@ impl RedisCache {
         args: &[&[u8]],
         read: impl FnOnce(Value) -> Option<T>,
     ) -> Result<T, StoreError> {
-        let answer = script.run(self.connection(), &[key], args).await;
+        let answer = script.run(&self.connection(), &[key], args).await;
         let answer = answer.map_err(|error| self.context.of_key(error))?;
         read(answer).ok_or_else(|| wire::unexpected("no answer of the script"))
     }
+}
+
+/// The estimated time of the server, in milliseconds.
+fn now(connection: &Connection) -> u64 {
+    connection.clock().now() / 1000
 }
 
 impl fmt::Debug for RedisCache {
@@ -403,7 +413,7 @@ impl CacheStore for RedisCache {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             let keep = keep_ms.to_string();
             let args = [keep.as_bytes()];
-            let answer = GENERATIONS.run(self.connection(), &keys, &args).await;
+            let answer = GENERATIONS.run(&self.connection(), &keys, &args).await;
             let answer = answer.map_err(|error| self.context.of_key(error))?;
             wire::generations(&answer, tags.len())
                 .ok_or_else(|| wire::unexpected("not one generation per tag"))
@@ -427,6 +437,12 @@ impl CacheStore for RedisCache {
         })
     }
 
+    /// With the first observer of a [`Redis`](crate::Redis), connections begin over which it tells of changes, and end with
+    /// the last one.
+    fn observe(&self, observer: Weak<dyn Observer>) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.context.observe(observer))
+    }
+
     fn id(&self, name: &str, subject: Subject<'_>) -> u64 {
         keys::hash(&match subject {
             Subject::Key(key) => self.key(name, key),
@@ -442,7 +458,7 @@ impl CacheStore for RedisCache {
     }
 
     fn is_sharded(&self) -> bool {
-        self.connection().is_cluster()
+        self.context.connection.is_cluster()
     }
 
     fn handle(&self) -> Option<&StoreHandle> {

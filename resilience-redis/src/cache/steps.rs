@@ -12,19 +12,19 @@ macro_rules! script {
     };
 }
 
-script!(LEASE, "head.lua", "time.lua", "expire.lua", "lease.lua");
+script!(LEASE, "header.lua", "time.lua", "expire.lua", "lease.lua");
 script!(
     FILL,
-    "head.lua",
+    "header.lua",
     "fill_check.lua",
     "time.lua",
     "store.lua",
     "fill.lua"
 );
-script!(RELEASE, "head.lua", "release.lua");
+script!(RELEASE, "header.lua", "release.lua");
 script!(
     PUT,
-    "head.lua",
+    "header.lua",
     "time.lua",
     "expire.lua",
     "store.lua",
@@ -32,7 +32,7 @@ script!(
 );
 script!(
     INVALIDATE,
-    "head.lua",
+    "header.lua",
     "time.lua",
     "expire.lua",
     "leave.lua",
@@ -40,7 +40,7 @@ script!(
 );
 script!(
     BEGIN_WRITE,
-    "head.lua",
+    "header.lua",
     "time.lua",
     "expire.lua",
     "leave.lua",
@@ -48,7 +48,7 @@ script!(
 );
 script!(
     END_WRITE,
-    "head.lua",
+    "header.lua",
     "time.lua",
     "store.lua",
     "end_write_check.lua",

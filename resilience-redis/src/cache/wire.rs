@@ -1,4 +1,4 @@
-//! Records as Redis has them, and the replies of the scripts. See `head.lua` for the form of a record.
+//! Records as Redis has them, and the replies of the scripts. See `header.lua` for the form of a record.
 
 use std::sync::{Arc, LazyLock};
 
@@ -222,4 +222,134 @@ pub(super) fn generations(answer: &Value, tags: usize) -> Option<Vec<Generation>
 /// An answer that no script gives. Leaves values out: they may be confidential.
 pub(super) fn unexpected(what: &str) -> StoreError {
     crate::CommandError::Unexpected(what.to_owned()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: u64 = 0x0102_0304_0506_0708;
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn fill() -> Fill {
+        let tag = |tag: &str, generation| TagGeneration {
+            tag: tag.into(),
+            generation,
+        };
+        Fill {
+            body: Some(Bytes::from_static(b"body")),
+            fresh_ms: 100,
+            keep_ms: 200,
+            load_ms: 7,
+            tags: [tag("", 1), tag("fruit", u64::MAX)].into(),
+        }
+    }
+
+    fn stored_at(ms: u64) -> Vec<u8> {
+        let mut record = value(HASH, Token::new(9).unwrap(), &fill());
+        record[20..26].copy_from_slice(&six(ms));
+        record
+    }
+
+    fn age(stored: u64, now: u64) -> Option<u64> {
+        match content(Value::BulkString(stored_at(stored)), HASH, now) {
+            Some(Content::Entry(entry)) => Some(entry.age_ms),
+            Some(Content::Nothing) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_value_is_read_as_it_was_written() {
+        let answer = Value::BulkString(stored_at(NOW));
+        assert!(is_of(&answer, HASH) && !is_of(&answer, HASH + 1));
+        let Some(Content::Entry(entry)) = content(answer, HASH, NOW + 5) else {
+            panic!("it is kept");
+        };
+        let fill = fill();
+        assert_eq!((entry.version.get(), entry.age_ms), (9, 5));
+        assert_eq!(
+            (
+                entry.body,
+                entry.tags,
+                entry.fresh_ms,
+                entry.keep_ms,
+                entry.load_ms
+            ),
+            (fill.body, fill.tags, 100, 200, 7)
+        );
+    }
+
+    #[test]
+    fn an_age_is_that_of_the_record() {
+        assert_eq!(age(NOW, NOW + 199), Some(199));
+        assert_eq!(age(NOW, NOW + 200), None, "over");
+        assert_eq!(age(NOW, NOW - SLACK_MS), Some(0));
+        assert_eq!(age(NOW, NOW - SLACK_MS - 1), Some(100), "set back: stale");
+    }
+
+    #[test]
+    fn what_is_cut_off_or_unknown_is_foreign_and_never_a_panic() {
+        let whole = stored_at(NOW);
+        let body = whole.len() - 4;
+        for length in 0..whole.len() {
+            let cut = Value::BulkString(whole[..length].to_vec());
+            let got = content(cut.clone(), HASH, NOW);
+            if length < body {
+                assert_eq!(got, Some(Content::Foreign), "{length}");
+            }
+            assert_eq!(is_of(&cut, HASH), length >= HEAD);
+        }
+        for (at, byte) in [
+            (0, 249),
+            (0, 251),
+            (1, 63),
+            (1, 255),
+            (2, 6),
+            (3, 255),
+            (4, 0),
+        ] {
+            let mut changed = whole.clone();
+            changed[at] = byte;
+            let got = content(Value::BulkString(changed), HASH, NOW);
+            assert_eq!(got, Some(Content::Foreign), "{at}: {byte}");
+        }
+        let mut no_version = whole.clone();
+        no_version[12..20].fill(0);
+        let got = content(Value::BulkString(no_version), HASH, NOW);
+        assert_eq!(got, Some(Content::Foreign));
+        for kind in [0, 3, 4, 5] {
+            let head = head(HASH, kind, None, 7).to_vec();
+            let got = content(Value::BulkString(head), HASH, NOW);
+            assert_eq!(got, Some(Content::Nothing), "{kind}");
+        }
+        for other in [Value::Int(1), Value::Okay, Value::Array(vec![])] {
+            assert_eq!(content(other.clone(), HASH, NOW), None);
+            assert!(!is_of(&other, HASH));
+        }
+        assert!(is_of(&Value::Nil, HASH));
+    }
+
+    #[test]
+    fn an_answer_that_no_script_gives_is_none() {
+        let head = |how: u8| {
+            let left = [&[how][..], &six(5), &1e12_f64.to_le_bytes()].concat();
+            Value::BulkString(left)
+        };
+        assert!(leased(head(0), HASH).is_some());
+        assert_eq!(leased(head(1), HASH), None, "fresh, and nothing");
+        assert_eq!(leased(head(4), HASH), None);
+        for other in [Value::Nil, Value::Int(0), Value::Array(vec![head(0)])] {
+            assert_eq!(leased(other.clone(), HASH), None);
+            assert_eq!(generations(&other, 1), None);
+        }
+        assert_eq!(stored(&Value::Int(2)), None);
+        let pair = Value::Array(vec![Value::Int(7), Value::Int(-1)]);
+        let known = Generation {
+            number: 7,
+            invalidated_ms: None,
+        };
+        assert_eq!(generations(&pair, 1), Some(vec![known]));
+        assert_eq!(generations(&pair, 2), None);
+    }
 }

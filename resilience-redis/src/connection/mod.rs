@@ -6,6 +6,7 @@
 //!
 //! - connects, with capped and jittered backoff, as long as the handle lives; a connection counts once the server has
 //!   answered a TIME within the budget;
+//! - prepares a connection for its [`Session`], if it has one, before any other command is sent over it;
 //! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and after some time without commands, and
 //!   drops the connection if that is not answered either;
 //! - connects again before the login ends, with the old connection in use meanwhile;
@@ -17,7 +18,8 @@
 //! An answer is believed once it has named its command (see [`Nonce`]), or is a record that names its key (see
 //! [`Connection::read`]). Subscriptions use a connection of their own (see
 //! [`pubsub`]): a client that loses count of the confirmations of subscriptions takes every later answer for that of another
-//! command.
+//! command. A session subscribes once, while a connection is prepared; the right answer to a PING then shows that the client
+//! has not.
 
 mod advice;
 mod budget;

@@ -8,7 +8,7 @@ use crate::transport::Transport;
 /// The use of a connection that depends on state of the server that goes with it, such as the list of keys that were read.
 /// Called on the connection's own tasks and on those of callers: must be quick, except for [`prepare`](Self::prepare).
 pub(crate) trait Session: Send + Sync {
-    /// Prepares a new connection, within the budget, before a command of any caller is sent over it. With an error it is not
+    /// Prepares a new connection, within a few budgets, before a command of any caller is sent over it. With an error it is not
     /// used, and another one is made.
     fn prepare<'a>(&'a self, transport: &'a mut Transport) -> BoxFuture<'a, Result<(), String>>;
 

@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Maximum number of PINGs without an answer, one after the other, after which a connection that is given more time is lost.
 pub(crate) const PINGS: u32 = 3;
 
+/// Number of budgets for the preparation of a connection: its commands are sent one after the other.
+const PREPARATION: u32 = 3;
+
 /// Minimum time between two questions for the masters of a Cluster.
 const TOPOLOGY_AGAIN: Duration = Duration::from_millis(250);
 
@@ -193,7 +196,7 @@ impl Shared {
         }
     }
 
-    /// Prepares a connection for its session. Its answers must be in step afterwards.
+    /// Prepares a connection for its session. Its answers must be those to its commands afterwards.
     async fn prepare(&self, transport: &mut Transport) -> Result<(), String> {
         let Some(session) = &self.session else {
             return Ok(());
@@ -204,11 +207,11 @@ impl Shared {
             let echo = transport.ping(nonce.as_bytes()).await;
             echo.map_err(|error| error.to_string())
         };
-        match timeout(self.budget.limit(), prepared).await {
+        match timeout(self.budget.limit() * PREPARATION, prepared).await {
             Ok(Ok(echo)) if nonce.is_echoed(&echo) => Ok(()),
             Ok(Ok(_)) => Err("an answer belongs to another command".into()),
             Ok(Err(why)) => Err(why),
-            Err(_) => Err("no answer within the budget while the connection is prepared".into()),
+            Err(_) => Err("no answer in time while the connection is prepared".into()),
         }
     }
 

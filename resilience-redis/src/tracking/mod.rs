@@ -1,6 +1,18 @@
-//! Changes of cached values, as Redis pushes them: what [`CacheStore::observe`] rests on.
+//! Changes of cached values, as Redis tells them: what [`CacheStore::observe`] rests on.
+//!
+//! One server: the cache reads over a connection of its own that tracks what is read over it ([`session`]). An answer and a
+//! message about its change may reach the caller in either order; an observer therefore compares what was true before the
+//! question. What is told in order is the state of the connection: a connection tracks before it is published; its loss is
+//! told before callers can use another one.
+//!
+//! Cluster: the client's connections come and go without a word, so that tracking on them is not possible. Beside them there
+//! is one connection to each node, over which the node tells of every change of a key of a cache ([`cluster`]). An answer and
+//! a message come over different connections then, which makes no difference: see above.
 //!
 //! [`CacheStore::observe`]: resilience_core::cache::store::CacheStore::observe
+//!
+//! # References
+//! [Client-side caching](https://redis.io/docs/latest/develop/reference/client-side-caching/) in the documentation of Redis.
 
 #[cfg(feature = "cluster")]
 mod cluster;
@@ -21,7 +33,6 @@ use resilience_core::cache::store::Observer;
 #[cfg(feature = "cluster")]
 use tokio_util::sync::DropGuard;
 
-pub(crate) use self::observers::id;
 use self::{
     coverage::Coverage,
     observers::Observers,

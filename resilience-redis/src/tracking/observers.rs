@@ -1,19 +1,12 @@
 //! The observers of the stores of cached values, and what they are told.
 
-use std::{
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use resilience_core::cache::store::Observer;
 
 use super::coverage::Coverage;
-
-/// The number of a key: see [`CacheStore::id`](resilience_core::cache::store::CacheStore::id).
-pub(crate) fn id(key: &[u8]) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::new().hash_one(key)
-}
+use crate::keys;
 
 /// The observers of one [`Redis`](crate::Redis).
 #[derive(Default)]
@@ -69,7 +62,7 @@ impl Observers {
     }
 
     pub(super) fn changed(&self, key: &[u8]) {
-        let id = id(key);
+        let id = keys::hash(key);
         self.tell(|observer| observer.changed(id));
     }
 

@@ -13,6 +13,7 @@
 #![allow(clippy::disallowed_types)]
 
 mod bare;
+mod cached;
 mod clock;
 mod commands;
 mod fleet;
@@ -84,6 +85,9 @@ async fn main() {
 }
 
 async fn figures(part: &str) {
+    if "cached".contains(part) {
+        cached::run().await;
+    }
     if "clock".contains(part) {
         clock::run().await;
     }

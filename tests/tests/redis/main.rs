@@ -9,6 +9,7 @@ mod bulkhead_faults;
 mod bulkhead_scripts;
 mod bulkhead_stores;
 mod cache_stores;
+mod cache_tracking;
 mod clock_steps;
 mod cluster_answers;
 mod cluster_shards;

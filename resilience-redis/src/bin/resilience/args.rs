@@ -77,6 +77,9 @@ pub(crate) enum Noun {
     /// List handles of idempotency keys
     #[command(subcommand, arg_required_else_help = true)]
     Idempotency(List),
+    /// List caches that a fleet shares
+    #[command(subcommand, arg_required_else_help = true)]
+    Cache(List),
     /// The spelling without a noun, accepted until 1.0; hidden by [`parse`].
     #[command(flatten)]
     Bare(Breaker),

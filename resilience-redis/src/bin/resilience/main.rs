@@ -92,6 +92,10 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let names = redis.idempotency().names().await;
             list::names("idempotency", &names?, global.json)
         }
+        Noun::Cache(List::List) => {
+            let names = redis.cache().names().await;
+            list::names("cache", &names?, global.json)
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Servers that refuse to track, stop, and fail over; processes that stop reading.
 
 use std::sync::{
-    Condvar,
+    Condvar, Mutex,
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
+use resilience_core::cache::store::Observer;
 use resilience_tests::{redis::RedisServer, redis_scene::events, redis_sentinel::RedisSentinels};
 use tokio::{task::spawn_blocking, time::Instant};
 
@@ -52,7 +53,7 @@ async fn where_tracking_is_refused_nothing_is_kept_and_calls_go_through() {
     assert!(process.raw(&["SET", &at, "1"]).await.is_ok());
     for _ in 0..3 {
         assert_eq!(process.read(&at).await, Ok(Some("1".into())));
-        assert_eq!(process.local.get(&at), None);
+        assert_eq!(process.kept(&at), None);
     }
     assert_eq!(told_of(words) - before, 1);
     // Allowed again: the next connection tracks.
@@ -62,6 +63,30 @@ async fn where_tracking_is_refused_nothing_is_kept_and_calls_go_through() {
     process.is_told().await;
     process.keeps(&at, Some("1")).await;
     assert_eq!(told_of(words) - before, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_there_is_no_connection_for_changes_everything_goes_over_the_ordinary_one() {
+    let server = RedisServer::start();
+    let ordinary = connection(&server.url(), Duration::from_secs(2));
+    ordinary.ready(SOON).await.expect("connects");
+    let most = async |clients: &str| {
+        let set = ["CONFIG", "SET", "maxclients", clients];
+        ordinary.raw(&set).await.expect("an answer");
+    };
+    most("1").await;
+    let process = Process::over(Arc::clone(&ordinary));
+    let at = key("one");
+    for _ in 0..3 {
+        assert_eq!(process.read(&at).await, Ok(None));
+        assert_eq!(process.kept(&at), None);
+    }
+    assert!(Arc::ptr_eq(&process.tracking.reads(&ordinary), &ordinary));
+    most("100").await;
+    process.is_told().await;
+    process.keeps(&at, None).await;
+    ordinary.raw(&["SET", &at, "1"]).await.expect("an answer");
+    process.forgets("a change", &at).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,7 +198,7 @@ async fn after_a_failover_the_successor_tells_of_changes() {
     .await;
     eventually("the new value is kept", SOON, async || {
         let _ = process.read(&at).await;
-        process.local.get(&at) == Some(Some("2".into()))
+        process.kept(&at) == Some(Some("2".into()))
     })
     .await;
     let state = process.local.state().clone();

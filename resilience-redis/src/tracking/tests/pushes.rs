@@ -104,7 +104,7 @@ async fn an_eviction_is_told() {
         eventually("evicted keys are forgotten", SOON, async || {
             let kept = keys
                 .iter()
-                .filter(|at| process.local.get(at).flatten().is_some());
+                .filter(|at| process.kept(at).flatten().is_some());
             kept.filter(|at| server.command(&format!("EXISTS {at}")) == "0")
                 .count()
                 == 0

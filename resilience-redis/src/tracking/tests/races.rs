@@ -52,7 +52,7 @@ pub(super) async fn stale_after_races(process: &Arc<Process>, writer: &Arc<Conne
                 let at = key(format_args!("race-{number}"));
                 let last = race(&writer, &process, &at).await;
                 let is_right = async || {
-                    let kept = process.local.get(&at);
+                    let kept = process.kept(&at);
                     kept.is_none_or(|kept| kept.as_ref() == Some(&last))
                 };
                 if tokio::time::timeout(Duration::from_secs(2), async {
