@@ -56,6 +56,8 @@ patterns! {
     RateLimit = "rate_limit", "rate limit";
     /// [`crate::idempotency`]
     Idempotency = "idempotency", "idempotency key";
+    /// [`crate::coalesce`]
+    Coalesce = "coalesce", "coalescing";
 }
 
 impl Pattern {
