@@ -108,9 +108,9 @@ async fn callers_that_wait_hold_nothing_of_the_inner_service() {
         assert_eq!(timeout(MILLIS, &mut *call).await, Ok(Ok(1)));
     }
     assert_eq!(timeout(MILLIS, &mut *other).await, Ok(Ok(2)));
-    assert_eq!(timeout(MILLIS, &mut *without).await, Ok(Ok(4)));
+    assert_eq!(timeout(MILLIS, &mut *without).await, Ok(Ok(3)));
     for mut call in third {
-        assert_eq!(timeout(MILLIS, &mut *call).await, Ok(Ok(3)));
+        assert_eq!(timeout(MILLIS, &mut *call).await, Ok(Ok(4)));
     }
     assert_eq!(coalesce.snapshot().in_progress, 0);
 }
