@@ -8,6 +8,7 @@
 //! | [`bulkhead`] | bounds the calls in flight, with an optional bounded queue |
 //! | [`limit`] | bounds the calls per time, exactly |
 //! | [`idempotency`] | repeated requests take effect once |
+//! | [`coalesce`] | callers that ask for one key at a time share one call |
 //! | [`fallback`], [`shed`] | a response in place of a failed one; rejection of calls that would wait |
 //! | [`execute`], [`error::wrap`] | closures as requests; services with a plain error in a typed stack |
 //! | [`completion`], [`cost`], [`sealing`] | when a call is over; what a request costs; values compressed and encrypted for a store |
@@ -64,7 +65,7 @@
 //!
 //! # The order of layers
 //!
-//! Outermost first: fallback, deadline for the whole call, retry, bulkhead, circuit breaker, deadline for one attempt.
+//! Outermost first: fallback, deadline for the whole call, coalescing, retry, bulkhead, circuit breaker, deadline for one attempt.
 //! The retry is above the guards, so that every attempt passes them again; the bulkhead is above the breaker, so that a
 //! wait in the local queue is not counted against the dependency. Other orders work and have other effects; an outage
 //! is detected in each of them.
@@ -87,8 +88,7 @@ pub mod bulkhead;
 pub mod cache;
 pub mod classify;
 pub mod clock;
-#[allow(dead_code)]
-pub(crate) mod coalesce;
+pub mod coalesce;
 pub mod completion;
 #[cfg(all(feature = "testing", not(loom)))]
 pub mod conformance;
@@ -122,6 +122,7 @@ pub use bulkhead::{Bulkhead, fleet::FleetBulkhead};
 pub use cache::Cache;
 pub use classify::Classify;
 pub use clock::{Clock, Moment};
+pub use coalesce::Coalesce;
 pub use deadline::{Deadline, Timeout};
 pub use error::{Error, InvalidConfig, Pattern, Reason, Rejected, ServiceError};
 pub use fallback::Fallback;

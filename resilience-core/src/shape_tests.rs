@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    Bulkhead, CircuitBreaker, Fallback, FleetBulkhead, FleetRateLimit, Idempotency, InvalidConfig,
-    Keyed, LoadShed, RateLimit, RegionalLimits, Retry, RetryBudget, Timeout, UpstreamLimits,
+    Bulkhead, CircuitBreaker, Coalesce, Fallback, FleetBulkhead, FleetRateLimit, Idempotency,
+    InvalidConfig, Keyed, LoadShed, RateLimit, RegionalLimits, Retry, RetryBudget, Timeout,
+    UpstreamLimits,
     breaker::{KeyedCircuitBreaker, fleet::InProcessBreakers},
     bulkhead::fleet::InProcessBulkheads,
     limit::{Quota, regions::InProcessRegion, store::InProcessLimits},
@@ -128,6 +129,8 @@ fn what_shares_nothing_can_be_built_anywhere() {
         LazyLock::new(|| Retry::builder("a").budget(BUDGET.clone()).build().unwrap());
     static TIMEOUT: LazyLock<Timeout> = LazyLock::new(|| Timeout::new("a", SECOND).unwrap());
     static SHED: LazyLock<LoadShed> = LazyLock::new(|| LoadShed::new("a"));
+    static CALLS: LazyLock<Coalesce<u32, (), ()>> =
+        LazyLock::new(|| Coalesce::builder("a").build().unwrap());
     static WORK: LazyLock<Idempotency> =
         LazyLock::new(|| Idempotency::builder("a").build().unwrap());
 
@@ -145,6 +148,7 @@ fn what_shares_nothing_can_be_built_anywhere() {
         RETRY.name(),
         TIMEOUT.name(),
         SHED.name(),
+        CALLS.name(),
         WORK.name(),
         fallback.name(),
     ];

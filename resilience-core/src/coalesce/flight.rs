@@ -141,8 +141,9 @@ impl<K, T> Flight<K, T> {
     }
 
     /// Ends the flight by a waiter that has taken the work, and wakes all others. Without a result, the work panicked.
+    /// Returns whether the one that started the flight still waits for it.
     // Taken => Ended
-    pub(super) fn end(&self, ticket: Ticket, result: Option<T>) {
+    pub(super) fn end(&self, ticket: Ticket, result: Option<T>) -> bool {
         let mut state = self.lock();
         state.work = Work::Ended;
         state.driver = None;
@@ -153,11 +154,13 @@ impl<K, T> Flight<K, T> {
             remaining: waiters.len(),
         };
         drop(state);
+        let leader_waits = waiters.first().is_some_and(|(first, _)| *first == FIRST);
         for (waiter, waker) in waiters {
             if let (Some(waker), true) = (waker, waiter != ticket) {
                 waker.wake();
             }
         }
+        leader_waits
     }
 
     /// Removes a waiter that has not been answered.

@@ -101,27 +101,6 @@ where
         Self { shared }
     }
 
-    /// Joins the flight of `key`, or starts one with `start`, which is called at most once, before this returns and
-    /// outside of any lock.
-    ///
-    /// The work runs under the latest of its callers' current deadlines. A piece of work that waits for its own key waits
-    /// until it is dropped.
-    pub(crate) fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> Joined<K, T>
-    where
-        F: Future<Output = T> + Send + 'static,
-    {
-        self.enter(key, false).started_by(start)
-    }
-
-    /// As [`join`](Self::join), but never joins a flight in progress: what is started now is what later callers join,
-    /// so that they read what was written before.
-    pub(crate) fn join_fresh<F>(&self, key: K, start: impl FnOnce() -> F) -> Joined<K, T>
-    where
-        F: Future<Output = T> + Send + 'static,
-    {
-        self.enter(key, true).started_by(start)
-    }
-
     /// Becomes a waiter of a flight in progress, unless it has to be `fresh`, or else the leader of a new one, which has
     /// to be [started](Joined::start).
     pub(super) fn enter(&self, key: K, fresh: bool) -> Joined<K, T> {
@@ -153,7 +132,7 @@ where
             group: self.clone(),
             ticket,
             is_leader: ticket == FIRST,
-            drove: false,
+            is_owner: ticket == FIRST,
             key,
         }
     }
@@ -180,6 +159,35 @@ where
                 .sum::<usize>()
         };
         self.shared.shards.iter().map(of_shard).sum()
+    }
+}
+
+/// Flights for other patterns.
+#[cfg_attr(not(test), allow(dead_code))]
+impl<K, T> Flights<K, T>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + 'static,
+{
+    /// Joins the flight of `key`, or starts one with `start`, which is called at most once, before this returns and
+    /// outside of any lock.
+    ///
+    /// The work runs under the latest of its callers' current deadlines. A piece of work that waits for its own key waits
+    /// until it is dropped.
+    pub(crate) fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> Joined<K, T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.enter(key, false).started_by(start)
+    }
+
+    /// As [`join`](Self::join), but never joins a flight in progress: what is started now is what later callers join,
+    /// so that they read what was written before.
+    pub(crate) fn join_fresh<F>(&self, key: K, start: impl FnOnce() -> F) -> Joined<K, T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.enter(key, true).started_by(start)
     }
 }
 
@@ -246,7 +254,7 @@ where
     group: Flights<K, T>,
     ticket: Ticket,
     is_leader: bool,
-    drove: bool,
+    is_owner: bool,
     // A follower's; the leader's is the flight's.
     key: Option<K>,
 }
@@ -261,29 +269,15 @@ where
         self.is_leader
     }
 
-    /// Whether this caller drove the work to its end: exactly one of those that waited for it, once it has ended.
-    pub(crate) const fn drove(&self) -> bool {
-        self.drove
-    }
-
-    /// The number of callers that wait for the work at the moment, this one included; zero once it has its result.
-    pub(crate) fn waiters(&self) -> usize {
-        self.flight.as_ref().map_or(0, |flight| flight.waiters())
+    /// Whether a result that cannot be cloned is for this caller, once it has one: for the leader, or if that has left, for
+    /// the one that drove the work to its end.
+    pub(crate) const fn is_owner(&self) -> bool {
+        self.is_owner
     }
 
     /// The key that a follower came with.
     pub(super) fn take_key(&mut self) -> Option<K> {
         self.key.take()
-    }
-
-    fn started_by<F>(mut self, start: impl FnOnce() -> F) -> Self
-    where
-        F: Future<Output = T> + Send + 'static,
-    {
-        if self.is_leader {
-            self.start(start);
-        }
-        self
     }
 
     /// Starts the work of a new flight: to be called once by its leader. A panic of `start` goes on, and ends the flight.
@@ -337,11 +331,32 @@ where
     /// Ends the flight with a result, or without one after a panic, and fetches this caller's part.
     fn end(&mut self, result: Option<T>) -> Option<Result<T, FlightPanicked>> {
         let flight = self.flight.take()?;
-        self.drove = true;
         // Before any caller has its result: its next call starts a new flight, and the map is found empty.
         self.group.shared.remove(&flight);
-        flight.end(self.ticket, result);
+        self.is_owner |= !flight.end(self.ticket, result);
         Some(flight.fetch().ok_or(FlightPanicked))
+    }
+}
+
+#[cfg_attr(not(test), allow(dead_code))]
+impl<K, T> Joined<K, T>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    T: Clone + Send + 'static,
+{
+    /// The number of callers that wait for the work at the moment, this one included; zero once it has its result.
+    pub(crate) fn waiters(&self) -> usize {
+        self.flight.as_ref().map_or(0, |flight| flight.waiters())
+    }
+
+    fn started_by<F>(mut self, start: impl FnOnce() -> F) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        if self.is_leader {
+            self.start(start);
+        }
+        self
     }
 }
 

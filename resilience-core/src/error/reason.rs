@@ -250,6 +250,13 @@ reasons! {
         title: "Processed, and not recorded yet",
         detail: "The request was processed, and its response could not be recorded in time; it is returned to a later request with the same idempotency key once it is recorded.",
     }
+    /// The call that this one had joined failed, and so did another one in its place.
+    SharedCallFailed = "shared_call_failed", "the call shared with other callers failed twice" {
+        kind: Unavailable,
+        retry_soon: true,
+        title: FAILING,
+        detail: "A service that this request depends on did not answer a call that was made for several requests.",
+    }
     /// The instance is shutting down and begins no new work; another one may serve the call.
     ShuttingDown = "shutting_down", "shutting down" {
         kind: Unavailable,

@@ -179,6 +179,17 @@ metrics! {
         "Values that the local part of a cache holds.";
     CACHE_COHERENT = UpDownCounter "resilience.cache.coherent" "{handle}",
         "Handles of this cache that are told of changes at the moment.";
+    COALESCE_CALLS = Counter "resilience.coalesce.calls" "{call}"
+        ["resilience.coalesce.role": &["started", "joined"]],
+        "Callers with a key, by whether they started a call or joined one in progress.";
+    COALESCE_RERUNS = Counter "resilience.coalesce.reruns" "{call}",
+        "Callers that began again because the call they had joined failed.";
+    COALESCE_REJECTIONS = Counter "resilience.coalesce.rejections" "{call}",
+        "Callers rejected because the second call they had joined failed too.";
+    COALESCE_IN_PROGRESS = UpDownCounter "resilience.coalesce.in_progress" "{call}",
+        "Shared calls in progress that can be joined.";
+    COALESCE_WAITING = UpDownCounter "resilience.coalesce.waiting" "{call}",
+        "Callers that wait for a shared call, those that started one included.";
     IDEMPOTENCY_CLAIMS = Counter "resilience.idempotency.claims" "{claim}"
         ["resilience.claim.answer": &["granted", "replayed", "replayed_here", "in_flight", "mismatched", "unknown"]],
         "Claims on idempotency keys, by answer.";

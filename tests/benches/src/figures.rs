@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{
     report::{Allocations, Row},
-    subjects::{LIMIT_OF_A_KEY, others, ours, seatbelt, sketches, tower_own, tower_resilience},
+    subjects::{
+        LIMIT_OF_A_KEY, coalesce, others, ours, seatbelt, sketches, tower_own, tower_resilience,
+    },
 };
 
 /// One figure, with a peer's beside it where there is one.
@@ -96,6 +98,14 @@ pub fn from(rows: &[Row], allocations: &[Allocations]) -> Vec<Figure> {
             target: Some(Target::AtMost(10.0)),
         });
     }
+    // It allocates, as a call that others can go on with has to.
+    figures.extend(row(coalesce::STARTED).map(|started| Figure {
+        name: "coalesce_started_ns".to_owned(),
+        value: started.ns,
+        unit: "ns over bare",
+        peer: None,
+        target: None,
+    }));
     for (name, ours, peer, target) in RATIOS {
         if let (Some(ours), Some(peer)) = (row(ours), row(peer)) {
             figures.push(Figure {
@@ -209,6 +219,8 @@ const COSTS: &[Line] = &[
     ),
     ("rate_limit", ours::RATE_LIMIT, others::GOVERNOR, None),
     ("shed", ours::SHED, tower_own::LOAD_SHED, None),
+    // No peer passes calls by.
+    ("coalesce_passing", ours::COALESCE_PASSING, "", None),
     (
         "five_layers",
         ours::FIVE,

@@ -71,9 +71,9 @@ fn callers_of_one_key_share_one_piece_of_work_and_each_is_woken_once() {
     for mut follower in followers {
         assert!(follower.is_woken());
         assert_ready_eq!(follower.poll(), Ok(7));
-        assert!(!follower.drove());
+        assert!(!follower.is_owner());
     }
-    assert!(leader.drove());
+    assert!(leader.is_owner());
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_leader_that_was_never_polled_leaves_its_work_to_the_others() {
     let mut follower = task::spawn(flights.join("a", no_start));
     drop(leader);
     assert_ready_eq!(follower.poll(), Ok(7));
-    assert!(!follower.is_leader() && follower.drove());
+    assert!(!follower.is_leader() && follower.is_owner());
 }
 
 #[test]

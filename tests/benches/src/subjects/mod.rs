@@ -1,5 +1,6 @@
 //! The rows: the bare service, tower's own layers, the peers, ours.
 
+pub(crate) mod coalesce;
 pub(crate) mod others;
 pub(crate) mod ours;
 pub(crate) mod seatbelt;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Subject> {
     all.extend(others::subjects());
     all.extend(sketches::subjects());
     all.extend(ours());
+    all.extend(coalesce::subjects());
     all
 }
 

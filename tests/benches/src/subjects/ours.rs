@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use resilience_core::{
-    Error,
+    Coalesce, Error,
     breaker::{CircuitBreaker, CircuitBreakerBuilder, Window, fleet::InProcessBreakers},
     bulkhead::{Bulkhead, BulkheadBuilder},
     deadline::Timeout,
@@ -32,6 +32,7 @@ pub(crate) const LIMIT_CHECK_256: &str = "rate limit check, 256 keys in turn";
 pub(crate) const LIMIT_CHECK_100000: &str = "rate limit check, 100,000 keys in turn";
 pub(crate) const RATE_LIMIT: &str = "rate limit";
 pub(crate) const SHED: &str = "load shed";
+pub(crate) const COALESCE_PASSING: &str = "coalesce, without a key";
 pub(crate) const FIVE: &str = "five (deadline, retry, breaker, bulkhead, shed)";
 
 pub(super) fn subjects() -> Vec<Subject> {
@@ -121,6 +122,8 @@ fn others() -> Vec<Subject> {
     let bulkheads = bulkhead().keyed(Keyed::new()).expect("valid bulkheads");
     let bulkhead = bulkhead().build().expect("a valid bulkhead");
     let shed = LoadShed::new("bench");
+    let calls = Coalesce::builder("bench").build().expect("a valid handle");
+    let passing = calls.layer(|_| None::<u64>);
     let stack = || ServiceBuilder::new();
     // Shed innermost, where it finds out whether the service itself is ready; the rest in the order that the crate's
     // documentation recommends.
@@ -139,6 +142,7 @@ fn others() -> Vec<Subject> {
             stack().layer(bulkheads.layer(key)).service(bare),
         ),
         Subject::new(SHED, stack().layer(shed.layer()).service(bare)),
+        Subject::new(COALESCE_PASSING, stack().layer(passing).service(bare)),
         Subject::new(FIVE, five.service(bare)).on_two_cores(),
     ]
 }

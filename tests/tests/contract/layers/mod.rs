@@ -2,6 +2,7 @@
 
 mod admission;
 mod breakers;
+mod coalesce;
 mod limits;
 
 use std::{

@@ -84,6 +84,9 @@ fn no_counter_falls_when_one_of_two_handles_of_a_name_goes_or_both() {
         ("resilience.deadline.timeouts", ""),
         ("resilience.fallback.fallbacks", ""),
         ("resilience.load_shed.rejections", ""),
+        ("resilience.coalesce.calls", "joined"),
+        ("resilience.coalesce.reruns", ""),
+        ("resilience.coalesce.rejections", ""),
         ("resilience.idempotency.claims", "replayed"),
         ("resilience.inbox.claims", "replayed"),
     ] {

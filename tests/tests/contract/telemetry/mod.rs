@@ -8,6 +8,7 @@ mod limits;
 mod metrics;
 mod prometheus;
 mod requests;
+mod shared_calls;
 mod table;
 
 use std::time::Duration;

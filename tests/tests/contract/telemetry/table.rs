@@ -68,6 +68,11 @@ deadline.timeouts C {call}
 deadline.rejections C {call}
 fallback.fallbacks C {call}
 load_shed.rejections C {call}
+coalesce.calls C {call} coalesce.role
+coalesce.reruns C {call}
+coalesce.rejections C {call}
+coalesce.in_progress U {call}
+coalesce.waiting U {call}
 idempotency.claims C {claim} claim.answer
 idempotency.endings C {attempt} outcome
 idempotency.leases C {lease} lease.event

@@ -9,7 +9,7 @@ use std::{
 };
 
 use resilience_core::{
-    Error, Verdict,
+    Coalesce, Error, Verdict,
     breaker::{self, CircuitBreaker, Window},
     bulkhead::{self, Bulkhead, BulkheadBuilder, fleet::FleetBulkhead},
     completion::Guard as _,
@@ -72,6 +72,10 @@ pub(crate) const PATHS: &[Path] = &[
         families(|| layer(limit().keyed(Keyed::new()).expect(VALID).layer(key)))
     }),
     ("shed", || layer(LoadShed::new(NAME).layer())),
+    ("coalesce_passing", || layer(coalesce().layer(|_| None))),
+    ("coalesce_started", || {
+        layer(coalesce().layer(|it| Some(key(it))))
+    }),
     ("fallback", || {
         layer(Fallback::value(NAME, Response(0)).layer())
     }),
@@ -192,6 +196,10 @@ fn families(make: fn() -> Calls) -> Calls {
 }
 
 // --- What is called
+
+fn coalesce() -> Coalesce<u64, Response, Error<Failure>> {
+    Coalesce::builder(NAME).build().expect(VALID)
+}
 
 /// A shorter window would slide during the calls, more often on a slow machine.
 fn breaker() -> breaker::CircuitBreakerBuilder {
