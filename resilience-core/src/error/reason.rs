@@ -251,7 +251,7 @@ reasons! {
         detail: "The request was processed, and its response could not be recorded in time; it is returned to a later request with the same idempotency key once it is recorded.",
     }
     /// The call that this one had joined failed, and so did another one in its place.
-    SharedCallFailed = "shared_call_failed", "the call shared with other callers failed twice" {
+    SharedCallFailed = "shared_call_failed", "the call shared with other callers failed" {
         kind: Unavailable,
         retry_soon: true,
         title: FAILING,
@@ -263,13 +263,6 @@ reasons! {
         retry_soon: true,
         title: "Shutting down",
         detail: "This server is shutting down, so the request was not processed.",
-    }
-    /// The call was shared with others, and failed; its error went to one of the others.
-    SharedCallFailed = "shared_call_failed", "a call shared with others failed" {
-        kind: Unavailable,
-        retry_soon: true,
-        title: FAILING,
-        detail: "A service that this request depends on failed to answer a call that several requests shared.",
     }
     /// The loader of a cache panicked.
     LoadPanicked = "load_panicked", "the loader panicked" {
