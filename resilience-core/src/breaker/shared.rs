@@ -13,20 +13,19 @@ use super::{
     counters::Count,
     events::{Cause, Hub},
     fleet::{self, FleetMember, FleetState, HeldProbes, Lease},
-    levels::Levels,
     machine::{Effect, Machine, Outcome},
     overrides::Override,
     packed_state::AdmittedState,
     refusal::Refusal,
     settings::Dropped,
-    snapshot::{BreakerSnapshot, State},
-    totals::{Bequest, BreakerTotals},
+    snapshot::State,
+    totals::Bequest,
 };
 use crate::{
     clock::{Clock, Moment},
     error::{Pattern, Rejected},
     stripe::Striped,
-    telemetry::{self, FLEET_DEGRADED, Reading},
+    telemetry,
 };
 
 pub(super) struct Shared {
@@ -292,24 +291,6 @@ impl Shared {
         State::of(packed)
     }
 
-    pub(super) fn snapshot(&self) -> BreakerSnapshot {
-        let view = self.machine.view(self.clock.now());
-        self.announce();
-        BreakerSnapshot {
-            name: Arc::clone(&self.name),
-            state: State::of(view.packed),
-            generation: view.packed.generation(),
-            counts: view.counts,
-            open_for: view.open_for,
-            trips: view.trips,
-            probes: view.probes,
-            stage: view.stage,
-            active_override: view.active_override,
-            degraded: self.member().is_some_and(|member| member.is_degraded()),
-            totals: self.machine.totals(),
-        }
-    }
-
     pub(super) fn set_override(&self, active_override: Override) {
         self.machine.set_override(active_override, self.clock.now());
         self.announce();
@@ -330,64 +311,11 @@ impl Shared {
         self.machine.is_idle()
     }
 
-    pub(super) fn counted(&self) -> BreakerTotals {
-        BreakerTotals {
-            calls: self.machine.totals(),
-            entered: self.machine.entered(),
-        }
-    }
-
-    /// Adds the counts to those of the family, if this is the breaker of a key.
-    pub(super) fn leave_family(&self) {
-        if let Some(family) = &self.family {
-            family.bequest.leave(|| self.counted());
-        }
-    }
-
-    /// Whether the family counts this breaker among those that have left.
-    pub(super) fn has_left_family(&self) -> bool {
-        let family = self.family.as_ref();
-        family.is_some_and(|family| family.bequest.is_left())
-    }
-
-    /// Reads the gauge of fleet breakers: 1 while the store is unavailable, else 0.
-    pub(super) fn read_degraded(&self, out: &mut dyn FnMut(Reading)) {
-        if let Some(member) = &self.member {
-            out(Reading {
-                metric: &FLEET_DEGRADED,
-                attribute: Pattern::CircuitBreaker.as_str(),
-                value: u64::from(member.is_degraded()),
-            });
-        }
-    }
-
     fn draw(&self) -> u32 {
         match &self.lots {
             None => fastrand::u32(..),
             Some(lots) => lots.lock().unwrap_or_else(PoisonError::into_inner).u32(..),
         }
-    }
-}
-
-impl telemetry::Source for Shared {
-    fn pattern(&self) -> Pattern {
-        Pattern::CircuitBreaker
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        let mut levels = Levels::default();
-        levels.add(&self.snapshot());
-        levels.read(out);
-        self.read_degraded(out);
-        self.counted().read(out);
-    }
-
-    fn read_last(&self, out: &mut dyn FnMut(Reading)) {
-        self.counted().read(out);
     }
 }
 

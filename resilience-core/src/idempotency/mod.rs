@@ -100,6 +100,7 @@ mod outcome;
 mod reconcile;
 pub mod record;
 mod settings;
+mod settle;
 mod settlement;
 mod shared;
 mod snapshot;

@@ -19,12 +19,10 @@
 //! ahead of it after that was set back. Every new epoch is published, as the whole view, on the channel
 //! `{prefix:breaker:NAME}:verdict`.
 
+mod scripts;
 mod wire;
 
-use std::{
-    fmt,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt, sync::Arc};
 
 use futures_util::future::join_all;
 use redis::Value;
@@ -36,45 +34,11 @@ use resilience_core::{
     fleet::{StoreError, StoreFuture, StoreHandle, Subscription},
 };
 
+use self::scripts::{
+    CHANGE, LEASE, MEMBERS, ORDER, PROBE, READ_LOG, REPORT, REPORT_MANY, RESET, RESTORE, SETTLE,
+    VIEW,
+};
 use crate::{error::CommandError, keys, script::Script, store::StoreContext};
-
-macro_rules! script {
-    ($id:ident, $($file:literal),+) => {
-        static $id: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("../shown.lua"),
-                include_str!("../record_time.lua"),
-                include_str!("common.lua"),
-                $("\n", include_str!($file)),+
-            ))
-        });
-    };
-}
-
-script!(REPORT, "report.lua");
-script!(CHANGE, "log.lua", "change.lua");
-script!(RESTORE, "log.lua", "restore.lua");
-script!(LEASE, "log.lua", "lease.lua");
-script!(SETTLE, "settle.lua");
-script!(ORDER, "log.lua", "override.lua");
-script!(RESET, "log.lua", "reset.lua");
-script!(VIEW, "view.lua");
-script!(MEMBERS, "members.lua");
-script!(READ_LOG, "read_log.lua");
-script!(PROBE, "probe.lua");
-/// The report's script as a function of its keys and arguments, called once for each breaker.
-static REPORT_MANY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("../shown.lua"),
-        include_str!("../record_time.lua"),
-        "local function report(KEYS, ARGV)\n",
-        include_str!("common.lua"),
-        "\n",
-        include_str!("report.lua"),
-        "\nend\n",
-        include_str!("report_many.lua")
-    ))
-});
 
 /// In keys.
 const PATTERN: &str = "breaker";

@@ -44,26 +44,23 @@
 mod messages;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod time;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::fleet::at_most;
-
 pub use self::messages::{
     Claim, Claimed, Completion, Grant, Holder, Loss, Phase, Previous, RecordView, StoreResolution,
     Takeover, WriteOutcome,
 };
+use self::time::ahead;
 
 /// One above the largest number that a record holds: scripts compute in doubles.
 pub const BEYOND: u64 = 1 << 53;
 
 /// The owner of an outcome that was found out: the work's own completion, should it come yet, is not taken for it.
 const RESOLVED: &str = "resolved";
-
-/// What is left of a lease is noted when it has become less by as much.
-const NOTED_MS: u64 = 100;
 
 /// The state of one key. The default is that of a key that was never claimed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -239,12 +236,6 @@ impl Record {
         })
     }
 
-    /// Whether there is no record, or an expired one.
-    #[must_use]
-    pub const fn is_gone(&self, now: u64) -> bool {
-        self.fence == 0 || self.expires <= now
-    }
-
     /// Size of the variable parts in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -321,12 +312,6 @@ impl Record {
         self.live(claim.lease_ms, now);
     }
 
-    fn live(&mut self, lease_ms: u64, now: u64) {
-        self.lease_ms = lease_ms;
-        self.until = ahead(now, lease_ms);
-        self.expires = ahead(now, lease_ms.max(self.retention_ms));
-    }
-
     fn done(&mut self, completion: &Completion, now: u64) {
         if self.phase == Phase::Done {
             return;
@@ -336,34 +321,6 @@ impl Record {
         self.lease_ms = completion.ttl_ms;
         self.checkpoint = None;
         self.expires = ahead(now, completion.ttl_ms);
-    }
-
-    /// Looks at the record at a clock that may have been set back: nothing then lasts longer than it would have.
-    fn look(&mut self, now: u64) {
-        let held = self.phase == Phase::Running && self.until > now;
-        let until = at_most(self.until, now, self.lease_ms.saturating_mul(1000));
-        let left_ms = if held {
-            (until - now).div_ceil(1000)
-        } else {
-            self.lease_ms
-        };
-        let is_back = self.since > now || (held && until < self.until);
-        if !is_back && self.lease_ms.saturating_sub(left_ms) < NOTED_MS {
-            return;
-        }
-        if held {
-            self.until = until;
-        }
-        self.since = self.since.min(now);
-        self.lease_ms = left_ms;
-        if is_back {
-            let kept_ms = match self.phase {
-                Phase::Done => self.lease_ms,
-                Phase::Running if held => self.lease_ms.max(self.retention_ms),
-                _ => self.retention_ms,
-            };
-            self.expires = at_most(self.expires, now, kept_ms.saturating_mul(1000));
-        }
     }
 
     fn rest_once(&mut self, phase: Phase, now: u64) {
@@ -404,12 +361,6 @@ impl Record {
         }
     }
 
-    fn forget(&mut self, now: u64) {
-        if self.is_gone(now) {
-            *self = Self::default();
-        }
-    }
-
     fn grant(&self) -> Grant {
         Grant {
             fence: self.fence,
@@ -418,17 +369,4 @@ impl Record {
             previous: self.previous,
         }
     }
-
-    const fn age_ms(&self, now: u64) -> u64 {
-        now.saturating_sub(self.since) / 1000
-    }
-
-    const fn remaining_ms(&self, now: u64) -> u64 {
-        let until = at_most(self.until, now, self.lease_ms.saturating_mul(1000));
-        until.saturating_sub(now).div_ceil(1000)
-    }
-}
-
-const fn ahead(now: u64, ms: u64) -> u64 {
-    now.saturating_add(ms.saturating_mul(1000))
 }

@@ -4,7 +4,7 @@ use super::{
     Key,
     world::{Budget, Mistake},
 };
-use crate::explore::{explore, holds};
+use crate::explore::{explore, holds, more};
 
 /// Three instances ask, answers are lost, and requests are late or come twice.
 fn lost_replies() -> Key {
@@ -107,7 +107,7 @@ fn steps() -> Key {
         2,
         Budget {
             claims: 3,
-            ticks: 2,
+            ticks: 1 + more(),
             flushes: 1,
             steps_back: 2,
             ..Budget::default()
