@@ -13,6 +13,7 @@
 //! | [`completion`], [`cost`], [`sealing`] | when a call is over; what a request costs; values compressed and encrypted for a store |
 //! | [`classify`] | what a result says about the dependency: one verdict for the whole stack |
 //! | [`error`](mod@error) | the error of every layer |
+//! | [`order`] | what a stack consists of, and orders that defeat themselves |
 //! | [`keyed`] | a breaker or bulkhead per host, tenant or shard, bounded |
 //! | [`sql`] | what error codes of databases say; for users of sqlx more, by features |
 //! | [`telemetry`] | events and metrics |
@@ -98,6 +99,7 @@ pub mod fleet;
 pub mod idempotency;
 pub mod keyed;
 pub mod limit;
+pub mod order;
 pub mod retry;
 #[cfg(feature = "idempotency")]
 pub mod sealing;
