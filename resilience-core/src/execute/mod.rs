@@ -76,7 +76,7 @@ where
     L::Service: Clone + fmt::Debug,
 {
     let stack = layers.layer(Execute);
-    order::warn(&stack);
+    order::check(&stack);
     Guarded::new(stack)
 }
 

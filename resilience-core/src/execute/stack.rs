@@ -174,7 +174,7 @@ impl<C: Clone> StackBuilder<C> {
         let retry = self.retry.map(|retry| retry.layer().classify(classify()));
         let retried = Optional::new(retry, limited);
         let layers = Optional::new(self.timeout.map(|timeout| timeout.layer()), retried);
-        order::warn(&layers);
+        order::check(&layers);
         Guarded::new(StackService { layers })
     }
 }

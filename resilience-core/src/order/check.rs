@@ -33,7 +33,7 @@ impl<S: fmt::Debug> Layer<S> for CheckOrder {
 
     fn layer(&self, inner: S) -> S {
         if !self.checked.swap(true, Relaxed) {
-            super::warn(&inner);
+            super::check(&inner);
         }
         inner
     }

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::warning::{self, OrderWarning};
+use super::{
+    visit,
+    warning::{self, OrderWarning},
+};
 use crate::error::Pattern;
 
 /// Names of the settings that the [rules](super::Rule) read.
@@ -43,6 +46,12 @@ impl Description {
     #[must_use]
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// Enters all of its layers in the description that is being made, if one is: as [`enter`](super::enter), for a service
+    /// that hides the stack it wraps and has kept its description.
+    pub fn enter(&self) {
+        visit::extend(&self.parts);
     }
 
     /// The layers whose order defeats one of them. Empty for the documented [order](crate#the-order-of-layers).

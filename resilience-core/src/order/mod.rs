@@ -82,13 +82,15 @@ pub(crate) use self::{
 pub const IDEMPOTENCY_KEYS: Pattern = Pattern::custom("idempotency_keys");
 
 /// Lists the layers of `stack`, outermost first.
+#[must_use]
 pub fn describe<S: fmt::Debug + ?Sized>(stack: &S) -> Description {
     Description::new(visit::visit(stack))
 }
 
-/// Emits the warnings about the order of the layers of `stack`. The layer [`CheckOrder`] does it when a stack is built.
-pub fn warn<S: fmt::Debug + ?Sized>(stack: &S) {
-    for warning in describe(stack).warnings() {
-        warning.emit();
-    }
+/// Emits the warnings about the order of the layers of `stack`, and returns its description. The layer [`CheckOrder`] does
+/// it when a stack is built.
+pub fn check<S: fmt::Debug + ?Sized>(stack: &S) -> Description {
+    let description = describe(stack);
+    description.warnings().iter().for_each(OrderWarning::emit);
+    description
 }

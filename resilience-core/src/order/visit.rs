@@ -93,6 +93,17 @@ pub(crate) fn policy_part(part: impl FnOnce() -> Part) {
     }
 }
 
+/// Adds `parts` below what is formatted now.
+pub(super) fn extend(parts: &[Part]) {
+    with(|visit| {
+        for part in parts {
+            let mut part = part.clone();
+            part.depth += visit.depth;
+            visit.parts.push(part);
+        }
+    });
+}
+
 fn push(mut part: Part) {
     with(|visit| {
         part.depth = visit.depth;
