@@ -80,6 +80,8 @@
 //! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database. `testing`: `conformance`, suites for stores
 //! and layers of your own.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod admission;
 mod backoff;
 pub mod breaker;
