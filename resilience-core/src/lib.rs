@@ -60,7 +60,7 @@
 //! - **Nothing leaks.** A permit, probe or budget that a call holds is given back when its future is dropped, and when
 //!   it panics. Nothing is reserved for an idle clone. Work that goes on without its call can
 //!   [carry](admission::carry) the call's permits.
-//! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([`Clock`]).
+//! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([example](clock#time-in-tests)).
 //! - **A call that passes** allocates nothing, takes no lock and boxes no future.
 //!
 //! # The order of layers
