@@ -13,7 +13,7 @@ TESTED := $(CHECKED) --exclude resilience-dependencies --exclude resilience-figu
 PUBLIC := -p resilience-core -p resilience-http -p resilience-redis -p resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test tests-redis tests-other peers lint words fmt docs features loom deny fuzz figures instructions torture bench storm ci
+.PHONY: help setup test tests-redis tests-other peers lint words fmt docs features newcomers package loom deny fuzz figures instructions torture bench storm ci
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ docs: ## Build the documentation, warnings as errors
 
 features: ## Check every combination of features that an application can choose
 	CARGO="$(CARGO)" .ci/features
+
+newcomers: ## Compile the recipes of the README, each in an empty crate with the dependencies that stand above it
+	CARGO="$(CARGO)" .ci/newcomers
+
+package: ## Package the libraries as for crates.io, without compiling them again
+	$(CARGO) package -q --no-verify --allow-dirty -p resilience-core -p resilience-http -p resilience-redis
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --profile loom --lib loom

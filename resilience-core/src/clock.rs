@@ -5,6 +5,43 @@
 //!
 //! - the processor's time stamp counter, calibrated once (about 10 ns per reading; `std`'s takes 25);
 //! - tokio's clock, which `tokio::time::pause` stops and `advance` moves: under a paused clock, and in debug builds.
+//!
+//! # Time in tests
+//!
+//! A paused tokio clock is the manual clock of every handle and layer: timeouts, backoffs, open intervals, windows, buckets,
+//! leases and the in-process stores follow it. It takes tokio's feature `test-util` and a runtime of one thread, as
+//! `#[tokio::test(start_paused = true)]` makes. `tokio::time::advance` moves it by hand; while all tasks wait, it moves by
+//! itself to the next timer, so that a test that waits for an hour takes no time.
+//!
+//! ```
+//! use std::time::Duration;
+//! use resilience_core::{CircuitBreaker, Error, Rejected, breaker::{OpenFor, State}, execute::Stack};
+//!
+//! # // In a test: #[tokio::test(start_paused = true)]
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::time::pause();
+//! let open_for = OpenFor::fixed(Duration::from_secs(60));
+//! let breaker = CircuitBreaker::builder("stock").consecutive_failures(1).open_for(open_for).build()?;
+//! let stock = Stack::builder().breaker(&breaker).build();
+//!
+//! let down = stock.call(async || Err::<(), _>("down")).await;
+//! assert_eq!(down, Err(Error::Service("down")));
+//! let rejected = stock.call(async || Ok::<_, &str>(7)).await;
+//! assert_eq!(rejected.unwrap_err().rejected().and_then(Rejected::retry_after), Some(Duration::from_secs(60)));
+//!
+//! tokio::time::advance(Duration::from_secs(60)).await;
+//! assert_eq!(stock.call(async || Ok::<_, &str>(7)).await, Ok(7)); // a probe
+//! assert_eq!(breaker.snapshot().state, State::HalfOpen);
+//! # Ok(()) }
+//! ```
+//!
+//! What does not follow it:
+//! - in a release build, handles that were built before the clock was paused: they read the processor's counter, unless they
+//!   were built with [`Clock::tokio`] (`.clock(..)` of the builders);
+//! - other processes: a Redis decides about its leases and buckets by its own `TIME`, a database by its own clock;
+//! - sockets: while a test waits for a real server, all tasks wait, and the clock jumps to the next timer. A test with a real
+//!   server runs on real time, or replaces the server by an in-process store or a service of the test;
+//! - threads (`spawn_blocking`, `std::thread::sleep`), and dates: a `Retry-After` with a date is compared with the system's clock.
 
 // The only place that uses std's clock: the base that tokio's clock is measured from.
 #![allow(clippy::disallowed_types)]

@@ -5,6 +5,8 @@
 //! HTTP body says later whether the answer was whole; `resilience_http::OnBodyEnd` keeps the guard
 //! inside the body.
 
+use std::sync::Arc;
+
 use crate::verdict::Verdict;
 
 /// What a layer holds for one call: a permit, a probe, a count in flight. Dropping it gives back
@@ -13,6 +15,11 @@ pub trait Guard {
     /// Tells how the call ended. The first call wins; later calls are ignored. What is held is
     /// given back when the guard is dropped.
     fn settle(&mut self, verdict: Verdict);
+
+    /// The name of the handle whose layer holds it, for a [`Completion`] that tells of the call later. Default: `None`.
+    fn name(&self) -> Option<&Arc<str>> {
+        None
+    }
 }
 
 /// Decides when a call that has been answered is over.

@@ -14,6 +14,7 @@
 //! | [`completion`], [`cost`], [`sealing`] | when a call is over; what a request costs; values compressed and encrypted for a store |
 //! | [`classify`] | what a result says about the dependency: one verdict for the whole stack |
 //! | [`error`](mod@error) | the error of every layer |
+//! | [`order`] | what a stack consists of, and orders that defeat themselves |
 //! | [`keyed`] | a breaker or bulkhead per host, tenant or shard, bounded |
 //! | [`sql`] | what error codes of databases say; for users of sqlx more, by features |
 //! | [`telemetry`] | events and metrics |
@@ -60,7 +61,7 @@
 //! - **Nothing leaks.** A permit, probe or budget that a call holds is given back when its future is dropped, and when
 //!   it panics. Nothing is reserved for an idle clone. Work that goes on without its call can
 //!   [carry](admission::carry) the call's permits.
-//! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([`Clock`]).
+//! - **Time can be tested.** Under `tokio::time::pause` every layer follows tokio's clock ([example](clock#time-in-tests)).
 //! - **A call that passes** allocates nothing, takes no lock and boxes no future.
 //!
 //! # The order of layers
@@ -79,6 +80,8 @@
 //! `sqlx`: classification of sqlx errors, transactions and pools that survive cancellation.
 //! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database. `testing`: `conformance`, suites for stores
 //! and layers of your own.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod admission;
 mod backoff;
@@ -102,6 +105,7 @@ pub mod fleet;
 pub mod idempotency;
 pub mod keyed;
 pub mod limit;
+pub mod order;
 pub mod retry;
 #[cfg(any(feature = "cache", feature = "idempotency"))]
 pub mod sealing;

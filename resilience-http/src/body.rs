@@ -33,7 +33,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let response = Response::new(Full::new(bytes::Bytes::from("hello")));
-//! let held = OnBodyEnd::new("api").hold(response, Verdict::Success, Printing);
+//! let held = OnBodyEnd::new().hold(response, Verdict::Success, Printing);
 //! // Nothing is printed before the body has been read:
 //! assert_eq!(held.into_body().collect().await.unwrap().to_bytes(), "hello");
 //! # }
@@ -74,21 +74,29 @@ use self::{policy::Policy, watch::HeldGuard};
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct OnBodyEnd {
-    name: Arc<str>,
+    /// `None`: that of the layer.
+    name: Option<Arc<str>>,
     policy: Policy,
 }
 
 impl OnBodyEnd {
-    /// Creates the default: [`PartialRead::AsHead`], stalled after one second. `name` is the name
-    /// in the [`Rejected`](resilience_core::Rejected) that a reader gets at the deadline.
-    pub fn new(name: impl Into<Arc<str>>) -> Self {
+    /// Creates the default: [`PartialRead::AsHead`], stalled after one second, under the name of the layer that it is
+    /// given to.
+    pub const fn new() -> Self {
         Self {
-            name: name.into(),
+            name: None,
             policy: Policy {
                 partial_read: PartialRead::AsHead,
                 stalled_after: Duration::from_secs(1),
             },
         }
+    }
+
+    /// Sets the name in the [`Rejected`](resilience_core::Rejected) that a reader gets at the deadline. Default: the name
+    /// of the innermost layer that keeps something inside the body ([`Guard::name`]).
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Sets how a body that was dropped before its end is judged. Default: [`PartialRead::AsHead`].
@@ -105,8 +113,24 @@ impl OnBodyEnd {
         self
     }
 
+    fn keep<G: Guard + Send + 'static>(&self, verdict: Verdict, guard: G) -> HeldGuard {
+        HeldGuard::new(self.policy, verdict, guard)
+    }
+
     fn wrap<B: Body>(&self, body: B, held: Option<HeldGuard>) -> GuardedBody<B> {
-        GuardedBody::new(body, held, Arc::clone(&self.name))
+        let of_layer = || held.as_ref().and_then(HeldGuard::name);
+        let name = self.name.clone().or_else(of_layer);
+        GuardedBody::new(
+            body,
+            held,
+            name.unwrap_or_else(|| Arc::from("response body")),
+        )
+    }
+}
+
+impl Default for OnBodyEnd {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -118,10 +142,13 @@ where
     type Response = Response<GuardedBody<B>>;
 
     fn hold(&self, response: Response<B>, verdict: Verdict, guard: G) -> Self::Response {
-        let held = HeldGuard::new(self.policy, verdict, guard);
+        let held = self.keep(verdict, guard);
         response.map(|body| self.wrap(body, Some(held)))
     }
 }
+
+#[cfg(feature = "client")]
+mod load;
 
 #[cfg(feature = "client")]
 mod client {
@@ -155,18 +182,24 @@ mod client {
             mut guard: G,
         ) -> reqwest::Response {
             if let Some(Attached(guards)) = response.extensions().get() {
-                guards.add(HeldGuard::new(self.policy, verdict, guard));
+                guards.add(self.keep(verdict, guard));
                 return response;
             }
             if response.content_length() == Some(0) {
                 guard.settle(verdict);
                 return response;
             }
-            self.attach(response, Some(HeldGuard::new(self.policy, verdict, guard)))
+            self.attach(response, Some(self.keep(verdict, guard)))
         }
     }
 
     impl OnBodyEnd {
+        /// Sets the name unless there is one.
+        pub(crate) fn or_name(mut self, name: &Arc<str>) -> Self {
+            self.name.get_or_insert_with(|| Arc::clone(name));
+            self
+        }
+
         /// Bounds the reading of a body by the deadline in force, where no layer keeps a guard in
         /// it.
         #[must_use]

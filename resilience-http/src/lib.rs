@@ -16,6 +16,8 @@
 //! `client` and `server` (both on by default); `rustls` or `native-tls` for `https`; `otel` to
 //! propagate the OpenTelemetry context; `axum` to return a [`problem::Problem`] from its handlers.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod body;
 pub mod classify;
 #[cfg(feature = "client")]

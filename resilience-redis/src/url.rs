@@ -72,16 +72,10 @@ pub struct InvalidUrl {
 }
 
 impl InvalidUrl {
-    fn new(url: &str, rule: &str) -> Self {
-        let has_login = url.contains('@');
-        let hint = if has_login {
-            "; percent-encode the password"
-        } else {
-            ""
-        };
+    fn new(url: &str, rule: String) -> Self {
         Self {
             url: shown(url),
-            rule: format!("{rule}{hint}"),
+            rule,
         }
     }
 }
@@ -96,7 +90,7 @@ impl std::error::Error for InvalidUrl {}
 
 impl Endpoint {
     pub(crate) fn parse(url: &str) -> Result<Self, InvalidUrl> {
-        let invalid = |rule: String| InvalidUrl::new(url, &rule);
+        let invalid = |rule: String| InvalidUrl::new(url, rule);
         let parts = Parts::split(url).map_err(|rule| invalid(rule.into()))?;
         let infos = parts.infos().map_err(|error| invalid(error.to_string()))?;
         let first = infos
@@ -172,7 +166,7 @@ impl<'a> Parts<'a> {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
         if tail.contains('@') && !scheme.contains("unix") {
-            return Err("`/`, `?` or `#` stands before the last `@`");
+            return Err("`/`, `?` or `#` stands before the last `@`; percent-encode the password");
         }
         let (path, query) = tail
             .split_once('?')
@@ -398,6 +392,19 @@ mod tests {
                 "{url}: {error}"
             );
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_only_blamed_for_what_it_can_cause() {
+        for url in [
+            "redis://u:p@h/x",
+            "redis://u:p@a,b",
+            "redis-cluster://u:p@h/4",
+            "http://u:p@h",
+        ] {
+            let error = Endpoint::parse(url).unwrap_err().to_string();
+            assert!(!error.contains("password"), "{error}");
         }
     }
 }

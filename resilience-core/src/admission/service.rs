@@ -11,6 +11,7 @@ use super::{Admit, future::ResponseFuture};
 use crate::{
     completion::{self, Completion},
     error::ServiceError,
+    order,
 };
 
 /// Service whose calls are admitted by a policy. Created by [`AdmissionLayer`](super::AdmissionLayer).
@@ -23,6 +24,7 @@ pub struct AdmissionService<S, A, C = completion::OnResponse> {
 
 impl<S: fmt::Debug, A: fmt::Debug, C> fmt::Debug for AdmissionService<S, A, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter_policy(&self.policy);
         f.debug_struct("AdmissionService")
             .field("policy", &self.policy)
             .field("inner", &self.inner)

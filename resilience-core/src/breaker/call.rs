@@ -153,6 +153,10 @@ impl Guard for Permit {
             Verdict::Ignored => ignore(&self.shared, permit),
         }
     }
+
+    fn name(&self) -> Option<&Arc<str>> {
+        Some(&self.shared.name)
+    }
 }
 
 impl Drop for Permit {

@@ -31,6 +31,7 @@ use crate::{
     error::{InvalidConfig, Pattern, ServiceError},
     fleet::StillRunning,
     keyed::{self, Evict, Family, Keyed, Member, Members},
+    order,
     stripe::{self, Striped},
     telemetry::Reading,
 };
@@ -261,13 +262,23 @@ where
 /// It is ready when the inner service is: which breaker a call will meet is not known before. A
 /// call that is rejected leaves a fresh clone of the inner service behind, so that nothing stays
 /// reserved for it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KeyedCircuitBreakerService<S, K, F, C = classify::Standard, U = completion::OnResponse> {
     inner: S,
     breakers: KeyedCircuitBreaker<K>,
     key: F,
     classify: C,
     completion: U,
+}
+
+impl<S: fmt::Debug, K, F, C, U> fmt::Debug for KeyedCircuitBreakerService<S, K, F, C, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter_policy(&self.breakers);
+        f.debug_struct("KeyedCircuitBreakerService")
+            .field("breakers", &self.breakers)
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<S, K, F, C, U, Req> Service<Req> for KeyedCircuitBreakerService<S, K, F, C, U>

@@ -1,14 +1,20 @@
 //! The breaker as a tower layer.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use tower_layer::Layer;
 
 use super::{
     CircuitBreaker,
+    rules::{Rate, WindowRules},
     service::{CircuitBreakerService, Mode},
+    shared::Shared,
 };
-use crate::{classify, completion};
+use crate::{
+    classify, completion,
+    error::Pattern,
+    order::{Part, setting},
+};
 
 /// Layer that guards services with a [`CircuitBreaker`]. From [`CircuitBreaker::layer`].
 ///
@@ -108,5 +114,21 @@ impl<S, C: Clone, U: Clone> Layer<S> for CircuitBreakerLayer<C, U, Gate> {
 
     fn layer(&self, inner: S) -> Self::Service {
         self.service(inner, Mode::gate())
+    }
+}
+
+impl Shared {
+    /// What the description of a stack says about it.
+    pub(super) fn part(&self) -> Part {
+        let rules = &self.machine.rules;
+        let part = Part::new(Pattern::CircuitBreaker, Arc::clone(&self.name));
+        let part = match rules.window {
+            WindowRules::Time(length) => part.set("window", length),
+            WindowRules::Count(calls) => part.set("window", calls),
+        };
+        let share = |rate: Rate| f64::from(rate.millionths()) / 1e6;
+        part.set_some("failure_rate", rules.failure.map(share))
+            .set_some("consecutive_failures", rules.streak)
+            .set_some(setting::FLEET, self.member().map(|_| true))
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     classify::{self, Classify},
     completion::{self, Completion, Guard},
     error::{Reason, Rejected, ServiceError},
+    order,
     stripe::Striped,
 };
 
@@ -227,6 +228,7 @@ impl<S: Clone, C: Clone, U: Clone> Clone for CircuitBreakerService<S, C, U> {
 
 impl<S: fmt::Debug, C, U> fmt::Debug for CircuitBreakerService<S, C, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter(|| self.breaker.part());
         f.debug_struct("CircuitBreakerService")
             .field("breaker", &self.breaker.name())
             .field("inner", &self.inner)

@@ -108,7 +108,8 @@ use self::{
 };
 use crate::{
     admission::{Admission, AdmissionLayer, Refused},
-    error::{InvalidConfig, Reason, Rejected},
+    error::{InvalidConfig, Pattern, Reason, Rejected},
+    order::{self, Part, setting},
     stripe::Striped,
 };
 
@@ -210,6 +211,13 @@ impl Bulkhead {
 
 impl fmt::Debug for Bulkhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        order::policy_part(|| {
+            let semaphore = &self.shared.semaphore;
+            let queue = semaphore.longest_queue();
+            Part::new(Pattern::Bulkhead, self.name())
+                .set("max_concurrent", semaphore.load().limit)
+                .set_some(setting::QUEUE, (queue > 0).then_some(queue))
+        });
         f.debug_struct("Bulkhead")
             .field("name", &self.name())
             .field("snapshot", &self.snapshot())

@@ -1,6 +1,6 @@
 //! What a call holds while it is in progress.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{hold_time::is_sample, shared::Shared};
 use crate::{
@@ -52,6 +52,10 @@ fn now(shared: &Shared) -> u64 {
 impl Guard for Permit {
     #[inline]
     fn settle(&mut self, _: Verdict) {}
+
+    fn name(&self) -> Option<&Arc<str>> {
+        Some(&self.0.shared.name)
+    }
 }
 
 impl admission::Permit for Permit {

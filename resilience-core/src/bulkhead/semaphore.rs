@@ -80,6 +80,11 @@ pub(super) struct Load {
 }
 
 impl<W> Semaphore<W> {
+    /// The number of calls that may wait.
+    pub(super) const fn longest_queue(&self) -> usize {
+        self.longest_queue
+    }
+
     /// `limit` is between 1 and [`MOST`], `longest_queue` between 0 and [`MOST`].
     pub(super) fn new(limit: usize, longest_queue: usize) -> Self {
         debug_assert!((1..=MOST).contains(&limit) && longest_queue <= MOST);

@@ -39,7 +39,18 @@ impl<Req> PerRequest<Req> for SameForAll {
 pub struct TimeoutLayer<P = SameForAll> {
     shared: Striped<Shared>,
     per_request: P,
-    gate: bool,
+    form: Form,
+}
+
+/// What a layer is for; the same for all of its services.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Form {
+    /// Readiness is passed on unchanged.
+    pub(super) gate: bool,
+    /// The timeout may depend on the request.
+    pub(super) per_request: bool,
+    /// It bounds one attempt of a retry above it.
+    pub(super) per_attempt: bool,
 }
 
 impl<P> TimeoutLayer<P> {
@@ -47,7 +58,11 @@ impl<P> TimeoutLayer<P> {
         Self {
             shared,
             per_request,
-            gate: false,
+            form: Form {
+                gate: false,
+                per_request: false,
+                per_attempt: false,
+            },
         }
     }
 
@@ -61,7 +76,10 @@ impl<P> TimeoutLayer<P> {
         TimeoutLayer {
             shared: self.shared,
             per_request: choose,
-            gate: self.gate,
+            form: Form {
+                per_request: true,
+                ..self.form
+            },
         }
     }
 
@@ -69,7 +87,15 @@ impl<P> TimeoutLayer<P> {
     /// not pick a service that is only ready to reject.
     #[must_use]
     pub fn gate(mut self) -> Self {
-        self.gate = true;
+        self.form.gate = true;
+        self
+    }
+
+    /// Declares that it bounds one attempt of a retry above it, and that another deadline bounds the whole call. Changes
+    /// nothing but the [warnings](crate::order::Rule::DeadlineBelowRetry) about the order of layers.
+    #[must_use]
+    pub fn per_attempt(mut self) -> Self {
+        self.form.per_attempt = true;
         self
     }
 }
@@ -82,7 +108,7 @@ impl<S: Clone, P: Clone> Layer<S> for TimeoutLayer<P> {
             inner,
             self.shared.clone(),
             self.per_request.clone(),
-            self.gate,
+            self.form,
         )
     }
 }
@@ -92,7 +118,7 @@ impl<P: Clone> Clone for TimeoutLayer<P> {
         Self {
             shared: self.shared.clone(),
             per_request: self.per_request.clone(),
-            gate: self.gate,
+            form: self.form,
         }
     }
 }
@@ -102,7 +128,7 @@ impl<P> fmt::Debug for TimeoutLayer<P> {
         f.debug_struct("TimeoutLayer")
             .field("name", &self.shared.name)
             .field("after", &self.shared.after)
-            .field("gate", &self.gate)
+            .field("form", &self.form)
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,17 +13,22 @@ use super::{
     Deadline, PerRequest, ResponseFuture, SameForAll,
     current::{current, enter},
     future::State,
+    layer::Form,
     readiness::Wait,
     timeout::Shared,
 };
-use crate::{error::ServiceError, stripe::Striped};
+use crate::{
+    error::{Pattern, ServiceError},
+    order::{self, Part, setting},
+    stripe::Striped,
+};
 
 /// Service with a deadline for each call. Made by [`TimeoutLayer`](super::TimeoutLayer).
 pub struct TimeoutService<S, P = SameForAll> {
     inner: S,
     shared: Striped<Shared>,
     per_request: P,
-    gate: bool,
+    form: Form,
     /// Set while a caller waits for the inner service.
     wait: Option<Wait>,
     /// The wait was too long: reported ready, to reject the next call.
@@ -32,7 +38,7 @@ pub struct TimeoutService<S, P = SameForAll> {
 }
 
 impl<S, P> TimeoutService<S, P> {
-    pub(super) fn new(inner: S, shared: Striped<Shared>, per_request: P, gate: bool) -> Self
+    pub(super) fn new(inner: S, shared: Striped<Shared>, per_request: P, form: Form) -> Self
     where
         S: Clone,
     {
@@ -40,7 +46,7 @@ impl<S, P> TimeoutService<S, P> {
             inner,
             shared,
             per_request,
-            gate,
+            form,
             wait: None,
             refuse: false,
             renew: |inner| *inner = inner.clone(),
@@ -55,6 +61,14 @@ impl<S, P> TimeoutService<S, P> {
     /// The inner service, mutable.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
+    }
+
+    fn part(&self) -> Part {
+        let form = self.form;
+        Part::new(Pattern::Deadline, Arc::clone(&self.shared.name))
+            .set(setting::AFTER, self.shared.after)
+            .set_some(setting::PER_REQUEST, form.per_request.then_some(true))
+            .set_some(setting::PER_ATTEMPT, form.per_attempt.then_some(true))
     }
 
     #[cold]
@@ -95,7 +109,7 @@ impl<S: Clone, P: Clone> Clone for TimeoutService<S, P> {
             inner: self.inner.clone(),
             shared: self.shared.clone(),
             per_request: self.per_request.clone(),
-            gate: self.gate,
+            form: self.form,
             wait: None,
             refuse: false,
             renew: self.renew,
@@ -105,11 +119,12 @@ impl<S: Clone, P: Clone> Clone for TimeoutService<S, P> {
 
 impl<S: fmt::Debug, P> fmt::Debug for TimeoutService<S, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter(|| self.part());
         f.debug_struct("TimeoutService")
             .field("inner", &self.inner)
             .field("name", &self.shared.name)
             .field("after", &self.shared.after)
-            .field("gate", &self.gate)
+            .field("form", &self.form)
             .finish_non_exhaustive()
     }
 }
@@ -132,7 +147,7 @@ where
                 self.refuse = false;
                 Poll::Ready(ready)
             }
-            Poll::Pending if self.gate => Poll::Pending,
+            Poll::Pending if self.form.gate => Poll::Pending,
             Poll::Pending => self.poll_wait(cx).map(Ok),
         }
     }

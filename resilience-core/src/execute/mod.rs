@@ -56,7 +56,11 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{error::Error, retry::Replayable};
+use crate::{
+    error::Error,
+    order::{self, Description},
+    retry::Replayable,
+};
 
 pub use self::{
     optional::{Optional, OptionalFuture},
@@ -64,15 +68,20 @@ pub use self::{
 };
 
 /// Wraps [`Execute`] in `layers`. A `tower::ServiceBuilder` is such a layer, and so is a single layer.
+///
+/// Emits a warning for layers in an order that defeats itself ([`order`]). For a stack that does not implement `Debug`,
+/// which is not checked, use [`Guarded::new`].
 pub fn guard<L: Layer<Execute>>(layers: L) -> Guarded<L::Service>
 where
-    L::Service: Clone,
+    L::Service: Clone + fmt::Debug,
 {
-    Guarded::new(layers.layer(Execute))
+    let stack = layers.layer(Execute);
+    order::check(&stack);
+    Guarded::new(stack)
 }
 
 /// Handle on a stack whose requests are closures. Cloning it clones the stack, which shares the state of its layers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guarded<S> {
     stack: S,
 }
@@ -113,6 +122,24 @@ impl<S: Clone> Guarded<S> {
     /// The stack itself.
     pub const fn stack(&self) -> &S {
         &self.stack
+    }
+}
+
+impl<S: fmt::Debug> Guarded<S> {
+    /// The layers of the stack, outermost first. Its `Display` prints one line per layer.
+    pub fn describe(&self) -> Description {
+        order::describe(&self.stack)
+    }
+}
+
+/// In the description of another stack it is not listed: it is a handle, and no layer.
+impl<S: fmt::Debug> fmt::Debug for Guarded<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        order::hidden(|| {
+            f.debug_struct("Guarded")
+                .field("stack", &self.stack)
+                .finish()
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     classify::Standard,
     deadline::{Timeout, TimeoutService},
     limit::{RateLimit, RateLimitService, Whole},
+    order,
     retry::{Retry, RetryService},
 };
 
@@ -157,11 +158,13 @@ impl<C> StackBuilder<C> {
 }
 
 impl<C: Clone> StackBuilder<C> {
-    /// The stack.
+    /// The stack. Emits a warning for a timeout of an attempt that is not shorter than that of the call ([`order`]).
     #[must_use]
     pub fn build(self) -> Stack<C> {
         let classify = || self.classifier.clone();
-        let attempt = Optional::new(self.attempt_timeout.map(|timeout| timeout.layer()), Execute);
+        let attempt = self.attempt_timeout;
+        let attempt = attempt.map(|timeout| timeout.layer().per_attempt());
+        let attempt = Optional::new(attempt, Execute);
         let breaker = self
             .breaker
             .map(|breaker| breaker.layer().classify(classify()));
@@ -171,6 +174,7 @@ impl<C: Clone> StackBuilder<C> {
         let retry = self.retry.map(|retry| retry.layer().classify(classify()));
         let retried = Optional::new(retry, limited);
         let layers = Optional::new(self.timeout.map(|timeout| timeout.layer()), retried);
+        order::check(&layers);
         Guarded::new(StackService { layers })
     }
 }

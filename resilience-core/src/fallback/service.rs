@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +14,11 @@ use super::{
     layer::Shared,
     response::{FallbackResponse, OnError, When},
 };
-use crate::stripe::Striped;
+use crate::{
+    error::Pattern,
+    order::{self, Part},
+    stripe::Striped,
+};
 
 /// Service with a fallback. Made by [`FallbackLayer`](super::FallbackLayer).
 pub struct FallbackService<S, A, W = OnError> {
@@ -98,8 +102,10 @@ impl<S, A, W> FallbackService<S, A, W> {
 
 impl<S: fmt::Debug, A, W> fmt::Debug for FallbackService<S, A, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.shared.count.name;
+        let _entered = order::enter(|| Part::new(Pattern::Fallback, Arc::clone(name)));
         f.debug_struct("FallbackService")
-            .field("name", &self.shared.count.name)
+            .field("name", name)
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }

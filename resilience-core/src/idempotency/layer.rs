@@ -13,8 +13,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Attempt, Idempotency, Json, Outcomes, Source, claim::Admission, key::Key};
-use crate::admission::take_ready;
-use crate::error::ServiceError;
+use crate::{
+    admission::take_ready,
+    error::{Pattern, ServiceError},
+    order::{self, Part},
+};
 
 /// A layer that makes [`IdempotencyService`]s; see [`Idempotency::layer`].
 pub struct IdempotencyLayer<F, O = Json, A = NoAttach> {
@@ -124,10 +127,13 @@ impl<S: Clone, F: Clone, O, A: Clone> Clone for IdempotencyService<S, F, O, A> {
     }
 }
 
-impl<S, F, O, A> fmt::Debug for IdempotencyService<S, F, O, A> {
+impl<S: fmt::Debug, F, O, A> fmt::Debug for IdempotencyService<S, F, O, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.layer.handle.name();
+        let _entered = order::enter(|| Part::new(Pattern::Idempotency, name));
         f.debug_struct("IdempotencyService")
             .field("layer", &self.layer)
+            .field("inner", &self.inner)
             .finish_non_exhaustive()
     }
 }

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{InvalidConfig, Pattern},
+    order::{self, Part, setting},
     telemetry::{self, Reading, Source},
 };
 
@@ -194,6 +195,9 @@ impl<K, H: Member> Clone for Family<K, H> {
 
 impl<K, H: Member> fmt::Debug for Family<K, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        order::policy_part(|| {
+            Part::new(H::PATTERN, Arc::clone(&self.inner.name)).set(setting::PER_KEY, true)
+        });
         f.debug_struct("Family")
             .field("pattern", &H::PATTERN)
             .field("name", &self.inner.name)

@@ -21,7 +21,7 @@ pub type RateLimitLayer<A, C = OnResponse> = AdmissionLayer<A, C>;
 pub type RateLimitService<S, A, C = OnResponse> = AdmissionService<S, A, C>;
 
 /// The policy of one limit for all requests.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Whole<P = Each> {
     limit: RateLimit,
     cost: P,
@@ -44,6 +44,12 @@ impl<P, C> AdmissionLayer<Whole<P>, C> {
             policy: Whole { limit, cost },
             completion: self.completion,
         }
+    }
+}
+
+impl<P> fmt::Debug for Whole<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Whole").field(&self.limit).finish()
     }
 }
 

@@ -111,7 +111,8 @@ use self::{settings::Settings, shared::Shared};
 use crate::error::Reason;
 use crate::{
     admission::{Permit, Refused},
-    error::Rejected,
+    error::{Pattern, Rejected},
+    order::{self, Part, setting},
 };
 
 /// A rate limit within this process. Clones share the tokens.
@@ -183,6 +184,16 @@ impl RateLimit {
         &self.shared.settings.name
     }
 
+    fn part(&self) -> Part {
+        let settings = &*self.shared.settings;
+        let quota = settings.rules.quota;
+        Part::new(Pattern::RateLimit, Arc::clone(&settings.name))
+            .set("permits", quota.permits())
+            .set("period", quota.period())
+            .set("burst", quota.capacity())
+            .set_some(setting::QUEUE, settings.queue.map(|queue| queue.length))
+    }
+
     /// A limit that the exporter does not know of.
     fn new(settings: Arc<Settings>) -> Self {
         Self {
@@ -198,6 +209,7 @@ impl RateLimit {
 
 impl fmt::Debug for RateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        order::policy_part(|| self.part());
         f.debug_struct("RateLimit")
             .field("name", &self.name())
             .field("snapshot", &self.snapshot())

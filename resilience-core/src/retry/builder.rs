@@ -171,7 +171,7 @@ impl RetryBuilder {
 }
 
 pub(super) struct Shared {
-    name: Arc<str>,
+    pub(super) name: Arc<str>,
     pub(super) rules: Rules,
     pub(super) backoff: Backoff,
     pub(super) budget: RetryBudget,

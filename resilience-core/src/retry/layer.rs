@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     classify::{Classify, Standard},
-    error::ServiceError,
+    error::{Pattern, ServiceError},
+    order::{self, Part, setting},
     stripe::Striped,
 };
 
@@ -115,6 +116,11 @@ impl<S: Clone, C, R> Clone for RetryService<S, C, R> {
 
 impl<S: fmt::Debug, C, R> fmt::Debug for RetryService<S, C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter(|| {
+            let shared = &self.core.shared;
+            Part::new(Pattern::Retry, Arc::clone(&shared.name))
+                .set(setting::MAX_ATTEMPTS, shared.rules.max_attempts)
+        });
         f.debug_struct("RetryService")
             .field("inner", &self.inner)
             .field("rules", &self.core.shared.rules)

@@ -1,6 +1,10 @@
 //! Layer and service of the load shed.
 
-use std::task::{Context, Poll};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use tower_layer::Layer;
 use tower_service::Service;
@@ -9,8 +13,11 @@ use super::{
     LoadShed,
     future::{ResponseFuture, State},
 };
-use crate::admission::take_ready;
-use crate::error::ServiceError;
+use crate::{
+    admission::take_ready,
+    error::{Pattern, ServiceError},
+    order::{self, Part},
+};
 
 /// Layer that sheds load. Made by [`LoadShed::layer`].
 #[derive(Clone, Debug)]
@@ -38,7 +45,6 @@ impl<S> Layer<S> for LoadShedLayer {
 }
 
 /// Service that is always ready and rejects calls while its inner service is not. Made by [`LoadShedLayer`].
-#[derive(Debug)]
 pub struct LoadShedService<S> {
     inner: S,
     shed: LoadShed,
@@ -53,6 +59,17 @@ impl<S: Clone> Clone for LoadShedService<S> {
             shed: self.shed.clone(),
             ready: false,
         }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for LoadShedService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.shed.shared.name;
+        let _entered = order::enter(|| Part::new(Pattern::LoadShed, Arc::clone(name)));
+        f.debug_struct("LoadShedService")
+            .field("name", name)
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 

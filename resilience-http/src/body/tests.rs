@@ -109,7 +109,7 @@ fn held<B: Body>(end: &OnBodyEnd, body: B, verdict: Verdict) -> (Log, GuardedBod
 }
 
 fn success<B: Body>(body: B) -> (Log, GuardedBody<B>) {
-    held(&OnBodyEnd::new("api"), body, Verdict::Success)
+    held(&OnBodyEnd::new(), body, Verdict::Success)
 }
 
 async fn read<B>(body: B) -> Result<Bytes, B::Error>
@@ -123,7 +123,7 @@ where
 async fn a_whole_body_is_what_its_head_was() {
     for head in [Verdict::Success, Verdict::Ignored] {
         let body = script([Step::Data("he"), Step::Data("llo")]);
-        let (log, body) = held(&OnBodyEnd::new("api"), body, head);
+        let (log, body) = held(&OnBodyEnd::new(), body, head);
         assert_eq!((log.verdict(), log.given_back()), (None, false));
         assert_eq!(read(body).await.unwrap(), "hello");
         assert_eq!((log.verdict(), log.given_back()), (Some(head), true));
@@ -152,7 +152,7 @@ async fn an_answer_without_a_body_is_over_at_once() {
 async fn a_body_that_breaks_off_is_a_failure_whatever_its_head_said() {
     for head in [Verdict::Success, Verdict::Ignored] {
         let body = script([Step::Data("he"), Step::Reset, Step::Data("llo")]);
-        let (log, mut body) = held(&OnBodyEnd::new("api"), body, head);
+        let (log, mut body) = held(&OnBodyEnd::new(), body, head);
         body.frame().await.unwrap().unwrap();
         body.frame().await.unwrap().unwrap_err();
         assert_eq!(log.verdict(), Some(Verdict::transient()));
@@ -165,7 +165,7 @@ async fn a_body_that_breaks_off_is_a_failure_whatever_its_head_said() {
 async fn a_failed_head_is_told_at_once_but_keeps_its_permit_while_the_server_sends() {
     let wait = Verdict::retry_after(Duration::from_secs(3));
     let body = script([Step::Data("sorry"), Step::Reset]);
-    let (log, body) = held(&OnBodyEnd::new("api"), body, wait);
+    let (log, body) = held(&OnBodyEnd::new(), body, wait);
     assert_eq!((log.verdict(), log.given_back()), (Some(wait), false));
     drop(body);
     assert_eq!((log.verdict(), log.given_back()), (Some(wait), true));
@@ -254,7 +254,7 @@ async fn give_up_after(patience: Duration, end: &OnBodyEnd) -> Option<Verdict> {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_given_up_half_read_is_what_its_head_was_unless_it_had_stalled() {
-    let end = OnBodyEnd::new("api");
+    let end = OnBodyEnd::new();
     let at_once = give_up_after(999 * MS, &end).await;
     assert_eq!(at_once, Some(Verdict::Success));
     let stalled = give_up_after(1001 * MS, &end).await;
@@ -266,10 +266,10 @@ async fn a_body_given_up_half_read_is_what_its_head_was_unless_it_had_stalled() 
 
 #[tokio::test(start_paused = true)]
 async fn a_body_given_up_half_read_can_be_ignored_or_failed() {
-    let ignored = OnBodyEnd::new("api").partial_read(PartialRead::Ignored);
+    let ignored = OnBodyEnd::new().partial_read(PartialRead::Ignored);
     let verdict = give_up_after(Duration::from_secs(9), &ignored).await;
     assert_eq!(verdict, Some(Verdict::Ignored));
-    let failed = OnBodyEnd::new("api").partial_read(PartialRead::Failed);
+    let failed = OnBodyEnd::new().partial_read(PartialRead::Failed);
     assert_eq!(give_up_after(MS, &failed).await, Some(Verdict::transient()));
 }
 
@@ -313,7 +313,7 @@ async fn a_body_that_panics_is_a_failure() {
 #[tokio::test]
 async fn two_layers_both_hear_of_the_end() {
     let (inner, outer) = (Log::default(), Log::default());
-    let end = OnBodyEnd::new("api");
+    let end = OnBodyEnd::new();
     let response = Response::new(script([Step::Data("he"), Step::Reset]));
     let response = end.hold(response, Verdict::Success, inner.guard());
     let response = end.hold(response, Verdict::Ignored, outer.guard());
@@ -370,7 +370,14 @@ async fn size_and_trailers_pass_through() {
 
 #[cfg(feature = "client")]
 mod reqwest_responses {
+    use std::{fmt, future::ready};
+
     use reqwest::ResponseBuilderExt;
+    use resilience_core::{Bulkhead, Error};
+    use tower::{
+        Layer, Service, ServiceExt,
+        load::{Load, PendingRequests},
+    };
 
     use super::*;
 
@@ -387,7 +394,7 @@ mod reqwest_responses {
     #[tokio::test]
     async fn the_response_stays_what_it_was() {
         let (one, two) = (Log::default(), Log::default());
-        let end = OnBodyEnd::new("api");
+        let end = OnBodyEnd::new();
         let response = end.hold(answer([Step::Data("hello")]), Verdict::Success, one.guard());
         let response = end.hold(response, Verdict::Success, two.guard());
         assert_eq!(response.url().as_str(), "http://api.test/a?b=c");
@@ -411,7 +418,7 @@ mod reqwest_responses {
         let response = Response::builder().url(url).body("hello").unwrap();
         let response = reqwest::Response::from(response);
         let log = Log::default();
-        let response = OnBodyEnd::new("api").hold(response, Verdict::Success, log.guard());
+        let response = OnBodyEnd::new().hold(response, Verdict::Success, log.guard());
         assert_eq!(response.content_length(), Some(5));
     }
 
@@ -421,7 +428,7 @@ mod reqwest_responses {
         let logs: Vec<_> = (0..layers).map(|_| Log::default()).collect();
         let mut response = answer([Step::Data("he"), Step::Reset]);
         for log in &logs {
-            response = OnBodyEnd::new("api").hold(response, Verdict::Success, log.guard());
+            response = OnBodyEnd::new().hold(response, Verdict::Success, log.guard());
         }
         let error = response.bytes().await.unwrap_err();
         (chain(&error).count(), logs)
@@ -443,7 +450,7 @@ mod reqwest_responses {
     #[tokio::test]
     async fn a_guard_that_comes_after_the_end_is_settled_by_it() {
         let (one, two) = (Log::default(), Log::default());
-        let end = OnBodyEnd::new("api");
+        let end = OnBodyEnd::new();
         let response = end.hold(answer([Step::Reset]), Verdict::Success, one.guard());
         // A layer in between reads the body and replaces it by another.
         let url = response.url().clone();
@@ -464,7 +471,7 @@ mod reqwest_responses {
         let within = deadline::scope(Deadline::after(200 * MS), async {
             let log = Log::default();
             let response = answer([Step::Data("he"), Step::Hang]);
-            let end = OnBodyEnd::new("api");
+            let end = OnBodyEnd::new().name("api");
             (end.hold(response, Verdict::Success, log.guard()), log)
         });
         let (response, log) = within.await;
@@ -478,10 +485,51 @@ mod reqwest_responses {
         assert_eq!(log.verdict(), Some(Verdict::transient()));
     }
 
+    /// The name of the layer, unless another one is set.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_ends_at_its_deadline_under_the_name_of_the_layer() {
+        for (end, name) in [
+            (OnBodyEnd::new(), "places"),
+            (OnBodyEnd::new().name("other"), "other"),
+        ] {
+            let bulkhead = Bulkhead::builder("places").build().unwrap();
+            let layer = bulkhead.layer().complete_on(end);
+            let inner =
+                tower::service_fn(async |()| Ok::<_, Error<Infallible>>(answer([Step::Hang])));
+            let call = layer.layer(inner).oneshot(());
+            let response = deadline::scope(Deadline::after(200 * MS), call).await;
+            let error = response.unwrap().bytes().await.unwrap_err();
+            assert_eq!(rejected_in(&error).unwrap().name(), name);
+            assert_eq!(bulkhead.snapshot().in_flight, 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_balancer_counts_a_call_as_load_until_its_body_has_ended() {
+        let load = |in_progress: &dyn fmt::Debug| format!("{in_progress:?}");
+        let two = [Step::Data("he"), Step::Data("llo")];
+        let mut steps = Some(two);
+        let inner =
+            tower::service_fn(move |()| ready(Ok::<_, Infallible>(answer(steps.take().unwrap()))));
+        let mut endpoint = PendingRequests::new(inner, OnBodyEnd::new());
+        let response = endpoint.call(()).await.unwrap();
+        assert_eq!(load(&endpoint.load()), "Count(1)");
+        assert_eq!(response.bytes().await.unwrap(), "hello");
+        assert_eq!(load(&endpoint.load()), "Count(0)");
+
+        let body = || script([Step::Data("hello"), Step::Reset]);
+        let inner = tower::service_fn(|()| ready(Ok::<_, Infallible>(Response::new(body()))));
+        let mut endpoint = PendingRequests::new(inner, OnBodyEnd::new());
+        let response = endpoint.call(()).await.unwrap();
+        assert_eq!(load(&endpoint.load()), "Count(1)");
+        read(response.into_body()).await.unwrap_err();
+        assert_eq!(load(&endpoint.load()), "Count(0)");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_without_any_guard_can_be_covered_by_the_deadline() {
         let within = deadline::scope(Deadline::after(200 * MS), async {
-            OnBodyEnd::new("api").cover(answer([Step::Hang]))
+            OnBodyEnd::new().cover(answer([Step::Hang]))
         });
         let error = within.await.bytes().await.unwrap_err();
         assert!(error.is_timeout() && rejected_in(&error).is_some());

@@ -49,6 +49,10 @@ impl HeldGuard {
         }
     }
 
+    pub(super) fn name(&self) -> Option<Arc<str>> {
+        self.guard.name().cloned()
+    }
+
     fn settle(mut self, end: End) {
         self.guard.settle(self.verdict(end));
     }

@@ -83,7 +83,7 @@ impl<T, D> Part<T, D> {
 impl ClientBuilder {
     pub(super) fn new(name: Arc<str>) -> Self {
         Self {
-            body_end: OnBodyEnd::new(Arc::clone(&name)),
+            body_end: OnBodyEnd::new(),
             name,
             http: Http::Default,
             deadline: Part::Default(Duration::from_secs(10)),
@@ -223,7 +223,7 @@ impl ClientBuilder {
     }
 
     /// Sets how a body that is dropped before its end is judged. Default: see
-    /// [`PartialRead`](crate::body::PartialRead).
+    /// [`PartialRead`](crate::body::PartialRead). It has the name of the client unless it has another one.
     pub fn body_end(mut self, body_end: OnBodyEnd) -> Self {
         self.body_end = body_end;
         self
@@ -249,7 +249,7 @@ impl ClientBuilder {
     ) -> Result<Client, InvalidConfig>
     where
         S: Service<Request, Response = Response, Error = Error<reqwest::Error>>,
-        S: Clone + Send + Sync + 'static,
+        S: Clone + fmt::Debug + Send + Sync + 'static,
         S::Future: Send,
     {
         let name = || Arc::clone(&self.name);
@@ -266,7 +266,7 @@ impl ClientBuilder {
             .map(|after| Timeout::new(of_attempts(), after));
         let attempt = attempt.transpose()?;
         let of_request: fn(&Request) -> Host = |request| Host::of(request.url());
-        let (verdicts, body_end) = (Shared(self.verdicts), self.body_end);
+        let (verdicts, body_end) = (Shared(self.verdicts), self.body_end.or_name(&self.name));
 
         let deadline = parts.deadline.as_ref().map(CallTimeoutLayer::new);
         let replay = Shared(self.replay);
@@ -293,10 +293,12 @@ impl ClientBuilder {
             .layer(option_layer(upstream_limits))
             .layer(option_layer(bulkhead))
             .layer(option_layer(breaker))
-            .layer(option_layer(attempt.map(|timeout| timeout.layer())))
+            .layer(option_layer(
+                attempt.map(|timeout| timeout.layer().per_attempt()),
+            ))
             .layer(self.propagation.layer())
             .service(transport);
-        Ok(Client::from_parts(http, Box::new(stack), parts))
+        Ok(Client::from_parts(http, stack, parts))
     }
 }
 

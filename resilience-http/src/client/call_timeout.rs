@@ -51,7 +51,7 @@ impl CallTimeoutLayer {
         let own: OwnTimeout = |request| request.timeout().copied();
         Self {
             timeout: timeout.layer().per_request(own),
-            body: OnBodyEnd::new(timeout.name()),
+            body: OnBodyEnd::new().name(timeout.name()),
         }
     }
 }

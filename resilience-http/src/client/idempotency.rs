@@ -1,11 +1,13 @@
 //! Idempotency keys on outbound calls.
 
 use std::{
+    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{HeaderMap, Method};
+use resilience_core::order::{self, Part};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -118,10 +120,20 @@ impl<S> Layer<S> for IdempotencyKeysLayer {
 }
 
 /// Service that adds idempotency keys. Made by [`IdempotencyKeysLayer`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IdempotencyKeysService<S> {
     inner: S,
     keys: IdempotencyKeys,
+}
+
+impl<S: fmt::Debug> fmt::Debug for IdempotencyKeysService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter(|| Part::new(order::IDEMPOTENCY_KEYS, ""));
+        f.debug_struct("IdempotencyKeysService")
+            .field("inner", &self.inner)
+            .field("keys", &self.keys)
+            .finish()
+    }
 }
 
 impl<S: Service<reqwest::Request>> Service<reqwest::Request> for IdempotencyKeysService<S> {

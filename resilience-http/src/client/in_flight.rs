@@ -88,10 +88,18 @@ impl<S, R: Clone> Layer<S> for AwaitInFlightLayer<R> {
 }
 
 /// Service that waits for outcomes. Made by [`AwaitInFlightLayer`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AwaitInFlightService<S, R = HttpReplay> {
     inner: S,
     replay: R,
+}
+
+impl<S: fmt::Debug, R> fmt::Debug for AwaitInFlightService<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwaitInFlightService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A request or a response.

@@ -77,7 +77,11 @@ use std::{fmt, sync::Arc};
 
 use reqwest::{IntoUrl, Method, Request, Response};
 use resilience_core::{
-    Error, InvalidConfig, breaker::KeyedCircuitBreaker, bulkhead::KeyedBulkhead, deadline::Timeout,
+    Error, InvalidConfig,
+    breaker::KeyedCircuitBreaker,
+    bulkhead::KeyedBulkhead,
+    deadline::Timeout,
+    order::{self, Description},
     retry::Retry,
 };
 use tower_service::Service;
@@ -111,6 +115,7 @@ pub struct Client {
 
 struct Inner {
     stack: Box<dyn Stack>,
+    description: Description,
     http: reqwest::Client,
     parts: Parts,
 }
@@ -145,6 +150,7 @@ impl Client {
     /// and the like start; pass the client that the stack sends through.
     ///
     /// The stack is cloned for every call: keep state in handles, as all layers of this toolkit do.
+    /// Layers in an order that defeats itself are [warned](resilience_core::order) of.
     ///
     /// ```
     /// use resilience_core::Bulkhead;
@@ -154,7 +160,7 @@ impl Client {
     /// let http = reqwest_builder().build()?;
     /// let bulkhead = Bulkhead::builder("reports").max_concurrent(2).build()?;
     /// let stack = ServiceBuilder::new()
-    ///     .layer(bulkhead.layer().complete_on(OnBodyEnd::new("reports")))
+    ///     .layer(bulkhead.layer().complete_on(OnBodyEnd::new()))
     ///     .service(ReqwestService::new(http.clone()));
     /// let client = Client::from_service(http, stack);
     /// # Ok::<_, Box<dyn std::error::Error>>(())
@@ -162,14 +168,22 @@ impl Client {
     pub fn from_service<S>(http: reqwest::Client, stack: S) -> Self
     where
         S: Service<Request, Response = Response, Error = Error<reqwest::Error>>,
-        S: Clone + Send + Sync + 'static,
+        S: Clone + fmt::Debug + Send + Sync + 'static,
         S::Future: Send,
     {
-        Self::from_parts(http, Box::new(stack), Parts::default())
+        Self::from_parts(http, stack, Parts::default())
     }
 
-    fn from_parts(http: reqwest::Client, stack: Box<dyn Stack>, parts: Parts) -> Self {
-        let inner = Arc::new(Inner { stack, http, parts });
+    fn from_parts<S>(http: reqwest::Client, stack: S, parts: Parts) -> Self
+    where
+        S: Stack + fmt::Debug + 'static,
+    {
+        let inner = Arc::new(Inner {
+            description: order::check(&stack),
+            stack: Box::new(stack),
+            http,
+            parts,
+        });
         Self { inner }
     }
 
@@ -215,6 +229,24 @@ impl Client {
     /// See [`RequestBuilder::send`].
     pub fn execute(&self, request: Request) -> ResponseFuture {
         self.inner.stack.execute(request)
+    }
+
+    /// Returns the layers of the stack, outermost first. Its `Display` prints one line per layer.
+    ///
+    /// ```
+    /// use resilience_http::Client;
+    ///
+    /// let client = Client::new("payments")?;
+    /// assert!(client.describe().to_string().starts_with("\
+    /// deadline `payments` (after 10s, per_request)
+    ///   retry `payments` (max_attempts 3)
+    ///     bulkhead `payments` (per_key)
+    /// "));
+    /// # Ok::<_, resilience_core::InvalidConfig>(())
+    /// ```
+    #[must_use]
+    pub fn describe(&self) -> &Description {
+        &self.inner.description
     }
 
     /// Returns the reqwest client that makes the requests.
@@ -269,6 +301,7 @@ impl Service<Request> for Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.description.enter();
         let parts = &self.inner.parts;
         f.debug_struct("Client")
             .field("deadline", &parts.deadline)

@@ -66,11 +66,7 @@ pub const fn guard<L>(layers: L) -> GuardLayer<L> {
 ///
 /// [`IdempotentRequests`]: super::IdempotentRequests
 pub fn bulkhead(bulkhead: &Bulkhead) -> GuardLayer<BulkheadLayer<OnBodyEnd>> {
-    guard(
-        bulkhead
-            .layer()
-            .complete_on(OnBodyEnd::new(bulkhead.name())),
-    )
+    guard(bulkhead.layer().complete_on(OnBodyEnd::new()))
 }
 
 /// Layer around handlers. Made by [`guard`].

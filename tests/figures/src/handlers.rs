@@ -97,7 +97,7 @@ pub(crate) async fn run() {
                 .lease(LEASE)
                 .build()
                 .expect("good settings");
-            let layer = places.layer().complete_on(OnBodyEnd::new("places"));
+            let layer = places.layer().complete_on(OnBodyEnd::new());
             let app = payments(&handlers).layer(server::guard(layer));
             servers.push(serve(app, way).await);
         }

@@ -93,16 +93,12 @@ fn the_stack_of_the_default_client() {
                         .classify(HttpClassifier::new())
                         .replay(HttpReplay::new()),
                 )
-                .layer(
-                    bulkheads
-                        .layer(host)
-                        .complete_on(OnBodyEnd::new("contract")),
-                )
+                .layer(bulkheads.layer(host).complete_on(OnBodyEnd::new()))
                 .layer(
                     breakers
                         .layer(host)
                         .classify(HttpClassifier::new())
-                        .complete_on(OnBodyEnd::new("contract")),
+                        .complete_on(OnBodyEnd::new()),
                 )
                 .layer(Propagation::new().layer());
             over_reqwest(layers.into_inner())

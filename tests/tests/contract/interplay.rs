@@ -203,7 +203,7 @@ async fn one_breaker_on_two_routes_is_one_breaker() {
             breaker
                 .layer()
                 .classify(HttpClassifier::new())
-                .complete_on(OnBodyEnd::new("handlers")),
+                .complete_on(OnBodyEnd::new()),
         )
     };
     let flaky = {

@@ -42,7 +42,7 @@ fn guard_around_a_bulkhead_until_the_end_of_the_body() {
     let make = || async {
         let (bulkhead, counted) = bulkhead();
         Instance::new(move || {
-            let layer = bulkhead.layer().complete_on(OnBodyEnd::new("contract"));
+            let layer = bulkhead.layer().complete_on(OnBodyEnd::new());
             over_http(server::guard(layer).answer(keep))
         })
         .held(counted)

@@ -328,7 +328,7 @@ async fn a_body_dropped_half_read_says_what_the_policy_says_and_gives_its_place_
         (PartialRead::Failed, (0, 1, 0)),
     ];
     for (policy, judged) in policies {
-        let body_end = OnBodyEnd::new("rig").partial_read(policy);
+        let body_end = OnBodyEnd::new().name("rig").partial_read(policy);
         let by_hand = Rig::by_hand(server.address(), body_end.clone());
         for rig in [Rig::default_client(server.address(), body_end), by_hand] {
             let response = rig.get(&server.url("/")).await.unwrap();

@@ -40,8 +40,8 @@ pub(crate) struct Rig {
 /// Both clients, for calls to `server`.
 pub(crate) fn rigs(server: SocketAddr) -> [Rig; 2] {
     [
-        Rig::default_client(server, OnBodyEnd::new("rig")),
-        Rig::by_hand(server, OnBodyEnd::new("rig")),
+        Rig::default_client(server, OnBodyEnd::new().name("rig")),
+        Rig::by_hand(server, OnBodyEnd::new().name("rig")),
     ]
 }
 

@@ -1,13 +1,19 @@
 //! A fleet's bulkhead as an admission policy, and its layer.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::{acquire::acquire, permit::FleetPermit, shared::Shared};
 use crate::{
     admission::{self, Admission, AdmissionLayer, AdmissionService, Admit, Refused},
     completion::OnResponse,
     cost::{Cost, Each},
-    error::Rejected,
+    error::{Pattern, Rejected},
+    order::{self, Part, setting},
 };
 
 /// Admission policy of a [`FleetBulkhead`](super::FleetBulkhead): each request takes as many
@@ -27,6 +33,13 @@ impl FleetAdmission {
 
 impl<C> fmt::Debug for FleetAdmission<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        order::policy_part(|| {
+            let shared = &*self.shared;
+            Part::new(Pattern::Bulkhead, Arc::clone(&shared.name))
+                .set("max_concurrent", shared.limit.load(Relaxed))
+                .set(setting::FLEET, true)
+                .set_some(setting::QUEUE, shared.queue.map(|queue| queue.length))
+        });
         f.debug_struct("FleetAdmission")
             .field("bulkhead", &self.shared.name)
             .finish_non_exhaustive()

@@ -98,6 +98,10 @@ impl FleetPermit {
 /// How a call ends makes no difference to a bulkhead.
 impl Guard for FleetPermit {
     fn settle(&mut self, _: Verdict) {}
+
+    fn name(&self) -> Option<&Arc<str>> {
+        Some(&self.permits.shared.name)
+    }
 }
 
 impl admission::Permit for FleetPermit {

@@ -87,7 +87,7 @@ pub type FleetRateLimitService<S, F, P = Each, C = OnResponse> =
     AdmissionService<S, BySubject<F, P>, C>;
 
 /// The policy of [`FleetRateLimitLayer`]: charges each request to its subject.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BySubject<F, P = Each> {
     limit: FleetRateLimit,
     subject: F,
@@ -116,6 +116,12 @@ impl<F, P, C> AdmissionLayer<BySubject<F, P>, C> {
             },
             completion: self.completion,
         }
+    }
+}
+
+impl<F, P> fmt::Debug for BySubject<F, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BySubject").field(&self.limit).finish()
     }
 }
 

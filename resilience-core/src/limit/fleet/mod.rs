@@ -144,9 +144,10 @@ use self::{agent::LimitAgent, limiter::Limiter};
 #[cfg(doc)]
 use crate::error::Reason;
 use crate::{
-    error::Rejected,
+    error::{Pattern, Rejected},
     fleet::{self, AgentHandle, StillRunning, StoreHandle, Waker},
     limit::store::StoreError,
+    order::{self, Part, setting},
     telemetry,
 };
 
@@ -339,6 +340,12 @@ impl FleetRateLimit {
 
 impl fmt::Debug for FleetRateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        order::policy_part(|| {
+            let queue = self.core().settings.queue;
+            Part::new(Pattern::RateLimit, self.name())
+                .set(setting::FLEET, true)
+                .set_some(setting::QUEUE, queue.map(|queue| queue.length))
+        });
         f.debug_struct("FleetRateLimit")
             .field("name", &self.name())
             .field("instance", &self.instance())

@@ -80,6 +80,7 @@ use crate::{
     error::{Pattern, Reason, Rejected},
     fleet::{AgentHandle, StillRunning, StoreClient, Waker},
     keyed::Registry,
+    order::{self, Part},
     telemetry::{self, Reading, Scope, Source},
 };
 
@@ -199,6 +200,7 @@ impl UpstreamLimits {
 
 impl fmt::Debug for UpstreamLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        order::policy_part(|| Part::new(Pattern::RateLimit, self.name()).set("upstream", true));
         f.debug_struct("UpstreamLimits")
             .field("name", &self.name())
             .field("snapshot", &self.snapshot())

@@ -101,7 +101,7 @@ async fn a_stack_of_ones_own_makes_a_client() {
         .unwrap();
     let bulkhead = Bulkhead::builder("own").max_concurrent(1).build().unwrap();
     let stack = tower::ServiceBuilder::new()
-        .layer(bulkhead.layer().complete_on(OnBodyEnd::new("own")))
+        .layer(bulkhead.layer().complete_on(OnBodyEnd::new()))
         .layer(
             retry
                 .layer()

@@ -9,7 +9,12 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use resilience_core::{admission::take_ready, idempotency::Idempotency};
+use resilience_core::{
+    Pattern,
+    admission::take_ready,
+    idempotency::Idempotency,
+    order::{self, Part},
+};
 use tower_service::Service;
 
 use super::{
@@ -93,6 +98,7 @@ impl<S: Clone> IdempotentRequestsService<S> {
 
 impl<S: fmt::Debug> fmt::Debug for IdempotentRequestsService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter(|| Part::new(Pattern::Idempotency, self.handle.name()));
         f.debug_struct("IdempotentRequestsService")
             .field("inner", &self.inner)
             .field("handle", &self.handle)

@@ -45,7 +45,15 @@ impl LimitKey {
 
     /// Creates a key of the value of a header, such as a token or a tenant. Stored as a digest,
     /// since it is often a secret. If the header was sent more than once, all values count.
-    pub fn header(name: HeaderName) -> Self {
+    ///
+    /// # Panics
+    ///
+    /// If `name` is a text that is not the name of a header.
+    pub fn header<N>(name: N) -> Self
+    where
+        N: TryInto<HeaderName, Error: fmt::Debug>,
+    {
+        let name = name.try_into().expect("the name of a header");
         Self::by(move |head| {
             let mut values = head.headers.get_all(&name).iter().peekable();
             values.peek()?;
@@ -113,6 +121,11 @@ mod tests {
 
     #[test]
     fn a_header_is_a_key_and_no_secret_in_the_store() {
+        let named = LimitKey::header("authorization");
+        assert_eq!(
+            named.of(&head(&["a"])),
+            LimitKey::header(header::AUTHORIZATION).of(&head(&["a"]))
+        );
         let key = LimitKey::header(header::AUTHORIZATION);
         let of = |values: &[&str]| key.of(&head(values));
         let one = of(&["Bearer secret"]).unwrap();

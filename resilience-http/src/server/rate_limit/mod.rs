@@ -49,7 +49,7 @@ pub use self::{
 ///     .store(InProcessLimits::new()) // or `redis.limits()`
 ///     .limit("per-minute", Quota::per(1, Duration::from_secs(60))?)
 ///     .build()?;
-/// let by_token = LimitRequests::new(&limit).key(LimitKey::header(http::header::AUTHORIZATION));
+/// let by_token = LimitRequests::new(&limit).key(LimitKey::header("authorization"));
 /// let app: Router = Router::new().route("/", get(async || "hello")).layer(by_token.layer());
 /// # let ask = || http::Request::get("/").header("authorization", "Bearer 1").body(axum::body::Body::empty()).unwrap();
 /// # use tower::ServiceExt;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{Request, Response};
-use resilience_core::admission::take_ready;
+use resilience_core::{admission::take_ready, order};
 use sha2::{Digest, Sha256};
 use tower_service::Service;
 
@@ -53,6 +53,7 @@ impl<S: Clone, L: RequestLimit> Clone for LimitRequestsService<S, L> {
 
 impl<S: fmt::Debug, L: RequestLimit + fmt::Debug> fmt::Debug for LimitRequestsService<S, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _entered = order::enter_policy(&self.limit);
         f.debug_struct("LimitRequestsService")
             .field("inner", &self.inner)
             .field("limit", &self.limit)
