@@ -111,7 +111,6 @@ impl<V: Send + Sync + 'static> LeaseGuard<V> {
         if let Some(rest) = begun(Box::pin(filling)).await {
             shared.spawn(rest);
         }
-        shared.announce();
     }
 
     /// What to store. `None`: nothing; a tag was invalidated while the value was loaded, or the generations are not known.

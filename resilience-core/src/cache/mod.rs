@@ -92,6 +92,7 @@ mod many;
 mod memory;
 pub mod record;
 mod remote;
+mod report;
 mod settings;
 mod shared;
 mod snapshot;

@@ -369,22 +369,6 @@ where
             },
         }
     }
-
-    /// Enters the name in the store's list about once an hour, while the cache is in use.
-    pub(super) fn announce(self: &Arc<Self>) {
-        let Some(remote) = &self.remote else {
-            return;
-        };
-        if remote.is_announcement_due(self.clock.now()) {
-            let remote = Arc::clone(remote);
-            self.spawn(async move {
-                if let Some(step) = remote.client.store().announce(remote.name()) {
-                    // A failure is repaired within the hour.
-                    let _ = tokio::time::timeout(remote.client.budget(), step).await;
-                }
-            });
-        }
-    }
 }
 
 /// Loads that wait for others to end.

@@ -5,6 +5,7 @@ use std::{
     fmt,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 pub use super::record::{Entry, Fill, Generation, Lease, Leased, Stored, TagGeneration, Token};
@@ -130,6 +131,20 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
     /// reported. Default: `None`, there is no such list.
     fn announce<'a>(&'a self, name: &'a str) -> Option<StoreFuture<'a, ()>> {
         let _ = name;
+        None
+    }
+
+    /// Keeps what an instance of a cache says about itself ([`CacheSnapshot`](super::CacheSnapshot), as JSON) for operators, for at
+    /// most `ttl`; empty: the instance leaves. Sent about every ten seconds; a failure is not reported. Default: `None`, they
+    /// are not kept.
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        snapshot: &'a str,
+        ttl: Duration,
+    ) -> Option<StoreFuture<'a, ()>> {
+        let _ = (name, instance, snapshot, ttl);
         None
     }
 

@@ -7,6 +7,8 @@
 //! |---|---|---|---|
 //! | `{prefix:cache:NAME:KEY}` | string | packed head of 64 bytes: format, kind, hash of the key, version, when it was stored, how long it is fresh and kept, how long it took to load, and a lease, tombstone or write with its end; then tags with their generations; then the encoded value | how long the value is kept; without one, until the end of the lease, tombstone or write |
 //! | `{prefix:cache:NAME}:tag:TAG` | string | generation, and when the tag was invalidated, in microseconds | twice as long as values are kept |
+//! | `{prefix:cache:NAME}:reports` | hash | instance, its snapshot as JSON (its hot keys included) | 1 minute |
+//! | `{prefix:cache:NAME}:reports:end` | zset | instance, until when its report counts (ms) | 1 minute |
 //! | `{prefix:cache}:names` | zset | cache, last announced (ms) | 1 day |
 //!
 //! [`RedisCache::key`] returns the key of a value. A long one has a digest in place of its names. All tags of a cache are in one
@@ -66,6 +68,7 @@
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+mod reports;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -78,6 +81,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use redis::{Cmd, Value};
@@ -92,6 +96,7 @@ use resilience_core::{
 };
 use tokio::time::Instant;
 
+pub use self::reports::CacheReport;
 use self::{
     steps::{
         BEGIN_WRITE, END_WRITE, FILL, GENERATIONS, INVALIDATE, INVALIDATE_TAG, LEASE, PUT, RELEASE,
@@ -454,6 +459,18 @@ impl CacheStore for RedisCache {
         Some(Box::pin(async move {
             let entered = self.context.enter(PATTERN, &[name]).await;
             Ok(entered.map(drop)?)
+        }))
+    }
+
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        snapshot: &'a str,
+        ttl: Duration,
+    ) -> Option<StoreFuture<'a, ()>> {
+        Some(Box::pin(async move {
+            Ok(self.note(name, instance, snapshot, ttl).await?)
         }))
     }
 
