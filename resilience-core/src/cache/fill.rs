@@ -396,7 +396,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         }
     }
 
-    /// Runs a load: one of at most so many, for at most so long.
+    /// Runs a load, within the number of loads and the time of one.
     pub(super) async fn run<T, E>(&self, load: Load<T, E>) -> Result<Loaded<T>, LoadError<E>> {
         let _permit = self.loads.acquire().await?;
         match timeout(self.settings.load_timeout, load()).await {

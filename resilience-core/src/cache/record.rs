@@ -23,7 +23,7 @@ use bytes::Bytes;
 /// this was noted before the clock was set back, and counts as over.
 pub const SLACK_MS: u64 = 1_000;
 
-/// A number that nobody else draws: of a lease, a write, or a value. Random; never zero.
+/// The number of a lease, a write, or a value, drawn at random: no two are equal. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(u64);
 
@@ -169,7 +169,7 @@ enum Content {
     Nothing,
     Value(Value),
     Tombstone {
-        until: Until,
+        until: End,
         /// The write that is in progress, if it is the only one.
         writer: Option<Token>,
         /// Whether there is one at all.
@@ -187,17 +187,17 @@ struct Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Held {
     token: Token,
-    until: Until,
+    until: End,
 }
 
 /// A moment of the store's clock, and the length that it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Until {
+struct End {
     at: u64,
     length: u64,
 }
 
-impl Until {
+impl End {
     const fn new(now: u64, length: u64) -> Self {
         let at = now.saturating_add(length);
         Self { at, length }
@@ -268,7 +268,7 @@ impl Record {
             }
             (stale, None) => {
                 // LEASED, or VALUE + LEASE
-                let until = Until::new(now, asked.lease_ms);
+                let until = End::new(now, asked.lease_ms);
                 let token = asked.token;
                 self.lease = Some(Held { token, until });
                 Leased::Granted { stale }
@@ -310,10 +310,10 @@ impl Record {
     /// refused for good. May be repeated.
     pub fn invalidate(&mut self, now: u64, tombstone_ms: u64) {
         self.expire(now);
-        let until = Until::new(now, tombstone_ms);
+        let until = End::new(now, tombstone_ms);
         self.lease = None;
         self.content = match self.content {
-            // Whoever writes does not know of the change behind this invalidation.
+            // The write in progress does not know of the change behind this invalidation.
             Content::Tombstone {
                 until: writing_until,
                 writing: true,
@@ -328,11 +328,11 @@ impl Record {
         };
     }
 
-    /// Announces that the truth behind the key is about to change, for at most `write_ms`. Until then, or until
+    /// Announces that the truth behind the key is about to change, for at most `write_ms`. End then, or until
     /// [`end_write`](Self::end_write), nothing is stored under the key. May be repeated.
     pub fn begin_write(&mut self, now: u64, token: Token, write_ms: u64) {
         self.expire(now);
-        let until = Until::new(now, write_ms);
+        let until = End::new(now, write_ms);
         let (until, writer) = match self.content {
             Content::Tombstone {
                 until: former,
@@ -429,7 +429,7 @@ impl Record {
     }
 }
 
-const fn tombstone(until: Until) -> Content {
+const fn tombstone(until: End) -> Content {
     Content::Tombstone {
         until,
         writer: None,
@@ -437,7 +437,7 @@ const fn tombstone(until: Until) -> Content {
     }
 }
 
-const fn later(one: Until, other: Until, now: u64) -> Until {
+const fn later(one: End, other: End, now: u64) -> End {
     if one.left(now) > other.left(now) {
         one
     } else {

@@ -29,7 +29,7 @@ struct Shaky {
 struct State {
     hangs: AtomicBool,
     fails: AtomicBool,
-    /// The next so many answers are lost: the step is done.
+    /// Number of next answers that are lost, of steps that are done.
     loses: AtomicU64,
     steps: AtomicU64,
     observers: Mutex<Vec<Weak<dyn Observer>>>,
