@@ -30,9 +30,10 @@ else
 	@$(MAKE) --no-print-directory -k -j2 tests-redis tests-other
 endif
 
-# The program `redis` waits for servers most of its time: the others run beside it. Each program is in one of the two.
+# The program `redis` waits for servers most of its time: in more threads than there are processors, and the others run beside
+# it. Each program is in one of the two.
 tests-redis:
-	$(CARGO) test --no-fail-fast $(TESTED) --test redis
+	$(CARGO) test --no-fail-fast $(TESTED) --test redis -- --test-threads=4
 
 tests-other:
 	$(CARGO) test --no-fail-fast $(TESTED) --lib --bins --test '[!r]*'
@@ -60,7 +61,7 @@ features: ## Check every combination of features that an application can choose
 	CARGO="$(CARGO)" .ci/features
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
-	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --profile loom --lib loom
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --no-default-features --profile loom --lib loom
 
 deny: ## Check licences, sources and bans of the dependencies (installs cargo-deny if it is missing)
 	CARGO="$(CARGO)" .ci/deny
