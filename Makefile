@@ -31,12 +31,13 @@ else
 endif
 
 # The program `redis` waits for servers most of its time: in more threads than there are processors, and the others run beside
-# it. Each program is in one of the two.
+# it. Each program is in one of the two. Of those that are not tests only `storm` has some: to ask for all would compile
+# the others once more, as tests.
 tests-redis:
 	$(CARGO) test --no-fail-fast $(TESTED) --test redis -- --test-threads=4
 
 tests-other:
-	$(CARGO) test --no-fail-fast $(TESTED) --lib --bins --test '[!r]*'
+	$(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!r]*'
 	$(CARGO) test --no-fail-fast $(TESTED) --doc
 
 peers: setup ## The benches, and what the peers do when it matters, beside ours (a job of its own: not part of `make ci`)
