@@ -9,7 +9,7 @@ use std::time::Duration;
 use resilience_core::cache::record::Record;
 use resilience_tests::redis::{Flavour, RedisServer};
 
-use super::*;
+use super::{wire::Content, *};
 use crate::Redis;
 
 const TOLD: &str = "
