@@ -51,13 +51,16 @@ pub struct CacheBuilder<K, V> {
     name: Arc<str>,
     settings: Settings,
     local: Option<LocalCache<K, V>>,
-    store: Option<(Arc<dyn CacheStore>, Arc<dyn Codec<V>>)>,
+    store: Option<Attached<V>>,
     fleet: Option<FleetOptions>,
     schema: u16,
     sealing: Sealing,
     loader: Option<Loader<K, V>>,
     rules: ErrorRules,
 }
+
+/// A store, and how values are written to it.
+type Attached<V> = (Arc<dyn CacheStore>, Arc<dyn Codec<V>>);
 
 impl<K, V> CacheBuilder<K, V>
 where

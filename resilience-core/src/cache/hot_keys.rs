@@ -27,7 +27,7 @@ impl<K: Clone + Eq> HotKeys<K> {
         K: Borrow<Q>,
         Q: ?Sized + Eq + ToOwned<Owned = K>,
     {
-        if fastrand::u64(..) % SAMPLE == 0 {
+        if fastrand::u64(..).is_multiple_of(SAMPLE) {
             self.count(key);
         }
     }
