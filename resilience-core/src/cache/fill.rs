@@ -72,7 +72,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             // Both before the read: whatever happens from now on is noticed.
             let change = coherence.change_of(id);
             let ticket = coherence.ticket(id);
-            if !request.options.refresh || renew.is_some() {
+            if Instant::now() >= give_up {
+                return self.load_alone(request, false).await;
+            }
+            if !request.options.refresh {
                 let read = remote.get_one(&text, ticket, &coherence, self.clock);
                 match read.await {
                     Ok(Found::Usable(held)) => match self.serve(held, &request) {
@@ -102,18 +105,21 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                     let guard = LeaseGuard::new(&remote, &text, &self.tasks, lease);
                     return self.load_leased(guard, request).await;
                 }
-                Ok(Leased::Fresh(entry)) if request.options.refresh && renew.is_none() => {
-                    // This caller wants a newer one than that.
-                    renew = Some(entry.version);
+                // This caller wants a newer one than that.
+                Ok(Leased::Fresh(entry)) if request.options.refresh => renew = Some(entry.version),
+                // Stored meanwhile, or not as old as it seemed: the store's own clock decides.
+                Ok(Leased::Fresh(entry)) => {
+                    let now = self.clock.now();
+                    match remote.open(&text, entry, ticket, &coherence, now).await {
+                        // Not read in the way that changes are told of, so it is not kept here.
+                        Ok(Found::Usable(held)) => return Ok(self.store_hit(held, now)),
+                        Ok(Found::Unusable(version)) => renew = Some(version),
+                        Ok(Found::Nothing) => {}
+                        Err(_) => return self.load_alone(request, true).await,
+                    }
                 }
-                // Stored meanwhile: the next round reads it.
-                Ok(Leased::Fresh(entry)) if renew == Some(entry.version) => {}
-                Ok(Leased::Fresh(_)) => renew = None,
                 Ok(Leased::Refused { .. }) => return self.load_alone(request, false).await,
                 Ok(Leased::Held { left_ms, .. }) => {
-                    if Instant::now() >= give_up {
-                        return self.load_alone(request, false).await;
-                    }
                     self.totals.waits.fetch_add(1, Relaxed);
                     let left = Duration::from_millis(left_ms.max(1));
                     let longest = if self.coherence.is_told() {
@@ -125,7 +131,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                         () = change.happened() => {}
                         () = sleep(longest) => {}
                     }
-                    request.options.refresh = false;
                 }
                 Err(_) => return self.load_alone(request, true).await,
             }

@@ -249,7 +249,8 @@ impl Record {
         }
     }
 
-    /// Asks to load the key. May be repeated: the answer to its own lease is `Granted` again.
+    /// Asks to load the key. May be repeated, but not after the load has begun: a lease that was lost is granted anew.
+    /// [`extend`](Self::extend) is for that.
     pub fn lease(&mut self, now: u64, asked: &Lease) -> Leased {
         self.expire(now);
         if let Content::Tombstone { until, .. } = &self.content {
@@ -286,6 +287,18 @@ impl Record {
         }
         self.store(now, token, fill);
         Stored::Stored
+    }
+
+    /// Renews the lease `token` for `lease_ms` from now. [`Stored::Refused`]: it is gone, and so is the right to fill; it is not
+    /// granted again, since what was loaded under it may be older than what has removed it. May be repeated.
+    pub fn extend(&mut self, now: u64, token: Token, lease_ms: u64) -> Stored {
+        match &mut self.lease {
+            Some(held) if held.token == token => {
+                held.until = End::new(now, lease_ms);
+                Stored::Stored
+            }
+            _ => Stored::Refused,
+        }
     }
 
     /// Gives a lease back without a value: the loader failed. May be repeated.

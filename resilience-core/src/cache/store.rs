@@ -52,6 +52,15 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
         fill: &'a Fill,
     ) -> StoreFuture<'a, Stored>;
 
+    /// See [`Record::extend`](super::record::Record::extend).
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, Stored>;
+
     /// See [`Record::release`](super::record::Record::release).
     fn release<'a>(&'a self, name: &'a str, key: &'a str, token: Token) -> StoreFuture<'a, ()>;
 

@@ -95,7 +95,8 @@ use tokio::time::Instant;
 
 pub use self::reports::CacheReport;
 use self::steps::{
-    BEGIN_WRITE, END_WRITE, FILL, GENERATIONS, INVALIDATE, INVALIDATE_TAG, LEASE, PUT, RELEASE,
+    BEGIN_WRITE, END_WRITE, EXTEND, FILL, GENERATIONS, INVALIDATE, INVALIDATE_TAG, LEASE, PUT,
+    RELEASE,
 };
 use crate::{
     connection::Connection, error::CommandError, keys, script::Script, store::StoreContext,
@@ -232,6 +233,22 @@ impl CacheStore for RedisCache {
             let Key { key, hash } = self.checked(name, key)?;
             let value = wire::value(hash, token, fill);
             self.step(&FILL, &key, &[&value], |it| wire::stored(&it))
+                .await
+        })
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, Stored> {
+        Box::pin(async move {
+            validate::ms("lease", lease_ms)?;
+            let Key { key, hash } = self.checked(name, key)?;
+            let lease = wire::head(hash, 0, Some(token), lease_ms);
+            self.step(&EXTEND, &key, &[&lease], |it| wire::stored(&it))
                 .await
         })
     }

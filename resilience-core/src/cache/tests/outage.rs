@@ -123,6 +123,18 @@ impl CacheStore for Shaky {
         }))
     }
 
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, Stored> {
+        self.step(Box::pin(async move {
+            self.inner.extend(name, key, token, lease_ms).await
+        }))
+    }
+
     fn release<'a>(&'a self, name: &'a str, key: &'a str, token: Token) -> StoreFuture<'a, ()> {
         self.step(Box::pin(async move {
             self.inner.release(name, key, token).await
