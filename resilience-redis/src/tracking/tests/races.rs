@@ -9,6 +9,7 @@ use super::*;
 
 const WRITES: u64 = 20;
 const READERS: usize = 4;
+const KILLS: usize = 20;
 
 /// Keys, for each of which one writer and four readers run at once. `RACES=5000` is the full count.
 fn races() -> usize {
@@ -99,32 +100,23 @@ async fn no_value_stays_stale_when_connections_are_killed_meanwhile() {
     let server = Arc::new(RedisServer::start());
     let process = Arc::new(Process::told(&server.url()).await);
     let writer = writer(&process).await;
-    let over = Arc::new(AtomicBool::new(false));
-    let killing = tokio::task::spawn_blocking({
-        let (server, over) = (Arc::clone(&server), Arc::clone(&over));
-        move || {
-            let mut kills = 0;
-            while !over.load(Relaxed) {
-                let killed = server.command("CLIENT KILL TYPE pubsub");
-                kills += killed.parse::<usize>().expect("a number");
-                std::thread::sleep(Duration::from_millis(25));
+    let killing = tokio::spawn({
+        let (server, process) = (Arc::clone(&server), Arc::clone(&process));
+        async move {
+            for _ in 0..KILLS {
+                process.is_told().await;
+                let _killed = server.command("CLIENT KILL TYPE pubsub");
             }
-            kills
         }
     });
-    let stale = stale_after_races(&process, &writer).await;
-    over.store(true, Relaxed);
-    let kills = killing.await.expect("no panic");
-    let state = process.local.state().clone();
-    println!(
-        "{kills} kills, {} losses, {} returns",
-        state.lost, state.restored
-    );
+    let mut stale = 0;
+    while !killing.is_finished() {
+        stale += stale_after_races(&process, &writer).await;
+    }
+    killing.await.expect("no panic");
     assert_eq!(stale, 0);
-    assert!(
-        kills > 3 && state.lost > 3,
-        "{kills} kills, {} losses",
-        state.lost
-    );
+    let lost = process.local.state().lost;
+    // Two kills may be noticed as one.
+    assert!(lost > KILLS / 2, "{lost}");
     process.is_told().await;
 }
