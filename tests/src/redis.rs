@@ -392,3 +392,49 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, test_kill_process};
+
+    fn is_there(process: i32) -> bool {
+        Pid::from_raw(process).is_some_and(|pid| test_kill_process(pid).is_ok())
+    }
+
+    #[test]
+    fn no_process_and_no_file_outlives_the_server_even_if_it_was_paused() {
+        let server = RedisServer::start();
+        assert_eq!(server.command("PING"), "PONG");
+        let (process, dir) = (server.process().expect("it runs"), server.dir().to_owned());
+        assert!(is_there(process) && dir.exists());
+        server.pause();
+        drop(server);
+        assert!(!is_there(process) && !dir.exists());
+    }
+
+    #[test]
+    fn a_killed_server_comes_back_on_its_port_empty() {
+        let mut server = RedisServer::start();
+        assert_eq!(server.command("SET a b"), "OK");
+        let process = server.process();
+        server.kill();
+        assert!(server.try_command("PING").is_err());
+        server.restart();
+        assert_eq!(server.command("GET a"), "");
+        assert_ne!(server.process(), process);
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_took_costs_one_try() {
+        let first = RedisServer::start();
+        let tries = std::cell::Cell::new(0);
+        let second = RedisServer::on_some_port(|port, dir| {
+            tries.set(tries.get() + 1);
+            let port = if tries.get() == 1 { first.port } else { port };
+            RedisServer::new(Flavour::Redis, port, dir, plain(port, &[]))
+        });
+        assert_eq!(tries.get(), 2);
+        assert_eq!(second.command("PING"), "PONG");
+    }
+}
