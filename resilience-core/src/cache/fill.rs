@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     CacheKey,
-    coherence::Ticket,
+    coherence::{Ticket, Validity},
     freshness::Use,
     leased::LeaseGuard,
     load::{Load, LoadError, Loaded},
@@ -345,7 +345,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         before: Instant,
         took: Duration,
     ) {
-        if self.background.has_tombstone(id, self.clock.now()) {
+        // Over a store that tells of changes, only those of what was read from it are told.
+        let is_untold = self.remote.is_some() && self.coherence.check(&ticket) == Validity::Valid;
+        if is_untold || self.background.has_tombstone(id, self.clock.now()) {
             return;
         }
         if let Some(tags) = self.local_tags(loaded, before)

@@ -134,6 +134,8 @@ struct Granted<K, V: Send + Sync + 'static> {
     ticket: Ticket,
     /// `None`: what is loaded is not stored.
     lease: Option<LeaseGuard<V>>,
+    /// Whether this process may hold what is loaded without a lease.
+    keep: bool,
 }
 
 /// Keys to load here, and keys that are being loaded elsewhere.
@@ -225,17 +227,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
 
     /// Asks for the leases of all keys at once.
     async fn lease_many(self: &Arc<Self>, wanted: Vec<Wanted<K, V>>) -> Sorted<K, V> {
-        let granted = |wanted, ticket, lease| {
+        let granted = |wanted, ticket, lease, keep| {
             Ok(Granted {
                 wanted,
                 ticket,
                 lease,
+                keep,
             })
         };
         let asked = wanted.into_iter().map(|wanted| async move {
             let ticket = self.coherence.ticket(wanted.place.id);
             let (Some(remote), Some(text)) = (&self.remote, wanted.place.text.clone()) else {
-                return granted(wanted, ticket, None);
+                return granted(wanted, ticket, None, true);
             };
             let lease = Lease {
                 token: Token::random(),
@@ -249,10 +252,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             {
                 Ok(Leased::Granted { .. }) => {
                     let guard = LeaseGuard::new(remote, &text, &self.tasks, lease);
-                    granted(wanted, ticket, Some(guard))
+                    granted(wanted, ticket, Some(guard), false)
                 }
                 Ok(Leased::Held { .. } | Leased::Fresh(_)) => Err(wanted),
-                Ok(Leased::Refused { .. }) | Err(_) => granted(wanted, ticket, None),
+                Ok(Leased::Refused { .. }) => granted(wanted, ticket, None, false),
+                Err(_) => granted(wanted, ticket, None, true),
             }
         });
         let mut sorted = Sorted {
@@ -304,6 +308,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                 wanted,
                 ticket,
                 lease,
+                keep,
             } = one;
             let one = loaded
                 .remove(&wanted.key)
@@ -312,7 +317,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             self.totals.loaded.fetch_add(1, Relaxed);
             match lease {
                 Some(lease) => lease.store(self, &one, all, took).await,
-                None => self.keep_loaded(&wanted.key, wanted.place.id, ticket, &one, before, took),
+                None if keep => {
+                    let id = wanted.place.id;
+                    self.keep_loaded(&wanted.key, id, ticket, &one, before, took);
+                }
+                None => {}
             }
             if let Some(value) = one.value {
                 values.insert(wanted.key, value);

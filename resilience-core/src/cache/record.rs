@@ -258,7 +258,8 @@ impl Record {
             return Leased::Refused { left_ms };
         }
         let entry = self.get(now);
-        let held = self.lease.filter(|held| held.token != asked.token);
+        let is_another = |held: &Held| held.token != asked.token && held.until.left(now) > 0;
+        let held = self.lease.filter(is_another);
         match (entry, held) {
             (Some(entry), _) if entry.is_fresh() && asked.renew != Some(entry.version) => {
                 Leased::Fresh(entry)
@@ -326,18 +327,22 @@ impl Record {
         let until = End::new(now, tombstone_ms);
         self.lease = None;
         self.content = match self.content {
-            // The write in progress does not know of the change behind this invalidation.
+            // An earlier one may last longer. A write in progress does not know of the change behind this invalidation.
             Content::Tombstone {
-                until: writing_until,
-                writing: true,
+                until: former,
+                writing,
                 ..
             } => Content::Tombstone {
-                until: later(writing_until, until, now),
+                until: later(former, until, now),
                 writer: None,
-                writing: true,
+                writing,
             },
             _ if tombstone_ms == 0 => Content::Nothing,
-            _ => tombstone(until),
+            _ => Content::Tombstone {
+                until,
+                writer: None,
+                writing: false,
+            },
         };
     }
 
@@ -426,7 +431,7 @@ impl Record {
         matches!(&self.content, Content::Value(value) if value.version == token)
     }
 
-    /// Removes what is over.
+    /// Removes content that is over. A lease that is over stays its holder's until the record is changed.
     fn expire(&mut self, now: u64) {
         let is_over = match &self.content {
             Content::Nothing => false,
@@ -436,17 +441,6 @@ impl Record {
         if is_over {
             self.content = Content::Nothing;
         }
-        if self.lease.is_some_and(|held| held.until.left(now) == 0) {
-            self.lease = None;
-        }
-    }
-}
-
-const fn tombstone(until: End) -> Content {
-    Content::Tombstone {
-        until,
-        writer: None,
-        writing: false,
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) struct Parts<K, V> {
 /// Where a key is.
 #[derive(Clone)]
 pub(super) struct Place {
-    /// As the store names it; `None`: not there.
+    /// As the store names it; `None`: there is no store, or it takes no such key.
     pub(super) text: Option<Arc<str>>,
     pub(super) id: u64,
 }

@@ -418,3 +418,15 @@ async fn a_shutdown_waits_for_what_must_be_written() {
     cache.shutdown(SECOND * 10).await.unwrap();
     assert_eq!(value(&other, "a").await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_loaded_past_a_store_that_did_not_answer_once_is_not_held_as_if_changes_were_told()
+{
+    let (cache, other, store) = shaky(|it| it);
+    store.state.loses.store(1, SeqCst);
+    let truth = Truth::default();
+    cache.get_or_load("a", truth.load("1")).await.unwrap();
+    assert!(cache.snapshot().coherent);
+    other.put("a", "2".to_owned()).await.unwrap();
+    assert_eq!(value(&cache, "a").await.as_deref(), Some("2"));
+}
