@@ -1,6 +1,7 @@
 //! A transport without a network, so that a paused clock keeps exact time.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -44,6 +45,12 @@ pub(super) fn slow(status: u16, after: Duration) -> Answer {
 
 pub(super) const fn hang() -> Answer {
     Answer::Hang
+}
+
+impl fmt::Debug for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fake").finish_non_exhaustive()
+    }
 }
 
 impl Fake {
