@@ -53,12 +53,6 @@ pub(super) const fn hang() -> Answer {
     Answer::Hang
 }
 
-impl fmt::Debug for Fake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fake").finish_non_exhaustive()
-    }
-}
-
 impl Fake {
     pub(super) fn new(script: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Self {
         Self {
