@@ -249,7 +249,7 @@ impl Record {
         }
     }
 
-    /// Asks to load the key. May be repeated, but not after the load has begun: a lease that was lost is granted anew.
+    /// Asks to load the key. May be repeated, but not after the load has begun: a lease that was lost is granted again.
     /// [`extend`](Self::extend) is for that.
     pub fn lease(&mut self, now: u64, asked: &Lease) -> Leased {
         self.expire(now);
