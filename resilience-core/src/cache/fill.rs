@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     CacheKey,
-    coherence::{Ticket, Validity},
+    coherence::Ticket,
     freshness::Use,
     leased::LeaseGuard,
     load::{Load, LoadError, Loaded},
@@ -346,7 +346,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         took: Duration,
     ) {
         // Over a store that tells of changes, only those of what was read from it are told.
-        let is_untold = self.remote.is_some() && self.coherence.check(&ticket) == Validity::Valid;
+        let is_untold = self.remote.is_some() && ticket.is_told();
         if is_untold || self.background.has_tombstone(id, self.clock.now()) {
             return;
         }
