@@ -1,7 +1,7 @@
 # The commands that people repeat. `make help` lists them. Continuous integration calls the same ones (.ci/run).
 
 # The features that tests and lints switch on. TLS is switched on by the tests themselves (tests/Cargo.toml).
-FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/testing,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
+FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/messagepack,resilience-core/testing,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
 # The peers bring features of their own, which must not leak into what is tested: built apart. One of them asks for a newer
 # compiler than it needs.
