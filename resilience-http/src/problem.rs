@@ -22,7 +22,11 @@
 //! | `outcome_unreadable` | 500 | none | Processed before, and cannot be replayed |
 //! | `outcome_not_kept` | 409 | none | Processed before, and cannot be replayed |
 //! | `unrecorded` | 503 | none | Processed, and not recorded yet |
+//! | `shared_call_failed` | 503 | 1 | A dependency is failing |
 //! | `shutting_down` | 503 | 1 | Shutting down |
+//! | `load_panicked` | 500 | none | Internal error |
+//! | `no_loader` | 500 | none | Internal error |
+//! | `not_found` | 422 | none | Not found |
 //!
 //! For programs, the same table is [`TABLE`]. If the layer knows how long to wait, `Retry-After` is
 //! that time, whatever the table says: in whole seconds, rounded up, at least 1, since a client

@@ -16,6 +16,7 @@ use super::{
     freshness::RefreshEarly,
     load::{ErrorRules, Loaded, load},
     local::LocalCache,
+    recent,
     remote::Remote,
     report,
     settings::Settings,
@@ -324,6 +325,7 @@ where
         if let Some(remote) = &shared.remote {
             let observer: Weak<dyn Observer> = Arc::downgrade(&shared.coherence) as _;
             remote.observe(observer);
+            recent::start(&shared);
             report::start(&shared);
         }
         Ok(Cache { shared })

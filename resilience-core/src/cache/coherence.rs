@@ -65,6 +65,8 @@ pub(super) struct Coherence {
     /// The number of the tag that all values have.
     all: Option<u64>,
     history: Mutex<History>,
+    /// Notified when the store tells of changes again after it did not.
+    again: Arc<Notify>,
     waiting: AtomicUsize,
     waiters: Mutex<HashMap<u64, Arc<Notify>>>,
 }
@@ -75,6 +77,8 @@ struct History {
     lost: Option<(u32, Moment)>,
     /// The first epoch after everything had changed.
     cleared: u32,
+    /// Whether changes were told and then were not.
+    was_lost: bool,
 }
 
 impl Coherence {
@@ -89,6 +93,7 @@ impl Coherence {
             clock,
             all,
             history: Mutex::new(History::default()),
+            again: Arc::default(),
             waiting: AtomicUsize::new(0),
             waiters: Mutex::new(HashMap::new()),
         }
@@ -132,6 +137,11 @@ impl Coherence {
             Some((lost, at)) if lost == epoch => Validity::Doubtful(Some(at)),
             _ => Validity::Void,
         }
+    }
+
+    /// Notified when the store tells of changes again after it did not.
+    pub(super) fn again(&self) -> Arc<Notify> {
+        Arc::clone(&self.again)
     }
 
     /// Whether the store tells of changes.
@@ -199,6 +209,7 @@ impl Observer for Coherence {
         let epoch = self.epoch.load(Acquire);
         if is_told(epoch) {
             history.lost = Some((epoch, self.clock.now()));
+            history.was_lost = true;
             self.epoch.store(epoch.wrapping_add(1), Release);
         }
         drop(history);
@@ -210,9 +221,13 @@ impl Observer for Coherence {
         let epoch = self.epoch.load(Acquire);
         if is_told(epoch) {
             history.lost = Some((epoch, self.clock.now()));
+            history.was_lost = true;
         }
         let next = epoch.wrapping_add(if is_told(epoch) { 2 } else { 1 });
         self.epoch.store(next, Release);
+        if std::mem::take(&mut history.was_lost) {
+            self.again.notify_one();
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     Cache, CacheKey, Loaded,
+    recent::Changed,
     record::{Fill, Stored, TagGeneration, Token},
     remote::{PendingKey, PendingTag, Remote},
     shared::Shared,
@@ -99,7 +100,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         };
         shared.void(key, place.id);
         match stored {
-            Ok(Stored::Stored) => Ok(()),
+            Ok(Stored::Stored) => {
+                shared.recent.note(Changed::Key(Arc::clone(text)));
+                Ok(())
+            }
             // It cannot be stored, so what is stored is out of date.
             Ok(Stored::Refused) => shared.invalidate(key.to_owned()).await,
             Err(error) => {
@@ -131,6 +135,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                 .await;
             // Again: what was read in between is void.
             shared.void(&key, id);
+            shared.recent.note(Changed::Key(Arc::clone(&text)));
             if answer.is_err() && remote.pending.len() > MOST_PENDING {
                 // Too many to remember: everything instead.
                 drop(shared.completed(shared.clone().drop_all()));
@@ -170,6 +175,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                 .attempt(|store| store.invalidate_tag(name, &tag, keep_ms))
                 .await;
             shared.void_tag(&tag, id);
+            shared.recent.note(Changed::Tag(Arc::clone(&tag)));
             if answer.is_err() {
                 let pending = PendingTag::new(&remote);
                 let (rest, remote, tag) =

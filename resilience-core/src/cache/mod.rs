@@ -90,6 +90,7 @@ mod local;
 mod lookup;
 mod many;
 mod memory;
+mod recent;
 pub mod record;
 mod remote;
 mod report;

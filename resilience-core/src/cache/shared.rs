@@ -30,6 +30,7 @@ use super::{
     load::{ErrorRules, Load, Loaded},
     local::{Held, Local, LocalCache},
     lookup::{CallOptions, Freshness, Level, Lookup},
+    recent::Recent,
     remote::Remote,
     settings::Settings,
     snapshot::{CacheSnapshot, CacheTotals, HotKey, Totals},
@@ -76,6 +77,7 @@ pub(super) struct Shared<K: CacheKey, V: Send + Sync + 'static> {
     pub(super) totals: Totals,
     pub(super) tasks: HandleTasks,
     pub(super) tag_times: TagTimes,
+    pub(super) recent: Recent,
     /// Loads and writes in progress.
     outstanding: AtomicUsize,
     hits: Counter,
@@ -142,6 +144,7 @@ where
             totals: Totals::default(),
             tasks: store_handle.of_handle(),
             tag_times: TagTimes::default(),
+            recent: Recent::default(),
             outstanding: AtomicUsize::new(0),
             hits: Counter::new(),
             hasher: RandomState::default(),
@@ -542,5 +545,7 @@ where
 impl<K: CacheKey, V: Send + Sync + 'static> Drop for Shared<K, V> {
     fn drop(&mut self) {
         telemetry::retire(self);
+        // Ends the task that waits for it.
+        self.coherence.again().notify_one();
     }
 }

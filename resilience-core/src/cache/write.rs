@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Cache, CacheKey, Loaded,
+    recent::Changed,
     record::{Stored, Token},
     remote::Remote,
     shared::{InProgress, Shared},
@@ -129,6 +130,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
             .await;
         let place = shared.place(&self.key);
         shared.void(&self.key, place.id);
+        shared.recent.note(Changed::Key(Arc::clone(&text)));
         // Stored, or left as an invalidation by the store.
         self.ended = stored.is_ok();
         if let Ok(Stored::Refused) = stored {

@@ -93,12 +93,12 @@ fn statuses_are_503_but_for_the_rate_limit_the_deadline_and_the_key() {
         let status = Problem::from(rejected(Pattern::CircuitBreaker, reason, None)).status();
         let expected = match reason {
             Reason::RateLimited => 429,
-            Reason::TooCostly | Reason::KeyReused => 422,
+            Reason::TooCostly | Reason::KeyReused | Reason::NotFound => 422,
             Reason::InFlight
             | Reason::OutcomeUnknown
             | Reason::Superseded
             | Reason::OutcomeNotKept => 409,
-            Reason::OutcomeUnreadable => 500,
+            Reason::OutcomeUnreadable | Reason::LoadPanicked | Reason::NoLoader => 500,
             Reason::TimedOut | Reason::NoTimeLeft => 504,
             _ => 503,
         };

@@ -45,7 +45,8 @@
 //!
 //! # Failover
 //! Redis replicates after it has answered. An invalidation that was answered just before the master failed may be unknown to
-//! the replica that takes over, and the value be served for as long as it is kept.
+//! the replica that takes over. So each cache repeats its changes of the last 30 seconds when the connection returns; until
+//! then, or if the process that made the change is gone as well, a value from before it may be served for as long as it is kept.
 //!
 //! # Size
 //! A hit is sent as it is. In scripts, Redis' Lua hashes every byte of a value, when it is stored and when a lease returns a

@@ -430,3 +430,36 @@ async fn what_is_loaded_past_a_store_that_did_not_answer_once_is_not_held_as_if_
     other.put("a", "2".to_owned()).await.unwrap();
     assert_eq!(value(&cache, "a").await.as_deref(), Some("2"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_invalidated_just_before_a_failover_is_invalidated_again() {
+    let (cache, other, store) = shaky(|it| it.tombstone(Duration::ZERO));
+    cache.put("a", "1".to_owned()).await.unwrap();
+    let before = store
+        .inner
+        .get("things", &["a"])
+        .await
+        .unwrap()
+        .pop()
+        .flatten()
+        .unwrap();
+    cache.invalidate("a").await.unwrap();
+    store.set(|state| &state.fails, true);
+    // The successor does not have the invalidation.
+    let fill = Fill {
+        body: before.body,
+        fresh_ms: before.fresh_ms,
+        keep_ms: before.keep_ms,
+        load_ms: 0,
+        tags: before.tags,
+    };
+    store
+        .inner
+        .put("things", "a", before.version, &fill)
+        .await
+        .unwrap();
+    store.set(|state| &state.fails, false);
+    settle().await;
+    assert_eq!(value(&other, "a").await, None);
+    assert_eq!(value(&cache, "a").await, None);
+}

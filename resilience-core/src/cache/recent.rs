@@ -1,0 +1,89 @@
+//! Changes of the last seconds, which are repeated when the connection to the store was lost: a store that replicates after it
+//! has answered may have lost them in a failover, and its successor would serve the value from before.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
+
+use super::{CacheKey, shared::Shared};
+use crate::fleet::millis;
+
+/// How long a change is remembered: longer than it takes to notice that a master is gone.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// Changes that are remembered.
+const MOST: usize = 1_024;
+
+/// A key that was invalidated, put or written; or a tag that was invalidated.
+#[derive(Clone, Debug)]
+pub(super) enum Changed {
+    Key(Arc<str>),
+    Tag(Arc<str>),
+}
+
+/// The latest changes, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<VecDeque<(Instant, Changed)>>);
+
+impl Recent {
+    pub(super) fn note(&self, changed: Changed) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == MOST {
+            recent.pop_front();
+        }
+        recent.push_back((Instant::now(), changed));
+    }
+
+    fn take(&self) -> Vec<Changed> {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |at: &Instant| at.elapsed() < REMEMBERED;
+        let taken = recent.drain(..).filter(|(at, _)| is_recent(at));
+        taken.map(|(_, changed)| changed).collect()
+    }
+}
+
+/// Repeats recent changes whenever the store tells of changes again, until the handle is gone, or its store is shut down.
+pub(super) fn start<K: CacheKey, V: Send + Sync + 'static>(shared: &Arc<Shared<K, V>>) {
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    let (again, handle) = (shared.coherence.again(), Arc::downgrade(shared));
+    let tasks = shared.tasks.clone();
+    shared.tasks.spawn(&runtime, async move {
+        loop {
+            tokio::select! {
+                () = again.notified() => {}
+                () = tasks.closing() => return,
+            }
+            if repeat(&handle).await.is_none() {
+                return;
+            }
+        }
+    });
+}
+
+/// `None`: the handle is gone.
+async fn repeat<K: CacheKey, V: Send + Sync + 'static>(handle: &Weak<Shared<K, V>>) -> Option<()> {
+    let shared = handle.upgrade()?;
+    let remote = shared.remote.clone()?;
+    let tombstone_ms = millis(shared.tombstone());
+    let keep_ms = remote.keep_ms.load(std::sync::atomic::Ordering::Relaxed);
+    let (store, name, budget) = (remote.client.store(), remote.name(), remote.client.budget());
+    for changed in shared.recent.take() {
+        let step = match &changed {
+            Changed::Key(key) => store.invalidate(name, key, tombstone_ms),
+            Changed::Tag(tag) => store.invalidate_tag(name, tag, keep_ms),
+        };
+        // Lost again, it is repeated with the next return.
+        if !matches!(timeout(budget, step).await, Ok(Ok(()))) {
+            shared.recent.note(changed);
+        }
+    }
+    Some(())
+}
