@@ -50,7 +50,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         let remote = self.remote.clone();
         match (remote, request.place.text.clone()) {
             (Some(remote), Some(text)) => self.fill_from(remote, text, request).await,
-            _ => self.load_alone(request, true).await,
+            _ => self.load_here(request).await,
         }
     }
 
@@ -72,7 +72,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             // Both before the read: whatever happens from now on is noticed.
             let change = coherence.change_of(id);
             let ticket = coherence.ticket(id);
-            if !request.options.refresh || renew.is_some() {
+            if !request.options.refresh {
                 let read = remote.get_one(&text, ticket, &coherence, self.clock);
                 match read.await {
                     Ok(Found::Usable(held)) => match self.serve(held, &request) {
@@ -84,7 +84,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                     },
                     Ok(Found::Unusable(version)) => renew = Some(version),
                     Ok(Found::Nothing) => {}
-                    Err(_) => return self.load_alone(request, true).await,
+                    Err(_) => return self.load_alone(request, untold(ticket)).await,
                 }
             }
             let lease = Lease {
@@ -109,10 +109,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                 // Stored meanwhile: the next round reads it.
                 Ok(Leased::Fresh(entry)) if renew == Some(entry.version) => {}
                 Ok(Leased::Fresh(_)) => renew = None,
-                Ok(Leased::Refused { .. }) => return self.load_alone(request, false).await,
+                Ok(Leased::Refused { .. }) => return self.load_alone(request, None).await,
                 Ok(Leased::Held { left_ms, .. }) => {
                     if Instant::now() >= give_up {
-                        return self.load_alone(request, false).await;
+                        return self.load_alone(request, None).await;
                     }
                     self.totals.waits.fetch_add(1, Relaxed);
                     let left = Duration::from_millis(left_ms.max(1));
@@ -127,7 +127,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                     }
                     request.options.refresh = false;
                 }
-                Err(_) => return self.load_alone(request, true).await,
+                Err(_) => return self.load_alone(request, untold(ticket)).await,
             }
         }
     }
@@ -208,7 +208,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             options: CallOptions::new(),
         };
         let (Some(remote), Some(text)) = (self.remote.clone(), request.place.text.clone()) else {
-            return self.load_alone(request, true).await.ok().map(drop);
+            return self.load_here(request).await.ok().map(drop);
         };
         let lease = Lease {
             token: Token::random(),
@@ -259,12 +259,21 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         self.within_soft_timeout(work, fallback).await
     }
 
+    /// Loads a key that is in no store.
+    async fn load_here<E>(self: Arc<Self>, request: Request<K, V, E>) -> Outcome<V, E>
+    where
+        E: Send + Sync + 'static,
+    {
+        let ticket = self.coherence.ticket(request.place.id);
+        self.load_alone(request, Some(ticket)).await
+    }
+
     /// Loads without a lease: there is no store, it does not answer, or the key was changed just now.
-    /// `keep`: whether this process may hold the value.
+    /// `keep`: the ticket under which this process may hold the value.
     pub(super) async fn load_alone<E>(
         self: Arc<Self>,
         request: Request<K, V, E>,
-        keep: bool,
+        keep: Option<Ticket>,
     ) -> Outcome<V, E>
     where
         E: Send + Sync + 'static,
@@ -278,14 +287,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         } = request;
         let shared = Arc::clone(&self);
         let in_progress = self.in_progress();
-        let ticket = self.coherence.ticket(place.id);
         let work = async move {
             let _in_progress = in_progress;
             let started = shared.clock.now();
             let before = Instant::now();
             let loaded = shared.run(load).await;
             let loaded = shared.loaded(place.id, loaded)?;
-            if keep {
+            if let Some(ticket) = keep {
                 let took = shared.clock.now().since(started);
                 shared.keep_loaded(&key, place.id, ticket, &loaded, before, took);
             }
@@ -463,6 +471,12 @@ fn loaded_now<V>(loaded: Loaded<V>) -> Lookup<V> {
         level: Level::Loaded,
         age: Duration::ZERO,
     }
+}
+
+/// The ticket of a read that failed, if the value may be held under it: the store did not track that read, so it would
+/// not tell of a change. While it tells of none, the value is doubtful from the start.
+pub(super) fn untold(ticket: Ticket) -> Option<Ticket> {
+    (!ticket.is_told()).then_some(ticket)
 }
 
 /// How often a waiter asks again over a store that tells of no changes.

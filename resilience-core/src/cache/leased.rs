@@ -60,18 +60,21 @@ impl<V: Send + Sync + 'static> LeaseGuard<V> {
         known.first().copied()
     }
 
-    /// Awaits `work`, and renews the lease every third of it meanwhile. A lease that was lost makes no difference to
-    /// the work: what it loads is refused.
+    /// Awaits `work`, and extends the lease every third of it meanwhile. A lease that was lost makes no difference to
+    /// the work: it is not granted again, and what is loaded is refused.
     pub(super) async fn renewed_while<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let renewing = async {
             loop {
                 sleep(self.lease_time() / 3).await;
                 let (store, name) = (&self.remote.client, self.remote.name());
+                let Lease {
+                    token, lease_ms, ..
+                } = self.lease;
                 // Without an answer: the next one.
                 drop(
                     store
-                        .call(|it| it.lease(name, &self.key, &self.lease))
+                        .call(|it| it.extend(name, &self.key, token, lease_ms))
                         .await,
                 );
             }

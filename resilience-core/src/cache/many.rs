@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     Cache, CacheKey, CallOptions, Freshness, LoadError, Loaded,
     coherence::Ticket,
+    fill::untold,
     freshness::Use,
     leased::LeaseGuard,
     load::{Load, load},
@@ -129,8 +130,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 
 /// Keys to load here, and keys that are being loaded elsewhere.
 struct Sorted<K, V: Send + Sync + 'static> {
-    granted: Vec<(Wanted<K, V>, Ticket, Option<LeaseGuard<V>>)>,
+    granted: Vec<(Wanted<K, V>, Target<V>)>,
     elsewhere: Vec<Wanted<K, V>>,
+}
+
+/// Where a loaded value goes.
+enum Target<V: Send + Sync + 'static> {
+    Store(LeaseGuard<V>),
+    /// This process may hold it under the ticket; `None`: nothing holds it.
+    Here(Option<Ticket>),
+}
+
+impl<V: Send + Sync + 'static> Target<V> {
+    fn lease(&self) -> Option<&LeaseGuard<V>> {
+        match self {
+            Self::Store(lease) => Some(lease),
+            Self::Here(_) => None,
+        }
+    }
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
@@ -219,7 +236,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         let asked = wanted.into_iter().map(|wanted| async move {
             let ticket = self.coherence.ticket(wanted.place.id);
             let (Some(remote), Some(text)) = (&self.remote, wanted.place.text.clone()) else {
-                return Ok((wanted, ticket, None));
+                return Ok((wanted, Target::Here(Some(ticket))));
             };
             let lease = Lease {
                 token: Token::random(),
@@ -233,10 +250,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             {
                 Ok(Leased::Granted { .. }) => {
                     let guard = LeaseGuard::new(remote, &text, &self.tasks, lease);
-                    Ok((wanted, ticket, Some(guard)))
+                    Ok((wanted, Target::Store(guard)))
                 }
                 Ok(Leased::Held { .. } | Leased::Fresh(_)) => Err(wanted),
-                Ok(Leased::Refused { .. }) | Err(_) => Ok((wanted, ticket, None)),
+                Ok(Leased::Refused { .. }) => Ok((wanted, Target::Here(None))),
+                Err(_) => Ok((wanted, Target::Here(untold(ticket)))),
             }
         });
         let mut sorted = Sorted {
@@ -255,7 +273,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
     /// Loads keys by one call, and stores what it returns.
     async fn load_many<L, E, F>(
         self: &Arc<Self>,
-        wanted: Vec<(Wanted<K, V>, Ticket, Option<LeaseGuard<V>>)>,
+        wanted: Vec<(Wanted<K, V>, Target<V>)>,
         load: impl FnOnce(Vec<K>) -> F + Send + 'static,
         values: &mut HashMap<K, Arc<V>>,
     ) -> Result<(), LoadError<E>>
@@ -265,7 +283,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         F: Future<Output = Result<HashMap<K, L>, E>> + Send + 'static,
     {
         let keys: Vec<K> = wanted.iter().map(|(it, ..)| it.key.clone()).collect();
-        let first = wanted.iter().find_map(|(.., lease)| lease.as_ref());
+        let first = wanted.iter().find_map(|(_, target)| target.lease());
         let all = match first {
             Some(lease) => lease.generation_of_all(&self.coherence).await,
             None => None,
@@ -275,7 +293,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             let loaded = load(keys).await?;
             Ok(Loaded::new(loaded))
         });
-        let leases = wanted.iter().filter_map(|(.., lease)| lease.as_ref());
+        let leases = wanted.iter().filter_map(|(_, target)| target.lease());
         let loading = self.run(batch);
         let outcome = LeaseGuard::all_renewed_while(leases, loading).await;
         let took = self.clock.now().since(started);
@@ -283,15 +301,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             Ok(Loaded { value, .. }) => value.and_then(Arc::into_inner).unwrap_or_default(),
             Err(error) => return self.fall_back(wanted, error, values),
         };
-        for (wanted, ticket, lease) in wanted {
+        for (wanted, target) in wanted {
             let one = loaded
                 .remove(&wanted.key)
                 .map_or(Loaded::missing(), Into::into);
             let one = self.loaded(wanted.place.id, Ok::<_, LoadError<E>>(one))?;
             self.totals.loaded.fetch_add(1, Relaxed);
-            match lease {
-                Some(lease) => lease.store(self, &one, all, took).await,
-                None => self.keep_loaded(&wanted.key, wanted.place.id, ticket, &one, before, took),
+            match target {
+                Target::Store(lease) => lease.store(self, &one, all, took).await,
+                Target::Here(Some(ticket)) => {
+                    self.keep_loaded(&wanted.key, wanted.place.id, ticket, &one, before, took);
+                }
+                Target::Here(None) => {}
             }
             if let Some(value) = one.value {
                 values.insert(wanted.key, value);
@@ -303,7 +324,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
     /// Serves stale values in place of those that could not be loaded.
     fn fall_back<E: Send + Sync + 'static>(
         &self,
-        wanted: Vec<(Wanted<K, V>, Ticket, Option<LeaseGuard<V>>)>,
+        wanted: Vec<(Wanted<K, V>, Target<V>)>,
         error: LoadError<E>,
         values: &mut HashMap<K, Arc<V>>,
     ) -> Result<(), LoadError<E>> {

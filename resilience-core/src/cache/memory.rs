@@ -199,6 +199,20 @@ impl CacheStore for InProcessCache {
         )
     }
 
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, bool> {
+        ready(validate::lease_ms(lease_ms).and_then(|()| {
+            self.step(name, key, false, |record, now| {
+                record.extend(now, token, lease_ms)
+            })
+        }))
+    }
+
     fn fill<'a>(
         &'a self,
         name: &'a str,

@@ -288,6 +288,16 @@ impl Record {
         Stored::Stored
     }
 
+    /// Extends the lease `token` to `lease_ms` from now. Whether the record still holds it: a lease that was lost is not
+    /// granted again, since what its holder loads may be out of date. May be repeated.
+    pub fn extend(&mut self, now: u64, token: Token, lease_ms: u64) -> bool {
+        let Some(held) = self.lease.as_mut().filter(|held| held.token == token) else {
+            return false;
+        };
+        held.until = Until::new(now, lease_ms);
+        true
+    }
+
     /// Gives a lease back without a value: the loader failed. May be repeated.
     pub fn release(&mut self, token: Token) {
         if self.lease.is_some_and(|held| held.token == token) {

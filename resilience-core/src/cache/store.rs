@@ -42,6 +42,15 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
         lease: &'a Lease,
     ) -> StoreFuture<'a, Leased>;
 
+    /// See [`Record::extend`](super::record::Record::extend).
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, bool>;
+
     /// See [`Record::fill`](super::record::Record::fill).
     fn fill<'a>(
         &'a self,
@@ -222,10 +231,18 @@ pub mod validate {
     /// # Errors
     /// If its time is zero or beyond [`MAX_MS`].
     pub fn lease(lease: &Lease) -> Result<(), StoreError> {
-        if lease.lease_ms == 0 {
+        lease_ms(lease.lease_ms)
+    }
+
+    /// Checks the time by which a lease is extended.
+    ///
+    /// # Errors
+    /// If it is zero or beyond [`MAX_MS`].
+    pub fn lease_ms(lease_ms: u64) -> Result<(), StoreError> {
+        if lease_ms == 0 {
             return Err(no("the lease is empty".into()));
         }
-        ms("lease", lease.lease_ms)
+        ms("lease", lease_ms)
     }
 
     /// Checks a value.

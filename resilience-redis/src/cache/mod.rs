@@ -94,7 +94,8 @@ use tokio::time::Instant;
 
 use self::{
     steps::{
-        BEGIN_WRITE, END_WRITE, FILL, GENERATIONS, INVALIDATE, INVALIDATE_TAG, LEASE, PUT, RELEASE,
+        BEGIN_WRITE, END_WRITE, EXTEND, FILL, GENERATIONS, INVALIDATE, INVALIDATE_TAG, LEASE, PUT,
+        RELEASE,
     },
     wire::Content,
 };
@@ -301,6 +302,22 @@ impl CacheStore for RedisCache {
             self.connection().clock().shows(micros);
             self.context.shown(sent, micros);
             Ok(leased)
+        })
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            validate::lease_ms(lease_ms)?;
+            let Key { key, hash } = self.checked(name, key)?;
+            let lease = wire::head(hash, 0, Some(token), lease_ms);
+            let held = |it: Value| wire::stored(&it).map(|it| it == Stored::Stored);
+            self.step(&EXTEND, &key, &[&lease], held).await
         })
     }
 

@@ -13,6 +13,7 @@ macro_rules! script {
 }
 
 script!(LEASE, "header.lua", "time.lua", "expire.lua", "lease.lua");
+script!(EXTEND, "header.lua", "time.lua", "extend.lua");
 script!(
     FILL,
     "header.lua",

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    collections::HashMap,
     sync::{
         Mutex, Weak,
         atomic::{AtomicBool, AtomicU64},
@@ -109,6 +110,18 @@ impl CacheStore for Shaky {
         self.step(Box::pin(
             async move { self.inner.lease(name, key, lease).await },
         ))
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, bool> {
+        self.step(Box::pin(async move {
+            self.inner.extend(name, key, token, lease_ms).await
+        }))
     }
 
     fn fill<'a>(
@@ -349,6 +362,24 @@ async fn a_lost_answer_changes_nothing() {
             assert_eq!(value(cache, "a").await.as_deref(), Some("1"));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_loaded_for_want_of_an_answer_is_not_held_since_no_change_of_it_is_told() {
+    let (cache, _, store) = shaky(|it| it);
+    let truth = Truth::default();
+    store.state.loses.store(1, SeqCst);
+    let got = cache.get_or_load("a", truth.load("1")).await.unwrap();
+    assert_eq!(got.as_deref().map(String::as_str), Some("1"));
+    assert_eq!(value(&cache, "a").await, None);
+    let keys = ["a".to_owned()];
+    store.state.loses.store(2, SeqCst);
+    let many = |keys: Vec<String>| async move {
+        let one = |key| (key, "1".to_owned());
+        Ok::<HashMap<String, String>, Down>(keys.into_iter().map(one).collect())
+    };
+    cache.get_or_load_many(&keys, many).await.all().unwrap();
+    assert_eq!(value(&cache, "a").await, None);
 }
 
 #[tokio::test(start_paused = true)]

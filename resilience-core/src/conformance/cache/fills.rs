@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::{HOUR, NAME, SOON, fill, get, granted, hour, lasting, lease, put, stale, text, value};
+use super::{
+    HOUR, NAME, SOON, extend, fill, get, granted, hour, invalidate, lasting, lease, put, stale,
+    text, value,
+};
 use crate::{
     cache::{
         CacheStore,
@@ -153,6 +156,48 @@ pub(super) async fn a_lease_is_given_back_by_its_holder_only(store: &dyn CacheSt
             fill(store, key, &other, &value("new")).await,
             Stored::Stored
         );
+    }
+}
+
+pub(super) async fn a_lease_is_extended_by_its_holder_only(store: &dyn CacheStore) {
+    for (key, kept) in [("extended", None), ("extended-stale", Some("old"))] {
+        if kept.is_some() {
+            put(store, key, &stale("old")).await;
+        }
+        let (asked, other) = (lasting(HOUR / 4), hour());
+        assert!(!extend(store, key, &asked, HOUR).await, "not granted yet");
+        assert_eq!(granted(store, key, &asked).await.as_deref(), kept);
+        assert!(!extend(store, key, &other, HOUR).await, "another caller's");
+        for lease_ms in [HOUR, 2 * HOUR, HOUR] {
+            assert!(extend(store, key, &asked, lease_ms).await);
+            let Leased::Held { left_ms, .. } = lease(store, key, &other).await else {
+                panic!("another caller loads");
+            };
+            assert!((lease_ms / 2..=lease_ms).contains(&left_ms), "{left_ms}");
+        }
+        assert_eq!(text(store, key).await.as_deref(), kept);
+        assert_eq!(
+            fill(store, key, &asked, &value("new")).await,
+            Stored::Stored
+        );
+        assert!(!extend(store, key, &asked, HOUR).await, "used");
+    }
+}
+
+pub(super) async fn a_lease_that_was_lost_is_not_extended(store: &dyn CacheStore) {
+    for (key, tombstone_ms) in [("unextended", 0), ("unextended-tombstone", 30)] {
+        let asked = hour();
+        granted(store, key, &asked).await;
+        invalidate(store, key, tombstone_ms).await;
+        assert!(!extend(store, key, &asked, HOUR).await);
+        let next = hour();
+        eventually("leases are granted", SOON, || async {
+            !extend(store, key, &asked, HOUR).await
+                && matches!(lease(store, key, &next).await, Leased::Granted { .. })
+        })
+        .await;
+        let late = fill(store, key, &asked, &value("late")).await;
+        assert_eq!(late, Stored::Refused, "loaded before the invalidation");
     }
 }
 

@@ -32,6 +32,8 @@ pub async fn all(store: &Arc<dyn CacheStore>, flush: &(dyn Fn() + Sync)) {
     fills::a_lease_outlives_the_value_beside_it(it).await;
     fills::a_fresh_value_is_loaded_again_on_request(it).await;
     fills::a_lease_is_given_back_by_its_holder_only(it).await;
+    fills::a_lease_is_extended_by_its_holder_only(it).await;
+    fills::a_lease_that_was_lost_is_not_extended(it).await;
     fills::a_fill_without_its_lease_is_refused(it).await;
     fills::a_value_is_forgotten_when_its_time_is_over(it).await;
     fills::no_value_and_an_empty_value_are_two_things(it).await;
@@ -120,6 +122,11 @@ async fn granted(store: &dyn CacheStore, key: &str, asked: &Lease) -> Option<Str
         Leased::Granted { stale } => stale.as_ref().map(body),
         other => panic!("not granted: {other:?}"),
     }
+}
+
+async fn extend(store: &dyn CacheStore, key: &str, lease: &Lease, lease_ms: u64) -> bool {
+    let extended = store.extend(NAME, key, lease.token, lease_ms).await;
+    extended.expect("an answer")
 }
 
 async fn fill(store: &dyn CacheStore, key: &str, lease: &Lease, fill: &Fill) -> Stored {
