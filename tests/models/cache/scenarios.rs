@@ -29,6 +29,20 @@ fn fills() -> Cache {
             reads: 2 + more(),
             changes: 1,
             extensions: 1,
+            failures: more(),
+            ticks: 1 + more(),
+            ..Budget::default()
+        },
+    )
+}
+
+/// Loads fail, and leases end.
+fn releases() -> Cache {
+    Cache::new(
+        2,
+        STORE,
+        Budget {
+            reads: 3,
             failures: 1,
             ticks: 2,
             ..Budget::default()
@@ -43,9 +57,9 @@ fn losses() -> Cache {
         STORE,
         Budget {
             reads: 2,
-            changes: 1 + more(),
-            losses: 2,
-            ticks: 2,
+            changes: 1,
+            losses: 1,
+            ticks: more(),
             ..Budget::default()
         },
     )
@@ -59,11 +73,10 @@ fn faults() -> Cache {
         Budget {
             reads: 2,
             changes: 1,
-            extensions: 1,
             crashes: 1,
-            flushes: 1,
+            flushes: more(),
             steps_back: 1,
-            ticks: 1 + more(),
+            ticks: more(),
             ..Budget::default()
         },
     )
@@ -75,10 +88,10 @@ fn renewals() -> Cache {
         2,
         STORE,
         Budget {
-            reads: 3,
-            refreshes: 2,
-            changes: 1,
-            ticks: 2 + more(),
+            reads: 2 + more(),
+            refreshes: 1,
+            changes: more(),
+            ticks: 2,
             ..Budget::default()
         },
     )
@@ -93,15 +106,15 @@ fn replicas() -> Cache {
             ..STORE
         },
         Budget {
-            reads: 2 + more(),
-            changes: 2,
-            ticks: 2,
+            reads: 2,
+            changes: 1 + more(),
+            ticks: 1 + more(),
             ..Budget::default()
         },
     )
 }
 
-/// Two write through, and fail, or are late.
+/// One writes through while the truth is changed in another way.
 fn writes() -> Cache {
     Cache::new(
         2,
@@ -109,9 +122,23 @@ fn writes() -> Cache {
         Budget {
             reads: 1,
             changes: 1,
+            writes: 1 + more(),
+            failures: more(),
+            ticks: more(),
+            ..Budget::default()
+        },
+    )
+}
+
+/// Two write through.
+fn two_writes() -> Cache {
+    Cache::new(
+        2,
+        STORE,
+        Budget {
+            reads: 1,
             writes: 2,
-            failures: 1,
-            ticks: 1 + more(),
+            ticks: more(),
             ..Budget::default()
         },
     )
@@ -125,8 +152,9 @@ fn lost_writes() -> Cache {
         Budget {
             reads: 1,
             changes: more(),
-            writes: 2,
-            losses: 2,
+            writes: 1 + more(),
+            losses: 1,
+            ticks: more(),
             ..Budget::default()
         },
     )
@@ -139,10 +167,10 @@ fn faulty_writes() -> Cache {
         STORE,
         Budget {
             reads: 1,
-            writes: 2,
+            writes: 1 + more(),
             crashes: 1,
             flushes: 1,
-            ticks: 1 + more(),
+            ticks: more(),
             ..Budget::default()
         },
     )
@@ -159,7 +187,7 @@ fn puts() -> Cache {
             writes: more(),
             puts: 1,
             losses: 1,
-            ticks: 1,
+            ticks: more(),
             ..Budget::default()
         },
     )
@@ -172,9 +200,8 @@ fn local() -> Cache {
         LOCAL,
         Budget {
             reads: 2,
-            changes: 2,
+            changes: 1 + more(),
             losses: more(),
-            ticks: 1,
             ..Budget::default()
         },
     )
@@ -190,7 +217,7 @@ fn local_losses() -> Cache {
             changes: 1,
             writes: more(),
             losses: 1,
-            ticks: 1,
+            ticks: more(),
             ..Budget::default()
         },
     )
@@ -205,7 +232,7 @@ fn local_disconnects() -> Cache {
             reads: 2,
             changes: 1,
             disconnects: 1 + more(),
-            flushes: 1,
+            flushes: more(),
             ..Budget::default()
         },
     )
@@ -214,6 +241,7 @@ fn local_disconnects() -> Cache {
 #[test]
 fn one_caller_loads_and_no_fill_brings_an_old_value_back() {
     holds("fills", fills());
+    holds("releases", releases());
     holds("losses", losses());
     holds("renewals", renewals());
 }
@@ -231,6 +259,7 @@ fn a_replica_that_lags_by_less_than_a_tombstone_does_no_harm() {
 #[test]
 fn a_write_is_stored_if_it_was_the_only_change() {
     holds("writes", writes());
+    holds("two writes", two_writes());
     holds("lost writes", lost_writes());
     holds("faulty writes", faulty_writes());
 }
@@ -259,7 +288,7 @@ fn the_checker_finds_every_mistake_that_is_built_in() {
         (fills(), Mistake::FillUnchecked, REFUSED),
         (fills(), Mistake::ExtendRegains, REFUSED),
         (fills(), Mistake::InvalidateKeepsLease, REFUSED),
-        (fills(), Mistake::ReleaseUnchecked, ONE_LEASE),
+        (releases(), Mistake::ReleaseUnchecked, ONE_LEASE),
         (fills(), Mistake::WaitsForever, ENDS),
         (replicas(), Mistake::NoTombstone, STORED),
         (writes(), Mistake::EndWriteUnchecked, STORED),
