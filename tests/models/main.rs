@@ -1,5 +1,6 @@
 //! Protocols, model-checked: every order of events in a small world, over the records that run in production.
 
+mod cache;
 mod explore;
 mod fleet;
 mod key;

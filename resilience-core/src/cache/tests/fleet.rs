@@ -1,5 +1,7 @@
 //! Two processes that share a store.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::cache::{Freshness, Level, Loaded};
 
@@ -110,6 +112,60 @@ async fn a_slow_loader_never_brings_an_old_value_back() {
     assert_eq!(value(&one, "a").await, None);
     assert_eq!(value(&other, "a").await, None);
     assert_eq!(one.snapshot().totals.fills_refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_one_so_slow_that_its_lease_is_extended() {
+    for tombstone in [Duration::ZERO, SECOND / 10] {
+        let (one, other, _) = fleet_of(|it| it.lease(SECOND * 3).tombstone(tombstone));
+        let (slow, gate) = Truth::gated();
+        let (load, loader) = (slow.load("old"), one.clone());
+        let loader = tokio::spawn(async move { loader.get_or_load("a", load).await.map(drop) });
+        settle().await;
+        pass(SECOND * 2).await;
+        other.invalidate("a").await.unwrap();
+        // The tombstone is over, and the loader asks for more time.
+        for _ in 0..4 {
+            pass(SECOND).await;
+        }
+        gate.notify_waiters();
+        loader.await.unwrap().unwrap();
+        settle().await;
+        assert_eq!(value(&other, "a").await, None);
+        assert_eq!(one.snapshot().totals.fills_refused, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_loads_although_the_store_has_a_fresh_value() {
+    let (one, other, _) = fleet();
+    one.put("a", "1".to_owned()).await.unwrap();
+    let (truth, refresh) = (Truth::default(), crate::cache::CallOptions::new().refresh());
+    let got = other
+        .load_with("a", refresh, truth.load("2"))
+        .await
+        .unwrap();
+    assert_eq!(
+        (got.value.unwrap().as_str(), got.level),
+        ("2", Level::Loaded)
+    );
+    settle().await;
+    assert_eq!(value(&one, "a").await.as_deref(), Some("2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_loaded_just_after_an_invalidation_is_held_nowhere() {
+    let (one, other, _) = fleet();
+    let keys = ["a".to_owned()];
+    other.invalidate("a").await.unwrap();
+    let old = |keys: Vec<String>| async move {
+        let old = |key| (key, "old".to_owned());
+        Ok::<HashMap<String, String>, Down>(keys.into_iter().map(old).collect())
+    };
+    let found = one.get_or_load_many(&keys, old).await.all().unwrap();
+    assert_eq!(found["a"].as_str(), "old");
+    settle().await;
+    assert_eq!(value(&one, "a").await, None);
 }
 
 #[tokio::test(start_paused = true)]
