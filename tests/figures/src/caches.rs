@@ -62,7 +62,10 @@ pub(crate) async fn torture() {
     let over_redis = over_redis(20_000).await;
     let resurrected = in_process.resurrected + over_redis.resurrected;
     let said = |what: &str, it: Resurrected| {
-        format!("{} races {what}, {} loads overtaken", it.races, it.overtaken)
+        format!(
+            "{} races {what}, {} loads overtaken",
+            it.races, it.overtaken
+        )
     };
     let unit = format!(
         "races; {}; {}",

@@ -37,8 +37,12 @@ pub struct RoundTrips {
 pub async fn round_trips(calls: u64) -> RoundTrips {
     let scene = Scene::new().await;
     let (writer, reader) = (&scene.writer, &scene.reader);
-    let miss = scene.count(calls, async |key| load(writer, key).await).await;
-    let hit = scene.count(calls, async |key| load(reader, key).await).await;
+    let miss = scene
+        .count(calls, async |key| load(writer, key).await)
+        .await;
+    let hit = scene
+        .count(calls, async |key| load(reader, key).await)
+        .await;
     let keys: Vec<u64> = (1 << 32..).take(100).collect();
     for key in &keys {
         writer.put(key, *key).await.expect("an answer");

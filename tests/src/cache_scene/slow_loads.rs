@@ -121,7 +121,10 @@ async fn race(caches: &[Cache<u64, u64>; 2], key: u64, is_far: bool, sum: &mut R
             truth.store(NEW, SeqCst);
             Ok::<_, Infallible>(())
         };
-        changer.write(&key, NEW, save).await.expect("it never fails");
+        changer
+            .write(&key, NEW, save)
+            .await
+            .expect("it never fails");
     }
     let _ = changed.compare_exchange(0, 1, SeqCst, SeqCst);
     // From here on, nothing old is right.
@@ -140,7 +143,9 @@ async fn read(caches: &[Cache<u64, u64>; 2], key: u64) -> bool {
         let load = || async { Ok::<_, Infallible>(NEW) };
         let cached = cache.get(&key).await;
         let loaded = cache.get_or_load(&key, load).await.expect("it never fails");
-        is_old |= [cached, loaded].iter().any(|it| it.as_deref() == Some(&OLD));
+        is_old |= [cached, loaded]
+            .iter()
+            .any(|it| it.as_deref() == Some(&OLD));
     }
     is_old
 }

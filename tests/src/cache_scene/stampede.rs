@@ -60,7 +60,9 @@ pub async fn stampede(program: &Path, plan: Stampede) -> usize {
         join_all(processes.iter_mut().map(|it| it.tell(&go))).await;
         if plan.killed {
             let holder = first_load(&file, round).await;
-            let at = processes.iter().position(|it| it.child.id() == Some(holder));
+            let at = processes
+                .iter()
+                .position(|it| it.child.id() == Some(holder));
             processes.swap_remove(at.expect("one of them")).end().await;
         }
         for process in &mut processes {
@@ -169,7 +171,9 @@ pub async fn instance(arguments: &[String]) {
                 let (round, callers) = (number(round), number(callers));
                 let calls = (0..callers).map(|_| call(&cache, &loader, round));
                 let got = join_all(calls.map(tokio::spawn)).await;
-                let is_right = got.into_iter().all(|it| it.ok() == Some(Some(round as u64)));
+                let is_right = got
+                    .into_iter()
+                    .all(|it| it.ok() == Some(Some(round as u64)));
                 say(&if is_right {
                     format!("all got {round}")
                 } else {
