@@ -54,7 +54,8 @@ fn lease() -> Lease {
 async fn hits(server: &RedisServer, store: &RedisCache) {
     const TURNS: usize = 15;
     const TASKS: usize = 64;
-    let put = store.put(NAME, "apple-0001", Token::random(), &value(HOUR));
+    let value = value(HOUR);
+    let put = store.put(NAME, "apple-0001", Token::random(), &value);
     put.await.expect("an answer");
     let conn = connection(server).await;
     let key: Arc<str> = store.key(NAME, "apple-0001").into();
@@ -148,7 +149,8 @@ async fn scripts(server: &RedisServer, store: &RedisCache) {
     let begun = async |n| drop(store.begin_write(NAME, &key("write", n), token, HOUR).await);
     costs.of("begin_write", begun).await;
     let ended = async |n| {
-        let ended = store.end_write(NAME, &key("write", n), token, Some(fresh), 2_000);
+        let key = key("write", n);
+        let ended = store.end_write(NAME, &key, token, Some(fresh), 2_000);
         drop(ended.await);
     };
     costs.of("end_write", ended).await;

@@ -52,8 +52,9 @@ pub async fn stampede(program: &Path, plan: Stampede) -> usize {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("loads");
     fs::write(&file, "").expect("a file");
-    let redis_key = store(&server.url()).await.key(NAME, KEY);
-    let start = || Process::start(program, &server.url(), &file, plan.killed);
+    let url = server.url();
+    let redis_key = store(&url).await.key(NAME, KEY);
+    let start = || Process::start(program, &url, &file, plan.killed);
     let mut processes = join_all((0..plan.processes).map(|_| start())).await;
     for round in 1..=plan.expiries {
         let go = format!("go {round} {}", plan.callers);
