@@ -104,7 +104,7 @@ impl Peer for QuickCache {
         &self,
         load: impl Future<Output = Result<u64, Failed>> + Send + 'static,
     ) -> Result<u64, Failed> {
-        self.get_or_insert_async(KEY, load).await
+        self.get_or_insert_async(&KEY, load).await
     }
 
     async fn invalidate(&self) {
