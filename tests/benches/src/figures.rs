@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::{
     report::{Allocations, Row},
     subjects::{
-        LIMIT_OF_A_KEY, coalesce, others, ours, seatbelt, sketches, tower_own, tower_resilience,
+        LIMIT_OF_A_KEY, cache, caches, coalesce, others, ours, seatbelt, sketches, tower_own,
+        tower_resilience,
     },
 };
 
@@ -221,6 +222,8 @@ const COSTS: &[Line] = &[
     ("shed", ours::SHED, tower_own::LOAD_SHED, None),
     // No peer passes calls by.
     ("coalesce_passing", ours::COALESCE_PASSING, "", None),
+    ("cache_local_hit", cache::HIT, caches::MOKA, None),
+    ("cache_layer_hit", cache::LAYER_HIT, "", None),
     (
         "five_layers",
         ours::FIVE,
@@ -301,6 +304,24 @@ const RATIOS: &[Line] = &[
         Some(Target::AtLeast(1.0)),
     ),
     (
+        "cache_local_hit_vs_moka_future",
+        cache::HIT,
+        caches::MOKA,
+        Some(Target::AtLeast(4.0)),
+    ),
+    (
+        "cache_local_hit_vs_moka_future_load",
+        cache::HIT,
+        caches::MOKA_LOAD,
+        None,
+    ),
+    (
+        "cache_local_hit_vs_quick_cache",
+        cache::HIT,
+        caches::QUICK_CACHE,
+        None,
+    ),
+    (
         "five_layers_vs_tower_resilience",
         ours::FIVE,
         tower_resilience::FIVE,
@@ -349,6 +370,15 @@ const TWO_CORES: &[Line] = &[
         tower_resilience::FIVE,
         Some(Target::AtLeast(1.7)),
     ),
+    (
+        "cache_local_hit",
+        cache::PEEK,
+        caches::QUICK_CACHE,
+        Some(Target::AtLeast(1.7)),
+    ),
+    // A counter in the value that both cores write.
+    ("cache_local_hit_cloned", cache::HIT, caches::MOKA, None),
+    ("cache_local_hit_one_key", cache::PEEK_ONE, "", None),
 ];
 
 /// Two decimals are more than the machine can keep.

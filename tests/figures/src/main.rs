@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p resilience-figures                 all figures: about two minutes
-//! cargo run --release -p resilience-figures -- torture      a thousand instances, and processes that are killed: about six minutes
+//! cargo run --release -p resilience-figures -- torture      a thousand instances, and processes that are killed: about eight minutes
 //! cargo run --release -p resilience-figures -- only NAME    the groups whose name contains NAME
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 mod bare;
 mod cached;
+mod caches;
 mod clock;
 mod commands;
 mod fleet;
@@ -32,6 +33,9 @@ mod stuck;
 mod torture;
 mod traffic;
 
+#[path = "../../src/cache_scene/mod.rs"]
+#[allow(unreachable_pub)]
+mod cache_scene;
 #[path = "../../src/child_process.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod child_process;
@@ -64,13 +68,16 @@ async fn main() {
         [probes::HOLD, url, name] => probes::hold(url, name).await,
         [places::CROWD, url, addr] => return places::crowd(url, addr).await,
         [hammer::ONE, url, mode, file] => hammer::one(url, mode, file).await,
+        [cache_scene::INSTANCE, ..] => return cache_scene::instance(&args[1..]).await,
         ["torture"] => {
             torture::run().await;
             stuck::run().await;
             hammer::run().await;
             probes::cuts().await;
             shares::run().await;
+            caches::torture().await;
         }
+        ["torture", "caches"] => caches::torture().await,
         ["torture", "probes"] => probes::cuts().await,
         ["torture", "shares"] => shares::run().await,
         ["torture", "hammer"] => hammer::run().await,
@@ -79,7 +86,7 @@ async fn main() {
         [] => figures("").await,
         _ => {
             eprintln!(
-                "usage: resilience-figures [torture [hammer | probes | shares | stuck] | only NAME]"
+                "usage: resilience-figures [torture [caches | hammer | probes | shares | stuck] | only NAME]"
             );
             std::process::exit(2);
         }
@@ -90,6 +97,9 @@ async fn main() {
 async fn figures(part: &str) {
     if "cached".contains(part) {
         cached::run().await;
+    }
+    if "caches".contains(part) {
+        caches::run().await;
     }
     if "clock".contains(part) {
         clock::run().await;

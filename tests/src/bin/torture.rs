@@ -9,13 +9,14 @@
 //! torture worker ..   one of the processes
 //! torture server ..   one of the servers
 //! torture mixed ..    one of the processes that use every pattern
+//! torture stampede .. one of the processes whose callers all ask for one key
 //! ```
 
 use std::{env, time::Duration};
 
 use resilience_tests::{
     answers::{Told, in_a_cluster, under_sentinels, with_killed_connections},
-    clock_steps,
+    cache_scene, clock_steps,
     postgres::Postgres,
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
@@ -39,6 +40,7 @@ async fn main() {
     let from = env::var("UPGRADE_FROM");
     let mut from = from.as_deref().unwrap_or("HEAD~1");
     let only = match words[..] {
+        [cache_scene::INSTANCE, ..] => return cache_scene::instance(&arguments[1..]).await,
         ["worker", ..] => return work(&arguments[1..]).await,
         ["server", ..] => return serve(&arguments[1..]).await,
         ["mixed", ..] => return mixed(&arguments[1..]).await,

@@ -8,6 +8,7 @@ mod breaker_stores;
 mod bulkhead_faults;
 mod bulkhead_scripts;
 mod bulkhead_stores;
+mod cache_fleet;
 mod cache_stores;
 mod cache_tracking;
 mod caches;

@@ -1,5 +1,7 @@
 //! The rows: the bare service, tower's own layers, the peers, ours.
 
+pub(crate) mod cache;
+pub(crate) mod caches;
 pub(crate) mod coalesce;
 pub(crate) mod others;
 pub(crate) mod ours;
@@ -23,6 +25,8 @@ pub fn all() -> Vec<Subject> {
     all.extend(sketches::subjects());
     all.extend(ours());
     all.extend(coalesce::subjects());
+    all.extend(caches::subjects());
+    all.extend(cache::subjects());
     all
 }
 

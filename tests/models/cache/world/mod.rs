@@ -149,7 +149,7 @@ pub(crate) struct World {
     /// The truth when the key was last invalidated in the store, or written.
     floor: u8,
     pub(crate) processes: Vec<Process>,
-    /// Requests that nobody waits for any more, and that may still reach the store.
+    /// Requests whose caller is gone, and that may still reach the store.
     pub(crate) late: BTreeSet<Request>,
     grants: BTreeMap<u64, Grant>,
     tokens: u64,
@@ -260,7 +260,7 @@ impl World {
         }
     }
 
-    /// A request that nobody waits for any more. A connection keeps its order, and a new one is made after the old one has
+    /// A request whose caller is gone. A connection keeps its order, and a new one is made after the old one has
     /// ended: a put, which its caller follows by an invalidation, arrives before that or never.
     fn delay(&mut self, request: Request) {
         if !matches!(request, Request::Put(..) | Request::Get) {

@@ -54,7 +54,7 @@ impl World {
         });
     }
 
-    /// The caller knows the truth, since nobody changes it meanwhile.
+    /// The caller knows the truth, since it does not change meanwhile.
     pub(crate) fn put(&mut self, n: usize) {
         let (token, value) = (self.token(), self.truth);
         self.void(n);
@@ -66,12 +66,12 @@ impl World {
         });
     }
 
-    /// Nobody changes the truth while a value is put.
+    /// The truth does not change while a value is put.
     pub(crate) fn may_put(&self) -> bool {
         self.processes.iter().all(|it| it.writer.is_none())
     }
 
-    /// Nobody puts a value: its caller has not been told of an error yet.
+    /// No value is being put: its caller has not been told of an error yet.
     pub(crate) fn may_change(&self, mistake: Mistake) -> bool {
         let puts = self.processes.iter().filter_map(|it| it.writer.as_ref());
         let mut puts = puts.filter(|it| it.step == WriteStep::Put);
