@@ -130,9 +130,9 @@ impl Items {
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(Loaded::missing());
         }
-        let response = response.error_for_status()?;
         let ttl = max_age(response.headers());
-        let item = Loaded::new(response.json::<Item>().await?);
+        let body = async { response.error_for_status()?.json::<Item>().await };
+        let item = Loaded::new(body.await.map_err(Error::Service)?);
         Ok(match ttl {
             Some(ttl) => item.ttl(ttl),
             None => item,
