@@ -21,16 +21,10 @@
 //!
 //! Without a Redis the instances share a store in this process; `.store(..)` is the only line that differs.
 
-use std::{
-    error::Error as StdError,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+mod catalog;
+mod reader;
+
+use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
 
 use axum::{
     Json, Router,
@@ -55,7 +49,12 @@ use tokio::{
     net::TcpListener,
     sync::oneshot,
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep},
+    time::Instant,
+};
+
+use self::{
+    catalog::{Catalog, Mood},
+    reader::{Answer, Reader},
 };
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -448,133 +447,6 @@ async fn hot_keys(reader: &Reader, seen: &mut Seen) -> Result<(), BoxError> {
         println!("   {count}: {}", snapshot[count]);
     }
     Ok(())
-}
-
-/// A reader of the service.
-#[derive(Clone)]
-struct Reader {
-    http: reqwest::Client,
-    instances: [SocketAddr; 2],
-}
-
-/// What it was told.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    cache_status: String,
-    revision: Option<u64>,
-    took: Duration,
-}
-
-impl Answer {
-    fn is_stale(&self) -> bool {
-        self.cache_status.contains("stale")
-    }
-}
-
-impl Reader {
-    async fn get(&self, instance: usize, id: u64) -> Result<Answer, BoxError> {
-        let start = Instant::now();
-        let url = format!("http://{}/items/{id}", self.instances[instance]);
-        let response = self.http.get(url).send().await?;
-        let cache_status = response.headers().get("cache-status");
-        let cache_status = cache_status.and_then(|value| value.to_str().ok());
-        Ok(Answer {
-            status: response.status().as_u16(),
-            cache_status: cache_status.unwrap_or_default().to_owned(),
-            took: start.elapsed(),
-            revision: response.json::<Item>().await.ok().map(|item| item.revision),
-        })
-    }
-
-    /// Asks the first instance until an answer is as it should be.
-    async fn until(&self, id: u64, is: impl Fn(&Answer) -> bool) -> Result<Answer, BoxError> {
-        let start = Instant::now();
-        loop {
-            let answer = self.get(0, id).await?;
-            if is(&answer) {
-                return Ok(answer);
-            }
-            if start.elapsed() > PATIENCE {
-                return Err(format!("not what was waited for: {answer:?}").into());
-            }
-            sleep(ms(20)).await;
-        }
-    }
-}
-
-/// The other team's catalog.
-struct Catalog {
-    address: SocketAddr,
-    state: Arc<CatalogState>,
-    /// It ends with this.
-    _stop: oneshot::Sender<()>,
-}
-
-#[derive(Default)]
-struct CatalogState {
-    mood: AtomicU8,
-    revision: AtomicU64,
-    requests: AtomicU64,
-}
-
-#[derive(Clone, Copy)]
-enum Mood {
-    Well,
-    Hanging,
-    Failing,
-}
-
-impl Catalog {
-    async fn start() -> Result<Self, BoxError> {
-        let state = Arc::new(CatalogState::default());
-        let app = Router::new()
-            .route("/items/{id}", get(catalog_item))
-            .with_state(Arc::clone(&state));
-        let (stop, stopped) = oneshot::channel();
-        let (address, _) = serve(app, stopped).await?;
-        Ok(Self {
-            address,
-            state,
-            _stop: stop,
-        })
-    }
-
-    fn feel(&self, mood: Mood) {
-        self.state.mood.store(mood as u8, SeqCst);
-    }
-
-    /// Changes all items.
-    fn revise(&self) {
-        self.state.revision.fetch_add(1, SeqCst);
-    }
-
-    /// Requests since this was last asked.
-    fn take_requests(&self) -> u64 {
-        self.state.requests.swap(0, SeqCst)
-    }
-}
-
-async fn catalog_item(
-    State(state): State<Arc<CatalogState>>,
-    Path(id): Path<u64>,
-) -> Result<impl IntoResponse, StatusCode> {
-    state.requests.fetch_add(1, SeqCst);
-    match state.mood.load(SeqCst) {
-        hanging if hanging == Mood::Hanging as u8 => std::future::pending().await,
-        failing if failing == Mood::Failing as u8 => Err(StatusCode::SERVICE_UNAVAILABLE),
-        _ if id == MISSING => Err(StatusCode::NOT_FOUND),
-        _ => {
-            sleep(ms(20)).await;
-            let revision = state.revision.load(SeqCst);
-            let fresh = if id == SHORT {
-                "max-age=1"
-            } else {
-                "max-age=60"
-            };
-            Ok(([("cache-control", fresh)], Json(Item { id, revision })))
-        }
-    }
 }
 
 const fn ms(milliseconds: u64) -> Duration {
