@@ -1,7 +1,7 @@
 # The commands that people repeat. `make help` lists them. Continuous integration calls the same ones (.ci/run).
 
 # The features that tests and lints switch on. TLS is switched on by the tests themselves (tests/Cargo.toml).
-FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/testing,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
+FEATURES := resilience-core/otel,resilience-core/compress,resilience-core/encrypt,resilience-core/messagepack,resilience-core/testing,resilience-core/sqlx-postgres,resilience-core/sqlx-sqlite,resilience-http/otel,resilience-http/axum,resilience-redis/cli
 CARGO ?= cargo
 # The peers bring features of their own, which must not leak into what is tested: built apart. One of them asks for a newer
 # compiler than it needs.
@@ -30,12 +30,14 @@ else
 	@$(MAKE) --no-print-directory -k -j2 tests-redis tests-other
 endif
 
-# The program `redis` waits for servers most of its time: the others run beside it. Each program is in one of the two.
+# The program `redis` waits for servers most of its time: in more threads than there are processors, and the others run beside
+# it. Each program is in one of the two. Of those that are not tests only `storm` has some: to ask for all would compile
+# the others once more, as tests.
 tests-redis:
-	$(CARGO) test --no-fail-fast $(TESTED) --test redis
+	$(CARGO) test --no-fail-fast $(TESTED) --test redis -- --test-threads=4
 
 tests-other:
-	$(CARGO) test --no-fail-fast $(TESTED) --lib --bins --test '[!r]*'
+	$(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!r]*'
 	$(CARGO) test --no-fail-fast $(TESTED) --doc
 
 peers: setup ## The benches, and what the peers do when it matters, beside ours (a job of its own: not part of `make ci`)
@@ -66,7 +68,7 @@ package: ## Package the libraries as for crates.io, without compiling them again
 	$(CARGO) package -q --no-verify --allow-dirty -p resilience-core -p resilience-http -p resilience-redis
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
-	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --profile loom --lib loom
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --no-default-features --profile loom --lib loom
 
 deny: ## Check licences, sources and bans of the dependencies (installs cargo-deny if it is missing)
 	CARGO="$(CARGO)" .ci/deny

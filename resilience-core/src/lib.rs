@@ -7,6 +7,7 @@
 //! | [`breaker`] | stops calling a dependency that keeps failing, and detects by a few probes when it has recovered; alone, or [with a fleet](breaker::fleet) |
 //! | [`bulkhead`] | bounds the calls in flight, with an optional bounded queue |
 //! | [`limit`] | bounds the calls per time, exactly |
+//! | [`cache`] | values kept in the process and in a store that a fleet shares; one load for all who ask |
 //! | [`idempotency`] | repeated requests take effect once |
 //! | [`coalesce`] | callers that ask for one key at a time share one call |
 //! | [`fallback`], [`shed`] | a response in place of a failed one; rejection of calls that would wait |
@@ -73,10 +74,11 @@
 //!
 //! # Features
 //!
-//! On by default is `idempotency`: `idempotency` and `sealing`, the only parts that need digests and JSON. A user of the other
-//! patterns, who sets `default-features = false`, compiles 37 crates instead of 49 (`cargo tree -e normal`).
+//! On by default are `idempotency` and `cache`, the only parts that need digests and JSON, with the `sealing` of what they store. A
+//! user of the other patterns, who sets `default-features = false`, compiles 39 crates instead of 58 (`cargo tree -e normal`).
 //!
-//! Off by default: `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys, at rest.
+//! Off by default: `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys and cached values, at
+//! rest. `messagepack`: a codec of cached values.
 //! `sqlx`: classification of sqlx errors, transactions and pools that survive cancellation.
 //! `sqlx-postgres`, `sqlx-sqlite`: that, and `sql::inbox` in that database. `testing`: `conformance`, suites for stores
 //! and layers of your own.

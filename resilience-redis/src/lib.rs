@@ -27,7 +27,7 @@ pub use self::redis::Redis;
 pub use breaker::RedisBreakers;
 pub use builder::RedisBuilder;
 pub use bulkhead::RedisBulkheads;
-pub use cache::RedisCache;
+pub use cache::{CacheReport, RedisCache};
 pub use connection::Status;
 pub use credentials::Credentials;
 pub use error::{CommandError, ConnectError};

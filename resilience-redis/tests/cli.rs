@@ -6,10 +6,10 @@ use std::{
 };
 
 use resilience_core::{
-    Verdict,
+    Cache, Verdict,
     breaker::{CircuitBreaker, State},
     bulkhead::fleet::FleetBulkhead,
-    cache::CacheStore,
+    cache::{CacheStore, Loaded},
     completion::Guard,
     fleet::FleetOptions,
     idempotency::Idempotency,
@@ -391,4 +391,69 @@ fn the_password_of_the_url_is_never_printed() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_what_caches_hold_and_drops_it_on_every_instance() {
+    let server = RedisServer::start();
+    let operator = Operator {
+        noun: &["cache"],
+        ..Operator::of(server.url())
+    };
+    let redis = Redis::connect(&server.url()).expect("a good URL");
+    redis.ready(SOON).await.expect("connects");
+    let cache = Cache::<String, String>::builder("products")
+        .fleet(FleetOptions::new().instance("pod-7"))
+        .store(redis.cache())
+        .build()
+        .expect("good settings");
+    eventually("changes are told", SOON, || async {
+        cache.snapshot().coherent
+    })
+    .await;
+    let value = Loaded::new("red".to_owned()).tag("fruit");
+    let fill = || cache.put("apple", value.clone());
+    fill().await.expect("stored");
+    let held = || async { cache.get("apple").await.is_some() };
+    assert!(held().await);
+
+    let shown = operator.json(&["get", "products", "apple"]);
+    assert_eq!(
+        (&shown["exists"], &shown["tags"][0]),
+        (&true.into(), &"fruit".into())
+    );
+    assert!(shown["fresh_ms"].as_u64() > Some(50_000));
+    assert!(
+        operator
+            .text(&["get", "products", "apple"])
+            .contains("fruit")
+    );
+    assert_eq!(operator.json(&["get", "products", "none"]), Value::Null);
+
+    for command in [
+        &["invalidate", "products", "apple"][..],
+        &["invalidate-tag", "products", "fruit"],
+        &["clear", "products"],
+    ] {
+        operator.json(command);
+        eventually("it is gone", SOON, || async { !held().await }).await;
+        eventually("it is stored again", SOON, || async {
+            fill().await.is_ok() && held().await
+        })
+        .await;
+    }
+
+    eventually("the instance reports", SOON, || async {
+        let stats = operator.json(&["stats", "products"]);
+        stats[0]["instance"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("pod-7"))
+    })
+    .await;
+    assert!(operator.text(&["stats", "products"]).contains("pod-7"));
+    assert!(operator.text(&["hot", "none"]).contains("no instance"));
+    eventually("it is listed", SOON, || async {
+        operator.json(&["list"])[0]["name"] == "products"
+    })
+    .await;
 }

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod redis;
 pub mod redis_clock;
 pub mod redis_cluster;
+pub mod redis_connection;
 pub mod redis_scene;
 pub mod redis_sentinel;
 pub mod torture;

@@ -5,8 +5,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -15,7 +14,10 @@ use std::{
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::child_process::{ChildProcess, signal};
+use crate::{
+    child_process::{ChildProcess, signal},
+    redis_connection::RedisConnection,
+};
 
 /// A server program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,7 +241,16 @@ impl RedisServer {
     ///
     /// When there is no answer. An error of the server is an answer that begins with `-`.
     pub fn try_words(&self, words: &[&str]) -> std::io::Result<String> {
-        ask(&self.addr(), words)
+        self.open()?.ask(words)
+    }
+
+    /// Opens a connection, for more than one command.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not listen.
+    pub fn open(&self) -> std::io::Result<RedisConnection> {
+        RedisConnection::open(&self.addr())
     }
 
     /// The server's process id, while it runs.
@@ -380,53 +391,6 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain([PathBuf::from(tools)])
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
-}
-
-fn ask(addr: &str, words: &[&str]) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut command = format!("*{}\r\n", words.len());
-    for word in words {
-        command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-    }
-    stream.write_all(command.as_bytes())?;
-    let mut answer = String::new();
-    read_answer(&mut BufReader::new(stream), &mut answer)?;
-    Ok(answer)
-}
-
-/// Reads one RESP2 value as text.
-fn read_answer(from: &mut BufReader<TcpStream>, out: &mut String) -> std::io::Result<()> {
-    let mut line = String::new();
-    if from.read_line(&mut line)? == 0 {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    let line = line.trim_end();
-    let Some((kind, rest)) = line.split_at_checked(1) else {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    };
-    let length = || rest.parse::<i64>().map_err(std::io::Error::other);
-    match kind {
-        "$" => {
-            let Ok(length) = usize::try_from(length()?) else {
-                return Ok(());
-            };
-            let mut bytes = vec![0; length + 2];
-            from.read_exact(&mut bytes)?;
-            out.push_str(&String::from_utf8_lossy(&bytes[..length]));
-        }
-        "*" => {
-            for item in 0..length()?.max(0) {
-                if item > 0 {
-                    out.push('\n');
-                }
-                read_answer(from, out)?;
-            }
-        }
-        ":" | "+" => out.push_str(rest),
-        _ => out.push_str(line),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

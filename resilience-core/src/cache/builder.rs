@@ -17,6 +17,7 @@ use super::{
     load::{ErrorRules, Loaded, load},
     local::LocalCache,
     remote::Remote,
+    report,
     settings::Settings,
     shared::{Loader, Parts, Shared},
     store::{CacheStore, Observer},
@@ -50,13 +51,16 @@ pub struct CacheBuilder<K, V> {
     name: Arc<str>,
     settings: Settings,
     local: Option<LocalCache<K, V>>,
-    store: Option<(Arc<dyn CacheStore>, Arc<dyn Codec<V>>)>,
+    store: Option<Attached<V>>,
     fleet: Option<FleetOptions>,
     schema: u16,
     sealing: Sealing,
     loader: Option<Loader<K, V>>,
     rules: ErrorRules,
 }
+
+/// A store, and how values are written to it.
+type Attached<V> = (Arc<dyn CacheStore>, Arc<dyn Codec<V>>);
 
 impl<K, V> CacheBuilder<K, V>
 where
@@ -189,7 +193,8 @@ where
         self
     }
 
-    /// How the handle takes part in its fleet: the time budget of one step of the store. Needs a [`store`](Self::store).
+    /// How the handle takes part in its fleet: the time budget of one step of the store, and the name of this instance in what
+    /// operators see. Needs a [`store`](Self::store).
     ///
     /// While the store is unavailable the outage policy is [`Local`](crate::OnOutage::Local), and there is no other: calls go on
     /// with what this process holds (within [`max_stale`](Self::max_stale)) and with the loader, at most
@@ -319,6 +324,7 @@ where
         if let Some(remote) = &shared.remote {
             let observer: Weak<dyn Observer> = Arc::downgrade(&shared.coherence) as _;
             remote.observe(observer);
+            report::start(&shared);
         }
         Ok(Cache { shared })
     }

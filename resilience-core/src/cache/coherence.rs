@@ -35,6 +35,11 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    /// Whether the store told of changes when it was drawn.
+    pub(super) const fn is_told(self) -> bool {
+        is_told(self.epoch)
+    }
+
     /// Tells reads of one key before and after a change apart.
     pub(super) const fn mark(self) -> u64 {
         (self.epoch as u64) << 32 | self.generation as u64

@@ -72,7 +72,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             // Both before the read: whatever happens from now on is noticed.
             let change = coherence.change_of(id);
             let ticket = coherence.ticket(id);
-            if !request.options.refresh || renew.is_some() {
+            if Instant::now() >= give_up {
+                return self.load_alone(request, false).await;
+            }
+            if !request.options.refresh {
                 let read = remote.get_one(&text, ticket, &coherence, self.clock);
                 match read.await {
                     Ok(Found::Usable(held)) => match self.serve(held, &request) {
@@ -102,18 +105,21 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                     let guard = LeaseGuard::new(&remote, &text, &self.tasks, lease);
                     return self.load_leased(guard, request).await;
                 }
-                Ok(Leased::Fresh(entry)) if request.options.refresh && renew.is_none() => {
-                    // This caller wants a newer one than that.
-                    renew = Some(entry.version);
+                // This caller wants a newer one than that.
+                Ok(Leased::Fresh(entry)) if request.options.refresh => renew = Some(entry.version),
+                // Stored meanwhile, or not as old as it seemed: the store's own clock decides.
+                Ok(Leased::Fresh(entry)) => {
+                    let now = self.clock.now();
+                    match remote.open(&text, entry, ticket, &coherence, now).await {
+                        // Not read in the way that changes are told of, so it is not kept here.
+                        Ok(Found::Usable(held)) => return Ok(self.store_hit(held, now)),
+                        Ok(Found::Unusable(version)) => renew = Some(version),
+                        Ok(Found::Nothing) => {}
+                        Err(_) => return self.load_alone(request, true).await,
+                    }
                 }
-                // Stored meanwhile: the next round reads it.
-                Ok(Leased::Fresh(entry)) if renew == Some(entry.version) => {}
-                Ok(Leased::Fresh(_)) => renew = None,
                 Ok(Leased::Refused { .. }) => return self.load_alone(request, false).await,
                 Ok(Leased::Held { left_ms, .. }) => {
-                    if Instant::now() >= give_up {
-                        return self.load_alone(request, false).await;
-                    }
                     self.totals.waits.fetch_add(1, Relaxed);
                     let left = Duration::from_millis(left_ms.max(1));
                     let longest = if self.coherence.is_told() {
@@ -125,7 +131,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                         () = change.happened() => {}
                         () = sleep(longest) => {}
                     }
-                    request.options.refresh = false;
                 }
                 Err(_) => return self.load_alone(request, true).await,
             }
@@ -340,7 +345,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         before: Instant,
         took: Duration,
     ) {
-        if self.background.has_tombstone(id, self.clock.now()) {
+        // Over a store that tells of changes, only those of what was read from it are told.
+        let is_untold = self.remote.is_some() && ticket.is_told();
+        if is_untold || self.background.has_tombstone(id, self.clock.now()) {
             return;
         }
         if let Some(tags) = self.local_tags(loaded, before)
@@ -396,7 +403,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         }
     }
 
-    /// Runs a load: one of at most so many, for at most so long.
+    /// Runs a load, within the number of loads and the time of one.
     pub(super) async fn run<T, E>(&self, load: Load<T, E>) -> Result<Loaded<T>, LoadError<E>> {
         let _permit = self.loads.acquire().await?;
         match timeout(self.settings.load_timeout, load()).await {

@@ -8,7 +8,7 @@ use std::{borrow::Borrow, sync::Mutex, sync::PoisonError};
 
 /// Counters. The error of a count is at most a 128th of all counted requests.
 const COUNTERS: usize = 128;
-/// One request in so many is counted, so that a hit stays cheap.
+/// One request in this number is counted, so that a hit stays cheap.
 const SAMPLE: u64 = 64;
 
 /// A sketch of what is requested most: bounded, whatever is requested.
@@ -27,7 +27,7 @@ impl<K: Clone + Eq> HotKeys<K> {
         K: Borrow<Q>,
         Q: ?Sized + Eq + ToOwned<Owned = K>,
     {
-        if fastrand::u64(..) % SAMPLE == 0 {
+        if fastrand::u64(..).is_multiple_of(SAMPLE) {
             self.count(key);
         }
     }

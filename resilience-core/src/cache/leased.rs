@@ -67,13 +67,13 @@ impl<V: Send + Sync + 'static> LeaseGuard<V> {
         let renewing = async {
             loop {
                 sleep(self.lease_time() / 3).await;
-                let (store, name) = (&self.remote.client, self.remote.name());
-                // Without an answer: the next one.
-                drop(
-                    store
-                        .call(|it| it.lease(name, &self.key, &self.lease))
-                        .await,
-                );
+                let (client, name) = (&self.remote.client, self.remote.name());
+                let Lease {
+                    token, lease_ms, ..
+                } = self.lease;
+                let extend = client.call(|store| store.extend(name, &self.key, token, lease_ms));
+                // Lost, it is not taken again: what is loaded may be out of date already, and its fill is refused.
+                drop(extend.await);
             }
         };
         let mut renewing = pin!(renewing);
@@ -111,7 +111,6 @@ impl<V: Send + Sync + 'static> LeaseGuard<V> {
         if let Some(rest) = begun(Box::pin(filling)).await {
             shared.spawn(rest);
         }
-        shared.announce();
     }
 
     /// What to store. `None`: nothing; a tag was invalidated while the value was loaded, or the generations are not known.

@@ -127,9 +127,20 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 }
 
+/// A key to load here.
+struct Granted<K, V: Send + Sync + 'static> {
+    wanted: Wanted<K, V>,
+    /// Drawn before the load.
+    ticket: Ticket,
+    /// `None`: what is loaded is not stored.
+    lease: Option<LeaseGuard<V>>,
+    /// Whether this process may hold what is loaded without a lease.
+    keep: bool,
+}
+
 /// Keys to load here, and keys that are being loaded elsewhere.
 struct Sorted<K, V: Send + Sync + 'static> {
-    granted: Vec<(Wanted<K, V>, Ticket, Option<LeaseGuard<V>>)>,
+    granted: Vec<Granted<K, V>>,
     elsewhere: Vec<Wanted<K, V>>,
 }
 
@@ -216,10 +227,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
 
     /// Asks for the leases of all keys at once.
     async fn lease_many(self: &Arc<Self>, wanted: Vec<Wanted<K, V>>) -> Sorted<K, V> {
+        let granted = |wanted, ticket, lease, keep| {
+            Ok(Granted {
+                wanted,
+                ticket,
+                lease,
+                keep,
+            })
+        };
         let asked = wanted.into_iter().map(|wanted| async move {
             let ticket = self.coherence.ticket(wanted.place.id);
             let (Some(remote), Some(text)) = (&self.remote, wanted.place.text.clone()) else {
-                return Ok((wanted, ticket, None));
+                return granted(wanted, ticket, None, true);
             };
             let lease = Lease {
                 token: Token::random(),
@@ -233,10 +252,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             {
                 Ok(Leased::Granted { .. }) => {
                     let guard = LeaseGuard::new(remote, &text, &self.tasks, lease);
-                    Ok((wanted, ticket, Some(guard)))
+                    granted(wanted, ticket, Some(guard), false)
                 }
                 Ok(Leased::Held { .. } | Leased::Fresh(_)) => Err(wanted),
-                Ok(Leased::Refused { .. }) | Err(_) => Ok((wanted, ticket, None)),
+                Ok(Leased::Refused { .. }) => granted(wanted, ticket, None, false),
+                Err(_) => granted(wanted, ticket, None, true),
             }
         });
         let mut sorted = Sorted {
@@ -255,7 +275,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
     /// Loads keys by one call, and stores what it returns.
     async fn load_many<L, E, F>(
         self: &Arc<Self>,
-        wanted: Vec<(Wanted<K, V>, Ticket, Option<LeaseGuard<V>>)>,
+        granted: Vec<Granted<K, V>>,
         load: impl FnOnce(Vec<K>) -> F + Send + 'static,
         values: &mut HashMap<K, Arc<V>>,
     ) -> Result<(), LoadError<E>>
@@ -264,8 +284,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         E: Send + Sync + 'static,
         F: Future<Output = Result<HashMap<K, L>, E>> + Send + 'static,
     {
-        let keys: Vec<K> = wanted.iter().map(|(it, ..)| it.key.clone()).collect();
-        let first = wanted.iter().find_map(|(.., lease)| lease.as_ref());
+        let keys: Vec<K> = granted.iter().map(|it| it.wanted.key.clone()).collect();
+        let first = granted.iter().find_map(|it| it.lease.as_ref());
         let all = match first {
             Some(lease) => lease.generation_of_all(&self.coherence).await,
             None => None,
@@ -275,15 +295,21 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             let loaded = load(keys).await?;
             Ok(Loaded::new(loaded))
         });
-        let leases = wanted.iter().filter_map(|(.., lease)| lease.as_ref());
+        let leases = granted.iter().filter_map(|it| it.lease.as_ref());
         let loading = self.run(batch);
         let outcome = LeaseGuard::all_renewed_while(leases, loading).await;
         let took = self.clock.now().since(started);
         let mut loaded = match outcome {
             Ok(Loaded { value, .. }) => value.and_then(Arc::into_inner).unwrap_or_default(),
-            Err(error) => return self.fall_back(wanted, error, values),
+            Err(error) => return self.fall_back(granted, error, values),
         };
-        for (wanted, ticket, lease) in wanted {
+        for one in granted {
+            let Granted {
+                wanted,
+                ticket,
+                lease,
+                keep,
+            } = one;
             let one = loaded
                 .remove(&wanted.key)
                 .map_or(Loaded::missing(), Into::into);
@@ -291,7 +317,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             self.totals.loaded.fetch_add(1, Relaxed);
             match lease {
                 Some(lease) => lease.store(self, &one, all, took).await,
-                None => self.keep_loaded(&wanted.key, wanted.place.id, ticket, &one, before, took),
+                None if keep => {
+                    let id = wanted.place.id;
+                    self.keep_loaded(&wanted.key, id, ticket, &one, before, took);
+                }
+                None => {}
             }
             if let Some(value) = one.value {
                 values.insert(wanted.key, value);
@@ -303,13 +333,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
     /// Serves stale values in place of those that could not be loaded.
     fn fall_back<E: Send + Sync + 'static>(
         &self,
-        wanted: Vec<(Wanted<K, V>, Ticket, Option<LeaseGuard<V>>)>,
+        granted: Vec<Granted<K, V>>,
         error: LoadError<E>,
         values: &mut HashMap<K, Arc<V>>,
     ) -> Result<(), LoadError<E>> {
         let may = self.rules.allows_stale(&error);
         let mut lacking = false;
-        for (wanted, ..) in wanted {
+        for Granted { wanted, .. } in granted {
             drop(self.loaded(wanted.place.id, Err(clone(&error))));
             match wanted.fallback.filter(|_| may) {
                 Some(held) => {

@@ -213,6 +213,20 @@ impl CacheStore for InProcessCache {
         )
     }
 
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, Stored> {
+        ready(validate::ms("lease", lease_ms).and_then(|()| {
+            self.step(name, key, false, |record, now| {
+                record.extend(now, token, lease_ms)
+            })
+        }))
+    }
+
     fn release<'a>(&'a self, name: &'a str, key: &'a str, token: Token) -> StoreFuture<'a, ()> {
         ready(self.step(name, key, true, |record, _| record.release(token)))
     }

@@ -92,6 +92,7 @@ mod many;
 mod memory;
 pub mod record;
 mod remote;
+mod report;
 mod settings;
 mod shared;
 mod snapshot;
@@ -143,7 +144,7 @@ use crate::{
 /// What can be the key of a [`Cache`]: implemented for every type that has what it takes.
 ///
 /// In a store, a key is what its `Display` writes: two keys that are displayed alike are one. Keys of up to 1,024 bytes
-/// are stored; longer ones, and empty ones, are kept in the process only.
+/// are stored; over a store, values of longer ones, and of an empty one, are not cached.
 pub trait CacheKey: Hash + Eq + Clone + Display + Send + Sync + 'static {}
 
 impl<K: Hash + Eq + Clone + Display + Send + Sync + 'static> CacheKey for K {}

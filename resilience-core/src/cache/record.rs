@@ -23,7 +23,7 @@ use bytes::Bytes;
 /// this was noted before the clock was set back, and counts as over.
 pub const SLACK_MS: u64 = 1_000;
 
-/// A number that nobody else draws: of a lease, a write, or a value. Random; never zero.
+/// The number of a lease, a write, or a value, drawn at random: no two are equal. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(u64);
 
@@ -169,7 +169,7 @@ enum Content {
     Nothing,
     Value(Value),
     Tombstone {
-        until: Until,
+        until: End,
         /// The write that is in progress, if it is the only one.
         writer: Option<Token>,
         /// Whether there is one at all.
@@ -187,17 +187,17 @@ struct Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Held {
     token: Token,
-    until: Until,
+    until: End,
 }
 
 /// A moment of the store's clock, and the length that it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Until {
+struct End {
     at: u64,
     length: u64,
 }
 
-impl Until {
+impl End {
     const fn new(now: u64, length: u64) -> Self {
         let at = now.saturating_add(length);
         Self { at, length }
@@ -249,7 +249,8 @@ impl Record {
         }
     }
 
-    /// Asks to load the key. May be repeated: the answer to its own lease is `Granted` again.
+    /// Asks to load the key. May be repeated, but not after the load has begun: a lease that was lost is granted again.
+    /// [`extend`](Self::extend) is for that.
     pub fn lease(&mut self, now: u64, asked: &Lease) -> Leased {
         self.expire(now);
         if let Content::Tombstone { until, .. } = &self.content {
@@ -257,7 +258,8 @@ impl Record {
             return Leased::Refused { left_ms };
         }
         let entry = self.get(now);
-        let held = self.lease.filter(|held| held.token != asked.token);
+        let is_another = |held: &Held| held.token != asked.token && held.until.left(now) > 0;
+        let held = self.lease.filter(is_another);
         match (entry, held) {
             (Some(entry), _) if entry.is_fresh() && asked.renew != Some(entry.version) => {
                 Leased::Fresh(entry)
@@ -268,7 +270,7 @@ impl Record {
             }
             (stale, None) => {
                 // LEASED, or VALUE + LEASE
-                let until = Until::new(now, asked.lease_ms);
+                let until = End::new(now, asked.lease_ms);
                 let token = asked.token;
                 self.lease = Some(Held { token, until });
                 Leased::Granted { stale }
@@ -286,6 +288,18 @@ impl Record {
         }
         self.store(now, token, fill);
         Stored::Stored
+    }
+
+    /// Renews the lease `token` for `lease_ms` from now. [`Stored::Refused`]: it is gone, and so is the right to fill; it is not
+    /// granted again, since what was loaded under it may be older than what has removed it. May be repeated.
+    pub fn extend(&mut self, now: u64, token: Token, lease_ms: u64) -> Stored {
+        match &mut self.lease {
+            Some(held) if held.token == token => {
+                held.until = End::new(now, lease_ms);
+                Stored::Stored
+            }
+            _ => Stored::Refused,
+        }
     }
 
     /// Gives a lease back without a value: the loader failed. May be repeated.
@@ -310,29 +324,33 @@ impl Record {
     /// refused for good. May be repeated.
     pub fn invalidate(&mut self, now: u64, tombstone_ms: u64) {
         self.expire(now);
-        let until = Until::new(now, tombstone_ms);
+        let until = End::new(now, tombstone_ms);
         self.lease = None;
         self.content = match self.content {
-            // Whoever writes does not know of the change behind this invalidation.
+            // An earlier one may last longer. A write in progress does not know of the change behind this invalidation.
             Content::Tombstone {
-                until: writing_until,
-                writing: true,
+                until: former,
+                writing,
                 ..
             } => Content::Tombstone {
-                until: later(writing_until, until, now),
+                until: later(former, until, now),
                 writer: None,
-                writing: true,
+                writing,
             },
             _ if tombstone_ms == 0 => Content::Nothing,
-            _ => tombstone(until),
+            _ => Content::Tombstone {
+                until,
+                writer: None,
+                writing: false,
+            },
         };
     }
 
-    /// Announces that the truth behind the key is about to change, for at most `write_ms`. Until then, or until
+    /// Announces that the truth behind the key is about to change, for at most `write_ms`. End then, or until
     /// [`end_write`](Self::end_write), nothing is stored under the key. May be repeated.
     pub fn begin_write(&mut self, now: u64, token: Token, write_ms: u64) {
         self.expire(now);
-        let until = Until::new(now, write_ms);
+        let until = End::new(now, write_ms);
         let (until, writer) = match self.content {
             Content::Tombstone {
                 until: former,
@@ -413,7 +431,7 @@ impl Record {
         matches!(&self.content, Content::Value(value) if value.version == token)
     }
 
-    /// Removes what is over.
+    /// Removes content that is over. A lease that is over stays its holder's until the record is changed.
     fn expire(&mut self, now: u64) {
         let is_over = match &self.content {
             Content::Nothing => false,
@@ -423,21 +441,10 @@ impl Record {
         if is_over {
             self.content = Content::Nothing;
         }
-        if self.lease.is_some_and(|held| held.until.left(now) == 0) {
-            self.lease = None;
-        }
     }
 }
 
-const fn tombstone(until: Until) -> Content {
-    Content::Tombstone {
-        until,
-        writer: None,
-        writing: false,
-    }
-}
-
-const fn later(one: Until, other: Until, now: u64) -> Until {
+const fn later(one: End, other: End, now: u64) -> End {
     if one.left(now) > other.left(now) {
         one
     } else {

@@ -41,8 +41,8 @@ pub(super) struct Remote<V> {
     pub(super) keep_ms: AtomicU64,
     observing: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
     pub(super) unusable: AtomicU64,
-    /// When the name was last announced.
-    announced: AtomicU64,
+    /// This instance, as operators see it.
+    pub(super) instance: Arc<str>,
 }
 
 /// The value of a key in the store.
@@ -72,7 +72,7 @@ impl<V: Send + Sync + 'static> Remote<V> {
             keep_ms: AtomicU64::new(millis(settings.longest_keep()).max(DAY_MS)),
             observing: Mutex::new(None),
             unusable: AtomicU64::new(0),
-            announced: AtomicU64::new(0),
+            instance: Arc::clone(&fleet.instance),
         }
     }
 
@@ -245,18 +245,9 @@ impl<V: Send + Sync + 'static> Remote<V> {
             .call_until(until, |store| store.fill(&self.name, key, token, fill))
             .await
     }
-
-    /// Whether the name should be announced to the store's list now.
-    pub(super) fn is_announcement_due(&self, now: Moment) -> bool {
-        let last = self.announced.load(Acquire);
-        let due = last == 0 || now.as_nanos().saturating_sub(last) >= HOUR_NS;
-        let swap = |at| self.announced.compare_exchange(last, at, AcqRel, Acquire);
-        due && swap(now.as_nanos().max(1)).is_ok()
-    }
 }
 
 const DAY_MS: u64 = 86_400_000;
-const HOUR_NS: u64 = 3_600_000_000_000;
 
 /// Keys that were invalidated and whose invalidation the store does not have yet: what it holds under them is not used.
 #[derive(Debug, Default)]

@@ -49,7 +49,7 @@ impl Default for Settings {
     }
 }
 
-/// About 30 years would still be a number for every store; nobody means more than a year.
+/// Stores can count to 30 years; a longer time than this is a mistake.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 impl Settings {

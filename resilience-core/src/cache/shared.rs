@@ -96,7 +96,7 @@ pub(super) struct Parts<K, V> {
 /// Where a key is.
 #[derive(Clone)]
 pub(super) struct Place {
-    /// As the store names it; `None`: not there.
+    /// As the store names it; `None`: there is no store, or it takes no such key.
     pub(super) text: Option<Arc<str>>,
     pub(super) id: u64,
 }
@@ -367,22 +367,6 @@ where
                 evictions: self.local.as_ref().map_or(0, Local::evictions),
                 ..self.totals.snapshot()
             },
-        }
-    }
-
-    /// Enters the name in the store's list about once an hour, while the cache is in use.
-    pub(super) fn announce(self: &Arc<Self>) {
-        let Some(remote) = &self.remote else {
-            return;
-        };
-        if remote.is_announcement_due(self.clock.now()) {
-            let remote = Arc::clone(remote);
-            self.spawn(async move {
-                if let Some(step) = remote.client.store().announce(remote.name()) {
-                    // A failure is repaired within the hour.
-                    let _ = tokio::time::timeout(remote.client.budget(), step).await;
-                }
-            });
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fmt,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 pub use super::record::{Entry, Fill, Generation, Lease, Leased, Stored, TagGeneration, Token};
@@ -49,6 +50,15 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
         key: &'a str,
         token: Token,
         fill: &'a Fill,
+    ) -> StoreFuture<'a, Stored>;
+
+    /// See [`Record::extend`](super::record::Record::extend).
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
     ) -> StoreFuture<'a, Stored>;
 
     /// See [`Record::release`](super::record::Record::release).
@@ -130,6 +140,20 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
     /// reported. Default: `None`, there is no such list.
     fn announce<'a>(&'a self, name: &'a str) -> Option<StoreFuture<'a, ()>> {
         let _ = name;
+        None
+    }
+
+    /// Keeps what an instance of a cache says about itself ([`CacheSnapshot`](super::CacheSnapshot), as JSON) for operators, for at
+    /// most `ttl`; empty: the instance leaves. Sent about every ten seconds; a failure is not reported. Default: `None`, they
+    /// are not kept.
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        snapshot: &'a str,
+        ttl: Duration,
+    ) -> Option<StoreFuture<'a, ()>> {
+        let _ = (name, instance, snapshot, ttl);
         None
     }
 

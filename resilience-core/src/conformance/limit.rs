@@ -304,6 +304,9 @@ async fn sub_buckets_hold_all_of_a_burst_together_and_no_more(store: &Arc<dyn Li
     assert!(got <= 103, "{got}");
     // The last tokens are found by chance.
     for _ in 0..2_000 {
+        if got == 103 {
+            break;
+        }
         let decision = one(&**store, "split-crowd", quota, 1).await;
         got += u32::from(decision.outcome.is_admitted());
     }
@@ -342,7 +345,7 @@ async fn subjects_whose_names_look_like_sub_buckets_are_subjects(store: &dyn Lim
     let quota = per(20, HOUR);
     for subject in ["a", "a~0", "a~1", "a~", "~0"] {
         let mut got = 0;
-        for _ in 0..200 {
+        for _ in 0..100 {
             let demands = [demand("limit", quota, 1)];
             let decision = store.decide("split-names", subject, &demands).await;
             got += u32::from(decision.expect("an answer").outcome.is_admitted());

@@ -2,7 +2,10 @@
 
 use std::{future::Future, time::Duration};
 
-/// Asks again and again, 2 ms apart, until `condition` holds.
+/// Longest pause between two questions.
+const MOST: Duration = Duration::from_millis(10);
+
+/// Asks until `condition` holds: after 1 ms, and then after ever longer pauses, up to 10 ms.
 ///
 /// # Panics
 ///
@@ -13,8 +16,10 @@ where
     Fut: Future<Output = bool>,
 {
     let asking = async {
+        let mut pause = Duration::from_millis(1);
         while !condition().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MOST);
         }
     };
     assert!(

@@ -10,6 +10,7 @@
 /// | circuit breaker | `Local` | the local window decides; the last verdict of the fleet runs out on its own clock |
 /// | bulkhead | `Local` | this instance's [share](crate::fleet#shares) of the places |
 /// | rate limit | `Local` | this instance's [share](crate::fleet#shares) of the rate |
+/// | cache | `Local`, and no other | what the process holds, within `max_stale`; the loader, bounded |
 /// | idempotency | `FailClosed` | records in this process only; other instances are not protected from |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -50,7 +50,7 @@ pub(crate) fn hidden<R>(format: impl FnOnce() -> R) -> R {
 ///
 /// impl<S: fmt::Debug> fmt::Debug for Metered<S> {
 ///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-///         let _entered = order::enter(|| Part::new(METER, "api").set("per_second", 3));
+///         let _entered = order::enter(|| Part::new(METER, "api").set("per_second", 3_u32));
 ///         f.debug_struct("Metered").field("inner", &self.inner).finish()
 ///     }
 /// }

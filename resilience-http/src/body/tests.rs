@@ -109,7 +109,7 @@ fn held<B: Body>(end: &OnBodyEnd, body: B, verdict: Verdict) -> (Log, GuardedBod
 }
 
 fn success<B: Body>(body: B) -> (Log, GuardedBody<B>) {
-    held(&OnBodyEnd::new(), body, Verdict::Success)
+    held(&OnBodyEnd::new().name("api"), body, Verdict::Success)
 }
 
 async fn read<B>(body: B) -> Result<Bytes, B::Error>

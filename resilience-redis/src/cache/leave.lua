@@ -14,7 +14,7 @@ end
 
 -- Removes the value. A writer does not know of the change behind this invalidation: what it writes is not stored.
 local function invalidate()
-  if kind < 4 then return leave(3, NONE, now + own_length, own_length) end
-  if left <= own_length then till, length = now + own_length, own_length end
-  leave(5, NONE, till, length)
+  -- An earlier tombstone may last longer.
+  if kind < 3 or left <= own_length then till, length = now + own_length, own_length end
+  leave(kind < 4 and 3 or 5, NONE, till, length)
 end

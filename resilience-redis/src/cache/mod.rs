@@ -7,6 +7,8 @@
 //! |---|---|---|---|
 //! | `{prefix:cache:NAME:KEY}` | string | packed head of 64 bytes: format, kind, hash of the key, version, when it was stored, how long it is fresh and kept, how long it took to load, and a lease, tombstone or write with its end; then tags with their generations; then the encoded value | how long the value is kept; without one, until the end of the lease, tombstone or write |
 //! | `{prefix:cache:NAME}:tag:TAG` | string | generation, and when the tag was invalidated, in microseconds | twice as long as values are kept |
+//! | `{prefix:cache:NAME}:reports` | hash | instance, its snapshot as JSON (its hot keys included) | 1 minute |
+//! | `{prefix:cache:NAME}:reports:end` | zset | instance, until when its report counts (ms) | 1 minute |
 //! | `{prefix:cache}:names` | zset | cache, last announced (ms) | 1 day |
 //!
 //! [`RedisCache::key`] returns the key of a value. A long one has a digest in place of its names. All tags of a cache are in one
@@ -66,6 +68,8 @@
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+mod reads;
+mod reports;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -74,15 +78,12 @@ mod wire;
 use std::{
     any::Any,
     fmt,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Weak, atomic::AtomicBool},
+    time::Duration,
 };
 
-use redis::{Cmd, Value};
+use redis::Value;
 use resilience_core::{
-    Pattern,
     cache::{
         CacheStore,
         record::{Entry, Fill, Generation, Lease, Leased, Stored, Token},
@@ -92,11 +93,10 @@ use resilience_core::{
 };
 use tokio::time::Instant;
 
-use self::{
-    steps::{
-        BEGIN_WRITE, END_WRITE, FILL, GENERATIONS, INVALIDATE, INVALIDATE_TAG, LEASE, PUT, RELEASE,
-    },
-    wire::Content,
+pub use self::reports::CacheReport;
+use self::steps::{
+    BEGIN_WRITE, END_WRITE, EXTEND, FILL, GENERATIONS, INVALIDATE, INVALIDATE_TAG, LEASE, PUT,
+    RELEASE,
 };
 use crate::{
     connection::Connection, error::CommandError, keys, script::Script, store::StoreContext,
@@ -161,84 +161,6 @@ impl RedisCache {
         Ok(Key { key, hash })
     }
 
-    async fn get_one(&self, name: &str, key: &str) -> Result<Option<Entry>, StoreError> {
-        let Key { key, hash } = self.checked(name, key)?;
-        let mut get = Cmd::with_capacity(2, key.len() + 3);
-        get.arg("GET").arg(&key);
-        let is_its = |answer: &Value| wire::is_of(answer, hash);
-        let connection = self.connection();
-        match connection.read(&key, &get, is_its).await {
-            Ok(answer) => self.value(name, answer, hash, now(&connection)),
-            Err(CommandError::Refused(error)) if error.contains("WRONGTYPE") => {
-                self.report(name);
-                Ok(None)
-            }
-            Err(error) => Err(self.context.of_key(error)),
-        }
-    }
-
-    /// One MGET.
-    async fn get_all(&self, name: &str, keys: &[&str]) -> Result<Vec<Option<Entry>>, StoreError> {
-        let keys: Vec<Key> = keys
-            .iter()
-            .map(|key| self.checked(name, key))
-            .collect::<Result<_, _>>()?;
-        let mut get = redis::cmd("MGET");
-        for key in &keys {
-            get.arg(&key.key);
-        }
-        let is_its = |answer: &Value| match answer {
-            Value::Array(items) if items.len() == keys.len() => {
-                let mut pairs = items.iter().zip(&keys);
-                pairs.all(|(item, key)| wire::is_of(item, key.hash))
-            }
-            _ => false,
-        };
-        let first = &keys[0].key;
-        let connection = self.connection();
-        let answer = connection.read(first, &get, is_its).await;
-        match answer.map_err(|error| self.context.of_key(error))? {
-            Value::Array(items) if items.len() == keys.len() => {
-                let now = now(&connection);
-                let pairs = items.into_iter().zip(&keys);
-                pairs
-                    .map(|(item, key)| self.value(name, item, key.hash, now))
-                    .collect()
-            }
-            _ => Err(wire::unexpected("not one value per key")),
-        }
-    }
-
-    fn value(
-        &self,
-        name: &str,
-        answer: Value,
-        hash: u64,
-        now: u64,
-    ) -> Result<Option<Entry>, StoreError> {
-        match wire::content(answer, hash, now) {
-            Some(Content::Entry(entry)) => Ok(Some(entry)),
-            Some(Content::Nothing) => Ok(None),
-            Some(Content::Foreign) => {
-                self.report(name);
-                Ok(None)
-            }
-            None => Err(wire::unexpected("neither bytes nor nothing")),
-        }
-    }
-
-    /// Emits an event about the first foreign value.
-    fn report(&self, name: &str) {
-        if !self.reported.swap(true, Relaxed) {
-            tracing::warn!(
-                target: "resilience",
-                pattern = Pattern::Cache.as_str(),
-                name,
-                "a key of the cache holds something else, or a format that this version does not know: it counts as a miss, and is replaced"
-            );
-        }
-    }
-
     /// Runs a step on one key.
     async fn step<T>(
         &self,
@@ -251,11 +173,6 @@ impl RedisCache {
         let answer = answer.map_err(|error| self.context.of_key(error))?;
         read(answer).ok_or_else(|| wire::unexpected("no answer of the script"))
     }
-}
-
-/// The estimated time of the server, in milliseconds.
-fn now(connection: &Connection) -> u64 {
-    connection.clock().now() / 1000
 }
 
 impl fmt::Debug for RedisCache {
@@ -316,6 +233,22 @@ impl CacheStore for RedisCache {
             let Key { key, hash } = self.checked(name, key)?;
             let value = wire::value(hash, token, fill);
             self.step(&FILL, &key, &[&value], |it| wire::stored(&it))
+                .await
+        })
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, Stored> {
+        Box::pin(async move {
+            validate::ms("lease", lease_ms)?;
+            let Key { key, hash } = self.checked(name, key)?;
+            let lease = wire::head(hash, 0, Some(token), lease_ms);
+            self.step(&EXTEND, &key, &[&lease], |it| wire::stored(&it))
                 .await
         })
     }
@@ -454,6 +387,18 @@ impl CacheStore for RedisCache {
         Some(Box::pin(async move {
             let entered = self.context.enter(PATTERN, &[name]).await;
             Ok(entered.map(drop)?)
+        }))
+    }
+
+    fn report<'a>(
+        &'a self,
+        name: &'a str,
+        instance: &'a str,
+        snapshot: &'a str,
+        ttl: Duration,
+    ) -> Option<StoreFuture<'a, ()>> {
+        Some(Box::pin(async move {
+            Ok(self.note(name, instance, snapshot, ttl).await?)
         }))
     }
 

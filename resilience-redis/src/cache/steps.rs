@@ -21,6 +21,7 @@ script!(
     "store.lua",
     "fill.lua"
 );
+script!(EXTEND, "header.lua", "time.lua", "extend.lua");
 script!(RELEASE, "header.lua", "release.lua");
 script!(
     PUT,

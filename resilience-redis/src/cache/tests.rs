@@ -9,7 +9,7 @@ use std::time::Duration;
 use resilience_core::cache::record::Record;
 use resilience_tests::redis::{Flavour, RedisServer};
 
-use super::*;
+use super::{wire::Content, *};
 use crate::Redis;
 
 const TOLD: &str = "
@@ -43,7 +43,7 @@ struct Both {
     server: RedisServer,
     store: RedisCache,
     look: Script,
-    told: [Script; 7],
+    told: [Script; 8],
     record: Record,
     /// In microseconds.
     now: u64,
@@ -53,6 +53,7 @@ struct Both {
 enum Step {
     Lease,
     Fill,
+    Extend,
     Release,
     Put,
     Invalidate,
@@ -70,6 +71,7 @@ impl Both {
         let scripts = [
             &LEASE,
             &FILL,
+            &EXTEND,
             &RELEASE,
             &PUT,
             &INVALIDATE,
@@ -160,7 +162,14 @@ impl Both {
                     Leased::Refused { .. } => "refused",
                 }
             }
-            8..14 => {
+            8..10 => {
+                let lease = wire::head(hash, 0, Some(token), span.max(1));
+                let answer = self.step(Step::Extend, &[&lease]).await;
+                let stored = self.record.extend(now, token, span.max(1));
+                assert_eq!(wire::stored(&answer), Some(stored));
+                name(stored, "extended", "not extended")
+            }
+            10..14 => {
                 let fill = fill(rng);
                 let value = wire::value(hash, token, &fill);
                 let answer = self.step(Step::Fill, &[&value]).await;
@@ -271,6 +280,6 @@ async fn every_script_answers_as_the_record_does() {
         }
         println!("{seen:?}");
         // Every answer was seen.
-        assert_eq!(seen.len(), 15, "{seen:?}");
+        assert_eq!(seen.len(), 17, "{seen:?}");
     }
 }

@@ -58,7 +58,7 @@ impl Nodes {
             // A node that has been reset knows of none.
             Ok(listed) if !listed.is_empty() => {
                 self.failures = 0;
-                self.follow_list(listed.into_iter().collect());
+                self.follow_list(&listed.into_iter().collect());
                 let observers = &self.kind.observers;
                 observers.update(|coverage| coverage.began(list, look));
             }
@@ -74,7 +74,7 @@ impl Nodes {
 
     /// Connects to nodes that are new. One that is not listed is left once its connection is lost: another node may not know
     /// of it yet, or be wrong, and a change that is told twice is harmless.
-    fn follow_list(&mut self, listed: BTreeSet<Address>) {
+    fn follow_list(&mut self, listed: &BTreeSet<Address>) {
         let observers = Arc::clone(&self.kind.observers);
         let new: Vec<Address> = listed
             .iter()

@@ -54,7 +54,8 @@ fn lease() -> Lease {
 async fn hits(server: &RedisServer, store: &RedisCache) {
     const TURNS: usize = 15;
     const TASKS: usize = 64;
-    let put = store.put(NAME, "apple-0001", Token::random(), &value(HOUR));
+    let fresh = value(HOUR);
+    let put = store.put(NAME, "apple-0001", Token::random(), &fresh);
     put.await.expect("an answer");
     let conn = connection(server).await;
     let key: Arc<str> = store.key(NAME, "apple-0001").into();
@@ -148,16 +149,17 @@ async fn scripts(server: &RedisServer, store: &RedisCache) {
     let begun = async |n| drop(store.begin_write(NAME, &key("write", n), token, HOUR).await);
     costs.of("begin_write", begun).await;
     let ended = async |n| {
-        let ended = store.end_write(NAME, &key("write", n), token, Some(fresh), 2_000);
+        let key = key("write", n);
+        let ended = store.end_write(NAME, &key, token, Some(fresh), 2_000);
         drop(ended.await);
     };
     costs.of("end_write", ended).await;
-    let one = async |_| drop(store.generations(NAME, &[""], HOUR).await);
+    let one = async |_: u64| drop(store.generations(NAME, &[""], HOUR).await);
     costs.of("generations_of_1_tag", one).await;
     let tags = ["", "a", "b", "c", "d", "e", "f", "g"];
-    let eight = async |_| drop(store.generations(NAME, &tags, HOUR).await);
+    let eight = async |_: u64| drop(store.generations(NAME, &tags, HOUR).await);
     costs.of("generations_of_8_tags", eight).await;
-    let tag = async |_| drop(store.invalidate_tag(NAME, "a", HOUR).await);
+    let tag = async |_: u64| drop(store.invalidate_tag(NAME, "a", HOUR).await);
     costs.of("invalidate_tag", tag).await;
 }
 

@@ -50,6 +50,9 @@ mod redis;
 #[path = "../../src/redis_clock.rs"]
 #[allow(unreachable_pub)]
 mod redis_clock;
+#[path = "../../src/redis_connection.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod redis_connection;
 
 use std::env;
 

@@ -24,6 +24,9 @@ mod ours;
 #[path = "../../src/redis.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod redis;
+#[path = "../../src/redis_connection.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod redis_connection;
 #[path = "../../figures/src/report.rs"]
 #[allow(dead_code)]
 mod report;

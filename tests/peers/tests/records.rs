@@ -12,6 +12,9 @@ mod peer;
 #[path = "../../src/redis.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod redis;
+#[path = "../../src/redis_connection.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod redis_connection;
 mod rig;
 #[path = "../../src/until.rs"]
 #[allow(unreachable_pub)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use resilience_core::bulkhead::fleet::{
     AcquireRequest, Admission, BulkheadRecord, BulkheadView, Heartbeat, Holding, Release, Step,
 };
-use resilience_tests::redis::RedisServer;
+use resilience_tests::{redis::RedisServer, redis_connection::RedisConnection};
 
 /// In place of shown.lua, floor.lua and call_up.lua: the time is told by the caller, and calls are left in a list. Keys live by
 /// the server's own clock, which passes far more slowly here.
@@ -28,13 +28,15 @@ macro_rules! told {
 }
 
 struct Scripts {
-    server: RedisServer,
+    _server: RedisServer,
+    redis: RedisConnection,
     digests: [String; 4],
 }
 
 impl Scripts {
     fn load() -> Self {
         let server = RedisServer::start();
+        let redis = server.open().expect("it listens");
         let sources = [
             told!("acquire.lua"),
             told!("renew.lua"),
@@ -43,11 +45,13 @@ impl Scripts {
         ];
         let digests = sources.map(|(clock, script)| {
             let source = format!("{clock}{script}");
-            server
-                .try_words(&["SCRIPT", "LOAD", &source])
-                .expect("it loads")
+            redis.ask(&["SCRIPT", "LOAD", &source]).expect("it loads")
         });
-        Self { server, digests }
+        Self {
+            _server: server,
+            redis,
+            digests,
+        }
     }
 
     /// The answer, and who was called up.
@@ -60,7 +64,7 @@ impl Scripts {
         words.push("channel");
         words.extend(args.iter().map(String::as_str));
         words.push(&now);
-        let ask = |words: &[&str]| self.server.try_words(words).expect("an answer");
+        let ask = |words: &[&str]| self.redis.ask(words).expect("an answer");
         let mut answer = ask(&words);
         if script == RENEW {
             // What the clock shows comes first.
@@ -198,7 +202,7 @@ fn the_scripts_of_a_bulkhead_do_what_the_record_does() {
     };
     let (mut grants, mut calls, mut renewals) = (0, 0, [0; 2]);
     for _ in 0..RUNS {
-        let _ = scripts.server.command("FLUSHALL");
+        let _ = scripts.redis.ask(&["FLUSHALL"]).expect("an answer");
         let mut record = BulkheadRecord::default();
         let mut now = dice.rng.u64(1_600_000_000 * SECOND..2_000_000_000 * SECOND);
         for _ in 0..STEPS {
@@ -252,7 +256,7 @@ fn the_scripts_of_a_bulkhead_do_what_the_record_does() {
                     (Step { answer, up }, scripts.run(2, &args, now))
                 }
                 _ => {
-                    let _ = scripts.server.command("FLUSHALL");
+                    let _ = scripts.redis.ask(&["FLUSHALL"]).expect("an answer");
                     record = BulkheadRecord::default();
                     continue;
                 }

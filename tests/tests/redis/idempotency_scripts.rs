@@ -9,7 +9,7 @@ use resilience_core::idempotency::record::{
     Claim, Claimed, Completion, Grant, Holder, Loss, Phase, Previous, Record, RecordView,
     StoreResolution, Takeover, WriteOutcome,
 };
-use resilience_tests::redis::RedisServer;
+use resilience_tests::{redis::RedisServer, redis_connection::RedisConnection};
 
 const TOLD: &str = "
 local real, told = redis, tonumber(ARGV[#ARGV])
@@ -117,7 +117,7 @@ const SECOND: u64 = 1_000_000;
 
 /// The same key on both sides.
 struct Both {
-    server: RedisServer,
+    redis: RedisConnection,
     record: Record,
     /// A state that may come back, as with a replica that lagged.
     older: Record,
@@ -136,7 +136,7 @@ impl Both {
         let mut words = vec!["EVAL", &source, "1", KEY];
         words.extend(args.iter().map(String::as_str));
         words.push(&now);
-        self.server.try_words(&words).expect("an answer")
+        self.redis.ask(&words).expect("an answer")
     }
 
     fn holder(&self, script: &str, holder: &Holder, number: u64, bytes: &Bytes) -> String {
@@ -270,15 +270,15 @@ impl Both {
 
     fn delete(&self) {
         let words = ["DEL", KEY, &over(KEY)];
-        let _ = self.server.try_words(&words).expect("an answer");
+        let _ = self.redis.ask(&words).expect("an answer");
     }
 
     /// With the moment at which it is over.
     fn copy(&self, names: [&str; 2]) {
         for [from, to] in [names.map(str::to_owned), names.map(over)] {
             let words = ["COPY", &from, &to, "REPLACE"];
-            if self.server.try_words(&words).expect("an answer") == "0" {
-                let _ = self.server.try_words(&["DEL", &to]).expect("an answer");
+            if self.redis.ask(&words).expect("an answer") == "0" {
+                let _ = self.redis.ask(&["DEL", &to]).expect("an answer");
             }
         }
     }
@@ -307,15 +307,16 @@ fn every_script_answers_as_the_record_does() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
+    let server = RedisServer::start();
     let mut both = Both {
-        server: RedisServer::start(),
+        redis: server.open().expect("it listens"),
         record: Record::default(),
         older: Record::default(),
         now: 0,
     };
     let (mut granted, mut kept, mut restored, mut lost) = (0, 0, 0, 0);
     for _ in 0..200 {
-        assert_eq!(both.server.command("FLUSHALL"), "OK");
+        assert_eq!(both.redis.ask(&["FLUSHALL"]).expect("an answer"), "OK");
         (both.record, both.older) = (Record::default(), Record::default());
         both.now = rng.u64(1_600_000_000 * SECOND..2_000_000_000 * SECOND);
         let mut holders: Vec<Holder> = Vec::new();

@@ -10,6 +10,7 @@ mod bulkhead_scripts;
 mod bulkhead_stores;
 mod cache_stores;
 mod cache_tracking;
+mod caches;
 mod clock_steps;
 mod cluster_answers;
 mod cluster_shards;

@@ -243,7 +243,7 @@ async fn a_flushed_store_is_a_cold_cache_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_are_no_keys_of_a_store_stay_in_the_process() {
+async fn of_keys_that_are_no_keys_of_a_store_nothing_is_cached() {
     let (one, other, _) = fleet();
     let long = "x".repeat(1025);
     for key in ["", &long] {
@@ -251,7 +251,7 @@ async fn keys_that_are_no_keys_of_a_store_stay_in_the_process() {
         for cache in [&one, &one, &other] {
             cache.get_or_load(key, truth.load("1")).await.unwrap();
         }
-        assert!(truth.asked() >= 2);
+        assert_eq!(truth.asked(), 3);
     }
     assert!(one.snapshot().available);
 }
@@ -278,4 +278,42 @@ async fn many_keys_take_one_load_in_the_fleet() {
     assert_eq!(both.0.all().unwrap().len(), 10);
     assert_eq!(both.1.all().unwrap().len(), 10);
     assert_eq!(truth.asked(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_an_invalidation_has_removed_is_not_renewed_back_into_being() {
+    let (one, other, _) = fleet_of(|it| it.tombstone(Duration::ZERO));
+    let (slow, gate) = Truth::gated();
+    let (load, loader) = (slow.load("old"), one.clone());
+    let loader = tokio::spawn(async move { loader.get_or_load("a", load).await.map(drop) });
+    settle().await;
+    other.invalidate("a").await.unwrap();
+    // Several renewals.
+    for _ in 0..5 {
+        pass(SECOND).await;
+    }
+    gate.notify_waiters();
+    loader.await.unwrap().unwrap();
+    settle().await;
+    assert_eq!(value(&one, "a").await, None);
+    assert_eq!(one.snapshot().totals.fills_refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_wants_a_new_value_loads_it_although_the_store_has_a_fresh_one() {
+    let (one, other, _) = fleet();
+    one.put("a", "1".to_owned()).await.unwrap();
+    value(&other, "a").await;
+    let (truth, refresh) = (Truth::default(), crate::cache::CallOptions::new().refresh());
+    let got = other
+        .load_with("a", refresh, truth.load("2"))
+        .await
+        .unwrap();
+    assert_eq!(
+        (got.value.unwrap().as_str(), got.level),
+        ("2", Level::Loaded)
+    );
+    settle().await;
+    assert_eq!(value(&one, "a").await.as_deref(), Some("2"));
+    assert_eq!(truth.asked(), 1);
 }

@@ -29,7 +29,7 @@ struct Shaky {
 struct State {
     hangs: AtomicBool,
     fails: AtomicBool,
-    /// The next so many answers are lost: the step is done.
+    /// Number of next answers that are lost, of steps that are done.
     loses: AtomicU64,
     steps: AtomicU64,
     observers: Mutex<Vec<Weak<dyn Observer>>>,
@@ -120,6 +120,18 @@ impl CacheStore for Shaky {
     ) -> StoreFuture<'a, Stored> {
         self.step(Box::pin(async move {
             self.inner.fill(name, key, token, fill).await
+        }))
+    }
+
+    fn extend<'a>(
+        &'a self,
+        name: &'a str,
+        key: &'a str,
+        token: Token,
+        lease_ms: u64,
+    ) -> StoreFuture<'a, Stored> {
+        self.step(Box::pin(async move {
+            self.inner.extend(name, key, token, lease_ms).await
         }))
     }
 
@@ -405,4 +417,16 @@ async fn a_shutdown_waits_for_what_must_be_written() {
     store.set(|state| &state.fails, false);
     cache.shutdown(SECOND * 10).await.unwrap();
     assert_eq!(value(&other, "a").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_loaded_past_a_store_that_did_not_answer_once_is_not_held_as_if_changes_were_told()
+{
+    let (cache, other, store) = shaky(|it| it);
+    store.state.loses.store(1, SeqCst);
+    let truth = Truth::default();
+    cache.get_or_load("a", truth.load("1")).await.unwrap();
+    assert!(cache.snapshot().coherent);
+    other.put("a", "2".to_owned()).await.unwrap();
+    assert_eq!(value(&cache, "a").await.as_deref(), Some("2"));
 }

@@ -170,8 +170,8 @@ async fn of_an_error_that_a_layer_shares_one_caller_gets_it_and_the_others_are_t
             async move { load().await.map_err(Call::Service) }
         }
     });
-    let mut service = cache.layer(|request: &String| Some(request.clone()));
-    let service = tower::Layer::layer(&mut service, inner);
+    let layer = cache.layer(|request: &String| Some(request.clone()));
+    let service = tower::Layer::layer(&layer, inner);
     let callers: Vec<_> = (0..3)
         .map(|_| {
             let mut service = service.clone();

@@ -215,7 +215,8 @@ async fn closures_share_as_requests_do() {
 #[test]
 fn limits_of_zero_are_refused() {
     type Builder = super::super::CoalesceBuilder<u32, u32, ()>;
-    let refused: [(&str, fn(Builder) -> Builder); 3] = [
+    type Change = fn(Builder) -> Builder;
+    let refused: [(&str, Change); 3] = [
         ("max_age", |it| it.max_age(Duration::ZERO)),
         ("max_waiters", |it| it.max_waiters(0)),
         ("min_time", |it| it.min_time(Duration::ZERO)),

@@ -25,7 +25,7 @@ pub(super) async fn many_keys_are_read_in_their_order(store: &dyn CacheStore) {
     let got = store.get(NAME, &keys).await.expect("an answer");
     let got: Vec<_> = got
         .iter()
-        .map(|it| it.as_ref().map_or("-".to_owned(), super::body))
+        .map(|it| it.as_ref().map_or_else(|| "-".to_owned(), super::body))
         .collect();
     assert_eq!(got, ["c", "-", "a", "-", "c", "b"]);
     let none = store.get(NAME, &[]).await.expect("an answer");

@@ -130,6 +130,37 @@ pub(super) async fn a_fresh_value_is_loaded_again_on_request(store: &dyn CacheSt
     assert!(matches!(late, Leased::Fresh(entry) if entry.version == asked.token));
 }
 
+pub(super) async fn a_lease_that_is_renewed_does_not_end_and_one_that_is_lost_is_not_renewed(
+    store: &dyn CacheStore,
+) {
+    let extend = async |key: &str, token, ms| {
+        let extended = store.extend(NAME, key, token, ms).await;
+        extended.expect("an answer")
+    };
+    for (key, kept) in [("renewed", None), ("renewed-stale", Some("old"))] {
+        if kept.is_some() {
+            put(store, key, &stale("old")).await;
+        }
+        let brief = Lease {
+            lease_ms: 2_000,
+            ..hour()
+        };
+        granted(store, key, &brief).await;
+        assert_eq!(extend(key, hour().token, HOUR).await, Stored::Refused);
+        assert_eq!(extend(key, brief.token, HOUR).await, Stored::Stored);
+        let other = lease(store, key, &hour()).await;
+        assert!(
+            matches!(other, Leased::Held { left_ms, .. } if left_ms > 3_000),
+            "{other:?}"
+        );
+        store.invalidate(NAME, key, 0).await.expect("done");
+        assert_eq!(extend(key, brief.token, HOUR).await, Stored::Refused);
+        let late = fill(store, key, &brief, &value("late")).await;
+        assert_eq!(late, Stored::Refused);
+        granted(store, key, &hour()).await;
+    }
+}
+
 pub(super) async fn a_lease_is_given_back_by_its_holder_only(store: &dyn CacheStore) {
     let release = async |key: &str, token| store.release(NAME, key, token).await.expect("done");
     for (key, kept) in [("back", None), ("back-stale", Some("old"))] {

@@ -31,6 +31,7 @@ pub async fn all(store: &Arc<dyn CacheStore>, flush: &(dyn Fn() + Sync)) {
     fills::a_stale_value_is_kept_while_it_is_loaded(it).await;
     fills::a_lease_outlives_the_value_beside_it(it).await;
     fills::a_fresh_value_is_loaded_again_on_request(it).await;
+    fills::a_lease_that_is_renewed_does_not_end_and_one_that_is_lost_is_not_renewed(it).await;
     fills::a_lease_is_given_back_by_its_holder_only(it).await;
     fills::a_fill_without_its_lease_is_refused(it).await;
     fills::a_value_is_forgotten_when_its_time_is_over(it).await;

@@ -1,6 +1,7 @@
 //! A transport without a network, so that a paused clock keeps exact time.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -20,6 +21,12 @@ use super::*;
 pub(super) struct Fake {
     timeouts: Arc<Mutex<Vec<Option<Duration>>>>,
     script: Arc<dyn Fn(usize) -> Answer + Send + Sync>,
+}
+
+impl fmt::Debug for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fake")
+    }
 }
 
 pub(super) enum Answer {

@@ -2,6 +2,9 @@
 
 use std::sync::LazyLock;
 
+use resilience_core::order::Rule;
+use tower::Layer;
+
 use super::*;
 
 #[tokio::test]
@@ -143,4 +146,43 @@ fn a_client_can_be_a_static() {
     static CLIENT: LazyLock<Client> = LazyLock::new(|| Client::new("payments").unwrap());
     assert!(tokio::runtime::Handle::try_current().is_err());
     assert_eq!(CLIENT.breakers().map(|all| all.name()), Some("payments"));
+}
+
+/// The order is the documented one, and a retry around the client is seen to be one too many.
+#[tokio::test]
+async fn the_layers_are_described_also_to_a_layer_around_the_client() {
+    let builder = builder()
+        .attempt_timeout(MS)
+        .idempotency_keys(IdempotencyKeys::new());
+    let client = builder.build().unwrap();
+    let patterns = |description: &Description| {
+        let parts = description.parts().iter();
+        parts
+            .map(|part| part.pattern().as_str())
+            .collect::<Vec<_>>()
+    };
+    let own = [
+        "deadline",
+        "idempotency_keys",
+        "retry",
+        "bulkhead",
+        "circuit_breaker",
+        "deadline",
+    ];
+    assert_eq!(patterns(client.describe()), own);
+    assert_eq!(client.describe().warnings(), []);
+
+    let retry = Retry::builder("outer").build().unwrap();
+    let description = order::describe(&retry.layer().layer(client));
+    assert_eq!(patterns(&description)[1..], own);
+    let rules = description
+        .warnings()
+        .into_iter()
+        .map(|warning| warning.rule);
+    let expected = [
+        Rule::DeadlineBelowRetry,
+        Rule::KeyBelowRetry,
+        Rule::RetryBelowRetry,
+    ];
+    assert_eq!(rules.collect::<Vec<_>>(), expected);
 }

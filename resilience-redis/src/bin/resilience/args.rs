@@ -77,9 +77,9 @@ pub(crate) enum Noun {
     /// List handles of idempotency keys
     #[command(subcommand, arg_required_else_help = true)]
     Idempotency(List),
-    /// List caches that a fleet shares
+    /// List, inspect and invalidate caches that a fleet shares
     #[command(subcommand, arg_required_else_help = true)]
-    Cache(List),
+    Cache(CacheCommand),
     /// The spelling without a noun, accepted until 1.0; hidden by [`parse`].
     #[command(flatten)]
     Bare(Breaker),
@@ -89,6 +89,48 @@ pub(crate) enum Noun {
 pub(crate) enum List {
     /// List the names that were in use within the last day
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List the names that were in use within the last day
+    List,
+    /// Show what each instance says: requests by what answered them, loads, values held, whether it is told of changes
+    Stats {
+        /// Name of the cache
+        name: String,
+    },
+    /// Show the most requested keys, by the estimates of the instances
+    Hot {
+        /// Name of the cache
+        name: String,
+    },
+    /// Show what the store holds under a key: size, age, times and tags; not the value
+    Get {
+        /// Name of the cache
+        name: String,
+        /// Key, as the application displays it
+        key: String,
+    },
+    /// Drop the value of a key, on every instance
+    Invalidate {
+        /// Name of the cache
+        name: String,
+        /// Key, as the application displays it
+        key: String,
+    },
+    /// Drop all values that have a tag, on every instance
+    InvalidateTag {
+        /// Name of the cache
+        name: String,
+        /// Tag
+        tag: String,
+    },
+    /// Drop all values, on every instance
+    Clear {
+        /// Name of the cache
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod breaker;
+mod cache;
 mod list;
 mod log;
 mod members;
@@ -92,10 +93,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let names = redis.idempotency().names().await;
             list::names("idempotency", &names?, global.json)
         }
-        Noun::Cache(List::List) => {
-            let names = redis.cache().names().await;
-            list::names("cache", &names?, global.json)
-        }
+        Noun::Cache(command) => cache::run(&redis.cache(), command, global.json).await,
     }
 }
 

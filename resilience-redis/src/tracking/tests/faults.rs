@@ -117,7 +117,8 @@ impl Observer for Stuck {
         self.is_stuck.store(true, SeqCst);
         let (free, changed) = &self.free;
         let free = free.lock().expect("no panic");
-        drop(changed.wait_while(free, |free| !*free).expect("no panic"));
+        let waited = changed.wait_timeout_while(free, 2 * SOON, |free| !*free);
+        drop(waited.expect("no panic"));
     }
 
     fn cleared(&self) {
@@ -138,7 +139,8 @@ async fn a_process_that_stops_reading_costs_the_server_what_the_limit_of_its_cla
     const KEYS: usize = 20_000;
     let limit = ["--client-output-buffer-limit", "pubsub 1mb 1mb 0"];
     let server = RedisServer::start_with(&limit);
-    let connection = Process::start(&server.url()).connection;
+    // With time for its PINGs: the server is to be the one that closes it.
+    let connection = connection(&server.url(), SOON);
     let tracking = Arc::<Tracking>::default();
     let stuck = Arc::new(Stuck {
         local: Local::default(),

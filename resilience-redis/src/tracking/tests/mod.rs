@@ -9,7 +9,7 @@ mod races;
 use std::{any::Any, sync::Arc, time::Duration};
 
 use redis::Value;
-use resilience_tests::{local_values::LocalValues, until::eventually};
+use resilience_tests::{local_values::LocalValues, redis::RedisServer, until::eventually};
 use tokio::runtime::Handle;
 
 use super::Tracking;
@@ -74,6 +74,19 @@ impl Process {
             self.local.state().is_told
         })
         .await;
+    }
+
+    /// Has the server kill the connection over which it tells of changes, and waits until that is noticed.
+    async fn loses_a_connection(&self, server: &RedisServer) {
+        self.is_told().await;
+        let before = self.local.state().lost;
+        eventually("a connection is lost", SOON, async || {
+            let killed = server.command("CLIENT KILL TYPE pubsub");
+            killed != "0" || self.local.state().lost > before
+        })
+        .await;
+        let is_noticed = async || self.local.state().lost > before;
+        eventually("the loss is noticed", SOON, is_noticed).await;
     }
 
     async fn raw(&self, words: &[&str]) -> Result<Value, CommandError> {
