@@ -16,6 +16,7 @@ use crate::{
     flags::Flags,
     load,
     payments::{self, Payer, Payments},
+    readers::{self, Keeps},
     report::{self, Report, Run},
     script::{self, Phase, Script},
     stats::Recorder,
@@ -60,11 +61,17 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         tenants::Scene::set(flags.instances(), &Sharing::Local).await?,
         tenants::Scene::set(flags.instances(), &sharing).await?,
     ];
+    let readers = [
+        readers(Keeps::Map, flags, &phase).await?,
+        readers(Keeps::Cache(&Sharing::Local), flags, &phase).await?,
+        readers(Keeps::Cache(&sharing), flags, &phase).await?,
+    ];
 
     let epoch = Instant::now();
     let due = load::arrivals(flags.seed, flags.rate(), script.total());
     let (stop, stopped) = watch::channel(false);
     let tenants = doors.map(|door| tokio::spawn(door.play(script.total(), stopped.clone())));
+    let readers = readers.map(|scene| tokio::spawn(scene.play(script, stopped.clone())));
     let load = Load {
         due,
         payments: (flags.seed, flags.rate()),
@@ -85,8 +92,14 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     };
     let drives = [plain_drive, guarded_drive, shared_drive];
     let interrupted = show.look_on(flags, drives, stop).await;
-    conducting.abort();
     let [with_own_limits, with_one_limit] = tenants;
+    let [with_maps, with_own_caches, with_one_cache] = readers;
+    let readers = (
+        with_maps.await?,
+        with_own_caches.await?,
+        with_one_cache.await?,
+    );
+    conducting.abort();
     let recorders = [&plain, &guarded, &shared].map(|one| one.calls.lateness());
     let lateness = recorders.into_iter().max().unwrap_or_default();
     Ok(Report {
@@ -99,16 +112,29 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
             lateness,
         },
         interrupted,
-        plain: Some(plain.result(script).await),
+        plain: Some(report::Side {
+            readers: Some(readers.0),
+            ..plain.result(script).await
+        }),
         guarded: report::Side {
             tenants: Some(with_own_limits.await?),
+            readers: Some(readers.1),
             ..guarded.result(script).await
         },
         shared: Some(report::Side {
             tenants: Some(with_one_limit.await?),
+            readers: Some(readers.2),
             ..shared.result(script).await
         }),
     })
+}
+
+async fn readers(
+    keeps: Keeps<'_>,
+    flags: &Flags,
+    phase: &watch::Receiver<Phase>,
+) -> Result<readers::Scene, Box<dyn Error>> {
+    readers::Scene::set(flags.instances(), keeps, flags.seed, phase).await
 }
 
 /// The guarded client alone, against the user's address.
@@ -252,6 +278,7 @@ impl Contender {
             upstream: self.stage.as_ref().map(Stage::served),
             fleet: None,
             tenants: None,
+            readers: None,
             paid: None,
             store: self.client.store(),
         }

@@ -4,6 +4,10 @@
 
 #[path = "../examples/axum_service.rs"]
 mod axum_service;
+#[path = "../examples/cached_database/main.rs"]
+mod cached_database;
+#[path = "../examples/cached_service/main.rs"]
+mod cached_service;
 #[path = "../examples/guarded_database.rs"]
 mod guarded_database;
 #[path = "../examples/guarded_transaction.rs"]

@@ -102,6 +102,21 @@ fn assert_payments_take_effect_once_where_they_have_a_key(json: &Value) {
     }
 }
 
+/// A cache asks the database less than a map does, and one of the fleet least; it answers in an outage, and only that of the
+/// fleet hears of every change.
+fn assert_a_cache_of_the_fleet_loads_least_and_is_never_out_of_date(json: &Value) {
+    let of = |side: &str, key: &str| number(json, &format!("/{side}/readers/{key}"));
+    let loads = CLIENTS.map(|side| of(side, "loads"));
+    assert!(loads[0] > 2.0 * loads[1], "{json:#}");
+    assert!(loads[1] > loads[2], "{json:#}");
+    assert!(of("plain", "outdated") > 0.0, "{json:#}");
+    assert_eq!(of("shared", "outdated"), 0.0, "{json:#}");
+    assert!(of("shared", "changes") > 0.0, "{json:#}");
+    let answered = |side| of(side, "answered_in_outage") / of(side, "in_outage");
+    assert!(answered("plain") < 0.5, "{json:#}");
+    assert!(answered("shared") > 0.5, "{json:#}");
+}
+
 /// Shared breakers must not send more into an outage than local ones, but for what chance and a busy machine do.
 fn assert_sharing_spares_the_upstream(json: &Value) {
     let (local, shared) = (in_outage(json, "guarded"), in_outage(json, "shared"));
@@ -175,6 +190,7 @@ fn a_storm_shows_what_the_guarded_clients_spare_caller_and_upstream() {
     assert!(all_open("shared") < number(&json, "/script_ms/hanging"));
     assert_a_greedy_tenant_is_held_to_its_quota(&json);
     assert_payments_take_effect_once_where_they_have_a_key(&json);
+    assert_a_cache_of_the_fleet_loads_least_and_is_never_out_of_date(&json);
     let probes = |side: &str| number(&json, &format!("/{side}/recovery_probes"));
     assert!(probes("shared") < probes("guarded"), "{json:#}");
     assert_eq!(json["shared"]["store"]["degraded"], false, "{json:#}");
@@ -217,6 +233,7 @@ fn breakers_are_shared_through_a_real_redis_and_nobody_reads_its_password() {
     assert_sharing_spares_the_upstream(&json);
     assert_a_greedy_tenant_is_held_to_its_quota(&json);
     assert_payments_take_effect_once_where_they_have_a_key(&json);
+    assert_a_cache_of_the_fleet_loads_least_and_is_never_out_of_date(&json);
     assert!(
         log.contains("calls of the fleet failed") || log.contains("probes failed"),
         "{log}"

@@ -63,6 +63,9 @@ struct SideDocument<'a> {
     /// Of a service that is called by a greedy tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenants: Option<TenantsDocument>,
+    /// In the storm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readers: Option<ReadersDocument>,
     /// Of shared breakers.
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<StoreDocument<'a>>,
@@ -91,6 +94,17 @@ struct TenantsDocument {
     greedy_admitted: u64,
     greedy_allowed: u64,
     modest_refused: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct ReadersDocument {
+    reads: u64,
+    loads: u64,
+    p99_ms: Option<f64>,
+    changes: u64,
+    outdated: u64,
+    in_outage: u64,
+    answered_in_outage: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -226,6 +240,15 @@ impl<'a> SideDocument<'a> {
                 greedy_admitted: held.admitted,
                 greedy_allowed: held.allowed,
                 modest_refused: held.modest_refused,
+            }),
+            readers: side.readers.map(|served| ReadersDocument {
+                reads: served.reads,
+                loads: served.loads,
+                p99_ms: served.p99.map(millis),
+                changes: served.changes,
+                outdated: served.outdated,
+                in_outage: served.in_outage,
+                answered_in_outage: served.answered_in_outage,
             }),
             store: side.store.as_ref().map(|store| StoreDocument {
                 name: &store.name,

@@ -10,6 +10,7 @@ use self::document::Document;
 use crate::{
     clients::StoreHealth,
     payments::Paid,
+    readers::{self, Served},
     script::{Phase, Script},
     stats::{Counts, Latency, Summary},
     tenants::{self, Held},
@@ -61,6 +62,8 @@ pub(crate) struct Side {
     pub(crate) paid: Option<Paid>,
     /// How tenants fared at a service with limits like its breakers: each instance's own, or shared.
     pub(crate) tenants: Option<Held>,
+    /// How readers of rows fared that are kept in maps, in caches of its instances, or in one that they share.
+    pub(crate) readers: Option<Served>,
     /// How it fared with its store, if its breakers are shared.
     pub(crate) store: Option<StoreHealth>,
 }
@@ -135,6 +138,9 @@ impl Report {
             text += NOTES;
             text += &tenants();
         }
+        if let Run::Storm { instances, .. } = self.run {
+            text += &wrapped(&readers::settings(instances));
+        }
         text
     }
 
@@ -170,6 +176,7 @@ impl Report {
             through_the_outage(&mut row);
             at_the_till(&mut row);
             at_the_door(&mut row);
+            of_cached_rows(&mut row);
         }
         table
     }
@@ -287,6 +294,30 @@ fn at_the_door(row: &mut Row<'_>) {
     held_row("  refused of a modest one beside it", &|held| {
         held.modest_refused.to_string()
     });
+}
+
+fn of_cached_rows(row: &mut Row<'_>) {
+    let mut served_row = |name: &str, value: &dyn Fn(&Served) -> String| {
+        row(name, &|side| {
+            side.readers.as_ref().map_or_else(String::new, value)
+        });
+    };
+    served_row("readers of cached rows", &|served| served.reads.to_string());
+    served_row("  loads that the database was asked for", &|served| {
+        served.loads.to_string()
+    });
+    served_row("  p99 of a read", &|served| {
+        served
+            .p99
+            .map_or_else(|| "-".to_owned(), |p99| format!("{} ms", ms(p99)))
+    });
+    served_row("  answers out of date after an invalidation", &|served| {
+        served.outdated.to_string()
+    });
+    served_row(
+        "  answered while the database hung or was down",
+        &|served| format!("{} of {}", served.answered_in_outage, served.in_outage),
+    );
 }
 
 /// What is to be said of a store that was away; nothing, if it was not.
@@ -407,6 +438,7 @@ mod tests {
             upstream,
             fleet: None,
             tenants: None,
+            readers: None,
             paid: None,
             store: None,
         }
