@@ -426,7 +426,7 @@ async fn hot_keys(reader: &Reader, seen: &mut Seen) -> Result<(), BoxError> {
     let url = format!("http://{}/cache", reader.instances[0]);
     let (mut snapshot, mut hot) = (Value::Null, Value::Null);
     // One request in 64 is counted: the more there are, the surer it is.
-    while hot != POPULAR.to_string() && start.elapsed() < PATIENCE {
+    while hot != POPULAR && start.elapsed() < PATIENCE {
         for _ in 0..50 {
             reader.get(0, POPULAR).await?;
         }

@@ -40,7 +40,7 @@ use crate::{
 /// | [`stale_while_revalidate`](Self::stale_while_revalidate), [`stale_if_error`](Self::stale_if_error) | zero: no stale values are served |
 /// | [`refresh_early`](Self::refresh_early) | off |
 /// | [`load_timeout`](Self::load_timeout) | 10 s, no soft timeout |
-/// | [`max_loads`](Self::max_loads) | 64 |
+/// | [`max_loads`](Self::max_loads), [`retry_pause`](Self::retry_pause) | 64, 1 s |
 /// | [`local`](Self::local) | 10,000 values |
 /// | [`store`](Self::store) | none: this process only |
 /// | [`lease`](Self::lease), [`tombstone`](Self::tombstone), [`write_timeout`](Self::write_timeout) | 2 s, 100 ms over a store and none without, 10 s |

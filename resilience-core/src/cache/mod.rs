@@ -248,30 +248,40 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         E: Send + Sync + 'static,
         F: Future<Output = Result<L, E>> + Send + 'static,
     {
+        self.load_or(key, options, || self::load(load)).await
+    }
+
+    /// What this process holds, or what comes of a load.
+    async fn load_or<Q, E>(
+        &self,
+        key: &Q,
+        options: CallOptions,
+        load: impl FnOnce() -> Load<V, E>,
+    ) -> Result<Lookup<V>, LoadError<E>>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq + Display + ToOwned<Owned = K> + Sync,
+        E: Send + Sync + 'static,
+    {
         let shared = &self.shared;
         shared.hot_keys.sample(key);
-        let mut fallback = None;
-        if !options.refresh && !options.bypass {
+        if options.bypass {
+            return shared.bypass(load()).await;
+        }
+        if !options.refresh {
             let now = shared.clock.now();
             match shared.held(key, now, &options) {
                 Some((held, Use::Fresh)) => return Ok(shared.hit(held, now)),
                 Some((held, good_for)) => {
-                    match self.serve_again(key, held, good_for, || self::load(load)) {
-                        Ok(lookup) => return Ok(lookup),
-                        Err((held, load)) => {
-                            fallback = Some(held);
-                            return self.load_shared(key, options, fallback, load).await;
-                        }
-                    }
+                    return match self.serve_again(key, held, good_for, load) {
+                        Ok(lookup) => Ok(lookup),
+                        Err((held, load)) => self.load_shared(key, options, Some(held), load).await,
+                    };
                 }
                 None => {}
             }
         }
-        if options.bypass {
-            return shared.bypass(self::load(load)).await;
-        }
-        self.load_shared(key, options, fallback.take(), self::load(load))
-            .await
+        self.load_shared(key, options, None, load()).await
     }
 
     /// Serves a value that is to be loaded again meanwhile, or returns it as a fallback.
@@ -365,24 +375,27 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         K: Borrow<Q>,
         Q: ?Sized + Hash + Eq + Display + ToOwned<Owned = K> + Sync,
     {
-        let shared = &self.shared;
-        let Some(loader) = &shared.loader else {
-            return Err(Error::Rejected(shared.reject(Reason::NoLoader)));
-        };
-        shared.hot_keys.sample(key);
-        let (options, now) = (CallOptions::new(), shared.clock.now());
-        let mut fallback = None;
-        let load = || loader(key.to_owned());
-        match shared.held(key, now, &options) {
-            Some((held, Use::Fresh)) => return Ok(shared.hit(held, now).value),
-            Some((held, good_for)) => match self.serve_again(key, held, good_for, load) {
-                Ok(lookup) => return Ok(lookup.value),
-                Err((held, _)) => fallback = Some(held),
-            },
-            None => {}
-        }
-        let lookup = self.load_shared(key, options, fallback, load()).await?;
+        let lookup = self.fetch_with(key, CallOptions::new()).await?;
         Ok(lookup.value)
+    }
+
+    /// As [`fetch`](Self::fetch), with options for this call; the answer says how fresh the value is, and where it came from.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub async fn fetch_with<Q>(
+        &self,
+        key: &Q,
+        options: CallOptions,
+    ) -> Result<Lookup<V>, LoadError<Box<dyn StdError + Send + Sync>>>
+    where
+        K: Borrow<Q>,
+        Q: ?Sized + Hash + Eq + Display + ToOwned<Owned = K> + Sync,
+    {
+        let Some(loader) = self.shared.loader.clone() else {
+            return Err(Error::Rejected(self.shared.reject(Reason::NoLoader)));
+        };
+        self.load_or(key, options, || loader(key.to_owned())).await
     }
 
     /// Name that the cache was built with.

@@ -323,7 +323,7 @@ async fn many_keys_take_one_load_in_the_fleet() {
             async move {
                 tokio::time::sleep(SECOND).await;
                 let found = missing.into_iter().map(|key| (key.clone(), key));
-                Ok::<std::collections::HashMap<_, _>, Down>(found.collect())
+                Ok::<HashMap<_, _>, Down>(found.collect())
             }
         }
     };
