@@ -30,6 +30,7 @@ const EMPTY: u8 = 4;
 const HEAD: usize = 10;
 
 /// Upper bound of the bytes that sealing adds: the head, the number of a key, a nonce and a tag.
+#[cfg(feature = "idempotency")]
 pub(crate) const OVERHEAD: usize = 1024;
 
 /// Compression and encryption of values before they leave the process. Default: neither.

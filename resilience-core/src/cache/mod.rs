@@ -30,7 +30,7 @@
 //! | refresh-ahead | [`refresh_early`](CacheBuilder::refresh_early), [`warm_up`](Cache::warm_up) |
 //!
 //! # Where a value is
-//! In this process (a hit takes some 20 ns and no allocation), in the store (one GET), or with the loader. On a miss one caller
+//! In this process (a hit allocates nothing and asks nothing of the store), in the store (one GET), or with the loader. On a miss one caller
 //! of the process asks for a lease in the key's record; of a fleet, one gets it, loads, and stores the value. The
 //! others wait until the store tells of the change, or the lease ends: then they compete for it again. A holder that dies
 //! blocks its key for one [`lease`](CacheBuilder::lease). A caller that has waited for a lease and a load loads by itself.
