@@ -68,7 +68,7 @@ package: ## Package the libraries as for crates.io, without compiling them again
 	$(CARGO) package -q --no-verify --allow-dirty -p resilience-core -p resilience-http -p resilience-redis
 
 loom: ## Explore the interleavings of the circuit breaker's atomics
-	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --no-default-features --profile loom --lib loom
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p resilience-core --no-default-features --features cache --profile loom --lib loom
 
 deny: ## Check licences, sources and bans of the dependencies (installs cargo-deny if it is missing)
 	CARGO="$(CARGO)" .ci/deny
