@@ -34,7 +34,7 @@ endif
 # it. Each program is in one of the two. Of those that are not tests only `storm` has some: to ask for all would compile
 # the others once more, as tests.
 tests-redis:
-	$(CARGO) test --no-fail-fast $(TESTED) --test redis -- --test-threads=4
+	$(CARGO) test --no-fail-fast $(TESTED) --test redis
 
 tests-other:
 	$(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!r]*'

@@ -209,6 +209,7 @@ impl Transport {
     }
 
     /// Reads the addresses of all nodes of the Cluster, as any one of its masters sees them.
+    #[cfg(feature = "cluster")]
     pub(crate) async fn nodes(&mut self) -> RedisResult<Vec<Address>> {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");

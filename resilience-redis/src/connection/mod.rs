@@ -53,10 +53,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
 };
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::status::Status;
 use self::{
@@ -74,12 +71,11 @@ use self::{
 pub(crate) use self::{
     clock::STEP, guards::SlotRange, nonce::Nonce, session::Session, shared::GUARD, status::Push,
 };
-use crate::{
-    dialer::Dialer,
-    error::CommandError,
-    transport::Transport,
-    url::{Address, Endpoint, at},
-};
+#[cfg(feature = "cluster")]
+use crate::url::{Address, at};
+use crate::{dialer::Dialer, error::CommandError, transport::Transport, url::Endpoint};
+#[cfg(feature = "cluster")]
+use tokio_util::sync::DropGuard;
 
 /// Longest time between the PINGs over a connection that has a session.
 pub(crate) const SESSION_PING: Duration = Duration::from_secs(2);
@@ -210,6 +206,7 @@ impl Connection {
     }
 
     /// As [`another_for`](Self::another_for), to one node of the Cluster that this connection leads to. `None`: to no Cluster.
+    #[cfg(feature = "cluster")]
     pub(crate) fn to_node(&self, node: Address, session: Arc<dyn Session>) -> Option<Self> {
         let Endpoint::Cluster(nodes) = &self.shared.destination.endpoint else {
             return None;
@@ -244,6 +241,7 @@ impl Connection {
     }
 
     /// Runs `task` until it ends, the result is dropped, or this connection is closed.
+    #[cfg(feature = "cluster")]
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> DropGuard {
         let closing = self.lifetime.closing.child_token();
         let guard = closing.clone().drop_guard();
@@ -353,6 +351,7 @@ impl Connection {
     }
 
     /// Reads the addresses of all nodes of the Cluster, as any one of its masters sees them.
+    #[cfg(feature = "cluster")]
     pub(crate) async fn nodes(&self) -> Result<Vec<Address>, CommandError> {
         let nodes = |mut transport: Transport| async move { Ok(transport.nodes().await?) };
         self.shared.carry(None, nodes).await

@@ -29,6 +29,7 @@ impl Coverage {
         member
     }
 
+    #[cfg(any(feature = "cluster", test))]
     pub(super) fn remove(&mut self, member: Member) {
         self.members.remove(&member);
     }
@@ -48,6 +49,7 @@ impl Coverage {
     }
 
     /// Whether a member is in use.
+    #[cfg(any(feature = "cluster", test))]
     pub(super) fn is_live(&self, member: Member) -> bool {
         self.members.get(&member).is_some_and(Uses::are_live)
     }

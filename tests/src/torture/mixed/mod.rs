@@ -154,7 +154,7 @@ impl Fleet {
             let line = line.expect("text").unwrap_or_default();
             match line.split_once(' ') {
                 _ if line == READY => break,
-                Some(("warning", _)) => lock(&tally).note(number, &line),
+                Some(("warning" | "state", _)) => lock(&tally).note(number, &line),
                 _ => {
                     return Err(format!(
                         "{} does not run `torture mixed` as this program does: it says {line:?} in place of {READY:?}",
