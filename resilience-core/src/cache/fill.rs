@@ -67,7 +67,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         let token = Token::random();
         let mut renew = None;
         let coherence = Arc::clone(&self.coherence);
-        let give_up = Instant::now() + self.settings.lease + self.settings.load_timeout;
+        let began = Instant::now();
+        let give_up = began + self.settings.lease + self.settings.load_timeout;
         loop {
             // Both before the read: whatever happens from now on is noticed.
             let change = coherence.change_of(id);
@@ -121,7 +122,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                 Ok(Leased::Refused { .. }) => return self.load_alone(request, false).await,
                 Ok(Leased::Held { left_ms, .. }) => {
                     self.totals.waits.fetch_add(1, Relaxed);
-                    let left = Duration::from_millis(left_ms.max(1));
+                    let mut left = Duration::from_millis(left_ms.max(1));
+                    if let (Some(soft), Some(_)) = (self.settings.soft_timeout, &request.fallback) {
+                        let Some(rest) = soft.checked_sub(began.elapsed()) else {
+                            // Another instance goes on loading.
+                            let held = request.fallback.expect("matched above");
+                            return Ok(self.stale(held, Freshness::Stale));
+                        };
+                        left = left.min(rest.max(Duration::from_millis(1)));
+                    }
                     let longest = if self.coherence.is_told() {
                         left
                     } else {

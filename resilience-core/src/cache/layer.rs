@@ -13,7 +13,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Cache, CacheKey, CallOptions, LoadError, Loaded};
-use crate::error::{Error, Reason, ServiceError};
+use crate::{
+    error::{Error, Pattern, Reason, ServiceError},
+    order::{self, Part},
+};
 
 /// Layer that answers requests from a [`Cache`], and calls the service for what is missing. From
 /// [`Cache::layer`].
@@ -155,9 +158,11 @@ where
     V: Send + Sync + 'static,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.layer.cache.shared.name;
+        let _entered = order::enter(|| Part::new(Pattern::Cache, Arc::clone(name)));
         f.debug_struct("CacheService")
-            .field("inner", &self.inner)
             .field("layer", &self.layer)
+            .field("inner", &self.inner)
             .finish()
     }
 }

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     hash::Hash,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -18,8 +19,9 @@ use super::{
 };
 use crate::{
     admission::take_ready,
-    error::{Error, ServiceError},
+    error::{Error, Pattern, ServiceError},
     execute,
+    order::{self, Part},
 };
 
 /// Whether a request must not join a call in progress. Implemented by closures `Fn(&Req) -> bool`, and by [`NeverFresh`].
@@ -127,6 +129,8 @@ impl<S: Clone, K, T, E, F: Clone, G: Clone> Clone for CoalesceService<S, K, T, E
 
 impl<S: fmt::Debug, K, T, E, F, G> fmt::Debug for CoalesceService<S, K, T, E, F, G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.layer.handle.shared.count.name;
+        let _entered = order::enter(|| Part::new(Pattern::Coalesce, Arc::clone(name)));
         f.debug_struct("CoalesceService")
             .field("layer", &self.layer)
             .field("inner", &self.inner)

@@ -373,3 +373,26 @@ async fn a_call_that_wants_a_new_value_loads_it_although_the_store_has_a_fresh_o
     assert_eq!(value(&one, "a").await.as_deref(), Some("2"));
     assert_eq!(truth.asked(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_another_instance_is_served_a_stale_value_after_the_soft_timeout() {
+    let (one, other, _) = fleet_of(|it| {
+        it.stale_if_error(SECOND * 100)
+            .load_timeout(SECOND / 10, SECOND * 5)
+    });
+    one.put("a", "1".to_owned()).await.unwrap();
+    value(&other, "a").await;
+    pass(SECOND * 61).await;
+    let (slow, _gate) = Truth::gated();
+    let started = tokio::time::Instant::now();
+    for cache in [&one, &other] {
+        let options = crate::cache::CallOptions::new();
+        let got = cache.load_with("a", options, slow.load("2")).await.unwrap();
+        assert_eq!(
+            (got.value.unwrap().as_str(), got.freshness),
+            ("1", Freshness::Stale)
+        );
+    }
+    assert!(started.elapsed() < SECOND, "{:?}", started.elapsed());
+    assert_eq!(slow.asked(), 1);
+}

@@ -207,3 +207,17 @@ async fn a_layer_lets_responses_say_how_long_they_are_kept_and_what_they_are_abo
     cache.invalidate_tag("a").await.unwrap();
     assert_eq!(value(&cache, "apple").await, None);
 }
+
+#[test]
+fn layers_that_share_calls_are_described_with_the_stack() {
+    let coalesce = crate::Coalesce::<u8, u8, Error<Down>>::builder("calls")
+        .build()
+        .unwrap();
+    let cache = Cache::<u8, u8>::builder("values").build().unwrap();
+    let stack = ServiceBuilder::new()
+        .layer(cache.layer(|_: &u8| None))
+        .layer(coalesce.layer(|_: &u8| None))
+        .service(crate::execute::Execute);
+    let described = crate::order::describe(&stack).to_string();
+    assert_eq!(described, "cache `values`\n  coalescing `calls`\n");
+}

@@ -42,8 +42,9 @@ use resilience_tests::{
 use tower::Layer;
 
 use super::{
-    LONG, MOMENT, inbox::everything_happens_to_an_inbox, keys::everything_happens_to_keys,
-    limits::shared_limits, once, shared_calls::everything_happens_to_shared_calls,
+    LONG, MOMENT, caches::everything_happens_to_a_cache, inbox::everything_happens_to_an_inbox,
+    keys::everything_happens_to_keys, limits::shared_limits, once,
+    shared_calls::everything_happens_to_shared_calls,
 };
 
 /// What one metric was exported as.
@@ -277,11 +278,12 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     let keys = everything_happens_to_keys(name).await;
     let inboxes = everything_happens_to_an_inbox(name).await;
     let calls = everything_happens_to_shared_calls(name).await;
+    let cache = everything_happens_to_a_cache(name).await;
     Box::new((
         (breaker, active_override, shared, bulkhead, permit, queued),
         (stopped, away),
         (limit, waiting, fleet, keys, inboxes),
-        (retry, timeout, fallback, shed, calls),
+        (retry, timeout, fallback, shed, calls, cache),
     ))
 }
 

@@ -1,5 +1,6 @@
 //! What there is to see: every row of the table of metrics, and the events with their fields.
 
+mod caches;
 mod counters;
 mod events;
 mod inbox;

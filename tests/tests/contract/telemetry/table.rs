@@ -68,6 +68,17 @@ deadline.timeouts C {call}
 deadline.rejections C {call}
 fallback.fallbacks C {call}
 load_shed.rejections C {call}
+cache.requests C {request} cache.result
+cache.loads C {load} outcome
+cache.refreshes C {load}
+cache.fills C {value} outcome
+cache.waits C {wait}
+cache.invalidations C {invalidation}
+cache.unusable C {value}
+cache.store_errors C {step}
+cache.evictions C {value}
+cache.entries U {value}
+cache.coherent U {handle}
 coalesce.calls C {call} coalesce.role
 coalesce.reruns C {call}
 coalesce.rejections C {call}
