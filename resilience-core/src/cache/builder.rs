@@ -226,8 +226,8 @@ where
         self
     }
 
-    /// How long after the store was last heard of a value that this process holds is served, although others may have
-    /// changed it meanwhile. Also the time that a value may be held at all over a store that tells of no changes. A call may
+    /// Maximum time for which a value in this process is served after the connection to the store was lost, although it may
+    /// have changed since. Also the maximum time for which a value is kept if the store reports no changes. A call may
     /// set [another](super::CallOptions::max_stale).
     pub const fn max_stale(mut self, time: Duration) -> Self {
         self.settings.max_stale = time;

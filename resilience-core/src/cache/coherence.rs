@@ -4,7 +4,7 @@
 //! of its slot, so a ticket drawn earlier is void, no matter when the value arrives: nothing has to be removed, compared
 //! under a lock, or in order with anything. Two keys of one slot are read again together: that costs a read, not truth.
 //!
-//! While the store tells of no changes, the epoch is odd. Values of an earlier epoch, and those of an odd one, are
+//! While the store reports no changes, the epoch is odd. Values of an earlier epoch, and those of an odd one, are
 //! [doubtful](Validity::Doubtful): they serve within `max_stale` only.
 
 use std::{
@@ -35,7 +35,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the store told of changes when it was drawn.
+    /// Whether the store reported changes when it was drawn.
     pub(super) const fn is_told(self) -> bool {
         is_told(self.epoch)
     }
@@ -65,7 +65,7 @@ pub(super) struct Coherence {
     /// The number of the tag that all values have.
     all: Option<u64>,
     history: Mutex<History>,
-    /// Notified when the store tells of changes again after it did not.
+    /// Notified when the store reports changes again after it did not.
     again: Arc<Notify>,
     waiting: AtomicUsize,
     waiters: Mutex<HashMap<u64, Arc<Notify>>>,
@@ -77,7 +77,7 @@ struct History {
     lost: Option<(u32, Moment)>,
     /// The first epoch after everything had changed.
     cleared: u32,
-    /// Whether changes were told and then were not.
+    /// Whether changes were reported and then were not.
     was_lost: bool,
 }
 
@@ -139,12 +139,12 @@ impl Coherence {
         }
     }
 
-    /// Notified when the store tells of changes again after it did not.
+    /// Notified when the store reports changes again after it did not.
     pub(super) fn again(&self) -> Arc<Notify> {
         Arc::clone(&self.again)
     }
 
-    /// Whether the store tells of changes.
+    /// Whether the store reports changes.
     pub(super) fn is_told(&self) -> bool {
         is_told(self.epoch.load(Acquire))
     }
@@ -197,7 +197,7 @@ impl Observer for Coherence {
 
     fn cleared(&self) {
         let mut history = lock(&self.history);
-        // By two: told or not told, as before.
+        // By two: whether changes are reported stays as it is.
         history.cleared = self.epoch.fetch_add(2, AcqRel).wrapping_add(2);
         history.lost = None;
         drop(history);

@@ -112,7 +112,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
                 Ok(Leased::Fresh(entry)) => {
                     let now = self.clock.now();
                     match remote.open(&text, entry, ticket, &coherence, now).await {
-                        // Not read in the way that changes are told of, so it is not kept here.
+                        // The answer of a script: the store does not report later changes of it, so it is not kept.
                         Ok(Found::Usable(held)) => return Ok(self.store_hit(held, now)),
                         Ok(Found::Unusable(version)) => renew = Some(version),
                         Ok(Found::Nothing) => {}
@@ -354,7 +354,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         before: Instant,
         took: Duration,
     ) {
-        // Over a store that tells of changes, only those of what was read from it are told.
+        // A store that reports changes does so only for values that were read from it.
         let is_untold = self.remote.is_some() && ticket.is_told();
         if is_untold || self.background.has_tombstone(id, self.clock.now()) {
             return;
@@ -481,7 +481,7 @@ fn loaded_now<V>(loaded: Loaded<V>) -> Lookup<V> {
     }
 }
 
-/// How often a waiter asks again over a store that tells of no changes.
+/// Interval at which a waiter reads again while the store reports no changes.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A refresh in progress.

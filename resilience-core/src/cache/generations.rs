@@ -37,7 +37,7 @@ const SLACK: Duration = Duration::from_millis(50);
 /// Number of tags that are remembered.
 const MOST: usize = 4096;
 
-/// Remembered for as long as the store tells of changes.
+/// Remembered while the store reports changes.
 #[derive(Debug, Default)]
 pub(super) struct Generations(Mutex<HashMap<Arc<str>, Known>>);
 

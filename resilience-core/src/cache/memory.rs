@@ -100,7 +100,7 @@ impl InProcessCache {
         self.0.tell(|observer| observer.cleared());
     }
 
-    /// One step on the record of a key. `tell`: whether it may change what others read.
+    /// One step on the record of a key. `tell`: whether it may change the value.
     fn step<T>(
         &self,
         name: &str,

@@ -32,18 +32,18 @@
 //! # Where a value is
 //! In this process (a hit allocates nothing and asks nothing of the store), in the store (one GET), or with the loader. On a miss one caller
 //! of the process asks for a lease in the key's record; of a fleet, one gets it, loads, and stores the value. The
-//! others wait until the store tells of the change, or the lease ends: then they compete for it again. A holder that dies
+//! others wait until the store reports the change, or the lease ends: then they compete for it again. A holder that dies
 //! blocks its key for one [`lease`](CacheBuilder::lease). A caller that has waited for a lease and a load loads by itself.
 //!
 //! # What is never served
 //! - A value that was invalidated: the fill of a load that began before the invalidation is refused, by the store and by every
 //!   process. An invalidation that does not reach the store is repeated until it does, and meanwhile this process does not
 //!   use what the store holds.
-//! - What this process holds, while the store does not tell of changes; up to [`max_stale`](CacheBuilder::max_stale), if set.
+//! - What this process holds, while the store does not report changes; up to [`max_stale`](CacheBuilder::max_stale), if set.
 //! - A stale value in place of an error that is the caller's own fault.
 //!
-//! There is no sliding expiry (a time to live that begins again with every read): such reads write, so that a store cannot tell
-//! of later changes, and a popular value would never be loaded again. Use
+//! There is no sliding expiry (a time to live that begins again with every read): such reads write, so that a store cannot
+//! report later changes, and a popular value would never be loaded again. Use
 //! [`refresh_early`](CacheBuilder::refresh_early).
 //!
 //! # Errors
@@ -63,7 +63,7 @@
 //! | miss | some | 3: read, lease, fill; the caller waits for two |
 //! | invalidation | some | 1 |
 //!
-//! Tags cost no command while the store tells of changes, otherwise one read each time.
+//! Tags cost no command while the store reports changes, otherwise one read each time.
 //!
 //! # References
 //! - Leases: Nishtala et al., [Scaling Memcache at

@@ -48,7 +48,7 @@ impl Recent {
     }
 }
 
-/// Repeats recent changes whenever the store tells of changes again, until the handle is gone, or its store is shut down.
+/// Repeats recent changes whenever the store reports changes again, until the handle is dropped or its store is shut down.
 pub(super) fn start<K: CacheKey, V: Send + Sync + 'static>(shared: &Arc<Shared<K, V>>) {
     let Ok(runtime) = Handle::try_current() else {
         return;
@@ -68,7 +68,7 @@ pub(super) fn start<K: CacheKey, V: Send + Sync + 'static>(shared: &Arc<Shared<K
     });
 }
 
-/// `None`: the handle is gone.
+/// `None`: the handle was dropped.
 async fn repeat<K: CacheKey, V: Send + Sync + 'static>(handle: &Weak<Shared<K, V>>) -> Option<()> {
     let shared = handle.upgrade()?;
     let remote = shared.remote.clone()?;

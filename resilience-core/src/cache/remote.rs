@@ -76,7 +76,7 @@ impl<V: Send + Sync + 'static> Remote<V> {
         }
     }
 
-    /// Asks the store to tell of changes.
+    /// Asks the store to report changes.
     pub(super) fn observe(&self, observer: Weak<dyn Observer>) {
         let observing = self.client.store().observe(observer);
         *lock(&self.observing) = observing;

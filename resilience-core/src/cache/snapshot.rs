@@ -48,7 +48,7 @@ pub struct CacheSnapshot {
     pub pending_invalidations: usize,
     /// Whether the store is available; `true` without one.
     pub available: bool,
-    /// Whether the store tells of changes at the moment; `true` without one.
+    /// Whether the store reports changes at present; `true` without one.
     pub coherent: bool,
     /// The most requested keys, by an estimate of their requests since the handle was built; most first.
     pub hot_keys: Vec<HotKey>,

@@ -12,7 +12,7 @@ pub use super::record::{Entry, Fill, Generation, Lease, Leased, Stored, TagGener
 use crate::fleet::{Probe, StoreClient, StoreHandle};
 pub use crate::fleet::{StoreError, StoreFuture};
 
-/// What a [`CacheStore`] tells changes of.
+/// Subject of a change that a [`CacheStore`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject<'a> {
     /// The value of a key.
@@ -118,20 +118,20 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
         keep_ms: u64,
     ) -> StoreFuture<'a, ()>;
 
-    /// Tells `observer` of changes, of all caches of this store, by the numbers that [`id`](Self::id) gives: until what is
-    /// returned is dropped. `None`, the default: the store cannot, so that no values are kept in the processes beyond the
-    /// [`max_stale`](super::CacheBuilder::max_stale) of the cache.
+    /// Reports changes in all caches of this store to `observer`, by their [`id`](Self::id), until the returned value is
+    /// dropped. Default: `None`, the store does not report changes; caches then keep values in the process for at most
+    /// [`max_stale`](super::CacheBuilder::max_stale).
     ///
-    /// Every change after a read whose answer was asked for between [`restored`](Observer::restored) and
-    /// [`lost`](Observer::lost) is told, also one by a program that bypasses this toolkit, an eviction, or the
-    /// end of a time to live. There may be reports without a change.
+    /// For a read sent between [`restored`](Observer::restored) and [`lost`](Observer::lost), every later change is
+    /// reported, including changes by other programs, evictions, and the end of a time to live. There may be reports
+    /// without a change.
     fn observe(&self, observer: Weak<dyn Observer>) -> Option<Arc<dyn Any + Send + Sync>> {
         let _ = observer;
         None
     }
 
-    /// The number under which changes of `subject` are told. Two subjects may have one number: then one is read again more often
-    /// than it has to be.
+    /// The number that reports of a change of `subject` carry. Two subjects may share one: each is then also read again after
+    /// changes of the other.
     fn id(&self, name: &str, subject: Subject<'_>) -> u64 {
         BuildHasherDefault::<DefaultHasher>::new().hash_one((name, subject))
     }
@@ -171,7 +171,7 @@ pub trait CacheStore: fmt::Debug + Send + Sync + 'static {
 
 crate::fleet::into_store!(CacheStore);
 
-/// What a store tells of changes. Called on a task of the store: quick, and never blocking.
+/// Receiver of a store's reports of changes. Called on a task of the store: must be quick and must not block.
 pub trait Observer: Send + Sync {
     /// The subject with this [number](CacheStore::id) may have changed.
     fn changed(&self, id: u64);
@@ -182,7 +182,7 @@ pub trait Observer: Send + Sync {
     /// Changes may have been missed from now on.
     fn lost(&self);
 
-    /// Changes after reads that begin from now on are told.
+    /// Changes after reads that begin from now on are reported.
     fn restored(&self);
 }
 

@@ -178,7 +178,7 @@ metrics! {
     CACHE_ENTRIES = UpDownCounter "resilience.cache.entries" "{value}",
         "Values that the local part of a cache holds.";
     CACHE_COHERENT = UpDownCounter "resilience.cache.coherent" "{handle}",
-        "Handles of this cache that are told of changes at the moment.";
+        "Handles of this cache whose store reports changes at present.";
     COALESCE_CALLS = Counter "resilience.coalesce.calls" "{call}"
         ["resilience.coalesce.role": &["started", "joined"]],
         "Callers with a key, by whether they started a call or joined one in progress.";

@@ -14,6 +14,6 @@ for i, key in ipairs(KEYS) do
   if at and at <= now + 1000000 then since = math.floor(math.max(now - at, 0) / 1000) end
   answer[2 * i - 1], answer[2 * i] = number, since
 end
--- A connection is told of later changes of what a script has read last, and not of what it has written.
+-- The server reports later changes of keys that a script has read last, and not of keys that it has written.
 if wrote then redis.call('EXISTS', unpack(KEYS)) end
 return answer

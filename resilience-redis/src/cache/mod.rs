@@ -371,7 +371,7 @@ impl CacheStore for RedisCache {
         })
     }
 
-    /// With the first observer of a [`Redis`](crate::Redis), connections begin over which it tells of changes, and end with
+    /// With the first observer of a [`Redis`](crate::Redis), connections begin over which it reports changes, and end with
     /// the last one.
     fn observe(&self, observer: Weak<dyn Observer>) -> Option<Arc<dyn Any + Send + Sync>> {
         Some(self.context.observe(observer))

@@ -7,7 +7,7 @@ local keep = tonumber(ARGV[1])
 if not (keep and keep >= 0 and keep <= 1000000000000 and keep % 1 == 0) then
   error(redis.error_reply('ERR a time that makes no sense: ' .. KEYS[1]))
 end
--- Longer, so that a tag in use is not written each time it is read: that would be told to every process that has it.
+-- Longer, so that a tag in use is not written each time it is read: every process that has read it would get a report of the change.
 local ttl = 2 * keep + 1000
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

@@ -198,7 +198,7 @@ pub(super) fn stored(answer: &Value) -> Option<Stored> {
     }
 }
 
-/// The answer to a step that has nothing to tell.
+/// The answer to a step without a result.
 pub(super) fn done(answer: &Value) -> Option<()> {
     stored(answer).map(drop)
 }

@@ -31,7 +31,7 @@ struct Nodes {
     failures: u32,
 }
 
-/// Keeps a connection to every node, replicas included: one of them may be a master at any time, and then tells of
+/// Keeps a connection to every node, replicas included: one of them may be a master at any time, and then reports
 /// changes from its first write on.
 pub(super) async fn follow(cluster: Arc<Connection>, kind: Arc<Kind>) {
     let mut nodes = Nodes {
@@ -73,7 +73,7 @@ impl Nodes {
     }
 
     /// Connects to nodes that are new. One that is not listed is left once its connection is lost: another node may not know
-    /// of it yet, or be wrong, and a change that is told twice is harmless.
+    /// of it yet, or be wrong, and a change that is reported twice is harmless.
     fn follow_list(&mut self, listed: &BTreeSet<Address>) {
         let observers = Arc::clone(&self.kind.observers);
         let new: Vec<Address> = listed

@@ -1,4 +1,4 @@
-//! Whether every connection over which changes are told is in use: pure.
+//! Whether every connection over which changes are reported is in use. Pure.
 
 use std::collections::HashMap;
 

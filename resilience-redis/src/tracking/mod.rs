@@ -1,12 +1,12 @@
-//! Changes of cached values, as Redis tells them: what [`CacheStore::observe`] rests on.
+//! Reports of changes of cached values by Redis, for [`CacheStore::observe`].
 //!
 //! One server: the cache reads over a connection of its own that tracks what is read over it ([`session`]). An answer and a
 //! message about its change may reach the caller in either order; an observer therefore compares what was true before the
-//! question. What is told in order is the state of the connection: a connection tracks before it is published; its loss is
-//! told before callers can use another one.
+//! question. The state of the connection is reported in order: a connection tracks before it is published; its loss is
+//! reported before callers can use another one.
 //!
 //! Cluster: the client's connections come and go without a word, so that tracking on them is not possible. Beside them there
-//! is one connection to each node, over which the node tells of every change of a key of a cache ([`cluster`]). An answer and
+//! is one connection to each node, over which the node reports every change of a key of a cache ([`cluster`]). An answer and
 //! a message come over different connections then, which makes no difference: see above.
 //!
 //! [`CacheStore::observe`]: resilience_core::cache::store::CacheStore::observe
@@ -43,7 +43,7 @@ use crate::{connection::Connection, keys};
 /// In keys.
 const PATTERN: &str = "cache";
 
-/// The observers of a process, and the connections over which Redis tells them of changes, while there are any. One for all
+/// The observers of a process, and the connections over which Redis reports changes to them, while there are any. One for all
 /// stores that are made from a [`Redis`](crate::Redis).
 #[derive(Default)]
 pub(crate) struct Tracking {
@@ -52,7 +52,7 @@ pub(crate) struct Tracking {
     joined: Mutex<u64>,
 }
 
-/// Observers, and where they are told of changes from.
+/// Observers, and the source of their reports.
 struct Current {
     observers: Arc<Observers>,
     source: Source,
@@ -87,7 +87,7 @@ impl Tracking {
             self.current.store(Some(Arc::clone(&current)));
             current
         });
-        // An observer that is told that changes are told finds the connection that tells them.
+        // Stored first: an observer that hears `restored` finds the connection that reports changes.
         current.observers.join(*joined, observer);
         Arc::new(Joined {
             tracking: Arc::clone(self),
@@ -95,8 +95,8 @@ impl Tracking {
         })
     }
 
-    /// The connection for reads: the one that tells of changes if there is one and it is up, or else `ordinary`. Observers are
-    /// told of the loss of the former before the latter is returned.
+    /// The connection for reads: the one that reports changes if there is one and it is up, or else `ordinary`. The
+    /// loss of the former is reported before the latter is returned.
     pub(crate) fn reads(&self, ordinary: &Arc<Connection>) -> Arc<Connection> {
         match self.current.load().as_deref().map(|it| &it.source) {
             Some(Source::Reads(connection)) if connection.is_up() => Arc::clone(connection),

@@ -1,4 +1,4 @@
-//! The observers of the stores of cached values, and what they are told.
+//! The observers of the stores of cached values, and their reports.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -47,8 +47,8 @@ impl Observers {
         is_empty
     }
 
-    /// Changes which connections tell of changes. The observers are told if that is no longer, or again, all of them: in
-    /// the order of the changes, since the lock is held.
+    /// Changes which connections report changes. Observers hear when these are no longer, or again, all of them, in
+    /// order, since the lock is held.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut Coverage) -> T) -> T {
         let mut coverage = self.lock();
         let was_whole = coverage.is_whole();

@@ -56,7 +56,7 @@ impl Kind {
                 pattern = Pattern::Cache.as_str(),
                 redis = ?self.endpoint,
                 reason = %error,
-                "Redis does not tell of changes: processes keep cached values for no longer than `max_stale`"
+                "Redis does not report changes: processes keep cached values for no longer than `max_stale`"
             );
         }
     }

@@ -38,7 +38,7 @@ async fn a_server_that_has_stopped_is_noticed_within_a_keepalive_and_the_budgets
 /// As proxies and some services do. Commands go through all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_tracking_is_refused_nothing_is_kept_and_calls_go_through() {
-    let words = "does not tell of changes";
+    let words = "does not report changes";
     let before = told_of(words);
     let server = RedisServer::start();
     let grant = "ACL SETUSER app on >right ~* &* +@all -client|tracking";
