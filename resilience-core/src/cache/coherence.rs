@@ -7,10 +7,7 @@
 //! While the store reports no changes, the epoch is odd. Values of an earlier epoch, and those of an odd one, are
 //! [doubtful](Validity::Doubtful): they serve within `max_stale` only.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{Notify, futures::OwnedNotified};
 
@@ -18,11 +15,12 @@ use super::store::Observer;
 use crate::{
     clock::{Clock, Moment},
     sync::{
-        Mutex, MutexGuard,
+        Mutex,
         atomic::{
             AtomicU32, AtomicUsize,
             Ordering::{AcqRel, Acquire, Release},
         },
+        lock,
     },
 };
 
@@ -268,10 +266,6 @@ impl Drop for Registered<'_> {
 /// 4 bytes each. One for loom, which keeps books about each.
 const FEWEST: usize = if cfg!(all(loom, test)) { 1 } else { 1 << 10 };
 const MOST: usize = 1 << 20;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[cfg(all(test, loom))]
 mod loom_tests;

@@ -1,10 +1,6 @@
 //! The generations of tags, as this process knows them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -13,6 +9,7 @@ use super::{
     record::Generation,
     store::StoreError,
 };
+use crate::sync::{Mutex, lock};
 
 /// The generation of a tag.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +48,7 @@ impl Generations {
         ask: impl AsyncFnOnce(&[&str]) -> Result<Vec<Generation>, StoreError>,
     ) -> Result<Vec<Known>, StoreError> {
         let mut known: Vec<Option<Known>> = {
-            let remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let remembered = lock(&self.0);
             let valid = |tag: &&str| {
                 let known = remembered.get(*tag).copied();
                 known.filter(|known| coherence.check(&known.ticket) == Validity::Valid)
@@ -89,7 +86,7 @@ impl Generations {
     }
 
     fn remember(&self, tags: &[&str], known: &[Option<Known>]) {
-        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = lock(&self.0);
         if remembered.len() + tags.len() > MOST {
             remembered.clear();
         }

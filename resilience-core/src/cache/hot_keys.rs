@@ -4,7 +4,9 @@
 //! Space-saving: Metwally, Agrawal, El Abbadi, [Efficient Computation of Frequent and Top-k Elements in Data
 //! Streams](https://www.cs.ucsb.edu/sites/default/files/documents/2005-23.pdf) (ICDT 2005).
 
-use std::{borrow::Borrow, sync::Mutex, sync::PoisonError};
+use std::borrow::Borrow;
+
+use crate::sync::{Mutex, lock};
 
 /// Counters. The error of a count is at most a 128th of all counted requests.
 const COUNTERS: usize = 128;
@@ -38,7 +40,7 @@ impl<K: Clone + Eq> HotKeys<K> {
         K: Borrow<Q>,
         Q: ?Sized + Eq + ToOwned<Owned = K>,
     {
-        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = lock(&self.0);
         if let Some((_, count)) = counters.iter_mut().find(|(it, _)| it.borrow() == key) {
             *count += 1;
         } else if counters.len() < COUNTERS {
@@ -52,11 +54,7 @@ impl<K: Clone + Eq> HotKeys<K> {
 
     /// The keys that are requested most, with estimates, most first.
     pub(super) fn top(&self, most: usize) -> Vec<(K, u64)> {
-        let mut top = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let mut top = lock(&self.0).clone();
         top.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         top.truncate(most);
         top.into_iter()

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     hash::Hash,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,7 +22,10 @@ use super::{
     shared::Shared,
     store::{Observer, StoreError},
 };
-use crate::fleet::millis;
+use crate::{
+    fleet::millis,
+    sync::{Mutex, lock},
+};
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Drops the value of a key, here and in the store: call it after the truth was changed. When this returns `Ok`, the store has
@@ -341,7 +344,7 @@ const MOST_TAGS: usize = 4096;
 
 impl TagTimes {
     pub(super) fn note(&self, tag: &Arc<str>) {
-        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut times = lock(&self.0);
         let now = Instant::now();
         if times.by_tag.len() >= MOST_TAGS {
             times.by_tag.clear();
@@ -352,7 +355,7 @@ impl TagTimes {
 
     /// Whether the tag may have been invalidated at `then` or later.
     pub(super) fn changed_since(&self, tag: &str, then: Instant) -> bool {
-        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = lock(&self.0);
         let last = times.by_tag.get(tag).copied().max(times.others);
         last.is_some_and(|last| last >= then)
     }

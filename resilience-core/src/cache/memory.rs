@@ -6,7 +6,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -15,7 +15,10 @@ use super::{
     record::{Entry, Fill, Generation, Lease, Leased, Record, Stored, Token},
     store::{CacheStore, Observer, StoreError, StoreFuture, Subject, validate},
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    sync::{Mutex, lock},
+};
 
 /// Cached values in this process, encoded as other stores keep them. Clones share them.
 ///
@@ -346,8 +349,4 @@ impl CacheStore for InProcessCache {
 
 fn ready<'a, T: Send + 'a>(answer: Result<T, StoreError>) -> StoreFuture<'a, T> {
     Box::pin(std::future::ready(answer))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

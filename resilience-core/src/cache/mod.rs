@@ -74,6 +74,7 @@
 //! - Eviction: Yang et al., [FIFO queues are all you need for cache eviction](https://dl.acm.org/doi/10.1145/3600006.3613147)
 //!   (SOSP 2023).
 
+mod background;
 mod builder;
 mod codec;
 mod coherence;

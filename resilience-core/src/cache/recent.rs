@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::{CacheKey, shared::Shared};
-use crate::fleet::millis;
+use crate::{
+    fleet::millis,
+    sync::{Mutex, lock},
+};
 
 /// How long a change is remembered: longer than it takes to notice that a master is gone.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -33,7 +36,7 @@ pub(super) struct Recent(Mutex<VecDeque<(Instant, Changed)>>);
 
 impl Recent {
     pub(super) fn note(&self, changed: Changed) {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = lock(&self.0);
         if recent.len() == MOST {
             recent.pop_front();
         }
@@ -41,7 +44,7 @@ impl Recent {
     }
 
     fn take(&self) -> Vec<Changed> {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = lock(&self.0);
         let is_recent = |at: &Instant| at.elapsed() < REMEMBERED;
         let taken = recent.drain(..).filter(|(at, _)| is_recent(at));
         taken.map(|(_, changed)| changed).collect()
@@ -73,7 +76,7 @@ async fn repeat<K: CacheKey, V: Send + Sync + 'static>(handle: &Weak<Shared<K, V
     let shared = handle.upgrade()?;
     let remote = shared.remote.clone()?;
     let tombstone_ms = millis(shared.tombstone());
-    let keep_ms = remote.keep_ms.load(std::sync::atomic::Ordering::Relaxed);
+    let keep_ms = remote.keep_ms.load(Relaxed);
     let (store, name, budget) = (remote.client.store(), remote.name(), remote.client.budget());
     for changed in shared.recent.take() {
         let step = match &changed {

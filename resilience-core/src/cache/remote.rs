@@ -6,7 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire, Relaxed},
@@ -29,6 +29,7 @@ use crate::{
     clock::{Clock, Moment},
     error::Pattern,
     fleet::{FleetSettings, millis},
+    sync::{Mutex, lock},
 };
 
 pub(super) struct Remote<V> {
@@ -322,8 +323,4 @@ impl<V> Drop for PendingKey<V> {
 pub(super) async fn begun<F: Future<Output = ()> + Unpin>(mut step: F) -> Option<F> {
     let is_done = poll_fn(|cx| Poll::Ready(pin!(&mut step).poll(cx).is_ready())).await;
     (!is_done).then_some(step)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use std::{
     hash::{BuildHasher, Hash, Hasher},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use super::flight::{BoxFuture, FIRST, Flight, Left, Step, Ticket};
 use crate::{
     clock::{Clock, Moment},
     deadline::{self, Deadline},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, lock},
 };
 
 /// Limits of the flights of a [`Flights`].
@@ -152,7 +152,7 @@ where
 
     /// The number of callers that wait for flights that can be joined.
     pub(crate) fn waiters(&self) -> usize {
-        let of_shard = |shard| {
+        let of_shard = |shard: &Mutex<Shard<K, T>>| {
             lock(shard)
                 .iter()
                 .map(|flight| flight.0.waiters())
@@ -204,6 +204,7 @@ impl FlightOptions {
 }
 
 impl<K: Hash + Eq, T> Shared<K, T> {
+    /// Only hashing and comparing keys is foreign code under this lock; a panic there changes nothing.
     fn lock(&self, key: &K) -> MutexGuard<'_, Shard<K, T>> {
         let hash = self.hasher.hash_one(key) as usize;
         lock(&self.shards[hash & (self.shards.len() - 1)])
@@ -220,11 +221,6 @@ impl<K: Hash + Eq, T> Shared<K, T> {
         drop(shard);
         drop(removed);
     }
-}
-
-/// Only hashing and comparing keys is foreign code under this lock; a panic there changes nothing.
-fn lock<K, T>(shard: &Mutex<Shard<K, T>>) -> MutexGuard<'_, Shard<K, T>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<K, T> fmt::Debug for Flights<K, T> {
