@@ -18,11 +18,11 @@ use super::{
     coherence::Coherence,
     generations::Known,
     load::Loaded,
-    record::{Fill, Lease, Stored, TagGeneration},
+    record::{Entry, Fill, Lease, Leased, Stored, TagGeneration, Token},
     remote::{Remote, begun},
     shared::Shared,
 };
-use crate::fleet::HandleTasks;
+use crate::fleet::{HandleTasks, StoreError, millis};
 
 /// A granted lease. Given back when it is dropped before it was [used](Self::store): the loader failed, panicked, or all
 /// of its callers have gone.
@@ -34,20 +34,51 @@ pub(super) struct LeaseGuard<V: Send + Sync + 'static> {
     given_back: bool,
 }
 
+/// Answer to a request for a lease.
+pub(super) enum Asked<V: Send + Sync + 'static> {
+    /// This process loads.
+    Granted(LeaseGuard<V>),
+    /// The store has a fresh value.
+    Fresh(Entry),
+    /// Another process loads.
+    Held {
+        /// Time until its lease ends.
+        left: Duration,
+    },
+    /// The key was invalidated just now, or is being written: what is loaded now must not be kept.
+    Refused,
+}
+
 impl<V: Send + Sync + 'static> LeaseGuard<V> {
-    pub(super) fn new(
+    /// Asks the store for the right to load a key. `renew`: the version of a fresh value that is to be loaded again.
+    pub(super) async fn ask<K: CacheKey>(
+        shared: &Shared<K, V>,
         remote: &Arc<Remote<V>>,
         key: &Arc<str>,
-        tasks: &HandleTasks,
-        lease: Lease,
-    ) -> Self {
-        Self {
-            remote: Arc::clone(remote),
-            key: Arc::clone(key),
-            lease,
-            tasks: tasks.clone(),
-            given_back: false,
-        }
+        token: Token,
+        renew: Option<Token>,
+    ) -> Result<Asked<V>, StoreError> {
+        let lease = Lease {
+            token,
+            lease_ms: millis(shared.settings.lease),
+            renew,
+        };
+        let (client, name) = (&remote.client, remote.name());
+        let leased = client.call(|store| store.lease(name, key, &lease)).await?;
+        Ok(match leased {
+            Leased::Granted { .. } => Asked::Granted(Self {
+                remote: Arc::clone(remote),
+                key: Arc::clone(key),
+                lease,
+                tasks: shared.tasks.clone(),
+                given_back: false,
+            }),
+            Leased::Fresh(entry) => Asked::Fresh(entry),
+            Leased::Held { left_ms, .. } => Asked::Held {
+                left: Duration::from_millis(left_ms.max(1)),
+            },
+            Leased::Refused { .. } => Asked::Refused,
+        })
     }
 
     fn lease_time(&self) -> Duration {

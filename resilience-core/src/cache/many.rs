@@ -13,14 +13,14 @@ use super::{
     Cache, CacheKey, CallOptions, Freshness, LoadError, Loaded,
     coherence::Ticket,
     freshness::Use,
-    leased::LeaseGuard,
+    leased::{Asked, LeaseGuard},
     load::{Load, load},
     local::Held,
-    record::{Lease, Leased, Token},
+    record::Token,
     remote::Found,
     shared::{Place, Shared},
 };
-use crate::{error::Error, fleet::millis};
+use crate::error::Error;
 
 /// What [`get_or_load_many`](Cache::get_or_load_many) found.
 #[derive(Debug)]
@@ -240,22 +240,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
             let (Some(remote), Some(text)) = (&self.remote, wanted.place.text.clone()) else {
                 return granted(wanted, ticket, None, true);
             };
-            let lease = Lease {
-                token: Token::random(),
-                lease_ms: millis(self.settings.lease),
-                renew: None,
-            };
-            let client = &remote.client;
-            match client
-                .call(|store| store.lease(remote.name(), &text, &lease))
-                .await
-            {
-                Ok(Leased::Granted { .. }) => {
-                    let guard = LeaseGuard::new(remote, &text, &self.tasks, lease);
-                    granted(wanted, ticket, Some(guard), false)
-                }
-                Ok(Leased::Held { .. } | Leased::Fresh(_)) => Err(wanted),
-                Ok(Leased::Refused { .. }) => granted(wanted, ticket, None, false),
+            match LeaseGuard::ask(self, remote, &text, Token::random(), None).await {
+                Ok(Asked::Granted(lease)) => granted(wanted, ticket, Some(lease), false),
+                Ok(Asked::Held { .. } | Asked::Fresh(_)) => Err(wanted),
+                Ok(Asked::Refused) => granted(wanted, ticket, None, false),
                 Err(_) => granted(wanted, ticket, None, true),
             }
         });

@@ -87,6 +87,7 @@ mod invalidation;
 mod layer;
 mod leased;
 mod load;
+mod loading;
 mod local;
 mod lookup;
 mod many;

@@ -33,7 +33,7 @@ use super::{
     recent::Recent,
     remote::Remote,
     settings::Settings,
-    snapshot::{CacheSnapshot, CacheTotals, HotKey, Totals},
+    snapshot::Totals,
     store::{Observer, Subject, validate::MAX_KEY},
 };
 use crate::{
@@ -43,7 +43,7 @@ use crate::{
     error::{InvalidConfig, Pattern, Reason, Rejected},
     fleet::{HandleTasks, StoreHandle},
     stripe::Counter,
-    telemetry::{self, Reading, Scope, Source},
+    telemetry::{self, Scope},
 };
 
 pub(super) type Loader<K, V> =
@@ -80,7 +80,7 @@ pub(super) struct Shared<K: CacheKey, V: Send + Sync + 'static> {
     pub(super) recent: Recent,
     /// Loads and writes in progress.
     outstanding: AtomicUsize,
-    hits: Counter,
+    pub(super) hits: Counter,
     hasher: RandomState,
     /// Kept alive: its last clone ends the tasks.
     _store_handle: StoreHandle,
@@ -345,40 +345,10 @@ where
     pub(super) fn reject(&self, reason: Reason) -> Rejected {
         Scope::new(Pattern::Cache, &self.name).reject(reason, None)
     }
-
-    pub(super) fn snapshot(&self) -> CacheSnapshot {
-        let hot = self.hot_keys.top(HOT_KEYS).into_iter();
-        let remote = self.remote.as_ref();
-        CacheSnapshot {
-            name: self.name.to_string(),
-            entries: self.local.as_ref().map_or(0, Local::len),
-            weight: self.local.as_ref().map_or(0, Local::weight),
-            loading: self.loads.snapshot().in_flight,
-            pending_invalidations: remote.map_or(0, |remote| remote.pending.len()),
-            available: remote.is_none_or(|remote| remote.client.is_available()),
-            coherent: self.coherence.is_told(),
-            hot_keys: hot
-                .map(|(key, requests)| HotKey {
-                    key: key.to_string(),
-                    requests,
-                })
-                .collect(),
-            totals: CacheTotals {
-                hits_local: self.hits.sum(),
-                unusable: remote.map_or(0, |remote| remote.unusable.load(Relaxed)),
-                store_errors: remote.map_or(0, |remote| remote.client.errors()),
-                evictions: self.local.as_ref().map_or(0, Local::evictions),
-                ..self.totals.snapshot()
-            },
-        }
-    }
 }
 
 /// Loads that wait for others to end.
 const MOST_WAITING: usize = 100_000;
-/// Hot keys in a snapshot.
-const HOT_KEYS: usize = 10;
-
 impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
     /// Runs `task` in the background, where a shutdown waits for it; drops it outside of a runtime.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -404,59 +374,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> fmt::Debug for Shared<K, V> {
             .field("settings", &self.settings)
             .field("store", &self.remote.as_ref().map(|it| &it.client))
             .finish_non_exhaustive()
-    }
-}
-
-impl<K, V> Source for Shared<K, V>
-where
-    K: CacheKey,
-    V: Send + Sync + 'static,
-{
-    fn pattern(&self) -> Pattern {
-        Pattern::Cache
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn read(&self, out: &mut dyn FnMut(Reading)) {
-        self.totals.read(out);
-        let remote = self.remote.as_ref();
-        let local = self.local.as_ref();
-        let mut row = |metric, attribute, value| {
-            out(Reading {
-                metric,
-                attribute,
-                value,
-            });
-        };
-        row(&telemetry::CACHE_REQUESTS, "hit_local", self.hits.sum());
-        let errors = remote.map_or(0, |it| it.client.errors());
-        row(&telemetry::CACHE_STORE_ERRORS, "", errors);
-        let unusable = remote.map_or(0, |it| it.unusable.load(Relaxed));
-        row(&telemetry::CACHE_UNUSABLE, "", unusable);
-        row(
-            &telemetry::CACHE_EVICTIONS,
-            "",
-            local.map_or(0, Local::evictions),
-        );
-        row(
-            &telemetry::CACHE_ENTRIES,
-            "",
-            local.map_or(0, Local::len) as u64,
-        );
-        row(
-            &telemetry::CACHE_COHERENT,
-            "",
-            u64::from(self.coherence.is_told()),
-        );
-        let is_degraded = remote.is_some_and(|it| !it.client.is_available());
-        row(
-            &telemetry::FLEET_DEGRADED,
-            Pattern::Cache.as_str(),
-            u64::from(is_degraded),
-        );
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     recent::Changed,
     record::{Stored, Token},
     remote::Remote,
-    shared::{InProgress, Shared},
+    shared::{InProgress, Place, Shared},
 };
 use crate::fleet::millis;
 
@@ -62,6 +62,7 @@ struct Writing<K: CacheKey, V: Send + Sync + 'static> {
     /// The store knows of it.
     announced: Option<(Arc<Remote<V>>, Arc<str>)>,
     tags: Option<Arc<[super::record::TagGeneration]>>,
+    place: Place,
     ticket: super::coherence::Ticket,
     began: Instant,
     ended: bool,
@@ -77,6 +78,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
         let mut writing = Self {
             shared: Arc::clone(shared),
             ticket: shared.coherence.ticket(place.id),
+            place: place.clone(),
             began: Instant::now(),
             announced: None,
             tags: None,
@@ -128,8 +130,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
                 store.end_write(name, key, token, fill.as_ref(), tombstone_ms)
             })
             .await;
-        let place = shared.place(&self.key);
-        shared.void(&self.key, place.id);
+        shared.void(&self.key, self.place.id);
         shared.recent.note(Changed::Key(Arc::clone(&text)));
         // Stored, or left as an invalidation by the store.
         self.ended = stored.is_ok();
@@ -148,8 +149,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Drop for Writing<K, V> {
             return;
         }
         let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
-        let place = shared.place(&key);
-        shared.void(&key, place.id);
+        shared.void(&key, self.place.id);
         let rest = Arc::clone(&shared);
         // Completes by itself, also if the store does not answer.
         shared.spawn(async move { drop(rest.invalidate(key).await) });
