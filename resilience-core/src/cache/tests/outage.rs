@@ -236,6 +236,17 @@ fn shaky(
     (make(), make(), store)
 }
 
+/// Waits until the store has every invalidation.
+async fn all_repeated(cache: &Strings) {
+    let done = async {
+        while cache.snapshot().pending_invalidations > 0 {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    };
+    let done = tokio::time::timeout(SECOND * 10, done).await;
+    done.expect("they are repeated");
+}
+
 fn away() -> [fn(&State) -> &AtomicBool; 2] {
     [|state| &state.hangs, |state| &state.fails]
 }
@@ -297,14 +308,7 @@ async fn an_invalidation_that_the_store_does_not_get_is_repeated_and_this_proces
         store.set(which, false);
         // The store has the old value for a moment.
         assert_eq!(value(&cache, "a").await, None);
-        let done = async {
-            while cache.snapshot().pending_invalidations > 0 {
-                tokio::time::sleep(SECOND / 10).await;
-            }
-        };
-        tokio::time::timeout(SECOND * 10, done)
-            .await
-            .expect("it is repeated");
+        all_repeated(&cache).await;
         assert_eq!(value(&other, "a").await, None);
     }
 }
@@ -318,14 +322,7 @@ async fn a_tag_that_the_store_does_not_get_is_repeated_and_nothing_old_is_read_m
     assert!(cache.invalidate_tag("red").await.is_err());
     store.set(|state| &state.fails, false);
     assert_eq!(value(&cache, "a").await, None);
-    let done = async {
-        while cache.snapshot().pending_invalidations > 0 {
-            tokio::time::sleep(SECOND / 10).await;
-        }
-    };
-    tokio::time::timeout(SECOND * 10, done)
-        .await
-        .expect("it is repeated");
+    all_repeated(&cache).await;
     assert_eq!(value(&other, "a").await, None);
 }
 
