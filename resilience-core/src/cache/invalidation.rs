@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use super::{
     Cache, CacheKey, Loaded,
-    recent::Changed,
+    pending::{Changed, PendingChange},
     record::{Fill, Stored, TagGeneration, Token},
-    remote::{PendingKey, PendingTag, Remote},
+    remote::Remote,
     shared::Shared,
     store::{Observer, StoreError},
 };
@@ -124,84 +124,58 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         self.void(&key, place.id);
         self.background
             .tombstone(place.id, self.tombstone(), self.clock.now());
-        let (Some(remote), Some(text)) = (self.remote.clone(), place.text) else {
-            return Ok(());
-        };
-        let tombstone_ms = millis(self.tombstone());
-        let pending = PendingKey::new(&remote, &text);
-        let (shared, id) = (Arc::clone(self), place.id);
-        let step = async move {
-            let name = remote.name();
-            let answer = remote
-                .client
-                .attempt(|store| store.invalidate(name, &text, tombstone_ms))
-                .await;
-            // Again: what was read in between is void.
-            shared.void(&key, id);
-            shared.recent.note(Changed::Key(Arc::clone(&text)));
-            if answer.is_err() && remote.pending.len() > MOST_PENDING {
-                // Too many to remember: everything instead.
-                drop(shared.completed(shared.clone().drop_all()));
-            } else if answer.is_err() {
-                let rest = Arc::clone(&shared);
-                let (remote, text) = (Arc::clone(&remote), Arc::clone(&text));
-                shared.spawn(async move {
-                    // Given up when nothing that old can be left.
-                    let _ = remote
-                        .client
-                        .call_until(rest.last_end(), |store| {
-                            store.invalidate(remote.name(), &text, tombstone_ms)
-                        })
-                        .await;
-                    rest.void(&key, id);
-                    drop(pending);
-                });
-            }
-            answer
-        };
-        self.completed(step).await
+        match place.text {
+            Some(text) => self.change(Changed::Key(text), place.id).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn invalidate_tag(self: &Arc<Self>, tag: Arc<str>) -> Result<(), StoreError> {
         let id = self.tag_id(&tag);
         self.tag_times.note(&tag);
         self.void_tag(&tag, id);
+        self.change(Changed::Tag(tag), id).await
+    }
+
+    /// Invalidates a key or a tag in the store, if there is one; goes on in the background if it is dropped, or the store
+    /// does not answer. `id`: the number of the key or tag.
+    async fn change(self: &Arc<Self>, changed: Changed, id: u64) -> Result<(), StoreError> {
         let Some(remote) = self.remote.clone() else {
             return Ok(());
         };
+        let tombstone_ms = millis(self.tombstone());
+        // A tag would keep all values from being used: only if the first attempt fails.
+        let is_key = matches!(changed, Changed::Key(_));
+        let pending = is_key.then(|| PendingChange::new(&remote, &changed));
         let shared = Arc::clone(self);
         let step = async move {
-            let keep_ms = remote.keep_ms.load(Relaxed);
-            let name = remote.name();
-            let answer = remote
-                .client
-                .attempt(|store| store.invalidate_tag(name, &tag, keep_ms))
-                .await;
-            shared.void_tag(&tag, id);
-            shared.recent.note(Changed::Tag(Arc::clone(&tag)));
+            let invalidate = |store| remote.invalidate(store, &changed, tombstone_ms);
+            let answer = remote.client.attempt(invalidate).await;
+            // Again: what was read in between is void.
+            shared.coherence.changed(id);
+            shared.recent.note(changed.clone());
             if answer.is_err() {
-                let pending = PendingTag::new(&remote);
-                let (rest, remote, tag) =
-                    (Arc::clone(&shared), Arc::clone(&remote), Arc::clone(&tag));
+                let (mut changed, mut id, mut pending) = (changed, id, pending);
+                if is_key && remote.pending.len() > MOST_PENDING {
+                    // Too many to remember: everything instead.
+                    (changed, id, pending) = (Changed::Tag("".into()), shared.tag_id(""), None);
+                    shared.void_tag("", id);
+                    shared.recent.note(changed.clone());
+                }
+                let pending = pending.unwrap_or_else(|| PendingChange::new(&remote, &changed));
+                let (rest, remote) = (Arc::clone(&shared), Arc::clone(&remote));
                 shared.spawn(async move {
-                    let _pending = pending;
-                    let _ = remote
-                        .client
-                        .call_until(rest.last_end(), |store| {
-                            store.invalidate_tag(remote.name(), &tag, keep_ms)
-                        })
-                        .await;
-                    rest.void_tag(&tag, id);
+                    let invalidate = |store| remote.invalidate(store, &changed, tombstone_ms);
+                    // Given up when nothing that old can be left.
+                    let until = rest.last_end();
+                    let _ = remote.client.call_until(until, invalidate).await;
+                    rest.coherence.changed(id);
+                    drop(pending);
                 });
             }
             answer
         };
         self.completed(step).await
-    }
-
-    async fn drop_all(self: Arc<Self>) {
-        // Repeated by itself.
-        let _ = self.invalidate_tag("".into()).await;
     }
 
     fn void_tag(&self, tag: &str, id: u64) {

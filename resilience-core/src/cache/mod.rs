@@ -92,6 +92,7 @@ mod local;
 mod lookup;
 mod many;
 mod memory;
+mod pending;
 mod recent;
 pub mod record;
 mod remote;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{CacheKey, shared::Shared};
+use super::{CacheKey, pending::Changed, shared::Shared};
 use crate::{
     fleet::millis,
     sync::{Mutex, lock},
@@ -22,13 +22,6 @@ use crate::{
 const REMEMBERED: Duration = Duration::from_secs(30);
 /// Changes that are remembered.
 const MOST: usize = 1_024;
-
-/// A key that was invalidated, put or written; or a tag that was invalidated.
-#[derive(Clone, Debug)]
-pub(super) enum Changed {
-    Key(Arc<str>),
-    Tag(Arc<str>),
-}
 
 /// The latest changes, oldest first.
 #[derive(Debug, Default)]
@@ -76,13 +69,9 @@ async fn repeat<K: CacheKey, V: Send + Sync + 'static>(handle: &Weak<Shared<K, V
     let shared = handle.upgrade()?;
     let remote = shared.remote.clone()?;
     let tombstone_ms = millis(shared.tombstone());
-    let keep_ms = remote.keep_ms.load(Relaxed);
-    let (store, name, budget) = (remote.client.store(), remote.name(), remote.client.budget());
+    let (store, budget) = (&**remote.client.store(), remote.client.budget());
     for changed in shared.recent.take() {
-        let step = match &changed {
-            Changed::Key(key) => store.invalidate(name, key, tombstone_ms),
-            Changed::Tag(tag) => store.invalidate_tag(name, tag, keep_ms),
-        };
+        let step = remote.invalidate(store, &changed, tombstone_ms);
         // Lost again, it is repeated with the next return.
         if !matches!(timeout(budget, step).await, Ok(Ok(()))) {
             shared.recent.note(changed);

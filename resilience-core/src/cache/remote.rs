@@ -2,15 +2,11 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
     future::{Future, poll_fn},
     pin::pin,
     sync::{
         Arc, Weak,
-        atomic::{
-            AtomicU64, AtomicUsize,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::Poll,
     time::Duration,
@@ -21,9 +17,10 @@ use super::{
     envelope::{Envelope, Unusable},
     generations::Generations,
     local::Held,
+    pending::{Changed, Pending},
     record::{Entry, Fill, TagGeneration, Token},
     settings::Settings,
-    store::{CacheClient, CacheStore, Observer, StoreError, Subject},
+    store::{CacheClient, CacheStore, Observer, StoreError, StoreFuture, Subject},
 };
 use crate::{
     clock::{Clock, Moment},
@@ -234,6 +231,20 @@ impl<V: Send + Sync + 'static> Remote<V> {
         );
     }
 
+    /// The step that invalidates a key or a tag in `store`.
+    pub(super) fn invalidate<'a>(
+        &'a self,
+        store: &'a dyn CacheStore,
+        changed: &'a Changed,
+        tombstone_ms: u64,
+    ) -> StoreFuture<'a, ()> {
+        let keep_ms = self.keep_ms.load(Relaxed);
+        match changed {
+            Changed::Key(key) => store.invalidate(&self.name, key, tombstone_ms),
+            Changed::Tag(tag) => store.invalidate_tag(&self.name, tag, keep_ms),
+        }
+    }
+
     /// Sends a fill; repeated until the lease is over.
     pub(super) async fn fill(
         &self,
@@ -249,75 +260,6 @@ impl<V: Send + Sync + 'static> Remote<V> {
 }
 
 const DAY_MS: u64 = 86_400_000;
-
-/// Keys that were invalidated and whose invalidation the store does not have yet: what it holds under them is not used.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    number: AtomicUsize,
-    keys: Mutex<HashMap<Arc<str>, usize>>,
-    /// Tags: which values have one is not known before they are read, so that none is used.
-    tags: AtomicUsize,
-}
-
-impl Pending {
-    fn contains(&self, key: &str) -> bool {
-        self.tags.load(Acquire) > 0
-            || self.number.load(Acquire) > 0 && lock(&self.keys).contains_key(key)
-    }
-
-    /// Keys and tags.
-    pub(super) fn len(&self) -> usize {
-        self.number.load(Relaxed) + self.tags.load(Relaxed)
-    }
-}
-
-/// A tag is pending until this is dropped.
-pub(super) struct PendingTag<V>(Arc<Remote<V>>);
-
-impl<V> PendingTag<V> {
-    pub(super) fn new(remote: &Arc<Remote<V>>) -> Self {
-        remote.pending.tags.fetch_add(1, AcqRel);
-        Self(Arc::clone(remote))
-    }
-}
-
-impl<V> Drop for PendingTag<V> {
-    fn drop(&mut self) {
-        self.0.pending.tags.fetch_sub(1, AcqRel);
-    }
-}
-
-/// A key is pending until this is dropped.
-pub(super) struct PendingKey<V> {
-    remote: Arc<Remote<V>>,
-    key: Arc<str>,
-}
-
-impl<V> PendingKey<V> {
-    pub(super) fn new(remote: &Arc<Remote<V>>, key: &Arc<str>) -> Self {
-        let pending = &remote.pending;
-        *lock(&pending.keys).entry(Arc::clone(key)).or_default() += 1;
-        pending.number.fetch_add(1, AcqRel);
-        Self {
-            remote: Arc::clone(remote),
-            key: Arc::clone(key),
-        }
-    }
-}
-
-impl<V> Drop for PendingKey<V> {
-    fn drop(&mut self) {
-        let pending = &self.remote.pending;
-        let mut keys = lock(&pending.keys);
-        if let Some(times) = keys.get_mut(&self.key) {
-            *times -= 1;
-            if *times == 0 {
-                keys.remove(&self.key);
-            }
-        }
-        pending.number.fetch_sub(1, AcqRel);
-    }
-}
 
 /// Polls `step` once. `None`: it is done; else it is on its way, and may be completed elsewhere.
 pub(super) async fn begun<F: Future<Output = ()> + Unpin>(mut step: F) -> Option<F> {

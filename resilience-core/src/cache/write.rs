@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Cache, CacheKey, Loaded,
-    recent::Changed,
+    pending::Changed,
     record::{Stored, Token},
     remote::Remote,
     shared::{InProgress, Place, Shared},

@@ -460,3 +460,23 @@ async fn what_was_invalidated_just_before_a_failover_is_invalidated_again() {
     assert_eq!(value(&other, "a").await, None);
     assert_eq!(value(&cache, "a").await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn more_invalidations_than_can_be_remembered_drop_everything() {
+    let (cache, other, store) = shaky(|it| it.tombstone(Duration::ZERO));
+    for key in ["kept", "last"] {
+        cache.put(key, "1".to_owned()).await.unwrap();
+        value(&other, key).await;
+    }
+    store.set(|state| &state.fails, true);
+    for n in 0..=10_000 {
+        assert!(cache.invalidate(&n.to_string()).await.is_err());
+    }
+    assert!(cache.invalidate("last").await.is_err());
+    assert!(cache.snapshot().pending_invalidations <= 10_003);
+    store.set(|state| &state.fails, false);
+    all_repeated(&cache).await;
+    for key in ["kept", "last"] {
+        assert_eq!(value(&other, key).await, None);
+    }
+}
