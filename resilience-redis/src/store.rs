@@ -28,7 +28,7 @@ pub(crate) struct StoreContext {
     pub(crate) connection: Arc<Connection>,
     pub(crate) prefix: Arc<str>,
     pub(crate) pubsub: Arc<Subscriptions>,
-    /// Tells of changes of cached values.
+    /// Reports changes of cached values.
     pub(crate) tracking: Arc<Tracking>,
     pub(crate) handle: StoreHandle,
     /// Which names this process has announced.
@@ -53,12 +53,12 @@ impl StoreContext {
         self.pubsub.contains(channel)
     }
 
-    /// Tells `observer` of changes of cached values, until what is returned is dropped.
+    /// Reports changes of cached values to `observer`, until the returned value is dropped.
     pub(crate) fn observe(&self, observer: Weak<dyn Observer>) -> Arc<dyn Any + Send + Sync> {
         Tracking::observe(&self.tracking, &self.connection, &self.prefix, observer)
     }
 
-    /// The connection for all steps about cached values: over it, or beside it, observers are told of changes.
+    /// The connection for all steps about cached values: over it, or beside it, changes are reported to observers.
     pub(crate) fn cache_connection(&self) -> Arc<Connection> {
         self.tracking.reads(&self.connection)
     }

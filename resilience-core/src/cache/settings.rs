@@ -54,34 +54,30 @@ const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 impl Settings {
     pub(super) fn check(&self) -> Result<(), InvalidConfig> {
-        let ms = Duration::from_millis(1);
-        between(
-            "ttl",
-            self.ttl,
-            ms,
-            "must be between 1 millisecond and 1 year",
-        )?;
-        let windows = &self.windows;
-        for (field, value) in [
-            ("stale_while_revalidate", windows.while_revalidate),
-            ("stale_if_error", windows.if_error),
-            ("negative_ttl", self.negative_ttl),
-            ("tombstone", self.tombstone.unwrap_or_default()),
-            ("max_stale", self.max_stale),
-            ("retry_pause", self.retry_pause),
+        let (ms, windows) = (Duration::from_millis(1), &self.windows);
+        let at_most = "must be at most 1 year";
+        let from_1 = "must be between 1 millisecond and 1 year";
+        let from_10 = "must be between 10 milliseconds and 1 year";
+        let tombstone = self.tombstone.unwrap_or_default();
+        for (field, time, least, rule) in [
+            ("ttl", self.ttl, ms, from_1),
+            (
+                "stale_while_revalidate",
+                windows.while_revalidate,
+                Duration::ZERO,
+                at_most,
+            ),
+            ("stale_if_error", windows.if_error, Duration::ZERO, at_most),
+            ("negative_ttl", self.negative_ttl, Duration::ZERO, at_most),
+            ("tombstone", tombstone, Duration::ZERO, at_most),
+            ("max_stale", self.max_stale, Duration::ZERO, at_most),
+            ("retry_pause", self.retry_pause, Duration::ZERO, at_most),
+            ("lease", self.lease, ms * 10, from_10),
+            ("write_timeout", self.write_timeout, ms * 10, from_10),
+            ("load_timeout", self.load_timeout, ms, from_1),
         ] {
-            between(field, value, Duration::ZERO, "must be at most 1 year")?;
+            InvalidConfig::check_time(field, time, least..=LONGEST, rule)?;
         }
-        let rule = "must be between 10 milliseconds and 1 year";
-        for (field, value) in [("lease", self.lease), ("write_timeout", self.write_timeout)] {
-            between(field, value, ms * 10, rule)?;
-        }
-        between(
-            "load_timeout",
-            self.load_timeout,
-            ms,
-            "must be between 1 millisecond and 1 year",
-        )?;
         if let Some(soft) = self.soft_timeout
             && soft >= self.load_timeout
         {
@@ -134,16 +130,4 @@ impl Settings {
     pub(super) fn longest_keep(&self) -> Duration {
         self.windows.keep(self.ttl, false).max(self.negative_ttl)
     }
-}
-
-fn between(
-    field: &'static str,
-    value: Duration,
-    least: Duration,
-    rule: &'static str,
-) -> Result<(), InvalidConfig> {
-    if (least..=LONGEST).contains(&value) {
-        return Ok(());
-    }
-    Err(InvalidConfig::new(field, value, rule))
 }

@@ -13,7 +13,7 @@ mod pattern;
 mod reason;
 pub mod wrap;
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 pub use self::{
     pattern::{CustomPattern, Pattern},
@@ -257,6 +257,19 @@ impl InvalidConfig {
         let value = format_args!("used outside of a tokio runtime");
         let rule = "needs a background task; build the handle in an async function, or after `tokio::runtime::Handle::enter`";
         Self::new(field, value, rule)
+    }
+
+    /// Checks that a time is within `bounds`; `rule` says which they are.
+    pub(crate) fn check_time(
+        field: &'static str,
+        time: Duration,
+        bounds: RangeInclusive<Duration>,
+        rule: &'static str,
+    ) -> Result<(), Self> {
+        if bounds.contains(&time) {
+            return Ok(());
+        }
+        Err(Self::new(field, time, rule))
     }
 
     /// The field: the name of the builder's method.

@@ -94,7 +94,8 @@ impl FleetOptions {
             ));
         }
         let budget = self.budget.unwrap_or(defaults.budget);
-        within("budget", budget, Duration::from_millis(1), BUDGET_RULE)?;
+        let bounds = Duration::from_millis(1)..=LONGEST;
+        InvalidConfig::check_time("budget", budget, bounds, BUDGET_RULE)?;
         let heartbeat = match (self.heartbeat, defaults.heartbeat) {
             (Some(given), None) => {
                 return Err(InvalidConfig::new(
@@ -105,12 +106,8 @@ impl FleetOptions {
             }
             (given, default) => given.or(default).unwrap_or(LONGEST),
         };
-        within(
-            "heartbeat",
-            heartbeat,
-            Duration::from_millis(10),
-            HEARTBEAT_RULE,
-        )?;
+        let bounds = Duration::from_millis(10)..=LONGEST;
+        InvalidConfig::check_time("heartbeat", heartbeat, bounds, HEARTBEAT_RULE)?;
         if self.expected_instances == Some(0) {
             let rule = "must be at least 1";
             return Err(InvalidConfig::new("expected_instances", 0, rule));
@@ -145,18 +142,6 @@ pub(crate) fn required<S: ?Sized>(store: Option<Arc<S>>) -> Result<Arc<S>, Inval
 const LONGEST: Duration = Duration::from_secs(86_400);
 const BUDGET_RULE: &str = "must be between 1 millisecond and 1 day";
 const HEARTBEAT_RULE: &str = "must be between 10 milliseconds and 1 day";
-
-fn within(
-    field: &'static str,
-    value: Duration,
-    least: Duration,
-    rule: &'static str,
-) -> Result<(), InvalidConfig> {
-    if (least..=LONGEST).contains(&value) {
-        return Ok(());
-    }
-    Err(InvalidConfig::new(field, value, rule))
-}
 
 /// What a pattern does with options that are not set, and which it accepts.
 #[derive(Clone, Copy, Debug)]

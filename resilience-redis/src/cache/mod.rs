@@ -28,7 +28,7 @@
 //! key, each may be taken for the other's.
 //!
 //! # Values in memory
-//! A process that keeps values in memory hears of every change: over a connection of its own, which tracks what is read over
+//! Every change is reported to a process that keeps values in memory: over a connection of its own, which tracks what is read over
 //! it, or in a Cluster over one connection to each node. [`operations`] has the settings of Redis that matter, what they
 //! cost, and how long a value may be old when connections fail.
 //!
