@@ -16,6 +16,8 @@
 //! Facebook](https://www.usenix.org/conference/nsdi13/technical-sessions/presentation/nishtala), section 3.2.1 (NSDI 2013).
 
 mod messages;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::sync::Arc;
 
@@ -121,10 +123,12 @@ impl Record {
     /// Asks to load the key. May be repeated, but not after the load has begun: a lease that was lost is granted again.
     /// [`extend`](Self::extend) is for that.
     pub fn lease(&mut self, now: u64, asked: &Lease) -> Leased {
-        self.expire(now);
-        if let Content::Tombstone { until, .. } = &self.content {
-            let left_ms = until.left(now);
-            return Leased::Refused { left_ms };
+        match &self.content {
+            Content::Tombstone { until, .. } if until.left(now) > 0 => {
+                let left_ms = until.left(now);
+                return Leased::Refused { left_ms };
+            }
+            _ => {}
         }
         let entry = self.get(now);
         let is_another = |held: &Held| held.token != asked.token && held.until.left(now) > 0;
@@ -139,6 +143,7 @@ impl Record {
             }
             (stale, None) => {
                 // LEASED, or VALUE + LEASE
+                self.expire(now);
                 let until = End::new(now, asked.lease_ms);
                 let token = asked.token;
                 self.lease = Some(Held { token, until });
@@ -300,7 +305,8 @@ impl Record {
         matches!(&self.content, Content::Value(value) if value.version == token)
     }
 
-    /// Removes content that is over. A lease that is over stays its holder's until the record is changed.
+    /// Removes content that is over, in steps that change the record: a refusal leaves it as it is. A lease that is over stays
+    /// its holder's until the record is changed.
     fn expire(&mut self, now: u64) {
         let is_over = match &self.content {
             Content::Nothing => false,
