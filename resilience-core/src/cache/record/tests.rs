@@ -79,7 +79,7 @@ fn take(record: &mut Record, now: u64, step: &Step, span: u64) -> bool {
 }
 
 proptest! {
-    /// Stores answer a refusal without a write, so that nobody who keeps the value in memory hears of a change.
+    /// Stores answer a refusal without a write, so that no change is reported to those that keep the value in memory.
     #[test]
     fn a_step_that_is_refused_leaves_the_record_as_it_is(
         steps in proptest::collection::vec((step(), 0..3_000_u64, 1..4_000_u64), 1..60),
