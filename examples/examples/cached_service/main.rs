@@ -424,9 +424,10 @@ async fn back(reader: &Reader, catalog: &Catalog, seen: &mut Seen) -> Result<(),
 async fn hot_keys(reader: &Reader, seen: &mut Seen) -> Result<(), BoxError> {
     let start = Instant::now();
     let url = format!("http://{}/cache", reader.instances[0]);
+    let popular = POPULAR.to_string();
     let (mut snapshot, mut hot) = (Value::Null, Value::Null);
     // One request in 64 is counted: the more there are, the surer it is.
-    while hot != POPULAR && start.elapsed() < PATIENCE {
+    while hot != popular.as_str() && start.elapsed() < PATIENCE {
         for _ in 0..50 {
             reader.get(0, POPULAR).await?;
         }
