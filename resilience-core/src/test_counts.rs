@@ -11,7 +11,7 @@ pub(crate) fn repetitions(full: u32) -> u32 {
     }
 }
 
-/// The same, of a property test.
+/// As many cases of a property test.
 pub(crate) fn cases(full: u32) -> Config {
     Config::with_cases(repetitions(full))
 }
