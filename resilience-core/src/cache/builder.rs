@@ -14,6 +14,7 @@ use super::{
     codec::{Codec, Json},
     envelope::Envelope,
     freshness::RefreshEarly,
+    guarded::{GuardedOutcome, LoadOutcome},
     load::{ErrorRules, Loaded, load},
     local::LocalCache,
     recent,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     classify::Classify,
-    error::InvalidConfig,
+    error::{Error, InvalidConfig},
     fleet::{FleetOptions, IntoStore, runtime},
     sealing::Sealing,
 };
@@ -110,7 +111,8 @@ where
 
     /// How long after its time to live a value is served when it cannot be loaded: the loader fails, a layer in it rejects
     /// the call, the load times out, or there are too many loads. Not when the error is the caller's own fault, by the
-    /// [classifier](Self::classify). What was invalidated is never served.
+    /// [classifier](Self::classify), and not for a call that asked for a [refresh](super::CallOptions::refresh). What was
+    /// invalidated is never served.
     pub const fn stale_if_error(mut self, window: Duration) -> Self {
         self.settings.windows.if_error = window;
         self
@@ -235,19 +237,26 @@ where
     }
 
     /// What loads the value of a key, for [`fetch`](Cache::fetch).
-    pub fn loader<F, Fut, L, E>(mut self, loader: F) -> Self
+    pub fn loader<F, Fut, R>(mut self, loader: F) -> Self
     where
         F: Fn(K) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<L, E>> + Send + 'static,
-        L: Into<Loaded<V>>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: LoadOutcome,
+        R::Value: Into<Loaded<V>>,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
         self.loader = Some(Arc::new(move |key| {
             let loader = Arc::clone(&loader);
             load(move || {
                 let loading = loader(key);
-                async move { loading.await.map_err(Into::into) }
+                async move {
+                    let loaded = loading.await.into_result();
+                    GuardedOutcome(loaded.map_err(|error| match error {
+                        Error::Service(error) => Error::Service(error.into()),
+                        Error::Rejected(rejected) => Error::Rejected(rejected),
+                    }))
+                }
             })
         }));
         self
