@@ -48,6 +48,7 @@ use crate::{
 /// | [`max_stale`](Self::max_stale) | zero: without word from the store, what this process holds is not served |
 /// | [`fleet`](Self::fleet) | budget: 250 ms, or the lease if that is shorter; on outage: `Local` |
 /// | [`max_value_bytes`](Self::max_value_bytes) | 1 MiB |
+/// | [`hot_key_metrics`](Self::hot_key_metrics) | off: keys are no labels of metrics |
 #[must_use]
 pub struct CacheBuilder<K, V> {
     name: Arc<str>,
@@ -193,6 +194,17 @@ where
     /// Maximum size of a value in the store, in bytes as encoded. A larger one is not stored; up to 32 MiB.
     pub const fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_value_bytes = bytes;
+        self
+    }
+
+    /// Names the `most` requested keys in the metric `resilience.cache.hot_key.requests`; up to 20. Zero, the default, names
+    /// none.
+    ///
+    /// Keys become labels of your metrics: not for keys that are confidential, such as names of users or tokens. In the
+    /// life of the handle at most eight times as many keys get a label, of at most 64 characters; the keys that are hot after
+    /// that are one series called `other`. The [`snapshot`](Cache::snapshot) names hot keys in any case.
+    pub const fn hot_key_metrics(mut self, most: usize) -> Self {
+        self.settings.hot_key_metrics = most;
         self
     }
 

@@ -35,14 +35,14 @@ impl<K> Affected<K> {
     }
 
     /// Adds a key.
-    pub fn key(mut self, key: impl Into<K>) -> Self {
-        self.keys.push(key.into());
+    pub fn key(mut self, key: K) -> Self {
+        self.keys.push(key);
         self
     }
 
     /// Adds keys.
-    pub fn keys<T: Into<K>>(mut self, keys: impl IntoIterator<Item = T>) -> Self {
-        self.keys.extend(keys.into_iter().map(Into::into));
+    pub fn keys(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        self.keys.extend(keys);
         self
     }
 
@@ -107,7 +107,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// accounts.change([7, 8], || transaction.commit()).await?;
     /// # let transaction = Transaction;
     /// // All that were loaded with a tag, and one more.
-    /// let affected = Affected::new().tag("branch:north").key(9_u64);
+    /// let affected = Affected::new().tag("branch:north").key(9);
     /// accounts.change(affected, || transaction.commit()).await?;
     /// # Ok(()) }
     /// ```

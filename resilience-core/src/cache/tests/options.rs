@@ -51,12 +51,13 @@ async fn a_refresh_that_fails_returns_the_error_and_leaves_what_is_cached() {
 #[tokio::test(start_paused = true)]
 async fn many_keys_may_be_loaded_again_or_past_the_cache() {
     let (one, other, _) = fleet();
-    for key in keys() {
-        one.put(&key, "1".to_owned()).await.unwrap();
+    let keys = keys();
+    for key in &keys {
+        one.put(key, "1".to_owned()).await.unwrap();
     }
     let truth = Truth::default();
     let bypass = CallOptions::new().bypass();
-    let past = other.load_many_with(&keys(), bypass, many(&truth, Some("2")));
+    let past = other.load_many_with(&keys, bypass, many(&truth, Some("2")));
     let past = past.await.all().unwrap();
     assert_eq!(
         (
@@ -69,7 +70,7 @@ async fn many_keys_may_be_loaded_again_or_past_the_cache() {
     assert_eq!(value(&other, "a").await.as_deref(), Some("1"));
 
     let refresh = CallOptions::new().refresh();
-    let again = other.load_many_with(&keys(), refresh, many(&truth, Some("3")));
+    let again = other.load_many_with(&keys, refresh, many(&truth, Some("3")));
     let again = again.await.all().unwrap();
     assert_eq!((again["b"].level, again.len()), (Level::Loaded, 2));
     settle().await;
@@ -105,17 +106,18 @@ async fn of_many_keys_each_says_how_fresh_it_is_and_where_it_came_from() {
 #[tokio::test(start_paused = true)]
 async fn stale_values_of_many_keys_are_served_without_trying_again_just_after_a_failure() {
     let cache = builder().stale_if_error(SECOND * 100).build().unwrap();
-    for key in keys() {
-        cache.put(&key, "1".to_owned()).await.unwrap();
+    let keys = keys();
+    for key in &keys {
+        cache.put(key, "1".to_owned()).await.unwrap();
     }
     pass(SECOND * 61).await;
     let truth = Truth::default();
     for _ in 0..5 {
-        let found = cache.get_or_load_many(&keys(), many(&truth, None));
+        let found = cache.get_or_load_many(&keys, many(&truth, None));
         assert_eq!(found.await.all().unwrap().len(), 2);
     }
     assert_eq!(truth.asked(), 2);
     pass(SECOND).await;
-    let found = cache.get_or_load_many(&keys(), many(&truth, Some("2")));
+    let found = cache.get_or_load_many(&keys, many(&truth, Some("2")));
     assert_eq!(found.await.all().unwrap()["a"].as_str(), "2");
 }
