@@ -233,8 +233,8 @@ where
         self
     }
 
-    /// How long the `save` of a [`write`](Cache::write) may take: nothing is stored under the key until then if its
-    /// process dies; at least 10 ms.
+    /// How long the `save` of a [`write`](Cache::write), or the `commit` of a [`change`](Cache::change), may take: nothing is
+    /// stored under the key until then if its process dies; at least 10 ms.
     pub const fn write_timeout(mut self, time: Duration) -> Self {
         self.settings.write_timeout = time;
         self

@@ -2,11 +2,11 @@
 
 use std::{future::Future, time::Duration};
 
-use cached::{AsyncRedisCache, ConcurrentCachedAsync};
-use foyer_memory::CacheBuilder;
 use ::redis::{
     AsyncCommands, AsyncConnectionConfig, Client, aio::MultiplexedConnection, caching::CacheConfig,
 };
+use cached::{AsyncRedisCache, ConcurrentCachedAsync};
+use foyer_memory::CacheBuilder;
 use resilience_core::Cache;
 use resilience_redis::Redis;
 
