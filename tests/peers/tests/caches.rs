@@ -21,7 +21,7 @@ mod until;
 
 use std::{
     fmt::Display,
-    future::{Future, ready},
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
