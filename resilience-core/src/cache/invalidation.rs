@@ -28,7 +28,8 @@ use crate::{
 };
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// Drops the value of a key, here and in the store: call it after the truth was changed. When this returns `Ok`, the store has
+    /// Drops the value of a key, here and in the store: call it after the truth was changed, or let
+    /// [`change`](Self::change) do so. When this returns `Ok`, the store has
     /// it, and other instances have heard of it within a round trip. A load that began before is not stored.
     ///
     /// Over a store nothing is cached under the key for the [`tombstone`](super::CacheBuilder::tombstone) (100 ms by default), in
@@ -178,7 +179,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         self.completed(step).await
     }
 
-    fn void_tag(&self, tag: &str, id: u64) {
+    pub(super) fn void_tag(&self, tag: &str, id: u64) {
         if tag.is_empty() {
             self.coherence.cleared();
             if let Some(local) = &self.local {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{CacheKey, local::Local, shared::Shared};
 use crate::{
     error::Pattern,
-    telemetry::{self, Reading, Source, counters},
+    telemetry::{self, Metric, Reading, Source, counters},
 };
 
 counters! {
@@ -117,6 +117,12 @@ where
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn read_named(&self, out: &mut dyn FnMut(&'static Metric, &str, u64)) {
+        self.labels.read(&self.hot_keys, |label, requests| {
+            out(&telemetry::CACHE_HOT_KEY_REQUESTS, label, requests);
+        });
     }
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
