@@ -17,9 +17,8 @@ use super::{
     guarded::{GuardedOutcome, LoadOutcome},
     load::{ErrorRules, Loaded, load},
     local::LocalCache,
-    recent,
     remote::Remote,
-    report,
+    repeat, report,
     settings::Settings,
     shared::{Loader, Parts, Shared},
     store::{CacheStore, Observer},
@@ -346,7 +345,7 @@ where
         if let Some(remote) = &shared.remote {
             let observer: Weak<dyn Observer> = Arc::downgrade(&shared.coherence) as _;
             remote.observe(observer);
-            recent::start(&shared);
+            repeat::start(&shared);
             report::start(&shared);
         }
         Ok(Cache { shared })

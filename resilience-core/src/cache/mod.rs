@@ -82,6 +82,7 @@ mod builder;
 mod change;
 mod codec;
 mod coherence;
+mod counters;
 mod envelope;
 mod fill;
 mod freshness;
@@ -101,11 +102,13 @@ mod pending;
 mod recent;
 pub mod record;
 mod remote;
+mod repeat;
 mod report;
 mod settings;
 mod shared;
 mod snapshot;
 pub mod store;
+mod tag_times;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod warm_up;
@@ -128,6 +131,7 @@ pub use self::{
     builder::CacheBuilder,
     change::Affected,
     codec::{Codec, CodecError, Json, Raw},
+    counters::CacheTotals,
     freshness::RefreshEarly,
     guarded::{GuardedLoad, GuardedOutcome, LoadOutcome, guarded},
     layer::{CacheFuture, CacheLayer, CacheService},
@@ -136,7 +140,7 @@ pub use self::{
     lookup::{CallOptions, Freshness, Level, Lookup},
     many::{ManyLoaded, ManyLookups},
     memory::InProcessCache,
-    snapshot::{CacheSnapshot, CacheTotals, HotKey},
+    snapshot::{CacheSnapshot, HotKey},
     store::CacheStore,
     warm_up::WarmUp,
 };

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::{
     Cache, CacheKey, Loaded,
-    pending::{Changed, PendingChange},
+    pending::Changed,
     record::{Fill, Stored, Token},
-    remote::Remote,
+    remote::{PendingChange, Remote},
     shared::{InProgress, Place, Shared},
 };
 use crate::fleet::millis;
