@@ -63,7 +63,7 @@ impl<K: Clone + Eq> HotKeys<K> {
     }
 }
 
-/// The keys that are labels of a metric, of which there are so many at most in the life of a handle: each is a series for as
+/// The keys that are labels of a metric. Their number in the life of a handle is bounded, since each is a series for as
 /// long as the metrics are kept.
 #[derive(Debug)]
 pub(super) struct Labels {
