@@ -84,10 +84,12 @@ async fn failovers() {
         all.stale += one.stale;
         all.changes += one.changes;
         all.lost += one.lost;
+        all.held += one.held;
     }
     let unit = format!(
-        "keys of 1000; {TIMES} failovers by Sentinel, {} changes, of which the former masters took {} with them",
-        all.changes, all.lost
+        "keys of 1000; {TIMES} failovers by Sentinel, {} changes, of which the former masters took {} with them, {} \
+         reads answered by the process",
+        all.changes, all.lost, all.held
     );
     let name = "cache_stale_keys_after_failovers";
     figure(name, all.stale as f64, &unit, Target::Exactly(0.0));
