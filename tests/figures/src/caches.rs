@@ -87,7 +87,8 @@ async fn failovers() {
         all.held += one.held;
     }
     let unit = format!(
-        "keys of 1000; {TIMES} failovers by Sentinel, {} changes, of which the former masters took {} with them, {} local reads",
+        "keys of 1000; {TIMES} failovers by Sentinel, {} changes, of which the former masters took {} with them, {} \
+         reads answered by the process",
         all.changes, all.lost, all.held
     );
     let name = "cache_stale_keys_after_failovers";
