@@ -17,7 +17,7 @@ use super::{
 use crate::{classify::Classify, error::Error, verdict::Verdict};
 
 /// The error of a call that loads: a rejection (the load timed out, too many loads, ..), or the loader's own error, which
-/// all callers that shared the load share. For a loader behind a stack of layers, [`guarded`](super::guarded) keeps the two
+/// all callers that shared the load share. For a loader behind a stack of layers, [`guarded`](fn@super::guarded) keeps the two
 /// apart.
 pub type LoadError<E> = Error<Arc<E>>;
 

@@ -50,7 +50,7 @@
 //! # Errors
 //! A loader's error is returned to all callers that shared the load, in an `Arc` ([`LoadError`]). The cache itself
 //! rejects calls whose load took longer than its [timeout](CacheBuilder::load_timeout), and those that found too many
-//! loads in progress. A loader behind a stack of layers is called through [`guarded`], so that the rejections of the stack
+//! loads in progress. A loader behind a stack of layers is called through [`guarded`](fn@guarded), so that the rejections of the stack
 //! are those of the call, and errors do not nest. Errors are not cached. A store that is away is no error of a call: it is loaded then.
 //!
 //! # Cancellation
@@ -224,7 +224,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// `load` may return a value, an `Option`, or a [`Loaded`] with a time to live and tags of its own. It is called at most once,
     /// and its future may be driven by another caller's task, or by one in the background: it owns what it uses. If it calls
-    /// through a stack of layers, wrap that call in [`guarded`].
+    /// through a stack of layers, wrap that call in [`guarded`](fn@guarded).
     ///
     /// # Errors
     /// [`LoadError`]: the loader's error, or a rejection: the load took longer than its

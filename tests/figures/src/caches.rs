@@ -80,14 +80,14 @@ async fn failovers() {
     const TIMES: usize = 5;
     let mut all = FailedOver::default();
     for _ in 0..TIMES {
-        let one = fail_over(1_000).await;
+        let one = fail_over(200).await;
         all.stale += one.stale;
         all.changes += one.changes;
         all.lost += one.lost;
         all.held += one.held;
     }
     let unit = format!(
-        "keys of 1000; {TIMES} failovers by Sentinel, {} changes, of which the former masters took {} with them, {} \
+        "keys of 200; {TIMES} failovers by Sentinel, {} changes, of which the former masters took {} with them, {} \
          reads answered by the process",
         all.changes, all.lost, all.held
     );

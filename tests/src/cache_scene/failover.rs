@@ -22,6 +22,9 @@ use crate::redis_sentinel::RedisSentinels;
 
 const NAME: &str = "failed-over";
 const INSTANCES: usize = 4;
+/// Changes before the replicas are cut off, and after the failover.
+const BEFORE: usize = 200;
+const AFTER: usize = 40;
 /// Changes that the master has answered and no replica has: fewer than an instance remembers.
 const UNREPLICATED: usize = 200;
 /// How long an instance may serve an old value when all is quiet.
@@ -60,7 +63,7 @@ pub async fn fail_over(keys: usize) -> FailedOver {
             }
         });
     }
-    until("every key has changed", || fleet.changes() >= 5 * keys).await;
+    until("the race is on", || fleet.changes() >= BEFORE).await;
     let (group, master) = blocking(group, cut_off).await;
     let before = fleet.changes();
     until("the master has changes of its own", || {
@@ -72,7 +75,7 @@ pub async fn fail_over(keys: usize) -> FailedOver {
     // Some more changes, made known by the successor.
     let before = fleet.changes();
     until("the race goes on", || {
-        fleet.is_told() && fleet.changes() >= before + keys
+        fleet.is_told() && fleet.changes() >= before + AFTER
     })
     .await;
     over.store(true, Relaxed);
