@@ -311,7 +311,7 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
 async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
     let server = RedisServer::start();
     let operator = Operator::of(server.url());
-    let nobody = Operator::of("redis://127.0.0.1:1".into());
+    let unreachable = Operator::of("redis://127.0.0.1:1".into());
     let guarded = RedisServer::start_with(&["--requirepass", "right"]);
     let stranger = Operator::of(guarded.url().replace("://", "://:wrong@"));
     let typo = Operator::of("rediss//localhost".into());
@@ -329,7 +329,7 @@ async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
             "--expires",
         ),
         (operator.run(&["dance"]), 2, "dance"),
-        (nobody.run(&["list"]), 1, "cannot connect to Redis"),
+        (unreachable.run(&["list"]), 1, "cannot connect to Redis"),
         (stranger.run(&["list"]), 1, "WRONGPASS"),
         (typo.run(&["list"]), 2, "has no scheme"),
     ];

@@ -96,7 +96,7 @@ async fn a_stampede_is_one_load() {
     with_each_peer!(row, loads);
 }
 
-/// A load of the old value that is in progress, and goes on when it is told to.
+/// Starts a load of the old value, which ends after a notification.
 async fn loading<S: Shelf>(shelf: &S) -> (JoinHandle<Result<u64, Failed>>, Arc<Notify>) {
     let (go_on, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (gate, first) = (Arc::clone(&go_on), Arc::clone(&begun));

@@ -83,8 +83,8 @@ async fn prepared_statements_through_a_pooler_fail_as_the_table_says_and_are_tri
     select(&one).await.unwrap();
     let there_already = select(&other).await.unwrap_err();
     assert_eq!(code(there_already).as_deref(), Some("42P05"));
-    // The server's connection is replaced behind the client's. If PgBouncer notices it late, the client is told that its
-    // connection ended, and makes another one: then once more.
+    // Replaces the server's connection behind the client's. If PgBouncer notices the end late, the client gets an error about a
+    // connection that ended and opens another one; the replacement is then repeated.
     let end =
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'bounced'";
     let name = "SET application_name = 'bounced'";
@@ -102,7 +102,7 @@ async fn prepared_statements_through_a_pooler_fail_as_the_table_says_and_are_tri
                 .unwrap()
                 .is_empty()
             {}
-            // Of a client that was told so, the next one prepares its statement again.
+            // A client that got such an error prepares its statement again.
             for _ in 0..2 {
                 if let Err(failed) = select(&one).await
                     && code(failed).as_deref() == Some("26000")

@@ -182,7 +182,7 @@ async fn is_cut_off_and_comes_back(
     let observer = Arc::downgrade(stuck);
     let _joined = Tracking::observe(&tracking, connection, PREFIX, observer);
     let is_told = async || stuck.local.state().is_told;
-    eventually("changes are told", SOON, is_told).await;
+    eventually("changes are reported", SOON, is_told).await;
     let writer = self::connection(&server.url(), SOON);
     writer.ready(SOON).await.expect("connects");
     // More than the sockets hold: 20 MB of names.
