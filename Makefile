@@ -9,7 +9,7 @@ PEERS := --ignore-rust-version -p resilience-peers
 # One selection for what is only checked (lints, documentation, combinations of features), and one for what is run: so
 # dependencies are compiled twice in all. The benches compare with peers, and are built where those are.
 CHECKED := --workspace --exclude resilience-peers --exclude resilience-benches --features $(FEATURES)
-TESTED := $(CHECKED) --exclude resilience-dependencies --exclude resilience-figures
+TESTED := $(CHECKED) --exclude resilience-figures
 PUBLIC := -p resilience-core -p resilience-http -p resilience-redis -p resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
@@ -30,11 +30,11 @@ else
 	@$(MAKE) --no-print-directory -k -j2 tests-redis tests-other
 endif
 
-# The program `redis` waits for servers most of its time: in more threads than there are processors, and the others run beside
-# it. Each program is in one of the two. Of those that are not tests only `storm` has some: to ask for all would compile
+# The program `redis` waits for servers most of its time: in more threads than there are processors (it takes half as long in five
+# as in two), and the others run beside it. Each program is in one of the two. Of those that are not tests only `storm` has some: to ask for all would compile
 # the others once more, as tests.
 tests-redis:
-	$(CARGO) test --no-fail-fast $(TESTED) --test redis
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-5} $(CARGO) test --no-fail-fast $(TESTED) --test redis
 
 tests-other:
 	$(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!r]*'
@@ -89,6 +89,7 @@ torture: ## A thousand instances with ten shared breakers each on one Redis; pro
 	@$(CARGO) run -q --release -p resilience-tests --bin torture
 	@FULL_COUNTS=1 $(CARGO) test -q --release -p resilience-models
 	@FULL_COUNTS=1 $(CARGO) test -q --release -p resilience-core --lib
+	@FULL_COUNTS=1 $(MAKE) --no-print-directory features
 
 bench: ## Run every bench and print the tables, ours beside the peers'
 	$(CARGO) bench -p resilience-benches

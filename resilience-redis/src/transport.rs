@@ -66,8 +66,9 @@ impl Transport {
             Self::Cluster(conn) => conn.req_packed_command(cmd).await,
         };
         match answer.and_then(Value::extract_error) {
+            // What seldom runs is boxed, so that the future of each command is small.
             Err(error) if is_redirection(&error) => {
-                let mut answers = self.follow(key, error, &[cmd]).await?;
+                let mut answers = Box::pin(self.follow(key, error, &[cmd])).await?;
                 Ok(answers.pop().unwrap_or(Value::Nil))
             }
             answer => answer,
@@ -83,7 +84,9 @@ impl Transport {
         wait: &Cmd,
     ) -> RedisResult<Vec<Value>> {
         match self.send_together(key, &[cmd, wait]).await {
-            Err(error) if is_redirection(&error) => self.follow(key, error, &[cmd, wait]).await,
+            Err(error) if is_redirection(&error) => {
+                Box::pin(self.follow(key, error, &[cmd, wait])).await
+            }
             answers => answers,
         }
     }

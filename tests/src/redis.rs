@@ -92,6 +92,14 @@ impl RedisServer {
         Self::on_some_port(|port, dir| Self::new(flavour, port, dir, plain(port, args)))
     }
 
+    /// Starts a server on the first of `ports` that no other process has.
+    #[must_use]
+    pub fn start_on_one_of(ports: impl IntoIterator<Item = u16>) -> Self {
+        Self::on_one_of(ports, |port, dir| {
+            Self::new(Flavour::Redis, port, dir, plain(port, &[]))
+        })
+    }
+
     /// Starts a server with these variables (`NAME=value`) in its environment.
     pub(crate) fn start_in(environment: &[String], args: &[&str]) -> Self {
         Self::on_some_port(|port, dir| {
@@ -278,10 +286,14 @@ impl RedisServer {
         }
     }
 
-    /// Tries several ports. Each attempt has a directory of its own: a server that fails to start removes its own.
     fn on_some_port(make: impl Fn(u16, &Path) -> Self) -> Self {
+        Self::on_one_of(free_ports().take(5), make)
+    }
+
+    /// Each attempt has a directory of its own: a server that fails to start removes its own.
+    fn on_one_of(ports: impl IntoIterator<Item = u16>, make: impl Fn(u16, &Path) -> Self) -> Self {
         let mut failures = Vec::new();
-        for port in free_ports().take(5) {
+        for port in ports {
             match make(port, &new_dir()).run() {
                 Ok(server) => return server,
                 // Another process took the port first: try the next.
@@ -395,50 +407,4 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain([PathBuf::from(tools)])
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::process::{Pid, test_kill_process};
-
-    fn is_there(process: i32) -> bool {
-        Pid::from_raw(process).is_some_and(|pid| test_kill_process(pid).is_ok())
-    }
-
-    #[test]
-    fn no_process_and_no_file_outlives_the_server_even_if_it_was_paused() {
-        let server = RedisServer::start();
-        assert_eq!(server.command("PING"), "PONG");
-        let (process, dir) = (server.process().expect("it runs"), server.dir().to_owned());
-        assert!(is_there(process) && dir.exists());
-        server.pause();
-        drop(server);
-        assert!(!is_there(process) && !dir.exists());
-    }
-
-    #[test]
-    fn a_killed_server_comes_back_on_its_port_empty() {
-        let mut server = RedisServer::start();
-        assert_eq!(server.command("SET a b"), "OK");
-        let process = server.process();
-        server.kill();
-        assert!(server.try_command("PING").is_err());
-        server.restart();
-        assert_eq!(server.command("GET a"), "");
-        assert_ne!(server.process(), process);
-    }
-
-    #[test]
-    fn a_port_that_somebody_else_took_costs_one_try() {
-        let first = RedisServer::start();
-        let tries = std::cell::Cell::new(0);
-        let second = RedisServer::on_some_port(|port, dir| {
-            tries.set(tries.get() + 1);
-            let port = if tries.get() == 1 { first.port } else { port };
-            RedisServer::new(Flavour::Redis, port, dir, plain(port, &[]))
-        });
-        assert_eq!(tries.get(), 2);
-        assert_eq!(second.command("PING"), "PONG");
-    }
 }

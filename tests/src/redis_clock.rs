@@ -107,31 +107,3 @@ fn library() -> &'static Path {
         library
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    #[test]
-    fn a_server_goes_by_the_clock_that_is_set() {
-        let clock = Clock::new();
-        let server = clock.start(&[]);
-        let shown = || {
-            let time = server.command("TIME");
-            let seconds: u64 = time
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .parse()
-                .expect("a time");
-            Duration::from_secs(seconds)
-        };
-        let start = shown();
-        clock.set_back(HOUR);
-        assert!(shown() + HOUR / 2 < start);
-        clock.set_ahead(HOUR);
-        assert!(shown() > start + HOUR / 2);
-    }
-}

@@ -278,7 +278,7 @@ impl Connection {
         let ask = |mut transport: Transport| async move {
             match transport.send(key, cmd).await {
                 Ok(answer) => nonce.open(answer).ok_or(Failure::Misplaced),
-                Err(error) => Err(self.shared.confirm(transport, key, error).await),
+                Err(error) => Err(Box::pin(self.shared.confirm(transport, key, error)).await),
             }
         };
         self.shared.carry(Some(key), ask).await
@@ -296,12 +296,10 @@ impl Connection {
         let read = |mut transport: Transport| async move {
             match transport.send(key, cmd).await {
                 Ok(answer) if is_its(&answer) => Ok(answer),
-                Ok(answer) => self
-                    .shared
-                    .confirm_order(transport, key)
+                Ok(answer) => Box::pin(self.shared.confirm_order(transport, key))
                     .await
                     .map(|()| answer),
-                Err(error) => Err(self.shared.confirm(transport, key, error).await),
+                Err(error) => Err(Box::pin(self.shared.confirm(transport, key, error)).await),
             }
         };
         self.shared.carry(Some(key), read).await
@@ -319,7 +317,9 @@ impl Connection {
         let pair = |mut transport: Transport| async move {
             let answers = match transport.send_pair(key, cmd, wait).await {
                 Ok(answers) => answers,
-                Err(error) => return Err(self.shared.confirm(transport, key, error).await),
+                Err(error) => {
+                    return Err(Box::pin(self.shared.confirm(transport, key, error)).await);
+                }
             };
             let Ok([answer, waited]) = <[Value; 2]>::try_from(answers) else {
                 return Err(Failure::Misplaced);

@@ -22,6 +22,7 @@ mod idempotency_scripts;
 mod idempotency_stores;
 mod limit_stores;
 mod link;
+mod proxy;
 mod regions;
 mod rolling_upgrade;
 mod secrets;

@@ -2,6 +2,7 @@
 //! through a real PgBouncer, and on SQLite.
 
 mod connections;
+mod harness;
 mod inbox;
 mod pgbouncer;
 mod postgres;
