@@ -9,10 +9,11 @@
 //! | [`limit`] | bounds the calls per time, exactly |
 //! | [`cache`] | values kept in the process and in a store that a fleet shares; one load for all who ask |
 //! | [`idempotency`] | repeated requests take effect once |
+//! | [`stream`] | events between services: published once, handled in order per key, taking effect once |
 //! | [`coalesce`] | callers that ask for one key at a time share one call |
 //! | [`fallback`], [`shed`] | a response in place of a failed one; rejection of calls that would wait |
 //! | [`execute`], [`error::wrap`] | closures as requests; services with a plain error in a typed stack |
-//! | [`completion`], [`cost`], [`sealing`] | when a call is over; what a request costs; values compressed and encrypted for a store |
+//! | [`completion`], [`cost`], [`codec`], [`sealing`] | when a call is over; what a request costs; values as bytes, compressed and encrypted for a store |
 //! | [`classify`] | what a result says about the dependency: one verdict for the whole stack |
 //! | [`error`](mod@error) | the error of every layer |
 //! | [`order`] | what a stack consists of, and orders that defeat themselves |
@@ -94,6 +95,8 @@ pub mod cache;
 pub mod classify;
 pub mod clock;
 pub mod coalesce;
+#[cfg(any(feature = "cache", feature = "stream"))]
+pub mod codec;
 pub mod completion;
 #[cfg(all(feature = "testing", not(loom)))]
 pub mod conformance;
@@ -115,6 +118,8 @@ pub mod sealing;
 mod shape_tests;
 pub mod shed;
 pub mod sql;
+#[cfg(feature = "stream")]
+pub mod stream;
 pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;

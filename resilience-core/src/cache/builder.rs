@@ -11,7 +11,6 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Cache, CacheKey,
-    codec::{Codec, Json},
     envelope::Envelope,
     freshness::RefreshEarly,
     load::{ErrorRules, Loaded, load},
@@ -25,6 +24,7 @@ use super::{
 };
 use crate::{
     classify::Classify,
+    codec::{Codec, Json},
     error::InvalidConfig,
     fleet::{FleetOptions, IntoStore, runtime},
     sealing::Sealing,

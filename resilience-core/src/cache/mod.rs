@@ -76,7 +76,6 @@
 
 mod background;
 mod builder;
-mod codec;
 mod coherence;
 mod envelope;
 mod fill;
@@ -118,10 +117,11 @@ use std::{
 };
 
 #[cfg(feature = "messagepack")]
-pub use self::codec::MessagePack;
+pub use crate::codec::MessagePack;
+pub use crate::codec::{Codec, CodecError, Json, Raw};
+
 pub use self::{
     builder::CacheBuilder,
-    codec::{Codec, CodecError, Json, Raw},
     freshness::RefreshEarly,
     layer::{CacheFuture, CacheLayer, CacheService},
     load::{LoadError, Loaded},

@@ -1,0 +1,44 @@
+//! Streams: events that one service publishes and others handle, in order per key, by many instances, taking effect once.
+//!
+//! For events that must not get lost between services, and for work that is to be done later or again. Not a log of all that ever
+//! happened: messages are kept for a [retention](Retention). Not a queue for requests that a caller waits for. Not a
+//! replacement for Kafka where one stream takes more than one server can write.
+//!
+//! # Groups
+//! Each group is given every message of a stream, and each message of a group is held by one consumer at a time: under a lease
+//! that is renewed while the message waits in the process, and while it is handled. A consumer that dies leaves its
+//! messages to the others when their leases end. A consumer that was too slow, and finds its message with another one, changes
+//! nothing more, and is told so: its acknowledgement, retry and dead letter are refused.
+//!
+//! # What is promised
+//! "Loses": a message that was published is not handled. "Twice": its handler has effects more than once.
+//!
+//! | setting | loses a message | an effect twice | order per key |
+//! |---|---|---|---|
+//! | default: at least once | never, while the broker keeps its data | after a crash, a lost lease, or a lost answer | as published, within one stream, with [`lanes`](ConsumerBuilder::lanes); a retried message comes later, unless its [lane waits](ConsumerBuilder::lanes) |
+//! | [`effect_once`](ConsumerBuilder::effect_once), effect = the recorded outcome | never | never: outcome and acknowledgement are one step | the same |
+//! | `effect_once`, effect = a write that compares the [fence](Message::fence) | never | never: an older fence is refused by what is written to | the same |
+//! | `effect_once`, other effects | never | after a crash or a lost lease in the middle of the work; then [`attempt`](Message::attempt) is above one | the same |
+//! | SQL inbox (`sql::inbox`) in the handler | never | never: effect and record are committed together | the same |
+//! | producer with a [sequence](ProducerSequence) | the same as without | a repeated publish is stored once | as published |
+//! | producer without | the same as with | a publish that was repeated after a lost answer is stored twice; `effect_once` finds the second by its [id](Envelope::id), if the event had one of its own | as published |
+//! | retention by age or length | messages that were removed before the group got to them: counted and reported as [skipped](Claimed::skipped) | as long as records of effects are kept | the same |
+//!
+//! A broker that loses acknowledged writes (a failover to a replica that was behind, a flush) loses messages, or brings back settled
+//! ones. Neither is silent: see [`JoinedGroup`]. Records of effects are the broker's too: keep those that must outlive it in a database
+//! (`sql::inbox`).
+
+pub mod broker;
+mod message;
+mod steps;
+
+pub use self::{
+    broker::StreamBroker,
+    message::{Envelope, Position, RawMessage},
+    steps::{
+        Action, Batch, Begin, Begun, Claim, Claimed, ConsumerState, DeadLetter, Delivery, Effect,
+        Failure, GroupState, Held, Join, Joined, JoinedGroup, Outgoing, Pause, PendingMessage,
+        ProducerSequence, Publish, Published, Read, Resume, Retention, Settled, Settlement, Start,
+        StreamState, Trimmed,
+    },
+};
