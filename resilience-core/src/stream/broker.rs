@@ -138,8 +138,8 @@ pub trait StreamBroker: fmt::Debug + Send + Sync + 'static {
     ) -> StoreFuture<'a, Vec<Settled>>;
 
     /// Moves the group's cursor, back or forth; creates the group if it does not exist, in a stream that does. What is held or waits
-    /// stays as it is; a held message after the new cursor is delivered a second time, which takes it from its holder. Whether the
-    /// stream exists.
+    /// up to the new cursor stays as it is. What is held or waits after it is read again like any other message: as a first delivery,
+    /// taken from its holder. Whether the stream exists.
     fn seek<'a>(&'a self, stream: &'a str, group: &'a str, to: Start) -> StoreFuture<'a, bool>;
 
     /// Removes old messages, and keeps the stream, its groups and its records for another

@@ -45,6 +45,16 @@ impl Position {
             None => Self::new(self.ms.saturating_add(1), 0),
         }
     }
+
+    /// The last position before this one; [`START`](Self::START) has none but itself.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        match (self.ms, self.seq.checked_sub(1)) {
+            (ms, Some(seq)) => Self::new(ms, seq),
+            (0, None) => Self::START,
+            (ms, None) => Self::new(ms - 1, u64::MAX),
+        }
+    }
 }
 
 impl fmt::Display for Position {
@@ -129,6 +139,8 @@ mod tests {
         assert!(Position::new(9, 10) > Position::new(9, 9));
         assert!(Position::new(10, 0) > Position::new(9, 99));
         assert_eq!(Position::new(9, u64::MAX).next(), Position::new(10, 0));
+        assert_eq!(Position::new(10, 0).before(), Position::new(9, u64::MAX));
+        assert_eq!(Position::START.before(), Position::START);
         assert!("a-1".parse::<Position>().is_err() && "1-".parse::<Position>().is_err());
     }
 }

@@ -29,11 +29,16 @@
 //! (`sql::inbox`).
 
 pub mod broker;
+mod memory;
 mod message;
+pub mod record;
 mod steps;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use self::{
     broker::StreamBroker,
+    memory::InProcessStreams,
     message::{Envelope, Position, RawMessage},
     steps::{
         Action, Batch, Begin, Begun, Claim, Claimed, ConsumerState, DeadLetter, Delivery, Effect,

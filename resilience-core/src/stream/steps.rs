@@ -280,8 +280,8 @@ pub struct Retention {
     pub max_age_ms: Option<u64>,
     /// Removes the oldest messages above this number.
     pub max_length: Option<u64>,
-    /// Removes messages that every group has settled. Groups none of whose consumers was seen for this long, in milliseconds,
-    /// are not waited for.
+    /// Removes messages that every group has settled; without a group, none. Groups none of whose consumers was seen for this
+    /// long, in milliseconds, are not waited for, unless there is no other.
     pub settled: Option<u64>,
     /// How long the stream and what belongs to it are kept without any further step, in milliseconds.
     pub keep_ms: u64,

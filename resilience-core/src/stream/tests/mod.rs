@@ -1,0 +1,2 @@
+#[cfg(feature = "testing")]
+mod conformance;
