@@ -75,8 +75,8 @@
 //!
 //! # Features
 //!
-//! On by default are `idempotency` and `cache`, the only parts that need digests and JSON, with the `sealing` of what they store. A
-//! user of the other patterns, who sets `default-features = false`, compiles 39 crates instead of 58 (`cargo tree -e normal`).
+//! On by default are `idempotency`, `cache` and `stream`, the only parts that need digests and JSON, with the `sealing` of what the
+//! first two store. A user of the other patterns, who sets `default-features = false`, compiles 39 crates instead of 58 (`cargo tree -e normal`).
 //!
 //! Off by default: `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys and cached values, at
 //! rest. `messagepack`: a codec of cached values.
@@ -150,4 +150,6 @@ pub use shed::LoadShed;
 pub use sql::inbox::PgInbox;
 #[cfg(feature = "sqlx-sqlite")]
 pub use sql::inbox::SqliteInbox;
+#[cfg(feature = "stream")]
+pub use stream::{Consumer, Producer};
 pub use verdict::Verdict;

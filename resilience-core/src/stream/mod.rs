@@ -29,17 +29,24 @@
 //! (`sql::inbox`).
 
 pub mod broker;
+mod consumer;
 mod memory;
 mod message;
+mod names;
+mod producer;
 pub mod record;
+mod snapshot;
 mod steps;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use self::{
     broker::StreamBroker,
+    consumer::{ConsumeError, Consumer, ConsumerBuilder, Message, OnLoss},
     memory::InProcessStreams,
     message::{Envelope, Position, RawMessage},
+    producer::{Event, Producer, ProducerBuilder, PublishError, TraceContext},
+    snapshot::{ConsumerCounts, ConsumerSnapshot, ProducerCounts, ProducerSnapshot},
     steps::{
         Action, Batch, Begin, Begun, Claim, Claimed, ConsumerState, DeadLetter, Delivery, Effect,
         Failure, GroupState, Held, Join, Joined, JoinedGroup, Outgoing, Pause, PendingMessage,

@@ -20,7 +20,7 @@ use crate::{
     stream::{
         broker::{StreamBroker, StreamClient},
         message::Envelope,
-        producer::check_name,
+        names::check_name,
         snapshot::ConsumerTotals,
         steps::Start,
     },
@@ -237,7 +237,9 @@ impl<T: Send + Sync + 'static, C> ConsumerBuilder<T, C> {
     pub fn build(mut self) -> Result<Consumer<T, C>, InvalidConfig> {
         check_name("stream", &self.stream)?;
         let rule = "is required: consumers of one group share its messages";
-        let group = self.group.ok_or_else(|| InvalidConfig::new("group", format_args!("not set"), rule))?;
+        let group = self
+            .group
+            .ok_or_else(|| InvalidConfig::new("group", format_args!("not set"), rule))?;
         check_name("group", &group)?;
         if let Some(keep) = &mut self.settings.effect_once {
             *keep = self.keep_effects;

@@ -202,7 +202,10 @@ mod tests {
         for ending in [Ending::Panicked, Ending::TimedOut(Duration::from_secs(1))] {
             let decided = rules().decide(ending, 1);
             assert!(
-                matches!(decided, Decision::Settle(Action::Retry { after_ms: 100, .. })),
+                matches!(
+                    decided,
+                    Decision::Settle(Action::Retry { after_ms: 100, .. })
+                ),
                 "{decided:?}"
             );
         }

@@ -96,7 +96,9 @@ impl<M> Lanes<M> {
         self.waiting -= taken.len();
         taken.sort_unstable_by_key(|(came, ..)| *came);
         let taken = taken.into_iter();
-        taken.map(|(_, position, message)| (position, message)).collect()
+        taken
+            .map(|(_, position, message)| (position, message))
+            .collect()
     }
 }
 

@@ -23,9 +23,10 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 use tower_service::Service;
+use tracing::instrument::{Instrument, WithSubscriber};
 
-use self::{driver::Driver, settings::Settings};
 pub use self::{builder::ConsumerBuilder, message::Message, settings::OnLoss};
+use self::{driver::Driver, settings::Settings};
 use super::{
     broker::{StoreError, StreamBroker, StreamClient},
     snapshot::{ConsumerSnapshot, ConsumerTotals},
@@ -120,7 +121,11 @@ impl<T: Send + Sync + 'static> Consumer<T> {
     where
         T: serde::Serialize + serde::de::DeserializeOwned,
     {
-        ConsumerBuilder::new(stream.into(), broker.into_store(), Arc::new(crate::codec::Json))
+        ConsumerBuilder::new(
+            stream.into(),
+            broker.into_store(),
+            Arc::new(crate::codec::Json),
+        )
     }
 }
 
@@ -131,7 +136,7 @@ impl<T: Send + Sync + 'static, C> Consumer<T, C> {
     /// [`ConsumeError`]: the handle has served before, or the group was lost and the policy is [`OnLoss::Stop`].
     pub async fn serve<S>(&self, service: S) -> Result<(), ConsumeError>
     where
-        S: Service<Message<T>> + Clone + Send + Sync + 'static,
+        S: Service<Message<T>> + Clone + Send + 'static,
         S::Future: Send,
         S::Response: Send,
         S::Error: ServiceError + fmt::Display + Send,
@@ -144,13 +149,14 @@ impl<T: Send + Sync + 'static, C> Consumer<T, C> {
         let (codec, classifier) = (Arc::clone(&self.codec), self.classifier.clone());
         let driver = Driver::new(Arc::clone(shared), codec, classifier, service);
         let (sender, ended) = oneshot::channel();
-        shared.tasks.spawn(&shared.runtime, async move {
+        let driving = async move {
             // The caller may be gone.
             let _ = sender.send(driver.run().await);
-        });
+        };
+        let driving = driving.in_current_span().with_current_subscriber();
+        shared.tasks.spawn(&shared.runtime, driving);
         let _until_dropped = CloseOnDrop(&shared.tasks);
-        // The runtime ends: so does the consumer.
-        ended.await.unwrap_or(Ok(()))
+        ended.await.unwrap_or(Err(ConsumeError::Aborted))
     }
 
     /// As [`serve`](Self::serve), with a closure in place of a service.
@@ -159,7 +165,7 @@ impl<T: Send + Sync + 'static, C> Consumer<T, C> {
     /// As [`serve`](Self::serve).
     pub async fn run<F, Fut, R, E>(&self, handler: F) -> Result<(), ConsumeError>
     where
-        F: Fn(Message<T>) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Message<T>) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
         R: Send + 'static,
         E: fmt::Display + Send + 'static,
@@ -313,6 +319,9 @@ pub enum ConsumeError {
     /// The group was lost, and the policy is [`OnLoss::Stop`].
     #[error("the group was lost in the broker, and the policy is to stop")]
     Lost,
+    /// The runtime ended, or the broker or a codec panicked where it must not.
+    #[error("the consumer was aborted")]
+    Aborted,
 }
 
 /// A closure as a service.

@@ -90,7 +90,11 @@ impl Settings {
             }
             Err(InvalidConfig::new(field, is, rule))
         };
-        many("concurrency", self.concurrency, "must be between 1 and 10,000")?;
+        many(
+            "concurrency",
+            self.concurrency,
+            "must be between 1 and 10,000",
+        )?;
         let rule = "must be between `concurrency` and 20,000";
         if !(self.concurrency..=20_000).contains(&self.prefetch()) {
             return Err(InvalidConfig::new("prefetch", self.prefetch(), rule));
@@ -100,7 +104,12 @@ impl Settings {
         let rule = "must be between 100 milliseconds and 1 day";
         time("lease", self.lease, ms(100)..=DAY, rule)?;
         let rule = "must be between the `lease` and 10 years";
-        time("longest_lease", self.longest_lease, self.lease..=YEARS, rule)?;
+        time(
+            "longest_lease",
+            self.longest_lease,
+            self.lease..=YEARS,
+            rule,
+        )?;
         let rule = "must be between 1 millisecond and the `longest_lease`";
         let deadline = self.deadline.unwrap_or(self.longest_lease);
         time("deadline", deadline, ms(1)..=self.longest_lease, rule)?;
@@ -109,12 +118,25 @@ impl Settings {
         let rule = "must be between 1 minute and 10 years";
         time("keep", self.keep, ms(60_000)..=YEARS, rule)?;
         let effects = self.effect_once.unwrap_or(DAY);
-        time("keep_effects", effects, self.longest_lease..=YEARS, "must be between the `longest_lease` and 10 years")?;
+        time(
+            "keep_effects",
+            effects,
+            self.longest_lease..=YEARS,
+            "must be between the `longest_lease` and 10 years",
+        )?;
         if self.rules.max_deliveries == 0 {
-            return Err(InvalidConfig::new("max_deliveries", 0, "must be at least 1"));
+            return Err(InvalidConfig::new(
+                "max_deliveries",
+                0,
+                "must be at least 1",
+            ));
         }
         if self.schemas.is_empty() {
-            return Err(InvalidConfig::new("schemas", &self.schemas, "must not be empty"));
+            return Err(InvalidConfig::new(
+                "schemas",
+                &self.schemas,
+                "must not be empty",
+            ));
         }
         self.rules.retry.validate()
     }

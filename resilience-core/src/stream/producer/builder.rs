@@ -13,7 +13,8 @@ use crate::{
     error::{InvalidConfig, Pattern},
     fleet::{FleetDefaults, FleetOptions, OnOutage, millis, runtime},
     stream::{
-        broker::{StreamBroker, StreamClient, validate::MAX_NAME},
+        broker::{StreamBroker, StreamClient},
+        names::check_name,
         snapshot::ProducerTotals,
         steps::Retention,
     },
@@ -64,7 +65,9 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn trace_context(&self) -> TraceContext {
-        self.trace.as_ref().map_or_else(TraceContext::default, |it| it())
+        self.trace
+            .as_ref()
+            .map_or_else(TraceContext::default, |it| it())
     }
 }
 
@@ -247,13 +250,6 @@ impl<T: Send + Sync + 'static> ProducerBuilder<T> {
             codec: self.codec,
         })
     }
-}
-
-pub(in crate::stream) fn check_name(field: &'static str, name: &Arc<str>) -> Result<(), InvalidConfig> {
-    if (1..=MAX_NAME).contains(&name.len()) {
-        return Ok(());
-    }
-    Err(InvalidConfig::new(field, name, "must have 1 to 255 bytes"))
 }
 
 impl<T> fmt::Debug for ProducerBuilder<T> {

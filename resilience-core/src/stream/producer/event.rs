@@ -101,7 +101,10 @@ impl<'a, T> Event<'a, T> {
         defaults: &Defaults,
         trace: &TraceContext,
         now_ms: u64,
-    ) -> Result<Outgoing, PublishError> {
+    ) -> Result<Outgoing, PublishError>
+    where
+        T: 'static,
+    {
         let body = codec.encode(self.value).map_err(PublishError::Encode)?;
         let trace = self.trace.unwrap_or_else(|| trace.clone());
         let envelope = Envelope {

@@ -97,7 +97,11 @@ impl<T: Send + Sync + 'static> Producer<T> {
     where
         T: serde::Serialize + serde::de::DeserializeOwned,
     {
-        ProducerBuilder::new(stream.into(), broker.into_store(), Arc::new(crate::codec::Json))
+        ProducerBuilder::new(
+            stream.into(),
+            broker.into_store(),
+            Arc::new(crate::codec::Json),
+        )
     }
 
     /// Publishes one event. Events of one `key` are handled in the order of their positions, by consumers with lanes; the empty key
