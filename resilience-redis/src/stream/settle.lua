@@ -1,0 +1,81 @@
+-- Ends deliveries.
+-- KEYS: 10.. the record of each effect
+-- ARGV: 3.. for each: position, and
+--   a                            acknowledged
+--   e fence ttl outcome          acknowledged, with an effect
+--   r after reason               to be delivered again
+--   g after                      given back
+--   d reason                     dead
+-- Answer, for each: 0 done, 1 taken, 2 gone
+local ARITY = { a = 0, e = 3, r = 2, g = 1, d = 1 }
+local steps, ids, answers, at, key = {}, {}, {}, 3, 9
+while ARGV[at] do
+  local kind = ARGV[at + 1]
+  local arity = ARITY[kind]
+  if not arity or not ARGV[at + 1 + arity] then senseless('a settlement', kind) end
+  order(ARGV[at])
+  local step = { kind, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4] }
+  if kind == 'e' then
+    key = key + 1
+    step = { kind, whole(step[2], 'a fence', 1, EXACT - 1), whole(step[3], 'a time', 1, MOST), step[4], KEYS[key] }
+  elseif kind == 'r' or kind == 'g' then
+    step[2] = whole(step[2], 'a wait', 0, MOST)
+  end
+  ids[#ids + 1], steps[#steps + 1], answers[#answers + 1] = ARGV[at], step, 2
+  at = at + 2 + arity
+end
+if #KEYS ~= key then senseless('a number of keys', #KEYS) end
+if not summary() then return answers end
+local effect_of = effects(group)
+for i = 10, #KEYS do effect_of(KEYS[i]) end
+begin_step()
+find(ids)
+
+local acks = {}
+local function ack(id)
+  acks[#acks + 1] = id
+  released(id)
+end
+
+local function may_complete(effect, fence)
+  return not effect or effect[3] == fence or (effect[3] < fence and not effect[5])
+end
+
+local function settle(id, step)
+  local kind = step[1]
+  local how, deliveries, record, at = hold(id)
+  if how ~= 0 then return how end
+  if kind == 'e' then
+    local effect = effect_of(step[5])
+    if not may_complete(effect, step[2]) then return 1 end
+    if not (effect and effect[5]) then
+      local attempt = math.max(effect and effect[4] or 0, 1)
+      record_effect(step[5], { FORMAT, id, step[2], attempt, step[4] }, step[3])
+    end
+  end
+  if not record then ack(id) end
+  if kind == 'a' or kind == 'e' then
+    if record then drop(at) end
+    return 0
+  end
+  local failures = record and record[6] or {}
+  local fields = record and record[7] or false
+  if kind == 'd' then
+    fail(failures, deliveries, consumer, step[2])
+    local letter = { FORMAT, deliveries, step[2], now, failures, fields or message(id) }
+    redis.call('HSET', DEAD, at, cmsgpack.pack(letter))
+    redis.call('ZADD', DEAD_ORDER, 0, at)
+    if record then drop(at) end
+    return 0
+  end
+  if kind == 'r' then fail(failures, deliveries, consumer, step[3]) else deliveries = math.max(deliveries - 1, 0) end
+  if record then count_held(consumer, -1) end
+  put(at, { FORMAT, '', now + step[2], step[2], deliveries, failures, fields })
+  return 0
+end
+for i, id in ipairs(ids) do answers[i] = settle(id, steps[i]) end
+if #acks > 0 then redis.call('XACK', LOG, group, unpack(acks)) end
+redis.call('HSET', STATE, 'seen', now)
+seen()
+keep_group()
+return answers
