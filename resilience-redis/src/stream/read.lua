@@ -8,15 +8,21 @@ if not left or left < 1 or left > 1000 then
 end
 local answers = {}
 for i, key in ipairs(KEYS) do
-  -- Not having the group matters, even when there is no room.
-  local read = left > 0 and redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', key, '>')
-    or redis.pcall('XPENDING', key, ARGV[1])
+  local read
+  if left > 0 then
+    read = redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', key, '>')
+  else
+    -- Not having the group matters, even when there is no room.
+    read = redis.pcall('XPENDING', key, ARGV[1])
+  end
   if type(read) == 'table' and read.err then
     if not string.find(read.err, 'NOGROUP', 1, true) then error(read) end
     answers[i] = 0
-  else
-    answers[i] = left > 0 and read and read[1] and read[1][2] or {}
+  elseif left > 0 and read then
+    answers[i] = read[1][2]
     left = left - #answers[i]
+  else
+    answers[i] = {}
   end
 end
 return answers
