@@ -14,11 +14,7 @@ local STATE, RECORDS, DUE, ORDER, DEAD, DEAD_ORDER = unpack(KEYS, 4, 9)
 local group, consumer = ARGV[1], ARGV[2]
 
 -- The summary of what is held; nothing: the group does not exist.
-local function summary()
-  local held = redis.pcall('XPENDING', LOG, group)
-  if expected(held, 'NOGROUP') then return nil end
-  return held
-end
+local function summary() return try('NOGROUP', 'XPENDING', LOG, group) end
 
 local kept
 -- Comes before the other writes of a step: behind it, a server that is out of memory refuses nothing.

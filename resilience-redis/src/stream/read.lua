@@ -8,20 +8,22 @@ if not left or left < 1 or left > 1000 then
 end
 local answers = {}
 for i, key in ipairs(KEYS) do
-  local read
-  if left > 0 then
-    read = redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', key, '>')
-  else
-    -- Not having the group matters, even when there is no room.
-    read = redis.pcall('XPENDING', key, ARGV[1])
-  end
-  if type(read) == 'table' and read.err then
-    if not string.find(read.err, 'NOGROUP', 1, true) then error(read) end
-    answers[i] = 0
-  elseif left > 0 and read then
-    answers[i] = read[1][2]
+  local command = { 'XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', key, '>' }
+  -- Not having the group matters, even when there is no room.
+  if left <= 0 then command = { 'XPENDING', key, ARGV[1] } end
+  local read = redis.pcall(unpack(command))
+  if type(read) ~= 'table' then
+    answers[i] = {}
+  elseif not read.err then
+    answers[i] = left > 0 and read[1][2] or {}
     left = left - #answers[i]
+  elseif string.find(read.err, 'NOGROUP', 1, true) then
+    answers[i] = 0
+  elseif i == 1 then
+    -- Raises the error.
+    return redis.call(unpack(command))
   else
+    -- What was delivered before is not lost for that.
     answers[i] = {}
   end
 end
