@@ -68,6 +68,8 @@
 
 mod reading;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{fmt, sync::Arc};
@@ -250,10 +252,7 @@ impl StreamBroker for RedisStreams {
                 .sequence
                 .as_ref()
                 .map_or((0, 0), |it| (it.first, it.keep_ms));
-            words
-                .text(first)
-                .text(keep_ms)
-                .text(publish.messages.len());
+            words.text(first).text(keep_ms).text(publish.messages.len());
             if let Some(sequence) = &publish.sequence {
                 let producer = keys::bounded_part(&sequence.producer);
                 keys.all.push(format!("{}:producer:{producer}", keys.tag));
@@ -402,9 +401,7 @@ impl StreamBroker for RedisStreams {
             let keys = self.of_stream(stream)?;
             validate::retention(retention)?;
             let mut words = Words::default();
-            let lengths = retention
-                .max_length
-                .map(|it| it.min(validate::BEYOND - 1));
+            let lengths = retention.max_length.map(|it| it.min(validate::BEYOND - 1));
             for bound in [retention.max_age_ms, lengths, retention.settled] {
                 match bound {
                     Some(bound) => words.text(bound),

@@ -13,11 +13,7 @@ use resilience_core::stream::{
 use tokio::time::{Instant, sleep};
 
 use super::{RedisStreams, native, steps::READ, wire};
-use crate::{
-    connection::Connection,
-    error::CommandError,
-    store::StoreContext,
-};
+use crate::{connection::Connection, error::CommandError, store::StoreContext};
 
 /// How long one command waits at most.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -63,11 +59,7 @@ impl Reader<'_> {
 }
 
 impl RedisStreams {
-    pub(super) async fn read_soon(
-        &self,
-        group: &str,
-        read: Read<'_>,
-    ) -> Result<Batch, StoreError> {
+    pub(super) async fn read_soon(&self, group: &str, read: Read<'_>) -> Result<Batch, StoreError> {
         validate::name("name of the group", group)?;
         validate::read(&read)?;
         let group = native(group);
@@ -92,7 +84,11 @@ impl RedisStreams {
         read: &Read<'_>,
     ) -> Result<Batch, StoreError> {
         let mut batch = Batch::default();
-        let together = if self.context.connection.is_cluster() { 1 } else { keys.len() };
+        let together = if self.context.connection.is_cluster() {
+            1
+        } else {
+            keys.len()
+        };
         for (keys, streams) in keys.chunks(together).zip(read.streams.chunks(together)) {
             let left = read.max - batch.deliveries.len();
             if left == 0 {

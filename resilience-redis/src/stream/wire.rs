@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redis::Value;
 use resilience_core::stream::{
-    Begun, Claimed, ConsumerState, DeadLetter, Delivery, Envelope, Failure, GroupState, Held,
-    Joined, JoinedGroup, Outgoing, Pause, PendingMessage, Position, Published, RawMessage, Settled,
+    Begun, Claimed, ConsumerState, DeadLetter, Delivery, Failure, GroupState, Held, Joined,
+    JoinedGroup, Outgoing, Pause, PendingMessage, Position, Published, RawMessage, Settled,
     StreamState, Trimmed, broker::StoreError,
 };
 

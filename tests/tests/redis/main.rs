@@ -29,6 +29,7 @@ mod sentinel;
 mod shared_breaker;
 mod shared_breaker_processes;
 mod shared_limits;
+mod stream_stores;
 mod tls;
 mod torture;
 mod upstream_limits;
