@@ -6,10 +6,12 @@ local max = math.min(whole(ARGV[3], 'a number of messages', 0, 1000), 100)
 local groups, incarnation = look()
 local info = groups and groups[group]
 local lease = tonumber(redis.call('HGET', STATE, 'c:' .. consumer) or '')
+local sought
 if not info or not incarnation or not lease then return false end
 redis.call('ZCARD', DELAYED)
 begin_step()
-find({})
+sought = redis.call('HEXISTS', STATE, 'sought') == 1
+keep(META, kept)
 
 -- Delayed messages that are due.
 local ripe = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 100)

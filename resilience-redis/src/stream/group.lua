@@ -19,15 +19,12 @@ local function summary() return try('NOGROUP', 'XPENDING', LOG, group) end
 local kept
 -- Comes before the other writes of a step: behind it, a server that is out of memory refuses nothing.
 local function begin_step()
+  if kept then return end
   kept = tonumber(redis.call('HGET', STATE, 'keep')) or DAY
   redis.call('PEXPIRE', STATE, kept)
 end
 
-local function seen()
-  if redis.call('HEXISTS', STATE, 'c:' .. consumer) == 1 then
-    redis.call('HSET', STATE, 'seen', now, 's:' .. consumer, now)
-  end
-end
+local function seen() redis.call('HSET', STATE, 'seen', now, 's:' .. consumer, now) end
 
 -- A record: format, holder (empty: it waits), when another delivery is due, the lease or the wait that this is the end of,
 -- deliveries, failures (delivery, consumer, when, why or false), fields of the message if it is kept here, or false.
@@ -40,7 +37,9 @@ local function count_held(name, by)
   if name ~= '' and redis.call('HINCRBY', STATE, 'h:' .. name, by) <= 0 then redis.call('HDEL', STATE, 'h:' .. name) end
 end
 
+local wrote, buried
 local function put(at, record)
+  wrote = true
   redis.call('HSET', RECORDS, at, cmsgpack.pack(record))
   redis.call('ZADD', DUE, record[3], at)
   redis.call('ZADD', ORDER, 0, at)
@@ -64,8 +63,14 @@ end
 
 -- What was written lasts as long as the group.
 local function keep_group()
-  for i = 5, 9 do keep(KEYS[i], kept) end
-  keep(META, kept)
+  if wrote then for i = 5, 7 do keep(KEYS[i], kept) end end
+  if buried then for i = 8, 9 do keep(KEYS[i], kept) end end
+end
+
+local function bury(at, letter)
+  buried = true
+  redis.call('HSET', DEAD, at, cmsgpack.pack(letter))
+  redis.call('ZADD', DEAD_ORDER, 0, at)
 end
 
 -- A message in the PEL: position, consumer, idle time, deliveries.

@@ -1,6 +1,4 @@
 -- Begins leases again; comes behind hold.lua.
-local lease = tonumber(redis.call('HGET', STATE, 'c:' .. consumer) or '')
-
 local function extend(ids)
   local answers, claims, counted = {}, {}, {}
   for i, id in ipairs(ids) do
@@ -8,6 +6,7 @@ local function extend(ids)
     answers[i] = how
     if how == 0 and lease then
       if record then
+        begin_step()
         record[3], record[4] = now + lease, lease
         put(at, record)
       else
@@ -17,12 +16,11 @@ local function extend(ids)
     end
   end
   if #claims > 0 then
-    local command = { 'XCLAIM', LOG, group, consumer, 0 }
-    for _, id in ipairs(claims) do command[#command + 1] = id end
-    command[#command + 1] = 'JUSTID'
-    for _, id in ipairs(redis.call(unpack(command))) do counted[id] = nil end
+    claims[#claims + 1] = 'JUSTID'
+    for _, id in ipairs(redis.call('XCLAIM', LOG, group, consumer, 0, unpack(claims))) do counted[id] = nil end
     -- Redis 7 drops what was removed from the stream; the consumer holds it all the same.
     for id, deliveries in pairs(counted) do
+      begin_step()
       put(order(id), { FORMAT, consumer, now + lease, lease, deliveries, {}, false })
       count_held(consumer, 1)
       released(id)

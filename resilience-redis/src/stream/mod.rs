@@ -208,6 +208,13 @@ fn of_group(group: &str, consumer: &str) -> Words {
     words
 }
 
+/// The lowest and the highest position of a list, as two words.
+fn range(positions: impl Iterator<Item = Position> + Clone, words: &mut Words) {
+    let (first, last) = (positions.clone().min(), positions.max());
+    words.text(first.unwrap_or_default());
+    words.text(last.unwrap_or_default());
+}
+
 /// Where a group begins, as two words.
 fn start(start: Start, words: &mut Words) -> Result<(), StoreError> {
     let (to, ago) = match start {
@@ -335,6 +342,7 @@ impl StreamBroker for RedisStreams {
                 return Ok(Vec::new());
             }
             let mut words = of_group(group, consumer);
+            range(positions.iter().copied(), &mut words);
             for position in positions {
                 words.text(position);
             }
@@ -356,6 +364,7 @@ impl StreamBroker for RedisStreams {
                 return Ok(Vec::new());
             }
             let mut words = of_group(group, consumer);
+            range(begins.iter().map(|it| it.position), &mut words);
             for begin in begins {
                 words.text(begin.position).text(begin.keep_ms);
                 keys.add_effect(&begin.key);
@@ -378,6 +387,7 @@ impl StreamBroker for RedisStreams {
                 return Ok(Vec::new());
             }
             let mut words = of_group(group, consumer);
+            range(settlements.iter().map(|it| it.position), &mut words);
             for settlement in settlements {
                 words.text(settlement.position);
                 action(&settlement.action, &mut words, &mut keys)?;

@@ -25,5 +25,5 @@ if to ~= '$' then
   end
 end
 redis.call('PEXPIRE', STATE, kept)
-keep_group()
+keep(META, kept)
 return 1

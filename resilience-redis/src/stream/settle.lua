@@ -1,6 +1,6 @@
 -- Ends deliveries.
 -- KEYS: 10.. the record of each effect
--- ARGV: 3.. for each: position, and
+-- ARGV: 5.. for each: position, and
 --   a                            acknowledged
 --   e fence ttl outcome          acknowledged, with an effect
 --   r after reason               to be delivered again
@@ -8,12 +8,12 @@
 --   d reason                     dead
 -- Answer, for each: 0 done, 1 taken, 2 gone
 local ARITY = { a = 0, e = 3, r = 2, g = 1, d = 1 }
-local steps, ids, answers, at, key = {}, {}, {}, 3, 9
+local steps, ids, answers, at, key = {}, {}, {}, 5, 9
 while ARGV[at] do
   local kind = ARGV[at + 1]
   local arity = ARITY[kind]
   if not arity or not ARGV[at + 1 + arity] then senseless('a settlement', kind) end
-  order(ARGV[at])
+  if not string.find(ARGV[at], '^%d+%-%d+$') then senseless('a position', ARGV[at]) end
   local step = { kind, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4] }
   if kind == 'e' then
     key = key + 1
@@ -25,11 +25,8 @@ while ARGV[at] do
   at = at + 2 + arity
 end
 if #KEYS ~= key then senseless('a number of keys', #KEYS) end
-if not summary() then return answers end
-local effect_of = effects(group)
-for i = 10, #KEYS do effect_of(KEYS[i]) end
-begin_step()
-find(ids)
+read_effects()
+if not find() then return answers end
 
 local acks = {}
 local function ack(id)
@@ -48,23 +45,24 @@ local function settle(id, step)
   if kind == 'e' then
     local effect = effect_of(step[5])
     if not may_complete(effect, step[2]) then return 1 end
+    begin_step()
     if not (effect and effect[5]) then
       local attempt = math.max(effect and effect[4] or 0, 1)
       record_effect(step[5], { FORMAT, id, step[2], attempt, step[4] }, step[3])
     end
   end
   if not record then ack(id) end
+  begin_step()
   if kind == 'a' or kind == 'e' then
     if record then drop(at) end
     return 0
   end
+  at = at or order(id)
   local failures = record and record[6] or {}
   local fields = record and record[7] or false
   if kind == 'd' then
     fail(failures, deliveries, consumer, step[2])
-    local letter = { FORMAT, deliveries, step[2], now, failures, fields or message(id) }
-    redis.call('HSET', DEAD, at, cmsgpack.pack(letter))
-    redis.call('ZADD', DEAD_ORDER, 0, at)
+    bury(at, { FORMAT, deliveries, step[2], now, failures, fields or message(id) })
     if record then drop(at) end
     return 0
   end
@@ -75,7 +73,5 @@ local function settle(id, step)
 end
 for i, id in ipairs(ids) do answers[i] = settle(id, steps[i]) end
 if #acks > 0 then redis.call('XACK', LOG, group, unpack(acks)) end
-redis.call('HSET', STATE, 'seen', now)
-seen()
 keep_group()
 return answers

@@ -13,7 +13,7 @@ macro_rules! script {
 }
 
 // About a stream.
-script!(PUBLISH, "header.lua", "publish.lua");
+script!(PUBLISH, "store.lua", "header.lua", "publish.lua");
 script!(PEEK, "header.lua", "peek.lua");
 script!(TRIM, "header.lua", "count.lua", "trim.lua");
 script!(STATE, "header.lua", "count.lua", "state.lua");
@@ -22,7 +22,7 @@ script!(READ, "read.lua");
 // About a group.
 script!(JOIN, "header.lua", "group.lua", "join.lua");
 script!(LEAVE, "header.lua", "group.lua", "leave.lua");
-script!(CLAIM, "header.lua", "group.lua", "hold.lua", "claim.lua");
+script!(CLAIM, "header.lua", "group.lua", "claim.lua");
 script!(
     EXTEND,
     "header.lua",
@@ -42,6 +42,7 @@ script!(
 );
 script!(
     SETTLE,
+    "acknowledge.lua",
     "header.lua",
     "group.lua",
     "hold.lua",

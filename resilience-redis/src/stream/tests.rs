@@ -221,6 +221,7 @@ impl Both {
     async fn extend(&mut self, who: usize, rng: &mut fastrand::Rng) -> &'static str {
         let positions = self.some(rng);
         let mut words = of_group(GROUP, CONSUMERS[who]);
+        range(positions.iter().copied(), &mut words);
         for position in &positions {
             words.text(position);
         }
@@ -241,7 +242,9 @@ impl Both {
     async fn begin(&mut self, who: usize, rng: &mut fastrand::Rng) -> &'static str {
         let (mut words, mut begins) = (of_group(GROUP, CONSUMERS[who]), Vec::new());
         let mut keys = self.broker.of_group(STREAM, GROUP).expect("good names");
-        for position in self.some(rng) {
+        let positions = self.some(rng);
+        range(positions.iter().copied(), &mut words);
+        for position in positions {
             let key = rng.usize(0..EFFECTS.len());
             words.text(position).text(HOUR);
             keys.add_effect(EFFECTS[key]);
@@ -282,7 +285,9 @@ impl Both {
     async fn settle(&mut self, who: usize, rng: &mut fastrand::Rng) -> &'static str {
         let (mut words, mut expected) = (of_group(GROUP, CONSUMERS[who]), Vec::new());
         let mut keys = self.broker.of_group(STREAM, GROUP).expect("good names");
-        for position in self.some(rng) {
+        let positions = self.some(rng);
+        range(positions.iter().copied(), &mut words);
+        for position in positions {
             let settled = random_action(rng, self.now);
             words.text(position);
             action(&settled, &mut words, &mut keys).expect("it is known");
