@@ -28,7 +28,16 @@ local holders = {}
 for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', LOG, group)) do
   local it = named(list)
   local of = tonumber(redis.call('HGET', STATE, 'c:' .. it.name) or '') or 30000
-  if it.pending > 0 then holders[#holders + 1] = { it.name, of } end
+  if it.pending > 0 then
+    holders[#holders + 1] = { it.name, of }
+  elseif it.idle > DAY and redis.call('HEXISTS', STATE, 'h:' .. it.name) == 0 then
+    -- It died without leaving, unless it has joined again and again.
+    local joined = tonumber(redis.call('HGET', STATE, 's:' .. it.name) or 0)
+    if now - joined > DAY then
+      redis.call('XGROUP', 'DELCONSUMER', LOG, group, it.name)
+      redis.call('HDEL', STATE, 'c:' .. it.name, 's:' .. it.name)
+    end
+  end
 end
 
 -- A clock that was set back: nothing lasts longer from now on than it was to last.
@@ -57,8 +66,9 @@ local function set_back()
     end
   end
 end
-local last = tonumber(redis.call('HGET', STATE, 'seen') or 0)
+local last = tonumber(redis.call('HGET', STATE, 'at') or 0)
 if now + 1000 < last then set_back() end
+redis.call('HSET', STATE, 'at', now)
 
 local pause = redis.call('HGET', STATE, 'pause')
 pause = pause and cmsgpack.unpack(pause)

@@ -6,7 +6,7 @@
 -- the group was sought, is what Redis says.
 --
 -- KEYS: 4 state (hash: format, how long the group is kept, when it was seen, its count of skipped messages, its pause, a point up
--- to which the stream was counted; by consumer: `c:` its lease, `s:` when it was seen, `h:` number of records that it holds),
+-- to which the stream was counted, when a claim was last made; by consumer: `c:` its lease, `s:` when it was seen, `h:` number of records that it holds),
 -- 5 records (hash by position: packed), 6 due (zset: position, when another delivery is due), 7 order (zset: position), 8 dead
 -- (hash by position: packed), 9 order of the dead (zset)
 -- ARGV: 1 group, 2 consumer
@@ -16,11 +16,17 @@ local group, consumer = ARGV[1], ARGV[2]
 -- The summary of what is held; nothing: the group does not exist.
 local function summary() return try('NOGROUP', 'XPENDING', LOG, group) end
 
+local function check_format(format)
+  if tonumber(format or FORMAT) > FORMAT then error(redis.error_reply('ERR a group of a later format: ' .. format)) end
+end
+
 local kept
 -- Comes before the other writes of a step: behind it, a server that is out of memory refuses nothing.
 local function begin_step()
   if kept then return end
-  kept = tonumber(redis.call('HGET', STATE, 'keep')) or DAY
+  local state = redis.call('HMGET', STATE, 'keep', 'format')
+  check_format(state[2])
+  kept = tonumber(state[1]) or DAY
   redis.call('PEXPIRE', STATE, kept)
 end
 

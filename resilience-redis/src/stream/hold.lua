@@ -12,7 +12,8 @@ local function find()
   if not held then return nil end
   mine = {}
   for _, entry in ipairs(held) do mine[entry[1]] = entry[4] end
-  local state = redis.call('HMGET', STATE, 'c:' .. consumer, 'sought')
+  local state = redis.call('HMGET', STATE, 'c:' .. consumer, 'sought', 'format')
+  check_format(state[3])
   lease, sought = tonumber(state[1]), state[2]
   return mine
 end

@@ -12,8 +12,9 @@ if ARGV[2] == '0' and (tonumber(ARGV[5]) or 1) == 0 then
     at = at + 2 + fields
   end
   spans[#spans + 1] = at + 2
-  -- Near its end, how long it is kept is looked up.
-  if many > 0 and not ARGV[at] and redis.call('PTTL', key) > 43200000 then
+  -- Not near its end.
+  local left = many > 0 and not ARGV[at] and redis.call('PTTL', key) or 0
+  if left > 43200000 or left > (tonumber(redis.call('HGET', KEYS[2], 'keep')) or 86400000) / 2 then
     local answers = {}
     for i = 1, many do answers[i] = redis.call('XADD', key, '*', unpack(ARGV, spans[i], spans[i + 1] - 3)) end
     return answers
