@@ -82,8 +82,9 @@ local due, deliveries = {}, {}
 if max > 0 and not pause then
   local scored = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, max)
   for i = 1, #scored, 2 do due[#due + 1] = { tonumber(scored[i + 1]), scored[i] } end
+  -- In the PEL they are in the order of positions: that of time is found among the first many of each consumer.
   for _, holder in ipairs(holders) do
-    for _, it in ipairs(redis.call('XPENDING', LOG, group, 'IDLE', holder[2], '-', '+', max, holder[1])) do
+    for _, it in ipairs(redis.call('XPENDING', LOG, group, 'IDLE', holder[2], '-', '+', 200, holder[1])) do
       due[#due + 1] = { now - it[3] + holder[2], order(it[1]), it[2], it[4] }
     end
   end
