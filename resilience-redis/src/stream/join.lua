@@ -37,9 +37,9 @@ if not (groups and groups[group]) then
   else
     how = 1
   end
+  redis.call('XGROUP', 'CREATE', LOG, group, from)
   -- What waits or is held after the bookmark is read again.
   redis.call('DEL', STATE, RECORDS, DUE, ORDER)
-  redis.call('XGROUP', 'CREATE', LOG, group, from)
 end
 redis.call('XGROUP', 'CREATECONSUMER', LOG, group, consumer)
 redis.call('HSET', STATE, 'format', FORMAT, 'keep', ms, 'seen', now, 'c:' .. consumer, lease, 's:' .. consumer, now)

@@ -155,7 +155,7 @@ impl RedisStreams {
             let is_its = |answer: &Value| is_of(answer, keys);
             let answer = reader.connection.read(&keys[0], &cmd, is_its).await;
             match answer {
-                Err(CommandError::Refused(error)) if error.contains("NOGROUP") => {
+                Err(CommandError::Refused(error)) if is_lost(&error) => {
                     reader.give_back();
                     return self.read_now(group, keys, read).await;
                 }
@@ -173,6 +173,11 @@ impl RedisStreams {
             }
         }
     }
+}
+
+/// Whether a stream or a group does not exist, or no longer.
+fn is_lost(error: &str) -> bool {
+    error.contains("NOGROUP") || error.contains("UNBLOCKED")
 }
 
 fn command(group: &str, keys: &[String], read: &Read<'_>, block: u128) -> Cmd {
