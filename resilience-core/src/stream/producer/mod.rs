@@ -1,6 +1,7 @@
 //! The handle that publishes.
 
 mod builder;
+mod error;
 mod event;
 mod sequences;
 mod task;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 pub use self::{
     builder::ProducerBuilder,
+    error::PublishError,
     event::{Event, TraceContext},
 };
 use self::{builder::Settings, sequences::Sequences};
@@ -27,11 +29,11 @@ use super::{
     steps::{Outgoing, ProducerSequence, Publish, Published},
 };
 use crate::{
-    codec::{Codec, CodecError},
+    codec::Codec,
     deadline,
-    error::{Pattern, Reason, Rejected, ServiceError},
+    error::{Pattern, Reason},
     fleet::{AgentHandle, IntoStore, StillRunning, millis},
-    telemetry::{self, Reading, Scope, Source},
+    telemetry::{self, FLEET_DEGRADED, Reading, Scope, Source},
 };
 
 /// Publishes events of one type to a stream. Cheap to clone; clones share it.
@@ -353,6 +355,11 @@ impl Source for Shared {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.totals.read(out);
+        out(Reading {
+            metric: &FLEET_DEGRADED,
+            attribute: Pattern::Stream.as_str(),
+            value: u64::from(!self.client.is_available()),
+        });
     }
 }
 
@@ -376,38 +383,5 @@ impl<T> fmt::Debug for Producer<T> {
         f.debug_struct("Producer")
             .field("stream", &self.shared.stream)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why events were not published.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// An event cannot be encoded. Nothing was published.
-    #[error("an event cannot be encoded: {0}")]
-    Encode(#[source] CodecError),
-    /// The events are too large, too many, or make no sense otherwise. Nothing was published.
-    #[error("the events cannot be published: {0}")]
-    Invalid(#[source] StoreError),
-    /// The broker is unavailable, or the consumers are too far behind. Nothing was published.
-    #[error(transparent)]
-    Rejected(Rejected),
-    /// The broker did not answer in time: the events may or may not be published.
-    #[error("unknown whether the events were published: {0}")]
-    Unknown(#[source] StoreError),
-}
-
-impl From<Rejected> for PublishError {
-    fn from(rejected: Rejected) -> Self {
-        Self::Rejected(rejected)
-    }
-}
-
-impl ServiceError for PublishError {
-    fn as_rejected(&self) -> Option<&Rejected> {
-        match self {
-            Self::Rejected(rejected) => Some(rejected),
-            _ => None,
-        }
     }
 }

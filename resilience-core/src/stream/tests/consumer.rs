@@ -329,3 +329,12 @@ async fn a_handler_that_never_ends_does_not_keep_its_message_forever() {
     assert!(took >= secs(60) && took < secs(62), "{took:?}");
     assert_eq!(dead_letters(&streams).await.len(), 1);
 }
+
+#[tokio::test]
+async fn consumers_of_one_instance_name_are_told_apart() {
+    let streams = InProcessStreams::new();
+    let named = || consumer(&streams).fleet(crate::FleetOptions::new().instance("pod-7"));
+    let (one, other) = (named().build().unwrap(), named().build().unwrap());
+    assert_ne!(one.consumer(), other.consumer());
+    assert!(one.consumer().starts_with("pod-7-"));
+}
