@@ -31,12 +31,13 @@ where
             return;
         };
         self.at.join = None;
+        let is_other = self.incarnation != 0 && self.incarnation != joined.incarnation;
         self.on_incarnation(joined.incarnation);
-        if matches!(
-            joined.group,
-            JoinedGroup::Restored(_) | JoinedGroup::Recreated
-        ) {
-            self.on_loss(joined.group);
+        match joined.group {
+            JoinedGroup::Restored(_) | JoinedGroup::Recreated => self.on_loss(joined.group),
+            // Another consumer has created it again.
+            _ if is_other => self.on_loss(JoinedGroup::Recreated),
+            _ => {}
         }
         self.incarnation = joined.incarnation;
     }
