@@ -10,7 +10,6 @@ use crate::{
     classify::Classify,
     error::{Pattern, ServiceError},
     stream::{
-        broker::StoreError,
         message::Position,
         steps::{Held, Joined, JoinedGroup},
     },
@@ -25,8 +24,8 @@ where
     S::Error: ServiceError + fmt::Display + Send,
     C: Classify<S::Response, S::Error> + Clone + Send + Sync + 'static,
 {
-    pub(super) fn on_joined(&mut self, joined: Result<Joined, StoreError>) {
-        let Ok(joined) = joined else {
+    pub(super) fn on_joined(&mut self, joined: Option<Joined>) {
+        let Some(joined) = joined else {
             self.at.join = Some(Self::pause_after_error());
             return;
         };

@@ -104,7 +104,7 @@ where
                 Err(error) if error.is_panic() => Ending::Panicked,
                 _ => Ending::Cancelled,
             };
-            self.on_handled(running, ending);
+            self.on_handled(&running, ending);
             return;
         }
         let step = self.steps.remove(&id);
@@ -117,7 +117,7 @@ where
 
     fn on_step(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Joined(joined) => self.on_joined(joined),
+            Outcome::Joined(joined) => self.on_joined(joined.ok()),
             Outcome::Read(batch) => self.on_read(batch),
             Outcome::Claimed {
                 asked,
@@ -153,7 +153,7 @@ where
         }
     }
 
-    fn on_handled(&mut self, running: Running, ending: Ending) {
+    fn on_handled(&mut self, running: &Running, ending: Ending) {
         self.lanes.done(running.key.as_ref());
         let position = running.position;
         if !self.held.contains(position) {
@@ -162,7 +162,7 @@ where
         }
         let rules = &self.shared.settings.rules;
         let action = match rules.decide(ending, running.about.deliveries) {
-            Decision::Ack => Action::Ack(self.effect(&running)),
+            Decision::Ack => Action::Ack(self.effect(running)),
             Decision::Settle(action) => action,
             Decision::Pause(wait) => {
                 self.pause_for(wait);

@@ -5,6 +5,7 @@ mod error;
 mod event;
 mod sequences;
 mod task;
+mod wall_clock;
 
 use std::{
     fmt,
@@ -12,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -32,7 +33,7 @@ use crate::{
     codec::Codec,
     deadline,
     error::{Pattern, Reason},
-    fleet::{AgentHandle, IntoStore, StillRunning, millis},
+    fleet::{AgentHandle, IntoStore, StillRunning},
     telemetry::{self, FLEET_DEGRADED, Reading, Scope, Source},
 };
 
@@ -130,20 +131,6 @@ impl<T: Send + Sync + 'static> Producer<T> {
             .await
     }
 
-    /// Publishes one event at a time of this process' clock; at once, if that is past. See [`after`](Self::after).
-    ///
-    /// # Errors
-    /// See [`PublishError`].
-    pub async fn at(
-        &self,
-        time: SystemTime,
-        key: &str,
-        event: &T,
-    ) -> Result<Published, PublishError> {
-        let delay = time.duration_since(SystemTime::now()).unwrap_or_default();
-        self.after(delay, key, event).await
-    }
-
     /// Publishes one event with all that is known of it.
     ///
     /// # Errors
@@ -223,8 +210,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
     where
         T: 'a,
     {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now_ms = millis(now.unwrap_or_default());
+        let now_ms = wall_clock::unix_ms();
         let mut trace = None;
         let encode = |event: Event<'a, T>| {
             let settings = &self.shared.settings;

@@ -1,4 +1,5 @@
 //! Producers.
+#![allow(clippy::disallowed_types)]
 
 use std::time::SystemTime;
 
