@@ -8,7 +8,7 @@ use super::{Case, HOUR, SHORT, SOON, dead, join, message, name, names, outgoing,
 use crate::{
     conformance::eventually,
     stream::{
-        Action, Begin, Claim, Effect, Envelope, Join, JoinedGroup, Outgoing, Position,
+        Action, Begin, Claim, Effect, Envelope, Join, JoinedGroup, Outgoing, Pause, Position,
         ProducerSequence, Publish, RawMessage, Read, Resume, Retention, Settled, Settlement, Start,
         StreamBroker, Trimmed,
         broker::validate::{MAX_BATCH, MAX_BLOCK_MS, MAX_KEY, MAX_MS, MAX_NAME, MAX_REASON},
@@ -371,6 +371,28 @@ pub(super) async fn what_makes_no_sense_is_refused(it: &dyn StreamBroker) {
         let settlement = [Settlement { position, action }];
         let settled = it.settle(stream, group, "a", &settlement).await;
         assert!(settled.is_err(), "{settlement:?}");
+    }
+    let pause = Pause {
+        by: "an operator".into(),
+        reason: "".into(),
+        for_ms: Some(1),
+    };
+    for senseless in [
+        Pause {
+            by: "".into(),
+            ..pause.clone()
+        },
+        Pause {
+            for_ms: Some(0),
+            ..pause.clone()
+        },
+        Pause {
+            reason: "r".repeat(MAX_REASON + 1).into(),
+            ..pause.clone()
+        },
+    ] {
+        let paused = it.pause(stream, group, Some(&senseless)).await;
+        assert!(paused.is_err(), "{senseless:?}");
     }
     for senseless in [
         Retention { keep_ms: 0, ..KEEP },

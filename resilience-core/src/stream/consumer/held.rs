@@ -28,6 +28,8 @@ struct Holding {
 #[derive(Debug, Default)]
 pub(super) struct HeldMessages {
     messages: BTreeMap<Position, Holding>,
+    /// No lease ends before.
+    first_end: Option<Instant>,
     /// The highest position that was ever delivered.
     highest: Position,
 }
@@ -36,6 +38,7 @@ impl HeldMessages {
     /// Adds a message, or begins the lease of one that is there again. Whether it was not there.
     pub(super) fn add(&mut self, position: Position, until: Instant) -> bool {
         self.highest = self.highest.max(position);
+        self.first_end = Some(self.first_end.map_or(until, |it| it.min(until)));
         if let Some(holding) = self.messages.get_mut(&position) {
             holding.until = until;
             return false;
@@ -102,6 +105,9 @@ impl HeldMessages {
 
     /// Takes out the messages whose lease has ended by this process' clock.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Position> {
+        if self.first_end.is_none_or(|first| first > now) {
+            return Vec::new();
+        }
         let ended = self.messages.iter().filter(|(_, it)| it.until <= now);
         let ended: Vec<_> = ended.map(|(position, _)| *position).collect();
         for position in &ended {
@@ -109,6 +115,7 @@ impl HeldMessages {
                 holding.lost.store(true, Relaxed);
             }
         }
+        self.first_end = self.messages.values().map(|it| it.until).min();
         ended
     }
 

@@ -6,9 +6,12 @@ mod driver;
 mod handling;
 mod held;
 mod lanes;
+mod losses;
 mod message;
 mod outcomes;
+mod requests;
 mod settings;
+mod settled;
 
 use std::{
     fmt,

@@ -14,7 +14,7 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    ConsumeError, Message, OnLoss,
+    Message,
     decision::{Decision, Ending},
     driver::{Driver, Running, Waiting},
     message,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     classify::Classify,
-    error::{Pattern, ServiceError},
+    error::ServiceError,
     fleet::millis,
     stream::{
         broker::{StoreError, validate::MAX_OUTCOME},
@@ -78,7 +78,7 @@ pub(super) enum Step {
 pub(super) struct ToSettle {
     pub(super) settlement: Settlement,
     /// An earlier attempt may have been done.
-    in_doubt: bool,
+    pub(super) in_doubt: bool,
 }
 
 /// A copy of an event whose first one is handled elsewhere comes again after this time.
@@ -104,7 +104,7 @@ where
                 Err(error) if error.is_panic() => Ending::Panicked,
                 _ => Ending::Cancelled,
             };
-            self.on_handled(running, ending);
+            self.on_handled(&running, ending);
             return;
         }
         let step = self.steps.remove(&id);
@@ -117,7 +117,7 @@ where
 
     fn on_step(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Joined(joined) => self.on_joined(joined),
+            Outcome::Joined(joined) => self.on_joined(joined.ok()),
             Outcome::Read(batch) => self.on_read(batch),
             Outcome::Claimed {
                 asked,
@@ -153,7 +153,7 @@ where
         }
     }
 
-    fn on_handled(&mut self, running: Running, ending: Ending) {
+    fn on_handled(&mut self, running: &Running, ending: Ending) {
         self.lanes.done(running.key.as_ref());
         let position = running.position;
         if !self.held.contains(position) {
@@ -162,7 +162,7 @@ where
         }
         let rules = &self.shared.settings.rules;
         let action = match rules.decide(ending, running.about.deliveries) {
-            Decision::Ack => Action::Ack(self.effect(&running)),
+            Decision::Ack => Action::Ack(self.effect(running)),
             Decision::Settle(action) => action,
             Decision::Pause(wait) => {
                 self.pause_for(wait);
@@ -210,54 +210,9 @@ where
 
     pub(super) fn give_back_waiting(&mut self) {
         for (position, _) in self.lanes.take(|_| true) {
-            self.end(position, Action::GiveBack { after_ms: 0 });
-        }
-    }
-
-    fn on_joined(&mut self, joined: Result<Joined, StoreError>) {
-        let Ok(joined) = joined else {
-            self.at.join = Some(Self::pause_after_error());
-            return;
-        };
-        self.at.join = None;
-        self.on_incarnation(joined.incarnation);
-        if matches!(
-            joined.group,
-            JoinedGroup::Restored(_) | JoinedGroup::Recreated
-        ) {
-            self.on_loss(joined.group);
-        }
-        self.incarnation = joined.incarnation;
-    }
-
-    /// Compares the stream with the one that is known.
-    fn on_incarnation(&mut self, incarnation: u64) {
-        if self.incarnation == 0 || self.incarnation == incarnation {
-            return;
-        }
-        // What is held belongs to a stream that is gone.
-        self.lanes.take(|_| true);
-        self.to_settle.clear();
-        self.held.clear();
-        self.incarnation = incarnation;
-    }
-
-    fn on_loss(&mut self, group: JoinedGroup) {
-        self.shared.totals.losses.fetch_add(1, Relaxed);
-        let from = match group {
-            JoinedGroup::Restored(after) => format!("after {after}"),
-            _ => "with the oldest message".to_owned(),
-        };
-        tracing::warn!(
-            target: "resilience",
-            pattern = Pattern::Stream.as_str(),
-            name = &*self.shared.stream,
-            group = &*self.shared.group,
-            resumed = from,
-            "group lost"
-        );
-        if self.shared.settings.on_loss == OnLoss::Stop {
-            self.ended = Some(ConsumeError::Lost);
+            if self.held.contains(position) {
+                self.end(position, Action::GiveBack { after_ms: 0 });
+            }
         }
     }
 
@@ -415,107 +370,6 @@ where
                 Begun::Lost(_) => self.on_lost(&[position]),
             }
         }
-    }
-
-    fn on_extended(&mut self, asked: Instant, answers: Vec<(Position, Held)>, all: bool) {
-        let lease = self.shared.settings.lease;
-        let lost = self.held.extended(answers, asked + lease);
-        if !all {
-            let again = Instant::now() + (lease / 12).min(Duration::from_secs(1));
-            self.at.extend = self.at.extend.min(again);
-        }
-        // What is being settled is gone because of that.
-        let settled: Vec<_> = lost
-            .into_iter()
-            .filter(|lost| !self.settles(*lost))
-            .collect();
-        self.on_lost(&settled);
-    }
-
-    fn settles(&self, position: Position) -> bool {
-        let queued = self.to_settle.iter();
-        let mut queued = queued.map(|it| it.settlement.position);
-        queued.any(|it| it == position) || self.settling.contains(&position)
-    }
-
-    pub(super) fn drop_expired(&mut self, now: Instant) {
-        let expired = self.held.expire(now);
-        if !expired.is_empty() {
-            self.to_settle
-                .retain(|it| !expired.contains(&it.settlement.position));
-            self.on_lost(&expired);
-        }
-    }
-
-    /// Messages that another consumer has, or soon will have.
-    fn on_lost(&mut self, lost: &[Position]) {
-        if lost.is_empty() {
-            return;
-        }
-        self.lanes.take(|position| lost.contains(&position));
-        for position in lost {
-            self.held.remove(*position);
-        }
-        let many = lost.len() as u64;
-        self.shared.totals.leases_lost.fetch_add(many, Relaxed);
-        tracing::warn!(
-            target: "resilience",
-            pattern = Pattern::Stream.as_str(),
-            name = &*self.shared.stream,
-            group = &*self.shared.group,
-            messages = many,
-            "leases lost"
-        );
-    }
-
-    fn on_settled(&mut self, batch: Vec<ToSettle>, answers: Result<Vec<Settled>, StoreError>) {
-        self.settling.clear();
-        match answers {
-            Ok(answers) => {
-                for (settled, answer) in batch.into_iter().zip(answers) {
-                    self.held.remove(settled.settlement.position);
-                    self.count_settled(&settled, answer);
-                }
-            }
-            Err(error) => {
-                let again = batch.into_iter().map(|it| ToSettle {
-                    in_doubt: it.in_doubt || error.ambiguous,
-                    ..it
-                });
-                // Those whose leases end meanwhile are dropped.
-                let newer = mem::take(&mut self.to_settle);
-                self.to_settle = again.chain(newer).collect();
-                self.at.settle = Self::pause_after_error();
-            }
-        }
-    }
-
-    fn count_settled(&self, settled: &ToSettle, answer: Settled) {
-        let totals = &self.shared.totals;
-        let done = answer == Settled::Done || settled.in_doubt && answer == Settled::Gone;
-        let total = match &settled.settlement.action {
-            _ if !done => &totals.lost,
-            Action::Ack(_) => &totals.acknowledged,
-            Action::Retry { .. } => &totals.retried,
-            Action::GiveBack { .. } => &totals.given_back,
-            Action::Dead { reason } => {
-                self.tell_dead(settled.settlement.position, reason);
-                &totals.dead
-            }
-        };
-        total.fetch_add(1, Relaxed);
-    }
-
-    fn tell_dead(&self, position: Position, reason: &str) {
-        tracing::warn!(
-            target: "resilience",
-            pattern = Pattern::Stream.as_str(),
-            name = &*self.shared.stream,
-            group = &*self.shared.group,
-            position = %position,
-            reason,
-            "dead letter"
-        );
     }
 }
 

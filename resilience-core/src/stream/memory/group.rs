@@ -153,7 +153,7 @@ impl Group {
                     stream: Arc::clone(stream),
                     position,
                     deliveries: it.record.deliveries(),
-                    message: it.message.as_ref().or(log.get(position)).cloned(),
+                    message: it.message.as_ref().or_else(|| log.get(position)).cloned(),
                 })
             }) else {
                 continue;

@@ -1,9 +1,11 @@
 //! The handle that publishes.
 
 mod builder;
+mod error;
 mod event;
 mod sequences;
 mod task;
+mod wall_clock;
 
 use std::{
     fmt,
@@ -11,13 +13,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::time::Instant;
 
 pub use self::{
     builder::ProducerBuilder,
+    error::PublishError,
     event::{Event, TraceContext},
 };
 use self::{builder::Settings, sequences::Sequences};
@@ -27,11 +30,11 @@ use super::{
     steps::{Outgoing, ProducerSequence, Publish, Published},
 };
 use crate::{
-    codec::{Codec, CodecError},
+    codec::Codec,
     deadline,
-    error::{Pattern, Reason, Rejected, ServiceError},
-    fleet::{AgentHandle, IntoStore, StillRunning, millis},
-    telemetry::{self, Reading, Scope, Source},
+    error::{Pattern, Reason},
+    fleet::{AgentHandle, IntoStore, StillRunning},
+    telemetry::{self, FLEET_DEGRADED, Reading, Scope, Source},
 };
 
 /// Publishes events of one type to a stream. Cheap to clone; clones share it.
@@ -128,20 +131,6 @@ impl<T: Send + Sync + 'static> Producer<T> {
             .await
     }
 
-    /// Publishes one event at a time of this process' clock; at once, if that is past. See [`after`](Self::after).
-    ///
-    /// # Errors
-    /// See [`PublishError`].
-    pub async fn at(
-        &self,
-        time: SystemTime,
-        key: &str,
-        event: &T,
-    ) -> Result<Published, PublishError> {
-        let delay = time.duration_since(SystemTime::now()).unwrap_or_default();
-        self.after(delay, key, event).await
-    }
-
     /// Publishes one event with all that is known of it.
     ///
     /// # Errors
@@ -221,8 +210,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
     where
         T: 'a,
     {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now_ms = millis(now.unwrap_or_default());
+        let now_ms = wall_clock::unix_ms();
         let mut trace = None;
         let encode = |event: Event<'a, T>| {
             let settings = &self.shared.settings;
@@ -353,6 +341,11 @@ impl Source for Shared {
 
     fn read(&self, out: &mut dyn FnMut(Reading)) {
         self.totals.read(out);
+        out(Reading {
+            metric: &FLEET_DEGRADED,
+            attribute: Pattern::Stream.as_str(),
+            value: u64::from(!self.client.is_available()),
+        });
     }
 }
 
@@ -376,38 +369,5 @@ impl<T> fmt::Debug for Producer<T> {
         f.debug_struct("Producer")
             .field("stream", &self.shared.stream)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why events were not published.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// An event cannot be encoded. Nothing was published.
-    #[error("an event cannot be encoded: {0}")]
-    Encode(#[source] CodecError),
-    /// The events are too large, too many, or make no sense otherwise. Nothing was published.
-    #[error("the events cannot be published: {0}")]
-    Invalid(#[source] StoreError),
-    /// The broker is unavailable, or the consumers are too far behind. Nothing was published.
-    #[error(transparent)]
-    Rejected(Rejected),
-    /// The broker did not answer in time: the events may or may not be published.
-    #[error("unknown whether the events were published: {0}")]
-    Unknown(#[source] StoreError),
-}
-
-impl From<Rejected> for PublishError {
-    fn from(rejected: Rejected) -> Self {
-        Self::Rejected(rejected)
-    }
-}
-
-impl ServiceError for PublishError {
-    fn as_rejected(&self) -> Option<&Rejected> {
-        match self {
-            Self::Rejected(rejected) => Some(rejected),
-            _ => None,
-        }
     }
 }
