@@ -12,7 +12,7 @@ use resilience_core::stream::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{RedisStreams, native, steps::READ, wire};
+use super::{RedisStreams, steps::READ, wire, words::native};
 use crate::{connection::Connection, error::CommandError, store::StoreContext};
 
 /// How long one command waits at most.

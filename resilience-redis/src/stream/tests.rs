@@ -9,14 +9,21 @@ use std::{
     time::Duration,
 };
 
+use redis::Value;
 use resilience_core::stream::{
-    Effect, Envelope, Outgoing,
+    Action, Begin, Begun, Effect, Envelope, Held, Outgoing, Position, Publish, RawMessage, Settled,
+    Start, StreamBroker,
     record::{EffectRecord, Next, Record},
 };
 use resilience_tests::redis::{Flavour, RedisServer};
 
-use super::{steps::READ, *};
-use crate::Redis;
+use super::{
+    RedisStreams,
+    steps::{BEGIN, CLAIM, EXTEND, JOIN, PENDING, READ, REDRIVE, SETTLE},
+    wire,
+    words::{StreamKeys, Words, action, of_group, range, start},
+};
+use crate::{Redis, script::Script};
 
 const TOLD: &str = "
 local real, told = redis, tonumber(ARGV[#ARGV])
