@@ -18,7 +18,7 @@ use super::{
         SEEK, SETTLE, STATE, TRIM,
     },
     wire,
-    words::{Words, action, incarnation, of_group, range, start},
+    words::{Words, all_settlements, incarnation, of_group, range, start},
 };
 use crate::{keys, script::Script};
 
@@ -165,12 +165,9 @@ impl StreamBroker for RedisStreams {
                 return Ok(Vec::new());
             }
             let mut words = of_group(group, consumer);
-            range(settlements.iter().map(|it| it.position), &mut words);
-            for settlement in settlements {
-                words.text(settlement.position);
-                action(&settlement.action, &mut words, &mut keys)?;
-            }
-            self.step(&SETTLE, &keys, &words, wire::settled).await
+            all_settlements(settlements, &mut words, &mut keys)?;
+            let read = |answer| wire::settled(answer, settlements.len());
+            self.step(&SETTLE, &keys, &words, read).await
         })
     }
 

@@ -6,13 +6,16 @@
 --   r after reason               to be delivered again
 --   g after                      given back
 --   d reason                     dead
--- Answer, for each: 0 done, 1 taken, 2 gone
+-- or 5 `A`, 6.. positions: all are acknowledged
+-- Answer, for each: 0 done, 1 taken, 2 gone; or 0: all are done
 local ARITY = { a = 0, e = 3, r = 2, g = 1, d = 1 }
 local steps, ids, answers, at, key = {}, {}, {}, 5, 9
+local plain = ARGV[5] == 'A'
+if plain then at = 6 end
 while ARGV[at] do
-  local kind = ARGV[at + 1]
+  local kind = plain and 'a' or ARGV[at + 1]
   local arity = ARITY[kind]
-  if not arity or not ARGV[at + 1 + arity] then senseless('a settlement', kind) end
+  if not arity or not (plain or ARGV[at + 1 + arity]) then senseless('a settlement', kind) end
   if not string.find(ARGV[at], '^%d+%-%d+$') then senseless('a position', ARGV[at]) end
   local step = { kind, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4] }
   if kind == 'e' then
@@ -22,7 +25,7 @@ while ARGV[at] do
     step[2] = whole(step[2], 'a wait', 0, MOST)
   end
   ids[#ids + 1], steps[#steps + 1], answers[#answers + 1] = ARGV[at], step, 2
-  at = at + 2 + arity
+  at = at + (plain and 1 or 2 + arity)
 end
 if #KEYS ~= key then senseless('a number of keys', #KEYS) end
 read_effects()

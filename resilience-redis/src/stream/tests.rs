@@ -12,7 +12,7 @@ use std::{
 use redis::Value;
 use resilience_core::stream::{
     Action, Begin, Begun, Effect, Envelope, Held, Outgoing, Position, Publish, RawMessage, Settled,
-    Start, StreamBroker,
+    Settlement, Start, StreamBroker,
     record::{EffectRecord, Next, Record},
 };
 use resilience_tests::redis::{Flavour, RedisServer};
@@ -21,7 +21,7 @@ use super::{
     RedisStreams,
     steps::{BEGIN, CLAIM, EXTEND, JOIN, PENDING, READ, REDRIVE, SETTLE},
     wire,
-    words::{StreamKeys, Words, action, of_group, range, start},
+    words::{StreamKeys, Words, all_settlements, of_group, range, start},
 };
 use crate::{Redis, script::Script};
 
@@ -295,18 +295,29 @@ impl Both {
     }
 
     async fn settle(&mut self, who: usize, rng: &mut fastrand::Rng) -> &'static str {
-        let (mut words, mut expected) = (of_group(GROUP, CONSUMERS[who]), Vec::new());
+        let mut words = of_group(GROUP, CONSUMERS[who]);
         let mut keys = self.broker.of_group(STREAM, GROUP).expect("good names");
-        let positions = self.some(rng);
-        range(positions.iter().copied(), &mut words);
-        for position in positions {
-            let settled = random_action(rng, self.now);
-            words.text(position);
-            action(&settled, &mut words, &mut keys).expect("it is known");
-            expected.push(self.settle_one(who, position, &settled));
-        }
+        // What is settled nearly always has a way of its own.
+        let plain = rng.u8(0..4) == 0;
+        let settlements: Vec<_> = self
+            .some(rng)
+            .into_iter()
+            .map(|position| Settlement {
+                position,
+                action: if plain {
+                    Action::Ack(None)
+                } else {
+                    random_action(rng, self.now)
+                },
+            })
+            .collect();
+        all_settlements(&settlements, &mut words, &mut keys).expect("they are known");
+        let expected: Vec<_> = settlements
+            .iter()
+            .map(|it| self.settle_one(who, it.position, &it.action))
+            .collect();
         let answer = self.run("settle", &keys, &mut words).await;
-        let got = wire::settled(answer).expect("an answer");
+        let got = wire::settled(answer, expected.len()).expect("an answer");
         assert_eq!(got, expected);
         match got[0] {
             Settled::Done => "settled",

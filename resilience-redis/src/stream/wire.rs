@@ -135,7 +135,11 @@ fn one_held(answer: Value) -> Option<Held> {
     }
 }
 
-pub(super) fn settled(answer: Value) -> Option<Vec<Settled>> {
+/// Zero: all of `many` are done.
+pub(super) fn settled(answer: Value, many: usize) -> Option<Vec<Settled>> {
+    if answer == Value::Int(0) {
+        return Some(vec![Settled::Done; many]);
+    }
     each(answer, |it| match number(it)? {
         0 => Some(Settled::Done),
         1 => Some(Settled::Taken),

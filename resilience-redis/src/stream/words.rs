@@ -1,7 +1,7 @@
 //! What scripts are told: keys and words.
 
 use resilience_core::stream::{
-    Action, Position, Start,
+    Action, Position, Settlement, Start,
     broker::{StoreError, validate},
 };
 
@@ -47,11 +47,28 @@ impl StreamKeys {
     }
 }
 
-pub(super) fn action(
-    action: &Action,
+/// Settlements; the plain acknowledgement of all in fewer words.
+pub(super) fn all_settlements(
+    settlements: &[Settlement],
     words: &mut Words,
     keys: &mut StreamKeys,
 ) -> Result<(), StoreError> {
+    range(settlements.iter().map(|it| it.position), words);
+    if settlements.iter().all(|it| it.action == Action::Ack(None)) {
+        words.text("A");
+        for settlement in settlements {
+            words.text(settlement.position);
+        }
+        return Ok(());
+    }
+    for settlement in settlements {
+        words.text(settlement.position);
+        action(&settlement.action, words, keys)?;
+    }
+    Ok(())
+}
+
+fn action(action: &Action, words: &mut Words, keys: &mut StreamKeys) -> Result<(), StoreError> {
     match action {
         Action::Ack(None) => words.text("a"),
         Action::Ack(Some(effect)) => {

@@ -113,7 +113,7 @@ async fn every_event_is_handled_while_connections_break_and_scripts_are_forgotte
 
 /// A shutdown does not wait for the end of a read that waits for messages.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_consumer_ends_within_two_seconds() {
+async fn an_idle_consumer_ends_soon() {
     let server = RedisServer::start();
     let handled = Handled::default();
     let consumer = consume(&server, &handled).await;
