@@ -43,6 +43,8 @@ if not (groups and groups[group]) then
 end
 redis.call('XGROUP', 'CREATECONSUMER', LOG, group, consumer)
 redis.call('HSET', STATE, 'format', FORMAT, 'keep', ms, 'seen', now, 'c:' .. consumer, lease, 's:' .. consumer, now)
+-- By this, the next claim finds that the clock was set back.
+redis.call('HSETNX', STATE, 'at', now)
 redis.call('HSET', META, 'format', FORMAT, 'keep', math.max(old, ms), 'g:' .. group, ARGV[10])
 for _, key in ipairs(KEYS) do keep(key, ms) end
 return { tonumber(incarnation), how, how == 2 and from or '0-0' }
