@@ -18,7 +18,8 @@ local function lag(cursor, state)
   local after = order(cursor)
   local function note(id, number)
     if state and (id ~= at or tonumber(counted) ~= number) then
-      redis.call('HSET', state, 'count', id .. ' ' .. text(number))
+      -- A server that is out of memory may refuse: then it is counted again.
+      redis.pcall('HSET', state, 'count', id .. ' ' .. text(number))
     end
   end
   if after >= order(last) then

@@ -6,6 +6,8 @@ local age, most = whole(ARGV[1], 'an age', -1, MOST), whole(ARGV[2], 'a length',
 local dead_after, ms = whole(ARGV[3], 'a time', -1, MOST), whole(ARGV[4], 'a time', 1, MOST)
 local groups = look()
 if not groups then return false end
+-- Behind this, a server that is out of memory does not refuse to remove messages.
+redis.call('PEXPIRE', LOG, math.max(redis.call('PTTL', LOG), ms))
 local kept = math.max(tonumber(redis.call('HGET', META, 'keep') or 0), ms)
 redis.call('HSET', META, 'format', FORMAT, 'keep', kept)
 for i = 1, 3 do keep(KEYS[i], ms) end

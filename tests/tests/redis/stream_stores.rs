@@ -240,6 +240,16 @@ async fn a_full_server_takes_every_settlement_and_no_new_message() {
         }
         let claimed = claim(&broker, "b").await;
         assert_eq!(ids(&claimed), ["3"]);
+        let state = broker.state(STREAM).await.expect("an answer");
+        assert_eq!(state.map(|it| it.length), Some(5));
+        let one = Retention {
+            max_age_ms: None,
+            max_length: Some(1),
+            settled: None,
+            keep_ms: HOUR,
+        };
+        let trimmed = broker.trim(STREAM, &one).await.expect("an answer");
+        assert_eq!((trimmed.removed, trimmed.length), (4, 1));
     }
 }
 
