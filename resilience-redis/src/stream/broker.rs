@@ -32,12 +32,15 @@ impl StreamBroker for RedisStreams {
             let mut keys = self.of_stream(stream)?;
             validate::publish(publish)?;
             let mut words = Words::default();
-            words.text(incarnation());
+            words.text(&incarnation());
             let (first, keep_ms) = publish
                 .sequence
                 .as_ref()
                 .map_or((0, 0), |it| (it.first, it.keep_ms));
-            words.text(first).text(keep_ms).text(publish.messages.len());
+            words
+                .text(&first)
+                .text(&keep_ms)
+                .text(&publish.messages.len());
             if let Some(sequence) = &publish.sequence {
                 let producer = keys::bounded_part(&sequence.producer);
                 keys.all.push(format!("{}:producer:{producer}", keys.tag));
@@ -60,15 +63,15 @@ impl StreamBroker for RedisStreams {
             validate::join(join)?;
             let mut words = of_group(group, &join.consumer);
             words
-                .text(incarnation())
-                .text(join.lease_ms)
-                .text(join.keep_ms);
+                .text(&incarnation())
+                .text(&join.lease_ms)
+                .text(&join.keep_ms);
             start(join.start, &mut words)?;
             let (known, after) = join.resume.map_or((0, Position::START), |resume| {
                 (resume.incarnation, resume.after)
             });
-            words.text(known).text(after);
-            words.text(keys::bounded_part(group));
+            words.text(&known).text(&after);
+            words.text(&keys::bounded_part(group));
             self.step(&JOIN, &keys, &words, wire::joined).await
         })
     }
@@ -100,7 +103,7 @@ impl StreamBroker for RedisStreams {
             let keys = self.of_group(stream, group)?;
             validate::claim(&claim)?;
             let mut words = of_group(group, claim.consumer);
-            words.text(claim.max);
+            words.text(&claim.max);
             let read = |answer| wire::claimed(stream, answer);
             self.step(&CLAIM, &keys, &words, read).await
         })
@@ -122,7 +125,7 @@ impl StreamBroker for RedisStreams {
             let mut words = of_group(group, consumer);
             range(positions.iter().copied(), &mut words);
             for position in positions {
-                words.text(position);
+                words.text(&position);
             }
             self.step(&EXTEND, &keys, &words, wire::held).await
         })
@@ -144,7 +147,7 @@ impl StreamBroker for RedisStreams {
             let mut words = of_group(group, consumer);
             range(begins.iter().map(|it| it.position), &mut words);
             for begin in begins {
-                words.text(begin.position).text(begin.keep_ms);
+                words.text(&begin.position).text(&begin.keep_ms);
                 keys.add_effect(&begin.key);
             }
             self.step(&BEGIN, &keys, &words, wire::begun).await
@@ -176,7 +179,7 @@ impl StreamBroker for RedisStreams {
             let keys = self.of_group(stream, group)?;
             let mut words = of_group(group, "");
             start(to, &mut words)?;
-            words.text(keys::bounded_part(group));
+            words.text(&keys::bounded_part(group));
             self.step(&SEEK, &keys, &words, |it| wire::flag(&it)).await
         })
     }
@@ -189,11 +192,11 @@ impl StreamBroker for RedisStreams {
             let lengths = retention.max_length.map(|it| it.min(validate::BEYOND - 1));
             for bound in [retention.max_age_ms, lengths, retention.settled] {
                 match bound {
-                    Some(bound) => words.text(bound),
-                    None => words.text(-1),
+                    Some(bound) => words.text(&bound),
+                    None => words.text(&-1),
                 };
             }
-            words.text(retention.keep_ms);
+            words.text(&retention.keep_ms);
             self.step(&TRIM, &keys, &words, wire::trimmed).await
         })
     }
@@ -212,8 +215,8 @@ impl StreamBroker for RedisStreams {
                 None => words.text(""),
                 Some(pause) => {
                     match pause.for_ms {
-                        Some(ms) => words.text(ms.min(validate::MAX_MS)),
-                        None => words.text(-1),
+                        Some(ms) => words.text(&ms.min(validate::MAX_MS)),
+                        None => words.text(&-1),
                     };
                     words.text(&pause.by).text(&pause.reason)
                 }
@@ -239,7 +242,7 @@ impl StreamBroker for RedisStreams {
         Box::pin(async move {
             let keys = self.of_stream(stream)?;
             let mut words = Words::default();
-            words.text(from).text(max.min(validate::MAX_BATCH));
+            words.text(&from).text(&max.min(validate::MAX_BATCH));
             self.step(&PEEK, &keys, &words, wire::entries).await
         })
     }
@@ -318,7 +321,7 @@ impl RedisStreams {
     ) -> Result<T, StoreError> {
         let keys = self.of_group(stream, group)?;
         let mut words = of_group(group, "");
-        words.text(from).text(max.min(validate::MAX_BATCH));
+        words.text(&from).text(&max.min(validate::MAX_BATCH));
         self.step(script, &keys, &words, read).await
     }
 
@@ -332,9 +335,9 @@ impl RedisStreams {
         let keys = self.of_group(stream, group)?;
         validate::positions(positions.iter().copied())?;
         let mut words = of_group(group, "");
-        words.text(redrives);
+        words.text(&redrives);
         for position in positions {
-            words.text(position);
+            words.text(&position);
         }
         self.step(&REDRIVE, &keys, &words, wire::flags).await
     }

@@ -119,7 +119,7 @@ impl Both {
     }
 
     async fn run(&self, name: &str, keys: &StreamKeys, words: &mut Words) -> Value {
-        words.text(self.now);
+        words.text(&self.now);
         let answer = self.broker.step(&self.told[name], keys, words, Some).await;
         answer.expect("an answer")
     }
@@ -127,9 +127,9 @@ impl Both {
     async fn join(&mut self) {
         for (consumer, lease_ms) in CONSUMERS.iter().zip(LEASES) {
             let mut words = of_group(GROUP, consumer);
-            words.text(7).text(lease_ms).text(HOUR);
+            words.text(&7).text(&lease_ms).text(&HOUR);
             start(Start::Oldest, &mut words).expect("it is known");
-            words.text(0).text(Position::START).text(GROUP);
+            words.text(&0).text(&Position::START).text(&GROUP);
             let answer = self.run("join", &self.keys, &mut words).await;
             assert_eq!(wire::joined(answer).expect("an answer").incarnation, 7);
         }
@@ -183,7 +183,7 @@ impl Both {
         let mut keys = self.broker.of_stream(STREAM).expect("a good name");
         keys.all.truncate(1);
         let mut words = of_group(GROUP, CONSUMERS[who]);
-        words.text(max);
+        words.text(&max);
         let answer = self.run("read", &keys, &mut words).await;
         let entries = wire::list(answer).expect("a list").remove(0);
         let entries = wire::entries(entries).expect("entries");
@@ -197,7 +197,7 @@ impl Both {
 
     async fn claim(&mut self, who: usize, max: usize) -> &'static str {
         let mut words = of_group(GROUP, CONSUMERS[who]);
-        words.text(max);
+        words.text(&max);
         let answer = self.run("claim", &self.keys, &mut words).await;
         let claimed = wire::claimed(STREAM, answer).expect("an answer");
         let now = self.now;
@@ -230,7 +230,7 @@ impl Both {
         let mut words = of_group(GROUP, CONSUMERS[who]);
         range(positions.iter().copied(), &mut words);
         for position in &positions {
-            words.text(position);
+            words.text(&position);
         }
         let answer = self.run("extend", &self.keys, &mut words).await;
         let expected = positions.iter().map(|at| self.extend_one(who, *at));
@@ -253,7 +253,7 @@ impl Both {
         range(positions.iter().copied(), &mut words);
         for position in positions {
             let key = rng.usize(0..EFFECTS.len());
-            words.text(position).text(HOUR);
+            words.text(&position).text(&HOUR);
             keys.add_effect(EFFECTS[key]);
             let begin = Begin {
                 position,
@@ -355,10 +355,10 @@ impl Both {
     async fn end_dead(&mut self, rng: &mut fastrand::Rng) -> &'static str {
         let (positions, redrives) = (self.some(rng), rng.bool());
         let mut words = of_group(GROUP, "");
-        words.text(u8::from(redrives));
+        words.text(&u8::from(redrives));
         let mut expected = Vec::new();
         for position in positions {
-            words.text(position);
+            words.text(&position);
             let was_dead = self.dead.remove(&position).is_some();
             if was_dead && redrives {
                 self.records.insert(position, Record::redrive(self.now));
@@ -373,7 +373,7 @@ impl Both {
     /// What an operator sees is what the records say.
     async fn compare(&self) {
         let mut words = of_group(GROUP, "");
-        words.text(Position::START).text(1000);
+        words.text(&Position::START).text(&1000);
         let answer = self.broker.step(&PENDING, &self.keys, &words, Some).await;
         let pending = wire::pending(answer.expect("an answer")).expect("an answer");
         let shown = pending

@@ -71,7 +71,7 @@ pub(super) fn published(answer: Value) -> Option<Vec<Published>> {
 
 pub(super) fn joined(answer: Value) -> Option<Joined> {
     let [incarnation, how, after] = items(answer)?;
-    let group = match number(how)? {
+    let group = match number(&how)? {
         0 => JoinedGroup::Existing,
         1 => JoinedGroup::Created,
         2 => JoinedGroup::Restored(position(after)?),
@@ -79,7 +79,7 @@ pub(super) fn joined(answer: Value) -> Option<Joined> {
         _ => return None,
     };
     Some(Joined {
-        incarnation: number(incarnation)?,
+        incarnation: number(&incarnation)?,
         group,
     })
 }
@@ -96,16 +96,16 @@ pub(super) fn claimed(stream: &str, answer: Value) -> Option<Claimed> {
         Some(Delivery {
             stream: Arc::clone(&stream),
             position,
-            deliveries: number(deliveries)?.try_into().ok()?,
+            deliveries: number(&deliveries)?.try_into().ok()?,
             message: maybe_message(position, fields)?,
         })
     };
     Some(Claimed {
         deliveries: each(deliveries, delivery)?,
-        next_ms: maybe_number(next)?,
+        next_ms: maybe_number(&next)?,
         paused: pause(paused)?,
-        incarnation: number(incarnation)?,
-        skipped: number(skipped)?,
+        incarnation: number(&incarnation)?,
+        skipped: number(&skipped)?,
     })
 }
 
@@ -118,15 +118,15 @@ fn pause(answer: Value) -> Option<Option<Pause>> {
     Some(Some(Pause {
         by: text(by)?,
         reason: text(reason)?,
-        for_ms: maybe_number(left)?,
+        for_ms: maybe_number(&left)?,
     }))
 }
 
 pub(super) fn held(answer: Value) -> Option<Vec<Held>> {
-    each(answer, one_held)
+    each(answer, |it| one_held(&it))
 }
 
-fn one_held(answer: Value) -> Option<Held> {
+fn one_held(answer: &Value) -> Option<Held> {
     match number(answer)? {
         0 => Some(Held::Held),
         1 => Some(Held::Taken),
@@ -140,7 +140,7 @@ pub(super) fn settled(answer: Value, many: usize) -> Option<Vec<Settled>> {
     if answer == Value::Int(0) {
         return Some(vec![Settled::Done; many]);
     }
-    each(answer, |it| match number(it)? {
+    each(answer, |it| match number(&it)? {
         0 => Some(Settled::Done),
         1 => Some(Settled::Taken),
         2 => Some(Settled::Gone),
@@ -151,17 +151,17 @@ pub(super) fn settled(answer: Value, many: usize) -> Option<Vec<Settled>> {
 pub(super) fn begun(answer: Value) -> Option<Vec<Begun>> {
     each(answer, |it| {
         let mut it = list(it)?.into_iter();
-        let how = number(it.next()?)?;
+        let how = number(&it.next()?)?;
         Some(match how {
             0 => Begun::Run {
-                fence: number(it.next()?)?,
-                attempt: number(it.next()?)?.try_into().ok()?,
+                fence: number(&it.next()?)?,
+                attempt: number(&it.next()?)?.try_into().ok()?,
             },
             1 => Begun::Done {
                 outcome: bytes(it.next()?)?.into(),
             },
             2 => Begun::Busy,
-            3 => Begun::Lost(one_held(it.next()?)?),
+            3 => Begun::Lost(one_held(&it.next()?)?),
             _ => return None,
         })
     })
@@ -173,9 +173,9 @@ pub(super) fn trimmed(answer: Value) -> Option<Trimmed> {
     }
     let [removed, undelivered, length] = items(answer)?;
     Some(Trimmed {
-        removed: number(removed)?,
-        undelivered: number(undelivered)?,
-        length: number(length)?,
+        removed: number(&removed)?,
+        undelivered: number(&undelivered)?,
+        length: number(&length)?,
     })
 }
 
@@ -199,11 +199,11 @@ pub(super) fn state(answer: Value) -> Option<Option<StreamState>> {
     let mut groups = each(groups, group)?;
     groups.sort_by(|a, b| a.group.cmp(&b.group));
     Some(Some(StreamState {
-        length: number(length)?,
-        delayed: number(delayed)?,
+        length: number(&length)?,
+        delayed: number(&delayed)?,
         first: maybe_position(first)?,
         last: maybe_position(last)?,
-        incarnation: number(incarnation)?,
+        incarnation: number(&incarnation)?,
         groups,
     }))
 }
@@ -226,9 +226,9 @@ fn group(answer: Value) -> Option<GroupState> {
         let [name, held, lease, idle] = items(it)?;
         Some(ConsumerState {
             consumer: text(name)?,
-            held: number(held)?,
-            lease_ms: number(lease)?,
-            idle_ms: number(idle)?,
+            held: number(&held)?,
+            lease_ms: number(&lease)?,
+            idle_ms: number(&idle)?,
         })
     })?;
     consumers.sort_by(|a, b| a.consumer.cmp(&b.consumer));
@@ -238,12 +238,12 @@ fn group(answer: Value) -> Option<GroupState> {
             None => name,
         },
         cursor: position(cursor)?,
-        lag: number(lag)?,
-        held: number(held)?,
-        waiting: number(waiting)?,
-        dead: number(dead)?,
-        skipped: number(skipped)?,
-        oldest_ms: maybe_number(oldest)?,
+        lag: number(&lag)?,
+        held: number(&held)?,
+        waiting: number(&waiting)?,
+        dead: number(&dead)?,
+        skipped: number(&skipped)?,
+        oldest_ms: maybe_number(&oldest)?,
         paused: pause(paused)?,
         consumers,
     })
@@ -256,8 +256,8 @@ pub(super) fn pending(answer: Value) -> Option<Vec<PendingMessage>> {
         Some(PendingMessage {
             position: position(at)?,
             consumer: (!consumer.is_empty()).then_some(consumer),
-            deliveries: number(deliveries)?.try_into().ok()?,
-            left_ms: number(left)?,
+            deliveries: number(&deliveries)?.try_into().ok()?,
+            left_ms: number(&left)?,
         })
     })
 }
@@ -266,9 +266,9 @@ pub(super) fn dead_letters(answer: Value) -> Option<Vec<DeadLetter>> {
     let failure = |it| {
         let [delivery, consumer, ago, reason] = items(it)?;
         Some(Failure {
-            delivery: number(delivery)?.try_into().ok()?,
+            delivery: number(&delivery)?.try_into().ok()?,
             consumer: text(consumer)?,
-            ago_ms: number(ago)?,
+            ago_ms: number(&ago)?,
             reason: match reason {
                 Value::Int(0) => None,
                 reason => Some(text(reason)?),
@@ -281,9 +281,9 @@ pub(super) fn dead_letters(answer: Value) -> Option<Vec<DeadLetter>> {
         Some(DeadLetter {
             position,
             message: maybe_message(position, fields)?,
-            deliveries: number(deliveries)?.try_into().ok()?,
+            deliveries: number(&deliveries)?.try_into().ok()?,
             reason: text(reason)?,
-            age_ms: number(age)?,
+            age_ms: number(&age)?,
             failures: each(failures, failure)?,
         })
     })
@@ -316,17 +316,17 @@ fn text(value: Value) -> Option<Arc<str>> {
     Some(String::from_utf8_lossy(&bytes(value)?).into())
 }
 
-fn number(value: Value) -> Option<u64> {
+fn number(value: &Value) -> Option<u64> {
     match value {
-        Value::Int(number) => number.try_into().ok(),
+        Value::Int(number) => (*number).try_into().ok(),
         _ => None,
     }
 }
 
 /// Below zero: none.
-fn maybe_number(value: Value) -> Option<Option<u64>> {
+fn maybe_number(value: &Value) -> Option<Option<u64>> {
     match value {
-        Value::Int(number) => Some(number.try_into().ok()),
+        Value::Int(number) => Some((*number).try_into().ok()),
         _ => None,
     }
 }

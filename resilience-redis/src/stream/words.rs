@@ -24,7 +24,7 @@ impl StreamKeys {
 pub(super) struct Words(pub(super) Vec<Vec<u8>>);
 
 impl Words {
-    pub(super) fn text(&mut self, word: impl ToString) -> &mut Self {
+    pub(super) fn text(&mut self, word: &(impl ToString + ?Sized)) -> &mut Self {
         self.0.push(word.to_string().into_bytes());
         self
     }
@@ -57,12 +57,12 @@ pub(super) fn all_settlements(
     if settlements.iter().all(|it| it.action == Action::Ack(None)) {
         words.text("A");
         for settlement in settlements {
-            words.text(settlement.position);
+            words.text(&settlement.position);
         }
         return Ok(());
     }
     for settlement in settlements {
-        words.text(settlement.position);
+        words.text(&settlement.position);
         action(&settlement.action, words, keys)?;
     }
     Ok(())
@@ -73,7 +73,7 @@ fn action(action: &Action, words: &mut Words, keys: &mut StreamKeys) -> Result<(
         Action::Ack(None) => words.text("a"),
         Action::Ack(Some(effect)) => {
             keys.add_effect(&effect.key);
-            let words = words.text("e").text(effect.fence).text(effect.ttl_ms);
+            let words = words.text("e").text(&effect.fence).text(&effect.ttl_ms);
             words.bytes(&effect.outcome)
         }
         Action::Retry { after_ms, reason } => words.text("r").text(after_ms).text(reason),
@@ -99,15 +99,15 @@ pub(super) fn native(group: &str) -> String {
 /// The first words of a step on a group.
 pub(super) fn of_group(group: &str, consumer: &str) -> Words {
     let mut words = Words::default();
-    words.text(native(group)).text(consumer);
+    words.text(&native(group)).text(consumer);
     words
 }
 
 /// The lowest and the highest position of a list, as two words.
 pub(super) fn range(positions: impl Iterator<Item = Position> + Clone, words: &mut Words) {
     let (first, last) = (positions.clone().min(), positions.max());
-    words.text(first.unwrap_or_default());
-    words.text(last.unwrap_or_default());
+    words.text(&first.unwrap_or_default());
+    words.text(&last.unwrap_or_default());
 }
 
 /// Where a group begins, as two words.
@@ -122,7 +122,7 @@ pub(super) fn start(start: Start, words: &mut Words) -> Result<(), StoreError> {
             return Err(StoreError::new(reason, false));
         }
     };
-    words.text(to).text(ago);
+    words.text(&to).text(&ago);
     Ok(())
 }
 
