@@ -471,8 +471,9 @@ impl Both {
             keys.add_effect(effect);
         }
         let forget = Script::new("return redis.call('DEL', unpack(KEYS))");
-        let forgotten = self.broker.step(&forget, &keys, &Words::default(), Some);
-        forgotten.await.expect("an answer");
+        let words = Words::default();
+        let forgotten = self.broker.step(&forget, &keys, &words, Some).await;
+        forgotten.expect("an answer");
         self.effects = [EffectRecord::default(), EffectRecord::default()];
     }
 }

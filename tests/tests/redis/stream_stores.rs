@@ -8,7 +8,7 @@ use resilience_core::{
     stream::{
         Action, Batch, Begin, Begun, Claim, Delivery, Effect, Envelope, Held, InProcessStreams,
         Join, JoinedGroup, Outgoing, Position, ProducerSequence, Publish, RawMessage, Read,
-        Settled, Settlement, Start, StreamBroker, broker::StoreError,
+        Retention, Settled, Settlement, Start, StreamBroker, broker::StoreError,
     },
 };
 use resilience_redis::{Redis, RedisStreams};
