@@ -40,7 +40,7 @@ local function pending(call, ...)
   if answer.err then return answer end
   local found = {}
   for _, entry in ipairs(answer) do
-    entry[3] = math.floor(told / 1000) - real.call('HGET', since, entry[1])
+    entry[3] = math.max(math.floor(told / 1000) - real.call('HGET', since, entry[1]), 0)
     if entry[3] >= tonumber(least or 0) and #found < most then found[#found + 1] = entry end
   end
   return found
