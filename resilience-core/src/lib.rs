@@ -124,6 +124,8 @@ pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;
 #[cfg(all(test, not(loom)))]
+pub(crate) mod test_counts;
+#[cfg(all(test, not(loom)))]
 pub(crate) mod test_log;
 mod verdict;
 

@@ -13,6 +13,7 @@ pub mod idempotency;
 mod keys;
 pub mod limit;
 mod members;
+mod name_index;
 mod names;
 mod pubsub;
 mod redis;

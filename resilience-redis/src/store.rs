@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     connection::{Connection, Status},
     error::CommandError,
-    names::NameIndex,
+    name_index::NameIndex,
     pubsub::Subscriptions,
     tracking::Tracking,
 };

@@ -12,10 +12,16 @@ use redis::{
 use tokio::time::sleep;
 
 use crate::{
-    connection::SlotRange,
     dialer::{Dialer, OnPush, invalid},
     url::Address,
 };
+
+/// Consecutive slots of a Cluster, up to and with `last`, that one master holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotRange {
+    pub(crate) last: u16,
+    pub(crate) master: Address,
+}
 
 /// How often a command is sent again because its slot is elsewhere, or partly.
 const REDIRECTIONS: u32 = 4;

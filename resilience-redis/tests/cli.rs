@@ -16,7 +16,7 @@ use resilience_core::{
     limit::{Quota, fleet::FleetRateLimit},
 };
 use resilience_redis::Redis;
-use resilience_tests::{redis::RedisServer, until::eventually};
+use resilience_tests::{authority::Authority, redis::RedisServer, until::eventually};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -117,14 +117,15 @@ async fn the_fleet_obeys(noun: &'static [&'static str], show: &str) {
         "--expires",
         "10m",
     ]);
-    assert_eq!(shown["order"]["kind"], "force_open");
+    assert_eq!(shown["override"]["kind"], "force_open");
     assert_eq!(
-        (&shown["order"]["by"], &shown["order"]["reason"]),
+        (&shown["override"]["by"], &shown["override"]["reason"]),
         (&"ann".into(), &"drill".into())
     );
-    assert!(shown["order"]["expires_in_ms"].as_u64() <= Some(600_000));
+    assert!(shown["override"]["expires_ms"].as_u64() <= Some(600_000));
     assert!(shown["epoch"].as_u64() > before["epoch"].as_u64());
     all(&fleet, State::ForcedOpen).await;
+    assert!(operator.text(&["list"]).contains("forced_open (closed)"));
 
     for (command, state) in [
         ("force-closed", State::ForcedClosed),
@@ -262,7 +263,8 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
     let cache = all(&["cache"]);
     for one in [&bulkhead, &limit, &idempotency, &cache] {
         assert_eq!(one.json(&["list"]), serde_json::json!([]));
-        assert!(one.text(&["list"]).contains("within the last day"));
+        let empty = one.text(&["list"]);
+        assert!(empty.contains("under the prefix `resilience`"), "{empty}");
     }
     let redis = Redis::connect(&server.url()).expect("a good URL");
     redis.ready(SOON).await.expect("connects");
@@ -309,7 +311,9 @@ async fn an_operator_lists_what_else_the_fleet_shares() {
 async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
     let server = RedisServer::start();
     let operator = Operator::of(server.url());
-    let nobody = Operator::of("redis://127.0.0.1:1".into());
+    let unreachable = Operator::of("redis://127.0.0.1:1".into());
+    let guarded = RedisServer::start_with(&["--requirepass", "right"]);
+    let stranger = Operator::of(guarded.url().replace("://", "://:wrong@"));
     let typo = Operator::of("rediss//localhost".into());
     let cases = [
         (operator.run(&["list"]), 0, ""),
@@ -325,13 +329,46 @@ async fn what_goes_wrong_has_its_own_exit_code_and_says_so_on_stderr() {
             "--expires",
         ),
         (operator.run(&["dance"]), 2, "dance"),
-        (nobody.run(&["list"]), 1, "no answer from Redis"),
+        (unreachable.run(&["list"]), 1, "cannot connect to Redis"),
+        (stranger.run(&["list"]), 1, "WRONGPASS"),
         (typo.run(&["list"]), 2, "has no scheme"),
     ];
     for (output, code, says) in cases {
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{error}");
         assert!(error.contains(says), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_wants_tls_and_a_certificate_is_reached_with_both() {
+    let authority = Authority::new();
+    let server = authority.mutual_server(&["127.0.0.1"]);
+    let operator = Operator::of(server.tls_url());
+    let files = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (certificate, key) = authority.certificate(&["operator"]);
+    let (root, cert, key) = (
+        file("ca.pem", &authority.pem()),
+        file("cert.pem", &certificate),
+        file("key.pem", &key),
+    );
+    let known = ["list", "--cacert", &root, "--cert", &cert, "--key", &key];
+    assert_eq!(operator.json(&known), serde_json::json!([]));
+    for (args, code, says) in [
+        (&known[..1], 1, "cannot connect to Redis"),
+        (&known[..3], 1, "cannot connect to Redis"),
+        (&known[..5], 2, "--key"),
+        (&["list", "--cacert", "/no/such/file"], 2, "/no/such/file"),
+    ] {
+        let output = operator.run(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        assert!(error.contains(says), "{args:?}: {error}");
     }
 }
 

@@ -9,9 +9,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// As above, with more of everything; in a release build.
 const LONG_LIMIT: Duration = Duration::from_secs(1_200);
 
-/// One with `MODELS_MORE` set, as `make torture` does: for the budgets of scenarios. Else none.
+/// One with `FULL_COUNTS` set, as `make torture` does: for the budgets of scenarios. Else none.
 pub(crate) fn more() -> u8 {
-    u8::from(env::var_os("MODELS_MORE").is_some())
+    u8::from(env::var_os("FULL_COUNTS").is_some())
 }
 
 /// A scenario that can have a mistake built in.

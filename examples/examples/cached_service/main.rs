@@ -38,6 +38,7 @@ use resilience_core::{
     breaker::OpenFor,
     cache::{
         CacheSnapshot, CallOptions, Freshness, InProcessCache, Level, LoadError, Loaded, Lookup,
+        guarded,
     },
     retry::Backoff,
 };
@@ -116,9 +117,9 @@ impl Items {
         })
     }
 
-    async fn get(&self, id: u64) -> Result<Lookup<Item>, LoadError<CallError>> {
+    async fn get(&self, id: u64) -> Result<Lookup<Item>, LoadError<reqwest::Error>> {
         let this = self.clone();
-        let load = move || async move { this.load(id).await };
+        let load = move || guarded(async move { this.load(id).await });
         self.cache.load_with(&id, CallOptions::new(), load).await
     }
 
@@ -193,13 +194,10 @@ async fn cache(State(items): State<Items>) -> Json<CacheSnapshot> {
 }
 
 /// A rejection, by the cache or by the client below it, knows its answer; an error of the call is the catalog's fault.
-fn to_problem(error: LoadError<CallError>) -> Problem {
+fn to_problem(error: LoadError<reqwest::Error>) -> Problem {
     match error {
         Error::Rejected(rejected) => rejected.into(),
-        Error::Service(shared) => match &*shared {
-            Error::Rejected(rejected) => rejected.into(),
-            Error::Service(_) => Problem::new(StatusCode::BAD_GATEWAY, "The catalog does not work"),
-        },
+        Error::Service(_) => Problem::new(StatusCode::BAD_GATEWAY, "The catalog does not work"),
     }
 }
 
@@ -424,9 +422,10 @@ async fn back(reader: &Reader, catalog: &Catalog, seen: &mut Seen) -> Result<(),
 async fn hot_keys(reader: &Reader, seen: &mut Seen) -> Result<(), BoxError> {
     let start = Instant::now();
     let url = format!("http://{}/cache", reader.instances[0]);
+    let popular = POPULAR.to_string();
     let (mut snapshot, mut hot) = (Value::Null, Value::Null);
     // One request in 64 is counted: the more there are, the surer it is.
-    while hot != POPULAR && start.elapsed() < PATIENCE {
+    while hot != popular.as_str() && start.elapsed() < PATIENCE {
         for _ in 0..50 {
             reader.get(0, POPULAR).await?;
         }

@@ -13,11 +13,11 @@ use super::{
     Cache, CacheKey,
     envelope::Envelope,
     freshness::RefreshEarly,
+    guarded::{GuardedOutcome, LoadOutcome},
     load::{ErrorRules, Loaded, load},
     local::LocalCache,
-    recent,
     remote::Remote,
-    report,
+    repeat, report,
     settings::Settings,
     shared::{Loader, Parts, Shared},
     store::{CacheStore, Observer},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     classify::Classify,
     codec::{Codec, Json},
-    error::InvalidConfig,
+    error::{Error, InvalidConfig},
     fleet::{FleetOptions, IntoStore, runtime},
     sealing::Sealing,
 };
@@ -47,6 +47,7 @@ use crate::{
 /// | [`max_stale`](Self::max_stale) | zero: without word from the store, what this process holds is not served |
 /// | [`fleet`](Self::fleet) | budget: 250 ms, or the lease if that is shorter; on outage: `Local` |
 /// | [`max_value_bytes`](Self::max_value_bytes) | 1 MiB |
+/// | [`hot_key_metrics`](Self::hot_key_metrics) | off: keys are no labels of metrics |
 #[must_use]
 pub struct CacheBuilder<K, V> {
     name: Arc<str>,
@@ -110,7 +111,8 @@ where
 
     /// How long after its time to live a value is served when it cannot be loaded: the loader fails, a layer in it rejects
     /// the call, the load times out, or there are too many loads. Not when the error is the caller's own fault, by the
-    /// [classifier](Self::classify). What was invalidated is never served.
+    /// [classifier](Self::classify), and not for a call that asked for a [refresh](super::CallOptions::refresh). What was
+    /// invalidated is never served.
     pub const fn stale_if_error(mut self, window: Duration) -> Self {
         self.settings.windows.if_error = window;
         self
@@ -194,6 +196,17 @@ where
         self
     }
 
+    /// Names the `most` requested keys in the metric `resilience.cache.hot_key.requests`; up to 20. Zero, the default, names
+    /// none.
+    ///
+    /// Keys become labels of your metrics: not for keys that are confidential, such as names of users or tokens. In the
+    /// life of the handle at most eight times as many keys get a label, of at most 64 characters; the keys that are hot after
+    /// that are one series called `other`. The [`snapshot`](Cache::snapshot) names hot keys in any case.
+    pub const fn hot_key_metrics(mut self, most: usize) -> Self {
+        self.settings.hot_key_metrics = most;
+        self
+    }
+
     /// How the handle takes part in its fleet: the time budget of one step of the store, and the name of this instance in what
     /// operators see. Needs a [`store`](Self::store).
     ///
@@ -219,8 +232,8 @@ where
         self
     }
 
-    /// How long the `save` of a [`write`](Cache::write) may take: nothing is stored under the key until then if its
-    /// process dies; at least 10 ms.
+    /// How long the `save` of a [`write`](Cache::write), or the `commit` of a [`change`](Cache::change), may take: nothing is
+    /// stored under the key until then if its process dies; at least 10 ms.
     pub const fn write_timeout(mut self, time: Duration) -> Self {
         self.settings.write_timeout = time;
         self
@@ -235,19 +248,26 @@ where
     }
 
     /// What loads the value of a key, for [`fetch`](Cache::fetch).
-    pub fn loader<F, Fut, L, E>(mut self, loader: F) -> Self
+    pub fn loader<F, Fut, R>(mut self, loader: F) -> Self
     where
         F: Fn(K) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<L, E>> + Send + 'static,
-        L: Into<Loaded<V>>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: LoadOutcome,
+        R::Value: Into<Loaded<V>>,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
         self.loader = Some(Arc::new(move |key| {
             let loader = Arc::clone(&loader);
             load(move || {
                 let loading = loader(key);
-                async move { loading.await.map_err(Into::into) }
+                async move {
+                    let loaded = loading.await.into_result();
+                    GuardedOutcome(loaded.map_err(|error| match error {
+                        Error::Service(error) => Error::Service(error.into()),
+                        Error::Rejected(rejected) => Error::Rejected(rejected),
+                    }))
+                }
             })
         }));
         self
@@ -325,7 +345,7 @@ where
         if let Some(remote) = &shared.remote {
             let observer: Weak<dyn Observer> = Arc::downgrade(&shared.coherence) as _;
             remote.observe(observer);
-            recent::start(&shared);
+            repeat::start(&shared);
             report::start(&shared);
         }
         Ok(Cache { shared })

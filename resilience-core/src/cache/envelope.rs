@@ -75,3 +75,90 @@ impl fmt::Display for Unusable {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::cache::{Json, Raw};
+
+    const LIMIT: usize = 64;
+
+    fn envelope<V: 'static>(codec: impl Codec<V>, schema: u16, sealing: Sealing) -> Envelope<V> {
+        Envelope {
+            codec: Arc::new(codec),
+            schema,
+            sealing,
+            max_bytes: LIMIT,
+        }
+    }
+
+    fn sealings() -> Vec<Sealing> {
+        vec![
+            Sealing::new(),
+            #[cfg(feature = "compress")]
+            Sealing::new().compress(3, 0),
+            #[cfg(feature = "encrypt")]
+            Sealing::new().encrypt(crate::sealing::Keyring::new(7, [1; 32])),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_store_holds_is_a_value_within_the_limit_or_an_error(bytes in vec(any::<u8>(), 0..200)) {
+            let bytes = Bytes::from(bytes);
+            for sealing in sealings() {
+                // As it is, and as the content of a seal.
+                let sealed = sealing.seal(Some(&bytes), 0, "place").unwrap();
+                for bytes in [&bytes, &sealed] {
+                    let raw = envelope::<Bytes>(Raw, 0, sealing.clone());
+                    let opened = raw.open(bytes, "place");
+                    prop_assert!(opened.map_or(0, |it| it.len()) <= LIMIT);
+                    let text = envelope::<String>(Json, 0, sealing.clone());
+                    let _ = text.open(bytes, "place");
+                }
+            }
+        }
+
+        #[test]
+        fn a_value_is_opened_as_it_was_closed_and_by_its_own_codec_and_schema_only(
+            value in vec(any::<u8>(), 0..=LIMIT), schema in any::<u16>(), other in any::<u16>(), at in any::<proptest::sample::Index>(),
+        ) {
+            for sealing in sealings() {
+                let own = envelope::<Vec<u8>>(Raw, schema, sealing.clone());
+                let closed = own.close(&value, "place").unwrap();
+                prop_assert_eq!(&own.open(&closed, "place").unwrap(), &value);
+                let cut = closed.slice(..at.index(closed.len()));
+                prop_assert!(own.open(&cut, "place").map_or(true, |read| read != value));
+                let newer = envelope::<Vec<u8>>(Raw, other, sealing.clone()).open(&closed, "place");
+                prop_assert_eq!(newer.is_ok(), schema == other);
+                let as_json = envelope::<String>(Json, schema, sealing);
+                prop_assert!(matches!(as_json.open(&closed, "place"), Err(Unusable::OtherFormat)));
+            }
+        }
+    }
+
+    #[cfg(feature = "encrypt")]
+    proptest! {
+        #[test]
+        fn an_encrypted_value_is_opened_under_its_own_key_only_and_unchanged_only(
+            value in vec(any::<u8>(), 0..=LIMIT), at in any::<proptest::sample::Index>(), change in 1..=u8::MAX,
+        ) {
+            let sealing = Sealing::new().encrypt(crate::sealing::Keyring::new(7, [1; 32]));
+            let own = envelope::<Vec<u8>>(Raw, 0, sealing);
+            let closed = own.close(&value, "a").unwrap();
+            prop_assert!(own.open(&closed, "b").is_err());
+            let mut changed = closed.to_vec();
+            changed[at.index(closed.len())] ^= change;
+            prop_assert!(own.open(&changed.into(), "a").is_err());
+        }
+    }
+
+    #[test]
+    fn a_value_above_the_limit_is_not_closed() {
+        let raw = envelope::<Vec<u8>>(Raw, 0, Sealing::new());
+        let closed = raw.close(&vec![0; LIMIT + 1], "place");
+        assert!(matches!(closed, Err(Unusable::TooLarge(65))));
+    }
+}

@@ -241,7 +241,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
     }
 
     /// A fresh value of the store.
-    fn store_hit(&self, held: Held<V>, now: Moment) -> Lookup<V> {
+    pub(super) fn store_hit(&self, held: Held<V>, now: Moment) -> Lookup<V> {
         self.totals.hits_store.fetch_add(1, Relaxed);
         Lookup {
             age: now.since(held.stored),

@@ -4,7 +4,7 @@
 //! Space-saving: Metwally, Agrawal, El Abbadi, [Efficient Computation of Frequent and Top-k Elements in Data
 //! Streams](https://www.cs.ucsb.edu/sites/default/files/documents/2005-23.pdf) (ICDT 2005).
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, collections::HashSet, fmt::Display};
 
 use crate::sync::{Mutex, lock};
 
@@ -63,6 +63,49 @@ impl<K: Clone + Eq> HotKeys<K> {
     }
 }
 
+/// The keys that are labels of a metric. Their number in the life of a handle is bounded: each is a series for as long as the
+/// metrics are kept.
+#[derive(Debug)]
+pub(super) struct Labels {
+    most: usize,
+    given: Mutex<HashSet<String>>,
+}
+
+/// What all keys are called that came too late for a label of their own.
+const OTHER: &str = "other";
+/// Labels in the life of a handle, for each of one export.
+const LATER: usize = 8;
+/// Length of a label, in characters.
+const LONGEST: usize = 64;
+
+impl Labels {
+    /// Labels for `most` keys at a time.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            given: Mutex::default(),
+        }
+    }
+
+    /// Passes the keys of `hot` that are requested most to `out`, by their labels.
+    pub(super) fn read<K: Clone + Eq + Display>(
+        &self,
+        hot: &HotKeys<K>,
+        mut out: impl FnMut(&str, u64),
+    ) {
+        if self.most == 0 {
+            return;
+        }
+        let mut given = lock(&self.given);
+        for (key, requests) in hot.top(self.most) {
+            let label: String = key.to_string().chars().take(LONGEST).collect();
+            let is_named = given.contains(&label)
+                || given.len() < self.most * LATER && given.insert(label.clone());
+            out(if is_named { &label } else { OTHER }, requests);
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -86,5 +129,33 @@ mod tests {
                 "{counted}"
             );
         }
+    }
+
+    #[test]
+    fn however_many_keys_are_hot_one_after_the_other_few_become_labels() {
+        let labels = Labels::new(2);
+        let mut names = HashSet::new();
+        for round in 0..1_000 {
+            let hot = HotKeys::new();
+            for key in ["at most one in a round", "x".repeat(1_000).as_str()] {
+                hot.count(&format!("{round} {key}"));
+            }
+            let mut exported = 0;
+            labels.read(&hot, |label, _| {
+                assert!(label.chars().count() <= LONGEST);
+                names.insert(label.to_owned());
+                exported += 1;
+            });
+            assert_eq!(exported, 2);
+        }
+        assert_eq!(names.len(), 2 * LATER + 1);
+        assert!(names.contains(OTHER));
+    }
+
+    #[test]
+    fn no_key_becomes_a_label_unless_that_is_asked_for() {
+        let hot = HotKeys::new();
+        hot.count(&1);
+        Labels::new(0).read(&hot, |label, _| panic!("{label}"));
     }
 }

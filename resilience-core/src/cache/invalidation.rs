@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Borrow,
-    collections::HashMap,
     fmt::Display,
     future::Future,
     hash::Hash,
@@ -16,19 +15,17 @@ use tokio::time::Instant;
 
 use super::{
     Cache, CacheKey, Loaded,
-    pending::{Changed, PendingChange},
+    pending::Changed,
     record::{Fill, Stored, TagGeneration, Token},
-    remote::Remote,
+    remote::{PendingChange, Remote},
     shared::Shared,
     store::{Observer, StoreError},
 };
-use crate::{
-    fleet::millis,
-    sync::{Mutex, lock},
-};
+use crate::fleet::millis;
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// Drops the value of a key, here and in the store: call it after the truth was changed. When this returns `Ok`, the store has
+    /// Drops the value of a key, here and in the store: call it after the truth was changed, or let
+    /// [`change`](Self::change) do so. When this returns `Ok`, the store has
     /// it, and other instances have heard of it within a round trip. A load that began before is not stored.
     ///
     /// Over a store nothing is cached under the key for the [`tombstone`](super::CacheBuilder::tombstone) (100 ms by default), in
@@ -178,7 +175,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         self.completed(step).await
     }
 
-    fn void_tag(&self, tag: &str, id: u64) {
+    pub(super) fn void_tag(&self, tag: &str, id: u64) {
         if tag.is_empty() {
             self.coherence.cleared();
             if let Some(local) = &self.local {
@@ -300,37 +297,5 @@ impl<K: CacheKey, V: Send + Sync + 'static, T: Send + 'static> Drop for Complete
         {
             self.shared.spawn(async move { drop(work.await) });
         }
-    }
-}
-
-/// When tags were last invalidated by this process.
-#[derive(Debug, Default)]
-pub(super) struct TagTimes(Mutex<Times>);
-
-#[derive(Debug, Default)]
-struct Times {
-    by_tag: HashMap<Arc<str>, Instant>,
-    /// Of all others, at the latest.
-    others: Option<Instant>,
-}
-
-const MOST_TAGS: usize = 4096;
-
-impl TagTimes {
-    pub(super) fn note(&self, tag: &Arc<str>) {
-        let mut times = lock(&self.0);
-        let now = Instant::now();
-        if times.by_tag.len() >= MOST_TAGS {
-            times.by_tag.clear();
-            times.others = Some(now);
-        }
-        times.by_tag.insert(Arc::clone(tag), now);
-    }
-
-    /// Whether the tag may have been invalidated at `then` or later.
-    pub(super) fn changed_since(&self, tag: &str, then: Instant) -> bool {
-        let times = lock(&self.0);
-        let last = times.by_tag.get(tag).copied().max(times.others);
-        last.is_some_and(|last| last >= then)
     }
 }

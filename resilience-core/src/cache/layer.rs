@@ -37,7 +37,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// A hit does not need the service to be ready; on a miss the service is driven to readiness by the load, so no caller
     /// that waits takes a place in it. Callers share a load; an error that several of them share goes to one of them, and
-    /// the others are rejected with [`Reason::SharedCallFailed`]. A key that is known to have no value
+    /// the others are rejected with [`Reason::SharedCallFailed`]. A rejection by a layer below, such as an open breaker, is
+    /// returned to all of them. A key that is known to have no value
     /// ([`not_found`](super::CacheBuilder::not_found)) is rejected with [`Reason::NotFound`].
     ///
     /// ```
@@ -220,8 +221,12 @@ fn own<K: CacheKey, V: Send + Sync + 'static, E: ServiceError>(
 ) -> E {
     match error {
         Error::Rejected(rejected) => rejected.into(),
-        Error::Service(error) => Arc::try_unwrap(error)
-            .unwrap_or_else(|_| cache.shared.reject(Reason::SharedCallFailed).into()),
+        Error::Service(error) => Arc::try_unwrap(error).unwrap_or_else(|error| {
+            let below = error.as_rejected().cloned();
+            below
+                .unwrap_or_else(|| cache.shared.reject(Reason::SharedCallFailed))
+                .into()
+        }),
     }
 }
 

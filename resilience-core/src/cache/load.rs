@@ -10,11 +10,15 @@ use std::{
     time::Duration,
 };
 
-use super::store::validate::{MAX_TAG, MAX_TAGS};
+use super::{
+    guarded::LoadOutcome,
+    store::validate::{MAX_TAG, MAX_TAGS},
+};
 use crate::{classify::Classify, error::Error, verdict::Verdict};
 
 /// The error of a call that loads: a rejection (the load timed out, too many loads, ..), or the loader's own error, which
-/// all callers that shared the load share.
+/// all callers that shared the load share. For a loader behind a stack of layers, [`guarded`](fn@super::guarded) keeps the two
+/// apart.
 pub type LoadError<E> = Error<Arc<E>>;
 
 /// What a loader returns for a key: a value or the knowledge that there is none, optionally with a time to live and tags
@@ -104,17 +108,17 @@ impl<V> From<Arc<V>> for Loaded<V> {
 
 /// One load, not begun yet. Boxed: only calls that load have one.
 pub(super) type Load<V, E> = Box<dyn FnOnce() -> Loading<V, E> + Send>;
-pub(super) type Loading<V, E> = Pin<Box<dyn Future<Output = Result<Loaded<V>, E>> + Send>>;
+pub(super) type Loading<V, E> = Pin<Box<dyn Future<Output = Result<Loaded<V>, Error<E>>> + Send>>;
 
 /// Makes a load of a closure that was passed to a call.
-pub(super) fn load<V, E, L, F>(load: impl FnOnce() -> F + Send + 'static) -> Load<V, E>
+pub(super) fn load<V, R, F>(load: impl FnOnce() -> F + Send + 'static) -> Load<V, R::Error>
 where
-    L: Into<Loaded<V>>,
-    F: Future<Output = Result<L, E>> + Send + 'static,
+    R: LoadOutcome<Value: Into<Loaded<V>>>,
+    F: Future<Output = R> + Send + 'static,
 {
     Box::new(move || {
         let loading = load();
-        Box::pin(async move { loading.await.map(Into::into) })
+        Box::pin(async move { loading.await.into_result().map(Into::into) })
     })
 }
 

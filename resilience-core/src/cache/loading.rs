@@ -162,7 +162,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
         let _permit = self.loads.acquire().await?;
         match timeout(self.settings.load_timeout, load()).await {
             Ok(Ok(loaded)) => Ok(loaded),
-            Ok(Err(error)) => Err(Error::Service(Arc::new(error))),
+            Ok(Err(Error::Service(error))) => Err(Error::Service(Arc::new(error))),
+            Ok(Err(Error::Rejected(rejected))) => Err(Error::Rejected(rejected)),
             Err(_) => Err(Error::Rejected(self.reject(Reason::TimedOut))),
         }
     }
@@ -217,7 +218,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
     }
 }
 
-fn loaded_now<V>(loaded: Loaded<V>) -> Lookup<V> {
+pub(super) fn loaded_now<V>(loaded: Loaded<V>) -> Lookup<V> {
     Lookup {
         value: loaded.value,
         freshness: Freshness::Fresh,

@@ -88,6 +88,11 @@ impl CallOptions {
     }
 
     /// Loads the value, whatever is cached, and caches it. Calls that come meanwhile share the load.
+    ///
+    /// If the load fails, its error is returned, also within
+    /// [`stale_if_error`](super::CacheBuilder::stale_if_error): what the call asks for is what it was not satisfied with, and a value
+    /// from before a write of its own must not be taken for the one after. What is cached stays, and serves other
+    /// calls; a caller that would rather have it than an error repeats the call without this option.
     pub const fn refresh(mut self) -> Self {
         self.refresh = true;
         self

@@ -1,26 +1,10 @@
 //! Many keys at once: one read, one load for what is missing.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{collections::HashMap, future::Future, sync::Arc};
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
 
-use super::{
-    Cache, CacheKey, CallOptions, Freshness, LoadError, Loaded,
-    coherence::Ticket,
-    freshness::Use,
-    leased::{Asked, LeaseGuard},
-    load::{Load, load},
-    local::Held,
-    record::Token,
-    remote::Found,
-    shared::{Place, Shared},
-};
-use crate::error::Error;
+use super::{Cache, CacheKey, CallOptions, GuardedOutcome, LoadError, LoadOutcome, Loaded, Lookup};
 
 /// What [`get_or_load_many`](Cache::get_or_load_many) found.
 #[derive(Debug)]
@@ -45,27 +29,45 @@ impl<K, V, E> ManyLoaded<K, V, E> {
     }
 }
 
-/// A key that this process does not hold.
-struct Wanted<K, V> {
-    key: K,
-    place: Place,
-    fallback: Option<Held<V>>,
+/// What [`load_many_with`](Cache::load_many_with) found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ManyLookups<K, V, E> {
+    /// What is known of each key: also of those that are known to have no value. Only keys whose load failed are missing.
+    pub lookups: HashMap<K, Lookup<V>>,
+    /// Why some keys may be missing: their load failed, and there was no stale value that could be served.
+    pub error: Option<LoadError<E>>,
+}
+
+impl<K, V, E> ManyLookups<K, V, E> {
+    /// The lookups, if none is missing because its load failed.
+    ///
+    /// # Errors
+    /// The error of the load that failed.
+    pub fn all(self) -> Result<HashMap<K, Lookup<V>>, LoadError<E>> {
+        match self.error {
+            None => Ok(self.lookups),
+            Some(error) => Err(error),
+        }
+    }
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// The values of those keys that are cached, in one read of the store for all that this process does not hold.
     pub async fn get_many(&self, keys: &[K]) -> HashMap<K, Arc<V>> {
-        let mut values = HashMap::with_capacity(keys.len());
-        let wanted = self.shared.held_many(keys, &mut values);
-        self.shared.read_many(wanted, &mut values).await;
-        values
+        let mut found = HashMap::with_capacity(keys.len());
+        let options = CallOptions::new();
+        let wanted = self.shared.held_many(keys, &options, &mut found);
+        self.shared.read_many(wanted, &mut found).await;
+        values(found)
     }
 
     /// The values of keys, cached or loaded: those that are missing by one call of `load`, which returns the values that
     /// exist. A key that it leaves out has no value.
     ///
     /// Keys that another call is loading at the moment are waited for, and loaded one by one if that fails. Calls of one
-    /// process share loads through the store only. Stale values are loaded again by the same call of `load`.
+    /// process share loads through the store only. Stale values are loaded again by the same call of `load`, unless that
+    /// failed just now ([`retry_pause`](super::CacheBuilder::retry_pause)).
     ///
     /// ```
     /// # use std::collections::HashMap;
@@ -82,271 +84,73 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// assert_eq!(*found[&3], 9);
     /// # Ok(()) }
     /// ```
-    pub async fn get_or_load_many<L, E, F>(
+    pub async fn get_or_load_many<L, R, F>(
         &self,
         keys: &[K],
         load: impl Fn(Vec<K>) -> F + Send + Sync + 'static,
-    ) -> ManyLoaded<K, V, E>
+    ) -> ManyLoaded<K, V, R::Error>
     where
         L: Into<Loaded<V>>,
-        E: Send + Sync + 'static,
-        F: Future<Output = Result<HashMap<K, L>, E>> + Send + 'static,
+        R: LoadOutcome<Value = HashMap<K, L>, Error: Send + Sync + 'static>,
+        F: Future<Output = R> + Send + 'static,
+    {
+        let found = self.load_many_with(keys, CallOptions::new(), load).await;
+        ManyLoaded {
+            values: values(found.lookups),
+            error: found.error,
+        }
+    }
+
+    /// As [`get_or_load_many`](Self::get_or_load_many), with options for this call; the answer says of each key how fresh its
+    /// value is, and where it came from.
+    pub async fn load_many_with<L, R, F>(
+        &self,
+        keys: &[K],
+        options: CallOptions,
+        load: impl Fn(Vec<K>) -> F + Send + Sync + 'static,
+    ) -> ManyLookups<K, V, R::Error>
+    where
+        L: Into<Loaded<V>>,
+        R: LoadOutcome<Value = HashMap<K, L>, Error: Send + Sync + 'static>,
+        F: Future<Output = R> + Send + 'static,
     {
         let shared = &self.shared;
         let _in_progress = shared.in_progress();
         let load = Arc::new(load);
-        let mut values = HashMap::with_capacity(keys.len());
-        let wanted = shared.held_many(keys, &mut values);
-        let wanted = shared.read_many(wanted, &mut values).await;
+        let mut lookups = HashMap::with_capacity(keys.len());
+        let sorted = shared.sort_many(keys, &options, &mut lookups).await;
         let mut error = None;
-        let Sorted { granted, elsewhere } = shared.lease_many(wanted).await;
-        if !granted.is_empty() {
+        if !sorted.here.is_empty() {
             let load = Arc::clone(&load);
-            let loading = shared.load_many(granted, move |keys| load(keys), &mut values);
+            let loading = shared.load_many(sorted.here, move |keys| load(keys), &mut lookups);
             error = loading.await.err();
         }
-        let each = elsewhere.into_iter().map(|wanted| {
+        let each = sorted.elsewhere.into_iter().map(|wanted| {
             let (load, key) = (Arc::clone(&load), wanted.key.clone());
             let one = move || async move {
-                let mut loaded = load(vec![key.clone()]).await?;
-                Ok::<_, E>(loaded.remove(&key).map_or(Loaded::missing(), Into::into))
+                let loaded = load(vec![key.clone()]).await.into_result();
+                GuardedOutcome(loaded.map(|mut loaded| {
+                    let one = loaded.remove(&key);
+                    one.map_or(Loaded::missing(), Into::into)
+                }))
             };
             async move {
-                let loaded = self.load_with(&wanted.key, CallOptions::new(), one).await;
+                let loaded = self.load_with(&wanted.key, options, one).await;
                 (wanted.key, loaded)
             }
         });
         for (key, loaded) in join_all(each).await {
-            match loaded.map(|lookup| lookup.value) {
-                Ok(Some(value)) => drop(values.insert(key, value)),
-                Ok(None) => {}
+            match loaded {
+                Ok(lookup) => drop(lookups.insert(key, lookup)),
                 Err(failed) => error = error.or(Some(failed)),
             }
         }
-        ManyLoaded { values, error }
+        ManyLookups { lookups, error }
     }
 }
 
-/// A key to load here.
-struct Granted<K, V: Send + Sync + 'static> {
-    wanted: Wanted<K, V>,
-    /// Drawn before the load.
-    ticket: Ticket,
-    /// `None`: what is loaded is not stored.
-    lease: Option<LeaseGuard<V>>,
-    /// Whether this process may hold what is loaded without a lease.
-    keep: bool,
-}
-
-/// Keys to load here, and keys that are being loaded elsewhere.
-struct Sorted<K, V: Send + Sync + 'static> {
-    granted: Vec<Granted<K, V>>,
-    elsewhere: Vec<Wanted<K, V>>,
-}
-
-impl<K: CacheKey, V: Send + Sync + 'static> Shared<K, V> {
-    /// Takes what this process holds; returns the rest.
-    fn held_many(
-        self: &Arc<Self>,
-        keys: &[K],
-        values: &mut HashMap<K, Arc<V>>,
-    ) -> Vec<Wanted<K, V>> {
-        let (now, options) = (self.clock.now(), CallOptions::new());
-        let mut wanted: Vec<Wanted<K, V>> = Vec::new();
-        for key in keys {
-            let fallback = match self.held(key, now, &options) {
-                Some((held, Use::Fresh | Use::Early)) => {
-                    if let Some(value) = self.hit(held, now).value {
-                        values.insert(key.clone(), value);
-                    }
-                    continue;
-                }
-                Some((held, _)) => Some(held),
-                None => None,
-            };
-            if wanted.iter().any(|it| it.key == *key) {
-                continue;
-            }
-            wanted.push(Wanted {
-                place: self.place(key),
-                key: key.clone(),
-                fallback,
-            });
-        }
-        wanted
-    }
-
-    /// Takes what the store holds fresh; returns the rest.
-    async fn read_many(
-        self: &Arc<Self>,
-        wanted: Vec<Wanted<K, V>>,
-        values: &mut HashMap<K, Arc<V>>,
-    ) -> Vec<Wanted<K, V>> {
-        let Some(remote) = self.remote.clone().filter(|_| !wanted.is_empty()) else {
-            return wanted;
-        };
-        let (asked, mut rest): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|it| it.place.text.is_some());
-        let ticket = |it: &Wanted<K, V>| self.coherence.ticket(it.place.id);
-        let tickets: Vec<Ticket> = asked.iter().map(ticket).collect();
-        let texts: Vec<&str> = asked
-            .iter()
-            .filter_map(|it| it.place.text.as_deref())
-            .collect();
-        let found = remote
-            .get(&texts, &tickets, &self.coherence, self.clock)
-            .await;
-        drop(texts);
-        let Ok(found) = found else {
-            rest.extend(asked);
-            return rest;
-        };
-        let now = self.clock.now();
-        for (mut wanted, found) in asked.into_iter().zip(found) {
-            let Found::Usable(held) = found else {
-                rest.push(wanted);
-                continue;
-            };
-            match self.judge(&held, now) {
-                Use::Fresh | Use::Early => {
-                    self.totals.hits_store.fetch_add(1, Relaxed);
-                    self.keep(wanted.key.clone(), held.clone());
-                    if let Some(value) = held.value {
-                        values.insert(wanted.key, value);
-                    }
-                }
-                Use::Stale | Use::Fallback => {
-                    wanted.fallback = Some(held);
-                    rest.push(wanted);
-                }
-                Use::Gone => rest.push(wanted),
-            }
-        }
-        rest
-    }
-
-    /// Asks for the leases of all keys at once.
-    async fn lease_many(self: &Arc<Self>, wanted: Vec<Wanted<K, V>>) -> Sorted<K, V> {
-        let granted = |wanted, ticket, lease, keep| {
-            Ok(Granted {
-                wanted,
-                ticket,
-                lease,
-                keep,
-            })
-        };
-        let asked = wanted.into_iter().map(|wanted| async move {
-            let ticket = self.coherence.ticket(wanted.place.id);
-            let (Some(remote), Some(text)) = (&self.remote, wanted.place.text.clone()) else {
-                return granted(wanted, ticket, None, true);
-            };
-            match LeaseGuard::ask(self, remote, &text, Token::random(), None).await {
-                Ok(Asked::Granted(lease)) => granted(wanted, ticket, Some(lease), false),
-                Ok(Asked::Held { .. } | Asked::Fresh(_)) => Err(wanted),
-                Ok(Asked::Refused) => granted(wanted, ticket, None, false),
-                Err(_) => granted(wanted, ticket, None, true),
-            }
-        });
-        let mut sorted = Sorted {
-            granted: Vec::new(),
-            elsewhere: Vec::new(),
-        };
-        for answer in join_all(asked).await {
-            match answer {
-                Ok(granted) => sorted.granted.push(granted),
-                Err(elsewhere) => sorted.elsewhere.push(elsewhere),
-            }
-        }
-        sorted
-    }
-
-    /// Loads keys by one call, and stores what it returns.
-    async fn load_many<L, E, F>(
-        self: &Arc<Self>,
-        granted: Vec<Granted<K, V>>,
-        load: impl FnOnce(Vec<K>) -> F + Send + 'static,
-        values: &mut HashMap<K, Arc<V>>,
-    ) -> Result<(), LoadError<E>>
-    where
-        L: Into<Loaded<V>>,
-        E: Send + Sync + 'static,
-        F: Future<Output = Result<HashMap<K, L>, E>> + Send + 'static,
-    {
-        let keys: Vec<K> = granted.iter().map(|it| it.wanted.key.clone()).collect();
-        let first = granted.iter().find_map(|it| it.lease.as_ref());
-        let all = match first {
-            Some(lease) => lease.generation_of_all(&self.coherence).await,
-            None => None,
-        };
-        let (started, before) = (self.clock.now(), Instant::now());
-        let batch: Load<HashMap<K, L>, E> = self::load(move || async move {
-            let loaded = load(keys).await?;
-            Ok(Loaded::new(loaded))
-        });
-        let leases = granted.iter().filter_map(|it| it.lease.as_ref());
-        let loading = self.run(batch);
-        let outcome = LeaseGuard::all_renewed_while(leases, loading).await;
-        let took = self.clock.now().since(started);
-        let mut loaded = match outcome {
-            Ok(Loaded { value, .. }) => value.and_then(Arc::into_inner).unwrap_or_default(),
-            Err(error) => return self.fall_back(granted, error, values),
-        };
-        for one in granted {
-            let Granted {
-                wanted,
-                ticket,
-                lease,
-                keep,
-            } = one;
-            let one = loaded
-                .remove(&wanted.key)
-                .map_or(Loaded::missing(), Into::into);
-            let one = self.loaded(wanted.place.id, Ok::<_, LoadError<E>>(one))?;
-            self.totals.loaded.fetch_add(1, Relaxed);
-            match lease {
-                Some(lease) => lease.store(self, &one, all, took).await,
-                None if keep => {
-                    let id = wanted.place.id;
-                    self.keep_loaded(&wanted.key, id, ticket, &one, before, took);
-                }
-                None => {}
-            }
-            if let Some(value) = one.value {
-                values.insert(wanted.key, value);
-            }
-        }
-        Ok(())
-    }
-
-    /// Serves stale values in place of those that could not be loaded.
-    fn fall_back<E: Send + Sync + 'static>(
-        &self,
-        granted: Vec<Granted<K, V>>,
-        error: LoadError<E>,
-        values: &mut HashMap<K, Arc<V>>,
-    ) -> Result<(), LoadError<E>> {
-        let may = self.rules.allows_stale(&error);
-        let mut lacking = false;
-        for Granted { wanted, .. } in granted {
-            drop(self.loaded(wanted.place.id, Err(clone(&error))));
-            match wanted.fallback.filter(|_| may) {
-                Some(held) => {
-                    let value = self.stale(held, Freshness::StaleOnError).value;
-                    values.extend(value.map(|value| (wanted.key, value)));
-                }
-                None => {
-                    self.totals.failed.fetch_add(1, Relaxed);
-                    lacking = true;
-                }
-            }
-        }
-        if lacking { Err(error) } else { Ok(()) }
-    }
-}
-
-fn clone<E>(error: &LoadError<E>) -> LoadError<E> {
-    match error {
-        Error::Service(error) => Error::Service(Arc::clone(error)),
-        Error::Rejected(rejected) => Error::Rejected(rejected.clone()),
-    }
+/// The keys that have a value.
+fn values<K: CacheKey, V>(lookups: HashMap<K, Lookup<V>>) -> HashMap<K, Arc<V>> {
+    let with_value = |(key, lookup): (K, Lookup<V>)| Some((key, lookup.value?));
+    lookups.into_iter().filter_map(with_value).collect()
 }

@@ -27,6 +27,7 @@
 //! | cache-aside | [`get_or_load`](Cache::get_or_load), [`get`](Cache::get), [`put`](Cache::put), [`invalidate`](Cache::invalidate); many keys at once: [`get_or_load_many`](Cache::get_or_load_many) |
 //! | read-through | [`loader`](CacheBuilder::loader) and [`fetch`](Cache::fetch); around a tower service: [`layer`](Cache::layer) |
 //! | write-through | [`write`](Cache::write): the truth first, then the cache |
+//! | commit, then invalidate | [`change`](Cache::change): several keys and tags, whose new values are not known here |
 //! | refresh-ahead | [`refresh_early`](CacheBuilder::refresh_early), [`warm_up`](Cache::warm_up) |
 //!
 //! # Where a value is
@@ -49,7 +50,8 @@
 //! # Errors
 //! A loader's error is returned to all callers that shared the load, in an `Arc` ([`LoadError`]). The cache itself
 //! rejects calls whose load took longer than its [timeout](CacheBuilder::load_timeout), and those that found too many
-//! loads in progress. Errors are not cached. A store that is away is no error of a call: it is loaded then.
+//! loads in progress. A loader behind a stack of layers is called through [`guarded`](fn@guarded), so that the rejections of the stack
+//! are those of the call, and errors do not nest. Errors are not cached. A store that is away is no error of a call: it is loaded then.
 //!
 //! # Cancellation
 //! A load belongs to all who wait for it: it goes on while one of them does. A dropped invalidation or write is completed
@@ -75,12 +77,16 @@
 //!   (SOSP 2023).
 
 mod background;
+mod batch;
 mod builder;
+mod change;
 mod coherence;
+mod counters;
 mod envelope;
 mod fill;
 mod freshness;
 mod generations;
+mod guarded;
 mod hot_keys;
 mod invalidation;
 mod layer;
@@ -95,11 +101,13 @@ mod pending;
 mod recent;
 pub mod record;
 mod remote;
+mod repeat;
 mod report;
 mod settings;
 mod shared;
 mod snapshot;
 pub mod store;
+mod tag_times;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod warm_up;
@@ -122,14 +130,17 @@ pub use crate::codec::{Codec, CodecError, Json, Raw};
 
 pub use self::{
     builder::CacheBuilder,
+    change::Affected,
+    counters::CacheTotals,
     freshness::RefreshEarly,
+    guarded::{GuardedLoad, GuardedOutcome, LoadOutcome, guarded},
     layer::{CacheFuture, CacheLayer, CacheService},
     load::{LoadError, Loaded},
     local::LocalCache,
     lookup::{CallOptions, Freshness, Level, Lookup},
-    many::ManyLoaded,
+    many::{ManyLoaded, ManyLookups},
     memory::InProcessCache,
-    snapshot::{CacheSnapshot, CacheTotals, HotKey},
+    snapshot::{CacheSnapshot, HotKey},
     store::CacheStore,
     warm_up::WarmUp,
 };
@@ -212,23 +223,23 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// The value of a key: cached, or loaded by `load`, whichever caller's. `None`: there is none.
     ///
     /// `load` may return a value, an `Option`, or a [`Loaded`] with a time to live and tags of its own. It is called at most once,
-    /// and its future may be driven by another caller's task, or by one in the background: it owns what it uses.
+    /// and its future may be driven by another caller's task, or by one in the background: it owns what it uses. If it calls
+    /// through a stack of layers, wrap that call in [`guarded`](fn@guarded).
     ///
     /// # Errors
     /// [`LoadError`]: the loader's error, or a rejection: the load took longer than its
     /// [timeout](CacheBuilder::load_timeout), or there were too many. A stale value is served in place of either within
     /// [`stale_if_error`](CacheBuilder::stale_if_error).
-    pub async fn get_or_load<Q, L, E, F>(
+    pub async fn get_or_load<Q, R, F>(
         &self,
         key: &Q,
         load: impl FnOnce() -> F + Send + 'static,
-    ) -> Result<Option<Arc<V>>, LoadError<E>>
+    ) -> Result<Option<Arc<V>>, LoadError<R::Error>>
     where
         K: Borrow<Q>,
         Q: ?Sized + Hash + Eq + Display + ToOwned<Owned = K> + Sync,
-        L: Into<Loaded<V>>,
-        E: Send + Sync + 'static,
-        F: Future<Output = Result<L, E>> + Send + 'static,
+        R: LoadOutcome<Value: Into<Loaded<V>>, Error: Send + Sync + 'static>,
+        F: Future<Output = R> + Send + 'static,
     {
         let lookup = self.load_with(key, CallOptions::new(), load).await?;
         Ok(lookup.value)
@@ -238,18 +249,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     /// As [`get_or_load`](Self::get_or_load).
-    pub async fn load_with<Q, L, E, F>(
+    pub async fn load_with<Q, R, F>(
         &self,
         key: &Q,
         options: CallOptions,
         load: impl FnOnce() -> F + Send + 'static,
-    ) -> Result<Lookup<V>, LoadError<E>>
+    ) -> Result<Lookup<V>, LoadError<R::Error>>
     where
         K: Borrow<Q>,
         Q: ?Sized + Hash + Eq + Display + ToOwned<Owned = K> + Sync,
-        L: Into<Loaded<V>>,
-        E: Send + Sync + 'static,
-        F: Future<Output = Result<L, E>> + Send + 'static,
+        R: LoadOutcome<Value: Into<Loaded<V>>, Error: Send + Sync + 'static>,
+        F: Future<Output = R> + Send + 'static,
     {
         self.load_or(key, options, || self::load(load)).await
     }

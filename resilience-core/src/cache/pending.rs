@@ -11,7 +11,6 @@ use std::{
     },
 };
 
-use super::remote::Remote;
 use crate::sync::{Mutex, lock};
 
 /// A key that was invalidated, put or written; or a tag that was invalidated.
@@ -41,7 +40,7 @@ impl Pending {
         self.number.load(Relaxed) + self.tags.load(Relaxed)
     }
 
-    fn add(&self, changed: &Changed) {
+    pub(super) fn add(&self, changed: &Changed) {
         let Changed::Key(key) = changed else {
             self.tags.fetch_add(1, AcqRel);
             return;
@@ -50,7 +49,7 @@ impl Pending {
         self.number.fetch_add(1, AcqRel);
     }
 
-    fn remove(&self, changed: &Changed) {
+    pub(super) fn remove(&self, changed: &Changed) {
         let Changed::Key(key) = changed else {
             self.tags.fetch_sub(1, AcqRel);
             return;
@@ -63,27 +62,5 @@ impl Pending {
             }
         }
         self.number.fetch_sub(1, AcqRel);
-    }
-}
-
-/// A change is pending until this is dropped.
-pub(super) struct PendingChange<V: Send + Sync + 'static> {
-    remote: Arc<Remote<V>>,
-    changed: Changed,
-}
-
-impl<V: Send + Sync + 'static> PendingChange<V> {
-    pub(super) fn new(remote: &Arc<Remote<V>>, changed: &Changed) -> Self {
-        remote.pending.add(changed);
-        Self {
-            remote: Arc::clone(remote),
-            changed: changed.clone(),
-        }
-    }
-}
-
-impl<V: Send + Sync + 'static> Drop for PendingChange<V> {
-    fn drop(&mut self) {
-        self.remote.pending.remove(&self.changed);
     }
 }

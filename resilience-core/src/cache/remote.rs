@@ -266,3 +266,25 @@ pub(super) async fn begun<F: Future<Output = ()> + Unpin>(mut step: F) -> Option
     let is_done = poll_fn(|cx| Poll::Ready(pin!(&mut step).poll(cx).is_ready())).await;
     (!is_done).then_some(step)
 }
+
+/// A change is pending until this is dropped.
+pub(super) struct PendingChange<V: Send + Sync + 'static> {
+    remote: Arc<Remote<V>>,
+    changed: Changed,
+}
+
+impl<V: Send + Sync + 'static> PendingChange<V> {
+    pub(super) fn new(remote: &Arc<Remote<V>>, changed: &Changed) -> Self {
+        remote.pending.add(changed);
+        Self {
+            remote: Arc::clone(remote),
+            changed: changed.clone(),
+        }
+    }
+}
+
+impl<V: Send + Sync + 'static> Drop for PendingChange<V> {
+    fn drop(&mut self) {
+        self.remote.pending.remove(&self.changed);
+    }
+}

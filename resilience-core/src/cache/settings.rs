@@ -27,6 +27,8 @@ pub(super) struct Settings {
     pub(super) max_loads: usize,
     pub(super) retry_pause: Duration,
     pub(super) max_value_bytes: usize,
+    /// Zero: keys are no labels.
+    pub(super) hot_key_metrics: usize,
 }
 
 impl Default for Settings {
@@ -45,12 +47,16 @@ impl Default for Settings {
             max_loads: 64,
             retry_pause: Duration::from_secs(1),
             max_value_bytes: 1 << 20,
+            hot_key_metrics: 0,
         }
     }
 }
 
 /// Stores can count to 30 years; a longer time than this is a mistake.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// Keys that are labels at a time.
+const MOST_NAMED: usize = 20;
 
 impl Settings {
     pub(super) fn check(&self) -> Result<(), InvalidConfig> {
@@ -97,6 +103,14 @@ impl Settings {
                 RefreshEarly::Threshold(_) => "the threshold must be between 0 and 1, exclusive",
             };
             return Err(InvalidConfig::new("refresh_early", early, rule));
+        }
+        if self.hot_key_metrics > MOST_NAMED {
+            let rule = "must be at most 20: each is a series of your metrics";
+            return Err(InvalidConfig::new(
+                "hot_key_metrics",
+                self.hot_key_metrics,
+                rule,
+            ));
         }
         if self.max_loads == 0 {
             return Err(InvalidConfig::new("max_loads", 0, "must be at least 1"));

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 
-use super::{Cache, CacheKey, CallOptions, Level, Loaded};
+use super::{Cache, CacheKey, CallOptions, Level, LoadOutcome, Loaded};
 
 /// What a warm-up has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// assert_eq!(done.loaded, 100);
     /// # Ok(()) }
     /// ```
-    pub async fn warm_up<L, E, F>(
+    pub async fn warm_up<R, F>(
         &self,
         keys: impl IntoIterator<Item = K>,
         concurrency: usize,
@@ -42,9 +42,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         mut progress: impl FnMut(&WarmUp),
     ) -> WarmUp
     where
-        L: Into<Loaded<V>>,
-        E: Send + Sync + 'static,
-        F: Future<Output = Result<L, E>> + Send + 'static,
+        R: LoadOutcome<Value: Into<Loaded<V>>, Error: Send + Sync + 'static>,
+        F: Future<Output = R> + Send + 'static,
     {
         let load = Arc::new(load);
         let one = |key: K| {

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::{
     Cache, CacheKey, Loaded,
     pending::Changed,
-    record::{Stored, Token},
-    remote::Remote,
+    record::{Fill, Stored, Token},
+    remote::{PendingChange, Remote},
     shared::{InProgress, Place, Shared},
 };
 use crate::fleet::millis;
@@ -54,8 +54,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 }
 
-/// A write in progress. Dropped before its [end](Self::end), it leaves an invalidation.
-struct Writing<K: CacheKey, V: Send + Sync + 'static> {
+/// A write in progress. Dropped before its end, it leaves an invalidation.
+pub(super) struct Writing<K: CacheKey, V: Send + Sync + 'static> {
     shared: Arc<Shared<K, V>>,
     key: K,
     token: Token,
@@ -71,6 +71,16 @@ struct Writing<K: CacheKey, V: Send + Sync + 'static> {
 
 impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
     async fn begin(shared: &Arc<Shared<K, V>>, key: K, value: &Loaded<V>) -> Self {
+        let mut writing = Self::announce(shared, key).await;
+        if let Some((remote, _)) = &writing.announced {
+            // Before the truth is changed, so that an invalidation meanwhile is noticed.
+            writing.tags = shared.tags_of(remote, value).await;
+        }
+        writing
+    }
+
+    /// Announces to the store that the truth behind a key is about to change.
+    pub(super) async fn announce(shared: &Arc<Shared<K, V>>, key: K) -> Self {
         let in_progress = shared.in_progress();
         let place = shared.place(&key);
         shared.void(&key, place.id);
@@ -96,14 +106,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
                 .is_ok()
             {
                 writing.announced = Some((Arc::clone(remote), Arc::clone(text)));
-                // Before the truth is changed, so that an invalidation meanwhile is noticed.
-                writing.tags = shared.tags_of(remote, value).await;
             }
             shared.void(&writing.key, place.id);
         }
         writing
     }
 
+    /// Caches the value, or leaves an invalidation.
     async fn end(mut self, value: &Loaded<V>) {
         let shared = Arc::clone(&self.shared);
         if shared.remote.is_none() {
@@ -121,22 +130,45 @@ impl<K: CacheKey, V: Send + Sync + 'static> Writing<K, V> {
         let tags = self.tags.take();
         let fill =
             tags.and_then(|tags| shared.fill_with(&remote, &text, value, tags, Duration::ZERO));
+        if let Some(Stored::Refused) = self.end_in(&remote, &text, fill.as_ref()).await {
+            shared.totals.fills_refused.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Leaves an invalidation: what the value is now is not known here. In the store before this returns, unless that does
+    /// not answer.
+    pub(super) async fn end_invalidated(mut self) {
+        let Some((remote, text)) = self.announced.clone() else {
+            self.ended = true;
+            // Repeated in the background until the store has it.
+            let _ = self.shared.invalidate(self.key.clone()).await;
+            return;
+        };
+        self.end_in(&remote, &text, None).await;
+    }
+
+    /// Ends the write in the store. `None`: it did not answer.
+    async fn end_in(
+        &mut self,
+        remote: &Remote<V>,
+        text: &Arc<str>,
+        fill: Option<&Fill>,
+    ) -> Option<Stored> {
+        let shared = &self.shared;
         let (token, tombstone_ms) = (self.token, millis(shared.tombstone()));
         let until = Instant::now() + shared.settings.write_timeout.min(LONGEST_END);
-        let (name, key) = (remote.name(), &*text);
+        let (name, key) = (remote.name(), &**text);
         let stored = remote
             .client
             .call_until(until, |store| {
-                store.end_write(name, key, token, fill.as_ref(), tombstone_ms)
+                store.end_write(name, key, token, fill, tombstone_ms)
             })
             .await;
         shared.void(&self.key, self.place.id);
-        shared.recent.note(Changed::Key(Arc::clone(&text)));
+        shared.recent.note(Changed::Key(Arc::clone(text)));
         // Stored, or left as an invalidation by the store.
         self.ended = stored.is_ok();
-        if let Ok(Stored::Refused) = stored {
-            shared.totals.fills_refused.fetch_add(1, Relaxed);
-        }
+        stored.ok()
     }
 }
 
@@ -150,8 +182,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Drop for Writing<K, V> {
         }
         let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
         shared.void(&key, self.place.id);
+        // What the store holds may be from before, and is not used from now on.
+        let pending = match (&shared.remote, &self.place.text) {
+            (Some(remote), Some(text)) => {
+                Some(PendingChange::new(remote, &Changed::Key(Arc::clone(text))))
+            }
+            _ => None,
+        };
         let rest = Arc::clone(&shared);
         // Completes by itself, also if the store does not answer.
-        shared.spawn(async move { drop(rest.invalidate(key).await) });
+        shared.spawn(async move {
+            let _ = rest.invalidate(key).await;
+            drop(pending);
+        });
     }
 }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::shared::Shared;
-use crate::fleet::jittered;
+use super::store::RecordClient;
+use crate::fleet::{HandleTasks, jittered};
 
 /// How often the name is entered, and entered again after a failure.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -22,30 +22,33 @@ impl Drop for Announcing {
     }
 }
 
-/// Enters the name of a handle now, and then once an hour, until the handle is gone or its store is shut down. Nothing is done
-/// without a list, and for a handle that is built outside of a runtime.
-pub(super) fn start(shared: &Arc<Shared>) {
-    let Ok(runtime) = Handle::try_current() else {
-        return;
-    };
-    if shared.store.store().announce(&shared.name).is_none() {
-        return;
-    }
-    let (store, budget) = (Arc::clone(shared.store.store()), shared.store.budget());
-    let (name, tasks) = (Arc::clone(&shared.name), shared.tasks.clone());
-    let gone = shared.announcing.0.clone();
-    shared.tasks.spawn(&runtime, async move {
-        let announced = async {
-            while let Some(step) = store.announce(&name) {
-                let is_entered = matches!(timeout(budget, step).await, Ok(Ok(())));
-                let pause = if is_entered { EVERY } else { AGAIN };
-                tokio::time::sleep(jittered(pause)).await;
-            }
+impl Announcing {
+    /// Enters `name` now, and then once an hour, until the handle is gone or its store is shut down. Nothing is done without a
+    /// list, and for a handle that is built outside of a runtime.
+    pub(super) fn start(store: &RecordClient, name: &Arc<str>, tasks: &HandleTasks) -> Self {
+        let announcing = Self::default();
+        let Ok(runtime) = Handle::try_current() else {
+            return announcing;
         };
-        tokio::select! {
-            () = announced => {}
-            () = gone.cancelled() => {}
-            () = tasks.closing() => {}
+        let (store, budget) = (Arc::clone(store.store()), store.budget());
+        if store.announce(name).is_none() {
+            return announcing;
         }
-    });
+        let (name, gone, all) = (Arc::clone(name), announcing.0.clone(), tasks.clone());
+        tasks.spawn(&runtime, async move {
+            let announced = async {
+                while let Some(step) = store.announce(&name) {
+                    let is_entered = matches!(timeout(budget, step).await, Ok(Ok(())));
+                    let pause = if is_entered { EVERY } else { AGAIN };
+                    tokio::time::sleep(jittered(pause)).await;
+                }
+            };
+            tokio::select! {
+                () = announced => {}
+                () = gone.cancelled() => {}
+                () = all.closing() => {}
+            }
+        });
+        announcing
+    }
 }

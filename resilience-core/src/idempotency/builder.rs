@@ -3,7 +3,8 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use super::{
-    Idempotency, announce,
+    Idempotency,
+    announce::Announcing,
     cache::Cache,
     effect::Effect,
     memory::InProcessIdempotency,
@@ -215,9 +216,11 @@ impl IdempotencyBuilder {
             .store
             .unwrap_or_else(|| Arc::new(InProcessIdempotency::new()));
         let store_handle = store.handle().cloned().unwrap_or_default();
+        let (store, tasks) = (client(store), store_handle.of_handle());
         let local = InProcessIdempotency::new();
         let shared = Arc::new(Shared {
-            store: client(store),
+            announcing: Announcing::start(&store, &self.name, &tasks),
+            store,
             local_store: client(Arc::new(local.clone())),
             local,
             cache: Cache::new(self.cache),
@@ -225,13 +228,11 @@ impl IdempotencyBuilder {
             takeover,
             settings: self.settings,
             totals: Default::default(),
-            tasks: store_handle.of_handle(),
-            announcing: Default::default(),
+            tasks,
             store_handle,
             name: self.name,
         });
         telemetry::register(&shared);
-        announce::start(&shared);
         Ok(Idempotency { shared })
     }
 }

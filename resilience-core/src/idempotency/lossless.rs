@@ -277,7 +277,11 @@ mod tests {
     use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
     use super::*;
-    use crate::idempotency::outcome::to_json;
+
+    fn to_json(value: &impl Serialize) -> Result<Vec<u8>, Lossy> {
+        check(value)?;
+        Ok(serde_json::to_vec(value).expect("JSON"))
+    }
 
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     struct Receipt {

@@ -45,6 +45,7 @@ pub(super) struct Shared {
     pub(super) totals: Totals,
     /// Attempts in progress, and claims that are being given back.
     pub(super) tasks: HandleTasks,
+    #[expect(dead_code, reason = "ends its task when it is dropped")]
     pub(super) announcing: Announcing,
     /// Kept alive: its last clone closes `tasks`.
     pub(super) store_handle: StoreHandle,

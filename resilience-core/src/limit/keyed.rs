@@ -7,7 +7,7 @@ use super::{
     layer::{ByKey, RateLimitLayer},
     settings::{ByQuota, QuotaOf, Settings},
     shared::read_waiting,
-    snapshot::{RateLimitSnapshot, Totals},
+    snapshot::{KeyedRateLimitSnapshot, RateLimitSnapshot, Totals},
 };
 use crate::{
     error::{InvalidConfig, Pattern, Rejected},
@@ -111,14 +111,14 @@ where
         self.with(key, |limit| limit.try_acquire(cost))
     }
 
-    /// The family's totals, and the number of calls that wait. The fields about tokens are zero.
+    /// The family's totals, and the number of calls that wait.
     #[must_use]
-    pub fn snapshot(&self) -> RateLimitSnapshot {
+    pub fn snapshot(&self) -> KeyedRateLimitSnapshot {
         self.members(sum)
     }
 }
 
-fn sum(members: &Members<'_, RateLimit>) -> RateLimitSnapshot {
+fn sum(members: &Members<'_, RateLimit>) -> KeyedRateLimitSnapshot {
     let mut sum = members.common.snapshot();
     members.for_each(|limit| sum.waiting += limit.shared.bucket.waiting());
     sum

@@ -101,7 +101,7 @@ pub use self::{
     layer::{ByKey, RateLimitLayer, RateLimitService, Whole},
     queue::WaitForTokens,
     quota::Quota,
-    snapshot::RateLimitSnapshot,
+    snapshot::{KeyedRateLimitSnapshot, RateLimitSnapshot},
 };
 
 pub use crate::cost::{Cost, Each};

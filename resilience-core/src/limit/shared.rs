@@ -204,12 +204,14 @@ impl Shared {
     pub(super) fn snapshot(&self) -> RateLimitSnapshot {
         let rules = &self.settings.rules;
         let (remaining, full_in) = self.bucket.level(rules, self.now());
+        let totals = self.settings.totals.snapshot();
         RateLimitSnapshot {
             remaining,
             capacity: rules.quota.capacity(),
             full_in: Duration::from_micros(full_in),
             waiting: self.bucket.waiting(),
-            ..self.settings.totals.snapshot()
+            rejected_limited: totals.rejected_limited,
+            rejected_too_costly: totals.rejected_too_costly,
         }
     }
 

@@ -30,18 +30,31 @@ pub struct RateLimitSnapshot {
     pub full_in: Duration,
     /// Calls that wait.
     pub waiting: usize,
-    /// Calls rejected so far for lack of tokens. Of a keyed limit: of the whole family.
+    /// Calls rejected so far for lack of tokens. Of a member of a keyed limit: of the whole family.
     pub rejected_limited: u64,
-    /// Calls rejected so far because they cost more than the bucket can hold. Of a keyed limit: of the whole family.
+    /// Calls rejected so far because they cost more than the bucket can hold. Of a member of a keyed limit: of the whole
+    /// family.
+    pub rejected_too_costly: u64,
+}
+
+/// The totals of a [`KeyedRateLimit`](super::KeyedRateLimit) at one moment. Tokens are a matter of each member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct KeyedRateLimitSnapshot {
+    /// Calls that wait.
+    pub waiting: usize,
+    /// Calls rejected so far for lack of tokens.
+    pub rejected_limited: u64,
+    /// Calls rejected so far because they cost more than a bucket can hold.
     pub rejected_too_costly: u64,
 }
 
 impl Totals {
-    pub(super) fn snapshot(&self) -> RateLimitSnapshot {
-        RateLimitSnapshot {
+    pub(super) fn snapshot(&self) -> KeyedRateLimitSnapshot {
+        KeyedRateLimitSnapshot {
+            waiting: 0,
             rejected_limited: self.limited.load(Relaxed),
             rejected_too_costly: self.too_costly.load(Relaxed),
-            ..RateLimitSnapshot::default()
         }
     }
 }

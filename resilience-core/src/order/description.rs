@@ -4,10 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::{
-    visit,
-    warning::{self, OrderWarning},
-};
+use super::visit;
 use crate::error::Pattern;
 
 /// Names of the settings that the [rules](super::Rule) read.
@@ -52,12 +49,6 @@ impl Description {
     /// that hides the stack it wraps and has kept its description.
     pub fn enter(&self) {
         visit::extend(&self.parts);
-    }
-
-    /// The layers whose order defeats one of them. Empty for the documented [order](crate#the-order-of-layers).
-    #[must_use]
-    pub fn warnings(&self) -> Vec<OrderWarning> {
-        warning::find(&self.parts)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::{IDEMPOTENCY_KEYS, Part, Setting, description::setting};
+use super::{Description, IDEMPOTENCY_KEYS, Part, Setting, description::setting};
 use crate::error::Pattern;
 
 /// Two layers in an order in which one of them cannot do its part. `Display` says what happens and what to do.
@@ -17,6 +17,14 @@ pub struct OrderWarning {
     pub above: Part,
     /// The inner one.
     pub below: Part,
+}
+
+impl Description {
+    /// The layers whose order defeats one of them. Empty for the documented [order](crate#the-order-of-layers).
+    #[must_use]
+    pub fn warnings(&self) -> Vec<OrderWarning> {
+        find(self.parts())
+    }
 }
 
 /// Makes [`Rule`] out of one line per rule: its name for programs, and what a warning says.

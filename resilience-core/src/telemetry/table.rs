@@ -23,7 +23,7 @@ pub struct Metric {
 pub struct Attribute {
     /// Its key.
     pub key: &'static str,
-    /// Every value it can have. Empty if the values are names out of the configuration: the limits of a plan, and
+    /// Every value it can have. Empty if the values are names: the limits of a plan, or a capped number of keys, and
     /// `other`.
     pub values: &'static [&'static str],
 }
@@ -179,6 +179,8 @@ metrics! {
         "Values that the local part of a cache holds.";
     CACHE_COHERENT = UpDownCounter "resilience.cache.coherent" "{handle}",
         "Handles of this cache whose store reports changes at present.";
+    CACHE_HOT_KEY_REQUESTS = UpDownCounter "resilience.cache.hot_key.requests" "{request}" ["resilience.cache.key": &[]],
+        "About how often the most requested keys of a cache were requested, where that is switched on (`hot_key_metrics`).";
     COALESCE_CALLS = Counter "resilience.coalesce.calls" "{call}"
         ["resilience.coalesce.role": &["started", "joined"]],
         "Callers with a key, by whether they started a call or joined one in progress.";

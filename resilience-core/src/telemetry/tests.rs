@@ -27,6 +27,7 @@ fn document() -> String {
     for row in TABLE {
         let attribute = row.attribute.map_or_else(String::new, |own| {
             let values = match own.values {
+                [] if own.key.ends_with(".key") => "keys, a capped number, `other`".to_owned(),
                 [] => "names of limits, `other`".to_owned(),
                 values => values.join(", "),
             };

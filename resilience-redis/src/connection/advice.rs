@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::timeout;
 
-use super::shared::{GUARD, Shared};
+use super::{guards::GUARD, shared::Shared};
 use crate::transport::Transport;
 
 impl Shared {

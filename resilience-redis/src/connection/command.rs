@@ -5,7 +5,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use resilience_core::{Verdict, completion::Guard};
 
-use super::shared::{GUARD, Live, SUSPICIOUS, Shared};
+use super::{
+    guards::{GUARD, SUSPICIOUS},
+    shared::{Live, Shared},
+};
 use crate::{
     error::{CommandError, code, elsewhere_after, is_broken},
     transport::Transport,

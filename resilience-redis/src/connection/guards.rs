@@ -8,15 +8,12 @@ use std::{collections::HashMap, time::Duration};
 use arc_swap::ArcSwap;
 use resilience_core::breaker::{CircuitBreaker, Dropped, HalfOpen, OpenFor};
 
-use super::shared::{GUARD, SUSPICIOUS};
-use crate::{keys, url::Address};
+use crate::{keys, transport::SlotRange, url::Address};
 
-/// Consecutive slots of a Cluster, up to and with `last`, that one master holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SlotRange {
-    pub(crate) last: u16,
-    pub(crate) master: Address,
-}
+/// Number of timeouts in a row that make a connection suspicious.
+pub(super) const SUSPICIOUS: u32 = 3;
+/// Name of the connection's own breaker and events.
+pub(crate) const GUARD: &str = "resilience.redis";
 
 pub(super) struct Guards {
     /// Of a server; of slots whose master is not known; of commands to all masters.

@@ -7,7 +7,7 @@
 //! - connects, with capped and jittered backoff, as long as the handle lives; a connection counts once the server has
 //!   answered a TIME within the budget;
 //! - prepares a connection for its [`Session`], if it has one, before any other command is sent over it;
-//! - sends a PING after [`SUSPICIOUS`](shared::SUSPICIOUS) timeouts in a row, and after some time without commands, and
+//! - sends a PING after [`SUSPICIOUS`](guards::SUSPICIOUS) timeouts in a row, and after some time without commands, and
 //!   drops the connection if that is not answered either;
 //! - connects again before the login ends, with the old connection in use meanwhile;
 //! - connects again when the server refuses what another one may accept (it is a replica, or accepts no writes), with the
@@ -68,9 +68,7 @@ use self::{
     shared::{Ended, Shared},
     status::Subscriber,
 };
-pub(crate) use self::{
-    clock::STEP, guards::SlotRange, nonce::Nonce, session::Session, shared::GUARD, status::Push,
-};
+pub(crate) use self::{clock::STEP, guards::GUARD, nonce::Nonce, session::Session, status::Push};
 #[cfg(feature = "cluster")]
 use crate::url::{Address, at};
 use crate::{dialer::Dialer, error::CommandError, transport::Transport, url::Endpoint};

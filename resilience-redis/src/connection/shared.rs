@@ -21,11 +21,6 @@ use super::{
 };
 use crate::transport::Transport;
 
-/// Number of timeouts in a row that make a connection suspicious.
-pub(super) const SUSPICIOUS: u32 = 3;
-/// Name of the connection's own breaker and events.
-pub(crate) const GUARD: &str = "resilience.redis";
-
 /// State of a connection; does not keep the [`Connection`](super::Connection) itself alive.
 pub(super) struct Shared {
     pub(super) destination: Destination,

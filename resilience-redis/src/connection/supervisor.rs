@@ -9,8 +9,9 @@ use redis::{PushInfo, PushKind};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
+    guards::{GUARD, SUSPICIOUS},
     reconnect::{PROVEN, backoff, opened_within},
-    shared::{GUARD, Live, SUSPICIOUS, Shared},
+    shared::{Live, Shared},
     status::Status,
 };
 use crate::{

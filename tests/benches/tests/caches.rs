@@ -124,7 +124,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(future)
 }
 
-/// A load of the old value that is in progress, and goes on when it is told to.
+/// Starts a load of the old value, which ends after a notification.
 async fn loading<P: Peer>(cache: &P) -> (JoinHandle<Result<u64, Failed>>, Arc<Notify>) {
     let (go_on, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (gate, first) = (Arc::clone(&go_on), Arc::clone(&begun));

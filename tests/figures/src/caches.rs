@@ -4,8 +4,8 @@ use std::env;
 
 use crate::{
     cache_scene::{
-        Raced, Resurrected, RoundTrips, Stampede, in_process, over_redis, race, round_trips,
-        stampede, times_to_be_told,
+        FailedOver, Raced, Resurrected, RoundTrips, Stampede, fail_over, in_process, over_redis,
+        race, round_trips, stampede, times_to_be_told,
     },
     report::{Target, figure, quantile},
 };
@@ -58,6 +58,7 @@ pub(crate) async fn torture() {
     );
     let none = Target::Exactly(0.0);
     figure("cache_stale_keys_of_5000", stale as f64, &unit, none);
+    failovers().await;
     let in_process = in_process(100_000).await;
     let over_redis = over_redis(20_000).await;
     let resurrected = in_process.resurrected + over_redis.resurrected;
@@ -73,6 +74,25 @@ pub(crate) async fn torture() {
         said("over Redis", over_redis)
     );
     figure("cache_resurrected_values", resurrected as f64, &unit, none);
+}
+
+async fn failovers() {
+    const TIMES: usize = 5;
+    let mut all = FailedOver::default();
+    for _ in 0..TIMES {
+        let one = fail_over(200).await;
+        all.stale += one.stale;
+        all.changes += one.changes;
+        all.lost += one.lost;
+        all.held += one.held;
+    }
+    let unit = format!(
+        "keys of 200; {TIMES} failovers by Sentinel, {} changes, of which the former masters took {} with them, {} \
+         reads answered by the process",
+        all.changes, all.lost, all.held
+    );
+    let name = "cache_stale_keys_after_failovers";
+    figure(name, all.stale as f64, &unit, Target::Exactly(0.0));
 }
 
 async fn stampedes() {

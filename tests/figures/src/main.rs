@@ -57,6 +57,9 @@ mod redis_clock;
 #[path = "../../src/redis_connection.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod redis_connection;
+#[path = "../../src/redis_sentinel.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod redis_sentinel;
 
 use std::env;
 

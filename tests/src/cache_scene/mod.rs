@@ -1,6 +1,7 @@
 //! Caches of a fleet on a real Redis: how often they load, what they hold while others change it, and what a call costs the
 //! server. The tests run them for seconds; the figures run them in full.
 
+mod failover;
 mod round_trips;
 mod slow_loads;
 mod stampede;
@@ -18,6 +19,7 @@ use resilience_redis::{Redis, RedisCache};
 use tokio::time::{Instant, sleep};
 
 pub use self::{
+    failover::{FailedOver, fail_over},
     round_trips::{RoundTrips, round_trips},
     slow_loads::{Resurrected, in_process, over_redis},
     stampede::{INSTANCE, Stampede, instance, stampede},

@@ -1,6 +1,7 @@
 //! The commands that a call sends, by the server's own count.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     sync::{
         Arc,
@@ -29,6 +30,8 @@ pub struct RoundTrips {
     pub many: f64,
 }
 
+type Loads = Result<HashMap<u64, u64>, Infallible>;
+
 /// Counts them, over `calls` calls of each kind.
 ///
 /// # Panics
@@ -49,7 +52,7 @@ pub async fn round_trips(calls: u64) -> RoundTrips {
     }
     let all = async |_| {
         let loads = |_| async { panic!("the store holds all of them") };
-        let found = reader.get_or_load_many::<u64, Infallible, _>(&keys, loads);
+        let found = reader.get_or_load_many::<_, Loads, _>(&keys, loads);
         assert_eq!(found.await.values.len(), keys.len());
     };
     RoundTrips {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use resilience_tests::cache_scene::{
-    Resurrected, RoundTrips, Stampede, in_process, over_redis, race, round_trips, stampede,
-    times_to_be_told,
+    Resurrected, RoundTrips, Stampede, fail_over, in_process, over_redis, race, round_trips,
+    stampede, times_to_be_told,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +44,14 @@ async fn no_value_stays_stale_whoever_changes_it_and_whichever_connections_are_c
     println!("{raced:?}");
     assert_eq!(raced.stale, 0, "{raced:?}");
     assert!(raced.held > 0 && raced.cuts > 0, "{raced:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_value_stays_stale_after_a_failover_in_which_changes_are_lost() {
+    let failed = fail_over(40).await;
+    println!("{failed:?}");
+    assert_eq!(failed.stale, 0, "{failed:?}");
+    assert!(failed.held > 0 && failed.lost > 0, "{failed:?}");
 }
 
 fn brings_nothing_back(raced: Resurrected) {

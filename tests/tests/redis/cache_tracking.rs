@@ -48,7 +48,7 @@ struct Process {
 }
 
 async fn store(url: &str) -> RedisCache {
-    let redis = Redis::builder(url).budget(Duration::from_millis(500));
+    let redis = Redis::builder(url).budget(SOON / 6);
     let redis = redis.connect().expect("good settings");
     redis.ready(SOON).await.expect("connects");
     redis.cache()

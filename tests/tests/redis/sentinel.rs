@@ -56,7 +56,7 @@ async fn completions_that_waited_for_all_replicas_survive_a_planned_failover() {
         // Usually at once. What is promised is the lease (3 s).
         let most = match flavour {
             Flavour::Valkey => Duration::from_secs(3),
-            Flavour::Redis | Flavour::Redis62 => Duration::from_secs(1),
+            Flavour::Redis | Flavour::Redis62 | Flavour::Redis8 => Duration::from_secs(1),
         };
         assert!(switch.in_use < most, "{switch:?}");
     }

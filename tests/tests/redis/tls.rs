@@ -2,42 +2,9 @@
 
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use resilience_core::conformance;
 use resilience_redis::{Redis, RedisBuilder, Status};
-use resilience_tests::{redis::RedisServer, redis_scene::SOON};
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
-    }
-
-    fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// A certificate for these names, and its key.
-    fn certificate(&self, names: &[&str]) -> (String, String) {
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let key = KeyPair::generate().expect("a key");
-        let subject = names.join(",");
-        let mut params = CertificateParams::new(names).expect("good names");
-        // A certificate named as its authority counts as self-signed.
-        params.distinguished_name.push(DnType::CommonName, subject);
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    fn server(&self, names: &[&str]) -> RedisServer {
-        let (certificate, key) = self.certificate(names);
-        RedisServer::start_tls(&certificate, &key, &self.pem())
-    }
-}
+use resilience_tests::{authority::Authority, redis::RedisServer, redis_scene::SOON};
 
 fn connect(server: &RedisServer, roots: &str) -> Redis {
     builder(server, roots).connect().expect("good settings")
@@ -83,8 +50,7 @@ async fn a_certificate_for_another_name_is_not_accepted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_asks_for_certificates_of_clients_is_shown_one() {
     let authority = Authority::new();
-    let (certificate, key) = authority.certificate(&["127.0.0.1"]);
-    let server = RedisServer::start_mutual_tls(&certificate, &key, &authority.pem());
+    let server = authority.mutual_server(&["127.0.0.1"]);
     let (certificate, key) = authority.certificate(&["client"]);
     let known = builder(&server, &authority.pem()).client_certificate(certificate, key);
     let known = known.connect().expect("good settings");

@@ -509,10 +509,10 @@ async fn the_victim_of_a_deadlock_is_retried() {
         .await
         .unwrap();
     assert_eq!(values, [2, 2]);
-    assert_eq!(
-        (victims.load(SeqCst), guards.retry.snapshot().retries),
-        (1, 1)
-    );
+    // One as a rule; another one if its next attempt has the row before the other transaction is woken.
+    let victims = victims.load(SeqCst);
+    assert!(victims > 0);
+    assert_eq!(guards.retry.snapshot().retries, u64::from(victims));
 }
 
 // === what is no failure of the database ===

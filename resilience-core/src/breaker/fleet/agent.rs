@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::{
     ledger::{BreakerLedger, LocalState, ViewAge},
-    member::{AgentMessage, AgentReceiver, FleetMember},
+    member::{AgentReceiver, FleetMember},
+    message::{AgentMessage, ProbeLease},
     policy::Proposal,
-    probe_lease::ProbeLease,
     record::{BUCKETS, BreakerView, FleetState},
 };
 use crate::{

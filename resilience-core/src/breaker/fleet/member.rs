@@ -14,8 +14,8 @@ use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 use super::{
     batch::ReportBatcher,
+    message::AgentMessage,
     policy::Policy,
-    probe_lease::ProbeLease,
     record::{BreakerView, Report},
     rules::{FleetConfig, FleetRules},
     store::BreakerStore,
@@ -55,23 +55,6 @@ pub(in crate::breaker) struct FleetMember {
     pub(super) asking: AtomicU32,
     /// Calls may be made from outside of it.
     runtime: Handle,
-}
-
-/// What calls tell the agent. Bounded by the number of probes.
-pub(super) enum AgentMessage {
-    /// A probe was granted.
-    Granted(ProbeLease),
-    /// The call of a probe ended; `None`: it says nothing about the dependency.
-    Settled {
-        lease: Arc<str>,
-        success: Option<bool>,
-    },
-    /// A request for a probe was given up, and the fleet may have granted it; until when it is leased then.
-    GivenUp { lease: Arc<str>, ends: Moment },
-    /// The answer to a request for a probe.
-    Seen(Box<BreakerView>),
-    /// The dependency asked for a pause until then.
-    CoolDown(Moment),
 }
 
 impl FleetMember {

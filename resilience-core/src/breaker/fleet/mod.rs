@@ -125,6 +125,7 @@ mod log;
 mod member;
 mod members;
 mod memory;
+mod message;
 mod policy;
 mod probe_lease;
 mod probe_request;

@@ -11,23 +11,14 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    member::{AgentMessage, FleetMember},
+    member::FleetMember,
+    message::{AgentMessage, ProbeLease},
     record::{BreakerView, LeaseAnswer},
 };
 use crate::{
     clock::Moment,
     fleet::{millis, retry_delays},
 };
-
-/// A probe of the fleet that this instance was granted.
-pub(super) struct ProbeLease {
-    pub(super) id: Arc<str>,
-    pub(super) epoch: u64,
-    /// When the holder counts it as failed.
-    pub(super) by: Moment,
-    /// When the fleet forgets it.
-    pub(super) ends: Moment,
-}
 
 /// Pause of this instance after a request for a probe that was denied or failed.
 const ASK_AGAIN: Duration = Duration::from_millis(50);

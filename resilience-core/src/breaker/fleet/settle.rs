@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{agent::BreakerAgent, member::AgentMessage, probe_lease::ProbeLease};
+use super::{
+    agent::BreakerAgent,
+    message::{AgentMessage, ProbeLease},
+};
 use crate::clock::Moment;
 
 impl BreakerAgent {

@@ -303,6 +303,8 @@ impl Shared {
         };
         let wait = match reason {
             Reason::TooCostly => None,
+            // Not known earlier than a step takes, however short the calls are.
+            Reason::StoreUnreachable => Some(self.retry_after().max(self.client.budget())),
             _ => Some(self.retry_after()),
         };
         let scope = Scope::new(Pattern::Bulkhead, &self.name);

@@ -1,7 +1,9 @@
 //! Tests of the cache over a paused clock, with one process or several that share a store.
 
 mod aside;
+mod change;
 mod fleet;
+mod options;
 mod outage;
 mod stale;
 mod through;

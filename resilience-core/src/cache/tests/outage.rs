@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    collections::HashMap,
     sync::{
         Mutex, Weak,
         atomic::{AtomicBool, AtomicU64},
@@ -289,6 +290,11 @@ async fn what_the_process_holds_serves_without_word_from_the_store_within_max_st
     assert_eq!(value(&other, "a").await.as_deref(), Some("1"));
     let strict = CallOptions::new().max_stale(Duration::ZERO);
     let truth = Truth::default();
+    for (options, level) in [(CallOptions::new(), Level::Local), (strict, Level::Loaded)] {
+        let none = |_| async { Ok::<_, Down>(HashMap::<String, String>::new()) };
+        let found = other.load_many_with(&["a".to_owned()], options, none).await;
+        assert_eq!(found.lookups["a"].level, level);
+    }
     let got = other.load_with("a", strict, truth.load("2")).await.unwrap();
     assert_eq!(got.level, Level::Loaded);
     pass(SECOND * 5).await;
@@ -361,15 +367,20 @@ async fn a_lost_answer_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_changes_the_truth_whatever_the_store_does_and_the_old_value_is_not_served_after() {
-    for which in away() {
+async fn a_write_or_a_change_is_made_whatever_the_store_does_and_the_old_value_is_not_served_after()
+{
+    let cases = away().map(|which| [(which, true), (which, false)]);
+    for (which, is_write) in cases.into_iter().flatten() {
         let (cache, other, store) = shaky(|it| it.tombstone(Duration::ZERO));
         cache.put("a", "1".to_owned()).await.unwrap();
         value(&other, "a").await;
         store.set(which, true);
-        let saved = cache
-            .write("a", "2".to_owned(), || async { Ok::<_, Down>(7) })
-            .await;
+        let save = || async { Ok::<_, Down>(7) };
+        let saved = if is_write {
+            cache.write("a", "2".to_owned(), save).await
+        } else {
+            cache.change("a".to_owned(), save).await
+        };
         assert_eq!(saved, Ok(7));
         settle().await;
         store.set(which, false);

@@ -1,9 +1,14 @@
 //! Read-through and write-through, and the layer.
 
+use std::collections::HashMap;
+
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::*;
-use crate::error::{Error, Reason};
+use crate::{
+    cache::{CallOptions, Freshness, LoadError, guarded},
+    error::{Error, Pattern, Reason, Rejected},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_cache_with_a_loader_fetches_by_itself() {
@@ -220,4 +225,89 @@ fn layers_that_share_calls_are_described_with_the_stack() {
         .service(crate::execute::Execute);
     let described = crate::order::describe(&stack).to_string();
     assert_eq!(described, "cache `values`\n  coalescing `calls`\n");
+}
+
+/// A rejection by a layer below a cache.
+fn open() -> Rejected {
+    Rejected::new(Pattern::CircuitBreaker, Reason::Open, "below")
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_callers_of_a_layer_are_told_of_a_rejection_below() {
+    let cache = local();
+    let (truth, gate) = Truth::gated();
+    let inner = service_fn({
+        let truth = truth.clone();
+        move |_: String| {
+            let load = truth.fail();
+            async move { load().await.map_err(|Down| Call::Rejected(open())) }
+        }
+    });
+    let layer = cache.layer(|request: &String| Some(request.clone()));
+    let service = tower::Layer::layer(&layer, inner);
+    let callers: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(service.clone().oneshot("a".to_owned())))
+        .collect();
+    settle().await;
+    gate.notify_waiters();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap_err(), Error::Rejected(open()));
+    }
+    assert_eq!(truth.asked(), 1);
+}
+
+/// A loader behind a stack, of which one layer rejects calls, or which fails itself.
+async fn behind_a_stack(answer: Result<String, Call>) -> Result<String, Call> {
+    answer
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_a_guarded_loader_do_not_nest() {
+    let cache = local();
+    let load = || guarded(behind_a_stack(Err(Error::Rejected(open()))));
+    let rejected = cache.get_or_load("a", load).await.unwrap_err();
+    assert_eq!(rejected, Error::Rejected(open()));
+    let load = || guarded(behind_a_stack(Err(Error::Service(Down))));
+    let failed: LoadError<Down> = cache.get_or_load("a", load).await.unwrap_err();
+    assert_eq!(failed, Error::Service(Arc::new(Down)));
+    let load = || guarded(behind_a_stack(Ok("1".to_owned())));
+    assert!(cache.get_or_load("a", load).await.unwrap().is_some());
+
+    let load = |_: Vec<String>| {
+        guarded(async { Err::<HashMap<String, String>, Call>(Error::Rejected(open())) })
+    };
+    let many = cache.get_or_load_many(&["b".to_owned()], load).await;
+    assert_eq!(many.error, Some(Error::Rejected(open())));
+
+    let through = builder()
+        .loader(|_: String| guarded(behind_a_stack(Err(Error::Rejected(open())))))
+        .build()
+        .unwrap();
+    let rejected = through.fetch("a").await.unwrap_err();
+    assert_eq!(rejected.rejected(), Some(&open()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rules_for_errors_see_the_own_error_of_a_guarded_loader() {
+    let cache = builder()
+        .negative_ttl(SECOND)
+        .not_found(|Down: &Down| true)
+        .build()
+        .unwrap();
+    let load = || guarded(behind_a_stack(Err(Error::Service(Down))));
+    assert_eq!(cache.get_or_load("a", load).await, Ok(None));
+    assert!(cache.lookup("a").await.unwrap().value.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_value_stands_in_for_a_rejection_by_the_stack_around_the_loader() {
+    let cache = builder().stale_if_error(SECOND * 100).build().unwrap();
+    cache.put("a", "1".to_owned()).await.unwrap();
+    pass(SECOND * 61).await;
+    let load = || guarded(behind_a_stack(Err(Error::Rejected(open()))));
+    let got = cache
+        .load_with("a", CallOptions::new(), load)
+        .await
+        .unwrap();
+    assert_eq!(got.freshness, Freshness::StaleOnError);
 }

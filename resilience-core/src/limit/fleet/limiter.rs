@@ -19,6 +19,7 @@ use super::{
     plan::Plan,
     queue::Queues,
     settings::{Mode, Settings},
+    snapshot::FleetRateLimitSnapshot,
     token_pool::TokenPools,
 };
 use crate::{
@@ -58,6 +59,19 @@ pub(super) struct Limiter {
 const SUBJECTS_ALONE: usize = 1 << 16;
 
 impl Limiter {
+    pub(super) fn snapshot(&self) -> FleetRateLimitSnapshot {
+        let mut snapshot = FleetRateLimitSnapshot {
+            waiting: self.queues.waiting(),
+            live_instances: self.live_instances(),
+            local_parts: self.local_parts(),
+            degraded: !self.client.is_available(),
+            shadow: self.shadow.load(Relaxed),
+            ..FleetRateLimitSnapshot::default()
+        };
+        self.counts.snapshot(&mut snapshot);
+        snapshot
+    }
+
     /// To be called within the runtime of the settings.
     pub(super) fn new(settings: Settings, store: Arc<dyn LimitStore>, handle: StoreHandle) -> Self {
         let (subjects, longest) = settings.denials;

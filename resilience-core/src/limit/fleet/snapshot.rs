@@ -1,10 +1,6 @@
 //! The state of a fleet rate limit, as one instance knows it.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use serde::Serialize;
-
-use super::limiter::Limiter;
 
 /// State of a [`FleetRateLimit`](super::FleetRateLimit) at one moment, as one instance knows it, and the counts of its
 /// decisions since it was built. The state of a subject: [`peek`](super::FleetRateLimit::peek).
@@ -36,19 +32,4 @@ pub struct FleetRateLimitSnapshot {
     pub shadowed: u64,
     /// Steps that the store was asked for, heartbeats included.
     pub store_calls: u64,
-}
-
-impl Limiter {
-    pub(super) fn snapshot(&self) -> FleetRateLimitSnapshot {
-        let mut snapshot = FleetRateLimitSnapshot {
-            waiting: self.queues.waiting(),
-            live_instances: self.live_instances(),
-            local_parts: self.local_parts(),
-            degraded: !self.client.is_available(),
-            shadow: self.shadow.load(Relaxed),
-            ..FleetRateLimitSnapshot::default()
-        };
-        self.counts.snapshot(&mut snapshot);
-        snapshot
-    }
 }

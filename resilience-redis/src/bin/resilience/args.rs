@@ -1,6 +1,6 @@
 //! The grammar: `resilience NOUN VERB`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -20,7 +20,7 @@ Examples:
 
 Exit status:
   0  success
-  1  no answer from Redis
+  1  no answer from Redis, or a refusal
   2  wrong usage
   3  no such breaker"
 )]
@@ -46,6 +46,15 @@ pub(crate) struct Global {
         default_value = "redis://127.0.0.1:6379"
     )]
     pub(crate) redis: String,
+    /// Certificates of authorities to trust instead of the system's, in PEM (rediss://)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Certificate of this client, in PEM (rediss://)
+    #[arg(long, global = true, value_name = "FILE", requires = "client_key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Private key of this client, in PEM (rediss://)
+    #[arg(long = "key", global = true, value_name = "FILE", requires = "cert")]
+    pub(crate) client_key: Option<PathBuf>,
     /// Prefix of the keys; with `RedisBuilder::service(NAME)` it is resilience/NAME
     #[arg(long, global = true, default_value = "resilience")]
     pub(crate) prefix: String,
@@ -61,6 +70,16 @@ pub(crate) struct Global {
         value_parser = humantime::parse_duration
     )]
     pub(crate) timeout: Duration,
+}
+
+impl Global {
+    /// What is printed in place of an empty list.
+    pub(crate) fn nothing(&self, what: &str) -> String {
+        format!(
+            "no {what} has reported within the last day under the prefix `{}` (--prefix)",
+            self.prefix
+        )
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use resilience_redis::RedisBreakers;
 
 use crate::{
     Failure,
-    args::{Breaker, OverrideArgs},
+    args::{Breaker, Global, OverrideArgs},
     log::print_log,
     members::print_with_members,
     output::{print_all, print_one},
@@ -17,24 +17,25 @@ use crate::{
 pub(crate) async fn run(
     breakers: &RedisBreakers,
     command: &Breaker,
-    json: bool,
+    global: &Global,
 ) -> Result<(), Failure> {
+    let json = global.json;
     let (name, view) = match command {
-        Breaker::List => return list(breakers, json).await,
-        Breaker::Watch { every, count } => return watch(breakers, json, *every, *count).await,
+        Breaker::List => return list(breakers, global).await,
+        Breaker::Watch { every, count } => return watch(breakers, global, *every, *count).await,
         Breaker::Get { name } => {
-            require(breakers, name).await?;
+            require(breakers, global, name).await?;
             let (view, members) = (breakers.view(name).await?, breakers.members(name).await?);
             print_with_members(json, name, &view, &members);
             return Ok(());
         }
         Breaker::Log { name, count } => {
-            require(breakers, name).await?;
+            require(breakers, global, name).await?;
             print_log(json, name, &breakers.log(name, *count).await?);
             return Ok(());
         }
         Breaker::Clear { name, author } => {
-            require(breakers, name).await?;
+            require(breakers, global, name).await?;
             (name, breakers.set_override(name, None, &author.by).await?)
         }
         Breaker::Reset {
@@ -42,20 +43,20 @@ pub(crate) async fn run(
             reason,
             author,
         } => {
-            require(breakers, name).await?;
+            require(breakers, global, name).await?;
             (name, breakers.reset(name, &author.by, reason).await?)
         }
         Breaker::ForceOpen(args) => {
-            return set_override(breakers, json, OverrideKind::ForceOpen, args).await;
+            return set_override(breakers, global, OverrideKind::ForceOpen, args).await;
         }
         Breaker::ForceClosed(args) => {
-            return set_override(breakers, json, OverrideKind::ForceClosed, args).await;
+            return set_override(breakers, global, OverrideKind::ForceClosed, args).await;
         }
         Breaker::Disable(args) => {
-            return set_override(breakers, json, OverrideKind::Disable, args).await;
+            return set_override(breakers, global, OverrideKind::Disable, args).await;
         }
         Breaker::MetricsOnly(args) => {
-            return set_override(breakers, json, OverrideKind::MetricsOnly, args).await;
+            return set_override(breakers, global, OverrideKind::MetricsOnly, args).await;
         }
     };
     print_one(json, name, &view);
@@ -63,7 +64,7 @@ pub(crate) async fn run(
 }
 
 /// Fails for a name that no breaker has: a typing error must not make a record that nothing reads.
-async fn require(breakers: &RedisBreakers, name: &str) -> Result<(), Failure> {
+async fn require(breakers: &RedisBreakers, global: &Global, name: &str) -> Result<(), Failure> {
     let known = names(breakers).await?;
     if known.iter().any(|known| known == name) {
         return Ok(());
@@ -71,6 +72,7 @@ async fn require(breakers: &RedisBreakers, name: &str) -> Result<(), Failure> {
     Err(Failure::NoSuchBreaker {
         name: name.to_owned(),
         known,
+        nothing: global.nothing("breaker"),
     })
 }
 
@@ -80,11 +82,11 @@ async fn names(breakers: &RedisBreakers) -> Result<Vec<String>, Failure> {
 
 async fn set_override(
     breakers: &RedisBreakers,
-    json: bool,
+    global: &Global,
     kind: OverrideKind,
     args: &OverrideArgs,
 ) -> Result<(), Failure> {
-    require(breakers, &args.name).await?;
+    require(breakers, global, &args.name).await?;
     let expires_ms = args
         .expires
         .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -103,29 +105,29 @@ async fn set_override(
     let view = breakers
         .set_override(&args.name, Some(active_override), &args.author.by)
         .await?;
-    print_one(json, &args.name, &view);
+    print_one(global.json, &args.name, &view);
     Ok(())
 }
 
-async fn list(breakers: &RedisBreakers, json: bool) -> Result<(), Failure> {
+async fn list(breakers: &RedisBreakers, global: &Global) -> Result<(), Failure> {
     let mut views = Vec::new();
     for name in names(breakers).await? {
         let view = breakers.view(&name).await?;
         views.push((name, view));
     }
-    print_all(json, &views);
+    print_all(global, &views);
     Ok(())
 }
 
 async fn watch(
     breakers: &RedisBreakers,
-    json: bool,
+    global: &Global,
     every: Duration,
     count: Option<u32>,
 ) -> Result<(), Failure> {
     let mut lists = 0;
     loop {
-        list(breakers, json).await?;
+        list(breakers, global).await?;
         lists += 1;
         if count.is_some_and(|count| lists >= count) {
             return Ok(());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Failure,
-    args::CacheCommand,
+    args::{CacheCommand, Global},
     list,
     output::{new_table, plain, time},
 };
@@ -21,10 +21,11 @@ const KEEP_MS: u64 = 366 * 86_400_000;
 pub(crate) async fn run(
     caches: &RedisCache,
     command: &CacheCommand,
-    json: bool,
+    global: &Global,
 ) -> Result<(), Failure> {
+    let json = global.json;
     match command {
-        CacheCommand::List => list::names("cache", &caches.names().await?, json),
+        CacheCommand::List => list::names("cache", &caches.names().await?, global),
         CacheCommand::Stats { name } => stats(caches, name, json).await,
         CacheCommand::Hot { name } => hot(caches, name, json).await,
         CacheCommand::Get { name, key } => get(caches, name, key, json).await,

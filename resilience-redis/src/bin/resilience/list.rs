@@ -6,21 +6,22 @@ use serde_json::{Value, json};
 
 use crate::{
     Failure,
+    args::Global,
     output::{new_table, plain},
 };
 
 /// Prints the bulkheads with what is taken of them.
-pub(crate) async fn bulkheads(bulkheads: &RedisBulkheads, json: bool) -> Result<(), Failure> {
+pub(crate) async fn bulkheads(bulkheads: &RedisBulkheads, global: &Global) -> Result<(), Failure> {
     let mut views = Vec::new();
     for name in bulkheads.names().await? {
         let view = bulkheads.view(&name).await?;
         views.push((name, view));
     }
-    if json {
+    if global.json {
         let all = views.iter().map(|(name, view)| as_json(name, view));
         println!("{}", Value::Array(all.collect()));
     } else if views.is_empty() {
-        print_nothing("bulkhead");
+        println!("{}", global.nothing("bulkhead"));
     } else {
         let mut table = new_table(["bulkhead", "in flight", "leases", "waiting", "instances"]);
         for (name, view) in &views {
@@ -45,12 +46,12 @@ fn as_json(name: &str, view: &BulkheadView) -> Value {
 }
 
 /// Prints names.
-pub(crate) fn names(what: &str, names: &[String], json: bool) -> Result<(), Failure> {
-    if json {
+pub(crate) fn names(what: &str, names: &[String], global: &Global) -> Result<(), Failure> {
+    if global.json {
         let all = names.iter().map(|name| json!({ "name": name }));
         println!("{}", Value::Array(all.collect()));
     } else if names.is_empty() {
-        print_nothing(what);
+        println!("{}", global.nothing(what));
     } else {
         let mut table = new_table([what]);
         for name in names {
@@ -59,8 +60,4 @@ pub(crate) fn names(what: &str, names: &[String], json: bool) -> Result<(), Fail
         println!("{table}");
     }
     Ok(())
-}
-
-fn print_nothing(what: &str) {
-    println!("no {what} has reported within the last day");
 }

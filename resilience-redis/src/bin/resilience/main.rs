@@ -8,33 +8,37 @@ mod log;
 mod members;
 mod output;
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, path::Path, process::ExitCode};
 
 use resilience_core::fleet::StoreError;
 use resilience_redis::{CommandError, Redis, Status};
 
-use args::{Cli, List, Noun};
+use args::{Cli, Global, List, Noun};
 
 /// An error that ends the program, each with its exit status.
 #[derive(Debug)]
 pub(crate) enum Failure {
     Usage(String),
-    NoAnswer(String),
-    NoSuchBreaker { name: String, known: Vec<String> },
+    /// Redis does not answer, or refuses.
+    Redis(String),
+    NoSuchBreaker {
+        name: String,
+        known: Vec<String>,
+        /// What is said when there is none at all.
+        nothing: String,
+    },
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(error) => write!(f, "{error}"),
-            Self::NoAnswer(error) => write!(f, "no answer from Redis: {error}"),
-            Self::NoSuchBreaker { name, known } if known.is_empty() => {
-                write!(
-                    f,
-                    "no breaker `{name}`: no breaker has reported within the last day"
-                )
-            }
-            Self::NoSuchBreaker { name, known } => {
+            Self::Usage(error) | Self::Redis(error) => f.write_str(error),
+            Self::NoSuchBreaker {
+                name,
+                known,
+                nothing,
+            } if known.is_empty() => write!(f, "no breaker `{name}`: {nothing}"),
+            Self::NoSuchBreaker { name, known, .. } => {
                 write!(f, "no breaker `{name}`; there are: {}", known.join(", "))
             }
         }
@@ -43,13 +47,13 @@ impl fmt::Display for Failure {
 
 impl From<StoreError> for Failure {
     fn from(failure: StoreError) -> Self {
-        Self::NoAnswer(failure.to_string())
+        Self::Redis(failure.to_string())
     }
 }
 
 impl From<CommandError> for Failure {
     fn from(failure: CommandError) -> Self {
-        Self::NoAnswer(failure.to_string())
+        Self::Redis(failure.to_string())
     }
 }
 
@@ -60,7 +64,7 @@ async fn main() -> ExitCode {
         Err(failure) => {
             eprintln!("resilience: {failure}");
             ExitCode::from(match failure {
-                Failure::NoAnswer(_) => 1,
+                Failure::Redis(_) => 1,
                 Failure::Usage(_) => 2,
                 Failure::NoSuchBreaker { .. } => 3,
             })
@@ -70,36 +74,52 @@ async fn main() -> ExitCode {
 
 async fn run(cli: &Cli) -> Result<(), Failure> {
     let global = &cli.global;
-    let redis = Redis::builder(&global.redis)
-        .prefix(&global.prefix)
-        .budget(global.timeout)
-        .connect_timeout(global.timeout)
-        .connect()
-        .map_err(|error| Failure::Usage(error.to_string()))?;
-    redis
-        .ready(global.timeout)
-        .await
-        .map_err(|status| Failure::NoAnswer(explain(&status)))?;
+    let redis = connect(global).await?;
     match &cli.noun {
         Noun::Breaker(command) | Noun::Bare(command) => {
-            breaker::run(&redis.breakers(), command, global.json).await
+            breaker::run(&redis.breakers(), command, global).await
         }
-        Noun::Bulkhead(List::List) => list::bulkheads(&redis.bulkheads(), global.json).await,
+        Noun::Bulkhead(List::List) => list::bulkheads(&redis.bulkheads(), global).await,
         Noun::Limit(List::List) => {
             let names = redis.limits().names().await;
-            list::names("limit", &names?, global.json)
+            list::names("limit", &names?, global)
         }
         Noun::Idempotency(List::List) => {
             let names = redis.idempotency().names().await;
-            list::names("idempotency", &names?, global.json)
+            list::names("idempotency", &names?, global)
         }
-        Noun::Cache(command) => cache::run(&redis.cache(), command, global.json).await,
+        Noun::Cache(command) => cache::run(&redis.cache(), command, global).await,
     }
+}
+
+async fn connect(global: &Global) -> Result<Redis, Failure> {
+    let mut builder = Redis::builder(&global.redis)
+        .prefix(&global.prefix)
+        .budget(global.timeout)
+        .connect_timeout(global.timeout);
+    if let Some(roots) = &global.cacert {
+        builder = builder.root_certificates(read(roots)?);
+    }
+    if let (Some(certificate), Some(key)) = (&global.cert, &global.client_key) {
+        builder = builder.client_certificate(read(certificate)?, read(key)?);
+    }
+    // Fails if there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let redis = builder
+        .connect()
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let ready = redis.ready(global.timeout).await;
+    ready.map_err(|status| Failure::Redis(explain(&status)))?;
+    Ok(redis)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
 fn explain(status: &Status) -> String {
     match status {
-        Status::Down(reason) => reason.clone(),
-        _ => "not connected in time".to_owned(),
+        Status::Down(reason) => format!("cannot connect to Redis: {reason}"),
+        _ => "no connection to Redis in time (--timeout)".to_owned(),
     }
 }

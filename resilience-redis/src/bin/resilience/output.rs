@@ -6,6 +6,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use resilience_core::breaker::fleet::{BreakerView, FleetOverride, FleetState, OverrideKind};
 use serde_json::{Value, json};
 
+use crate::args::Global;
+
 /// One breaker.
 pub(crate) fn print_one(json: bool, name: &str, view: &BreakerView) {
     if json {
@@ -16,12 +18,12 @@ pub(crate) fn print_one(json: bool, name: &str, view: &BreakerView) {
 }
 
 /// All breakers.
-pub(crate) fn print_all(json: bool, views: &[(String, BreakerView)]) {
-    if json {
+pub(crate) fn print_all(global: &Global, views: &[(String, BreakerView)]) {
+    if global.json {
         let all = views.iter().map(|(name, view)| as_json(name, view));
         println!("{}", Value::Array(all.collect()));
     } else if views.is_empty() {
-        println!("no breaker has reported within the last day");
+        println!("{}", global.nothing("breaker"));
     } else {
         println!("{}", table(views));
     }
@@ -45,7 +47,7 @@ fn table(views: &[(String, BreakerView)]) -> Table {
         let window = &view.window;
         table.add_row([
             plain(name),
-            state(view.state),
+            in_force(view),
             age(view).map_or_else(|| "-".into(), time),
             if view.remaining_ms == 0 {
                 "-".into()
@@ -118,6 +120,18 @@ pub(crate) fn time(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(coarse)).to_string()
 }
 
+/// The state that instances act by: that of an override, with the record's own state behind it, or the record's.
+fn in_force(view: &BreakerView) -> String {
+    let own = state(view.state);
+    match view.active_override.as_ref().map(|it| it.kind) {
+        None => own,
+        Some(OverrideKind::ForceOpen) => format!("forced_open ({own})"),
+        Some(OverrideKind::ForceClosed) => format!("forced_closed ({own})"),
+        Some(OverrideKind::Disable) => format!("disabled ({own})"),
+        Some(OverrideKind::MetricsOnly) => format!("{own} (metrics only)"),
+    }
+}
+
 pub(crate) fn state(state: FleetState) -> String {
     match state {
         FleetState::Closed => "closed".to_owned(),
@@ -142,7 +156,7 @@ pub(crate) fn as_json(name: &str, view: &BreakerView) -> Value {
             "kind": kind(active_override.kind),
             "reason": active_override.reason,
             "by": active_override.by,
-            "expires_in_ms": active_override.expires_ms,
+            "expires_ms": active_override.expires_ms,
         })
     });
     let total = view.window.total();
@@ -151,8 +165,8 @@ pub(crate) fn as_json(name: &str, view: &BreakerView) -> Value {
         "state": match view.state { FleetState::RampUp(_) => "ramp_up".to_owned(), other => state(other) },
         "stage": match view.state { FleetState::RampUp(stage) => Some(stage), _ => None },
         "epoch": view.epoch,
-        "since_ms": age(view),
-        "left_ms": view.remaining_ms,
+        "age_ms": age(view),
+        "remaining_ms": view.remaining_ms,
         "trips": view.trips,
         "calls": total,
         "failures": view.window.failure,
@@ -160,10 +174,10 @@ pub(crate) fn as_json(name: &str, view: &BreakerView) -> Value {
         "failure_rate": (total > 0).then(|| view.window.failure as f64 / total as f64),
         "live": view.live,
         "failing": view.failing,
-        "probes_out": view.leased,
+        "probes_leased": view.leased,
         "probes_succeeded": view.probes.success,
         "probes_failed": view.probes.failure,
-        "order": active_override,
+        "override": active_override,
         "by": view.by,
         "cause": view.cause,
     })

@@ -7,7 +7,7 @@ use std::sync::{
 
 use resilience_core::cache::store::Observer;
 use resilience_tests::{redis::RedisServer, redis_scene::events, redis_sentinel::RedisSentinels};
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::{runtime::Builder, task::spawn_blocking, time::Instant};
 
 use super::*;
 
@@ -134,46 +134,84 @@ impl Observer for Stuck {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_process_that_stops_reading_costs_the_server_what_the_limit_of_its_class_says() {
-    const KEYS: usize = 20_000;
-    let limit = ["--client-output-buffer-limit", "pubsub 1mb 1mb 0"];
-    let server = RedisServer::start_with(&limit);
-    // With time for its PINGs: the server is to be the one that closes it.
-    let connection = connection(&server.url(), SOON);
-    let tracking = Arc::<Tracking>::default();
+impl Stuck {
+    fn free(&self) {
+        *self.free.0.lock().expect("no panic") = true;
+        self.free.1.notify_all();
+    }
+}
+
+/// Whatever the test comes to, the process reads on.
+struct FreeOnDrop(Arc<Stuck>);
+
+impl Drop for FreeOnDrop {
+    fn drop(&mut self) {
+        self.0.free();
+    }
+}
+
+#[test]
+fn a_process_that_stops_reading_costs_the_server_what_the_limit_of_its_class_says() {
+    let runtime = |builder: &mut Builder| builder.enable_all().build().expect("a runtime");
+    // The process has a runtime of its own: the thread that is blocked may be the one that waits for its sockets and timers.
+    let process = runtime(Builder::new_multi_thread().worker_threads(2));
     let stuck = Arc::new(Stuck {
         local: Local::default(),
         is_stuck: AtomicBool::new(false),
         free: Default::default(),
     });
-    let observer = Arc::downgrade(&stuck);
-    let _joined = Tracking::observe(&tracking, &connection, PREFIX, observer);
+    let _freed = FreeOnDrop(Arc::clone(&stuck));
+    runtime(&mut Builder::new_current_thread()).block_on(async {
+        let entered = process.enter();
+        let limit = ["--client-output-buffer-limit", "pubsub 1mb 1mb 0"];
+        let server = RedisServer::start_with(&limit);
+        // With time for its PINGs: the server is to be the one that closes it.
+        let connection = connection(&server.url(), SOON);
+        drop(entered);
+        is_cut_off_and_comes_back(&server, &connection, &stuck).await;
+    });
+}
+
+async fn is_cut_off_and_comes_back(
+    server: &RedisServer,
+    connection: &Arc<Connection>,
+    stuck: &Arc<Stuck>,
+) {
+    const KEYS: usize = 20_000;
+    let tracking = Arc::<Tracking>::default();
+    let observer = Arc::downgrade(stuck);
+    let _joined = Tracking::observe(&tracking, connection, PREFIX, observer);
     let is_told = async || stuck.local.state().is_told;
-    eventually("changes are told", SOON, is_told).await;
-    connection.ready(SOON).await.expect("connects");
+    eventually("changes are reported", SOON, is_told).await;
+    let writer = self::connection(&server.url(), SOON);
+    writer.ready(SOON).await.expect("connects");
     // More than the sockets hold: 20 MB of names.
     let keys: Vec<_> = (0..KEYS)
         .map(|it| key(format_args!("{it:01000}")))
         .collect();
+    let command = |name: &'static str, keys: &[String], value: Option<&'static str>| {
+        let args = keys
+            .iter()
+            .flat_map(|key| [key.clone()].into_iter().chain(value.map(str::to_owned)));
+        let words = [name.to_owned()].into_iter().chain(args);
+        words.collect::<Vec<_>>()
+    };
     for keys in keys.chunks(100) {
-        let keys: Vec<_> = ["MGET"]
-            .into_iter()
-            .chain(keys.iter().map(String::as_str))
-            .collect();
-        let reads = tracking.reads(&connection);
-        reads.raw(&keys).await.expect("an answer");
+        let reads = tracking.reads(connection);
+        let words = command("MGET", keys, None);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        reads.raw(&words).await.expect("an answer");
     }
     for keys in keys.chunks(100) {
-        let pairs = keys.iter().flat_map(|at| [at.as_str(), "1"]);
-        let pairs: Vec<_> = ["MSET"].into_iter().chain(pairs).collect();
-        connection.raw(&pairs).await.expect("an answer");
+        let words = command("MSET", keys, Some("1"));
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        writer.raw(&words).await.expect("an answer");
     }
-    assert!(stuck.is_stuck.load(SeqCst));
+    let is_stuck = async || stuck.is_stuck.load(SeqCst);
+    eventually("it reads no further", SOON, is_stuck).await;
     let closed = async || server.command("CLIENT LIST TYPE pubsub").is_empty();
     eventually("the server has closed the connection", SOON, closed).await;
-    *stuck.free.0.lock().expect("no panic") = true;
-    stuck.free.1.notify_all();
+    stuck.free();
     let is_back = async || stuck.local.state().restored >= 2;
     eventually("it is told again", SOON, is_back).await;
 }

@@ -52,7 +52,11 @@ pub(crate) async fn everything_happens_to_a_cache(
     assert!(cache.put(&3, for_ever).await.is_err());
 
     let small = builder(name, &store).local(LocalCache::entries(1));
-    let small = small.build().unwrap();
+    let small = small.hot_key_metrics(20).build().unwrap();
+    // One request in 64 is counted, at random.
+    while small.snapshot().hot_keys.is_empty() {
+        small.get(&300).await;
+    }
     for key in 100..200 {
         small.put(&key, 7).await.unwrap();
         small.get(&key).await;

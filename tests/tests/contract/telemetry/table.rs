@@ -79,6 +79,7 @@ cache.store_errors C {step}
 cache.evictions C {value}
 cache.entries U {value}
 cache.coherent U {handle}
+cache.hot_key.requests U {request} cache.key
 coalesce.calls C {call} coalesce.role
 coalesce.reruns C {call}
 coalesce.rejections C {call}

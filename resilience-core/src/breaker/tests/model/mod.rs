@@ -21,6 +21,7 @@ const START: u64 = 1 << 42;
 mod plain;
 
 use self::plain::*;
+use crate::test_counts::cases;
 
 impl Setup {
     fn config(&self) -> Config {
@@ -315,7 +316,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(cases(1_600))]
     #[test]
     fn the_machine_does_what_the_plain_model_does(setup in setup(), steps in steps()) {
         run(&setup, &steps)?;

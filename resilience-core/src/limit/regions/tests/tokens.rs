@@ -7,6 +7,7 @@ use crate::limit::{
     regions::share::{Reading, ShareTracker},
     token_bucket::{Bucket, Claim, decide_one},
 };
+use crate::test_counts::cases;
 
 /// A region with two processes, each of which hears of the region's share when it does.
 struct Region {
@@ -132,7 +133,7 @@ fn a_loan_that_ended_unnoticed_is_paid_as_less() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(cases(2_000))]
 
     /// In every stretch of time, all regions together: never more than the burst and the time times the rate.
     #[test]

@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limit::regions::{
-    balance::wanted,
-    ledger::{PeerLedger, turn},
+use crate::{
+    limit::regions::{
+        balance::wanted,
+        ledger::{PeerLedger, turn},
+    },
+    test_counts::cases,
 };
 
 const INTERVAL: u64 = 1_000;
@@ -280,7 +283,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(cases(100))]
 
     #[test]
     fn the_shares_of_all_regions_are_never_more_than_the_whole(seed in any::<u64>()) {
