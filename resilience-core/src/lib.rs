@@ -9,10 +9,11 @@
 //! | [`limit`] | bounds the calls per time, exactly |
 //! | [`cache`] | values kept in the process and in a store that a fleet shares; one load for all who ask |
 //! | [`idempotency`] | repeated requests take effect once |
+//! | [`stream`] | events between services: published once, handled in order per key, taking effect once |
 //! | [`coalesce`] | callers that ask for one key at a time share one call |
 //! | [`fallback`], [`shed`] | a response in place of a failed one; rejection of calls that would wait |
 //! | [`execute`], [`error::wrap`] | closures as requests; services with a plain error in a typed stack |
-//! | [`completion`], [`cost`], [`sealing`] | when a call is over; what a request costs; values compressed and encrypted for a store |
+//! | [`completion`], [`cost`], [`codec`], [`sealing`] | when a call is over; what a request costs; values as bytes, compressed and encrypted for a store |
 //! | [`classify`] | what a result says about the dependency: one verdict for the whole stack |
 //! | [`error`](mod@error) | the error of every layer |
 //! | [`order`] | what a stack consists of, and orders that defeat themselves |
@@ -74,8 +75,8 @@
 //!
 //! # Features
 //!
-//! On by default are `idempotency` and `cache`, the only parts that need digests and JSON, with the `sealing` of what they store. A
-//! user of the other patterns, who sets `default-features = false`, compiles 39 crates instead of 58 (`cargo tree -e normal`).
+//! On by default are `idempotency`, `cache` and `stream`, the only parts that need digests and JSON, with the `sealing` of what the
+//! first two store. A user of the other patterns, who sets `default-features = false`, compiles 39 crates instead of 58 (`cargo tree -e normal`).
 //!
 //! Off by default: `otel`: `telemetry::export`. `compress`, `encrypt`: recorded outcomes of idempotency keys and cached values, at
 //! rest. `messagepack`: a codec of cached values.
@@ -94,6 +95,8 @@ pub mod cache;
 pub mod classify;
 pub mod clock;
 pub mod coalesce;
+#[cfg(any(feature = "cache", feature = "stream"))]
+pub mod codec;
 pub mod completion;
 #[cfg(all(feature = "testing", not(loom)))]
 pub mod conformance;
@@ -115,6 +118,8 @@ pub mod sealing;
 mod shape_tests;
 pub mod shed;
 pub mod sql;
+#[cfg(feature = "stream")]
+pub mod stream;
 pub(crate) mod stripe;
 pub(crate) mod sync;
 pub mod telemetry;
@@ -147,4 +152,6 @@ pub use shed::LoadShed;
 pub use sql::inbox::PgInbox;
 #[cfg(feature = "sqlx-sqlite")]
 pub use sql::inbox::SqliteInbox;
+#[cfg(feature = "stream")]
+pub use stream::{Consumer, Producer};
 pub use verdict::Verdict;

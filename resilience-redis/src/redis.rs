@@ -21,6 +21,7 @@ use crate::{
     members::RedisMembers,
     regions::RedisRegion,
     store::StoreContext,
+    stream::RedisStreams,
     url::Endpoint,
 };
 
@@ -127,6 +128,15 @@ impl Redis {
     #[must_use]
     pub fn cache(&self) -> RedisCache {
         RedisCache::new(self.context.clone())
+    }
+
+    /// Returns the broker for streams of a fleet: see [`StreamBroker`](resilience_core::stream::StreamBroker).
+    ///
+    /// Streams have connections of their own, beside that for commands, while reads wait for messages; clones of the broker
+    /// share them.
+    #[must_use]
+    pub fn streams(&self) -> RedisStreams {
+        RedisStreams::new(self.context.clone())
     }
 
     /// Returns the ledger of the region that this Redis is in, for limits that are divided between regions: see

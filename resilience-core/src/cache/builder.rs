@@ -11,7 +11,6 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Cache, CacheKey,
-    codec::{Codec, Json},
     envelope::Envelope,
     freshness::RefreshEarly,
     guarded::{GuardedOutcome, LoadOutcome},
@@ -25,6 +24,7 @@ use super::{
 };
 use crate::{
     classify::Classify,
+    codec::{Codec, Json},
     error::{Error, InvalidConfig},
     fleet::{FleetOptions, IntoStore, runtime},
     sealing::Sealing,

@@ -11,8 +11,10 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::codec::{Codec, CodecError};
-use crate::sealing::{Sealing, Unreadable};
+use crate::{
+    codec::{Codec, CodecError},
+    sealing::{Sealing, Unreadable},
+};
 
 /// Encodes and decodes the values of one cache.
 pub(super) struct Envelope<V> {

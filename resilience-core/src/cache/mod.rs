@@ -80,7 +80,6 @@ mod background;
 mod batch;
 mod builder;
 mod change;
-mod codec;
 mod coherence;
 mod counters;
 mod envelope;
@@ -126,11 +125,12 @@ use std::{
 };
 
 #[cfg(feature = "messagepack")]
-pub use self::codec::MessagePack;
+pub use crate::codec::MessagePack;
+pub use crate::codec::{Codec, CodecError, Json, Raw};
+
 pub use self::{
     builder::CacheBuilder,
     change::Affected,
-    codec::{Codec, CodecError, Json, Raw},
     counters::CacheTotals,
     freshness::RefreshEarly,
     guarded::{GuardedLoad, GuardedOutcome, LoadOutcome, guarded},

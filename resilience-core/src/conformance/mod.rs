@@ -9,6 +9,7 @@
 //! | a store of shared rate limits | [`limit::all`] |
 //! | a store of idempotency records | [`idempotency::all`] |
 //! | a store of cached values | [`cache::all`]; with reports of changes, [`cache::observing`] |
+//! | a broker of streams | [`stream::all`] |
 //! | a tower layer | [`layer::Subject`] |
 //!
 //! The stores of this toolkit, in process and over Redis, pass the same suites, and its layers the same contracts.
@@ -60,6 +61,7 @@ pub mod cache;
 pub mod idempotency;
 pub mod layer;
 pub mod limit;
+pub mod stream;
 mod until;
 
 pub use until::eventually;

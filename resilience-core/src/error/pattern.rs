@@ -58,6 +58,8 @@ patterns! {
     Idempotency = "idempotency", "idempotency key";
     /// [`crate::cache`]
     Cache = "cache", "cache";
+    /// [`crate::stream`]
+    Stream = "stream", "stream";
     /// [`crate::coalesce`]
     Coalesce = "coalesce", "coalescing";
 }

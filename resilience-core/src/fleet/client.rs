@@ -115,7 +115,28 @@ impl<S: Probe + ?Sized> StoreClient<S> {
         &'a self,
         step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
     ) -> Result<T, StoreError> {
-        let answer = within(self.0.budget, step(&self.0.store)).await;
+        self.attempt_within(self.0.budget, step).await
+    }
+
+    /// As [`call`](Self::call), with another budget: for a step that waits for something.
+    #[cfg(feature = "stream")]
+    pub(crate) async fn call_within<'a, T>(
+        &'a self,
+        budget: Duration,
+        step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        if !self.accepts_calls() {
+            return Err(StoreError::unavailable());
+        }
+        self.attempt_within(budget, step).await
+    }
+
+    async fn attempt_within<'a, T>(
+        &'a self,
+        budget: Duration,
+        step: impl FnOnce(&'a S) -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        let answer = within(budget, step(&self.0.store)).await;
         let answer = answer.unwrap_or_else(|| Err(self.timed_out()));
         self.note(answer.as_ref().err());
         answer

@@ -183,7 +183,7 @@ impl HandleTasks {
     }
 
     /// Completes when the time of a shutdown is nearly over: what cannot end by itself at once is to be cancelled.
-    #[cfg(feature = "idempotency")]
+    #[cfg(any(feature = "idempotency", feature = "stream"))]
     pub(crate) async fn overdue(&self) {
         self.overdue.cancelled().await;
     }

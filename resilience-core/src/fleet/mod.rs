@@ -62,6 +62,10 @@ pub use self::{
     time::RecordClock,
 };
 
+#[cfg(feature = "idempotency")]
+pub(crate) use self::handle::InProgress;
+#[cfg(any(feature = "idempotency", feature = "stream"))]
+pub(crate) use self::time::at_most;
 pub(crate) use self::{
     agent::{Agent, AgentHandle, Waker, spawn},
     client::{Probe, StoreClient, retry_delays},
@@ -72,5 +76,3 @@ pub(crate) use self::{
     store::into_store,
     time::{certain_until, jittered, millis},
 };
-#[cfg(feature = "idempotency")]
-pub(crate) use self::{handle::InProgress, time::at_most};

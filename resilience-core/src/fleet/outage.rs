@@ -11,6 +11,7 @@
 /// | bulkhead | `Local` | this instance's [share](crate::fleet#shares) of the places |
 /// | rate limit | `Local` | this instance's [share](crate::fleet#shares) of the rate |
 /// | cache | `Local`, and no other | what the process holds, within `max_stale`; the loader, bounded |
+/// | stream | `FailClosed`, and no other | none |
 /// | idempotency | `FailClosed` | records in this process only; other instances are not protected from |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

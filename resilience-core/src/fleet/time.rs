@@ -94,7 +94,7 @@ impl RecordClock {
 
 /// The end of what began or was renewed before `now`, and was to last for `length` from then on: a later end than that is one
 /// by a clock that was set back since.
-#[cfg(feature = "idempotency")]
+#[cfg(any(feature = "idempotency", feature = "stream"))]
 pub(crate) const fn at_most(end: u64, now: u64, length: u64) -> u64 {
     let longest = now.saturating_add(length);
     if end < longest { end } else { longest }

@@ -103,7 +103,7 @@ metrics! {
     BREAKER_PROBES = UpDownCounter "resilience.circuit_breaker.probes" "{call}",
         "Probes in progress of half-open breakers.";
     FLEET_DEGRADED = UpDownCounter "resilience.fleet.degraded" "{handle}"
-        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency", "cache"]],
+        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency", "cache", "stream"]],
         "Handles of this name that cannot reach their store, by pattern.";
     BULKHEAD_IN_FLIGHT = UpDownCounter "resilience.bulkhead.in_flight" "{call}",
         "Calls that hold a permit of the bulkhead.";
@@ -209,6 +209,35 @@ metrics! {
         "Attempts at the work that are in progress.";
     IDEMPOTENCY_WAITING = UpDownCounter "resilience.idempotency.waiting" "{call}",
         "Callers that wait for the outcome of another call.";
+    STREAM_PUBLISHED = Counter "resilience.stream.published" "{event}"
+        ["resilience.outcome": &["stored", "delayed", "duplicate", "failed"]],
+        "Events that producers published, by what the broker made of them.";
+    STREAM_REJECTIONS = Counter "resilience.stream.rejections" "{publish}",
+        "Publishes that a producer rejected: the broker is unavailable, or consumers are too far behind.";
+    STREAM_TRIMMED = Counter "resilience.stream.trimmed" "{message}",
+        "Messages that producers removed from their stream, by its retention.";
+    STREAM_DELIVERIES = Counter "resilience.stream.deliveries" "{message}"
+        ["resilience.delivery": &["first", "again"]],
+        "Messages delivered to consumers, for the first time or again.";
+    STREAM_SETTLEMENTS = Counter "resilience.stream.settlements" "{message}"
+        ["resilience.outcome": &["acknowledged", "retried", "given_back", "dead", "lost"]],
+        "Deliveries that consumers ended, by outcome.";
+    STREAM_REPLAYS = Counter "resilience.stream.replays" "{message}",
+        "Messages whose effect had been recorded before, acknowledged without being handled.";
+    STREAM_SKIPPED = Gauge "resilience.stream.skipped" "{message}",
+        "Messages that were trimmed before the group was given them, since the group was created.";
+    STREAM_LEASES_LOST = Counter "resilience.stream.leases_lost" "{lease}",
+        "Leases of messages that consumers lost.";
+    STREAM_PAUSES = Counter "resilience.stream.pauses" "{pause}",
+        "Pauses of consumers because a layer rejected a message.";
+    STREAM_LOSSES = Counter "resilience.stream.losses" "{loss}",
+        "Groups or streams that were lost in the broker and created again.";
+    STREAM_STORE_ERRORS = Counter "resilience.stream.store_errors" "{step}",
+        "Steps of a consumer's broker that failed or had no answer in time.";
+    STREAM_RUNNING = UpDownCounter "resilience.stream.running" "{message}",
+        "Messages that consumers handle at present.";
+    STREAM_BUFFERED = UpDownCounter "resilience.stream.buffered" "{message}",
+        "Messages that wait in the consumer's process.";
     INBOX_CLAIMS = Counter "resilience.inbox.claims" "{claim}"
         ["resilience.claim.answer": &["fresh", "replayed", "replayed_in_front", "mismatched", "busy"]],
         "Claims on the keys of an inbox, by answer, from the database or from the front.";

@@ -94,6 +94,15 @@ struct Lifetime {
 }
 
 impl Lifetime {
+    /// Of a connection that ends with this one at the latest.
+    fn child(&self) -> Self {
+        Self {
+            closing: self.closing.child_token(),
+            running: self.running.clone(),
+            runtime: self.runtime.clone(),
+        }
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.running.spawn_on(task, &self.runtime));
     }
@@ -197,6 +206,15 @@ impl Connection {
         self.made_from(self.shared.destination.clone(), None)
     }
 
+    /// As [`another`](Self::another), with another budget for each command.
+    pub(crate) fn another_within(&self, budget: Duration) -> Self {
+        let mut destination = self.shared.destination.clone();
+        destination.dialer.answer = budget;
+        let shared = &self.shared;
+        let lifetime = self.lifetime.child();
+        Self::start_within(destination, budget, shared.keepalive, None, lifetime)
+    }
+
     /// Starts another connection to the same server, for a session: checked with a PING at least every
     /// [`SESSION_PING`]. It ends with this one at the latest.
     pub(crate) fn another_for(&self, session: Arc<dyn Session>) -> Self {
@@ -224,11 +242,7 @@ impl Connection {
             Some(_) => shared.keepalive.min(SESSION_PING),
             None => shared.keepalive,
         };
-        let lifetime = Lifetime {
-            closing: self.lifetime.closing.child_token(),
-            running: self.lifetime.running.clone(),
-            runtime: self.lifetime.runtime.clone(),
-        };
+        let lifetime = self.lifetime.child();
         Self::start_within(
             destination,
             shared.budget.limit(),

@@ -30,6 +30,8 @@ mod sentinel;
 mod shared_breaker;
 mod shared_breaker_processes;
 mod shared_limits;
+mod stream_stores;
+mod streams;
 mod tls;
 mod torture;
 mod upstream_limits;

@@ -10,6 +10,7 @@ mod metrics;
 mod prometheus;
 mod requests;
 mod shared_calls;
+mod streams;
 mod table;
 
 use std::time::Duration;

@@ -92,6 +92,19 @@ idempotency.store_errors C {error}
 idempotency.outcome.size C By
 idempotency.running U {attempt}
 idempotency.waiting U {call}
+stream.published C {event} outcome
+stream.rejections C {publish}
+stream.trimmed C {message}
+stream.deliveries C {message} delivery
+stream.settlements C {message} outcome
+stream.replays C {message}
+stream.skipped G {message}
+stream.leases_lost C {lease}
+stream.pauses C {pause}
+stream.losses C {loss}
+stream.store_errors C {step}
+stream.running U {message}
+stream.buffered U {message}
 inbox.claims C {claim} claim.answer
 inbox.retries C {transaction}
 inbox.front_errors C {error}";

@@ -1,29 +1,35 @@
-//! How values become bytes for a store.
+//! How values become bytes for a store or a stream, and back.
 
 use std::fmt;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Turns values into bytes for a store, and back.
+/// Turns values into bytes for a store or a stream, and back.
 ///
 /// What was written by another release of the application is read too: a codec must refuse bytes that it cannot read, and
 /// must not read them as something else. Formats without the names of fields (postcard, bincode) do not refuse two fields
-/// that changed places; with those, raise the [`schema`](super::CacheBuilder::schema) with every change of the type.
+/// that changed places; with those, raise the number of the schema, which caches and streams have a setting for, with every
+/// change of the type.
 pub trait Codec<V>: Send + Sync + 'static {
-    /// Number of the format, stored with every value; another number is a miss. Those below 128 are this toolkit's.
+    /// Number of the format, stored with every cached value; another number is a miss. Those below 128 are this toolkit's.
     fn id(&self) -> u8;
+
+    /// Media type of the format, published with every event. Default: `application/octet-stream`.
+    fn content_type(&self) -> &str {
+        "application/octet-stream"
+    }
 
     /// Encodes a value.
     ///
     /// # Errors
-    /// [`CodecError`] if the format cannot represent it. The value is then not stored.
+    /// [`CodecError`] if the format cannot represent it. The value is then neither stored nor published.
     fn encode(&self, value: &V) -> Result<Vec<u8>, CodecError>;
 
     /// Decodes a value.
     ///
     /// # Errors
-    /// [`CodecError`] if the bytes are of something else. That is a miss.
+    /// [`CodecError`] if the bytes are of something else. To a cache that is a miss, to a consumer a dead letter.
     fn decode(&self, bytes: &Bytes) -> Result<V, CodecError>;
 }
 
@@ -55,6 +61,10 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
         1
     }
 
+    fn content_type(&self) -> &str {
+        "application/json"
+    }
+
     fn encode(&self, value: &V) -> Result<Vec<u8>, CodecError> {
         serde_json::to_vec(value).map_err(CodecError::new)
     }
@@ -73,6 +83,10 @@ pub struct MessagePack;
 impl<V: Serialize + DeserializeOwned> Codec<V> for MessagePack {
     fn id(&self) -> u8 {
         2
+    }
+
+    fn content_type(&self) -> &str {
+        "application/msgpack"
     }
 
     fn encode(&self, value: &V) -> Result<Vec<u8>, CodecError> {

@@ -1,0 +1,132 @@
+//! What scripts are told: keys and words.
+
+use resilience_core::stream::{
+    Action, Position, Settlement, Start,
+    broker::{StoreError, validate},
+};
+
+use crate::keys;
+
+/// The keys of one stream, and what all of them begin with.
+pub(super) struct StreamKeys {
+    pub(super) tag: String,
+    pub(super) all: Vec<String>,
+}
+
+impl StreamKeys {
+    pub(super) fn refs(&self) -> Vec<&str> {
+        self.all.iter().map(String::as_str).collect()
+    }
+}
+
+/// Words of a script.
+#[derive(Default)]
+pub(super) struct Words(pub(super) Vec<Vec<u8>>);
+
+impl Words {
+    pub(super) fn text(&mut self, word: &(impl ToString + ?Sized)) -> &mut Self {
+        self.0.push(word.to_string().into_bytes());
+        self
+    }
+
+    pub(super) fn bytes(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
+        self.0.push(word.as_ref().to_vec());
+        self
+    }
+
+    pub(super) fn refs(&self) -> Vec<&[u8]> {
+        self.0.iter().map(Vec::as_slice).collect()
+    }
+}
+
+impl StreamKeys {
+    /// The key of an effect, of the group that the keys are of.
+    pub(super) fn add_effect(&mut self, key: &str) {
+        let key = keys::bounded_part(key);
+        self.all.push(format!("{}:effect:{key}", self.tag));
+    }
+}
+
+/// Settlements; the plain acknowledgement of all in fewer words.
+pub(super) fn all_settlements(
+    settlements: &[Settlement],
+    words: &mut Words,
+    keys: &mut StreamKeys,
+) -> Result<(), StoreError> {
+    range(settlements.iter().map(|it| it.position), words);
+    if settlements.iter().all(|it| it.action == Action::Ack(None)) {
+        words.text("A");
+        for settlement in settlements {
+            words.text(&settlement.position);
+        }
+        return Ok(());
+    }
+    for settlement in settlements {
+        words.text(&settlement.position);
+        action(&settlement.action, words, keys)?;
+    }
+    Ok(())
+}
+
+fn action(action: &Action, words: &mut Words, keys: &mut StreamKeys) -> Result<(), StoreError> {
+    match action {
+        Action::Ack(None) => words.text("a"),
+        Action::Ack(Some(effect)) => {
+            keys.add_effect(&effect.key);
+            let words = words.text("e").text(&effect.fence).text(&effect.ttl_ms);
+            words.bytes(&effect.outcome)
+        }
+        Action::Retry { after_ms, reason } => words.text("r").text(after_ms).text(reason),
+        Action::GiveBack { after_ms } => words.text("g").text(after_ms),
+        Action::Dead { reason } => words.text("d").text(reason),
+        other => {
+            let reason = format!("this broker does not know {other:?}");
+            return Err(StoreError::new(reason, false));
+        }
+    };
+    Ok(())
+}
+
+/// The name of a group in Redis, where names that begin with `~` mark incarnations.
+pub(super) fn native(group: &str) -> String {
+    if group.starts_with('~') {
+        format!("~{group}")
+    } else {
+        group.to_owned()
+    }
+}
+
+/// The first words of a step on a group.
+pub(super) fn of_group(group: &str, consumer: &str) -> Words {
+    let mut words = Words::default();
+    words.text(&native(group)).text(consumer);
+    words
+}
+
+/// The lowest and the highest position of a list, as two words.
+pub(super) fn range(positions: impl Iterator<Item = Position> + Clone, words: &mut Words) {
+    let (first, last) = (positions.clone().min(), positions.max());
+    words.text(&first.unwrap_or_default());
+    words.text(&last.unwrap_or_default());
+}
+
+/// Where a group begins, as two words.
+pub(super) fn start(start: Start, words: &mut Words) -> Result<(), StoreError> {
+    let (to, ago) = match start {
+        Start::Oldest => (Position::START.to_string(), 0),
+        Start::Next => ("$".to_owned(), 0),
+        Start::After(position) => (position.to_string(), 0),
+        Start::Ago(ms) => ("ago".to_owned(), ms.min(validate::MAX_MS)),
+        other => {
+            let reason = format!("this broker does not know {other:?}");
+            return Err(StoreError::new(reason, false));
+        }
+    };
+    words.text(&to).text(&ago);
+    Ok(())
+}
+
+/// A number for a stream or incarnation that does not exist.
+pub(super) fn incarnation() -> u64 {
+    fastrand::u64(1..validate::BEYOND)
+}
