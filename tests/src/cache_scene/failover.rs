@@ -14,10 +14,14 @@ use futures_util::future::join_all;
 use resilience_core::{Cache, cache::Affected};
 use tokio::{
     task::{JoinSet, spawn_blocking, yield_now},
-    time::{Instant, sleep},
+    time::sleep,
 };
 
-use super::{SOON, builder, told, until};
+use super::{
+    SOON, builder,
+    raced_keys::{RacedKeys, held},
+    told, until,
+};
 use crate::redis_sentinel::RedisSentinels;
 
 const NAME: &str = "failed-over";
@@ -81,13 +85,13 @@ pub async fn fail_over(keys: usize) -> FailedOver {
     over.store(true, Relaxed);
     racing.join_all().await;
     fleet.quiet().await;
-    let stale = fleet.stale().await;
+    let stale = fleet.truth.stale(&fleet.instances, GRACE).await;
     drop(group);
     FailedOver {
         stale,
         changes: fleet.changes(),
         lost,
-        held: fleet.held(),
+        held: held(&fleet.instances),
     }
 }
 
@@ -120,7 +124,7 @@ fn replace(group: &mut RedisSentinels, master: usize) {
 
 struct Fleet {
     instances: Vec<Cache<usize, u64>>,
-    truth: Arc<[AtomicU64]>,
+    truth: RacedKeys,
     last: AtomicU64,
     changes: AtomicUsize,
 }
@@ -130,7 +134,7 @@ impl Fleet {
         let make = (0..INSTANCES).map(|_| told(builder(NAME), url));
         Self {
             instances: join_all(make).await,
-            truth: (0..keys).map(|_| AtomicU64::new(0)).collect(),
+            truth: RacedKeys::new(keys),
             last: AtomicU64::new(0),
             changes: AtomicUsize::new(0),
         }
@@ -144,7 +148,9 @@ impl Fleet {
     async fn step(&self, instance: usize) {
         let cache = &self.instances[instance];
         for _ in 0..5 {
-            self.read(cache, fastrand::usize(..self.truth.len())).await;
+            self.truth
+                .read(cache, fastrand::usize(..self.truth.len()))
+                .await;
         }
         self.change(cache, fastrand::usize(..self.truth.len()))
             .await;
@@ -152,24 +158,12 @@ impl Fleet {
         sleep(Duration::from_millis(2)).await;
     }
 
-    async fn read(&self, cache: &Cache<usize, u64>, key: usize) -> u64 {
-        let truth = Arc::clone(&self.truth);
-        let load = move || async move {
-            let read = truth[key].load(SeqCst);
-            // As a database takes its time, in which the value may change.
-            yield_now().await;
-            Ok::<_, Infallible>(read)
-        };
-        let got = cache.get_or_load(&key, load).await;
-        *got.expect("it never fails").expect("it always has a value")
-    }
-
     /// Changes the truth as a database does: of two that change it at a time, the last one counts.
     async fn change(&self, cache: &Cache<usize, u64>, key: usize) {
         let number = 1 + self.last.fetch_add(1, SeqCst);
         let save = || async {
             yield_now().await;
-            self.truth[key].store(number, SeqCst);
+            self.truth.set(key, number);
             Ok::<_, Infallible>(())
         };
         match number % 3 {
@@ -201,31 +195,5 @@ impl Fleet {
         for cache in &self.instances {
             cache.shutdown(SOON).await.expect("nothing is in progress");
         }
-    }
-
-    /// The keys that some instance still has an old value of.
-    async fn stale(&self) -> usize {
-        let start = Instant::now();
-        let mut left: Vec<usize> = (0..self.truth.len()).collect();
-        loop {
-            let mut stale = Vec::new();
-            for key in left {
-                let right = self.truth[key].load(SeqCst);
-                let read = self.instances.iter().map(|it| self.read(it, key));
-                if join_all(read).await.iter().any(|got| *got != right) {
-                    stale.push(key);
-                }
-            }
-            if stale.is_empty() || start.elapsed() > GRACE {
-                return stale.len();
-            }
-            left = stale;
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn held(&self) -> u64 {
-        let held = |it: &Cache<usize, u64>| it.snapshot().totals.hits_local;
-        self.instances.iter().map(held).sum()
     }
 }

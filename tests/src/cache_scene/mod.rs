@@ -2,6 +2,7 @@
 //! server. The tests run them for seconds; the figures run them in full.
 
 mod failover;
+mod raced_keys;
 mod round_trips;
 mod slow_loads;
 mod stampede;

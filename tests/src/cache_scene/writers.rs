@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -17,7 +17,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{SOON, builder, store, told, until};
+use super::{
+    SOON, builder,
+    raced_keys::{RacedKeys, held},
+    store, told, until,
+};
 use crate::redis::RedisServer;
 
 const NAME: &str = "raced";
@@ -66,9 +70,9 @@ pub async fn race(keys: usize) -> Raced {
     let cuts = cutting.await.expect("no panic");
     scene.quiet().await;
     Raced {
-        stale: scene.stale().await,
+        stale: scene.truth.stale(&scene.readers, GRACE).await,
         reads: scene.reads.load(Relaxed),
-        held: scene.held(),
+        held: held(&scene.readers),
         cuts,
     }
 }
@@ -79,7 +83,7 @@ struct Scene {
     store: RedisCache,
     writer: Cache<usize, u64>,
     readers: Vec<Cache<usize, u64>>,
-    truth: Arc<[AtomicU64]>,
+    truth: RacedKeys,
     reads: AtomicUsize,
 }
 
@@ -92,7 +96,7 @@ impl Scene {
             store: store(&url).await,
             writer: make().await,
             readers: join_all((0..READERS).map(|_| make())).await,
-            truth: (0..keys).map(|_| AtomicU64::new(0)).collect(),
+            truth: RacedKeys::new(keys),
             reads: AtomicUsize::new(0),
             server: Arc::new(server),
         }
@@ -118,20 +122,12 @@ impl Scene {
 
     async fn read(&self, reader: &Cache<usize, u64>, key: usize) -> u64 {
         self.reads.fetch_add(1, Relaxed);
-        let truth = Arc::clone(&self.truth);
-        let load = move || async move {
-            let read = truth[key].load(SeqCst);
-            // As a database takes its time, in which the value may change.
-            yield_now().await;
-            Ok::<_, Infallible>(read)
-        };
-        let got = reader.get_or_load(&key, load).await;
-        *got.expect("it never fails").expect("it always has a value")
+        self.truth.read(reader, key).await
     }
 
     /// Changes the truth, then tells of it, in one of the ways in which a value goes.
     async fn change(&self, key: usize, number: u64) {
-        let save = || self.truth[key].store(number, SeqCst);
+        let save = || self.truth.set(key, number);
         match fastrand::u32(..100) {
             0..50 => {
                 save();
@@ -179,32 +175,6 @@ impl Scene {
         for cache in self.readers.iter().chain([&self.writer]) {
             cache.shutdown(SOON).await.expect("nothing is in progress");
         }
-    }
-
-    /// The keys that some reader still has an old value of.
-    async fn stale(&self) -> usize {
-        let start = Instant::now();
-        let mut left: Vec<usize> = (0..self.truth.len()).collect();
-        loop {
-            let mut stale = Vec::new();
-            for key in left {
-                let right = self.truth[key].load(SeqCst);
-                let read = self.readers.iter().map(|it| self.read(it, key));
-                if join_all(read).await.iter().any(|got| *got != right) {
-                    stale.push(key);
-                }
-            }
-            if stale.is_empty() || start.elapsed() > GRACE {
-                return stale.len();
-            }
-            left = stale;
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn held(&self) -> u64 {
-        let held = |it: &Cache<usize, u64>| it.snapshot().totals.hits_local;
-        self.readers.iter().map(held).sum()
     }
 }
 
