@@ -159,7 +159,9 @@ impl Scene {
         let state = self.broker.state(STREAM).await.ok().flatten();
         let groups = state.map(|it| it.groups).unwrap_or_default();
         let group = groups.first();
-        group.map_or(self.noted.load(SeqCst), |it| it.lag + it.held + it.waiting)
+        let of_group = group.map(|it| it.lag + it.held + it.waiting);
+        // Before the first consumer has joined, there is none.
+        of_group.unwrap_or_else(|| self.noted.load(SeqCst))
     }
 
     async fn handled(&self, killed: u64) -> Handled {
