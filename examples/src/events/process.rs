@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// How long a step of a process takes, in milliseconds.
-const STEP_MS: RangeInclusive<u64> = 1..=3;
+const STEP_MS: RangeInclusive<u64> = 4..=10;
 /// One step of so many is the last one of its process.
 const KILLED: u32 = 25;
 /// During one step of so many, all of the process stands still.
