@@ -15,9 +15,9 @@ use tokio::{
 
 /// How long a step of a process takes, in milliseconds.
 const STEP_MS: RangeInclusive<u64> = 4..=10;
-/// One step of so many is the last one of its process.
+/// In one of this number of steps, the process is killed.
 const KILLED: u32 = 25;
-/// During one step of so many, all of the process stands still.
+/// In one of this number of steps, all of the process stands still.
 const STOPPED: u32 = 150;
 /// How long it does: longer than a lease.
 const STOP: Duration = Duration::from_millis(300);
