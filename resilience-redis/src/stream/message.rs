@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{Cmd, Value};
 use resilience_core::stream::{Outgoing, Position, RawMessage};
 
 use super::wire;
@@ -21,6 +21,16 @@ pub(super) fn outgoing(outgoing: &Outgoing, words: &mut Vec<Vec<u8>>) {
         words.push(value.to_vec());
     });
     words[at] = (words.len() - at - 1).to_string().into_bytes();
+}
+
+/// The command that adds a message to a stream that exists.
+pub(super) fn add(key: &str, message: &RawMessage) -> Cmd {
+    let mut cmd = Cmd::with_capacity(24, message.body.len() + 512);
+    cmd.arg("XADD").arg(key).arg("NOMKSTREAM").arg("*");
+    fields(message, |name, value| {
+        cmd.arg(name).arg(value);
+    });
+    cmd
 }
 
 /// The fields of an entry: what is absent or empty has none.
