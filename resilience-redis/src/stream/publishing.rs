@@ -55,7 +55,7 @@ impl RedisStreams {
             keys.all.push(format!("{}:producer:{producer}", keys.tag));
         }
         for outgoing in messages {
-            message::outgoing(outgoing, &mut words.0);
+            message::outgoing(outgoing, &mut words);
         }
         self.step(&PUBLISH, &keys, &words, wire::published).await
     }
