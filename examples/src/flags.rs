@@ -22,7 +22,8 @@ const URL_MAX_SECONDS: u32 = 600;
 /// own, one by several instances that share what their breakers know. Each client also makes payments, and the table tells how
 /// often each took effect. Beside that, a greedy tenant calls a service of as
 /// many instances, with rate limits of their own and with one that they share; and a crowd of readers asks for rows of a
-/// database, kept in maps, in caches of the instances and in one of the fleet. At the end one table compares them. Nothing
+/// database, kept in maps, in caches of the instances and in one of the fleet; and orders go from one service to another as
+/// events, while processes of both are killed. At the end one table compares them. Nothing
 /// outside of this machine is contacted (but for the Redis of --redis), and it ends by itself in under 30 seconds. With
 /// --url, one guarded client alone calls an address of yours.
 #[derive(Clone, Debug, Parser)]

@@ -2,10 +2,12 @@
 //!
 //! `cargo run` runs it, `cargo run -- --help` explains the flags. The pieces: `script` (what happens when),
 //! `upstream` (misbehaves accordingly), `load` (who calls when), `clients` (those that are compared), `payments`
-//! (which are to take effect once), `tenants` (a greedy one at the door of a service), `readers` (a crowd at rows that are cached), `stats` and `timeline` (what is counted), `view` (while it runs), `report` (at the
+//! (which are to take effect once), `tenants` (a greedy one at the door of a service), `readers` (a crowd at rows that are cached), `events` (orders between services
+//! that are killed), `stats` and `timeline` (what is counted), `view` (while it runs), `report` (at the
 //! end), and `run`, which puts them together.
 
 mod clients;
+mod events;
 mod flags;
 mod load;
 mod payments;

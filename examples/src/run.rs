@@ -13,6 +13,7 @@ use crate::{
     clients::{
         Caller, Gauges, Instances, News, Plain, Plan, Refusals, Sharing, Target, instance_of,
     },
+    events,
     flags::Flags,
     load,
     payments::{self, Payer, Payments},
@@ -72,6 +73,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     let (stop, stopped) = watch::channel(false);
     let tenants = doors.map(|door| tokio::spawn(door.play(script.total(), stopped.clone())));
     let readers = readers.map(|scene| tokio::spawn(scene.play(script, stopped.clone())));
+    let events = tokio::spawn(events::play(flags.seed, script.total(), stopped.clone()));
     let load = Load {
         due,
         payments: (flags.seed, flags.rate()),
@@ -99,6 +101,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         with_own_caches.await?,
         with_one_cache.await?,
     );
+    let (by_hand, with_record) = events.await?;
     conducting.abort();
     let recorders = [&plain, &guarded, &shared].map(|one| one.calls.lateness());
     let lateness = recorders.into_iter().max().unwrap_or_default();
@@ -114,6 +117,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         interrupted,
         plain: Some(report::Side {
             readers: Some(readers.0),
+            events: by_hand,
             ..plain.result(script).await
         }),
         guarded: report::Side {
@@ -124,6 +128,7 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
         shared: Some(report::Side {
             tenants: Some(with_one_limit.await?),
             readers: Some(readers.2),
+            events: with_record,
             ..shared.result(script).await
         }),
     })
@@ -279,6 +284,7 @@ impl Contender {
             fleet: None,
             tenants: None,
             readers: None,
+            events: Vec::new(),
             paid: None,
             store: self.client.store(),
         }

@@ -116,6 +116,26 @@ fn assert_a_cache_of_the_fleet_loads_least_and_is_never_out_of_date(json: &Value
     assert!(answered("shared") > 0.5, "{json:#}");
 }
 
+/// Of orders between services that are killed, a consumer by hand charges some twice or loses some; one with a record neither.
+fn assert_events_take_effect_once_where_they_have_a_record(json: &Value) {
+    let of = |at: &str, key: &str| number(json, &format!("/{at}/{key}"));
+    let (after, before, ours) = ("plain/events/0", "plain/events/1", "shared/events/0");
+    for at in [after, before, ours] {
+        assert!(of(at, "published") > 100.0, "{at}: {json:#}");
+        assert_eq!(of(at, "unfinished"), 0.0, "{at}: {json:#}");
+        assert!(of(at, "processes_killed") > 5.0, "{at}: {json:#}");
+    }
+    assert!(of(after, "took_effect_repeatedly") > 0.0, "{json:#}");
+    assert!(of(before, "lost") > 0.0, "{json:#}");
+    assert_eq!(of(ours, "took_effect_repeatedly"), 0.0, "{json:#}");
+    assert_eq!(of(ours, "lost"), 0.0, "{json:#}");
+    assert_eq!(
+        of(ours, "took_effect_once"),
+        of(ours, "published"),
+        "{json:#}"
+    );
+}
+
 /// Shared breakers must not send more into an outage than local ones, but for what chance and a busy machine do.
 fn assert_sharing_spares_the_upstream(json: &Value) {
     let (local, shared) = (in_outage(json, "guarded"), in_outage(json, "shared"));
@@ -190,6 +210,7 @@ fn a_storm_shows_what_the_guarded_clients_spare_caller_and_upstream() {
     assert_a_greedy_tenant_is_held_to_its_quota(&json);
     assert_payments_take_effect_once_where_they_have_a_key(&json);
     assert_a_cache_of_the_fleet_loads_least_and_is_never_out_of_date(&json);
+    assert_events_take_effect_once_where_they_have_a_record(&json);
     let probes = |side: &str| number(&json, &format!("/{side}/recovery_probes"));
     assert!(probes("shared") < probes("guarded"), "{json:#}");
     assert_eq!(json["shared"]["store"]["degraded"], false, "{json:#}");

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::{Report, Run, Side};
 use crate::{
+    events::Handled,
     script::{Phase, Script},
     stats::Latency,
 };
@@ -66,6 +67,9 @@ struct SideDocument<'a> {
     /// In the storm.
     #[serde(skip_serializing_if = "Option::is_none")]
     readers: Option<ReadersDocument>,
+    /// Of services that exchange orders as events, in the storm.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    events: Vec<EventsDocument>,
     /// Of shared breakers.
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<StoreDocument<'a>>,
@@ -107,6 +111,18 @@ struct ReadersDocument {
     answered_in_outage: u64,
 }
 
+#[derive(Clone, Copy, Debug, Serialize)]
+struct EventsDocument {
+    acknowledges: &'static str,
+    published: u64,
+    took_effect_once: u64,
+    took_effect_repeatedly: u64,
+    lost: u64,
+    unfinished: u64,
+    refused_late: u64,
+    processes_killed: u64,
+}
+
 #[derive(Debug, Serialize)]
 struct StoreDocument<'a> {
     name: &'a str,
@@ -138,6 +154,21 @@ impl From<Option<Latency>> for Millis {
             p50_ms: latency.map(|latency| millis(latency.p50)),
             p99_ms: latency.map(|latency| millis(latency.p99)),
             max_ms: latency.map(|latency| millis(latency.max)),
+        }
+    }
+}
+
+impl EventsDocument {
+    fn of(handled: &Handled) -> Self {
+        Self {
+            acknowledges: handled.acknowledges.name(),
+            published: handled.published,
+            took_effect_once: handled.once,
+            took_effect_repeatedly: handled.repeatedly,
+            lost: handled.lost,
+            unfinished: handled.unfinished,
+            refused_late: handled.refused,
+            processes_killed: handled.killed,
         }
     }
 }
@@ -250,6 +281,7 @@ impl<'a> SideDocument<'a> {
                 in_outage: served.in_outage,
                 answered_in_outage: served.answered_in_outage,
             }),
+            events: side.events.iter().map(EventsDocument::of).collect(),
             store: side.store.as_ref().map(|store| StoreDocument {
                 name: &store.name,
                 degraded: !store.away.is_zero(),

@@ -9,6 +9,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use self::document::Document;
 use crate::{
     clients::StoreHealth,
+    events::{self, Handled},
     payments::Paid,
     readers::{self, Served},
     script::{Phase, Script},
@@ -64,6 +65,8 @@ pub(crate) struct Side {
     pub(crate) tenants: Option<Held>,
     /// How readers of rows fared that are kept in maps, in caches of its instances, or in one that they share.
     pub(crate) readers: Option<Served>,
+    /// What became of orders that were published as events, for each way to acknowledge them.
+    pub(crate) events: Vec<Handled>,
     /// How it fared with its store, if its breakers are shared.
     pub(crate) store: Option<StoreHealth>,
 }
@@ -140,6 +143,7 @@ impl Report {
         }
         if let Run::Storm { instances, .. } = self.run {
             text += &wrapped(&readers::settings(instances));
+            text += &wrapped(&events::settings());
         }
         text
     }
@@ -177,6 +181,7 @@ impl Report {
             at_the_till(&mut row);
             at_the_door(&mut row);
             of_cached_rows(&mut row);
+            of_events(&mut row);
         }
         table
     }
@@ -320,6 +325,23 @@ fn of_cached_rows(row: &mut Row<'_>) {
     );
 }
 
+fn of_events(row: &mut Row<'_>) {
+    let mut event_row = |name: &str, value: fn(&Handled) -> u64| {
+        row(name, &|side| {
+            let values = side.events.iter().map(|it| value(it).to_string());
+            values.collect::<Vec<_>>().join("; ")
+        });
+    };
+    event_row(
+        "orders published (plain: acknowledged after; before)",
+        |it| it.published,
+    );
+    event_row("  took effect once", |it| it.once);
+    event_row("  took effect more than once", |it| it.repeatedly);
+    event_row("  lost", |it| it.lost);
+    event_row("  processes killed meanwhile", |it| it.killed);
+}
+
 /// What is to be said of a store that was away; nothing, if it was not.
 fn degraded(store: &StoreHealth) -> String {
     if store.away.is_zero() {
@@ -439,6 +461,7 @@ mod tests {
             fleet: None,
             tenants: None,
             readers: None,
+            events: Vec::new(),
             paid: None,
             store: None,
         }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use resilience_core::stream::Position;
 
 /// Inspect and control what services share over Redis.
 #[derive(Debug, Parser)]
@@ -17,12 +18,14 @@ Examples:
   resilience breaker force-open payments --reason \"provider maintenance\" --expires 30m
   resilience --json breaker get payments
   resilience breaker log payments
+  resilience stream peek orders --dead billing
+  resilience stream redrive orders billing --all
 
 Exit status:
   0  success
   1  no answer from Redis, or a refusal
   2  wrong usage
-  3  no such breaker"
+  3  no such breaker, stream, group or dead letter"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -99,6 +102,9 @@ pub(crate) enum Noun {
     /// List, inspect and invalidate caches that a fleet shares
     #[command(subcommand, arg_required_else_help = true)]
     Cache(CacheCommand),
+    /// List, inspect, pause and repair streams of events
+    #[command(subcommand, arg_required_else_help = true)]
+    Stream(StreamCommand),
     /// The spelling without a noun, accepted until 1.0; hidden by [`parse`].
     #[command(flatten)]
     Bare(Breaker),
@@ -150,6 +156,86 @@ pub(crate) enum CacheCommand {
         /// Name of the cache
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamCommand {
+    /// List the streams that were published to within the last day: length, and what their groups have not done yet
+    List,
+    /// Show the groups of a stream, with their consumers
+    Groups {
+        /// Name of the stream
+        stream: String,
+    },
+    /// Show messages of a stream, or dead letters of a group with reason and failures; changes nothing
+    Peek {
+        /// Name of the stream
+        stream: String,
+        /// Show the dead letters of this group instead
+        #[arg(long, value_name = "GROUP")]
+        dead: Option<String>,
+        /// Print payloads too: they may be confidential
+        #[arg(long)]
+        body: bool,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Show the messages that a group was given and has not settled: held by a consumer, or waiting for another delivery
+    Pending {
+        #[command(flatten)]
+        group: GroupArgs,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Deliver dead letters to their group again, as if for the first time
+    Redrive(DeadArgs),
+    /// Remove dead letters, for good
+    Drop(DeadArgs),
+    /// Deliver no messages to a group, on every instance; handlers that run go on
+    Pause {
+        #[command(flatten)]
+        group: GroupArgs,
+        /// Reason, for operators
+        #[arg(long)]
+        reason: String,
+        /// Resume after this time (90s, 10m, 2h) [default: paused until resumed]
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        expires: Option<Duration>,
+        #[command(flatten)]
+        author: Author,
+    },
+    /// Deliver messages to a group again
+    Resume(GroupArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupArgs {
+    /// Name of the stream
+    pub(crate) stream: String,
+    /// Name of the group
+    pub(crate) group: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Page {
+    /// Begin at this position
+    #[arg(long, value_name = "POSITION", default_value_t = Position::START)]
+    pub(crate) from: Position,
+    /// Maximum number of rows
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) count: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadArgs {
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
+    /// Positions of dead letters, as `peek --dead` shows them
+    #[arg(value_name = "POSITION", required_unless_present = "all")]
+    pub(crate) positions: Vec<Position>,
+    /// All that are there now
+    #[arg(long, conflicts_with = "positions")]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Subcommand)]

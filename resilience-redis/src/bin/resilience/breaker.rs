@@ -69,7 +69,8 @@ async fn require(breakers: &RedisBreakers, global: &Global, name: &str) -> Resul
     if known.iter().any(|known| known == name) {
         return Ok(());
     }
-    Err(Failure::NoSuchBreaker {
+    Err(Failure::NoSuch {
+        what: "breaker",
         name: name.to_owned(),
         known,
         nothing: global.nothing("breaker"),

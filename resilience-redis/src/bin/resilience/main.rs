@@ -7,6 +7,7 @@ mod list;
 mod log;
 mod members;
 mod output;
+mod stream;
 
 use std::{fmt, path::Path, process::ExitCode};
 
@@ -21,7 +22,9 @@ pub(crate) enum Failure {
     Usage(String),
     /// Redis does not answer, or refuses.
     Redis(String),
-    NoSuchBreaker {
+    NoSuch {
+        /// What has no such name: `breaker`, `stream`.
+        what: &'static str,
         name: String,
         known: Vec<String>,
         /// What is said when there is none at all.
@@ -33,14 +36,15 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(error) | Self::Redis(error) => f.write_str(error),
-            Self::NoSuchBreaker {
+            Self::NoSuch {
+                what,
                 name,
                 known,
                 nothing,
-            } if known.is_empty() => write!(f, "no breaker `{name}`: {nothing}"),
-            Self::NoSuchBreaker { name, known, .. } => {
-                write!(f, "no breaker `{name}`; there are: {}", known.join(", "))
-            }
+            } if known.is_empty() => write!(f, "no {what} `{name}`: {nothing}"),
+            Self::NoSuch {
+                what, name, known, ..
+            } => write!(f, "no {what} `{name}`; there are: {}", known.join(", ")),
         }
     }
 }
@@ -66,7 +70,7 @@ async fn main() -> ExitCode {
             ExitCode::from(match failure {
                 Failure::Redis(_) => 1,
                 Failure::Usage(_) => 2,
-                Failure::NoSuchBreaker { .. } => 3,
+                Failure::NoSuch { .. } => 3,
             })
         }
     }
@@ -89,6 +93,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             list::names("idempotency", &names?, global)
         }
         Noun::Cache(command) => cache::run(&redis.cache(), command, global).await,
+        Noun::Stream(command) => stream::run(&redis.streams(), command, global).await,
     }
 }
 
