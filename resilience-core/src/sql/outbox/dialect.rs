@@ -40,7 +40,7 @@ pub struct Waiting {
 }
 
 /// A dead letter: the row, why, and since when in milliseconds.
-pub type DeadRow = (StoredRow, Option<String>, i64);
+pub(super) type DeadRow = (StoredRow, Option<String>, i64);
 
 pub(super) mod sealed {
     use super::{

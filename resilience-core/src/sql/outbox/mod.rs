@@ -93,14 +93,17 @@ mod dead;
 #[allow(unnameable_types)]
 mod dialect;
 mod handle;
+#[allow(unnameable_types)]
 mod lease;
 #[cfg(feature = "sqlx-postgres")]
 mod postgres;
 mod relay;
+#[allow(unnameable_types)]
 mod row;
 mod snapshot;
 #[cfg(feature = "sqlx-sqlite")]
 mod sqlite;
+#[allow(unnameable_types)]
 mod statements;
 
 pub use self::{

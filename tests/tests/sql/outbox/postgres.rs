@@ -1,0 +1,1 @@
+//! What PostgreSQL has of its own.
