@@ -93,7 +93,7 @@ macro_rules! suite {
 
             #[tokio::test]
             async fn events_of_one_transaction_keep_their_order_over_batches() {
-                let rig = Rig::new("order").await;
+                let rig = Rig::new("batches").await;
                 let written: Vec<_> = (0..1_000).map(|number| number.to_string()).collect();
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
                 let all = written.iter().map(|event| (rig.outbox.envelope("a"), event));

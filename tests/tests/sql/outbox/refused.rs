@@ -79,7 +79,7 @@ macro_rules! suite {
 
             #[tokio::test]
             async fn while_the_broker_takes_nothing_no_event_is_given_up() {
-                let rig = Rig::new("full").await;
+                let rig = Rig::new("takes_nothing").await;
                 // Like a Redis without memory: it answers, and stores nothing.
                 let broker = Faulty::new(&rig.broker, |_| Fault::Refuse);
                 for key in ["a", "b", "c"] {
@@ -93,7 +93,10 @@ macro_rules! suite {
                 assert_eq!(relay.snapshot().totals.dead, 0);
                 relay.shutdown(SOON).await.unwrap();
                 let _relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).build().unwrap();
-                assert_eq!(wait_for(&rig.broker, 3).await, ["a", "b", "c"]);
+                let mut published = wait_for(&rig.broker, 3).await;
+                // Refused events are tried again each at its time.
+                published.sort();
+                assert_eq!(published, ["a", "b", "c"]);
             }
 
             #[tokio::test]
