@@ -261,7 +261,7 @@ metrics! {
         "Relays that have the lease of their outbox.";
     OUTBOX_WAITING = UpDownCounter "resilience.outbox.waiting" "{event}",
         "Events that wait in an outbox, as the relay with the lease sees it; at most 100,000 are counted.";
-    OUTBOX_OLDEST = UpDownCounter "resilience.outbox.oldest" "s",
+    OUTBOX_OLDEST = Gauge "resilience.outbox.oldest" "s",
         "Age of the oldest event that waits in an outbox, as the relay with the lease sees it.";
     OUTBOX_DEAD = UpDownCounter "resilience.outbox.dead_letters" "{event}",
         "Dead letters in an outbox, as the relay with the lease sees it; at most 100,000 are counted.";

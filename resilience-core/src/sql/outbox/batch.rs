@@ -195,10 +195,11 @@ impl Batch {
 impl Row {
     fn new(number: u64, row: StoredRow) -> Self {
         let (sequence, attempts) = (row.sequence, row.attempts.max(0).cast_unsigned());
-        let stream = row.stream.as_str().into();
-        let message = row.message().and_then(|message| match validate::message(&message) {
-            Ok(_) => Ok(message),
-            Err(error) => Err(error.reason),
+        let stream: Arc<str> = row.stream.as_str().into();
+        let message = row.message().and_then(|message| {
+            let checked = validate::name("name of the stream", &stream);
+            let checked = checked.and_then(|()| validate::message(&message));
+            checked.map(|_| message).map_err(|error| error.reason)
         });
         Self {
             sequence,

@@ -7,3 +7,4 @@ mod postgres;
 mod refused;
 mod relays;
 mod rig;
+mod torture;

@@ -43,7 +43,7 @@ enum Role {
     Leading(Box<Term>),
 }
 
-const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3_600);
 
