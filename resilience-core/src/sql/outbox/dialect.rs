@@ -471,6 +471,6 @@ mod tests {
         assert_eq!(within(&sizes, 10), [1, 4]);
         assert_eq!(within(&sizes, 11), [1, 4, 5]);
         assert_eq!(within(&sizes, 1), [1]);
-        assert_eq!(within(&[], 1), []);
+        assert!(within(&[], 1).is_empty());
     }
 }

@@ -385,7 +385,9 @@ async fn the_figures_are_those_of_what_happened() {
                 ("bulkhead", 1),
                 ("circuit_breaker", 1),
                 ..,
-                ("rate_limit", 1)
+                ("rate_limit", 1),
+                // The broker of an outbox.
+                ("stream", 1)
             ]
         ),
         "{known:?}"

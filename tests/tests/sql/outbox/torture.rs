@@ -7,7 +7,7 @@ use resilience_tests::torture::{OutboxPlan, OutboxReport, outbox};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_survive_relays_and_a_database_that_are_killed_and_take_effect_once() {
     let plan = OutboxPlan {
-        events: 1_500,
+        events: 600,
         relays: 2,
         calm: Duration::from_millis(200),
         limit: Duration::from_secs(180),
