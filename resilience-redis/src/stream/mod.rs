@@ -2,7 +2,8 @@
 //!
 //! A stream is a stream of Redis, and a group a consumer group of Redis. What those do not have lies beside them: times at which a
 //! message is due again, failures, dead letters, effects, bookmarks, producers' numbers. The steps and their meaning are
-//! those of [`StreamBroker`]; each is one script, one round trip. Reads that wait are plain commands, on connections of their own.
+//! those of [`StreamBroker`](resilience_core::stream::StreamBroker); each is one script, one round trip. Reads that wait are plain
+//! commands, on connections of their own.
 //!
 //! | key | type | content | TTL |
 //! |---|---|---|---|

@@ -30,8 +30,8 @@ use crate::{
 
 /// Streams in this process. Clones share them.
 ///
-/// They end with the process, and are not bounded but by their [`Retention`]. Streams that get no messages and no consumers are
-/// kept: [`keep_ms`](Retention::keep_ms) is ignored.
+/// They end with the process, and are not bounded but by their [`Retention`](super::Retention). Streams that get no
+/// messages and no consumers are kept: [`keep_ms`](super::Retention::keep_ms) is ignored.
 ///
 /// ```
 /// use resilience_core::stream::{InProcessStreams, Outgoing, Publish, RawMessage, StreamBroker};

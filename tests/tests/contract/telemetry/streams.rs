@@ -11,9 +11,7 @@ use std::{
 
 use resilience_core::{
     Consumer, Error, Pattern, Producer, Reason, Rejected,
-    stream::{
-        Event, InProcessStreams, Join, Message, Pause, Read, Start, StreamBroker,
-    },
+    stream::{Event, InProcessStreams, Join, Message, Pause, Read, Start, StreamBroker},
 };
 use resilience_tests::until::eventually;
 use tower::service_fn;
@@ -21,7 +19,11 @@ use tower::service_fn;
 const HOUR: u64 = 3_600_000;
 const SOON: Duration = Duration::from_secs(10);
 
-fn consumer(name: &'static str, streams: &InProcessStreams, group: &'static str) -> Arc<Consumer<String>> {
+fn consumer(
+    name: &'static str,
+    streams: &InProcessStreams,
+    group: &'static str,
+) -> Arc<Consumer<String>> {
     let builder = Consumer::builder(name, streams.clone())
         .group(group)
         .concurrency(1)
@@ -59,10 +61,15 @@ pub(crate) async fn everything_happens_to_a_stream(
     name: &'static str,
 ) -> impl std::any::Any + use<> {
     let streams = InProcessStreams::new();
-    let events = Producer::<String>::builder(name, streams.clone()).build().unwrap();
+    let events = Producer::<String>::builder(name, streams.clone())
+        .build()
+        .unwrap();
     let publish = async |id: &str, event: &str| {
         let event = event.to_owned();
-        events.publish_event(Event::new(&event).id(id)).await.unwrap();
+        events
+            .publish_event(Event::new(&event).id(id))
+            .await
+            .unwrap();
     };
     for number in 0..5 {
         publish(&number.to_string(), "old").await;
@@ -110,12 +117,16 @@ pub(crate) async fn everything_happens_to_a_stream(
     .await;
     publish("hang", "hang").await;
     publish("behind", "behind").await;
-    eventually("both have one that hangs, and one behind it", SOON, || async {
-        [&first, &second].iter().all(|it| {
-            let totals = it.snapshot().totals;
-            totals.running == 1 && totals.buffered > 0
-        })
-    })
+    eventually(
+        "both have one that hangs, and one behind it",
+        SOON,
+        || async {
+            [&first, &second].iter().all(|it| {
+                let totals = it.snapshot().totals;
+                totals.running == 1 && totals.buffered > 0
+            })
+        },
+    )
     .await;
     let join = Join {
         consumer: "other".into(),
