@@ -56,7 +56,11 @@ struct Placed {
 /// Both services, on one database. In a company they would be two, each with a database of its own.
 trait Services: Clone + Send + Sync + 'static {
     /// Places an order; `changes_mind`: and rolls it back.
-    fn place(&self, placed: &Placed, changes_mind: bool) -> impl Future<Output = Result<(), BoxError>> + Send;
+    fn place(
+        &self,
+        placed: &Placed,
+        changes_mind: bool,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// Ships an order, once per event.
     fn ship(&self, message: &Message<Placed>) -> impl Future<Output = Result<(), BoxError>> + Send;
@@ -73,7 +77,8 @@ const TABLES: &str = "drop table if exists example_orders;
                       drop table if exists example_shipments;
                       create table example_shipments (number integer primary key, id bigint not null)";
 
-const SHIP: &str = "insert into example_shipments (number, id) select count(*) + 1, $1 from example_shipments";
+const SHIP: &str =
+    "insert into example_shipments (number, id) select count(*) + 1, $1 from example_shipments";
 
 /// The services on one kind of database.
 macro_rules! services {
@@ -88,12 +93,18 @@ macro_rules! services {
         impl $services {
             async fn open(pool: $pool) -> Result<Self, BoxError> {
                 sqlx::raw_sql(TABLES).execute(&pool).await?;
-                let outbox = $outbox::builder("orders").source("/shop").event_type("order.placed");
+                let outbox = $outbox::builder("orders")
+                    .source("/shop")
+                    .event_type("order.placed");
                 let outbox = outbox.table("example_outbox").build()?;
                 outbox.migrate(&pool).await?;
                 let inbox = $inbox::builder("shipping").table("example_inbox").build()?;
                 inbox.migrate(&pool).await?;
-                Ok(Self { pool, outbox, inbox })
+                Ok(Self {
+                    pool,
+                    outbox,
+                    inbox,
+                })
             }
         }
 
@@ -101,8 +112,14 @@ macro_rules! services {
             async fn place(&self, placed: &Placed, changes_mind: bool) -> Result<(), BoxError> {
                 let mut tx = sql::begin_with(&self.pool, $begin).await?;
                 let order = sqlx::query("insert into example_orders values ($1, $2)");
-                order.bind(placed.order).bind(&placed.item).execute(&mut *tx).await?;
-                self.outbox.publish(&mut tx, &placed.customer, placed).await?;
+                order
+                    .bind(placed.order)
+                    .bind(&placed.item)
+                    .execute(&mut *tx)
+                    .await?;
+                self.outbox
+                    .publish(&mut tx, &placed.customer, placed)
+                    .await?;
                 if changes_mind {
                     tx.rollback().await?;
                 } else {
@@ -114,10 +131,12 @@ macro_rules! services {
 
             async fn ship(&self, message: &Message<Placed>) -> Result<(), BoxError> {
                 let order = message.event().order;
-                let shipped = self.inbox.run(&self.pool, message.id(), |mut work: Work<_>| async move {
-                    sqlx::query(SHIP).bind(order).execute(&mut *work).await?;
-                    Ok::<_, sqlx::Error>(work.done(()))
-                });
+                let shipped =
+                    self.inbox
+                        .run(&self.pool, message.id(), |mut work: Work<_>| async move {
+                            sqlx::query(SHIP).bind(order).execute(&mut *work).await?;
+                            Ok::<_, sqlx::Error>(work.done(()))
+                        });
                 let shipped = shipped.await?;
                 match shipped.replayed() {
                     Some(_) => println!("   order {order} came again, and was shipped already"),
@@ -126,19 +145,29 @@ macro_rules! services {
                 Ok(())
             }
 
-            fn relay(&self, broker: impl IntoStore<dyn StreamBroker>) -> Result<OutboxRelay, BoxError> {
+            fn relay(
+                &self,
+                broker: impl IntoStore<dyn StreamBroker>,
+            ) -> Result<OutboxRelay, BoxError> {
                 Ok(self.outbox.relay(&self.pool, broker).build()?)
             }
 
             async fn shipped(&self) -> Result<Vec<i64>, BoxError> {
-                let shipped = sqlx::query_scalar("select id from example_shipments order by number");
+                let shipped =
+                    sqlx::query_scalar("select id from example_shipments order by number");
                 Ok(shipped.fetch_all(&self.pool).await?)
             }
         }
     };
 }
 
-services!(OnSqlite, SqlitePool, SqliteOutbox, SqliteInbox, "BEGIN IMMEDIATE");
+services!(
+    OnSqlite,
+    SqlitePool,
+    SqliteOutbox,
+    SqliteInbox,
+    "BEGIN IMMEDIATE"
+);
 services!(OnPostgres, PgPool, PgOutbox, PgInbox, "BEGIN");
 
 #[tokio::main]
@@ -201,7 +230,10 @@ async fn run(services: impl Services, broker: Arc<dyn StreamBroker>) -> Result<S
             place(&services, order, false).await?;
         }
         place(&services, 4, true).await?;
-        println!("2. No relay runs. Shipped: {}", services.shipped().await?.len());
+        println!(
+            "2. No relay runs. Shipped: {}",
+            services.shipped().await?.len()
+        );
         seen.shipped_without_relay = services.shipped().await?.len();
         let relay = services.relay(Arc::clone(&broker))?;
         wait_for(&services, 3).await?;
@@ -238,7 +270,11 @@ async fn place(services: &impl Services, order: i64, changes_mind: bool) -> Resu
         item: "tea".to_owned(),
     };
     services.place(&placed, changes_mind).await?;
-    let how = if changes_mind { "rolled back" } else { "committed" };
+    let how = if changes_mind {
+        "rolled back"
+    } else {
+        "committed"
+    };
     println!("   order {order} is {how}");
     Ok(())
 }
@@ -262,7 +298,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pool = sqlite(&folder.path().join("db")).await.unwrap();
         let services = OnSqlite::open(pool).await.unwrap();
-        let seen = run(services, Arc::new(InProcessStreams::new())).await.unwrap();
+        let seen = run(services, Arc::new(InProcessStreams::new()))
+            .await
+            .unwrap();
         assert_eq!(seen.shipped_without_relay, 0);
         assert_eq!(seen.shipped, [1, 2, 3, 5, 6]);
         assert_eq!(seen.redelivered, 1);
@@ -272,7 +310,9 @@ mod tests {
     async fn it_runs_on_postgres_and_redis_too() {
         let server = resilience_tests::postgres::Postgres::start();
         let redis = resilience_tests::redis::RedisServer::start();
-        let services = OnPostgres::open(PgPool::connect(&server.url()).await.unwrap()).await.unwrap();
+        let services = OnPostgres::open(PgPool::connect(&server.url()).await.unwrap())
+            .await
+            .unwrap();
         let broker = Redis::connect(&redis.url()).unwrap().streams();
         let seen = run(services, Arc::new(broker)).await.unwrap();
         assert_eq!(seen.shipped, [1, 2, 3, 5, 6]);

@@ -149,7 +149,10 @@ mod classify;
 mod codes;
 #[cfg(any(feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
 pub mod inbox;
-#[cfg(all(feature = "stream", any(feature = "sqlx-postgres", feature = "sqlx-sqlite")))]
+#[cfg(all(
+    feature = "stream",
+    any(feature = "sqlx-postgres", feature = "sqlx-sqlite")
+))]
 pub mod outbox;
 #[cfg(feature = "sqlx")]
 mod pool;

@@ -210,11 +210,21 @@ async fn relayed() {
     tell("lost", came.lost, &of, none);
     tell("duplicated_effects", came.effects_twice, &of, none);
     tell("stored_twice", came.stored_twice, &of, none);
-    tell("invented", came.invented, "events that were not committed", none);
+    tell(
+        "invented",
+        came.invented,
+        "events that were not committed",
+        none,
+    );
     tell("order_violations", came.out_of_order, &of, none);
     tell("relays_killed", came.kills, "kill -9", Target::Open);
     tell("relays_stopped", came.stops, "kill -STOP", Target::Open);
-    tell("database_killed", came.database_kills, "kill -9", Target::AtLeast(1.0));
+    tell(
+        "database_killed",
+        came.database_kills,
+        "kill -9",
+        Target::AtLeast(1.0),
+    );
 }
 
 /// What another route loses on a pool whose transactions are given up.

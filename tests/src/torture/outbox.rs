@@ -77,7 +77,9 @@ type Event = (usize, i64);
 pub async fn outbox(program: &Path, plan: OutboxPlan) -> OutboxReport {
     let run = Run::start(program, plan).await;
     let endured = tokio::time::timeout(plan.limit, run.endure());
-    endured.await.unwrap_or_else(|_| panic!("not done within {:?}", plan.limit))
+    endured
+        .await
+        .unwrap_or_else(|_| panic!("not done within {:?}", plan.limit))
 }
 
 /// One of the processes that relay: `DATABASE REDIS`. Ends with its input.
@@ -89,7 +91,10 @@ pub async fn relay(arguments: &[String]) {
         panic!("DATABASE REDIS");
     };
     let broker = Redis::connect(redis).expect("an address").streams();
-    let relay = made().relay(&connect(database), broker).lease(LEASE).poll(LEASE / 20);
+    let relay = made()
+        .relay(&connect(database), broker)
+        .lease(LEASE)
+        .poll(LEASE / 20);
     let relay = relay.batch(50).fleet(FleetOptions::new().budget(LEASE / 4));
     let relay = relay.backoff(Backoff::decorrelated_jitter(LEASE / 50, LEASE / 2));
     let _relay = relay.build().expect("valid settings");
@@ -101,7 +106,9 @@ fn made() -> PgOutbox<Event> {
 }
 
 fn connect(database: &str) -> PgPool {
-    let pool = PgPoolOptions::new().max_connections(12).acquire_timeout(LEASE * 2);
+    let pool = PgPoolOptions::new()
+        .max_connections(12)
+        .acquire_timeout(LEASE * 2);
     pool.connect_lazy(database).expect("an address")
 }
 
@@ -125,8 +132,13 @@ impl Run {
                       CREATE TABLE committed (key bigint NOT NULL, version bigint NOT NULL);
                       CREATE TABLE effects (key bigint NOT NULL, version bigint NOT NULL)";
         sqlx::raw_sql(tables).execute(&pool).await.expect("tables");
-        let accounts = sqlx::query("INSERT INTO accounts SELECT n, 0 FROM generate_series(0, $1 - 1) AS n");
-        accounts.bind(KEYS as i64).execute(&pool).await.expect("accounts");
+        let accounts =
+            sqlx::query("INSERT INTO accounts SELECT n, 0 FROM generate_series(0, $1 - 1) AS n");
+        accounts
+            .bind(KEYS as i64)
+            .execute(&pool)
+            .await
+            .expect("accounts");
         made().migrate(&pool).await.expect("an outbox");
         inbox().migrate(&pool).await.expect("an inbox");
         let broker = Redis::connect(&redis.url()).expect("an address").streams();
@@ -170,7 +182,10 @@ impl Run {
         let enduring = async {
             self.suffer().await;
             self.settle().await;
-            consumer.shutdown(Duration::from_secs(10)).await.expect("it ends");
+            consumer
+                .shutdown(Duration::from_secs(10))
+                .await
+                .expect("it ends");
         };
         let (consumed, ()) = tokio::join!(consuming, enduring);
         consumed.expect("no loss");
@@ -187,7 +202,8 @@ impl Run {
         let mut faults = 0;
         while !writers.is_empty() {
             let until = Instant::now() + self.plan.calm;
-            while let Ok(Some(written)) = tokio::time::timeout_at(until, writers.join_next()).await {
+            while let Ok(Some(written)) = tokio::time::timeout_at(until, writers.join_next()).await
+            {
                 written.expect("no panic");
             }
             faults += 1;
@@ -207,7 +223,9 @@ impl Run {
     }
 
     async fn stop_a_relay(&mut self) {
-        let relay = fastrand::choice(&self.relays).and_then(Child::id).expect("it runs");
+        let relay = fastrand::choice(&self.relays)
+            .and_then(Child::id)
+            .expect("it runs");
         let pid = Pid::from_raw(relay.cast_signed()).expect("a process id");
         kill_process(pid, Signal::STOP).expect("it can be signalled");
         sleep(LEASE.mul_f64(1.8)).await;
@@ -253,10 +271,14 @@ impl Run {
         let had_effect = counted(&effects);
         let report = &mut self.report;
         report.committed = committed.len();
-        let arrived = |event: &&Event| stored.contains_key(*event) && had_effect.contains_key(*event);
+        let arrived =
+            |event: &&Event| stored.contains_key(*event) && had_effect.contains_key(*event);
         report.lost = committed.len() - committed.iter().filter(arrived).count();
         let committed = counted(&committed);
-        report.invented = stored.keys().filter(|event| !committed.contains_key(*event)).count();
+        report.invented = stored
+            .keys()
+            .filter(|event| !committed.contains_key(*event))
+            .count();
         report.stored_twice = stream.len() - stored.len();
         report.effects_twice = effects.len() - had_effect.len();
         self.report
@@ -265,13 +287,20 @@ impl Run {
     async fn stream(&self) -> Vec<Event> {
         let (mut events, mut from) = (Vec::new(), Position::START);
         loop {
-            let some = self.broker.peek("orders", from, 1_000).await.expect("messages");
+            let some = self
+                .broker
+                .peek("orders", from, 1_000)
+                .await
+                .expect("messages");
             let Some((last, _)) = some.last() else {
                 return events;
             };
             from = last.next();
             let event = |message: &[u8]| serde_json::from_slice(message).expect("an event");
-            events.extend(some.iter().map(|(_, message)| -> Event { event(&message.body) }));
+            events.extend(
+                some.iter()
+                    .map(|(_, message)| -> Event { event(&message.body) }),
+            );
         }
     }
 }
@@ -301,8 +330,14 @@ async fn write(pool: &PgPool, writer: usize, events: usize) {
             let next = sqlx::query_scalar(next).bind(key as i64);
             let version: i64 = next.fetch_one(&mut *tx).await?;
             let committed = sqlx::query("INSERT INTO committed VALUES ($1, $2)");
-            committed.bind(key as i64).bind(version).execute(&mut *tx).await?;
-            outbox.publish(&mut tx, &key.to_string(), &(key, version)).await?;
+            committed
+                .bind(key as i64)
+                .bind(version)
+                .execute(&mut *tx)
+                .await?;
+            outbox
+                .publish(&mut tx, &key.to_string(), &(key, version))
+                .await?;
             tx.commit().await
         };
         match written.await {
@@ -318,7 +353,11 @@ async fn handle(pool: PgPool, message: Message<Event>) -> Result<(), String> {
     let handled = inbox();
     let handled = handled.run(&pool, &*id, |mut work: Work<Pg>| async move {
         let effect = sqlx::query("INSERT INTO effects VALUES ($1, $2)");
-        effect.bind(key as i64).bind(version).execute(&mut *work).await?;
+        effect
+            .bind(key as i64)
+            .bind(version)
+            .execute(&mut *work)
+            .await?;
         Ok::<_, sqlx::Error>(work.done(()))
     });
     handled.await.map(drop).map_err(|error| error.to_string())
@@ -330,5 +369,7 @@ async fn count(pool: &PgPool, query: &'static str) -> Option<i64> {
 
 async fn rows(pool: &PgPool, query: &'static str) -> Vec<Event> {
     let rows: Vec<(i64, i64)> = sqlx::query_as(query).fetch_all(pool).await.expect("rows");
-    rows.into_iter().map(|(key, version)| (key as usize, version)).collect()
+    rows.into_iter()
+        .map(|(key, version)| (key as usize, version))
+        .collect()
 }

@@ -93,7 +93,10 @@ impl Batch {
     /// The rows to send now; `None`: the broker has answered for each.
     pub(super) fn next(&mut self) -> Option<Run> {
         let invalid = |row: &Row| row.message.is_err();
-        self.at += self.rows[self.at..].iter().take_while(|row| invalid(row)).count();
+        self.at += self.rows[self.at..]
+            .iter()
+            .take_while(|row| invalid(row))
+            .count();
         let first = self.rows.get(self.at)?;
         let most = match first.attempts {
             0 => self.chunk.min(validate::MAX_BATCH),
@@ -169,7 +172,11 @@ impl Batch {
             true => "; an earlier attempt had no answer, and may have published it",
             false => "",
         };
-        let envelope = row.message.as_ref().map(|it| it.envelope.clone()).unwrap_or_default();
+        let envelope = row
+            .message
+            .as_ref()
+            .map(|it| it.envelope.clone())
+            .unwrap_or_default();
         Then::Refused(Refused {
             sequence: row.sequence,
             id: envelope.id,
@@ -181,7 +188,9 @@ impl Batch {
 
     /// The rows that are in the stream: to be deleted.
     pub(super) fn stored(&self) -> Vec<i64> {
-        let stored = self.rows[..self.at].iter().filter(|row| row.message.is_ok());
+        let stored = self.rows[..self.at]
+            .iter()
+            .filter(|row| row.message.is_ok());
         stored.map(|row| row.sequence).collect()
     }
 

@@ -176,7 +176,7 @@ pub(super) mod sealed {
             sequences: &[i64],
         ) -> impl Future<Output = Done<u64>> + Send;
 
-        /// Calls `wake` for every notification, and after every gap between them, for ever.
+        /// Calls `wake` for every notification, and after every gap between them, forever.
         fn listen(
             pool: Pool<Self>,
             name: std::sync::Arc<str>,
@@ -331,7 +331,9 @@ macro_rules! steps {
                 .bind(::serde_json::to_string(&without.keys).unwrap_or_default())
                 .bind(most);
             let rows = next.fetch_all(connection).await?;
-            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+            rows.iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+                .collect()
         }
 
         async fn note_batch(
@@ -342,7 +344,10 @@ macro_rules! steps {
             batch: Option<&Begun>,
         ) -> Result<(), Error> {
             let Some(batch) = batch else {
-                let end = query(statements.end.clone()).persistent(false).bind(name).bind(fence);
+                let end = query(statements.end.clone())
+                    .persistent(false)
+                    .bind(name)
+                    .bind(fence);
                 return end.execute(connection).await.map(drop);
             };
             let begin = query(statements.begin.clone())
@@ -365,7 +370,11 @@ macro_rules! steps {
                 .persistent(false)
                 .bind(name)
                 .bind(::serde_json::to_string(sequences).unwrap_or_default());
-            rows.fetch_all(connection).await?.iter().map(stored).collect()
+            rows.fetch_all(connection)
+                .await?
+                .iter()
+                .map(stored)
+                .collect()
         }
 
         async fn delete(
@@ -374,7 +383,9 @@ macro_rules! steps {
             name: &str,
             sequences: &[i64],
         ) -> Result<(), Error> {
-            Self::among(connection, &statements.delete, name, sequences).await.map(drop)
+            Self::among(connection, &statements.delete, name, sequences)
+                .await
+                .map(drop)
         }
 
         async fn refuse(
@@ -385,7 +396,11 @@ macro_rules! steps {
             reason: &str,
             last: bool,
         ) -> Result<(), Error> {
-            let statement = if last { &statements.kill } else { &statements.refuse };
+            let statement = if last {
+                &statements.kill
+            } else {
+                &statements.refuse
+            };
             let refuse = query(statement.clone())
                 .persistent(false)
                 .bind(name)
@@ -399,7 +414,9 @@ macro_rules! steps {
             statements: &Statements,
             name: &str,
         ) -> Result<Waiting, Error> {
-            let waiting = query(statements.waiting.clone()).persistent(false).bind(name);
+            let waiting = query(statements.waiting.clone())
+                .persistent(false)
+                .bind(name);
             let waiting = waiting.fetch_one(&mut *connection).await?;
             let dead = query(statements.dead.clone()).persistent(false).bind(name);
             let dead = dead.fetch_one(connection).await?;

@@ -85,7 +85,10 @@ impl<DB: Dialect, E: Send + Sync + 'static> Outbox<DB, E> {
     #[must_use]
     pub fn envelope(&self, key: &str) -> Envelope {
         let shared = &*self.shared;
-        let trace = shared.trace.as_ref().map_or_else(TraceContext::default, |find| find());
+        let trace = shared
+            .trace
+            .as_ref()
+            .map_or_else(TraceContext::default, |find| find());
         Envelope {
             id: format!("{}{}", instance_id(None), instance_id(None)).into(),
             source: Arc::clone(&shared.source),
@@ -135,9 +138,17 @@ impl<DB: Dialect, E: Send + Sync + 'static> Outbox<DB, E> {
         }
         if many > validate::MAX_BATCH {
             let most = validate::MAX_BATCH;
-            return Err(Error::InvalidArgument(format!("{many} events are more than {most}")));
+            return Err(Error::InvalidArgument(format!(
+                "{many} events are more than {most}"
+            )));
         }
-        let Shared { name, stream, statements, totals, .. } = &*self.shared;
+        let Shared {
+            name,
+            stream,
+            statements,
+            totals,
+            ..
+        } = &*self.shared;
         DB::insert(connection, statements, name, stream, rows).await?;
         totals.written.fetch_add(many as u64, Relaxed);
         tracing::debug!(target: "resilience", pattern = Pattern::Stream.as_str(), name = &**name, events = many, "written to the outbox");
@@ -154,13 +165,17 @@ impl<DB: Dialect, E: Send + Sync + 'static> Outbox<DB, E> {
             envelope,
             body: body.into(),
         };
-        let refused = |error: String| Error::InvalidArgument(format!("the event cannot be published: {error}"));
+        let refused = |error: String| {
+            Error::InvalidArgument(format!("the event cannot be published: {error}"))
+        };
         validate::message(&message).map_err(|error| refused(error.to_string()))?;
         let RawMessage { envelope, body } = message;
         // PostgreSQL cannot store it.
         let texts = [Some(&envelope.id), envelope.key.as_ref()];
         if texts.into_iter().flatten().any(|text| text.contains('\0')) {
-            return Err(refused("its id and its key must not contain NUL".to_owned()));
+            return Err(refused(
+                "its id and its key must not contain NUL".to_owned(),
+            ));
         }
         NewRow::new(&envelope, body.into()).map_err(|error| Error::Encode(error.into()))
     }

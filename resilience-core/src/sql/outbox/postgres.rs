@@ -34,7 +34,10 @@ const SPELLING: Spelling = Spelling {
     among_keys: "IN (SELECT jsonb_array_elements_text($3::jsonb))",
     now: "clock_timestamp()",
     created_ms: "(extract(epoch FROM created_at) * 1000)::bigint",
-    age_ms: ["(extract(epoch FROM clock_timestamp() - ", ") * 1000)::bigint"],
+    age_ms: [
+        "(extract(epoch FROM clock_timestamp() - ",
+        ") * 1000)::bigint",
+    ],
 };
 
 /// Notifications of one transaction that are equal are sent once.
@@ -76,7 +79,8 @@ impl Sealed for Postgres {
     steps!();
 
     async fn listen(pool: Pool<Self>, name: Arc<str>, wake: impl Fn() + Send + 'static) {
-        let pauses = Backoff::decorrelated_jitter(Duration::from_millis(100), Duration::from_secs(10));
+        let pauses =
+            Backoff::decorrelated_jitter(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             let mut delays = pauses.delays();
             let mut listener = loop {

@@ -83,7 +83,11 @@ impl StoredRow {
             key: self.key.map(Into::into),
             schema: rest.schema,
             content_type: rest.content_type,
-            time_ms: if rest.time_ms == 0 { written } else { rest.time_ms },
+            time_ms: if rest.time_ms == 0 {
+                written
+            } else {
+                rest.time_ms
+            },
             trace_parent: rest.trace_parent,
             trace_state: rest.trace_state,
             attributes: rest.attributes.into(),
@@ -140,7 +144,9 @@ mod tests {
             key: Some("".into()),
             ..Envelope::default()
         };
-        let message = stored(NewRow::new(&envelope, Vec::new()).unwrap()).message().unwrap();
+        let message = stored(NewRow::new(&envelope, Vec::new()).unwrap())
+            .message()
+            .unwrap();
         assert_eq!(message.envelope.time_ms, 1_700_000_000_000);
         assert_eq!(message.envelope.key, None);
     }
@@ -149,7 +155,10 @@ mod tests {
     fn rows_with_fields_of_a_later_version_and_without_optional_ones_are_read() {
         let mut row = stored(NewRow::new(&Envelope::default(), Vec::new()).unwrap());
         row.envelope = r#"{"type":"placed","later":1}"#.to_owned();
-        assert_eq!(&*row.clone().message().unwrap().envelope.event_type, "placed");
+        assert_eq!(
+            &*row.clone().message().unwrap().envelope.event_type,
+            "placed"
+        );
         row.envelope = "[".to_owned();
         assert!(row.message().is_err());
     }

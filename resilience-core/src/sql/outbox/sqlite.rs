@@ -2,7 +2,9 @@
 
 use std::{future::pending, sync::Arc};
 
-use ::sqlx::{Error, Pool, QueryBuilder, Row as _, SqlStr, Sqlite, query, raw_sql, sqlite::SqliteRow};
+use ::sqlx::{
+    Error, Pool, QueryBuilder, Row as _, SqlStr, Sqlite, query, raw_sql, sqlite::SqliteRow,
+};
 
 use super::{
     super::{Transaction, table::Table},

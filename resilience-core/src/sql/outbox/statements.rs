@@ -75,13 +75,17 @@ impl Spelling {
             schema: fill(self.schema),
             insert: self.insert.map(write),
             lock: self.lock.map(fill),
-            enter: fill("INSERT INTO {relays} (name, fence, beat) VALUES ($1, 0, 0) ON CONFLICT (name) DO NOTHING"),
+            enter: fill(
+                "INSERT INTO {relays} (name, fence, beat) VALUES ($1, 0, 0) ON CONFLICT (name) DO NOTHING",
+            ),
             look: fill("SELECT fence, beat, holder FROM {relays} WHERE name = $1"),
             take: fill(
                 "UPDATE {relays} SET fence = fence + 1, beat = beat + 1, holder = $2 \
                  WHERE name = $1 AND fence = $3 AND beat = $4",
             ),
-            beat: fill("UPDATE {relays} SET beat = beat + 1 {mine} RETURNING batch, producer, first"),
+            beat: fill(
+                "UPDATE {relays} SET beat = beat + 1 {mine} RETURNING batch, producer, first",
+            ),
             give_back: fill("UPDATE {relays} SET holder = NULL {mine}"),
             next: fill(
                 "SELECT sequence, CAST(length(envelope) + length(body) AS bigint) FROM {table} \
@@ -95,8 +99,12 @@ impl Spelling {
                  WHERE name = $1 AND sequence {among} AND dead_at IS NULL ORDER BY sequence",
             ),
             delete: fill("DELETE FROM {table} WHERE name = $1 AND sequence {among}"),
-            refuse: fill("UPDATE {table} SET attempts = attempts + 1, reason = $3 WHERE name = $1 AND sequence = $2"),
-            kill: fill("UPDATE {table} SET attempts = attempts + 1, reason = $3, dead_at = {now} WHERE name = $1 AND sequence = $2"),
+            refuse: fill(
+                "UPDATE {table} SET attempts = attempts + 1, reason = $3 WHERE name = $1 AND sequence = $2",
+            ),
+            kill: fill(
+                "UPDATE {table} SET attempts = attempts + 1, reason = $3, dead_at = {now} WHERE name = $1 AND sequence = $2",
+            ),
             waiting: fill(&format!(
                 "SELECT count(*), {age}min(created_at){of} FROM (SELECT created_at FROM {{table}} \
                  WHERE name = $1 AND dead_at IS NULL ORDER BY sequence LIMIT {MOST_COUNTED}) AS w",
@@ -111,7 +119,9 @@ impl Spelling {
             redrive: fill(
                 "UPDATE {table} SET attempts = 0, dead_at = NULL WHERE name = $1 AND sequence {among} AND dead_at IS NOT NULL",
             ),
-            discard: fill("DELETE FROM {table} WHERE name = $1 AND sequence {among} AND dead_at IS NOT NULL"),
+            discard: fill(
+                "DELETE FROM {table} WHERE name = $1 AND sequence {among} AND dead_at IS NOT NULL",
+            ),
         }
     }
 }

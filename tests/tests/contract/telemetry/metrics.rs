@@ -43,9 +43,9 @@ use tower::Layer;
 
 use super::{
     LONG, MOMENT, caches::everything_happens_to_a_cache, inbox::everything_happens_to_an_inbox,
-    outboxes::everything_happens_to_an_outbox,
     keys::everything_happens_to_keys, limits::shared_limits, once,
-    shared_calls::everything_happens_to_shared_calls, streams::everything_happens_to_a_stream,
+    outboxes::everything_happens_to_an_outbox, shared_calls::everything_happens_to_shared_calls,
+    streams::everything_happens_to_a_stream,
 };
 
 /// What one metric was exported as.

@@ -16,7 +16,10 @@ async fn database() -> SqlitePool {
 
 async fn publish(outbox: &SqliteOutbox<String>, pool: &SqlitePool) {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    outbox.publish(&mut tx, "key", &"event".to_owned()).await.unwrap();
+    outbox
+        .publish(&mut tx, "key", &"event".to_owned())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     outbox.wake();
 }
@@ -49,7 +52,10 @@ pub(crate) async fn everything_happens_to_an_outbox(name: &'static str) -> impl 
     other.migrate(&other_pool).await.unwrap();
     let away = Redis::connect("redis://127.0.0.1:1").unwrap();
     let waiting = other.relay(&other_pool, away.streams());
-    let waiting = waiting.backoff(Backoff::fixed(Duration::from_millis(20))).build().unwrap();
+    let waiting = waiting
+        .backoff(Backoff::fixed(Duration::from_millis(20)))
+        .build()
+        .unwrap();
     publish(&other, &other_pool).await;
     eventually("it waits", SOON, || async {
         let snapshot = waiting.snapshot();
@@ -64,7 +70,9 @@ async fn a_relay_tells_what_it_does() {
     let _kept = everything_happens_to_an_outbox("telemetry.outbox").await;
     let series = resilience_core::telemetry::series();
     let of = |metric: &str| -> u64 {
-        let of_name = series.iter().filter(|it| it.metric.name == metric && &*it.name == "telemetry.outbox");
+        let of_name = series
+            .iter()
+            .filter(|it| it.metric.name == metric && &*it.name == "telemetry.outbox");
         of_name.map(|it| it.value).sum()
     };
     assert_eq!(of("resilience.outbox.written"), 2);

@@ -4,8 +4,8 @@ macro_rules! suite {
     ($module:ident, $rig:ident, $outbox:ident, $begin:literal) => {
         mod $module {
             use resilience_core::{
-                $outbox,
                 stream::{Envelope, StreamBroker as _, broker::validate},
+                $outbox,
             };
             use resilience_tests::until::eventually;
 
@@ -15,7 +15,10 @@ macro_rules! suite {
 
             async fn write(rig: &Rig, key: &str, event: &str) {
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                rig.outbox.publish(&mut tx, key, &event.to_owned()).await.unwrap();
+                rig.outbox
+                    .publish(&mut tx, key, &event.to_owned())
+                    .await
+                    .unwrap();
                 tx.commit().await.unwrap();
             }
 
@@ -31,7 +34,10 @@ macro_rules! suite {
                     let mut tx = rig.pool.begin_with($begin).await.unwrap();
                     let effect = sqlx::query("INSERT INTO effects VALUES ($1)").bind(event);
                     effect.execute(&mut *tx).await.unwrap();
-                    rig.outbox.publish(&mut tx, "a", &event.to_owned()).await.unwrap();
+                    rig.outbox
+                        .publish(&mut tx, "a", &event.to_owned())
+                        .await
+                        .unwrap();
                     if commits {
                         tx.commit().await.unwrap();
                     } else {
@@ -39,7 +45,9 @@ macro_rules! suite {
                     }
                 }
                 assert!(events(&rig.broker).await.is_empty(), "there is no relay");
-                let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).build().unwrap();
+                let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+                    .build()
+                    .unwrap();
                 wait_for(&rig.broker, 2).await;
                 write(&rig, "a", "three").await;
                 assert_eq!(wait_for(&rig.broker, 3).await, ["one", "two", "three"]);
@@ -52,12 +60,21 @@ macro_rules! suite {
                     .await
                     .unwrap();
                 assert_eq!(effects, 2);
-                eventually("nothing waits", SOON, || async { relay.snapshot().waiting == 0 }).await;
+                eventually("nothing waits", SOON, || async {
+                    relay.snapshot().waiting == 0
+                })
+                .await;
                 let snapshot = relay.snapshot();
                 assert_eq!((snapshot.totals.stored, snapshot.totals.duplicates), (3, 0));
-                assert!(snapshot.leading && snapshot.broker_available && snapshot.database_available);
+                assert!(
+                    snapshot.leading && snapshot.broker_available && snapshot.database_available
+                );
                 assert_eq!((snapshot.oldest, snapshot.dead_letters), (None, 0));
-                assert_eq!(rig.outbox.snapshot().written, 4, "the one that was rolled back, too");
+                assert_eq!(
+                    rig.outbox.snapshot().written,
+                    4,
+                    "the one that was rolled back, too"
+                );
             }
 
             #[tokio::test]
@@ -74,10 +91,15 @@ macro_rules! suite {
                 };
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
                 let event = "tea".to_owned();
-                rig.outbox.publish_all(&mut tx, [(envelope.clone(), &event)]).await.unwrap();
+                rig.outbox
+                    .publish_all(&mut tx, [(envelope.clone(), &event)])
+                    .await
+                    .unwrap();
                 rig.outbox.publish(&mut tx, "", &event).await.unwrap();
                 tx.commit().await.unwrap();
-                let _relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).build().unwrap();
+                let _relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+                    .build()
+                    .unwrap();
                 wait_for(&rig.broker, 2).await;
                 let published = messages(&rig.broker).await;
                 assert!(published[0].envelope.time_ms > 1_700_000_000_000);
@@ -96,7 +118,9 @@ macro_rules! suite {
                 let rig = Rig::new("batches").await;
                 let written: Vec<_> = (0..1_000).map(|number| number.to_string()).collect();
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                let all = written.iter().map(|event| (rig.outbox.envelope("a"), event));
+                let all = written
+                    .iter()
+                    .map(|event| (rig.outbox.envelope("a"), event));
                 rig.outbox.publish_all(&mut tx, all).await.unwrap();
                 tx.commit().await.unwrap();
                 let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).batch(77);
@@ -114,7 +138,10 @@ macro_rules! suite {
                 let long_key = "k".repeat(validate::MAX_KEY + 1);
                 for (key, event) in [("a", &large), ("a\0b", &few), (long_key.as_str(), &few)] {
                     let refused = outbox.publish(&mut tx, key, event).await.unwrap_err();
-                    assert!(matches!(refused, sqlx::Error::InvalidArgument(_)), "{refused}");
+                    assert!(
+                        matches!(refused, sqlx::Error::InvalidArgument(_)),
+                        "{refused}"
+                    );
                 }
                 let many = (0..=validate::MAX_BATCH).map(|_| (outbox.envelope("a"), &few));
                 assert!(outbox.publish_all(&mut tx, many).await.is_err());
@@ -129,15 +156,28 @@ macro_rules! suite {
                 let rig = Rig::new("names").await;
                 let other = $outbox::<String>::builder("refunds").build().unwrap();
                 let mut tx = rig.pool.begin_with($begin).await.unwrap();
-                rig.outbox.publish(&mut tx, "a", &"order".to_owned()).await.unwrap();
-                other.publish(&mut tx, "a", &"refund".to_owned()).await.unwrap();
+                rig.outbox
+                    .publish(&mut tx, "a", &"order".to_owned())
+                    .await
+                    .unwrap();
+                other
+                    .publish(&mut tx, "a", &"refund".to_owned())
+                    .await
+                    .unwrap();
                 tx.commit().await.unwrap();
-                let _relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).build().unwrap();
+                let _relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+                    .build()
+                    .unwrap();
                 assert_eq!(wait_for(&rig.broker, 1).await, ["order"]);
-                eventually("the other one's row stays", SOON, || async { rows(&rig).await == 1 }).await;
+                eventually("the other one's row stays", SOON, || async {
+                    rows(&rig).await == 1
+                })
+                .await;
                 let refunds = || async { rig.broker.state("refunds").await.unwrap() };
                 assert!(refunds().await.is_none());
-                let _relay = quick(other.relay(&rig.pool, rig.broker.clone())).build().unwrap();
+                let _relay = quick(other.relay(&rig.pool, rig.broker.clone()))
+                    .build()
+                    .unwrap();
                 eventually("it is published by its own relay", SOON, || async {
                     refunds().await.is_some_and(|it| it.length == 1)
                 })
@@ -153,9 +193,12 @@ macro_rules! suite {
                     done.unwrap();
                 }
                 assert_eq!(rows(&rig).await, 1);
-                assert!(rig.outbox.schema().contains("CREATE TABLE IF NOT EXISTS \"outbox\""));
+                assert!(
+                    rig.outbox
+                        .schema()
+                        .contains("CREATE TABLE IF NOT EXISTS \"outbox\"")
+                );
             }
-
         }
     };
 }

@@ -73,7 +73,8 @@ impl StreamBroker for Faulty {
                 pending().await
             }),
             Fault::Hold(until) => {
-                let (inner, stream, publish) = (self.inner.clone(), stream.to_owned(), publish.clone());
+                let (inner, stream, publish) =
+                    (self.inner.clone(), stream.to_owned(), publish.clone());
                 let late = tokio::spawn(async move {
                     until.notified().await;
                     inner.publish(&stream, &publish).await

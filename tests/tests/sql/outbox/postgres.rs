@@ -24,33 +24,50 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 async fn write(outbox: &PgOutbox<String>, pool: &PgPool, key: &str, event: &str) {
     let mut tx = sql::begin(pool).await.unwrap();
-    outbox.publish(&mut tx, key, &event.to_owned()).await.unwrap();
+    outbox
+        .publish(&mut tx, key, &event.to_owned())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
 }
 
 async fn leads(relay: &OutboxRelay) {
-    eventually("it has the lease", SOON, || async { relay.snapshot().leading }).await;
+    eventually("it has the lease", SOON, || async {
+        relay.snapshot().leading
+    })
+    .await;
 }
 
 /// Number of sessions that wait for something, or run something, as the condition says.
 async fn sessions(pool: &PgPool, condition: &'static str) -> i64 {
     let count = format!("SELECT count(*) FROM pg_stat_activity WHERE {condition}");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(pool).await.unwrap()
+    sqlx::query_scalar(sqlx::AssertSqlSafe(count))
+        .fetch_one(pool)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
 async fn a_transaction_that_commits_late_is_neither_waited_for_nor_skipped() {
     let rig = PgRig::new("outbox_late").await;
-    let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).build().unwrap();
+    let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+        .build()
+        .unwrap();
     let mut late = sql::begin(&rig.pool).await.unwrap();
-    rig.outbox.publish(&mut late, "a", &"late".to_owned()).await.unwrap();
+    rig.outbox
+        .publish(&mut late, "a", &"late".to_owned())
+        .await
+        .unwrap();
     // With higher numbers, and committed before.
     for (number, event) in ["one", "two", "three"].into_iter().enumerate() {
         write(&rig.outbox, &rig.pool, "b", event).await;
         wait_for(&rig.broker, number + 1).await;
     }
     late.commit().await.unwrap();
-    assert_eq!(wait_for(&rig.broker, 4).await, ["one", "two", "three", "late"]);
+    assert_eq!(
+        wait_for(&rig.broker, 4).await,
+        ["one", "two", "three", "late"]
+    );
     assert_eq!(relay.snapshot().totals.duplicates, 0);
 }
 
@@ -66,7 +83,12 @@ async fn events_of_a_key_are_in_the_order_of_commits_while_writers_and_relays_co
         let account = sqlx::query("INSERT INTO accounts VALUES ($1, 0)").bind(key.to_string());
         account.execute(&rig.pool).await.unwrap();
     }
-    let relay = || quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).batch(7).build().unwrap();
+    let relay = || {
+        quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+            .batch(7)
+            .build()
+            .unwrap()
+    };
     let relays = [relay(), relay()];
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
@@ -75,9 +97,17 @@ async fn events_of_a_key_are_in_the_order_of_commits_while_writers_and_relays_co
             for number in 0..EACH {
                 let key = ((writer + number) % KEYS).to_string();
                 let mut tx = sql::begin(&pool).await.unwrap();
-                let next = "UPDATE accounts SET version = version + 1 WHERE key = $1 RETURNING version";
-                let version: i64 = sqlx::query_scalar(next).bind(&key).fetch_one(&mut *tx).await.unwrap();
-                outbox.publish(&mut tx, &key, &format!("{key} {version}")).await.unwrap();
+                let next =
+                    "UPDATE accounts SET version = version + 1 WHERE key = $1 RETURNING version";
+                let version: i64 = sqlx::query_scalar(next)
+                    .bind(&key)
+                    .fetch_one(&mut *tx)
+                    .await
+                    .unwrap();
+                outbox
+                    .publish(&mut tx, &key, &format!("{key} {version}"))
+                    .await
+                    .unwrap();
                 if (writer + number) % 5 == 0 {
                     tx.rollback().await.unwrap();
                 } else {
@@ -109,26 +139,46 @@ async fn events_of_a_key_are_in_the_order_of_commits_while_writers_and_relays_co
 #[tokio::test]
 async fn with_locked_keys_a_publish_waits_for_the_transaction_that_published_with_its_key() {
     let rig = PgRig::new("outbox_locks").await;
-    let outbox = PgOutbox::<String>::builder("orders_locked").stream("orders").lock_keys();
+    let outbox = PgOutbox::<String>::builder("orders_locked")
+        .stream("orders")
+        .lock_keys();
     let outbox = outbox.build().unwrap();
     let mut first = sql::begin(&rig.pool).await.unwrap();
-    outbox.publish(&mut first, "a", &"first".to_owned()).await.unwrap();
+    outbox
+        .publish(&mut first, "a", &"first".to_owned())
+        .await
+        .unwrap();
     // Of another key, and in any order of keys.
     let mut other = sql::begin(&rig.pool).await.unwrap();
-    let keys = [outbox.envelope("c"), outbox.envelope("b"), outbox.envelope("")];
+    let keys = [
+        outbox.envelope("c"),
+        outbox.envelope("b"),
+        outbox.envelope(""),
+    ];
     let event = "other".to_owned();
-    outbox.publish_all(&mut other, keys.map(|key| (key, &event))).await.unwrap();
+    outbox
+        .publish_all(&mut other, keys.map(|key| (key, &event)))
+        .await
+        .unwrap();
     other.commit().await.unwrap();
     let second = tokio::spawn({
         let (outbox, pool) = (outbox.clone(), rig.pool.clone());
         async move { write(&outbox, &pool, "a", "second").await }
     });
     let waits = "wait_event = 'advisory' AND query LIKE '%pg_advisory_xact_lock(hash)%'";
-    eventually("it waits for the lock", SOON, || async { sessions(&rig.pool, waits).await > 0 }).await;
-    outbox.publish(&mut first, "a", &"first again".to_owned()).await.unwrap();
+    eventually("it waits for the lock", SOON, || async {
+        sessions(&rig.pool, waits).await > 0
+    })
+    .await;
+    outbox
+        .publish(&mut first, "a", &"first again".to_owned())
+        .await
+        .unwrap();
     first.commit().await.unwrap();
     second.await.unwrap();
-    let _relay = quick(outbox.relay(&rig.pool, rig.broker.clone())).build().unwrap();
+    let _relay = quick(outbox.relay(&rig.pool, rig.broker.clone()))
+        .build()
+        .unwrap();
     let published = wait_for(&rig.broker, 6).await;
     let of_key: Vec<_> = published.iter().filter(|it| *it != "other").collect();
     assert_eq!(of_key, ["first", "first again", "second"]);
@@ -137,12 +187,21 @@ async fn with_locked_keys_a_publish_waits_for_the_transaction_that_published_wit
 #[tokio::test]
 async fn a_commit_of_any_process_wakes_the_relay() {
     let rig = PgRig::new("outbox_notified").await;
-    let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).poll(HOUR).build().unwrap();
+    let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+        .poll(HOUR)
+        .build()
+        .unwrap();
     leads(&relay).await;
     // Another process: its handle knows nothing of the relay.
-    let outbox = PgOutbox::<String>::builder(rig.outbox.name()).stream("orders").build().unwrap();
+    let outbox = PgOutbox::<String>::builder(rig.outbox.name())
+        .stream("orders")
+        .build()
+        .unwrap();
     let listens = "query LIKE 'LISTEN%resilience_outbox%'";
-    eventually("it listens", SOON, || async { sessions(&rig.pool, listens).await > 0 }).await;
+    eventually("it listens", SOON, || async {
+        sessions(&rig.pool, listens).await > 0
+    })
+    .await;
     for number in 0..5 {
         write(&outbox, &rig.other_pool(), "a", &number.to_string()).await;
         wait_for(&rig.broker, number + 1).await;
@@ -154,15 +213,23 @@ async fn a_listener_whose_session_was_ended_listens_again_and_misses_nothing() {
     let rig = PgRig::new("outbox_relistens").await;
     let named = |name: &str| {
         let options: PgConnectOptions = shared().url().parse().unwrap();
-        PgPoolOptions::new().max_connections(1).connect_lazy_with(options.application_name(name))
+        PgPoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(options.application_name(name))
     };
     let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).poll(HOUR);
     let relay = relay.listen_on(named("outbox_listener")).build().unwrap();
     leads(&relay).await;
-    let outbox = PgOutbox::<String>::builder(rig.outbox.name()).stream("orders").build().unwrap();
+    let outbox = PgOutbox::<String>::builder(rig.outbox.name())
+        .stream("orders")
+        .build()
+        .unwrap();
     let listens = "application_name = 'outbox_listener' AND query LIKE 'LISTEN%'";
     for number in 0..3 {
-        eventually("it listens", SOON, || async { sessions(&rig.pool, listens).await == 1 }).await;
+        eventually("it listens", SOON, || async {
+            sessions(&rig.pool, listens).await == 1
+        })
+        .await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outbox_listener'";
         sqlx::raw_sql(end).execute(&rig.pool).await.unwrap();
         // Whether it is told, or listens again and looks.
@@ -181,8 +248,14 @@ async fn with_the_line_of_the_listener_cut_a_poll_finds_what_was_committed() {
     let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).listen_on(line);
     let relay = relay.build().unwrap();
     leads(&relay).await;
-    let outbox = PgOutbox::<String>::builder(rig.outbox.name()).stream("orders").build().unwrap();
-    for (number, weather) in [Weather::Refuse, Weather::Fine, Weather::Blackhole].into_iter().enumerate() {
+    let outbox = PgOutbox::<String>::builder(rig.outbox.name())
+        .stream("orders")
+        .build()
+        .unwrap();
+    for (number, weather) in [Weather::Refuse, Weather::Fine, Weather::Blackhole]
+        .into_iter()
+        .enumerate()
+    {
         proxy.set(weather).await;
         write(&outbox, &rig.pool, "a", &number.to_string()).await;
         wait_for(&rig.broker, number + 1).await;
@@ -193,7 +266,12 @@ async fn with_the_line_of_the_listener_cut_a_poll_finds_what_was_committed() {
 async fn a_database_that_is_killed_and_comes_back_loses_no_event_and_repeats_none() {
     let server = Postgres::start();
     let rig = PgRig::on(&server, "outbox_restarted").await;
-    let relays = [(); 2].map(|()| quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).batch(3).build().unwrap());
+    let relays = [(); 2].map(|()| {
+        quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+            .batch(3)
+            .build()
+            .unwrap()
+    });
     let mut written = Vec::new();
     for round in 0..3 {
         for number in 0..20 {
@@ -214,11 +292,15 @@ async fn a_database_that_is_killed_and_comes_back_loses_no_event_and_repeats_non
         .await;
     }
     assert_eq!(wait_for(&rig.broker, written.len()).await, written);
-    eventually("all are deleted, and the database is said to be there", SOON, || async {
-        let left = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM outbox");
-        let available = relays.iter().all(|it| it.snapshot().database_available);
-        available && left.fetch_one(&rig.pool).await.is_ok_and(|left| left == 0)
-    })
+    eventually(
+        "all are deleted, and the database is said to be there",
+        SOON,
+        || async {
+            let left = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM outbox");
+            let available = relays.iter().all(|it| it.snapshot().database_available);
+            available && left.fetch_one(&rig.pool).await.is_ok_and(|left| left == 0)
+        },
+    )
     .await;
     assert_eq!(events(&rig.broker).await, written);
 }
@@ -230,31 +312,52 @@ async fn the_outbox_works_through_a_pooler_that_changes_the_connection_after_eac
     let bouncer = PgBouncer::start(shared(), 2);
     let client = |connections| {
         let options: PgConnectOptions = bouncer.url().parse().unwrap();
-        PgPoolOptions::new().max_connections(connections).connect_lazy_with(options)
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .connect_lazy_with(options)
     };
-    let outbox = PgOutbox::<String>::builder("bounced").stream("orders").table("bounced_outbox");
+    let outbox = PgOutbox::<String>::builder("bounced")
+        .stream("orders")
+        .table("bounced_outbox");
     let outbox = outbox.lock_keys().build().unwrap();
     let setup = client(1);
     outbox.migrate(&setup).await.unwrap();
     let broker = resilience_core::stream::InProcessStreams::new();
-    let direct = PgPoolOptions::new().max_connections(1).connect_lazy(&shared().url()).unwrap();
+    let direct = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_lazy(&shared().url())
+        .unwrap();
     let relays = [
-        quick(outbox.relay(&client(2), broker.clone())).listen(false).build().unwrap(),
-        quick(outbox.relay(&client(2), broker.clone())).listen_on(direct).build().unwrap(),
+        quick(outbox.relay(&client(2), broker.clone()))
+            .listen(false)
+            .build()
+            .unwrap(),
+        quick(outbox.relay(&client(2), broker.clone()))
+            .listen_on(direct)
+            .build()
+            .unwrap(),
     ];
     let mut calls = JoinSet::new();
     for number in 0..CLIENTS {
         let (outbox, pool) = (outbox.clone(), client(1));
         calls.spawn(async move {
             for call in 0..CALLS {
-                write(&outbox, &pool, &number.to_string(), &format!("{number} {call}")).await;
+                write(
+                    &outbox,
+                    &pool,
+                    &number.to_string(),
+                    &format!("{number} {call}"),
+                )
+                .await;
             }
         });
     }
     calls.join_all().await;
     let published = wait_for(&broker, CLIENTS * CALLS).await;
     for number in 0..CLIENTS {
-        let of_key = published.iter().filter(|it| it.starts_with(&format!("{number} ")));
+        let of_key = published
+            .iter()
+            .filter(|it| it.starts_with(&format!("{number} ")));
         let expected: Vec<_> = (0..CALLS).map(|call| format!("{number} {call}")).collect();
         assert!(of_key.eq(&expected));
     }
@@ -279,7 +382,10 @@ async fn events_are_stored_once_in_redis_while_its_line_is_cut() {
     let server = RedisServer::start();
     let mut proxy = Proxy::to(server.addr().parse().unwrap()).await.unwrap();
     let through = Redis::connect(&format!("redis://{}", proxy.address())).unwrap();
-    let relay = quick(rig.outbox.relay(&rig.pool, through.streams())).batch(10).build().unwrap();
+    let relay = quick(rig.outbox.relay(&rig.pool, through.streams()))
+        .batch(10)
+        .build()
+        .unwrap();
     let written: Vec<_> = (0..EVENTS).map(|number| number.to_string()).collect();
     for (number, event) in written.iter().enumerate() {
         write(&rig.outbox, &rig.pool, "a", event).await;
@@ -289,24 +395,34 @@ async fn events_are_stored_once_in_redis_while_its_line_is_cut() {
         }
     }
     let direct = Redis::connect(&server.url()).unwrap().streams();
-    eventually("it is connected", SOON, || async { direct.state("orders").await.is_ok() }).await;
+    eventually("it is connected", SOON, || async {
+        direct.state("orders").await.is_ok()
+    })
+    .await;
     assert_eq!(wait_for(&direct, EVENTS).await, written);
     relay.shutdown(SOON).await.unwrap();
     assert_eq!(events(&direct).await, written);
 }
 
 #[tokio::test]
-async fn publishes_that_are_given_up_lose_no_write_of_another_route_and_publish_what_was_committed() {
+async fn publishes_that_are_given_up_lose_no_write_of_another_route_and_publish_what_was_committed()
+{
     const CALLS: usize = 150;
     let rig = PgRig::new("outbox_hang_ups").await;
     let options = (*rig.pool.connect_options()).clone();
-    let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options);
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .connect_lazy_with(options);
     for call in 0..CALLS {
         let order = async {
             let mut tx = sql::begin(&pool).await.unwrap();
-            let effect = sqlx::query("INSERT INTO effects VALUES ($1)").bind(format!("order {call}"));
+            let effect =
+                sqlx::query("INSERT INTO effects VALUES ($1)").bind(format!("order {call}"));
             effect.execute(&mut *tx).await.unwrap();
-            rig.outbox.publish(&mut tx, "a", &format!("order {call}")).await.unwrap();
+            rig.outbox
+                .publish(&mut tx, "a", &format!("order {call}"))
+                .await
+                .unwrap();
             tx.commit().await.unwrap();
         };
         let patience = Duration::from_micros(fastrand::u64(0..3_000));
@@ -315,14 +431,18 @@ async fn publishes_that_are_given_up_lose_no_write_of_another_route_and_publish_
         other.execute(&pool).await.unwrap();
     }
     let texts = |like: &'static str| {
-        let texts = sqlx::query_scalar::<_, String>("SELECT what FROM effects WHERE what LIKE $1 ORDER BY what");
+        let texts = sqlx::query_scalar::<_, String>(
+            "SELECT what FROM effects WHERE what LIKE $1 ORDER BY what",
+        );
         texts.bind(like).fetch_all(&rig.pool)
     };
     // Commits that were given up go on.
     pool.close().await;
     assert_eq!(texts("other%").await.unwrap().len(), CALLS);
     let committed = texts("order%").await.unwrap();
-    let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone())).build().unwrap();
+    let relay = quick(rig.outbox.relay(&rig.pool, rig.broker.clone()))
+        .build()
+        .unwrap();
     let mut published = wait_for(&rig.broker, committed.len()).await;
     relay.shutdown(ms(20_000)).await.unwrap();
     published.sort();

@@ -46,18 +46,32 @@ impl PgRig {
 
     pub(super) async fn on(server: &Postgres, schema: &'static str) -> Self {
         let pool = Self::connect(server, schema).await;
-        let create = format!("CREATE SCHEMA IF NOT EXISTS {schema}; CREATE TABLE {schema}.effects (what TEXT NOT NULL)");
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(&pool).await.unwrap();
+        let create = format!(
+            "CREATE SCHEMA IF NOT EXISTS {schema}; CREATE TABLE {schema}.effects (what TEXT NOT NULL)"
+        );
+        sqlx::raw_sql(AssertSqlSafe(create))
+            .execute(&pool)
+            .await
+            .unwrap();
         // Notifications of other tests wake this one's relay, too, if the name is the same.
-        let outbox = PgOutbox::builder(format!("orders_{schema}")).stream("orders").build().unwrap();
+        let outbox = PgOutbox::builder(format!("orders_{schema}"))
+            .stream("orders")
+            .build()
+            .unwrap();
         outbox.migrate(&pool).await.unwrap();
         let broker = InProcessStreams::new();
-        Self { pool, outbox, broker }
+        Self {
+            pool,
+            outbox,
+            broker,
+        }
     }
 
     async fn connect(server: &Postgres, schema: &'static str) -> PgPool {
         let options: PgConnectOptions = server.url().parse().unwrap();
-        let pool = PgPoolOptions::new().max_connections(6).acquire_timeout(ms(20_000));
+        let pool = PgPoolOptions::new()
+            .max_connections(6)
+            .acquire_timeout(ms(20_000));
         let options = options.options([("search_path", schema)]);
         pool.connect_with(options).await.unwrap()
     }
@@ -65,7 +79,9 @@ impl PgRig {
     /// A pool of another process.
     pub(super) fn other_pool(&self) -> PgPool {
         let options = (*self.pool.connect_options()).clone();
-        PgPoolOptions::new().max_connections(3).connect_lazy_with(options)
+        PgPoolOptions::new()
+            .max_connections(3)
+            .connect_lazy_with(options)
     }
 }
 
@@ -84,7 +100,9 @@ impl SqliteRig {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .busy_timeout(ms(10_000));
-        let pool = SqlitePoolOptions::new().max_connections(8).acquire_timeout(ms(20_000));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(8)
+            .acquire_timeout(ms(20_000));
         let pool = pool.connect_with(options).await.unwrap();
         let create = "CREATE TABLE effects (what TEXT NOT NULL)";
         sqlx::raw_sql(create).execute(&pool).await.unwrap();
@@ -101,7 +119,9 @@ impl SqliteRig {
     /// A pool of another process.
     pub(super) fn other_pool(&self) -> SqlitePool {
         let options = (*self.pool.connect_options()).clone();
-        SqlitePoolOptions::new().max_connections(3).connect_lazy_with(options)
+        SqlitePoolOptions::new()
+            .max_connections(3)
+            .connect_lazy_with(options)
     }
 }
 
@@ -140,10 +160,11 @@ pub(super) struct Killable {
 }
 
 impl Killable {
-    pub(super) async fn start(
-        start: impl Future<Output = OutboxRelay> + Send + 'static,
-    ) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    pub(super) async fn start(start: impl Future<Output = OutboxRelay> + Send + 'static) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
         let runtime = runtime.unwrap();
         let relay = runtime.spawn(start).await.unwrap();
         Self {

@@ -34,7 +34,10 @@ fn numbers(run: &Run) -> Vec<u64> {
 }
 
 fn stored(run: &Run) -> Result<Vec<Published>, StoreError> {
-    Ok(vec![Published::Stored(Position::START); run.publish.messages.len()])
+    Ok(vec![
+        Published::Stored(Position::START);
+        run.publish.messages.len()
+    ])
 }
 
 fn refused() -> Result<Vec<Published>, StoreError> {
@@ -81,7 +84,14 @@ fn rows_that_are_gone_and_other_streams_end_a_run_and_no_number_moves() {
         batch.answered(&run, &stored(&run));
     }
     let orders = "orders".to_owned();
-    assert_eq!(sent, [(orders.clone(), vec![1]), (orders, vec![3]), ("refunds".to_owned(), vec![4])]);
+    assert_eq!(
+        sent,
+        [
+            (orders.clone(), vec![1]),
+            (orders, vec![3]),
+            ("refunds".to_owned(), vec![4])
+        ]
+    );
 }
 
 #[test]
@@ -120,14 +130,21 @@ fn a_row_that_was_refused_before_is_sent_alone_and_judged_at_once() {
 fn a_row_that_may_have_been_stored_is_not_given_up_at_the_first_refusal() {
     let mut batch = batch(vec![row(3, 1)]);
     let run = batch.next().unwrap();
-    assert_eq!(batch.answered(&run, &Err(StoreError::timed_out())), Then::Pause);
+    assert_eq!(
+        batch.answered(&run, &Err(StoreError::timed_out())),
+        Then::Pause
+    );
     for _ in 1..UNSURE_PATIENCE {
         assert_eq!(batch.answered(&run, &refused()), Then::Pause);
     }
     let Then::Refused(refused) = batch.answered(&run, &refused()) else {
         panic!("given up")
     };
-    assert!(refused.reason.contains("may have published"), "{}", refused.reason);
+    assert!(
+        refused.reason.contains("may have published"),
+        "{}",
+        refused.reason
+    );
 }
 
 proptest! {

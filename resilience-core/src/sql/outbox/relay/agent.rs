@@ -75,7 +75,17 @@ impl<DB: Dialect> Work<DB> {
 
     /// Looks at the lease, and takes it if it may.
     async fn seek(&mut self) -> Result<(), Error> {
-        let Self { context: Context { database, settings, shared }, role, holder, .. } = self;
+        let Self {
+            context:
+                Context {
+                    database,
+                    settings,
+                    shared,
+                },
+            role,
+            holder,
+            ..
+        } = self;
         let Role::Standby(watch) = role else {
             return Ok(());
         };
@@ -151,7 +161,9 @@ impl<DB: Dialect> Work<DB> {
 
     /// Leaves the lease to relays of a later version.
     async fn stand_down(&mut self, format: i32) -> Result<(), Error> {
-        let Context { shared, settings, .. } = &self.context;
+        let Context {
+            shared, settings, ..
+        } = &self.context;
         tracing::warn!(target: "resilience", pattern = PATTERN, name = &*shared.name, format, "the outbox has events of a later version");
         shared.leads(false);
         let former = std::mem::replace(&mut self.role, Role::Standby(Watch::default()));
@@ -222,7 +234,10 @@ impl<DB: Dialect> Agent for Work<DB> {
             Ok(()) => self.database_delays = self.context.settings.backoff.delays(),
             Err(error) => {
                 tracing::debug!(target: "resilience", pattern = PATTERN, name = &*self.context.shared.name, %error, "a step of the outbox failed");
-                let pause = self.database_delays.next().unwrap_or(Duration::from_secs(10));
+                let pause = self
+                    .database_delays
+                    .next()
+                    .unwrap_or(Duration::from_secs(10));
                 let again = Instant::now() + pause;
                 (self.due, self.pausing) = (again, true);
                 if let Role::Leading(term) = &mut self.role {

@@ -84,7 +84,10 @@ impl<DB: Dialect> RelayBuilder<DB> {
                 poll: Duration::from_secs(1),
                 batch: 500,
                 max_attempts: 5,
-                backoff: Backoff::decorrelated_jitter(Duration::from_millis(50), Duration::from_secs(10)),
+                backoff: Backoff::decorrelated_jitter(
+                    Duration::from_millis(50),
+                    Duration::from_secs(10),
+                ),
                 remember: DAY * 7,
                 retention: Retention {
                     max_age_ms: Some(millis(DAY * 7)),
@@ -164,36 +167,60 @@ impl<DB: Dialect> RelayBuilder<DB> {
         let rule = "must be between 1 millisecond and 1 day";
         InvalidConfig::check_time("poll", settings.poll, Duration::from_millis(1)..=DAY, rule)?;
         let rule = "must be between twice the `lease` and 10 years";
-        InvalidConfig::check_time("remember", settings.remember, settings.lease * 2..=LONGEST, rule)?;
+        InvalidConfig::check_time(
+            "remember",
+            settings.remember,
+            settings.lease * 2..=LONGEST,
+            rule,
+        )?;
         if !(1..=validate::MAX_BATCH).contains(&settings.batch) {
-            return Err(InvalidConfig::new("batch", settings.batch, "must be between 1 and 1000"));
+            return Err(InvalidConfig::new(
+                "batch",
+                settings.batch,
+                "must be between 1 and 1000",
+            ));
         }
         if settings.max_attempts == 0 {
             return Err(InvalidConfig::new("max_attempts", 0, "must be at least 1"));
         }
         if validate::retention(&settings.retention).is_err() {
             let rule = "must have times between 1 millisecond and 30 years";
-            return Err(InvalidConfig::new("retention", format_args!("{:?}", settings.retention), rule));
+            return Err(InvalidConfig::new(
+                "retention",
+                format_args!("{:?}", settings.retention),
+                rule,
+            ));
         }
         let runtime = runtime()?;
         Ok(self.start(&fleet, &runtime))
     }
 
     fn start(self, fleet: &fleet::FleetSettings, runtime: &tokio::runtime::Handle) -> OutboxRelay {
-        let store = self.broker.handle().cloned().unwrap_or_else(StoreHandle::new);
+        let store = self
+            .broker
+            .handle()
+            .cloned()
+            .unwrap_or_else(StoreHandle::new);
         let name = Arc::clone(&self.outbox.name);
         let client = StreamClient::new(self.broker, Pattern::Stream, Arc::clone(&name), fleet);
         let shared = Arc::new(Shared::new(Arc::clone(&name), client));
         telemetry::register(&shared);
         let waker = Arc::new(Waker::new());
         crate::sync::lock(&self.outbox.wakers).push(Arc::downgrade(&waker));
-        let listen_on = self.listens.then(|| self.listen_on.unwrap_or_else(|| DB::apart(&self.pool)));
+        let listen_on = self
+            .listens
+            .then(|| self.listen_on.unwrap_or_else(|| DB::apart(&self.pool)));
         let database = Database {
             budget: (self.settings.lease / 4).min(LONGEST_STEP),
             pool: self.pool,
             outbox: self.outbox,
         };
-        let work = Work::new(database, Arc::clone(&shared), self.settings, &fleet.instance);
+        let work = Work::new(
+            database,
+            Arc::clone(&shared),
+            self.settings,
+            &fleet.instance,
+        );
         let agent = fleet::spawn(work, None, (*waker).clone(), &store, runtime);
         if let Some(pool) = listen_on {
             let (tasks, waker) = (agent.tasks().clone(), (*waker).clone());

@@ -1,6 +1,9 @@
 //! The work of the relay that has the lease.
 
-use std::{sync::{Arc, atomic::Ordering::Relaxed}, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use ::sqlx::Error;
 use tokio::time::Instant;
@@ -19,7 +22,10 @@ use crate::{
         dialect::Dialect,
         lease::certain_until,
     },
-    stream::{Published, broker::{StoreError, StreamBroker}},
+    stream::{
+        Published,
+        broker::{StoreError, StreamBroker},
+    },
 };
 
 /// One lease of a relay.
@@ -88,7 +94,10 @@ impl Term {
     }
 
     /// Renews the lease; whether it is still this relay's.
-    pub(super) async fn renew<DB: Dialect>(&mut self, context: &Context<DB>) -> Result<bool, Error> {
+    pub(super) async fn renew<DB: Dialect>(
+        &mut self,
+        context: &Context<DB>,
+    ) -> Result<bool, Error> {
         let sent = Instant::now();
         let held = context.database.renew(self.fence).await?;
         if held {
@@ -110,11 +119,14 @@ impl Term {
                 Then::GoOn if Instant::now() < until => {}
                 Then::GoOn => return Ok(Next::Now),
                 Then::Pause => {
-                    return Ok(Next::Pause(self.delays.next().unwrap_or(Duration::from_secs(10))));
+                    return Ok(Next::Pause(
+                        self.delays.next().unwrap_or(Duration::from_secs(10)),
+                    ));
                 }
                 Then::Refused(refused) => {
                     told_of(&context.shared, &refused);
-                    self.aside.add(refused, Instant::now(), &context.settings.backoff);
+                    self.aside
+                        .add(refused, Instant::now(), &context.settings.backoff);
                     break;
                 }
             }
@@ -164,7 +176,11 @@ impl Term {
         let begin = Begin {
             producer: self.producer.to_string(),
             first: self.next_number,
-            most: if self.aside.is_full() { 0 } else { settings.batch },
+            most: if self.aside.is_full() {
+                0
+            } else {
+                settings.batch
+            },
             without,
             adopt: !self.adopted,
         };
@@ -196,7 +212,9 @@ impl Term {
         };
         if let Some(batch) = &self.batch {
             finished.stored = batch.stored();
-            let invalid = batch.invalid().map(|(row, reason)| (row, reason.to_owned(), true));
+            let invalid = batch
+                .invalid()
+                .map(|(row, reason)| (row, reason.to_owned(), true));
             finished.refused.extend(invalid);
         }
         finished
@@ -218,7 +236,12 @@ async fn publish<DB: Dialect>(
 }
 
 fn told_of(shared: &Shared, refused: &Refused) {
-    let Refused { id, attempts, reason, .. } = refused;
+    let Refused {
+        id,
+        attempts,
+        reason,
+        ..
+    } = refused;
     tracing::warn!(
         target: "resilience", pattern = PATTERN, name = &*shared.name, id = &**id, attempts, reason,
         "event refused by the broker"

@@ -24,7 +24,10 @@ use crate::{
     error::Pattern,
     fleet::{AgentHandle, StillRunning, Waker},
     stream::broker::StreamClient,
-    telemetry::{self, FLEET_DEGRADED, OUTBOX_DEAD, OUTBOX_LEADING, OUTBOX_OLDEST, OUTBOX_WAITING, Reading, Source},
+    telemetry::{
+        self, FLEET_DEGRADED, OUTBOX_DEAD, OUTBOX_LEADING, OUTBOX_OLDEST, OUTBOX_WAITING, Reading,
+        Source,
+    },
 };
 
 /// Publishes the events of one [outbox](super::Outbox) while it has the lease, in a task of its own; from
@@ -131,7 +134,8 @@ impl Shared {
     fn note_waiting(&self, waiting: Waiting) {
         let number = |it: i64| it.max(0).cast_unsigned();
         self.waiting.store(number(waiting.rows), Relaxed);
-        self.oldest_ms.store(waiting.oldest_ms.map_or(NONE, number), Relaxed);
+        self.oldest_ms
+            .store(waiting.oldest_ms.map_or(NONE, number), Relaxed);
         self.dead.store(number(waiting.dead), Relaxed);
     }
 
@@ -164,7 +168,11 @@ impl Source for Shared {
             (&OUTBOX_LEADING, u64::from(self.leading.load(Relaxed))),
         ];
         for (metric, value) in gauges {
-            out(Reading { metric, attribute: "", value });
+            out(Reading {
+                metric,
+                attribute: "",
+                value,
+            });
         }
         out(Reading {
             metric: &FLEET_DEGRADED,

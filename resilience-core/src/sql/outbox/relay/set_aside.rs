@@ -28,7 +28,10 @@ const MOST: usize = 100;
 
 impl SetAside {
     pub(super) fn add(&mut self, refused: Refused, now: Instant, backoff: &Backoff) {
-        let pause = backoff.delays().nth(refused.attempts as usize).unwrap_or(Duration::from_secs(10));
+        let pause = backoff
+            .delays()
+            .nth(refused.attempts as usize)
+            .unwrap_or(Duration::from_secs(10));
         let aside = Aside {
             until: now + pause,
             proven: false,
@@ -66,10 +69,15 @@ impl SetAside {
 
     /// What is not to be sent at `now`. Rows that are due are no longer set aside, if their refusal is counted or does not count.
     pub(super) fn without(&mut self, now: Instant) -> Without {
-        self.rows.retain(|_, row| now < row.until || row.proven && !row.counted);
+        self.rows
+            .retain(|_, row| now < row.until || row.proven && !row.counted);
         Without {
             sequences: self.rows.keys().copied().collect(),
-            keys: self.rows.values().filter_map(|row| row.refused.key.as_deref().map(str::to_owned)).collect(),
+            keys: self
+                .rows
+                .values()
+                .filter_map(|row| row.refused.key.as_deref().map(str::to_owned))
+                .collect(),
         }
     }
 
@@ -106,7 +114,10 @@ mod tests {
         aside.add(refused(3, "a", 0), now, &backoff);
         assert_eq!(aside.to_count(2), []);
         let without = aside.without(now);
-        assert_eq!((without.sequences, without.keys), (vec![3], vec!["a".to_owned()]));
+        assert_eq!(
+            (without.sequences, without.keys),
+            (vec![3], vec!["a".to_owned()])
+        );
         aside.stored();
         let count = aside.to_count(2);
         assert_eq!(count, [(3, "no".to_owned(), false)]);

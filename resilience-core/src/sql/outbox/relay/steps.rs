@@ -57,21 +57,27 @@ const MOST_BYTES: i64 = 8 << 20;
 
 impl<DB: Dialect> Database<DB> {
     pub(super) async fn look(&self) -> Result<Option<Lease>, Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
         let (mut tx, until) = self.begin(DB::READ).await?;
         let found = timeout_at(until, DB::look(&mut tx, statements, name)).await;
         self.end(tx, until, found).await
     }
 
     pub(super) async fn enter(&self) -> Result<(), Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
         let (mut tx, until) = self.begin(DB::BEGIN).await?;
         let entered = timeout_at(until, DB::enter(&mut tx, statements, name)).await;
         self.end(tx, until, entered).await
     }
 
     pub(super) async fn take(&self, holder: &str, found: &Lease) -> Result<bool, Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
         let (mut tx, until) = self.begin(DB::BEGIN).await?;
         let taken = timeout_at(until, DB::take(&mut tx, statements, name, holder, found)).await;
         self.end(tx, until, taken).await
@@ -79,14 +85,18 @@ impl<DB: Dialect> Database<DB> {
 
     /// Renews the lease. Whether it is still this relay's.
     pub(super) async fn renew(&self, fence: i64) -> Result<bool, Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
         let (mut tx, until) = self.begin(DB::BEGIN).await?;
         let renewed = timeout_at(until, DB::beat(&mut tx, statements, name, fence)).await;
         Ok(self.end(tx, until, renewed).await?.is_some())
     }
 
     pub(super) async fn waiting(&self) -> Result<Waiting, Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
         let (mut tx, until) = self.begin(DB::READ).await?;
         let waiting = timeout_at(until, DB::waiting(&mut tx, statements, name)).await;
         self.end(tx, until, waiting).await
@@ -119,7 +129,9 @@ impl<DB: Dialect> Database<DB> {
         finished: &Finished,
         begin: &Begin,
     ) -> Result<Turn, Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
         let Some(in_progress) = DB::beat(connection, statements, name, fence).await? else {
             return Ok(Turn::Lost);
         };
@@ -163,8 +175,13 @@ impl<DB: Dialect> Database<DB> {
         fence: i64,
         finished: &Finished,
     ) -> Result<(), Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
-        if DB::beat(connection, statements, name, fence).await?.is_some() {
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
+        if DB::beat(connection, statements, name, fence)
+            .await?
+            .is_some()
+        {
             self.finish(connection, finished).await?;
             DB::give_back(connection, statements, name, fence).await?;
         }
@@ -176,7 +193,9 @@ impl<DB: Dialect> Database<DB> {
         connection: &mut DB::Connection,
         finished: &Finished,
     ) -> Result<(), Error> {
-        let Shared { name, statements, .. } = &*self.outbox;
+        let Shared {
+            name, statements, ..
+        } = &*self.outbox;
         if !finished.stored.is_empty() {
             DB::delete(connection, statements, name, &finished.stored).await?;
         }
