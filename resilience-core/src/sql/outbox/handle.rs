@@ -223,7 +223,7 @@ impl<DB: Dialect, E> Outbox<DB, E> {
 
     /// Creates the tables and what belongs to them, unless they exist. Any number of instances may do so at once, at every start. Needs
     /// the right to create; where the service does not have it, run [`schema`](Self::schema) by other means. What publishes needs `INSERT` on
-    /// the table (in PostgreSQL also `SELECT` on a column of it); the relay `SELECT`, `UPDATE` and `DELETE`, and on the table of leases (`outbox_relays`) `SELECT`, `INSERT`
+    /// the table; the relay `SELECT`, `UPDATE` and `DELETE`, and on the table of leases (`outbox_relays`) `SELECT`, `INSERT`
     /// and `UPDATE`.
     ///
     /// # Errors

@@ -69,6 +69,8 @@
 //! lease has a fence, which every step in the database compares: a relay that was stopped, and goes on after another has taken over, deletes nothing, and what it
 //! sends has numbers that the broker knows already.
 //!
+//! A relay that the broker has not answered for as long as a lease lasts gives its lease back: perhaps the broker answers another one.
+//!
 //! A relay is woken by `NOTIFY` (PostgreSQL), by [`wake`](Outbox::wake), and by a [poll](RelayBuilder::poll), so that a lost notification costs
 //! time only.
 //!
@@ -78,8 +80,8 @@
 //! time, and in PostgreSQL one outside of it to listen.
 //!
 //! # Cost
-//! A publish is one insert, whatever the number of events. The relay takes one short transaction and one step of the broker per batch, and while it is idle one
-//! query per poll. In PostgreSQL, `NOTIFY` makes transactions that publish take their turn for a moment when they commit; from some
+//! A publish is one insert, whatever the number of events. The relay takes one short transaction and one step of the broker per batch, and while it is idle one short
+//! transaction that reads per poll. In PostgreSQL, `NOTIFY` makes transactions that publish take their turn for a moment when they commit; from some
 //! thousand commits per second on, turn it [off](OutboxBuilder::notify) and poll more often.
 //!
 //! # References

@@ -6,6 +6,9 @@ use resilience_core::{SqliteOutbox, retry::Backoff, stream::InProcessStreams};
 use resilience_redis::Redis;
 use resilience_tests::until::eventually;
 use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
+use tracing::Level;
+
+use super::events::listen;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -59,7 +62,7 @@ pub(crate) async fn everything_happens_to_an_outbox(name: &'static str) -> impl 
     publish(&other, &other_pool).await;
     eventually("it waits", SOON, || async {
         let snapshot = waiting.snapshot();
-        snapshot.waiting == 1 && snapshot.totals.broker_errors > 0
+        snapshot.waiting == 1 && !snapshot.broker_available
     })
     .await;
     ((pool, outbox, relay), (other_pool, other, waiting, away))
@@ -67,7 +70,24 @@ pub(crate) async fn everything_happens_to_an_outbox(name: &'static str) -> impl 
 
 #[tokio::test]
 async fn a_relay_tells_what_it_does() {
+    let (recorder, _default) = listen();
     let _kept = everything_happens_to_an_outbox("telemetry.outbox").await;
+    let seen = recorder.take();
+    for (level, message) in [
+        (Level::INFO, "outbox relay leads"),
+        (Level::WARN, "outbox relay lost its lease"),
+        (Level::WARN, "event became a dead letter"),
+        (Level::WARN, "store unavailable"),
+    ] {
+        let told = seen.iter().any(|event| {
+            let is = |key: &str, value: &str| event.fields.get(key).is_some_and(|it| it == value);
+            event.level == level
+                && is("message", message)
+                && is("pattern", "stream")
+                && is("name", "telemetry.outbox")
+        });
+        assert!(told, "{level} {message} among {seen:#?}");
+    }
     let series = resilience_core::telemetry::series();
     let of = |metric: &str| -> u64 {
         let of_name = series

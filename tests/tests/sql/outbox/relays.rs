@@ -12,6 +12,7 @@ macro_rules! suite {
             };
 
             use resilience_core::sql::outbox::OutboxRelay;
+            use resilience_redis::Redis;
             use resilience_tests::until::eventually;
             use tokio::sync::Notify;
 
@@ -178,6 +179,22 @@ macro_rules! suite {
                 empty(&rig).await;
                 assert_eq!(relay.snapshot().totals.dead, 0);
                 assert_eq!(events(&rig.broker).await, written);
+            }
+
+            #[tokio::test]
+            async fn a_relay_whose_broker_does_not_answer_leaves_the_lease_to_one_that_is_answered() {
+                let rig = Rig::new("cut_off").await;
+                let away = Redis::connect("redis://127.0.0.1:1").unwrap().streams();
+                let cut_off = quick(rig.outbox.relay(&rig.pool, away)).build().unwrap();
+                leads(&cut_off).await;
+                write(&rig, "a", "one").await;
+                eventually("it has tried", SOON, || async {
+                    !cut_off.snapshot().broker_available
+                })
+                .await;
+                let _answered = relay(&rig);
+                assert_eq!(wait_for(&rig.broker, 1).await, ["one"]);
+                assert_eq!(cut_off.snapshot().totals.leases_lost, 0);
             }
 
             #[tokio::test]

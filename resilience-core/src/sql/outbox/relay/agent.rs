@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     PATTERN, Shared,
     builder::Settings,
-    leading::{Context, Next, Term},
+    leading::{Context, LONGEST_PAUSE, Next, Term},
     steps::Database,
 };
 use crate::{
@@ -31,6 +31,8 @@ pub(super) struct Work<DB: Dialect> {
     pausing: bool,
     /// There was nothing to publish: to be looked at first.
     idle: bool,
+    /// Fence of a lease that was given back, because others may do better.
+    given_back: Option<i64>,
     measure_at: Instant,
     trim_at: Instant,
     announce_at: Instant,
@@ -67,6 +69,7 @@ impl<DB: Dialect> Work<DB> {
             due: now,
             pausing: false,
             idle: false,
+            given_back: None,
             measure_at: now,
             trim_at: now,
             announce_at: now,
@@ -84,6 +87,7 @@ impl<DB: Dialect> Work<DB> {
                 },
             role,
             holder,
+            given_back,
             ..
         } = self;
         let Role::Standby(watch) = role else {
@@ -105,7 +109,10 @@ impl<DB: Dialect> Work<DB> {
             let term = Term::new(found.fence + 1, sent, settings);
             shared.totals.takeovers.fetch_add(1, Relaxed);
             shared.leads(true);
-            tracing::info!(target: "resilience", pattern = PATTERN, name = &*shared.name, fence = term.fence(), "outbox relay leads");
+            // Not told again when no other relay wanted it.
+            if given_back.take() != Some(found.fence) {
+                tracing::info!(target: "resilience", pattern = PATTERN, name = &*shared.name, fence = term.fence(), "outbox relay leads");
+            }
             *role = Role::Leading(Box::new(term));
             (self.due, self.pausing, self.idle) = (sent, false, false);
         }
@@ -126,6 +133,7 @@ impl<DB: Dialect> Work<DB> {
         }
         let poll = context.settings.poll;
         if self.idle {
+            self.measure_at = Instant::now() + MEASURE_INTERVAL;
             let waiting = context.database.waiting().await?;
             context.shared.note_waiting(waiting);
             if waiting.rows == 0 {
@@ -145,7 +153,12 @@ impl<DB: Dialect> Work<DB> {
                 self.measure_at = now;
             }
             Next::Lost => self.lost(),
-            Next::Unreadable(format) => self.stand_down(format).await?,
+            Next::Unreadable(format) => {
+                let shared = &context.shared;
+                tracing::warn!(target: "resilience", pattern = PATTERN, name = &*shared.name, format, "the outbox has events of a later version");
+                self.stand_down().await?;
+            }
+            Next::Unreachable => self.stand_down().await?,
         }
         Ok(())
     }
@@ -159,19 +172,17 @@ impl<DB: Dialect> Work<DB> {
         self.due = Instant::now();
     }
 
-    /// Leaves the lease to relays of a later version.
-    async fn stand_down(&mut self, format: i32) -> Result<(), Error> {
-        let Context {
-            shared, settings, ..
-        } = &self.context;
-        tracing::warn!(target: "resilience", pattern = PATTERN, name = &*shared.name, format, "the outbox has events of a later version");
-        shared.leads(false);
+    /// Leaves the lease to other relays: of a later version, or that reach the broker. Takes it again if none of them does.
+    async fn stand_down(&mut self) -> Result<(), Error> {
+        self.context.shared.leads(false);
         let former = std::mem::replace(&mut self.role, Role::Standby(Watch::default()));
-        self.due = Instant::now() + settings.lease * 2;
-        match former {
-            Role::Leading(mut term) => term.leave(&self.context).await,
-            Role::Standby(_) => Ok(()),
-        }
+        self.due = Instant::now() + jittered(self.context.settings.lease);
+        let Role::Leading(mut term) = former else {
+            return Ok(());
+        };
+        self.given_back = Some(term.fence());
+        tracing::debug!(target: "resilience", pattern = PATTERN, name = &*self.context.shared.name, "outbox relay gives its lease back");
+        term.leave(&self.context).await
     }
 
     /// Counts what waits.
@@ -234,10 +245,7 @@ impl<DB: Dialect> Agent for Work<DB> {
             Ok(()) => self.database_delays = self.context.settings.backoff.delays(),
             Err(error) => {
                 tracing::debug!(target: "resilience", pattern = PATTERN, name = &*self.context.shared.name, %error, "a step of the outbox failed");
-                let pause = self
-                    .database_delays
-                    .next()
-                    .unwrap_or(Duration::from_secs(10));
+                let pause = self.database_delays.next().unwrap_or(LONGEST_PAUSE);
                 let again = Instant::now() + pause;
                 (self.due, self.pausing) = (again, true);
                 if let Role::Leading(term) = &mut self.role {

@@ -107,7 +107,7 @@ impl<DB: Dialect> RelayBuilder<DB> {
         self
     }
 
-    /// How often the table is looked at when no notification comes. Each look is one query.
+    /// How often the table is looked at when no notification comes. Each look is one short transaction that reads.
     pub const fn poll(mut self, interval: Duration) -> Self {
         self.settings.poll = interval;
         self

@@ -51,6 +51,8 @@ pub(super) enum Next {
     Now,
     /// The broker takes nothing now.
     Pause(Duration),
+    /// The broker has not answered for as long as a lease lasts: perhaps it answers another relay.
+    Unreachable,
     /// There is nothing to publish, or not before this moment.
     Idle(Option<Instant>),
     /// Another relay has the lease.
@@ -65,6 +67,9 @@ pub(super) struct Context<DB: Dialect> {
     pub(super) shared: Arc<Shared>,
     pub(super) settings: Settings,
 }
+
+/// After the last of the pauses.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Term {
     /// A lease that was taken by a request sent at `sent`.
@@ -118,10 +123,13 @@ impl Term {
             match self.answered(context, &run, &answer).await {
                 Then::GoOn if Instant::now() < until => {}
                 Then::GoOn => return Ok(Next::Now),
+                Then::Pause
+                    if context.shared.client.unavailable_for() >= context.settings.lease =>
+                {
+                    return Ok(Next::Unreachable);
+                }
                 Then::Pause => {
-                    return Ok(Next::Pause(
-                        self.delays.next().unwrap_or(Duration::from_secs(10)),
-                    ));
+                    return Ok(Next::Pause(self.delays.next().unwrap_or(LONGEST_PAUSE)));
                 }
                 Then::Refused(refused) => {
                     told_of(&context.shared, &refused);
