@@ -1,8 +1,8 @@
 //! "Our orders are in the database, but sometimes shipping never hears of one, and sometimes it ships one twice."
 //!
-//! An order service writes an order and its event in one transaction (outbox). A relay publishes what is committed to a stream. A
-//! shipping service handles each event in an inbox: the shipment and the record that the event was handled are one transaction, too. So
-//! there is no moment at which a crash could lose an order or ship it twice.
+//! An order service writes an order and its event in one transaction (outbox). A relay publishes what is committed to a
+//! stream. A shipping service handles each event in an inbox: the shipment and the record that the event was handled are one
+//! transaction, too. So there is no moment at which a crash could lose an order or ship it twice.
 //!
 //! ```text
 //! cargo run -p resilience-examples --example order_events

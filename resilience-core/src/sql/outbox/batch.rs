@@ -1,8 +1,9 @@
 //! A batch of rows on its way to the broker: what is sent next, and what the answers say of each row. Pure.
 //!
-//! Each row of a batch has a number, which was written down before anything was sent, and which never belongs to another row. So a
-//! row may be sent again, by whichever relay, until the broker has answered for it. The broker takes numbers in rising order
-//! only: rows are sent in order, and none is passed by. A row that is refused ends the batch; those behind it get other numbers, in another batch.
+//! Each row of a batch has a number, which was written down before anything was sent, and which never belongs to another row.
+//! So a row may be sent again, by whichever relay, until the broker has answered for it. The broker takes numbers in rising
+//! order only: rows are sent in order, and none is passed by. A row that is refused ends the batch; those behind it get other
+//! numbers, in another batch.
 
 use std::{ops::Range, sync::Arc};
 

@@ -63,8 +63,8 @@ impl<DB: Dialect, E: Send + Sync + 'static> OutboxBuilder<DB, E> {
         self
     }
 
-    /// Name of the table, `table` or `schema.table` of lower-case letters, digits and underscores. Outboxes of different names may
-    /// share one.
+    /// Name of the table, `table` or `schema.table` of lower-case letters, digits and underscores. Outboxes of different
+    /// names may share one.
     pub fn table(mut self, table: impl Into<String>) -> Self {
         self.table = table.into();
         self
@@ -103,8 +103,8 @@ impl<DB: Dialect, E: Send + Sync + 'static> OutboxBuilder<DB, E> {
     /// Checks the settings. Needs no runtime: only relays run tasks.
     ///
     /// # Errors
-    /// [`InvalidConfig`] if the name of the outbox or of the stream is empty, longer than 255 bytes or has a NUL in it, or the table's name
-    /// is no identifier.
+    /// [`InvalidConfig`] if the name of the outbox or of the stream is empty, longer than 255 bytes or has a NUL in it, or
+    /// the table's name is no identifier.
     pub fn build(self) -> Result<Outbox<DB, E>, InvalidConfig> {
         let stream = self.stream.unwrap_or_else(|| Arc::clone(&self.name));
         for (field, name) in [("name", &self.name), ("stream", &stream)] {
@@ -138,11 +138,12 @@ impl<DB: Dialect, E: Send + Sync + 'static> OutboxBuilder<DB, E> {
 
 #[cfg(feature = "sqlx-postgres")]
 impl<E> OutboxBuilder<::sqlx::Postgres, E> {
-    /// Makes publishes with one key wait for each other: the second for the end of the first one's transaction, by an advisory lock. So the order of
-    /// events with one key is that of commits, whatever else the transactions do; see the [table](super#order).
+    /// Makes publishes with one key wait for each other: the second for the end of the first one's transaction, by an
+    /// advisory lock. So the order of events with one key is that of commits, whatever else the transactions do; see the
+    /// [table](super#order).
     ///
-    /// Publish as late in the transaction as possible. Transactions that publish with several keys, in several calls and in different orders,
-    /// can wait for each other: PostgreSQL ends one of them (`40P01`), which then has to be repeated.
+    /// Publish as late in the transaction as possible. Transactions that publish with several keys, in several calls and in
+    /// different orders, can wait for each other: PostgreSQL ends one of them (`40P01`), which then has to be repeated.
     pub const fn lock_keys(mut self) -> Self {
         self.locks = true;
         self

@@ -38,8 +38,8 @@ impl<DB: Dialect, E> Outbox<DB, E> {
 
     /// Publishes dead letters after all, in their old order among each other. The number of those that were there.
     ///
-    /// An event of which it is [said](DeadEvent::reason) that it may have been published can be in the stream twice then, with the same
-    /// id.
+    /// An event of which it is [said](DeadEvent::reason) that it may have been published can be in the stream twice then,
+    /// with the same id.
     ///
     /// # Errors
     /// Those of the database. Nothing is changed then.

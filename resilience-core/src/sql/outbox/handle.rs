@@ -53,8 +53,8 @@ pub(super) struct Shared<DB> {
 }
 
 impl<DB: Dialect, E: Send + Sync + 'static> Outbox<DB, E> {
-    /// Starts a builder for an outbox called `name`, for the stream of that name. Outboxes of different names may share a table; each has a
-    /// relay of its own.
+    /// Starts a builder for an outbox called `name`, for the stream of that name. Outboxes of different names may share a
+    /// table; each has a relay of its own.
     pub fn builder(name: impl Into<Arc<str>>) -> OutboxBuilder<DB, E>
     where
         E: serde::Serialize + serde::de::DeserializeOwned,
@@ -62,14 +62,16 @@ impl<DB: Dialect, E: Send + Sync + 'static> Outbox<DB, E> {
         OutboxBuilder::new(name.into(), Arc::new(crate::codec::Json))
     }
 
-    /// Publishes one event in the transaction that `connection` is in: if and when that is committed. Events of one `key` keep their
-    /// [order](super#order); the empty key is none.
+    /// Publishes one event in the transaction that `connection` is in: if and when that is committed. Events of one `key`
+    /// keep their [order](super#order); the empty key is none.
     ///
-    /// Dropping the future leaves it undecided whether the event is in the transaction: roll back, as a dropped transaction does by itself.
+    /// Dropping the future leaves it undecided whether the event is in the transaction: roll back, as a dropped transaction
+    /// does by itself.
     ///
     /// # Errors
-    /// `Encode` if the event has no form in the codec, and `InvalidArgument` if it is too large for a broker, or its key is too long or
-    /// has a NUL in it: no statement was sent then, and the transaction may go on. Others are the database's: roll back.
+    /// `Encode` if the event has no form in the codec, and `InvalidArgument` if it is too large for a broker, or its key is
+    /// too long or has a NUL in it: no statement was sent then, and the transaction may go on. Others are the database's:
+    /// roll back.
     pub async fn publish(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -215,16 +217,16 @@ impl<DB: Dialect, E> Outbox<DB, E> {
         self.shared.totals.snapshot()
     }
 
-    /// Wakes the relays of this process: after a commit, so that they need not wait for a notification, which SQLite does not have, or
-    /// for their next poll.
+    /// Wakes the relays of this process: after a commit, so that they need not wait for a notification, which SQLite does not
+    /// have, or for their next poll.
     pub fn wake(&self) {
         self.shared.wake();
     }
 
-    /// Creates the tables and what belongs to them, unless they exist. Any number of instances may do so at once, at every start. Needs
-    /// the right to create; where the service does not have it, run [`schema`](Self::schema) by other means. What publishes needs `INSERT` on
-    /// the table; the relay `SELECT`, `UPDATE` and `DELETE`, and on the table of leases (`outbox_relays`) `SELECT`, `INSERT`
-    /// and `UPDATE`.
+    /// Creates the tables and what belongs to them, unless they exist. Any number of instances may do so at once, at every
+    /// start. Needs the right to create; where the service does not have it, run [`schema`](Self::schema) by other means.
+    /// What publishes needs `INSERT` on the table; the relay `SELECT`, `UPDATE` and `DELETE`, and on the table of leases
+    /// (`outbox_relays`) `SELECT`, `INSERT` and `UPDATE`.
     ///
     /// # Errors
     /// Those of the database. Nothing is changed then.

@@ -2,8 +2,8 @@
 //! `sqlx-sqlite`, with `stream`). The mirror of the [inbox](super::inbox).
 //!
 //! A change in a database and a publish to a broker cannot be made atomically: a crash between the two leaves one without the
-//! other. Here an event is a row, written in the transaction that makes the change. A relay publishes committed rows to the broker
-//! and deletes them.
+//! other. Here an event is a row, written in the transaction that makes the change. A relay publishes committed rows to the
+//! broker and deletes them.
 //!
 //! Not a queue: consumers read the stream, not the table. Not for delayed events, and not for events whose publication the
 //! caller waits for: those are a [`Producer`](crate::stream::Producer)'s.
@@ -42,15 +42,16 @@
 //! |---|---|
 //! | a transaction that is rolled back | publishes nothing |
 //! | a transaction that is committed | each of its events is stored in the stream, in the end: however often relays and the database are killed. The table is the only place that an event is kept in until the broker has answered |
-//! | a relay that is killed, stopped or cut off, at any point | each event is stored once. Rows are numbered, and the numbers written down, before they are sent ([`ProducerSequence`](crate::stream::ProducerSequence)): what is sent again, by whichever relay, has the same number. Lasts as long as the broker keeps its data, and for [`remember`](RelayBuilder::remember) |
+//! | a relay that is killed, stopped or cut off, at any point | each event is stored once. Rows are numbered, and the numbers written down, before they are sent ([`ProducerSequence`](crate::stream::ProducerSequence)): what is sent again, by whichever relay, has the same number. Lasts as long as the broker keeps its data, and for [`remember`](RelayBuilder::remember). An event that the broker refuses after an answer was lost can be there twice, under one id |
 //! | a broker that loses its data after it answered | loses the events, as it does those of any producer |
 //! | consumers | take effect once, with [`effect_once`](crate::stream::ConsumerBuilder::effect_once) or an inbox: every copy of an event has the same [id](crate::stream::Envelope::id) |
 //!
 //! # Order
-//! An event whose publish began after the transaction of another one had committed comes after that one. Events of one transaction are
-//! in the order in which they were published. This holds over all keys of an outbox, as long as no event is refused by the broker. Rows are numbered
-//! when they are visible, and not by the sequence of their inserts: a transaction that commits late is neither skipped nor waited for,
-//! and a transaction that stays open elsewhere in the database delays nothing.
+//! An event whose publish began after the transaction of another one had committed comes after that one. Events of one
+//! transaction are in the order in which they were published. This holds over all keys of an outbox, as long as no event is
+//! refused by the broker. Rows are numbered when they are visible, and not by the sequence of their inserts: a transaction
+//! that commits late is neither skipped nor waited for, and a transaction that stays open elsewhere in the database delays
+//! nothing.
 //!
 //! | database | two transactions that publish with one key at the same time |
 //! |---|---|
@@ -63,26 +64,29 @@
 //! [`RelayBuilder::max_attempts`]. Later events of its key wait until it is a [dead letter](Outbox::dead_letters).
 //!
 //! # Relays
-//! Run one in every instance: they share a lease, a row in the database, and one works while the others wait. A lease is renewed by changing the
-//! row. Another relay takes it when it has not seen the row change for the whole [lease](RelayBuilder::lease) by its own monotonic
-//! clock, or when it was given back: clocks of different machines are never compared, and one that is set changes nothing. Each
-//! lease has a fence, which every step in the database compares: a relay that was stopped, and goes on after another has taken over, deletes nothing, and what it
-//! sends has numbers that the broker knows already.
+//! Run one in every instance: they share a lease, a row in the database, and one works while the others wait. A lease is
+//! renewed by changing the row. Another relay takes it when it has not seen the row change for the whole
+//! [lease](RelayBuilder::lease) by its own monotonic clock, or when it was given back: clocks of different machines are never
+//! compared, and one that is set changes nothing. Each lease has a fence, which every step in the database compares: a relay
+//! that was stopped, and goes on after another has taken over, deletes nothing, and what it sends has numbers that the broker
+//! knows already.
 //!
-//! A relay that the broker has not answered for as long as a lease lasts gives its lease back: perhaps the broker answers another one.
+//! A relay that the broker has not answered for as long as a lease lasts gives its lease back: perhaps the broker answers
+//! another one.
 //!
-//! A relay is woken by `NOTIFY` (PostgreSQL), by [`wake`](Outbox::wake), and by a [poll](RelayBuilder::poll), so that a lost notification costs
-//! time only.
+//! A relay is woken by `NOTIFY` (PostgreSQL), by [`wake`](Outbox::wake), and by a [poll](RelayBuilder::poll), so that a lost
+//! notification costs time only.
 //!
 //! # Connections
-//! All statements run in a transaction and are unprepared: they work through a pooler that gives the server's connection to another client
-//! after each transaction, such as PgBouncer. `LISTEN` does not: see [`RelayBuilder::listen_on`]. A relay takes one connection of its pool at a
-//! time, and in PostgreSQL one outside of it to listen.
+//! All statements run in a transaction and are unprepared: they work through a pooler that gives the server's connection to
+//! another client after each transaction, such as PgBouncer. `LISTEN` does not: see [`RelayBuilder::listen_on`]. A relay
+//! takes one connection of its pool at a time, and in PostgreSQL one outside of it to listen.
 //!
 //! # Cost
-//! A publish is one insert, whatever the number of events. The relay takes one short transaction and one step of the broker per batch, and while it is idle one short
-//! transaction that reads per poll. In PostgreSQL, `NOTIFY` makes transactions that publish take their turn for a moment when they commit; from some
-//! thousand commits per second on, turn it [off](OutboxBuilder::notify) and poll more often.
+//! A publish is one insert, whatever the number of events. The relay takes one short transaction and one step of the broker
+//! per batch, and while it is idle one short transaction that reads per poll. In PostgreSQL, commits
+//! that notify take turns, over the whole database: where that costs too much, turn it [off](OutboxBuilder::notify) and poll
+//! more often.
 //!
 //! # References
 //! Richardson, [Transactional outbox](https://microservices.io/patterns/data/transactional-outbox.html); Kleppmann,
@@ -99,6 +103,7 @@ mod handle;
 mod lease;
 #[cfg(feature = "sqlx-postgres")]
 mod postgres;
+mod queries;
 mod relay;
 #[allow(unnameable_types)]
 mod row;

@@ -10,8 +10,9 @@ use ::sqlx::{
 
 use super::{
     super::{Transaction, statement::MIGRATING, table::Table},
-    dialect::{Begun, DeadRow, Dialect, Waiting, Without, sealed::Sealed, steps, stored},
+    dialect::{Begun, DeadRow, Dialect, Waiting, Without, sealed::Sealed},
     lease::Lease,
+    queries::{steps, stored},
     row::{NewRow, StoredRow},
     statements::{Spelling, Statements},
 };

@@ -8,8 +8,8 @@ use super::super::{statement::text, table::Table};
 #[derive(Debug)]
 pub struct Statements {
     pub(super) schema: SqlStr,
-    /// Of a publish: what stands before the rows, and after them. The second part is followed by the name of the outbox and the third,
-    /// if it is not empty.
+    /// Of a publish: what stands before the rows, and after them. The second part is followed by the name of the outbox and
+    /// the third, if it is not empty.
     pub(super) insert: [String; 3],
     /// Locks the keys of a publish; before it, if at all.
     pub(super) lock: Option<SqlStr>,

@@ -129,7 +129,13 @@ impl SqliteRig {
 pub(super) async fn messages(broker: &impl StreamBroker) -> Vec<RawMessage> {
     let (mut all, mut from) = (Vec::new(), Position::START);
     loop {
-        let some = broker.peek("orders", from, 1_000).await.unwrap();
+        let mut some = None;
+        eventually("the broker answers", SOON, async || {
+            some = broker.peek("orders", from, 1_000).await.ok();
+            some.is_some()
+        })
+        .await;
+        let some = some.unwrap();
         let Some((last, _)) = some.last() else {
             return all;
         };

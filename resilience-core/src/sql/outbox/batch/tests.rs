@@ -148,8 +148,8 @@ fn a_row_that_may_have_been_stored_is_not_given_up_at_the_first_refusal() {
 }
 
 proptest! {
-    /// A broker that refuses some rows, and loses some answers: each row keeps its number, numbers rise, what is in the broker is what
-    /// is said to be stored, once, and exactly the first row that it refuses is found.
+    /// A broker that refuses some rows, and loses some answers: each row keeps its number, numbers rise, what is in the
+    /// broker is what is said to be stored, once, and exactly the first row that it refuses is found.
     #[test]
     fn the_first_row_that_is_refused_is_found_and_all_before_it_are_stored_once(
         bad in proptest::collection::vec(any::<bool>(), 1..40),

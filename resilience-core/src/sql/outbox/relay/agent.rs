@@ -158,7 +158,7 @@ impl<DB: Dialect> Work<DB> {
                 tracing::warn!(target: "resilience", pattern = PATTERN, name = &*shared.name, format, "the outbox has events of a later version");
                 self.stand_down().await?;
             }
-            Next::Unreachable => self.stand_down().await?,
+            Next::CutOff => self.stand_down().await?,
         }
         Ok(())
     }

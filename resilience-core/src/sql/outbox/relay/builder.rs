@@ -100,8 +100,8 @@ impl<DB: Dialect> RelayBuilder<DB> {
         }
     }
 
-    /// How long the lease lasts without being renewed. When the relay that has it dies, another one goes on after this time, and at most half of
-    /// it more. At least four times the time budget of a step of the broker. The same in all instances.
+    /// How long the lease lasts without being renewed. When the relay that has it dies, another one goes on after this time,
+    /// and at most half of it more. At least four times the time budget of a step of the broker. The same in all instances.
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
@@ -119,11 +119,12 @@ impl<DB: Dialect> RelayBuilder<DB> {
         self
     }
 
-    /// How often an event is refused by the broker, with pauses, before it is a [dead letter](super::super::Outbox::dead_letters).
+    /// How often an event is refused by the broker, with pauses, before it is a [dead
+    /// letter](super::super::Outbox::dead_letters).
     ///
-    /// Counted is a refusal of the event alone by a broker that answers, and that stores another event afterwards: while the broker takes nothing, for example
-    /// because its memory is full, nothing is counted. Meanwhile later events of the same key wait; other keys go on. An event that no broker can
-    /// take (too large, unreadable) is a dead letter at once.
+    /// Counted is a refusal of the event alone by a broker that answers, and that stores another event afterwards: while the
+    /// broker takes nothing, for example because its memory is full, nothing is counted. Meanwhile later events of the same
+    /// key wait; other keys go on. An event that no broker can take (too large, unreadable) is a dead letter at once.
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts;
         self
@@ -135,14 +136,15 @@ impl<DB: Dialect> RelayBuilder<DB> {
         self
     }
 
-    /// How long the broker remembers the numbers of a relay after its last publish: so long, what is sent again is stored once. At least
-    /// twice the lease.
+    /// How long the broker remembers the numbers of a relay after its last publish: so long, what is sent again is stored
+    /// once. At least twice the lease.
     pub const fn remember(mut self, time: Duration) -> Self {
         self.settings.remember = time;
         self
     }
 
-    /// How long the stream keeps its messages; see [`Retention`]. The relay that has the lease trims the stream every few seconds.
+    /// How long the stream keeps its messages; see [`Retention`]. The relay that has the lease trims the stream every few
+    /// seconds.
     pub const fn retention(mut self, retention: Retention) -> Self {
         self.settings.retention = retention;
         self
@@ -241,15 +243,15 @@ impl<DB: Dialect> RelayBuilder<DB> {
 
 #[cfg(feature = "sqlx-postgres")]
 impl RelayBuilder<::sqlx::Postgres> {
-    /// Whether the relay listens for notifications, on a connection of its own to where the pool leads. Off behind a pooler that gives the
-    /// server's connection to another client after each transaction: `LISTEN` does not work there.
+    /// Whether the relay listens for notifications, on a connection of its own to where the pool leads. Off behind a pooler
+    /// that gives the server's connection to another client after each transaction: `LISTEN` does not work there.
     pub const fn listen(mut self, yes: bool) -> Self {
         self.listens = yes;
         self
     }
 
-    /// Listens on a connection of this pool, which is to lead to the server past the pooler. Takes one connection for as long as the relay
-    /// runs.
+    /// Listens on a connection of this pool, which is to lead to the server past the pooler. Takes one connection for as long
+    /// as the relay runs.
     pub fn listen_on(mut self, pool: Pool<::sqlx::Postgres>) -> Self {
         (self.listens, self.listen_on) = (true, Some(pool));
         self

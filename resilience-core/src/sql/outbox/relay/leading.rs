@@ -52,7 +52,7 @@ pub(super) enum Next {
     /// The broker takes nothing now.
     Pause(Duration),
     /// The broker has not answered for as long as a lease lasts: perhaps it answers another relay.
-    Unreachable,
+    CutOff,
     /// There is nothing to publish, or not before this moment.
     Idle(Option<Instant>),
     /// Another relay has the lease.
@@ -126,7 +126,7 @@ impl Term {
                 Then::Pause
                     if context.shared.client.unavailable_for() >= context.settings.lease =>
                 {
-                    return Ok(Next::Unreachable);
+                    return Ok(Next::CutOff);
                 }
                 Then::Pause => {
                     return Ok(Next::Pause(self.delays.next().unwrap_or(LONGEST_PAUSE)));

@@ -37,9 +37,9 @@ use crate::{
 /// A database or a broker that is away does not end it: it tries again, with jittered pauses.
 ///
 /// # Events
-/// `INFO` `outbox relay leads` when it takes the lease, `WARN` `outbox relay lost its lease` when another one takes it, `WARN` `outbox database
-/// unavailable` and `INFO` `outbox database available`, `WARN` `event refused by the broker`, `WARN` `event became a dead letter`, each with
-/// `pattern` and `name`. On the broker: see [`fleet`](crate::fleet#events).
+/// `INFO` `outbox relay leads` when it takes the lease, `WARN` `outbox relay lost its lease` when another one takes it,
+/// `WARN` `outbox database unavailable` and `INFO` `outbox database available`, `WARN` `event refused by the broker`, `WARN`
+/// `event became a dead letter`, each with `pattern` and `name`. On the broker: see [`fleet`](crate::fleet#events).
 #[derive(Clone)]
 pub struct OutboxRelay {
     shared: Arc<Shared>,
@@ -89,8 +89,8 @@ impl OutboxRelay {
         }
     }
 
-    /// Ends the relay: what was sent is noted, and the lease given back, so that another relay goes on at once. Waits for it, for at most `within`. What
-    /// waits in the table stays there.
+    /// Ends the relay: what was sent is noted, and the lease given back, so that another relay goes on at once. Waits for it,
+    /// for at most `within`. What waits in the table stays there.
     ///
     /// # Errors
     /// [`StillRunning`] if it did not end within that time. It goes on to end.

@@ -102,8 +102,8 @@ impl<DB: Dialect> Database<DB> {
         self.end(tx, until, waiting).await
     }
 
-    /// Ends a batch and begins the next one, in one transaction. May be repeated after an error: nothing of a batch that was begun without
-    /// an answer has been sent.
+    /// Ends a batch and begins the next one, in one transaction. May be repeated after an error: nothing of a batch that was
+    /// begun without an answer has been sent.
     pub(super) async fn turn(
         &self,
         fence: i64,
