@@ -287,10 +287,10 @@ impl Run {
     async fn stream(&self) -> Vec<Event> {
         let (mut events, mut from) = (Vec::new(), Position::START);
         loop {
-            let some = match self.broker.peek("orders", from, 1_000).await {
-                Ok(some) => some,
-                // On a busy machine; bounded by the limit of the plan.
-                Err(_) => continue,
+            // It fails on a busy machine; the limit of the plan is the bound.
+            let Ok(some) = self.broker.peek("orders", from, 1_000).await else {
+                sleep(LEASE / 100).await;
+                continue;
             };
             let Some((last, _)) = some.last() else {
                 return events;
