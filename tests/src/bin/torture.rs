@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, hang_ups, failover, switch, shards, cluster, deploys, outages, clock,
-//!                     upgrade or streams
+//! torture only NAME   one part of it: inbox, redis, outbox, hang_ups, failover, switch, shards, cluster, deploys, outages,
+//!                     clock, upgrade or streams
 //! torture only upgrade REVISION
 //!                     a rolling upgrade from the program of this git revision (HEAD~1, or what UPGRADE_FROM says), which is
 //!                     checked out and built under target/upgrade
 //! torture worker ..   one of the processes
 //! torture server ..   one of the servers
 //! torture mixed ..    one of the processes that use every pattern
+//! torture relay ..    one of the processes that publish what is in an outbox
 //! torture stampede .. one of the processes whose callers all ask for one key
 //! torture consumer .. one of the processes that consume a stream
 //! ```
@@ -24,9 +25,9 @@ use resilience_tests::{
     redis_sentinel::RedisSentinels,
     stream_scene::{self, LEASE, Plan as StreamPlan, out_of_order, redelivered_after},
     torture::{
-        ClockSteps, DISTANCE, Former, How, Loss, Mixed, PLACES, Plan, Rollout, Subject,
+        ClockSteps, DISTANCE, Former, How, Loss, Mixed, OutboxPlan, PLACES, Plan, Rollout, Subject,
         clock_steps_under_load, deploys, failover, hang_ups_on_postgres, hang_ups_on_sqlite, mixed,
-        one_master_frozen, outages, run, serve, switch, switches, upgrade, work,
+        one_master_frozen, outages, outbox, relay, run, serve, switch, switches, upgrade, work,
     },
 };
 
@@ -48,6 +49,7 @@ async fn main() {
         ["worker", ..] => return work(&arguments[1..]).await,
         ["server", ..] => return serve(&arguments[1..]).await,
         ["mixed", ..] => return mixed(&arguments[1..]).await,
+        ["relay", ..] => return relay(&arguments[1..]).await,
         ["only", "upgrade", revision] => {
             from = revision;
             "upgrade"
@@ -56,7 +58,7 @@ async fn main() {
         [] => "",
         _ => {
             eprintln!(
-                "usage: torture [only NAME | only upgrade REVISION | worker .. | server .. | mixed ..]"
+                "usage: torture [only NAME | only upgrade REVISION | worker .. | server .. | mixed .. | relay ..]"
             );
             std::process::exit(2);
         }
@@ -65,6 +67,9 @@ async fn main() {
         if subject.to_string().contains(only) {
             tortured(*subject).await;
         }
+    }
+    if "outbox".contains(only) {
+        relayed().await;
     }
     if "hang_ups".contains(only) {
         hang_ups().await;
@@ -249,6 +254,41 @@ fn tell_of(name: &str, fleet: &Mixed) {
     tell("store_slow", slow, "events", Target::Open);
     let hung = fleet.hung as f64;
     tell("no_graceful_end", hung, "processes", none);
+}
+
+/// What becomes of events whose relays and database are killed.
+async fn relayed() {
+    let plan = OutboxPlan {
+        events: 20_000,
+        relays: 3,
+        calm: Duration::from_millis(600),
+        limit: Duration::from_secs(900),
+    };
+    let program = env::current_exe().expect("this program");
+    let came = outbox(&program, plan).await;
+    let tell = |name: &str, value: usize, unit: &str, target| {
+        figure(&format!("outbox_{name}"), value as f64, unit, target);
+    };
+    let none = Target::Exactly(0.0);
+    let of = format!("of {} events that were committed", came.committed);
+    tell("lost", came.lost, &of, none);
+    tell("duplicated_effects", came.effects_twice, &of, none);
+    tell("stored_twice", came.stored_twice, &of, none);
+    tell(
+        "invented",
+        came.invented,
+        "events that were not committed",
+        none,
+    );
+    tell("order_violations", came.out_of_order, &of, none);
+    tell("relays_killed", came.kills, "kill -9", Target::Open);
+    tell("relays_stopped", came.stops, "kill -STOP", Target::Open);
+    tell(
+        "database_killed",
+        came.database_kills,
+        "kill -9",
+        Target::AtLeast(1.0),
+    );
 }
 
 /// What another route loses on a pool whose transactions are given up.
