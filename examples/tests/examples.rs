@@ -14,6 +14,8 @@ mod guarded_database;
 mod guarded_transaction;
 #[path = "../examples/layer_order.rs"]
 mod layer_order;
+#[path = "../examples/order_events.rs"]
+mod order_events;
 #[path = "../examples/outbound_client.rs"]
 mod outbound_client;
 #[path = "../examples/payment_service.rs"]

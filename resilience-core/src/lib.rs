@@ -152,6 +152,10 @@ pub use shed::LoadShed;
 pub use sql::inbox::PgInbox;
 #[cfg(feature = "sqlx-sqlite")]
 pub use sql::inbox::SqliteInbox;
+#[cfg(all(feature = "sqlx-postgres", feature = "stream"))]
+pub use sql::outbox::PgOutbox;
+#[cfg(all(feature = "sqlx-sqlite", feature = "stream"))]
+pub use sql::outbox::SqliteOutbox;
 #[cfg(feature = "stream")]
 pub use stream::{Consumer, Producer};
 pub use verdict::Verdict;

@@ -349,6 +349,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn answers_to_commands_in_one_piece_are_all_theirs_or_not_believed() {
+        let (server, connection) = Echoes::start().await;
+        let ask = async || {
+            let mut cmds = redis::pipe();
+            cmds.cmd("GET").arg("key 1").cmd("GET").arg("key 2");
+            connection.ask_each("key 1", cmds).await
+        };
+        for surplus in [
+            OTHERS,
+            "+OK\r\n",
+            "$14\r\nvalue of key 0\r\n",
+            "-ERR foreign\r\n",
+        ] {
+            let before = server.connections.load(SeqCst);
+            server.lose_count(surplus);
+            assert_eq!(ask().await, Err(CommandError::Misplaced), "{surplus:?}");
+            let remade = async {
+                while server.connections.load(SeqCst) == before || connection.ping().await.is_err()
+                {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            let remade = tokio::time::timeout(SOON, remade).await;
+            remade.expect("it is remade");
+            let own = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+            let all = vec![own("value of key 1"), own("value of key 2")];
+            assert_eq!(ask().await, Ok(all));
+        }
+    }
+
+    #[tokio::test]
     async fn a_ping_that_is_answered_with_something_else_is_not_answered() {
         let (server, connection) = Echoes::start().await;
         assert_eq!(connection.ping().await, Ok(()));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use redis::{
-    Cmd, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
+    Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::time::sleep;
@@ -97,21 +97,30 @@ impl Transport {
         for cmd in cmds {
             pipeline.add_command((*cmd).clone());
         }
-        let answers = match self {
+        answered(self.send_each(key, pipeline).await?)
+    }
+
+    /// As [`send_together`](Self::send_together); errors are among the answers.
+    pub(crate) async fn send_each(
+        &mut self,
+        key: &str,
+        pipeline: Pipeline,
+    ) -> RedisResult<Vec<Value>> {
+        let many = pipeline.len();
+        match self {
             Self::Single(conn) => {
                 // Only a Cluster routes by key.
                 let _ = key;
-                conn.req_packed_commands(&pipeline, 0, cmds.len()).await
+                conn.req_packed_commands(&pipeline, 0, many).await
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(conn) => {
                 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
                 let master = Route::with_key(key, SlotAddr::Master);
                 let node = SingleNodeRoutingInfo::SpecificNode(master);
-                conn.route_pipeline(pipeline, 0, cmds.len(), node).await
+                conn.route_pipeline(pipeline, 0, many, node).await
             }
-        };
-        answered(answers?)
+        }
     }
 
     /// Sends commands again, to where the `error` of the last attempt says that the slot of `key` is, or is moving to. The

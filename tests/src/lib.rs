@@ -20,6 +20,7 @@ pub mod redis_cluster;
 pub mod redis_connection;
 pub mod redis_scene;
 pub mod redis_sentinel;
+pub mod stream_scene;
 pub mod torture;
 pub mod until;
 

@@ -1,5 +1,5 @@
-//! What error codes of databases say; for users of sqlx also transactions and pools that survive cancellation, and idempotency
-//! keys in SQL transactions.
+//! What error codes of databases say; for users of sqlx also transactions and pools that survive cancellation, idempotency
+//! keys in SQL transactions, and events that are published with them.
 //!
 //! | item | what it does | feature |
 //! |---|---|---|
@@ -9,6 +9,7 @@
 //! | `connection` | single statements; closes connections that must not be used again | `sqlx` |
 //! | `outside_transaction`, `writable` | checks for a pool | `sqlx`; `sqlx-postgres` |
 //! | `inbox` | idempotency keys in the transaction that does the work | `sqlx-postgres`, `sqlx-sqlite` |
+//! | `outbox` | events that are published if the transaction that writes them commits | `sqlx-postgres`, `sqlx-sqlite`, with `stream` |
 //!
 //! # Classification
 //!
@@ -148,8 +149,18 @@ mod classify;
 mod codes;
 #[cfg(any(feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
 pub mod inbox;
+#[cfg(all(
+    feature = "stream",
+    any(feature = "sqlx-postgres", feature = "sqlx-sqlite")
+))]
+pub mod outbox;
 #[cfg(feature = "sqlx")]
 mod pool;
+#[cfg(any(feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
+mod statement;
+#[cfg(any(feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
+#[allow(unnameable_types, reason = "of a sealed trait")]
+mod table;
 #[cfg(feature = "sqlx")]
 mod transaction;
 

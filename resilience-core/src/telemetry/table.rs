@@ -245,4 +245,24 @@ metrics! {
         "Transactions of an inbox that were begun again.";
     INBOX_FRONT_ERRORS = Counter "resilience.inbox.front_errors" "{error}",
         "Steps that the store in front of an inbox did not answer.";
+    OUTBOX_WRITTEN = Counter "resilience.outbox.written" "{event}",
+        "Events that were written to an outbox, whether or not their transactions were committed.";
+    OUTBOX_PUBLISHED = Counter "resilience.outbox.published" "{event}"
+        ["resilience.outcome": &["stored", "duplicate", "dead"]],
+        "Events of an outbox by what the broker made of them.";
+    OUTBOX_ERRORS = Counter "resilience.outbox.errors" "{step}"
+        ["resilience.part": &["broker", "database"]],
+        "Steps of a relay that failed or had no answer in time, by what did not answer.";
+    OUTBOX_TAKEOVERS = Counter "resilience.outbox.takeovers" "{lease}",
+        "Leases of an outbox that relays took.";
+    OUTBOX_LEASES_LOST = Counter "resilience.outbox.leases_lost" "{lease}",
+        "Leases of an outbox that relays lost to others.";
+    OUTBOX_LEADING = UpDownCounter "resilience.outbox.leading" "{relay}",
+        "Relays that have the lease of their outbox.";
+    OUTBOX_WAITING = UpDownCounter "resilience.outbox.waiting" "{event}",
+        "Events that wait in an outbox, as the relay with the lease sees it; at most 100,000 are counted.";
+    OUTBOX_OLDEST = Gauge "resilience.outbox.oldest" "s",
+        "Age of the oldest event that waits in an outbox, as the relay with the lease sees it.";
+    OUTBOX_DEAD = UpDownCounter "resilience.outbox.dead_letters" "{event}",
+        "Dead letters in an outbox, as the relay with the lease sees it; at most 100,000 are counted.";
 }

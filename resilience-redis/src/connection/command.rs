@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 use resilience_core::{Verdict, completion::Guard};
 
 use super::{
@@ -167,6 +167,22 @@ impl Shared {
         self.destination.sentinels.ask();
         self.lost.fetch_max(number, Relaxed);
         self.trouble.notify_one();
+    }
+}
+
+/// What it comes to when the PING behind several commands was not answered: a refusal, if all commands were refused in the same way.
+pub(super) fn refused_alike(refusal: Value, answers: Vec<Value>) -> Failure {
+    let Err(refusal) = refusal.extract_error() else {
+        return Failure::Misplaced;
+    };
+    let is_same = |answer: Value| {
+        let error = answer.extract_error().err();
+        error.is_some_and(|error| code(&error) == code(&refusal))
+    };
+    if answers.into_iter().all(is_same) {
+        refusal.into()
+    } else {
+        Failure::Misplaced
     }
 }
 

@@ -47,7 +47,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -317,6 +317,26 @@ impl Connection {
             }
         };
         self.shared.carry(Some(key), read).await
+    }
+
+    /// Sends commands about `key` in one piece, and a PING behind them. Returns the answer to each, errors among them, once that
+    /// has shown that they belong to their commands. Not for a Cluster, whose client returns one redirection in place of all answers.
+    pub(crate) async fn ask_each(
+        &self,
+        key: &str,
+        mut cmds: Pipeline,
+    ) -> Result<Vec<Value>, CommandError> {
+        let nonce = self.nonce();
+        cmds.cmd("PING").arg(nonce.as_bytes());
+        let ask = |mut transport: Transport| async move {
+            let mut answers = transport.send_each(key, cmds).await?;
+            match answers.pop() {
+                Some(echo) if nonce.is_echoed(&echo) => Ok(answers),
+                Some(refusal) => Err(command::refused_alike(refusal, answers)),
+                None => Err(Failure::Misplaced),
+            }
+        };
+        self.shared.carry(Some(key), ask).await
     }
 
     /// Sends `cmd`, of a script about `key` that was given `nonce`, and a WAIT right behind it. Returns the answer, and the

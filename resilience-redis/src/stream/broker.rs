@@ -12,10 +12,10 @@ use resilience_core::{
 };
 
 use super::{
-    PATTERN, RedisStreams, message,
+    PATTERN, RedisStreams,
     steps::{
-        BEGIN, CLAIM, EXTEND, JOIN, LEAVE, LETTERS, PAUSE, PEEK, PENDING, PUBLISH, REDRIVE, REMOVE,
-        SEEK, SETTLE, STATE, TRIM,
+        BEGIN, CLAIM, EXTEND, JOIN, LEAVE, LETTERS, PAUSE, PEEK, PENDING, REDRIVE, REMOVE, SEEK,
+        SETTLE, STATE, TRIM,
     },
     wire,
     words::{Words, all_settlements, incarnation, of_group, range, start},
@@ -28,28 +28,7 @@ impl StreamBroker for RedisStreams {
         stream: &'a str,
         publish: &'a Publish,
     ) -> StoreFuture<'a, Vec<Published>> {
-        Box::pin(async move {
-            let mut keys = self.of_stream(stream)?;
-            validate::publish(publish)?;
-            let mut words = Words::default();
-            words.text(&incarnation());
-            let (first, keep_ms) = publish
-                .sequence
-                .as_ref()
-                .map_or((0, 0), |it| (it.first, it.keep_ms));
-            words
-                .text(&first)
-                .text(&keep_ms)
-                .text(&publish.messages.len());
-            if let Some(sequence) = &publish.sequence {
-                let producer = keys::bounded_part(&sequence.producer);
-                keys.all.push(format!("{}:producer:{producer}", keys.tag));
-            }
-            for outgoing in &publish.messages {
-                message::outgoing(outgoing, &mut words.0);
-            }
-            self.step(&PUBLISH, &keys, &words, wire::published).await
-        })
+        Box::pin(self.publish_checked(stream, publish))
     }
 
     fn join<'a>(

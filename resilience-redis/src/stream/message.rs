@@ -3,24 +3,32 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{Cmd, Value};
 use resilience_core::stream::{Outgoing, Position, RawMessage};
 
-use super::wire;
+use super::{wire, words::Words};
 
 /// The format of entries.
 const FORMAT: &str = "1";
 
 /// The words of a message for the script that publishes: delay, number of fields and values, and those.
-pub(super) fn outgoing(outgoing: &Outgoing, words: &mut Vec<Vec<u8>>) {
-    words.push(outgoing.delay_ms.to_string().into_bytes());
-    let at = words.len();
-    words.push(Vec::new());
+pub(super) fn outgoing(outgoing: &Outgoing, words: &mut Words) {
+    let mut many = 0;
+    fields(&outgoing.message, |_, _| many += 2);
+    words.text(&outgoing.delay_ms).text(&many);
     fields(&outgoing.message, |name, value| {
-        words.push(name.as_bytes().to_vec());
-        words.push(value.to_vec());
+        words.bytes(name).bytes(value);
     });
-    words[at] = (words.len() - at - 1).to_string().into_bytes();
+}
+
+/// The command that adds a message to a stream that exists.
+pub(super) fn add(key: &str, message: &RawMessage) -> Cmd {
+    let mut cmd = Cmd::with_capacity(24, message.body.len() + 512);
+    cmd.arg("XADD").arg(key).arg("NOMKSTREAM").arg("*");
+    fields(message, |name, value| {
+        cmd.arg(name).arg(value);
+    });
+    cmd
 }
 
 /// The fields of an entry: what is absent or empty has none.

@@ -29,7 +29,7 @@ while ARGV[at] do
 end
 if #KEYS ~= key then senseless('a number of keys', #KEYS) end
 read_effects()
-if not find() then return answers end
+if not find() then return acknowledged or answers end
 
 local acks = {}
 local function ack(id)
@@ -74,7 +74,10 @@ local function settle(id, step)
   put(at, { FORMAT, '', now + step[2], step[2], deliveries, failures, fields })
   return 0
 end
-for i, id in ipairs(ids) do answers[i] = settle(id, steps[i]) end
+for i, id in ipairs(ids) do
+  local is_done = acknowledged and acknowledged[i] == 0
+  answers[i] = is_done and 0 or settle(id, steps[i])
+end
 if #acks > 0 then redis.call('XACK', LOG, group, unpack(acks)) end
 keep_group()
 return answers

@@ -14,6 +14,7 @@ macro_rules! script {
 
 // About a stream.
 script!(PUBLISH, "store.lua", "header.lua", "publish.lua");
+script!(KEEP, "header.lua", "keep.lua");
 script!(PEEK, "header.lua", "peek.lua");
 script!(TRIM, "header.lua", "count.lua", "trim.lua");
 script!(STATE, "header.lua", "count.lua", "state.lua");

@@ -312,11 +312,11 @@ pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
 }
 
 /// A name of another program may be no text.
-fn text(value: Value) -> Option<Arc<str>> {
+pub(super) fn text(value: Value) -> Option<Arc<str>> {
     Some(String::from_utf8_lossy(&bytes(value)?).into())
 }
 
-fn number(value: &Value) -> Option<u64> {
+pub(super) fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Int(number) => (*number).try_into().ok(),
         _ => None,
@@ -331,7 +331,7 @@ fn maybe_number(value: &Value) -> Option<Option<u64>> {
     }
 }
 
-fn position(value: Value) -> Option<Position> {
+pub(super) fn position(value: Value) -> Option<Position> {
     let digits = bytes(value)?;
     std::str::from_utf8(&digits).ok()?.parse().ok()
 }

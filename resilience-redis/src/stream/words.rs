@@ -1,5 +1,7 @@
 //! What scripts are told: keys and words.
 
+use std::{fmt, io::Write};
+
 use resilience_core::stream::{
     Action, Position, Settlement, Start,
     broker::{StoreError, validate},
@@ -19,23 +21,31 @@ impl StreamKeys {
     }
 }
 
-/// Words of a script.
+/// Words of a script, one behind the other: a publish has thousands.
 #[derive(Default)]
-pub(super) struct Words(pub(super) Vec<Vec<u8>>);
+pub(super) struct Words {
+    all: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
 
 impl Words {
-    pub(super) fn text(&mut self, word: &(impl ToString + ?Sized)) -> &mut Self {
-        self.0.push(word.to_string().into_bytes());
+    pub(super) fn text(&mut self, word: &(impl fmt::Display + ?Sized)) -> &mut Self {
+        write!(self.all, "{word}").expect("memory takes what it is given");
+        self.ends.push(self.all.len());
         self
     }
 
     pub(super) fn bytes(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
-        self.0.push(word.as_ref().to_vec());
+        self.all.extend_from_slice(word.as_ref());
+        self.ends.push(self.all.len());
         self
     }
 
     pub(super) fn refs(&self) -> Vec<&[u8]> {
-        self.0.iter().map(Vec::as_slice).collect()
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let spans = begins.zip(&self.ends);
+        spans.map(|(begin, end)| &self.all[begin..*end]).collect()
     }
 }
 

@@ -29,6 +29,7 @@ mod probes;
 mod records;
 mod report;
 mod shares;
+mod streams;
 mod stuck;
 mod torture;
 mod traffic;
@@ -133,6 +134,9 @@ async fn figures(part: &str) {
     }
     if "records".contains(part) {
         records::run().await;
+    }
+    if "streams".contains(part) {
+        streams::run().await;
     }
     if "traffic".contains(part) {
         traffic::run().await;

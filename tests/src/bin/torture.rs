@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
-//! torture only NAME   one part of it: inbox, redis, hang_ups, failover, switch, shards, cluster, deploys, outages, clock or upgrade
+//! torture only NAME   one part of it: inbox, redis, outbox, hang_ups, failover, switch, shards, cluster, deploys, outages,
+//!                     clock, upgrade or streams
 //! torture only upgrade REVISION
 //!                     a rolling upgrade from the program of this git revision (HEAD~1, or what UPGRADE_FROM says), which is
 //!                     checked out and built under target/upgrade
 //! torture worker ..   one of the processes
 //! torture server ..   one of the servers
 //! torture mixed ..    one of the processes that use every pattern
+//! torture relay ..    one of the processes that publish what is in an outbox
 //! torture stampede .. one of the processes whose callers all ask for one key
+//! torture consumer .. one of the processes that consume a stream
 //! ```
 
 use std::{env, time::Duration};
@@ -20,10 +23,11 @@ use resilience_tests::{
     postgres::Postgres,
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,
+    stream_scene::{self, LEASE, Plan as StreamPlan, out_of_order, redelivered_after},
     torture::{
-        ClockSteps, DISTANCE, Former, How, Loss, Mixed, PLACES, Plan, Rollout, Subject,
+        ClockSteps, DISTANCE, Former, How, Loss, Mixed, OutboxPlan, PLACES, Plan, Rollout, Subject,
         clock_steps_under_load, deploys, failover, hang_ups_on_postgres, hang_ups_on_sqlite, mixed,
-        one_master_frozen, outages, run, serve, switch, switches, upgrade, work,
+        one_master_frozen, outages, outbox, relay, run, serve, switch, switches, upgrade, work,
     },
 };
 
@@ -41,9 +45,11 @@ async fn main() {
     let mut from = from.as_deref().unwrap_or("HEAD~1");
     let only = match words[..] {
         [cache_scene::INSTANCE, ..] => return cache_scene::instance(&arguments[1..]).await,
+        [stream_scene::INSTANCE, ..] => return stream_scene::consume(&arguments[1..]).await,
         ["worker", ..] => return work(&arguments[1..]).await,
         ["server", ..] => return serve(&arguments[1..]).await,
         ["mixed", ..] => return mixed(&arguments[1..]).await,
+        ["relay", ..] => return relay(&arguments[1..]).await,
         ["only", "upgrade", revision] => {
             from = revision;
             "upgrade"
@@ -52,7 +58,7 @@ async fn main() {
         [] => "",
         _ => {
             eprintln!(
-                "usage: torture [only NAME | only upgrade REVISION | worker .. | server .. | mixed ..]"
+                "usage: torture [only NAME | only upgrade REVISION | worker .. | server .. | mixed .. | relay ..]"
             );
             std::process::exit(2);
         }
@@ -61,6 +67,9 @@ async fn main() {
         if subject.to_string().contains(only) {
             tortured(*subject).await;
         }
+    }
+    if "outbox".contains(only) {
+        relayed().await;
     }
     if "hang_ups".contains(only) {
         hang_ups().await;
@@ -91,7 +100,67 @@ async fn main() {
     if "upgrade".contains(only) {
         upgraded(from).await;
     }
+    if "streams".contains(only) {
+        streams().await;
+    }
     report::load();
+}
+
+/// Consumers of a stream that are killed, stopped and cut off.
+async fn streams() {
+    const EVENTS: u64 = 100_000;
+    let program = env::current_exe().expect("this program");
+    let plan = StreamPlan {
+        processes: 8,
+        events: EVENTS,
+        pace: Duration::from_millis(10),
+        calm: Duration::from_millis(250),
+        faults: usize::MAX,
+        limit: Duration::from_secs(900),
+    };
+    let came = stream_scene::run(&program, plan).await;
+    let faults = came.faults;
+    let unit = format!(
+        "of {EVENTS} events; {} kill -9, {} kill -STOP past the lease, {} cuts, {} script caches emptied, in {:.0} s",
+        faults.kills,
+        faults.stops,
+        faults.cuts,
+        faults.flushes,
+        came.took.as_secs_f64()
+    );
+    let tell = |what: &str, value: usize, unit: &str, target| {
+        figure(&format!("stream_{what}"), value as f64, unit, target);
+    };
+    let none = Target::Exactly(0.0);
+    tell("effects_twice", came.twice, &unit, none);
+    tell("effects_lost", came.lost, &unit, none);
+    tell(
+        "effects_doubted",
+        came.doubted,
+        "events with more than one attempt",
+        Target::Open,
+    );
+    tell(
+        "effects_fenced",
+        came.fenced,
+        "writes of zombies that were refused",
+        Target::Open,
+    );
+    tell("no_graceful_end", came.hung, "processes", none);
+    let late = out_of_order(&program, 20_000).await;
+    tell(
+        "order_violations",
+        late,
+        "of 20,000 events of 64 keys, one consumer",
+        none,
+    );
+    let longest = redelivered_after(&program, 20).await.into_iter().max();
+    figure(
+        "stream_redelivered_after_kill_ms",
+        longest.unwrap_or_default().as_secs_f64() * 1e3,
+        &format!("ms, the longest of 20; lease {LEASE:?}"),
+        Target::AtMost(LEASE.as_secs_f64() * 1e3 + 1_000.0),
+    );
 }
 
 /// A server whose clock steps by an hour, forward and back, under a fleet that uses every pattern.
@@ -185,6 +254,41 @@ fn tell_of(name: &str, fleet: &Mixed) {
     tell("store_slow", slow, "events", Target::Open);
     let hung = fleet.hung as f64;
     tell("no_graceful_end", hung, "processes", none);
+}
+
+/// What becomes of events whose relays and database are killed.
+async fn relayed() {
+    let plan = OutboxPlan {
+        events: 20_000,
+        relays: 3,
+        calm: Duration::from_millis(600),
+        limit: Duration::from_secs(900),
+    };
+    let program = env::current_exe().expect("this program");
+    let came = outbox(&program, plan).await;
+    let tell = |name: &str, value: usize, unit: &str, target| {
+        figure(&format!("outbox_{name}"), value as f64, unit, target);
+    };
+    let none = Target::Exactly(0.0);
+    let of = format!("of {} events that were committed", came.committed);
+    tell("lost", came.lost, &of, none);
+    tell("duplicated_effects", came.effects_twice, &of, none);
+    tell("stored_twice", came.stored_twice, &of, none);
+    tell(
+        "invented",
+        came.invented,
+        "events that were not committed",
+        none,
+    );
+    tell("order_violations", came.out_of_order, &of, none);
+    tell("relays_killed", came.kills, "kill -9", Target::Open);
+    tell("relays_stopped", came.stops, "kill -STOP", Target::Open);
+    tell(
+        "database_killed",
+        came.database_kills,
+        "kill -9",
+        Target::AtLeast(1.0),
+    );
 }
 
 /// What another route loses on a pool whose transactions are given up.

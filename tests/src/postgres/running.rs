@@ -33,6 +33,8 @@ impl Running {
             .chain(settings)
             .map(ToString::to_string)
             .collect();
+        // That of a server that was killed says nothing of this one.
+        let _ = fs::remove_file(directory.join("log"));
         let (shell, program) = (command("/bin/sh", owner), programs.join("postgres"));
         let keeper = ChildProcess::start(shell, directory, "QUIT", &program, &args);
         let running = Self { keeper };

@@ -7,8 +7,8 @@ use resilience_core::{
     conformance,
     stream::{
         Action, Batch, Begin, Begun, Claim, Delivery, Effect, Envelope, Held, InProcessStreams,
-        Join, JoinedGroup, Outgoing, Position, ProducerSequence, Publish, RawMessage, Read,
-        Retention, Settled, Settlement, Start, StreamBroker, broker::StoreError,
+        Join, JoinedGroup, Outgoing, Position, ProducerSequence, Publish, Published, RawMessage,
+        Read, Retention, Settled, Settlement, Start, StreamBroker, broker::StoreError,
     },
 };
 use resilience_redis::{Redis, RedisStreams};
@@ -250,6 +250,61 @@ async fn a_full_server_takes_every_settlement_and_no_new_message() {
         };
         let trimmed = broker.trim(STREAM, &one).await.expect("an answer");
         assert_eq!((trimmed.removed, trimmed.length), (4, 1));
+    }
+}
+
+/// A publish of many messages without numbers is not one script.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_messages_are_stored_and_refused_as_a_few_are() {
+    let names: Vec<String> = (0..100).map(|it| format!("{it:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for flavour in Flavour::installed() {
+        println!("{flavour:?}");
+        let server = RedisServer::start_flavour(flavour, &[]);
+        let broker = connect(&server.url()).await.streams();
+        // The stream does not exist, and then it does.
+        publish(&broker, &names).await;
+        let joined = broker.join(STREAM, GROUP, &join("a")).await;
+        assert_ne!(joined.expect("joined").incarnation, 0);
+        let published = broker.publish(STREAM, &events(&names)).await;
+        let at = |it: &Published| match it {
+            Published::Stored(position) => *position,
+            other => panic!("not stored: {other:?}"),
+        };
+        let positions: Vec<_> = published.expect("an answer").iter().map(at).collect();
+        let stored = broker.peek(STREAM, positions[0], 1000).await;
+        let id = |(position, message): &(Position, RawMessage)| {
+            (*position, message.envelope.id.to_string())
+        };
+        let stored: Vec<_> = stored.expect("an answer").iter().map(id).collect();
+        let names_of = names.iter().map(|it| (*it).to_owned());
+        assert_eq!(
+            stored,
+            positions.into_iter().zip(names_of).collect::<Vec<_>>()
+        );
+
+        let key = broker.key(STREAM);
+        assert_eq!(ask(&server, &["PEXPIRE", &key, "100000"]), "1");
+        publish(&broker, &names).await;
+        let left: u64 = ask(&server, &["PTTL", &key]).parse().expect("a number");
+        assert!(left > HOUR / 2, "{left}");
+
+        assert_eq!(server.command("CONFIG SET maxmemory 1"), "OK");
+        let refused = broker.publish(STREAM, &events(&names)).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("OOM") && !refused.ambiguous,
+            "{refused}"
+        );
+        assert_eq!(server.command("CONFIG SET maxmemory 0"), "OK");
+        let state = broker.state(STREAM).await.expect("an answer");
+        assert_eq!(state.map(|it| it.length), Some(300));
+        assert_eq!(ask(&server, &["DEL", &key]), "1");
+        ask(&server, &["SET", &key, "text"]);
+        let refused = broker.publish(STREAM, &events(&names)).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("WRONGTYPE") && !refused.ambiguous,
+            "{refused}"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,6 +15,7 @@ use resilience_redis::{Redis, RedisStreams};
 use resilience_tests::{
     redis::{Flavour, RedisServer},
     redis_scene::SOON,
+    stream_scene::{Plan, run},
     until::eventually,
 };
 use tokio::time::Instant;
@@ -159,4 +161,21 @@ async fn an_idle_consumer_reads_at_most_once_a_second() {
     published.expect("published");
     eventually("it is handled", SOON, || async { count(&handled) == 1 }).await;
     consumer.shutdown(SOON).await.expect("it ends");
+}
+
+/// One of two processes is killed, and one stopped for longer than its leases last.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_take_effect_once_although_consumers_are_killed_and_stopped() {
+    let plan = Plan {
+        processes: 2,
+        events: 2_000,
+        pace: Duration::from_millis(20),
+        calm: Duration::from_millis(200),
+        faults: 2,
+        limit: SOON,
+    };
+    let came = run(Path::new(env!("CARGO_BIN_EXE_torture")), plan).await;
+    println!("{came:?}");
+    assert_eq!((came.twice, came.lost, came.hung), (0, 0, 0), "{came:?}");
+    assert_eq!((came.faults.kills, came.faults.stops), (1, 1));
 }

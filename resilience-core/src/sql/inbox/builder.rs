@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Dialect, Inbox, Shared, front::Front, queue::KeyQueue, table::Table, totals::Totals};
+use super::{
+    super::table::Table, Dialect, Inbox, Shared, front::Front, queue::KeyQueue, totals::Totals,
+};
 use crate::{
     error::InvalidConfig, fleet::IntoStore, idempotency::IdempotencyStore, retry::Backoff,
     telemetry,

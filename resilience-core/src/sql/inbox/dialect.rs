@@ -1,15 +1,10 @@
 //! Differences between the databases.
 
-use std::{
-    future::Future,
-    sync::{Arc, atomic::AtomicI64},
-};
+use std::{future::Future, sync::atomic::AtomicI64};
 
-use ::sqlx::{
-    AssertSqlSafe, Database, SqlSafeStr, SqlStr, database::HasStatementCache, query, query::Query,
-};
+use ::sqlx::{Database, SqlStr, database::HasStatementCache, query, query::Query};
 
-use super::{super::Transaction, table::Table};
+use super::super::{Transaction, table::Table};
 
 /// A database that an [`Inbox`](super::Inbox) can be kept in: PostgreSQL (feature `sqlx-postgres`) and SQLite (feature
 /// `sqlx-sqlite`). Sealed: its methods change with the inbox.
@@ -90,13 +85,6 @@ impl Statement {
     ) -> Query<'q, DB, DB::Arguments> {
         query(self.text.clone()).persistent(self.prepared)
     }
-}
-
-/// The text of a statement that contains a checked table name.
-pub(super) fn text(text: String) -> SqlStr {
-    // Only the table's name was inserted, which `Table` has checked.
-    // Shared, because each call clones it.
-    AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
 }
 
 /// The parameters of a claim.

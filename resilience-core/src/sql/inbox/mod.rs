@@ -93,8 +93,6 @@ mod queue;
 mod run;
 #[cfg(feature = "sqlx-sqlite")]
 mod sqlite;
-#[allow(unnameable_types)]
-mod table;
 mod totals;
 mod work;
 

@@ -5,15 +5,15 @@ use std::sync::atomic::AtomicI64;
 use ::sqlx::{PgConnection, Postgres, Row as _, SqlStr, postgres::PgRow, query, raw_sql};
 
 use super::{
-    super::Transaction,
-    dialect::{Ask, Complete, Dialect, Found, Row, Statement, Statements, sealed::Sealed, text},
-    table::Table,
+    super::{
+        Transaction,
+        statement::{MIGRATING, text},
+        table::Table,
+    },
+    dialect::{Ask, Complete, Dialect, Found, Row, Statement, Statements, sealed::Sealed},
 };
 
 impl Dialect for Postgres {}
-
-/// The lock that a migration takes. Any number will do, as long as it stays.
-const MIGRATING: i64 = 0x7265_7369_6c69_656e;
 
 impl Sealed for Postgres {
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -137,7 +137,6 @@ impl Sealed for Postgres {
         mut transaction: Transaction<Self>,
         schema: SqlStr,
     ) -> Result<(), ::sqlx::Error> {
-        // `IF NOT EXISTS` alone can fail when two transactions create the same object.
         query("SELECT pg_advisory_xact_lock($1)")
             .persistent(false)
             .bind(MIGRATING)

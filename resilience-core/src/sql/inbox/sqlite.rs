@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use ::sqlx::{Row as _, SqlStr, Sqlite, SqliteConnection, raw_sql};
 
 use super::{
-    super::Transaction,
-    dialect::{Ask, Complete, Dialect, Found, Row, Statement, Statements, sealed::Sealed, text},
-    table::Table,
+    super::{Transaction, statement::text, table::Table},
+    dialect::{Ask, Complete, Dialect, Found, Row, Statement, Statements, sealed::Sealed},
 };
 
 impl Dialect for Sqlite {}

@@ -45,8 +45,8 @@ pub trait StreamBroker: fmt::Debug + Send + Sync + 'static {
     /// Stores messages, in order. They become visible to groups in the order of their positions.
     ///
     /// With a [sequence](Publish::sequence): all or none, and a message whose number is not above the producer's highest one is
-    /// not stored ([`Published::Duplicate`]). Numbers may have gaps. Without: after an ambiguous error, some of the messages may be
-    /// stored, and a repetition stores them again.
+    /// not stored ([`Published::Duplicate`]). Numbers may have gaps. Without: messages of other publishes may lie between these, and
+    /// are read before all of these are stored; after an ambiguous error, some may be stored, and a repetition stores them again.
     ///
     /// A message with a delay is kept outside of the stream until it is due and a [`claim`](Self::claim) of any group moves it
     /// in; in the order of due times. It is in exactly one of both places at every moment.

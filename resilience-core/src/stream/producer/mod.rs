@@ -141,7 +141,8 @@ impl<T: Send + Sync + 'static> Producer<T> {
         first.ok_or_else(|| PublishError::Unknown(short_answer()))
     }
 
-    /// Publishes events, in order and in one step: all or none.
+    /// Publishes events, in order and in one step: all or none, unless publishes are not
+    /// [numbered](ProducerBuilder::idempotent).
     ///
     /// # Errors
     /// See [`PublishError`].

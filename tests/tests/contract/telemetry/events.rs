@@ -41,7 +41,7 @@ use super::{LONG, MOMENT, inbox::fails_first, once};
 /// One event of the target `resilience`.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    level: Level,
+    pub(super) level: Level,
     pub(super) fields: BTreeMap<&'static str, String>,
 }
 

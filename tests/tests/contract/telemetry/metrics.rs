@@ -44,7 +44,8 @@ use tower::Layer;
 use super::{
     LONG, MOMENT, caches::everything_happens_to_a_cache, inbox::everything_happens_to_an_inbox,
     keys::everything_happens_to_keys, limits::shared_limits, once,
-    shared_calls::everything_happens_to_shared_calls, streams::everything_happens_to_a_stream,
+    outboxes::everything_happens_to_an_outbox, shared_calls::everything_happens_to_shared_calls,
+    streams::everything_happens_to_a_stream,
 };
 
 /// What one metric was exported as.
@@ -280,11 +281,13 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     let calls = everything_happens_to_shared_calls(name).await;
     let cache = everything_happens_to_a_cache(name).await;
     let stream = everything_happens_to_a_stream(name).await;
+    let outbox = everything_happens_to_an_outbox(name).await;
     Box::new((
         (breaker, active_override, shared, bulkhead, permit, queued),
         (stopped, away),
         (limit, waiting, fleet, keys, inboxes),
-        (retry, timeout, fallback, shed, calls, cache, stream),
+        (retry, timeout, fallback, shed, calls, cache),
+        (stream, outbox),
     ))
 }
 
@@ -382,7 +385,9 @@ async fn the_figures_are_those_of_what_happened() {
                 ("bulkhead", 1),
                 ("circuit_breaker", 1),
                 ..,
-                ("rate_limit", 1)
+                ("rate_limit", 1),
+                // The broker of an outbox.
+                ("stream", 1)
             ]
         ),
         "{known:?}"

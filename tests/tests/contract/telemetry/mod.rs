@@ -7,6 +7,7 @@ mod inbox;
 mod keys;
 mod limits;
 mod metrics;
+mod outboxes;
 mod prometheus;
 mod requests;
 mod shared_calls;

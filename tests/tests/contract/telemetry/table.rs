@@ -107,6 +107,15 @@ stream.running U {message}
 stream.buffered U {message}
 inbox.claims C {claim} claim.answer
 inbox.retries C {transaction}
-inbox.front_errors C {error}";
+inbox.front_errors C {error}
+outbox.written C {event}
+outbox.published C {event} outcome
+outbox.errors C {step} part
+outbox.takeovers C {lease}
+outbox.leases_lost C {lease}
+outbox.leading U {relay}
+outbox.waiting U {event}
+outbox.oldest G s
+outbox.dead_letters U {event}";
     assert_eq!(rows, expected.lines().collect::<Vec<_>>());
 }

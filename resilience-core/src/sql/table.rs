@@ -13,7 +13,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub(super) fn parse(text: &str) -> Result<Self, InvalidConfig> {
+    pub(in crate::sql) fn parse(text: &str) -> Result<Self, InvalidConfig> {
         let (schema, name) = match text.split_once('.') {
             Some((schema, name)) => (Some(schema), name),
             None => (None, text),
@@ -33,7 +33,7 @@ impl Table {
     }
 
     /// The quoted name with a suffix, e.g. `"app"."inbox_fence"`.
-    pub(super) fn quoted(&self, suffix: &str) -> String {
+    pub(in crate::sql) fn quoted(&self, suffix: &str) -> String {
         match &self.schema {
             Some(schema) => format!("\"{schema}\".{}", self.bare(suffix)),
             None => self.bare(suffix),
@@ -41,7 +41,7 @@ impl Table {
     }
 
     /// The quoted name with a suffix and without the schema, where a statement takes none.
-    pub(super) fn bare(&self, suffix: &str) -> String {
+    pub(in crate::sql) fn bare(&self, suffix: &str) -> String {
         format!("\"{}{suffix}\"", self.name)
     }
 }
