@@ -16,6 +16,23 @@ mod message;
 #[path = "../../../resilience-redis/src/stream/wire.rs"]
 mod wire;
 
+// For the module above.
+mod words {
+    #[derive(Default)]
+    pub struct Words(pub Vec<Vec<u8>>);
+
+    impl Words {
+        pub fn text(&mut self, word: &(impl ToString + ?Sized)) -> &mut Self {
+            self.bytes(word.to_string())
+        }
+
+        pub fn bytes(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
+            self.0.push(word.as_ref().to_vec());
+            self
+        }
+    }
+}
+
 /// A text behind a byte with its length.
 fn text(bytes: &mut &[u8]) -> Arc<str> {
     let many = bytes.split_off_first().map_or(0, |&it| usize::from(it));
@@ -54,12 +71,13 @@ fuzz_target!(|input: (u32, u64, u8, &[u8])| {
         body: Bytes::copy_from_slice(bytes),
     };
     let is_valid = validate::message(&message).is_ok();
-    let mut words = Vec::new();
+    let mut words = words::Words::default();
     let outgoing = Outgoing {
         message: message.clone(),
         delay_ms: time_ms,
     };
     message::outgoing(&outgoing, &mut words);
+    let mut words = words.0;
     let fields = words.split_off(2);
     assert_eq!(words[0], time_ms.to_string().as_bytes());
     assert_eq!(words[1], fields.len().to_string().as_bytes());
