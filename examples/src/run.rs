@@ -73,7 +73,12 @@ pub(crate) async fn storm(flags: &Flags) -> Result<Report, Box<dyn Error>> {
     let (stop, stopped) = watch::channel(false);
     let tenants = doors.map(|door| tokio::spawn(door.play(script.total(), stopped.clone())));
     let readers = readers.map(|scene| tokio::spawn(scene.play(script, stopped.clone())));
-    let events = tokio::spawn(events::play(flags.seed, script.total(), stopped.clone()));
+    // Not at the start, where every client is to do well: it takes some of the machine.
+    let (begin, seed, until) = (script.start(Phase::Slow), flags.seed, stopped.clone());
+    let events = tokio::spawn(async move {
+        sleep_until(epoch + begin).await;
+        events::play(seed, script.total() - begin, until).await
+    });
     let load = Load {
         due,
         payments: (flags.seed, flags.rate()),

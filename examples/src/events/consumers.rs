@@ -22,7 +22,7 @@ use super::{Acknowledges, GROUP, LEASE, STREAM, process::Life};
 /// Number of messages that a process handles at a time, or reads at once.
 const BATCH: usize = 3;
 /// How long a read waits, and how often a consumer looks for messages of processes that were killed.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
 /// A day.
 const KEEP_MS: u64 = 86_400_000;
 

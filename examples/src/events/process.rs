@@ -14,10 +14,10 @@ use tokio::{
 };
 
 /// How long a step of a process takes, in milliseconds.
-const STEP_MS: RangeInclusive<u64> = 1..=3;
-/// One step of so many is the last one of its process.
+const STEP_MS: RangeInclusive<u64> = 4..=10;
+/// In one of this number of steps, the process is killed.
 const KILLED: u32 = 25;
-/// During one step of so many, all of the process stands still.
+/// In one of this number of steps, all of the process stands still.
 const STOPPED: u32 = 150;
 /// How long it does: longer than a lease.
 const STOP: Duration = Duration::from_millis(300);
