@@ -29,17 +29,23 @@ pub(super) async fn balance(broker: &RedisStreams, events: u64, entries: &Entrie
     for event in 0..events {
         let writes = entries.writes.get(&event).map_or(&[][..], Vec::as_slice);
         let fences: Vec<u64> = writes.iter().map(|(fence, _)| *fence).collect();
-        balance.doubted += usize::from(fences.len() > 1);
-        let of_event = recorded.get(&event).copied().flatten();
-        let Some(fence) = of_event.filter(|fence| fences.contains(fence)) else {
-            balance.lost += 1;
-            continue;
+        balance.enter(&fences, recorded.get(&event).copied().flatten());
+    }
+    balance
+}
+
+impl Balance {
+    /// One event: the fences of its writes, and the one that is recorded.
+    fn enter(&mut self, fences: &[u64], recorded: Option<u64>) {
+        self.doubted += usize::from(fences.len() > 1);
+        let Some(fence) = recorded.filter(|fence| fences.contains(fence)) else {
+            self.lost += 1;
+            return;
         };
         let is_last = fences.last() == Some(&fence);
         let is_strict = fences.is_sorted_by(|a, b| a < b);
-        balance.twice += usize::from(!is_last || !is_strict);
+        self.twice += usize::from(!is_last || !is_strict);
     }
-    balance
 }
 
 /// The fences that are recorded, by event; nothing for one that has no record.
@@ -95,5 +101,26 @@ async fn recorded(broker: &RedisStreams) -> HashMap<u64, Option<u64>> {
         let settled = broker.settle(STREAM, GROUP, CHECKER, &settlements).await;
         let is_done = |it: &Settled| *it == Settled::Done;
         assert!(settled.expect("an answer").iter().all(is_done));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effects_without_a_record_after_it_and_twice_in_an_attempt_are_found() {
+        let of = |fences: &[u64], recorded| {
+            let mut balance = Balance::default();
+            balance.enter(fences, recorded);
+            (balance.twice, balance.lost, balance.doubted)
+        };
+        assert_eq!(of(&[7], Some(7)), (0, 0, 0));
+        assert_eq!(of(&[5, 7], Some(7)), (0, 0, 1), "the first one died");
+        assert_eq!(of(&[7, 9], Some(7)), (1, 0, 1), "after the record");
+        assert_eq!(of(&[7, 7], Some(7)), (1, 0, 1), "twice in one attempt");
+        assert_eq!(of(&[7], None), (0, 1, 0), "not recorded");
+        assert_eq!(of(&[7], Some(9)), (0, 1, 0), "recorded without an effect");
+        assert_eq!(of(&[], None), (0, 1, 0), "never handled");
     }
 }

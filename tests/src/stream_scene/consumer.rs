@@ -1,12 +1,17 @@
 //! One of the processes: consumes until its input ends.
 
-use std::{io, net::SocketAddr, process::id, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    process::id,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use resilience_core::{Consumer, FleetOptions, stream::Message};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, stdin},
     net::TcpStream,
-    sync::Mutex,
 };
 
 use super::{BUDGET, GROUP, LEASE, SOON, STREAM, connect};
@@ -28,7 +33,7 @@ pub async fn consume(arguments: &[String]) {
     let writer = Writer {
         ledger,
         hangs: how == "hangs",
-        connection: Arc::default(),
+        idle: Arc::default(),
     };
     let consumer = Consumer::<u64>::builder(STREAM, connect(url).await)
         .group(GROUP)
@@ -61,7 +66,8 @@ pub async fn consume(arguments: &[String]) {
 struct Writer {
     ledger: SocketAddr,
     hangs: bool,
-    connection: Arc<Mutex<Option<BufReader<TcpStream>>>>,
+    /// Connections that no write uses.
+    idle: Arc<Mutex<Vec<BufReader<TcpStream>>>>,
 }
 
 impl Writer {
@@ -83,8 +89,8 @@ impl Writer {
     }
 
     async fn write(&self, event: u64, fence: u64) -> Result<String, io::Error> {
-        let mut connection = self.connection.lock().await;
-        let mut stream = match connection.take() {
+        let idle = self.idle().pop();
+        let mut stream = match idle {
             Some(stream) => stream,
             None => {
                 let stream = TcpStream::connect(self.ledger).await?;
@@ -97,7 +103,11 @@ impl Writer {
         let mut answer = String::new();
         stream.read_line(&mut answer).await?;
         // Not kept if this was dropped in between: the answer would be the next one's.
-        *connection = Some(stream);
+        self.idle().push(stream);
         Ok(answer.trim().to_owned())
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<BufReader<TcpStream>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
