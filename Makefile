@@ -13,7 +13,7 @@ TESTED := $(CHECKED) --exclude resilience-figures
 PUBLIC := -p resilience-core -p resilience-http -p resilience-redis -p resilience-dependencies --features $(FEATURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test tests-redis tests-other peers lint words fmt docs features newcomers package loom deny fuzz figures instructions torture bench storm ci
+.PHONY: help setup test tests-storm tests-beside tests-redis tests-other peers lint words fmt docs features newcomers package loom deny fuzz figures instructions torture bench storm ci
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,17 +27,24 @@ ifneq ($(ONLY)$(FILTER),)
 	$(CARGO) test --no-fail-fast $(TESTED) $(or $(ONLY),--tests) $(and $(FILTER),-- $(FILTER))
 else
 	$(CARGO) test --no-run $(TESTED) --tests
-	@$(MAKE) --no-print-directory -k -j2 tests-redis tests-other
+	@$(MAKE) --no-print-directory -k tests-storm tests-beside
 endif
 
+# The main job measures how long callers wait: alone.
+tests-storm:
+	$(CARGO) test --no-fail-fast $(TESTED) --test storm
+
+tests-beside:
+	@$(MAKE) --no-print-directory -k -j2 tests-redis tests-other
+
 # The program `redis` waits for servers most of its time: in more threads than there are processors (it takes half as long in five
-# as in two), and the others run beside it. Each program is in one of the two. Of those that are not tests only `storm` has some: to ask for all would compile
-# the others once more, as tests.
+# as in two), and the others run beside it. Each program is in one of the three. Of those that are not tests only `storm` has
+# some: to ask for all would compile the others once more, as tests.
 tests-redis:
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-5} $(CARGO) test --no-fail-fast $(TESTED) --test redis
 
 tests-other:
-	$(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!r]*'
+	$(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!rs]*' --test sql
 	$(CARGO) test --no-fail-fast $(TESTED) --doc
 
 peers: setup ## The benches, and what the peers do when it matters, beside ours (a job of its own: not part of `make ci`)

@@ -45,6 +45,8 @@ impl PgRig {
     }
 
     pub(super) async fn on(server: &Postgres, schema: &'static str) -> Self {
+        // Tests of the inbox have schemas on the same server.
+        let schema = &format!("outbox_{}", schema.trim_start_matches("outbox_"));
         let pool = Self::connect(server, schema).await;
         let create = format!(
             "CREATE SCHEMA IF NOT EXISTS {schema}; CREATE TABLE {schema}.effects (what TEXT NOT NULL)"
@@ -67,7 +69,7 @@ impl PgRig {
         }
     }
 
-    async fn connect(server: &Postgres, schema: &'static str) -> PgPool {
+    async fn connect(server: &Postgres, schema: &str) -> PgPool {
         let options: PgConnectOptions = server.url().parse().unwrap();
         let pool = PgPoolOptions::new()
             .max_connections(6)
