@@ -32,7 +32,7 @@
 //! Each group is given every message of a stream, and each message of a group is held by one consumer at a time: under a lease
 //! that is renewed while the message waits in the process, and while it is handled. A consumer that dies leaves its
 //! messages to the others when their leases end. A consumer that was too slow, and finds its message with another one, changes
-//! nothing more, and is told so: its acknowledgement, retry and dead letter are refused.
+//! nothing more: its acknowledgement, retry and dead letter are refused.
 //!
 //! # What is promised
 //! "Loses": a message that was published is not handled. "Twice": its handler has effects more than once.

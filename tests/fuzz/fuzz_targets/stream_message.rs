@@ -16,22 +16,8 @@ mod message;
 #[path = "../../../resilience-redis/src/stream/wire.rs"]
 mod wire;
 
-// For the module above.
-mod words {
-    #[derive(Default)]
-    pub struct Words(pub Vec<Vec<u8>>);
-
-    impl Words {
-        pub fn text(&mut self, word: &(impl ToString + ?Sized)) -> &mut Self {
-            self.bytes(word.to_string())
-        }
-
-        pub fn bytes(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
-            self.0.push(word.as_ref().to_vec());
-            self
-        }
-    }
-}
+#[path = "../words.rs"]
+mod words;
 
 /// A text behind a byte with its length.
 fn text(bytes: &mut &[u8]) -> Arc<str> {

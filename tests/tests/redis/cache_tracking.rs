@@ -59,7 +59,7 @@ impl Process {
         let (store, local) = (store(url).await, Arc::<LocalValues<String>>::default());
         let observing = store.observe(Arc::downgrade(&local) as _);
         let is_told = async || local.state().is_told;
-        eventually("changes are told", SOON, is_told).await;
+        eventually("changes are reported to the process", SOON, is_told).await;
         Self {
             store,
             local,

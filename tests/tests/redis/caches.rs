@@ -43,7 +43,10 @@ async fn process_with(
         .fleet(FleetOptions::new().budget(SOON / 10))
         .store(redis.cache());
     let cache = set(builder).build().expect("good settings");
-    eventually("changes are told", SOON, async || cache.snapshot().coherent).await;
+    eventually("changes are reported to the process", SOON, async || {
+        cache.snapshot().coherent
+    })
+    .await;
     Process {
         cache,
         _redis: redis,

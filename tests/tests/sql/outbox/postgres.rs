@@ -232,7 +232,7 @@ async fn a_listener_whose_session_was_ended_listens_again_and_misses_nothing() {
         .await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outbox_listener'";
         sqlx::raw_sql(end).execute(&rig.pool).await.unwrap();
-        // Whether it is told, or listens again and looks.
+        // Either a notification wakes it, or it listens again and reads the table.
         write(&outbox, &rig.pool, "a", &number.to_string()).await;
         wait_for(&rig.broker, number + 1).await;
     }

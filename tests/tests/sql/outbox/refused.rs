@@ -64,7 +64,7 @@ macro_rules! suite {
                 assert_eq!((dead.len(), dead[0].attempts), (1, 3));
                 assert_eq!(dead[0].reason, "refused");
                 assert_eq!(&dead[0].message.as_ref().unwrap().body[..], b"\"poison\"");
-                eventually("it is told of", SOON, || async { relay.snapshot().dead_letters == 1 }).await;
+                eventually("the dead letter is counted", SOON, || async { relay.snapshot().dead_letters == 1 }).await;
 
                 refuses.store(false, SeqCst);
                 assert_eq!(rig.outbox.redrive(&rig.pool, &[dead[0].sequence]).await.unwrap(), 1);
