@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub const SERVICE: &str = "main";
 
 impl RedisSentinels {
-    /// Starts one master, two replicas and three sentinels; half a second of silence counts as a failure.
+    /// Starts one master, two replicas and three sentinels; a second and a half of silence counts as a failure.
     #[must_use]
     pub fn start() -> Self {
         Self::start_flavour(Flavour::Redis)
@@ -33,9 +33,11 @@ impl RedisSentinels {
         let port = master.port().to_string();
         let replica = [&diskless[..], &["--replicaof", "127.0.0.1", &port]].concat();
         let replicas = [(); 2].map(|()| RedisServer::start_flavour(flavour, &replica));
+        // A sentinel sends its first PING to a new master after the lesser of this time and a second. At a second or less the
+        // answer comes too late if the machine is busy, and the new master is failed over in its turn.
         let config = format!(
             "sentinel monitor {SERVICE} 127.0.0.1 {port} 2\n\
-             sentinel down-after-milliseconds {SERVICE} 500\n\
+             sentinel down-after-milliseconds {SERVICE} 1500\n\
              sentinel failover-timeout {SERVICE} 3000\n\
              sentinel parallel-syncs {SERVICE} 2\n"
         );
