@@ -14,8 +14,9 @@
 //! the failures, of which the last [`MAX_FAILURES`] are kept. So does a lease that ends, when the message is claimed.
 //!
 //! # A clock that steps
-//! A clock set back makes a lease or a wait last no longer than it was to last from then on. A clock set forward cannot be told
-//! from time that has passed: leases end early, and the holder finds out when it settles.
+//! A clock set back makes a lease or a wait last no longer than it was to last, from when a broker finds out
+//! ([`set_back`](Record::set_back)). A clock set forward cannot be told from time that has passed: leases end early, and the holder
+//! finds out when it settles.
 
 mod effect;
 #[cfg(all(test, not(loom)))]
@@ -121,6 +122,15 @@ impl Record {
                 until, lease_ms, ..
             } => at_most(until, now, micros(lease_ms)),
             State::Waiting { due, wait_ms } => at_most(due, now, micros(wait_ms)),
+        }
+    }
+
+    /// Counts a lease or a wait from `now` if it would last longer than it was to last: the clock was found set back. Without this,
+    /// [`due`](Self::due) stays as far away until the clock is where it was.
+    pub fn set_back(&mut self, now: u64) {
+        let nearer = self.due(now);
+        match &mut self.state {
+            State::Held { until: due, .. } | State::Waiting { due, .. } => *due = nearer,
         }
     }
 

@@ -109,9 +109,13 @@ proptest! {
         let (name, now) = (Arc::from("a"), 10_000_000);
         let mut record = Record::deliver(&name, lease_ms, now);
         prop_assert!(record.due(now - back) <= now - back + lease_ms * 1000);
+        record.set_back(now - back);
+        prop_assert!(record.claim(&name, lease_ms, now - back + lease_ms * 1000), "found out, it counts from there");
         let waits = record.settle("a", &retry(wait_ms), now);
         prop_assert_eq!(waits, Ok(Next::Waits));
         prop_assert!(record.due(now - back) <= now - back + wait_ms * 1000);
+        record.set_back(now - back);
+        prop_assert!(record.claim(&name, lease_ms, now - back + wait_ms * 1000), "found out, it counts from there");
     }
 
     #[test]
