@@ -172,7 +172,7 @@ pub(crate) struct World {
     cursor: Position,
     /// Everything up to here is settled, as of the last claim. Kept apart from the group.
     bookmark: Position,
-    /// When a claim was last served.
+    /// When a claim was last served, or the group created.
     claimed: u64,
     records: BTreeMap<Position, Record>,
     dead: BTreeSet<Position>,
@@ -200,7 +200,7 @@ impl World {
             log: BTreeMap::new(),
             cursor: Position::START,
             bookmark: Position::START,
-            claimed: 0,
+            claimed: 4 * STEP,
             records: BTreeMap::new(),
             dead: BTreeSet::new(),
             effects: BTreeMap::new(),
@@ -265,7 +265,7 @@ impl World {
     /// The group is lost, and the next consumer that finds out joins again.
     pub(crate) fn lose_group(&mut self, mistake: Mistake) {
         self.records.clear();
-        self.cursor = self.bookmark;
+        (self.cursor, self.claimed) = (self.bookmark, self.now);
         for seen in self.seen.values_mut() {
             *seen = Seen {
                 acknowledged: seen.acknowledged,
@@ -295,8 +295,8 @@ impl World {
         self.seen.clear();
         self.outcomes.clear();
         self.fences.clear();
-        self.claimed = 0;
         self.now += 1;
+        self.claimed = self.now;
     }
 
     // --- what may happen
