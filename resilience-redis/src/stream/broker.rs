@@ -18,7 +18,7 @@ use super::{
         SETTLE, STATE, TRIM,
     },
     wire,
-    words::{Words, all_settlements, incarnation, of_group, range, start},
+    words::{Words, all_begins, all_settlements, incarnation, of_group, range, start},
 };
 use crate::{keys, script::Script};
 
@@ -124,12 +124,9 @@ impl StreamBroker for RedisStreams {
                 return Ok(Vec::new());
             }
             let mut words = of_group(group, consumer);
-            range(begins.iter().map(|it| it.position), &mut words);
-            for begin in begins {
-                words.text(&begin.position).text(&begin.keep_ms);
-                keys.add_effect(&begin.key);
-            }
-            self.step(&BEGIN, &keys, &words, wire::begun).await
+            all_begins(begins, &mut words, &mut keys);
+            let read = |answer| wire::begun(answer, begins.len());
+            self.step(&BEGIN, &keys, &words, read).await
         })
     }
 

@@ -5,10 +5,10 @@
 local removed, effects = 0, {}
 
 -- All reads come first: a key of another type ends the script before it wrote anything.
-local function read_effects()
+local function read_effects(are_new)
   if not KEYS[10] then return end
   removed = tonumber(redis.call('HGET', META, 'r:' .. group) or 0)
-  for i = 10, #KEYS do
+  for i = 10, are_new and 9 or #KEYS do
     local packed = redis.call('GET', KEYS[i])
     effects[KEYS[i]] = packed and cmsgpack.unpack(packed) or nil
   end

@@ -7,25 +7,41 @@
 --   g after                      given back
 --   d reason                     dead
 -- or 5 `A`, 6.. positions: all are acknowledged
+-- or 5 `E`, 6 ttl, 7.. runs of messages: their number, fence, outcome, positions: all are acknowledged, with effects
 -- Answer, for each: 0 done, 1 taken, 2 gone; or 0: all are done
 local ARITY = { a = 0, e = 3, r = 2, g = 1, d = 1 }
 local steps, ids, answers, at, key = {}, {}, {}, 5, 9
-local plain = ARGV[5] == 'A'
-if plain then at = 6 end
-while ARGV[at] do
-  local kind = plain and 'a' or ARGV[at + 1]
-  local arity = ARITY[kind]
-  if not arity or not (plain or ARGV[at + 1 + arity]) then senseless('a settlement', kind) end
-  if not string.find(ARGV[at], '^%d+%-%d+$') then senseless('a position', ARGV[at]) end
-  local step = { kind, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4] }
-  if kind == 'e' then
-    key = key + 1
-    step = { kind, whole(step[2], 'a fence', 1, EXACT - 1), whole(step[3], 'a time', 1, MOST), step[4], KEYS[key] }
-  elseif kind == 'r' or kind == 'g' then
-    step[2] = whole(step[2], 'a wait', 0, MOST)
+local function add(id, step)
+  if not id or not string.find(id, '^%d+%-%d+$') then senseless('a position', id) end
+  ids[#ids + 1], steps[#steps + 1], answers[#answers + 1] = id, step, 2
+end
+local function add_effect(id, fence, ttl, outcome)
+  key = key + 1
+  add(id, { 'e', whole(fence, 'a fence', 1, EXACT - 1), whole(ttl, 'a time', 1, MOST), outcome, KEYS[key] })
+end
+if ARGV[5] == 'A' then
+  for i = 6, #ARGV do add(ARGV[i], { 'a' }) end
+elseif ARGV[5] == 'E' then
+  at = 7
+  while ARGV[at] do
+    local many = whole(ARGV[at], 'a number of messages', 1, 1000)
+    if not ARGV[at + 2 + many] then senseless('a number of messages', many) end
+    for i = at + 3, at + 2 + many do add_effect(ARGV[i], ARGV[at + 1], ARGV[6], ARGV[at + 2]) end
+    at = at + 3 + many
   end
-  ids[#ids + 1], steps[#steps + 1], answers[#answers + 1] = ARGV[at], step, 2
-  at = at + (plain and 1 or 2 + arity)
+else
+  while ARGV[at] do
+    local id, kind, first = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+    local arity = ARITY[kind]
+    if not arity or not ARGV[at + 1 + arity] then senseless('a settlement', kind) end
+    if kind == 'e' then
+      add_effect(id, first, ARGV[at + 3], ARGV[at + 4])
+    else
+      if kind == 'r' or kind == 'g' then first = whole(first, 'a wait', 0, MOST) end
+      add(id, { kind, first, ARGV[at + 3] })
+    end
+    at = at + 2 + arity
+  end
 end
 if #KEYS ~= key then senseless('a number of keys', #KEYS) end
 read_effects()

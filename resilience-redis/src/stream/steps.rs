@@ -44,6 +44,7 @@ script!(
 script!(
     SETTLE,
     "acknowledge.lua",
+    "complete.lua",
     "header.lua",
     "group.lua",
     "hold.lua",

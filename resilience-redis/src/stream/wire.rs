@@ -148,7 +148,12 @@ pub(super) fn settled(answer: Value, many: usize) -> Option<Vec<Settled>> {
     })
 }
 
-pub(super) fn begun(answer: Value) -> Option<Vec<Begun>> {
+/// A number: the fence of all of `many`, which are first attempts.
+pub(super) fn begun(answer: Value, many: usize) -> Option<Vec<Begun>> {
+    if let Value::Int(_) = answer {
+        let fence = number(&answer)?;
+        return Some(vec![Begun::Run { fence, attempt: 1 }; many]);
+    }
     each(answer, |it| {
         let mut it = list(it)?.into_iter();
         let how = number(&it.next()?)?;

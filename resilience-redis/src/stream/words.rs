@@ -3,7 +3,7 @@
 use std::{fmt, io::Write};
 
 use resilience_core::stream::{
-    Action, Position, Settlement, Start,
+    Action, Begin, Effect, Position, Settlement, Start,
     broker::{StoreError, validate},
 };
 
@@ -57,7 +57,7 @@ impl StreamKeys {
     }
 }
 
-/// Settlements; the plain acknowledgement of all in fewer words.
+/// Settlements; acknowledgements of all, plain or with effects, in fewer words.
 pub(super) fn all_settlements(
     settlements: &[Settlement],
     words: &mut Words,
@@ -71,11 +71,61 @@ pub(super) fn all_settlements(
         }
         return Ok(());
     }
+    if let Some(effects) = all_effects(settlements) {
+        completions(&effects, words, keys);
+        return Ok(());
+    }
     for settlement in settlements {
         words.text(&settlement.position);
         action(&settlement.action, words, keys)?;
     }
     Ok(())
+}
+
+/// The effects, if there are no other settlements, and all outcomes are kept for the same time.
+fn all_effects(settlements: &[Settlement]) -> Option<Vec<(Position, &Effect)>> {
+    let mut effects: Vec<(Position, &Effect)> = Vec::with_capacity(settlements.len());
+    for settlement in settlements {
+        let Action::Ack(Some(effect)) = &settlement.action else {
+            return None;
+        };
+        if effects
+            .first()
+            .is_some_and(|(_, it)| it.ttl_ms != effect.ttl_ms)
+        {
+            return None;
+        }
+        effects.push((settlement.position, effect));
+    }
+    Some(effects)
+}
+
+/// In runs of the same fence, as those that were begun together have, and of the same outcome.
+fn completions(effects: &[(Position, &Effect)], words: &mut Words, keys: &mut StreamKeys) {
+    words.text("E").text(&effects[0].1.ttl_ms);
+    let alike =
+        |one: &Effect, other: &Effect| (one.fence, &one.outcome) == (other.fence, &other.outcome);
+    for run in effects.chunk_by(|one, other| alike(one.1, other.1)) {
+        let (_, effect) = run[0];
+        words.text(&run.len()).text(&effect.fence);
+        words.bytes(&effect.outcome);
+        for (position, effect) in run {
+            words.text(position);
+            keys.add_effect(&effect.key);
+        }
+    }
+}
+
+/// Begins, in runs of those whose records are kept for the same time.
+pub(super) fn all_begins(begins: &[Begin], words: &mut Words, keys: &mut StreamKeys) {
+    range(begins.iter().map(|it| it.position), words);
+    for run in begins.chunk_by(|one, other| one.keep_ms == other.keep_ms) {
+        words.text(&run.len()).text(&run[0].keep_ms);
+        for begin in run {
+            words.text(&begin.position);
+            keys.add_effect(&begin.key);
+        }
+    }
 }
 
 fn action(action: &Action, words: &mut Words, keys: &mut StreamKeys) -> Result<(), StoreError> {

@@ -19,7 +19,6 @@ fn calm() -> Delivery {
 fn killed() -> Delivery {
     let budget = Budget {
         publishes: 1,
-        extends: more(),
         losses: 1,
         crashes: 1 + more(),
         ticks: 2,
