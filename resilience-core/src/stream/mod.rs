@@ -70,6 +70,7 @@
 //! - Numbered publishes: [KIP-98](https://cwiki.apache.org/confluence/display/KAFKA/KIP-98+-+Exactly+Once+Delivery+and+Transactional+Messaging).
 //! - Consumer groups: [Redis Streams](https://redis.io/docs/latest/develop/data-types/streams/).
 
+mod announce;
 pub mod broker;
 mod consumer;
 mod memory;

@@ -249,11 +249,42 @@ impl Both {
         })
     }
 
+    /// Messages that a consumer holds, each with an effect of its own.
+    fn held(&self, who: usize, rng: &mut fastrand::Rng) -> Vec<(usize, Position)> {
+        let held = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.holder().is_some_and(|it| **it == *CONSUMERS[who]));
+        let mut positions: Vec<_> = held.map(|(position, _)| *position).collect();
+        rng.shuffle(&mut positions);
+        positions.truncate(rng.usize(1..=EFFECTS.len()));
+        positions.into_iter().enumerate().collect()
+    }
+
+    /// Those whose effects it has begun.
+    fn with_effects(&self, who: usize, rng: &mut fastrand::Rng) -> Vec<Position> {
+        let held = self
+            .held(who, rng)
+            .into_iter()
+            .map(|(_, position)| position);
+        held.filter(|it| self.begun.contains_key(it)).collect()
+    }
+
     async fn begin(&mut self, who: usize, rng: &mut fastrand::Rng) -> &'static str {
         let (mut words, mut begins) = (of_group(GROUP, CONSUMERS[who]), Vec::new());
         let mut keys = self.broker.of_group(STREAM, GROUP).expect("good names");
-        for position in self.some(rng) {
-            let key = rng.usize(0..EFFECTS.len());
+        let mut chosen: Vec<_> = self
+            .some(rng)
+            .into_iter()
+            .map(|at| (rng.usize(0..EFFECTS.len()), at))
+            .collect();
+        // What is begun nearly always has a way of its own.
+        let held = self.held(who, rng);
+        if !held.is_empty() && rng.u8(0..4) == 0 {
+            self.forget_effects().await;
+            chosen = held;
+        }
+        for (key, position) in chosen {
             let begin = Begin {
                 position,
                 key: EFFECTS[key].into(),
@@ -309,8 +340,13 @@ impl Both {
         let mut keys = self.broker.of_group(STREAM, GROUP).expect("good names");
         // What is settled nearly always has a way of its own.
         let (plain, completes) = (rng.u8(0..4) == 0, rng.bool());
-        let settlements: Vec<_> = self
-            .some(rng)
+        let begun = self.with_effects(who, rng);
+        let chosen = if completes && !plain && !begun.is_empty() {
+            begun
+        } else {
+            self.some(rng)
+        };
+        let settlements: Vec<_> = chosen
             .into_iter()
             .map(|position| Settlement {
                 position,
@@ -498,5 +534,6 @@ impl Both {
         let forgotten = self.broker.step(&forget, &keys, &words, Some).await;
         forgotten.expect("an answer");
         self.effects = Default::default();
+        self.begun.clear();
     }
 }

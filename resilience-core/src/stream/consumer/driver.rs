@@ -68,6 +68,7 @@ pub(super) struct Times {
     pub(super) claim: Instant,
     pub(super) extend: Instant,
     pub(super) settle: Instant,
+    pub(super) announce: Instant,
 }
 
 /// A message that is being handled.
@@ -108,6 +109,7 @@ where
                 claim: now,
                 extend: now + jittered(shared.settings.lease / 3),
                 settle: now,
+                announce: now,
             },
             shared,
             handling: Handling {

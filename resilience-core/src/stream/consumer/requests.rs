@@ -15,6 +15,7 @@ use crate::{
     error::ServiceError,
     fleet::{jittered, millis},
     stream::{
+        announce,
         broker::{StreamBroker, validate::MAX_BATCH},
         steps::{Begin, Claim, Delivery, Join, Read, Resume},
     },
@@ -53,9 +54,19 @@ where
             }),
             keep_ms: millis(settings.keep),
         };
+        let announces = self.at.announce <= now;
+        if announces {
+            self.at.announce = now + jittered(announce::INTERVAL);
+        }
         self.begin_step(Step::Join, async move {
             let step = |broker| StreamBroker::join(broker, &shared.stream, &shared.group, &join);
-            Outcome::Joined(shared.client.call(step).await)
+            let announced = async {
+                if announces {
+                    announce::announce(&shared.client, &shared.stream).await;
+                }
+            };
+            let (joined, ()) = tokio::join!(shared.client.call(step), announced);
+            Outcome::Joined(joined)
         });
     }
 

@@ -11,12 +11,11 @@ use super::Shared;
 use crate::{
     error::Pattern,
     fleet::{self, Agent, StoreHandle, Waker, jittered},
-    stream::{broker::StreamBroker, steps::GroupState},
+    stream::{announce, broker::StreamBroker, steps::GroupState},
 };
 
 pub(super) const BACKLOG_INTERVAL: Duration = Duration::from_secs(1);
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
-const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3_600);
 
 pub(super) fn start(shared: &Arc<Shared>, runtime: &Handle) {
     let store = shared.client.store().handle();
@@ -62,8 +61,8 @@ impl Agent for Task {
             look(&shared).await;
         }
         if now >= self.announce {
-            self.announce = now + jittered(ANNOUNCE_INTERVAL);
-            announce(&shared).await;
+            self.announce = now + jittered(announce::INTERVAL);
+            announce::announce(&shared.client, &shared.stream).await;
         }
     }
 }
@@ -95,13 +94,5 @@ async fn look(shared: &Shared) {
         let backlog = |it: &GroupState| it.lag + it.held + it.waiting;
         let most = groups.iter().map(backlog).max().unwrap_or(0);
         shared.backlog.store(most, Relaxed);
-    }
-}
-
-async fn announce(shared: &Shared) {
-    let store = shared.client.store();
-    if let Some(announced) = store.announce(&shared.stream) {
-        // Not worth an event: it is repeated.
-        let _ = tokio::time::timeout(shared.client.budget(), announced).await;
     }
 }
