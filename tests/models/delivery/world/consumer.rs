@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// The same, and the consumer goes on without an answer.
+    /// The answer is lost, or the request is late: the consumer goes on without an answer.
     pub(crate) fn give_up(&mut self, n: usize) {
         self.send_again(n);
         self.consumers[n].waiting = None;
