@@ -75,18 +75,15 @@ impl Transport {
         }
     }
 
-    /// Sends `cmd`, about `key`, and right behind it `wait`, to the node that holds the key. Returns both answers. A slot that
-    /// moves is followed.
-    pub(crate) async fn send_pair(
+    /// Sends commands about `key`, one right behind the other, to the node that holds it. Returns all answers, in order. A slot
+    /// that moves is followed.
+    pub(crate) async fn send_in_order(
         &mut self,
         key: &str,
-        cmd: &Cmd,
-        wait: &Cmd,
+        cmds: &[&Cmd],
     ) -> RedisResult<Vec<Value>> {
-        match self.send_together(key, &[cmd, wait]).await {
-            Err(error) if is_redirection(&error) => {
-                Box::pin(self.follow(key, error, &[cmd, wait])).await
-            }
+        match self.send_together(key, cmds).await {
+            Err(error) if is_redirection(&error) => Box::pin(self.follow(key, error, cmds)).await,
             answers => answers,
         }
     }

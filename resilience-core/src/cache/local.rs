@@ -80,7 +80,7 @@ impl<K, V> fmt::Debug for LocalCache<K, V> {
     }
 }
 
-/// A value that the process keeps.
+/// A value that the process keeps: 64 bytes, of which a hit reads all.
 pub(super) struct Held<V> {
     /// `None`: known not to exist.
     pub(super) value: Option<Arc<V>>,
@@ -89,8 +89,8 @@ pub(super) struct Held<V> {
     pub(super) tags: Option<Arc<[Ticket]>>,
     /// When it was stored, by this process' clock.
     pub(super) stored: Moment,
-    pub(super) fresh: Duration,
-    pub(super) load: Duration,
+    pub(super) fresh_until: Moment,
+    pub(super) load: LoadTime,
     /// In the store.
     pub(super) version: Option<Token>,
 }
@@ -100,8 +100,8 @@ impl<V> Held<V> {
     pub(super) fn times(&self, now: Moment) -> Times {
         Times {
             age: now.since(self.stored),
-            fresh: self.fresh,
-            load: self.load,
+            fresh: self.fresh_until.since(self.stored),
+            load: self.load.into(),
             negative: self.value.is_none(),
         }
     }
@@ -134,6 +134,22 @@ impl<V> Held<V> {
             Validity::Doubtful(since) => now.since(since.unwrap_or(self.stored)) < max_stale,
             Validity::Void => false,
         }
+    }
+}
+
+/// How long a load took: microseconds, of up to an hour.
+#[derive(Clone, Copy)]
+pub(super) struct LoadTime(u32);
+
+impl From<Duration> for LoadTime {
+    fn from(time: Duration) -> Self {
+        Self(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<LoadTime> for Duration {
+    fn from(LoadTime(micros): LoadTime) -> Self {
+        Self::from_micros(micros.into())
     }
 }
 

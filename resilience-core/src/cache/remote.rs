@@ -148,14 +148,14 @@ impl<V: Send + Sync + 'static> Remote<V> {
                 }
             },
         };
-        let age = Duration::from_millis(entry.age_ms);
+        let stored = now.earlier(Duration::from_millis(entry.age_ms));
         Ok(Found::Usable(Held {
             value,
             ticket,
             tags,
-            stored: now.earlier(age),
-            fresh: Duration::from_millis(entry.fresh_ms),
-            load: Duration::from_millis(entry.load_ms),
+            stored,
+            fresh_until: stored + Duration::from_millis(entry.fresh_ms),
+            load: Duration::from_millis(entry.load_ms).into(),
             version: Some(entry.version),
         }))
     }

@@ -246,7 +246,7 @@ where
         let now = self.clock.now();
         let found = self.local.as_ref()?.with(key, |held| {
             let usable = held.is_usable(&self.coherence, now, self.settings.max_stale);
-            if usable && now.since(held.stored) < held.fresh {
+            if usable && now < held.fresh_until {
                 held.value.as_deref().map(read)
             } else {
                 None
@@ -307,13 +307,14 @@ where
         if fresh.is_zero() {
             return None;
         }
+        let stored = self.clock.now();
         Some(Held {
             value: loaded.value.clone(),
             ticket,
             tags,
-            stored: self.clock.now(),
-            fresh,
-            load,
+            stored,
+            fresh_until: stored + fresh,
+            load: load.into(),
             version: None,
         })
     }

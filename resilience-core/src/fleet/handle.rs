@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -156,6 +157,11 @@ pub(crate) struct InProgress(#[expect(dead_code, reason = "held")] [TaskTrackerT
 impl HandleTasks {
     /// Runs `task`, which a shutdown waits for. It should end soon after [`closing`](Self::closing) completes.
     pub(crate) fn spawn(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_boxed(runtime, Box::pin(task));
+    }
+
+    /// One type of task: the runtime's code for a task is compiled once, not for each task of each handle of each application.
+    fn spawn_boxed(&self, runtime: &Handle, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let task = self.running.track_future(task);
         drop(runtime.spawn(self.of_store.track_future(task)));
     }

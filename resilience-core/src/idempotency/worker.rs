@@ -1,6 +1,6 @@
 //! Work under a claim: runs in a task of its own, under a lease that is renewed, and ends with a recorded outcome.
 
-use std::{any::Any, future::Future, sync::Arc};
+use std::{any::Any, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
@@ -150,6 +150,8 @@ impl Worker {
             let decided = Decided::about(&*outcomes, &result, max_bytes, &name);
             (result, decided)
         });
+        // Boxed: the runtime's code for a task is compiled for each result, not for each handler.
+        let working: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(working);
         let task = tokio::spawn(working.in_current_span().with_current_subscriber());
         match self.join(task, heartbeat).await {
             Ok((result, decided)) => (Ending::Result(result, Recorded::Pending), decided),

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     ops::{Deref, DerefMut},
-    pin::pin,
+    pin::{Pin, pin},
     time::Duration,
 };
 
@@ -241,6 +241,7 @@ async fn to_its_end<T: Send + 'static>(
             let _ = reply.send(ended);
         }
     };
+    let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
     tokio::spawn(task.in_current_span().with_current_subscriber());
     answer.await.unwrap_or(Err(Error::WorkerCrashed))
 }

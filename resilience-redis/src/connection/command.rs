@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use resilience_core::{Verdict, completion::Guard};
 
 use super::{
     guards::{GUARD, SUSPICIOUS},
+    nonce::Nonce,
     shared::{Live, Shared},
 };
 use crate::{
@@ -83,18 +84,26 @@ impl Shared {
         }
     }
 
-    /// Checks that answers over the connection belong to their commands: one to a PING does.
-    pub(super) async fn confirm_order(
+    /// Repeats a read between two PINGs. A right answer to one PING would prove nothing of an answer before it: a client that
+    /// was sent one answer too many drops the last of those that it has, and is in step again.
+    pub(super) async fn read_in_place(
         &self,
         mut transport: Transport,
         key: &str,
-    ) -> Result<(), Failure> {
-        let echo = self.nonces.next();
-        let answer = transport.echo(key, echo.as_bytes()).await?;
-        if echo.is_echoed(&answer) {
-            Ok(())
-        } else {
-            Err(Failure::Misplaced)
+        cmd: &Cmd,
+    ) -> Result<Value, Failure> {
+        let (first, last) = (self.nonces.next(), self.nonces.next());
+        let (before, after) = (ping(&first), ping(&last));
+        let answers = transport.send_in_order(key, &[&before, cmd, &after]).await;
+        let answers = match answers {
+            Ok(answers) => <[Value; 3]>::try_from(answers),
+            Err(error) => return Err(self.confirm(transport, key, error).await),
+        };
+        match answers {
+            Ok([one, answer, other]) if first.is_echoed(&one) && last.is_echoed(&other) => {
+                Ok(answer)
+            }
+            _ => Err(Failure::Misplaced),
         }
     }
 
@@ -170,6 +179,12 @@ impl Shared {
     }
 }
 
+fn ping(nonce: &Nonce) -> Cmd {
+    let mut ping = redis::cmd("PING");
+    ping.arg(nonce.as_bytes());
+    ping
+}
+
 /// What it comes to when the PING behind several commands was not answered: a refusal, if all commands were refused in the same way.
 pub(super) fn refused_alike(refusal: Value, answers: Vec<Value>) -> Failure {
     let Err(refusal) = refusal.extract_error() else {
@@ -186,14 +201,14 @@ pub(super) fn refused_alike(refusal: Value, answers: Vec<Value>) -> Failure {
     }
 }
 
-/// Whether `error` is an answer of the server that says neither that the slot is elsewhere nor that the script is missing;
-/// those are followed by further commands.
+/// Whether `error` is an answer of the server that is not followed by further commands, as one is that says that the slot is
+/// elsewhere. That the script is missing is such an answer: it may be another command's, and this one may have been executed.
 fn is_final_answer(error: &RedisError) -> bool {
-    use ServerErrorKind::{Ask, ClusterDown, CrossSlot, MasterDown, Moved, NoScript, TryAgain};
+    use ServerErrorKind::{Ask, ClusterDown, CrossSlot, MasterDown, Moved, TryAgain};
     match error.kind() {
         ErrorKind::Server(kind) => !matches!(
             kind,
-            Ask | ClusterDown | CrossSlot | MasterDown | Moved | NoScript | TryAgain
+            Ask | ClusterDown | CrossSlot | MasterDown | Moved | TryAgain
         ),
         ErrorKind::Extension => true,
         _ => false,

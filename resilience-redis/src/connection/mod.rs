@@ -299,8 +299,8 @@ impl Connection {
     }
 
     /// Sends a plain read about `key`, whose answer carries no nonce: `is_its` tells whether the answer proves by its content
-    /// that it belongs to `key`, or is harmless if it does not. An answer that does not is returned as well, once the connection
-    /// has given the right answer to a PING.
+    /// that it belongs to `key`, or is harmless if it does not. After an answer that does not, the read is repeated between two
+    /// PINGs, and that answer is returned, whatever it is.
     pub(crate) async fn read(
         &self,
         key: &str,
@@ -310,9 +310,24 @@ impl Connection {
         let read = |mut transport: Transport| async move {
             match transport.send(key, cmd).await {
                 Ok(answer) if is_its(&answer) => Ok(answer),
-                Ok(answer) => Box::pin(self.shared.confirm_order(transport, key))
-                    .await
-                    .map(|()| answer),
+                Ok(_) => Box::pin(self.shared.read_in_place(transport, key, cmd)).await,
+                Err(error) => Err(Box::pin(self.shared.confirm(transport, key, error)).await),
+            }
+        };
+        self.shared.carry(Some(key), read).await
+    }
+
+    /// As [`read`](Self::read), for a command that must not be repeated: an answer that proves nothing is not believed.
+    pub(crate) async fn read_once(
+        &self,
+        key: &str,
+        cmd: &Cmd,
+        is_its: impl FnOnce(&Value) -> bool,
+    ) -> Result<Value, CommandError> {
+        let read = |mut transport: Transport| async move {
+            match transport.send(key, cmd).await {
+                Ok(answer) if is_its(&answer) => Ok(answer),
+                Ok(_) => Err(Failure::Misplaced),
                 Err(error) => Err(Box::pin(self.shared.confirm(transport, key, error)).await),
             }
         };
@@ -349,7 +364,7 @@ impl Connection {
         wait: &Cmd,
     ) -> Result<(Value, u64), CommandError> {
         let pair = |mut transport: Transport| async move {
-            let answers = match transport.send_pair(key, cmd, wait).await {
+            let answers = match transport.send_in_order(key, &[cmd, wait]).await {
                 Ok(answers) => answers,
                 Err(error) => {
                     return Err(Box::pin(self.shared.confirm(transport, key, error)).await);

@@ -153,7 +153,7 @@ impl RedisStreams {
             let reader = self.readers.take(&self.context).await;
             let reader = reader.map_err(|error| self.context.of_key(error))?;
             let is_its = |answer: &Value| is_of(answer, keys);
-            let answer = reader.connection.read(&keys[0], &cmd, is_its).await;
+            let answer = reader.connection.read_once(&keys[0], &cmd, is_its).await;
             match answer {
                 Err(CommandError::Refused(error)) if is_lost(&error) => {
                     reader.give_back();

@@ -1,34 +1,33 @@
 //! What the steps of a record take and answer.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use bytes::Bytes;
 
 /// The number of a lease, a write, or a value, drawn at random: no two are equal. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Token(u64);
+pub struct Token(NonZeroU64);
 
 impl Token {
     /// A new token.
     #[must_use]
     pub fn random() -> Self {
-        Self(fastrand::u64(1..))
+        Self(NonZeroU64::new(fastrand::u64(1..)).unwrap_or(NonZeroU64::MIN))
     }
 
     /// The token with this number; `None` for zero.
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {
-        if number == 0 {
-            None
-        } else {
-            Some(Self(number))
+        match NonZeroU64::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
         }
     }
 
     /// The number of the token.
     #[must_use]
     pub const fn get(self) -> u64 {
-        self.0
+        self.0.get()
     }
 }
 
