@@ -94,3 +94,339 @@
 //! # References
 //! - Write-behind: [Apache Ignite, external storage](https://ignite.apache.org/docs/latest/persistence/external-storage).
 //! - Fencing by versions: Martin Kleppmann, "How to do distributed locking", 2016.
+
+mod builder;
+mod change;
+mod error;
+mod memory;
+mod reads;
+pub mod record;
+mod seen;
+mod sink;
+mod sinker;
+mod snapshot;
+pub mod store;
+mod sweep;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod writes;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use self::{
+    builder::Settings,
+    record::{Head, ShardState},
+    seen::{Known, Seen},
+    snapshot::{Totals, sums},
+    store::{Client, Shard},
+};
+pub use self::{
+    builder::WriteBehindBuilder,
+    change::{Acknowledged, Batch, Change, DeadChange, Dirty, Iter, Pending},
+    error::{ReadError, WriteError},
+    memory::InProcessWriteBehind,
+    snapshot::{WriteBehindCounts, WriteBehindSnapshot},
+    store::WriteBehindStore,
+};
+use crate::{
+    codec::Codec,
+    error::{Pattern, Reason, Rejected},
+    fleet::{HandleTasks, IntoStore, StillRunning, StoreError, StoreHandle, Waker},
+    stream::Sequences,
+    telemetry::{
+        self, FLEET_DEGRADED, Reading, Scope, Source, WRITE_BEHIND_DEAD, WRITE_BEHIND_ENTRIES,
+        WRITE_BEHIND_OLDEST,
+    },
+};
+
+/// Writes, reads and sinks the values of a write-behind. Cheap to clone; clones share it.
+///
+/// When the last clone is dropped, its tasks sink what waits, for some seconds, and end. [`shutdown`](Self::shutdown) waits for that.
+pub struct WriteBehind<V> {
+    shared: Arc<Shared>,
+    codec: Arc<dyn Codec<V>>,
+    owner: Arc<Owner>,
+}
+
+struct Shared {
+    name: Arc<str>,
+    scope: Scope,
+    settings: Settings,
+    client: Client,
+    /// By shard.
+    seen: Vec<Seen>,
+    /// By shard: wakes the task that sinks it.
+    wakers: Vec<Waker>,
+    writers: Sequences,
+    totals: Totals,
+    /// Calls that wait for entries to be sunk: batches do not wait for more meanwhile.
+    flushing: AtomicUsize,
+    /// The last handle is gone.
+    dropped: AtomicBool,
+}
+
+/// What the last clone of a handle ends.
+struct Owner {
+    shared: Arc<Shared>,
+    tasks: HandleTasks,
+    /// The last clone of a store's handle ends all tasks of the store.
+    _store: StoreHandle,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.dropped.store(true, Relaxed);
+        self.tasks.close();
+    }
+}
+
+const PATTERN: &str = Pattern::WriteBehind.as_str();
+/// Between two looks of a call that waits.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl<V: Send + Sync + 'static> WriteBehind<V> {
+    /// Settings of a write-behind of this name, over `store`.
+    pub fn builder(
+        name: impl Into<Arc<str>>,
+        store: impl IntoStore<dyn WriteBehindStore>,
+    ) -> WriteBehindBuilder<V>
+    where
+        V: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        WriteBehindBuilder::new(
+            name.into(),
+            store.into_store(),
+            Arc::new(crate::codec::Json),
+        )
+    }
+
+    /// What waits in all shards, as the store has it.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn pending(&self) -> Result<Pending, StoreError> {
+        let mut pending = Pending::default();
+        for state in self.shared.states().await? {
+            let oldest = state.oldest_since_ms;
+            let age = oldest.map(|since| Duration::from_millis(state.now_ms.saturating_sub(since)));
+            pending.entries += state.head.entries;
+            pending.oldest = pending.oldest.max(age);
+            pending.dead += state.dead;
+            pending.paused_shards += u32::from(state.pause_ms > 0);
+        }
+        Ok(pending)
+    }
+
+    /// Waits until everything that was written before is sunk or set aside, for at most `within`. Batches do not wait
+    /// for more meanwhile, in this process. Does not sink by itself if the handle has no sink.
+    ///
+    /// # Errors
+    /// [`FlushError`] if something is left then.
+    pub async fn flush(&self, within: Duration) -> Result<(), FlushError> {
+        let until = Instant::now().checked_add(within);
+        let _flushing = Flushing::begin(&self.shared);
+        let mut begun: Option<Vec<u64>> = None;
+        loop {
+            self.shared.wake_all();
+            let left = match self.shared.states().await {
+                Ok(states) => {
+                    let begun =
+                        begun.get_or_insert_with(|| states.iter().map(|it| it.now_ms).collect());
+                    let waits = |(state, begun): (&ShardState, &u64)| {
+                        state.oldest_since_ms.is_some_and(|since| since <= *begun)
+                    };
+                    let left = states.iter().zip(begun.iter()).filter(|it| waits(*it));
+                    FlushError::Entries(left.map(|(state, _)| state.head.entries).sum())
+                }
+                Err(error) => FlushError::Store(error),
+            };
+            if left == FlushError::Entries(0) {
+                return Ok(());
+            }
+            if until.is_some_and(|until| Instant::now() + LOOK >= until) {
+                return Err(left);
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+impl<V> WriteBehind<V> {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The state of the handle.
+    #[must_use]
+    pub fn snapshot(&self) -> WriteBehindSnapshot {
+        let (entries, oldest_ms, dead) = sums(&self.shared.seen);
+        WriteBehindSnapshot {
+            name: self.shared.name.to_string(),
+            available: self.shared.client.is_available(),
+            sinks: self.shared.settings.sinks,
+            entries,
+            oldest: Duration::from_millis(oldest_ms),
+            dead,
+            totals: self.shared.totals.snapshot(),
+        }
+    }
+
+    /// Rejects further writes, sinks what waits, and ends the tasks. What is not sunk by then stays in the store, for other
+    /// processes, or for this one when it starts again; an event tells how much. Entries that wait for another try after a failure
+    /// are not waited for.
+    ///
+    /// Part of [`StoreHandle::shutdown`](crate::fleet::StoreHandle::shutdown).
+    ///
+    /// # Errors
+    /// [`StillRunning`] if a task did not end in time.
+    pub async fn shutdown(&self, within: Duration) -> Result<(), StillRunning> {
+        self.owner.tasks.shutdown(within).await
+    }
+}
+
+impl Shared {
+    fn shard(&self, index: u32) -> Shard<'_> {
+        Shard {
+            name: &self.name,
+            index,
+            of: self.settings.shards,
+        }
+    }
+
+    fn of_key(&self, key: &str) -> Shard<'_> {
+        Shard::of_key(&self.name, key, self.settings.shards)
+    }
+
+    async fn states(&self) -> Result<Vec<ShardState>, StoreError> {
+        let ask = |index| {
+            self.client
+                .call(move |store| store.state(self.shard(index)))
+        };
+        futures_util::future::try_join_all((0..self.settings.shards).map(ask)).await
+    }
+
+    fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejected {
+        self.scope.reject(reason, retry_after)
+    }
+
+    /// Compares what a step found with what was known.
+    fn look(&self, index: u32, known: Known, before: Head) {
+        let Some(entries) = self.seen[index as usize].found(known, before) else {
+            return;
+        };
+        self.totals.losses.fetch_add(1, Relaxed);
+        tracing::warn!(
+            target: "resilience",
+            pattern = PATTERN,
+            name = &*self.name,
+            shard = index,
+            entries,
+            "write-behind lost its entries"
+        );
+    }
+
+    fn wake_all(&self) {
+        for waker in &self.wakers {
+            waker.wake();
+        }
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.flushing.load(Relaxed) > 0
+    }
+}
+
+/// Counts as a call that waits for entries to be sunk, for as long as it lives.
+struct Flushing<'a>(&'a Shared);
+
+impl<'a> Flushing<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.flushing.fetch_add(1, Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.0.flushing.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Why not everything was flushed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// This many entries are left, about, in the shards that were not flushed.
+    #[error("{0} entries are not sunk yet")]
+    Entries(u64),
+    /// The store does not answer.
+    #[error("unknown what is sunk: {0}")]
+    Store(#[source] StoreError),
+}
+
+impl Source for Shared {
+    fn pattern(&self) -> Pattern {
+        Pattern::WriteBehind
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, out: &mut dyn FnMut(Reading)) {
+        self.totals.read(out);
+        let (entries, oldest_ms, dead) = sums(&self.seen);
+        let gauges = [
+            (&WRITE_BEHIND_ENTRIES, entries),
+            (&WRITE_BEHIND_OLDEST, oldest_ms.div_ceil(1000)),
+            (&WRITE_BEHIND_DEAD, dead),
+        ];
+        for (metric, value) in gauges {
+            out(Reading {
+                metric,
+                attribute: "",
+                value,
+            });
+        }
+        out(Reading {
+            metric: &FLEET_DEGRADED,
+            attribute: PATTERN,
+            value: u64::from(!self.client.is_available()),
+        });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        telemetry::retire(self);
+    }
+}
+
+impl<V> Clone for WriteBehind<V> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            codec: Arc::clone(&self.codec),
+            owner: Arc::clone(&self.owner),
+        }
+    }
+}
+
+impl<V> fmt::Debug for WriteBehind<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteBehind")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
+    }
+}
