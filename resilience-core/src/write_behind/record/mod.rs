@@ -102,13 +102,13 @@ impl ShardRecord {
 
     /// Stores changes; see [`Write`].
     pub fn write(&mut self, write: &Write, shards: u32, shown_ms: u64) -> Written {
-        let now = self.read_clock(shown_ms);
         let before = self.head();
-        let outcome = self.write_at(write, shards, now);
+        let outcome = self.write_at(write, shards, self.clock.read(shown_ms));
         Written { before, outcome }
     }
 
-    fn write_at(&mut self, write: &Write, shards: u32, now: u64) -> WriteOutcome {
+    fn write_at(&mut self, write: &Write, shards: u32, clock: RecordClock) -> WriteOutcome {
+        let now = clock.now();
         self.writers.retain(|_, (_, _, until)| *until > now);
         if let Some(&(number, first, _)) = self.writers.get(&write.writer) {
             if number == write.number {
@@ -133,6 +133,7 @@ impl ShardRecord {
             return WriteOutcome::Full { oldest_ms };
         }
         let first = self.next_version(write.floor, now);
+        self.clock = clock;
         self.version = first + write.changes.len() as u64 - 1;
         for (version, change) in (first..).zip(&write.changes) {
             self.store(change, version, is_full, now);
@@ -169,17 +170,17 @@ impl ShardRecord {
 
     /// Takes a batch, under a lease.
     pub fn take(&mut self, take: &Take, shown_ms: u64) -> Taken {
-        let now = self.read_clock(shown_ms);
-        let before = self.head();
+        let clock = self.clock.read(shown_ms);
         Taken {
-            before,
-            oldest_ms: self.oldest_ms(now),
+            before: self.head(),
+            oldest_ms: self.oldest_ms(clock.now()),
             dead: self.dead.len() as u64,
-            batch: self.take_at(take, now),
+            batch: self.take_at(take, clock),
         }
     }
 
-    fn take_at(&mut self, take: &Take, now: u64) -> TakenBatch {
+    fn take_at(&mut self, take: &Take, clock: RecordClock) -> TakenBatch {
+        let now = clock.now();
         let Some(&(first, _)) = self.due.first() else {
             return TakenBatch::Idle;
         };
@@ -204,6 +205,7 @@ impl ShardRecord {
                 is_paused: false,
             };
         }
+        self.clock = clock;
         self.version = self.next_version(take.floor, now);
         let fence = self.version;
         self.lease = Some(Lease {
@@ -231,21 +233,22 @@ impl ShardRecord {
 
     /// Begins the lease again; whether it is still the caller's.
     pub fn renew(&mut self, fence: u64, lease_ms: u64, shown_ms: u64) -> bool {
-        let now = self.read_clock(shown_ms);
-        match self.lease.as_mut().filter(|it| it.fence == fence) {
-            Some(lease) => lease.until = now + lease_ms,
-            None => return false,
-        }
+        let Some(lease) = self.lease.as_mut().filter(|it| it.fence == fence) else {
+            return false;
+        };
+        self.clock = self.clock.read(shown_ms);
+        lease.until = self.clock.now() + lease_ms;
         true
     }
 
     /// Ends the lease, and does what became of the entries; whether it was the caller's. Otherwise nothing changes. A repetition
     /// is answered as the first one was.
     pub fn settle(&mut self, settle: &Settle, shown_ms: u64) -> bool {
-        let now = self.read_clock(shown_ms);
         if self.lease.as_ref().map(|it| it.fence) != Some(settle.fence) {
             return self.settled == settle.fence;
         }
+        self.clock = self.clock.read(shown_ms);
+        let now = self.clock.now();
         self.lease = None;
         self.settled = settle.fence;
         let mut is_sunk = false;
@@ -342,13 +345,15 @@ impl ShardRecord {
 
     /// Acts on the dead letters of `keys`, as far as there are some; how many there were.
     pub fn act_on_dead(&mut self, keys: &[Arc<str>], action: DeadAction, shown_ms: u64) -> u64 {
-        let now = self.read_clock(shown_ms);
+        let clock = self.clock.read(shown_ms);
+        let now = clock.now();
         let mut many = 0;
         for key in keys {
             let Some(dead) = self.dead.remove(key) else {
                 continue;
             };
             many += 1;
+            self.clock = clock;
             if action == DeadAction::Redrive {
                 let entry = Entry {
                     version: dead.version,
@@ -362,11 +367,6 @@ impl ShardRecord {
             }
         }
         many
-    }
-
-    fn read_clock(&mut self, shown_ms: u64) -> u64 {
-        self.clock = self.clock.read(shown_ms);
-        self.clock.now()
     }
 
     fn head(&self) -> Head {
