@@ -68,7 +68,7 @@
 mod steps;
 mod wire;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use resilience_core::{

@@ -127,20 +127,17 @@ pub(super) async fn a_pause_keeps_all_batches(it: &dyn WriteBehindStore) {
             .await
             .expect("an answer")
     );
-    let counted = async || {
-        let mut counted = None;
-        eventually("the pause is over", SOON, async || {
-            if let TakenBatch::Batch { fence, pauses, .. } =
-                take(it, shard, &asks(10, 0, HOUR)).await.batch
-            {
-                counted = Some((fence, pauses));
+    let counting = async {
+        loop {
+            let taken = take(it, shard, &asks(10, 0, HOUR)).await;
+            if let TakenBatch::Batch { fence, pauses, .. } = taken.batch {
+                return (fence, pauses);
             }
-            counted.is_some()
-        })
-        .await;
-        counted.expect("waited for")
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     };
-    let (fence, pauses) = counted().await;
+    let counted = tokio::time::timeout(SOON, counting).await;
+    let (fence, pauses) = counted.expect("the pause is over soon");
     assert_eq!(pauses, 1);
     assert!(
         it.settle(shard, &paused(fence, HOUR))

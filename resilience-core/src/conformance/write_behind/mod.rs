@@ -183,16 +183,17 @@ async fn taken_soon(
     shard: Shard<'_>,
     asks: &Take,
 ) -> (u64, Vec<TakenEntry>) {
-    let mut found = None;
-    eventually("a batch is taken", SOON, async || {
-        let taken = take(store, shard, asks).await;
-        if matches!(taken.batch, TakenBatch::Batch { .. }) {
-            found = Some(batch(taken));
+    let waiting = async {
+        loop {
+            let taken = take(store, shard, asks).await;
+            if matches!(taken.batch, TakenBatch::Batch { .. }) {
+                return batch(taken);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        found.is_some()
-    })
-    .await;
-    found.expect("waited for")
+    };
+    let within = tokio::time::timeout(SOON, waiting).await;
+    within.expect("a batch is taken soon")
 }
 
 const SUNK: EntryResult = EntryResult::Sunk;
