@@ -259,6 +259,14 @@ fn write_words(shard: Shard<'_>, write: &Write) -> Words {
     words
 }
 
+fn take_words(take: &Take) -> Words {
+    let mut words = Words::default();
+    words.text(&take.holder).text(&take.floor);
+    words.text(&take.lease_ms).text(&take.max);
+    words.text(&take.age_ms).text(&take.keep_ms);
+    words
+}
+
 fn settle_words(settle: &Settle) -> Result<Words, StoreError> {
     let mut words = Words::default();
     words.text(&settle.fence);
@@ -281,6 +289,22 @@ fn settle_words(settle: &Settle) -> Result<Words, StoreError> {
     Ok(words)
 }
 
+fn dead_words(keys: &[Arc<str>], action: DeadAction) -> Result<Words, StoreError> {
+    let mut words = Words::default();
+    words.text(match action {
+        DeadAction::Redrive => "r",
+        DeadAction::Discard => "d",
+        other => {
+            let reason = format!("this store does not know {other:?}");
+            return Err(StoreError::new(reason, false));
+        }
+    });
+    for key in keys {
+        words.bytes(key.as_bytes());
+    }
+    Ok(words)
+}
+
 impl WriteBehindStore for RedisWriteBehind {
     fn write<'a>(&'a self, shard: Shard<'a>, write: &'a Write) -> StoreFuture<'a, Written> {
         Box::pin(self.write_checked(shard, write))
@@ -299,12 +323,7 @@ impl WriteBehindStore for RedisWriteBehind {
     fn take<'a>(&'a self, shard: Shard<'a>, take: &'a Take) -> StoreFuture<'a, Taken> {
         Box::pin(async move {
             validate::take(take)?;
-            let mut words = Words::default();
-            words
-                .text(&take.holder)
-                .text(&take.floor)
-                .text(&take.lease_ms);
-            words.text(&take.max).text(&take.age_ms).text(&take.keep_ms);
+            let words = take_words(take);
             self.step(&TAKE, shard, &words, wire::taken).await
         })
     }
@@ -356,18 +375,7 @@ impl WriteBehindStore for RedisWriteBehind {
     ) -> StoreFuture<'a, u64> {
         Box::pin(async move {
             validate::keys(keys)?;
-            let mut words = Words::default();
-            words.text(match action {
-                DeadAction::Redrive => "r",
-                DeadAction::Discard => "d",
-                other => {
-                    let reason = format!("this store does not know {other:?}");
-                    return Err(StoreError::new(reason, false));
-                }
-            });
-            for key in keys {
-                words.bytes(key.as_bytes());
-            }
+            let words = dead_words(keys, action)?;
             let read = |it| wire::count(&it);
             self.step(&ACT_ON_DEAD, shard, &words, read).await
         })
