@@ -169,7 +169,7 @@ struct Ledger {
 impl Ledger {
     fn note(&self, line: &str) {
         let (key, version) = line.split_once(' ').expect("a key and a version");
-        let version = version.parse().expect("a version");
+        let version: u64 = version.parse().expect("a version");
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         let known = versions.entry(key.to_owned()).or_default();
         *known = version.max(*known);
