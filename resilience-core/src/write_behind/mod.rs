@@ -92,7 +92,7 @@
 //! takes it and one that ends it. A process without work asks each shard once per [`poll`](WriteBehindBuilder::poll).
 //!
 //! # References
-//! - Write-behind: [Apache Ignite, external storage](https://ignite.apache.org/docs/latest/persistence/external-storage).
+//! - Write-behind: [Hazelcast, Map Persistence](https://docs.hazelcast.org/docs/3.3/manual/html/map-persistence.html); others are compared in `comparison.md`, beside this file.
 //! - Fencing by versions: Martin Kleppmann, "How to do distributed locking", 2016.
 
 mod builder;
