@@ -21,8 +21,8 @@ end
 
 local state = read_state()
 local entries = redis.call('HLEN', ENTRIES)
-local before = state or { incarnation = 0, version = 0 }
-local function answer(what, value) return { before.incarnation, before.version, entries, what, value } end
+local lived, reached = state and state.incarnation or 0, state and state.version or 0
+local function answer(what, value) return { lived, reached, entries, what, value } end
 
 local known = redis.call('GET', WRITER)
 if known then

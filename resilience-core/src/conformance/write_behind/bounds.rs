@@ -130,7 +130,7 @@ pub(super) async fn every_byte_and_number_is_returned(it: &dyn WriteBehindStore)
             .iter()
             .all(|it| it.value.as_deref() == Some(&every[..]))
     );
-    let reason = "\u{e4}:1:\n".repeat(100);
+    let reason = "\u{e4}:1:\n".repeat(80);
     let dead = |it: &TakenEntry| {
         let reason = reason.clone();
         (it.key.to_string(), it.version, EntryResult::Dead { reason })
