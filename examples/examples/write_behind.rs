@@ -164,7 +164,10 @@ async fn run(store: Store) -> Result<Seen, BoxError> {
     database.table().away = true;
     put("customer-3", vec!["tea".to_owned()]).await?;
     cache.invalidate("customer-3").await?;
-    let cart = cache.fetch("customer-3").await?;
+    let cart = cache
+        .fetch("customer-3")
+        .await
+        .map_err(|error| error.to_string())?;
     let before = database.read("customer-3");
     seen.read_before_it_was_sunk =
         cart.as_deref() == Some(&vec!["tea".to_owned()]) && before != cart.as_deref().cloned();

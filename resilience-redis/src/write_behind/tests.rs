@@ -103,22 +103,20 @@ impl Both {
     }
 
     fn pass(&mut self, rng: &mut fastrand::Rng) -> &'static str {
-        match rng.u8(0..12) {
-            0 => {
-                self.now -= rng.u64(1..2 * HOUR);
-                "set back"
-            }
-            1 if rng.u8(0..4) == 0 => {
-                assert_eq!(self.server.command("FLUSHALL"), "OK");
-                (self.record, self.last) = (None, None);
-                self.batches.clear();
-                "flushed"
-            }
-            _ => {
-                self.now += rng.u64(0..400);
-                "passed"
-            }
-        }
+        self.now += rng.u64(0..400);
+        "passed"
+    }
+
+    fn set_back(&mut self, rng: &mut fastrand::Rng) -> &'static str {
+        self.now -= rng.u64(1..2 * HOUR);
+        "set back"
+    }
+
+    fn flush(&mut self) -> &'static str {
+        assert_eq!(self.server.command("FLUSHALL"), "OK");
+        (self.record, self.last) = (None, None);
+        self.batches.clear();
+        "flushed"
     }
 
     fn random_write(&mut self, rng: &mut fastrand::Rng) -> Write {
@@ -328,8 +326,12 @@ async fn scripts_do_what_the_record_does() {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut both = Both::start(Flavour::Redis).await;
     let mut seen: HashMap<&str, u32> = HashMap::new();
-    for _ in 0..3_000 {
-        let what = both.random_step(&mut rng).await;
+    for step in 1..=2_000 {
+        let what = match step % 400 {
+            0 => both.flush(),
+            100 | 200 | 300 => both.set_back(&mut rng),
+            _ => both.random_step(&mut rng).await,
+        };
         *seen.entry(what).or_default() += 1;
         both.compare().await;
         both.now += rng.u64(0..60);
