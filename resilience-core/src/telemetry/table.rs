@@ -103,7 +103,7 @@ metrics! {
     BREAKER_PROBES = UpDownCounter "resilience.circuit_breaker.probes" "{call}",
         "Probes in progress of half-open breakers.";
     FLEET_DEGRADED = UpDownCounter "resilience.fleet.degraded" "{handle}"
-        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency", "cache", "stream"]],
+        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency", "cache", "stream", "write_behind"]],
         "Handles of this name that cannot reach their store, by pattern.";
     BULKHEAD_IN_FLIGHT = UpDownCounter "resilience.bulkhead.in_flight" "{call}",
         "Calls that hold a permit of the bulkhead.";
