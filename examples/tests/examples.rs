@@ -26,3 +26,5 @@ mod queue_consumer;
 mod shared_breaker;
 #[path = "../examples/tenant_quotas.rs"]
 mod tenant_quotas;
+#[path = "../examples/write_behind.rs"]
+mod write_behind;

@@ -128,6 +128,8 @@ pub(crate) mod test_counts;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod test_log;
 mod verdict;
+#[cfg(feature = "stream")]
+pub mod write_behind;
 
 pub use breaker::CircuitBreaker;
 pub use bulkhead::{Bulkhead, fleet::FleetBulkhead};
@@ -159,3 +161,5 @@ pub use sql::outbox::SqliteOutbox;
 #[cfg(feature = "stream")]
 pub use stream::{Consumer, Producer};
 pub use verdict::Verdict;
+#[cfg(feature = "stream")]
+pub use write_behind::WriteBehind;

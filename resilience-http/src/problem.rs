@@ -7,6 +7,7 @@
 //! | `ramping_up` | 503 | 1 | A dependency is failing |
 //! | `forced_open` | 503 | none | A dependency is switched off |
 //! | `full` | 503 | 1 | Too busy |
+//! | `sink_behind` | 503 | 1 | Too busy |
 //! | `queue_timed_out` | 503 | 1 | Too busy |
 //! | `timed_out` | 504 | none | Out of time |
 //! | `no_time_left` | 504 | none | Out of time |

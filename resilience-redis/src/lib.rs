@@ -24,6 +24,8 @@ pub mod stream;
 mod tracking;
 mod transport;
 mod url;
+mod words;
+pub mod write_behind;
 
 pub use self::redis::Redis;
 pub use breaker::RedisBreakers;
@@ -38,3 +40,4 @@ pub use limit::RedisLimits;
 pub use regions::RedisRegion;
 pub use stream::RedisStreams;
 pub use url::InvalidUrl;
+pub use write_behind::RedisWriteBehind;

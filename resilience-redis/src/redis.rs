@@ -23,6 +23,7 @@ use crate::{
     store::StoreContext,
     stream::RedisStreams,
     url::Endpoint,
+    write_behind::RedisWriteBehind,
 };
 
 /// A supervised connection to Redis (or Valkey), shared by all stores made from it.
@@ -137,6 +138,13 @@ impl Redis {
     #[must_use]
     pub fn streams(&self) -> RedisStreams {
         RedisStreams::new(self.context.clone())
+    }
+
+    /// Returns the store for write-behinds of a fleet: see
+    /// [`WriteBehindStore`](resilience_core::write_behind::WriteBehindStore).
+    #[must_use]
+    pub fn write_behind(&self) -> RedisWriteBehind {
+        RedisWriteBehind::new(self.context.clone())
     }
 
     /// Returns the ledger of the region that this Redis is in, for limits that are divided between regions: see

@@ -67,27 +67,28 @@ impl Script {
         }
     }
 
-    /// Runs the script on one key, and waits on the same connection until `replicas` have what it wrote, for at most
+    /// Runs the script, and waits on the same connection until `replicas` have what it wrote, for at most
     /// `within`. Returns the answer, and the number of replicas that have it.
     pub(crate) async fn run_and_wait(
         &self,
         connection: &Connection,
-        key: &str,
+        keys: &[&str],
         args: &[&[u8]],
         replicas: u32,
         within: Duration,
     ) -> Result<(Value, u64), CommandError> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(replicas).arg(within.as_millis() as u64);
+        let key = keys.first().copied().unwrap_or_default();
         let nonce = connection.nonce();
-        let by_digest = command("EVALSHA", &self.digest, &[key], args, &nonce);
+        let by_digest = command("EVALSHA", &self.digest, keys, args, &nonce);
         match connection
             .ask_and_wait(key, &by_digest, &nonce, &wait)
             .await
         {
             Err(error) if is_unknown(&error) => {
                 let nonce = connection.nonce();
-                let whole = command("EVAL", &self.source, &[key], args, &nonce);
+                let whole = command("EVAL", &self.source, keys, args, &nonce);
                 connection.ask_and_wait(key, &whole, &nonce, &wait).await
             }
             answer => answer,
@@ -230,7 +231,7 @@ mod tests {
         let script = Script::new("return ARGV[1]");
         let args = [own.as_bytes()];
         let answer = if waits {
-            let waited = script.run_and_wait(connection, "key", &args, 1, SOON);
+            let waited = script.run_and_wait(connection, &["key"], &args, 1, SOON);
             waited.await.map(|(answer, _)| answer)
         } else {
             script.run(connection, &["key"], &args).await

@@ -8,6 +8,7 @@ use std::{
 };
 
 use resilience_core::{
+    InvalidConfig,
     cache::store::Observer,
     fleet::{StoreError, StoreHandle, Subscription},
 };
@@ -90,5 +91,36 @@ impl fmt::Debug for StoreContext {
             .field("connection", &self.connection)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+/// Number of replicas that must have a write before it counts, and the connection that waits for them.
+#[derive(Clone)]
+pub(crate) struct Durable {
+    pub(crate) replicas: u32,
+    pub(crate) within: Duration,
+    pub(crate) connection: Arc<Connection>,
+}
+
+impl Durable {
+    /// With a connection of its own.
+    pub(crate) fn new(
+        context: &StoreContext,
+        replicas: u32,
+        within: Duration,
+    ) -> Result<Self, InvalidConfig> {
+        if replicas == 0 {
+            let rule = "must be above zero";
+            return Err(InvalidConfig::new("replicas", replicas, rule));
+        }
+        if within < Duration::from_millis(1) || within >= context.connection.budget() {
+            let rule = "must be a millisecond at least, and below the connection's budget";
+            return Err(InvalidConfig::new("within", within, rule));
+        }
+        Ok(Self {
+            replicas,
+            within,
+            connection: Arc::new(context.connection.another()),
+        })
     }
 }

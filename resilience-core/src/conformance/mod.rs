@@ -10,6 +10,7 @@
 //! | a store of idempotency records | [`idempotency::all`] |
 //! | a store of cached values | [`cache::all`]; with reports of changes, [`cache::observing`] |
 //! | a broker of streams | [`stream::all`] |
+//! | a store of write-behinds | [`write_behind::all`] |
 //! | a tower layer | [`layer::Subject`] |
 //!
 //! The stores of this toolkit, in process and over Redis, pass the same suites, and its layers the same contracts.
@@ -63,5 +64,6 @@ pub mod layer;
 pub mod limit;
 pub mod stream;
 mod until;
+pub mod write_behind;
 
 pub use until::eventually;

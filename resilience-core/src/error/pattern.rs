@@ -60,6 +60,8 @@ patterns! {
     Cache = "cache", "cache";
     /// [`crate::stream`]
     Stream = "stream", "stream";
+    /// `crate::write_behind`
+    WriteBehind = "write_behind", "write-behind";
     /// [`crate::coalesce`]
     Coalesce = "coalesce", "coalescing";
 }

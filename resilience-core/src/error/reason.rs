@@ -144,6 +144,13 @@ reasons! {
         title: BUSY,
         detail: "The limit of concurrent requests of this kind is reached.",
     }
+    /// Too many changes wait to be sunk, or they wait for too long: the database that they are written to is behind.
+    SinkBehind = "sink_behind", "the sink is behind" {
+        kind: Unavailable,
+        retry_soon: true,
+        title: BUSY,
+        detail: "Too many changes of this kind wait to be stored, so this one was not accepted.",
+    }
     /// The call waited in the queue and got no permit within the time allowed for waiting.
     QueueTimedOut = "queue_timed_out", "no permit within the time allowed for waiting" {
         kind: Unavailable,

@@ -80,6 +80,7 @@ mod producer;
 pub mod record;
 mod snapshot;
 mod steps;
+pub(crate) use self::producer::Sequences;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

@@ -103,7 +103,7 @@ metrics! {
     BREAKER_PROBES = UpDownCounter "resilience.circuit_breaker.probes" "{call}",
         "Probes in progress of half-open breakers.";
     FLEET_DEGRADED = UpDownCounter "resilience.fleet.degraded" "{handle}"
-        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency", "cache", "stream"]],
+        ["resilience.pattern": &["circuit_breaker", "bulkhead", "rate_limit", "idempotency", "cache", "stream", "write_behind"]],
         "Handles of this name that cannot reach their store, by pattern.";
     BULKHEAD_IN_FLIGHT = UpDownCounter "resilience.bulkhead.in_flight" "{call}",
         "Calls that hold a permit of the bulkhead.";
@@ -238,6 +238,30 @@ metrics! {
         "Messages that consumers handle at present.";
     STREAM_BUFFERED = UpDownCounter "resilience.stream.buffered" "{message}",
         "Messages that wait in the consumer's process.";
+    WRITE_BEHIND_WRITES = Counter "resilience.write_behind.writes" "{change}"
+        ["resilience.outcome": &["stored", "repeated", "rejected", "failed"]],
+        "Changes written to a write-behind, by what became of them.";
+    WRITE_BEHIND_BATCHES = Counter "resilience.write_behind.batches" "{batch}",
+        "Batches of a write-behind that were taken to be sunk.";
+    WRITE_BEHIND_SINKS = Counter "resilience.write_behind.sinks" "{change}"
+        ["resilience.outcome": &["sunk", "retried", "dead"]],
+        "Changes of a write-behind that the sink was given, by outcome.";
+    WRITE_BEHIND_PAUSES = Counter "resilience.write_behind.pauses" "{pause}",
+        "Pauses of shards of a write-behind because the sink failed.";
+    WRITE_BEHIND_LEASES_LOST = Counter "resilience.write_behind.leases_lost" "{lease}",
+        "Leases of batches that were lost while they were sunk.";
+    WRITE_BEHIND_LOSSES = Counter "resilience.write_behind.losses" "{loss}",
+        "Shards of a write-behind whose store lost what it had acknowledged.";
+    WRITE_BEHIND_STORE_ERRORS = Counter "resilience.write_behind.store_errors" "{step}",
+        "Steps of a sinker's store that failed or had no answer in time.";
+    WRITE_BEHIND_SINKING = UpDownCounter "resilience.write_behind.sinking" "{change}",
+        "Changes of a write-behind that are being sunk.";
+    WRITE_BEHIND_ENTRIES = Gauge "resilience.write_behind.entries" "{key}",
+        "Keys of a write-behind that are not sunk yet, as this handle last saw them.";
+    WRITE_BEHIND_OLDEST = Gauge "resilience.write_behind.oldest" "s",
+        "Age of the oldest key that is not sunk yet, as this handle last saw it.";
+    WRITE_BEHIND_DEAD = Gauge "resilience.write_behind.dead_letters" "{change}",
+        "Dead letters of a write-behind, as this handle last saw them.";
     INBOX_CLAIMS = Counter "resilience.inbox.claims" "{claim}"
         ["resilience.claim.answer": &["fresh", "replayed", "replayed_in_front", "mismatched", "busy"]],
         "Claims on the keys of an inbox, by answer, from the database or from the front.";

@@ -68,7 +68,7 @@
 mod steps;
 mod wire;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use resilience_core::{
@@ -85,9 +85,9 @@ use tokio::time::Instant;
 
 use self::steps::{CHECKPOINT, CLAIM, COMPLETE, EXTEND, GET, RESOLVE, fence, is_granted};
 use crate::{
-    connection::{Connection, STEP, Status},
+    connection::{STEP, Status},
     error::CommandError,
-    store::StoreContext,
+    store::{Durable, StoreContext},
 };
 
 /// In keys.
@@ -98,14 +98,6 @@ const PATTERN: &str = "idempotency";
 pub struct RedisIdempotency {
     context: StoreContext,
     durable: Option<Durable>,
-}
-
-/// Number of replicas that must have a write before it counts, and the connection that waits for them.
-#[derive(Clone)]
-struct Durable {
-    replicas: u32,
-    within: Duration,
-    connection: Arc<Connection>,
 }
 
 impl RedisIdempotency {
@@ -133,20 +125,7 @@ impl RedisIdempotency {
     /// If `replicas` is zero, or `within` below a millisecond or not below the connection's
     /// [budget](crate::RedisBuilder::budget).
     pub fn durable(mut self, replicas: u32, within: Duration) -> Result<Self, InvalidConfig> {
-        if replicas == 0 {
-            let rule = "must be above zero";
-            return Err(InvalidConfig::new("replicas", replicas, rule));
-        }
-        if within < Duration::from_millis(1) || within >= self.context.connection.budget() {
-            let rule = "must be a millisecond at least, and below the connection's budget";
-            return Err(InvalidConfig::new("within", within, rule));
-        }
-        let connection = Arc::new(self.context.connection.another());
-        self.durable = Some(Durable {
-            replicas,
-            within,
-            connection,
-        });
+        self.durable = Some(Durable::new(&self.context, replicas, within)?);
         Ok(self)
     }
 

@@ -101,7 +101,7 @@ impl RedisIdempotency {
         let waited = script
             .run_and_wait(
                 &durable.connection,
-                key,
+                &[key],
                 args,
                 durable.replicas,
                 durable.within,

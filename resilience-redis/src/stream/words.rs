@@ -1,13 +1,12 @@
 //! What scripts are told: keys and words.
 
-use std::{fmt, io::Write};
-
 use resilience_core::stream::{
     Action, Begin, Effect, Position, Settlement, Start,
     broker::{StoreError, validate},
 };
 
 use crate::keys;
+pub(super) use crate::words::Words;
 
 /// The keys of one stream, and what all of them begin with.
 pub(super) struct StreamKeys {
@@ -18,34 +17,6 @@ pub(super) struct StreamKeys {
 impl StreamKeys {
     pub(super) fn refs(&self) -> Vec<&str> {
         self.all.iter().map(String::as_str).collect()
-    }
-}
-
-/// Words of a script, one behind the other: a publish has thousands.
-#[derive(Default)]
-pub(super) struct Words {
-    all: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<usize>,
-}
-
-impl Words {
-    pub(super) fn text(&mut self, word: &(impl fmt::Display + ?Sized)) -> &mut Self {
-        write!(self.all, "{word}").expect("memory takes what it is given");
-        self.ends.push(self.all.len());
-        self
-    }
-
-    pub(super) fn bytes(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
-        self.all.extend_from_slice(word.as_ref());
-        self.ends.push(self.all.len());
-        self
-    }
-
-    pub(super) fn refs(&self) -> Vec<&[u8]> {
-        let begins = std::iter::once(0).chain(self.ends.iter().copied());
-        let spans = begins.zip(&self.ends);
-        spans.map(|(begin, end)| &self.all[begin..*end]).collect()
     }
 }
 

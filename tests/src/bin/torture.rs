@@ -3,7 +3,7 @@
 //! ```text
 //! torture             eight processes, 2,000 keys, 100,000 calls: figures, one JSON line each; about ten minutes
 //! torture only NAME   one part of it: inbox, redis, outbox, hang_ups, failover, switch, shards, cluster, deploys, outages,
-//!                     clock, upgrade or streams
+//!                     clock, upgrade, write_behind or streams
 //! torture only upgrade REVISION
 //!                     a rolling upgrade from the program of this git revision (HEAD~1, or what UPGRADE_FROM says), which is
 //!                     checked out and built under target/upgrade
@@ -11,6 +11,7 @@
 //! torture server ..   one of the servers
 //! torture mixed ..    one of the processes that use every pattern
 //! torture relay ..    one of the processes that publish what is in an outbox
+//! torture write_behind ..  one of the processes that write or sink
 //! torture stampede .. one of the processes whose callers all ask for one key
 //! torture consumer .. one of the processes that consume a stream
 //! ```
@@ -26,8 +27,9 @@ use resilience_tests::{
     stream_scene::{self, LEASE, Plan as StreamPlan, out_of_order, redelivered_after},
     torture::{
         ClockSteps, DISTANCE, Former, How, Loss, Mixed, OutboxPlan, PLACES, Plan, Rollout, Subject,
-        clock_steps_under_load, deploys, failover, hang_ups_on_postgres, hang_ups_on_sqlite, mixed,
-        one_master_frozen, outages, outbox, relay, run, serve, switch, switches, upgrade, work,
+        WRITE_BEHIND, WriteBehindPlan, clock_steps_under_load, deploys, failover,
+        hang_ups_on_postgres, hang_ups_on_sqlite, mixed, one_master_frozen, outages, outbox, relay,
+        run, serve, switch, switches, upgrade, work, write_behind, write_behind_process,
     },
 };
 
@@ -50,6 +52,7 @@ async fn main() {
         ["server", ..] => return serve(&arguments[1..]).await,
         ["mixed", ..] => return mixed(&arguments[1..]).await,
         ["relay", ..] => return relay(&arguments[1..]).await,
+        [WRITE_BEHIND, _, ..] => return write_behind_process(&arguments[1..]).await,
         ["only", "upgrade", revision] => {
             from = revision;
             "upgrade"
@@ -70,6 +73,11 @@ async fn main() {
     }
     if "outbox".contains(only) {
         relayed().await;
+    }
+    if "write_behind".contains(only) {
+        for fsync in ["always", "everysec"] {
+            written_behind(fsync).await;
+        }
     }
     if "hang_ups".contains(only) {
         hang_ups().await;
@@ -286,6 +294,50 @@ async fn relayed() {
     tell(
         "database_killed",
         came.database_kills,
+        "kill -9",
+        Target::AtLeast(1.0),
+    );
+}
+
+/// What becomes of acknowledged writes when writers, sinkers and their Redis are killed.
+async fn written_behind(fsync: &'static str) {
+    const WRITES: usize = 100_000;
+    let plan = WriteBehindPlan {
+        writes: WRITES,
+        processes: 3,
+        fsync,
+        calm: Duration::from_millis(400),
+        limit: Duration::from_secs(900),
+    };
+    let program = env::current_exe().expect("this program");
+    let came = write_behind(&program, plan).await;
+    let (suffix, target) = match fsync {
+        "always" => ("", Target::Exactly(0.0)),
+        // What the machine's crash would lose is not in a kill of the process.
+        _ => ("_everysec", Target::Open),
+    };
+    let tell = |name: &str, value: usize, unit: &str, target| {
+        figure(
+            &format!("write_behind_{name}{suffix}"),
+            value as f64,
+            unit,
+            target,
+        );
+    };
+    let of = format!("keys, of {} acknowledged writes", came.acknowledged);
+    tell("lost_of_100000", came.lost, &of, target);
+    let none = Target::Exactly(0.0);
+    let of = format!("of {} changes that were sunk", came.given);
+    tell("reordered", came.reordered, &of, none);
+    tell(
+        "processes_killed",
+        came.kills,
+        "kill -9",
+        Target::AtLeast(2.0),
+    );
+    tell(
+        "redis_killed",
+        came.redis_kills,
         "kill -9",
         Target::AtLeast(1.0),
     );

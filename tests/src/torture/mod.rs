@@ -20,6 +20,7 @@ mod subject;
 mod switch;
 mod upgrade;
 mod worker;
+mod write_behind;
 
 use std::{path::Path, time::Duration};
 
@@ -37,6 +38,9 @@ pub use subject::Subject;
 pub use switch::{How, Overrun, PLACES, Switch, switch, switches};
 pub use upgrade::{Former, Rollout, Upgrade, upgrade};
 pub use worker::work;
+pub use write_behind::{
+    WRITE_BEHIND, WriteBehindPlan, WriteBehindReport, write_behind, write_behind_process,
+};
 
 use crate::{postgres::Postgres, redis::RedisServer};
 

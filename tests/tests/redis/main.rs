@@ -35,3 +35,4 @@ mod streams;
 mod tls;
 mod torture;
 mod upstream_limits;
+mod write_behind_stores;

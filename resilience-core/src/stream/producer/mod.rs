@@ -18,12 +18,13 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::builder::Settings;
+pub(crate) use self::sequences::Sequences;
 pub use self::{
     builder::ProducerBuilder,
     error::PublishError,
     event::{Event, TraceContext},
 };
-use self::{builder::Settings, sequences::Sequences};
 use super::{
     broker::{StoreError, StreamBroker, StreamClient, validate},
     snapshot::{ProducerSnapshot, ProducerTotals},

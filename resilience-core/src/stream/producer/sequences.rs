@@ -10,20 +10,20 @@ use crate::{
 /// One name per publish in progress: publishes of one name would have to wait for each other, since a number that arrives late
 /// counts as a repetition.
 #[derive(Debug, Default)]
-pub(super) struct Sequences(Mutex<Vec<Sequence>>);
+pub(crate) struct Sequences(Mutex<Vec<Sequence>>);
 
 /// A name that no publish in progress uses, and the next of its numbers.
 #[derive(Debug)]
-pub(super) struct Sequence {
-    pub(super) producer: Arc<str>,
-    pub(super) next: u64,
+pub(crate) struct Sequence {
+    pub(crate) producer: Arc<str>,
+    pub(crate) next: u64,
 }
 
 /// Names that are kept while there is nothing to publish.
 const MOST: usize = 256;
 
 impl Sequences {
-    pub(super) fn take(&self) -> Sequence {
+    pub(crate) fn take(&self) -> Sequence {
         let taken = lock(&self.0).pop();
         taken.unwrap_or_else(|| Sequence {
             producer: instance_id(None),
@@ -32,7 +32,7 @@ impl Sequences {
     }
 
     /// After a publish of `many` messages whose outcome is known.
-    pub(super) fn give_back(&self, mut sequence: Sequence, many: u64) {
+    pub(crate) fn give_back(&self, mut sequence: Sequence, many: u64) {
         sequence.next += many;
         let mut free = lock(&self.0);
         if free.len() < MOST {

@@ -45,7 +45,7 @@ use super::{
     LONG, MOMENT, caches::everything_happens_to_a_cache, inbox::everything_happens_to_an_inbox,
     keys::everything_happens_to_keys, limits::shared_limits, once,
     outboxes::everything_happens_to_an_outbox, shared_calls::everything_happens_to_shared_calls,
-    streams::everything_happens_to_a_stream,
+    streams::everything_happens_to_a_stream, write_behinds::everything_happens_to_a_write_behind,
 };
 
 /// What one metric was exported as.
@@ -282,12 +282,13 @@ pub(crate) async fn everything_happens(name: &'static str) -> Box<dyn std::any::
     let cache = everything_happens_to_a_cache(name).await;
     let stream = everything_happens_to_a_stream(name).await;
     let outbox = everything_happens_to_an_outbox(name).await;
+    let behind = everything_happens_to_a_write_behind(name).await;
     Box::new((
         (breaker, active_override, shared, bulkhead, permit, queued),
         (stopped, away),
         (limit, waiting, fleet, keys, inboxes),
         (retry, timeout, fallback, shed, calls, cache),
-        (stream, outbox),
+        (stream, outbox, behind),
     ))
 }
 
@@ -387,7 +388,8 @@ async fn the_figures_are_those_of_what_happened() {
                 ..,
                 ("rate_limit", 1),
                 // The broker of an outbox.
-                ("stream", 1)
+                ("stream", 1),
+                ("write_behind", 1)
             ]
         ),
         "{known:?}"

@@ -13,6 +13,7 @@ mod requests;
 mod shared_calls;
 mod streams;
 mod table;
+mod write_behinds;
 
 use std::time::Duration;
 

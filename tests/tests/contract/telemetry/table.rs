@@ -105,6 +105,17 @@ stream.losses C {loss}
 stream.store_errors C {step}
 stream.running U {message}
 stream.buffered U {message}
+write_behind.writes C {change} outcome
+write_behind.batches C {batch}
+write_behind.sinks C {change} outcome
+write_behind.pauses C {pause}
+write_behind.leases_lost C {lease}
+write_behind.losses C {loss}
+write_behind.store_errors C {step}
+write_behind.sinking U {change}
+write_behind.entries G {key}
+write_behind.oldest G s
+write_behind.dead_letters G {change}
 inbox.claims C {claim} claim.answer
 inbox.retries C {transaction}
 inbox.front_errors C {error}
