@@ -215,7 +215,8 @@ impl<V: Send + Sync + 'static> WriteBehindBuilder<V> {
         self
     }
 
-    /// How old the oldest key that waits may be, before its shard takes no more writes.
+    /// How old the oldest key that waits may be, before its shard takes no more writes. A clock of the store that steps ahead makes
+    /// what waits older, until it is sunk.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
