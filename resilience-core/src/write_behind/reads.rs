@@ -16,6 +16,9 @@ use crate::{
     fleet::{OnOutage, StoreError},
 };
 
+/// What a loader that is made by [`WriteBehind::through`] returns.
+type Loading<V, E> = Pin<Box<dyn Future<Output = Result<Option<V>, E>> + Send>>;
+
 impl<V: Send + Sync + 'static> WriteBehind<V> {
     /// The last write of a key, if it is not sunk yet. Nothing: the database has the key's value. A dead letter is not read.
     ///
@@ -71,7 +74,7 @@ impl<V: Send + Sync + 'static> WriteBehind<V> {
     pub fn through<K, E, F>(
         &self,
         load: impl Fn(K) -> F + Send + Sync + 'static,
-    ) -> impl Fn(K) -> Pin<Box<dyn Future<Output = Result<Option<V>, E>> + Send>> + Send + Sync + 'static
+    ) -> impl Fn(K) -> Loading<V, E> + Send + Sync + 'static
     where
         K: Display + Send + Sync + 'static,
         E: From<ReadError> + Send + 'static,

@@ -126,7 +126,7 @@ impl Sweep {
         });
         // Everything that was tried last was refused: a table that is not there refuses too. The rest waits.
         let untried = self.fates.contains(&Fate::Untried);
-        let away = self.away.or(refused.filter(|_| untried));
+        let away = self.away.or_else(|| refused.filter(|_| untried));
         (self.fates, away)
     }
 }

@@ -127,7 +127,7 @@ impl Both {
             key: key.into(),
             value: (rng.u8(0..5) > 0).then(|| rng.u64(..).to_string().into()),
         };
-        let many = if self.number % 3 == 0 { 2 } else { 1 };
+        let many = if self.number.is_multiple_of(3) { 2 } else { 1 };
         Write {
             changes: keys[..many].iter().copied().map(change).collect(),
             writer: "w".into(),

@@ -337,20 +337,19 @@ impl<V: Send + Sync + 'static> Sinker<V> {
         let shared = &self.shared;
         let (shard, lease_ms) = (shared.shard(self.index), millis(shared.settings.lease));
         let fence = lease.fence();
-        loop {
-            let sent = Instant::now();
-            let step = |store| WriteBehindStore::renew(store, shard, fence, lease_ms);
-            let until = sent.max(lease.certain());
-            match tokio::time::timeout_at(until, shared.client.call_until(until, step)).await {
-                Ok(Ok(true)) => {
-                    lease.renewed(sent);
-                    return true;
-                }
-                Ok(Ok(false)) => return false,
-                Ok(Err(_)) | Err(_) => {
-                    shared.totals.store_errors.fetch_add(1, Relaxed);
-                    return false;
-                }
+        let sent = Instant::now();
+        let step = |store| WriteBehindStore::renew(store, shard, fence, lease_ms);
+        // Repeated for as long as the lease is certain.
+        let until = sent.max(lease.certain());
+        match tokio::time::timeout_at(until, shared.client.call_until(until, step)).await {
+            Ok(Ok(true)) => {
+                lease.renewed(sent);
+                true
+            }
+            Ok(Ok(false)) => false,
+            Ok(Err(_)) | Err(_) => {
+                shared.totals.store_errors.fetch_add(1, Relaxed);
+                false
             }
         }
     }

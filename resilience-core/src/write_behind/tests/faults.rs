@@ -127,7 +127,8 @@ async fn a_store_that_hangs_takes_the_batch_from_a_process_that_cannot_renew_its
     .await;
     assert!(begun.elapsed() < secs(6), "before the lease ends");
     assert_eq!(database.get("a"), None, "the call of the sink was dropped");
-    (database.slow(0), store.hang(false));
+    database.slow(0);
+    store.hang(false);
     until("it is sunk", async || database.get("a") == Some(1)).await;
 }
 
