@@ -30,6 +30,9 @@ const SHARD: Shard<'static> = Shard {
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const HOUR: u64 = 3_600_000;
 
+/// A batch that was taken: fence, keys and versions.
+type Taken = (u64, Vec<(Arc<str>, u64)>);
+
 /// The same shard on both sides.
 struct Both {
     server: RedisServer,
@@ -41,8 +44,7 @@ struct Both {
     number: u64,
     /// The last write, to be repeated.
     last: Option<Write>,
-    /// Batches that were taken: fence, keys and versions.
-    batches: Vec<(u64, Vec<(Arc<str>, u64)>)>,
+    batches: Vec<Taken>,
 }
 
 impl Both {
