@@ -68,7 +68,7 @@
 //!
 //! # Back-pressure
 //! With [`max_entries`](WriteBehindBuilder::max_entries) keys that are not sunk, or when the oldest of them is older than
-//! [`max_age`](WriteBehindBuilder::max_age), writes are rejected with [`Reason::SinkBehind`](crate::Reason::SinkBehind); or, with
+//! [`max_age`](WriteBehindBuilder::max_age), writes are rejected with [`Reason::SinkBehind`]; or, with
 //! [`write_through_when_full`](WriteBehindBuilder::write_through_when_full), sunk first, and waited for.
 //!
 //! # Errors
