@@ -31,7 +31,7 @@ const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const HOUR: u64 = 3_600_000;
 
 /// A batch that was taken: fence, keys and versions.
-type TakenBatch = (u64, Vec<(Arc<str>, u64)>);
+type FencedEntries = (u64, Vec<(Arc<str>, u64)>);
 
 /// The same shard on both sides.
 struct Both {
@@ -44,7 +44,7 @@ struct Both {
     number: u64,
     /// The last write, to be repeated.
     last: Option<Write>,
-    batches: Vec<TakenBatch>,
+    batches: Vec<FencedEntries>,
 }
 
 impl Both {
