@@ -1,7 +1,7 @@
 //! Write-behind in Redis.
 //!
 //! A write is acknowledged when Redis has it: one script, one round trip. The steps and their meaning are those of
-//! [`WriteBehindStore`](resilience_core::write_behind::WriteBehindStore).
+//! [`WriteBehindStore`].
 //!
 //! | key | type | content | TTL |
 //! |---|---|---|---|
