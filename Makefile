@@ -37,14 +37,14 @@ tests-storm:
 tests-beside:
 	@$(MAKE) --no-print-directory -k -j2 tests-redis tests-other
 
-# Tests that wait for servers most of their time run in more threads than there are processors: the program `redis` takes half as
-# long in five as in two, and what runs beside it is done when it is. Each program is in one of the three. Of those that are not
-# tests only `storm` has some: to ask for all would compile the others once more, as tests.
+# The program `redis` waits for servers most of its time: in more threads than there are processors (it takes half as long in five
+# as in two), and the others run beside it. Each program is in one of the three. Of those that are not tests only `storm` has
+# some: to ask for all would compile the others once more, as tests.
 tests-redis:
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-5} $(CARGO) test --no-fail-fast $(TESTED) --test redis
 
 tests-other:
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!rs]*' --test sql
+	$(CARGO) test --no-fail-fast $(TESTED) --lib --bin storm --test '[!rs]*' --test sql
 	$(CARGO) test --no-fail-fast $(TESTED) --doc
 
 peers: setup ## The benches, and what the peers do when it matters, beside ours (a job of its own: not part of `make ci`)

@@ -66,7 +66,15 @@ pub async fn failover(durable: bool) -> Loss {
     line.set(Weather::Latency(DISTANCE)).await;
 
     let dead = Arc::new(AtomicBool::new(false));
-    let tasks = start_load(&store_at(&primary.url(), durable.into()).await, &dead);
+    let store = store_at(&primary.url(), durable.into()).await;
+    // On a busy machine the first ones may take longer than they are waited for.
+    let attempts = AtomicUsize::new(0);
+    eventually("a completion is accepted", SOON, async || {
+        let key = format!("first-{}", attempts.fetch_add(1, Relaxed));
+        complete(&store, &key).await.is_some()
+    })
+    .await;
+    let tasks = start_load(&store, &dead);
     sleep(LOAD).await;
     // Both at once: with it goes what it had sent, and what had not arrived.
     let process = primary.process().and_then(Pid::from_raw).expect("it runs");
