@@ -79,8 +79,9 @@ pub async fn mixed(arguments: &[String]) {
         over: Arc::default(),
         admitted: Arc::default(),
     };
-    let mut lanes = worker.start();
+    // Before the lanes begin, which say things too.
     println!("{READY}");
+    let mut lanes = worker.start();
     tokio::select! {
         _ = terminate.recv() => {}
         // The parent process is gone.
