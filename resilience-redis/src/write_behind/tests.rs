@@ -1,7 +1,7 @@
 //! The scripts against the record: whatever is done to both, in whatever order and at whatever time, both answer and show the
 //! same.
 //!
-//! The scripts run as they are, with another `redis` around them: its time is told by the caller.
+//! The scripts run as they are, with another `redis` around them: the caller gives it the time.
 
 use std::{collections::HashMap, time::Duration};
 

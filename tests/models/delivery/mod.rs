@@ -161,7 +161,7 @@ impl Model for Delivery {
             Property::always("a zombie changes nothing", |_, world: &World| {
                 !world.broken.zombie_changed
             }),
-            Property::always("a zombie is told", |_, world: &World| {
+            Property::always("a late settlement is refused", |_, world: &World| {
                 !world.broken.zombie_not_told
             }),
             Property::always("deliveries are counted right", |_, world: &World| {

@@ -169,7 +169,7 @@ impl World {
         Settled::Done
     }
 
-    /// What the consumer decides, and how the broker is told.
+    /// What the consumer decides, and the step that the broker is sent for it.
     fn action(
         &self,
         name: &Arc<str>,
